@@ -38,7 +38,7 @@ from ..measure.workers import run_jobs
 from ..model.file import parse_contract, read_onnx
 from ..model.weights import file_digest
 from ..statistics.definitions import STATISTIC_VERSION
-from ..storage.stores import write_whole
+from ..storage.stores import write_atomically
 from ..text import VERSION, quoted
 
 EXPORTERS = {  # source → distributions whose versions decide what is exported
@@ -330,7 +330,7 @@ def _export(folder: Path, task: Task) -> None:
                 process.kill()
             raise
     if process.returncode == 0:
-        write_whole(cache / RECORD, json.dumps(dict(task.export or {}), indent=1, sort_keys=True) + "\n")
+        write_atomically(cache / RECORD, json.dumps(dict(task.export or {}), indent=1, sort_keys=True) + "\n")
         return
     labelled = dict(line.partition(": ")[::2] for line in stderr.splitlines())
     message = labelled.get("error", (stderr.strip().splitlines() or ["the export said nothing"])[-1][:200])
@@ -376,7 +376,7 @@ def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
         append(superseded(path), stale)
     whole = "".join(tables.to_line(row) for row in current)
     if path.read_text(encoding="utf-8") != whole:
-        write_whole(path, whole)
+        write_atomically(path, whole)
     return current
 
 

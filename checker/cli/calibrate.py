@@ -17,7 +17,7 @@ from ..calibrate import run
 from ..calibrate.terminal import causes, plan, plan_json, refuse_unknown, render_plan, render_summary
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..isolation import tell_stage
-from ..storage.stores import write_whole
+from ..storage.stores import write_atomically
 from ..text import as_json, page, printable
 from .output import ascii_only, console_for, progress_line
 
@@ -112,7 +112,7 @@ def refuse_failed(failed: Failures, out: Path, table: Path | None, allow_missing
 
 def write_profile(made: Profile, failed: Failures, out: Path, output: str, color: str) -> int:
     """Write a profile, and report it."""
-    write_whole(out, to_json(made))
+    write_atomically(out, to_json(made))
     if output == "json":
         missing = {name: fault.message for name, fault in failed.items()}
         written = {"profile": str(out), "id": made.id, "digest": made.digest, "missing": missing}

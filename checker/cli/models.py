@@ -450,7 +450,7 @@ def sign_reports(
     if texts:
         output.say_home(settings.quiet)
     for bundle, text in texts.items():
-        stores.write_whole(bundle, text)
+        stores.write_atomically(bundle, text)
 
 
 def template_files(resolved: Resolved) -> list[str]:

@@ -250,12 +250,12 @@ def is_broken_pipe(fault: BaseException) -> bool:
 
 def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Destination, BaseException]) -> None:
     """Write each document that goes to a file. A fault takes one document only, and goes to `faults`."""
-    from ..storage.stores import write_whole
+    from ..storage.stores import write_atomically
 
     for destination, text in texts.items():
         try:
             if destination.path is not None:
-                write_whole(destination.path, text())
+                write_atomically(destination.path, text())
         except Exception as fault:  # noqa: BLE001 # whatever one form is at fault for, the others tell the verdict
             faults[destination] = fault
 

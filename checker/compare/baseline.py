@@ -26,7 +26,7 @@ from ..errors import UsageError
 from ..evidence import Evidence
 from ..images.source import digest_of_set
 from ..statistics.state import GROUPS
-from ..storage.stores import write_whole
+from ..storage.stores import write_atomically
 from ..text import VERSION, as_json, digest_of, quoted, sha256_of
 from .index import DAMAGE
 from .pairs import KEPT_IMAGES, ModelJackknife, Side, cosines, decisive_features, jackknife_of
@@ -205,13 +205,13 @@ def to_json(baseline: Baseline) -> str:
 
 
 def write(path: Path, baseline: Baseline) -> None:
-    """Write a baseline. An .npz file has its vectors, any other is JSON. Raises as `write_whole`."""
+    """Write a baseline. An .npz file has its vectors, any other is JSON. Raises as `write_atomically`."""
     vectors = baseline.vectors if path.suffix == ".npz" else None
     sealed = _sealed(baseline.model_copy(update={"vectors_digest": "" if vectors is None else vectors.digest}))
     content = io.BytesIO((text := to_json(sealed)).encode())
     if vectors is not None:
         np.savez(content, baseline=np.array(text), vectors=vectors.rows, digests=np.array(vectors.digests))
-    write_whole(path, content.getvalue())
+    write_atomically(path, content.getvalue())
 
 
 def _read_file(path: Path) -> tuple[str, Vectors | None]:

@@ -542,4 +542,4 @@ def _once(source: ImageSource, limit: int | None) -> tuple[ImageSource, dict[str
     kept = list(same.items())[:limit]
     entries = source.entries.take(np.array([places[names[0]] for _, names in kept], np.int64))
     by_digest = {digest: names for digest, names in kept if isinstance(digest, str)}
-    return replace(source, entries=entries, n_found=len(same)), by_digest
+    return replace(source, entries=entries, n_available=len(same)), by_digest

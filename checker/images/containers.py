@@ -120,7 +120,7 @@ class Files:
     labels: Sequence[str | None] | None = None
     rows: Rows | None = None
     """the rows of a list or manifest that the names come from"""
-    whole_urls: Mapping[int, str] = field(default_factory=dict)
+    full_urls: Mapping[int, str] = field(default_factory=dict)
     """by index, the URLs of which the name shows only a part"""
 
     def entry(self, index: int) -> Entry:
@@ -135,7 +135,7 @@ class Files:
         )
 
     def _read(self, index: int, *, is_remote: bool) -> bytes:
-        name = self.whole_urls.get(index, self.names[index])
+        name = self.full_urls.get(index, self.names[index])
         # absolute names and URLs replace the folder; only the first rows were looked for before
         file = parse_place(name) if is_url(name) and isinstance(self.folder, Path) else self.folder / name
         is_unchecked = self.rows is not None and index >= CHECKED_ROWS

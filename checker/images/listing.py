@@ -42,7 +42,7 @@ def manifest_entries(path: File) -> Entries:
     names: list[str] = []
     labels: list[str | None] = []
     shared: dict[str, str] = {}
-    whole_urls: dict[int, str] = {}
+    full_urls: dict[int, str] = {}
     numbers, columns = array("Q"), bytearray()
     files = path.parent
     with _text(path) as file:
@@ -54,7 +54,7 @@ def manifest_entries(path: File) -> Entries:
                     _show(path, number),
                 )
             if is_url(value) and (shown := redact(value)) != value:
-                whole_urls[len(names)] = value
+                full_urls[len(names)] = value
                 names.append(shown)
             else:
                 names.append(value)
@@ -73,7 +73,7 @@ def manifest_entries(path: File) -> Entries:
     if labels:
         labels += [None] * (len(names) - len(labels))
     rows = Rows(path, numbers, bytes(columns))
-    return Entries.listed(names, Files(files, names, labels or None, rows, whole_urls).entry)
+    return Entries.listed(names, Files(files, names, labels or None, rows, full_urls).entry)
 
 
 def list_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
@@ -199,7 +199,7 @@ def _path_column(path: File, number: int, names: Iterable[str]) -> int:
     )
 
 
-def _check_row(folder: File, value: str, what: str) -> None:
+def _check_row(folder: File, value: str, row: str) -> None:
     """Refuse a row that leads elsewhere.
 
     It names a URL with --strict or while offline, or a file outside the folder of a list in a store.
@@ -208,12 +208,12 @@ def _check_row(folder: File, value: str, what: str) -> None:
     """
     if is_url(value):
         if os.environ.get(places.LOCAL_ROWS):
-            raise UsageError(f"{what}; with --strict a list names no URL", "copy the images here, and list the copies")
+            raise UsageError(f"{row}; with --strict a list names no URL", "copy the images here, and list the copies")
         if isinstance(parse_place(value), Url) or isinstance(folder, Path):
             return
     elif not value.startswith("/") and ".." not in value.split("/"):
         return
-    raise UsageError(f"{what}; a list in a store names files below its own folder, or URLs", "copy the list here first")
+    raise UsageError(f"{row}; a list in a store names files below its own folder, or URLs", "copy the list here first")
 
 
 def _show(path: File, row: int) -> str:
@@ -260,14 +260,14 @@ def suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 # a Path for each of a million names takes seconds
 
 
-def parse_image_set(given: str | Place | None) -> Place | None:
+def parse_image_set(images: str | Place | None) -> Place | None:
     """Return the path or URL of an image set. None means the bundled photos, also for the word `bundled`.
 
     Raises UsageError for blanks, and as `parse_place`.
     """
-    if isinstance(given, str) and not given.strip():  # an empty variable in a script; Path("") is the current folder
-        raise UsageError(f"--images is {given!r}; it must be {KINDS}", "--images photos/")
-    return None if given is None or given == STOCK else parse_place(given)
+    if isinstance(images, str) and not images.strip():  # an empty variable in a script; Path("") is the current folder
+        raise UsageError(f"--images is {images!r}; it must be {KINDS}", "--images photos/")
+    return None if images is None or images == STOCK else parse_place(images)
 
 
 def list_images(place: Place) -> tuple[Kind, Entries]:
@@ -353,7 +353,7 @@ def _index_pattern(place: Place) -> tuple[Kind, Entries]:
             )
         return _by_content(str(place), "glob", open_url(Url(above, place.protocol)), names)
     folder = Path(above + slash).expanduser()
-    if missing := next((each for each in names if not (folder / each).exists()), None):
+    if missing := next((name for name in names if not (folder / name).exists()), None):
         raise UsageError(
             f"{place}: file {folder / missing} is missing; all {len(names)} names of a pattern must be there",
             f"ls {shlex.quote(str(folder))}",
@@ -373,18 +373,18 @@ def _index_glob(spec: str) -> tuple[Kind, Entries]:
         below = Path(folder).relative_to(fixed)
         return below != Path() and is_ignored(below.as_posix())
 
-    found = places.expand(parts, places.unreadable_folder, lambda folder: folder_files(Path(folder)), leaves_out)
-    matches = map(Path, found)
+    paths = places.expand(parts, places.unreadable_folder, lambda folder: folder_files(Path(folder)), leaves_out)
+    matches = map(Path, paths)
     files = [(path.relative_to(fixed).as_posix(), path) for path in matches if not path.is_dir()]
-    once: dict[tuple[str, str], str] = {}
+    by_file: dict[tuple[str, str], str] = {}
     real: dict[Path, str] = {}
     for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):
         if not is_ignored(name):
             folder = path.parent
             if folder not in real:
                 real[folder] = os.path.realpath(folder)
-            once.setdefault((real[folder], path.name), name)
-    return _by_content(spec, "glob", fixed, list(once.values()))
+            by_file.setdefault((real[folder], path.name), name)
+    return _by_content(spec, "glob", fixed, list(by_file.values()))
 
 
 def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tuple[Kind, Entries]:

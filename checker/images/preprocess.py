@@ -213,7 +213,7 @@ def level_sums(pixels: GenericArray) -> LevelSums:
     return LevelSums(values.shape[1], tuple(sums.tolist()), tuple(squares.tolist()))
 
 
-WHOLE = sys.maxsize  # px; no photo is as large, so each is decoded whole
+FULL_SIZE = sys.maxsize  # px; no photo is as large, so each is decoded whole
 SPARE = 5  # times the resized edge; what it moves: benchmarks/results/performance.md, "JPEG decoding"
 MAX_PIXELS = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here an error: decompression bombs
 MAX_FILE_BYTES = 256 * 2**20  # 256 MiB: no photo of MAX_PIXELS needs more
@@ -263,10 +263,10 @@ class UnreadableImageError(Exception):
 
 def least_edge(preprocessing: Preprocessing) -> int:
     """Compute the edge (px) that decoded photos keep. They hold enough then for the preprocessing's resize."""
-    return WHOLE if preprocessing.resize_mode == "none" else SPARE * max(preprocessing.resize_size)
+    return FULL_SIZE if preprocessing.resize_mode == "none" else SPARE * max(preprocessing.resize_size)
 
 
-def decode(data: bytes, name: str, keep: int = WHOLE) -> tuple[Image.Image, tuple[str, ...]]:
+def decode(data: bytes, name: str, keep: int = FULL_SIZE) -> tuple[Image.Image, tuple[str, ...]]:
     """Decode the first frame to upright RGB pixels. Notes record conversions.
 
     EXIF orientation applied; transparency composited on white (255, 255, 255); 16-bit grey divided by 257;
@@ -299,8 +299,8 @@ def _decode(data: bytes, name: str, keep: int) -> tuple[Image.Image, tuple[str, 
         image: Image.Image = Image.open(io.BytesIO(data), formats=_available_decoders())
         _check_size(image)
         image_format = image.format
-        whole = image.size
-        if image_format == "JPEG" and image.draft(None, (keep, keep)) and image.size != whole:
+        stored_size = image.size
+        if image_format == "JPEG" and image.draft(None, (keep, keep)) and image.size != stored_size:
             notes.add(SMALLER)
         orientation = image.getexif().get(_ORIENTATION, 1)
         if getattr(image, "n_frames", 1) > 1:

@@ -323,9 +323,9 @@ def _statistics(rgb: NDArray[np.uint8]) -> tuple[float, float | None, float | No
     levels = np.rint(grey).astype(int)
     common = int(np.bincount(levels.ravel(), minlength=256).argmax())
     object_pixels = np.abs(levels - common) > BACKGROUND_LEVELS
-    beside = np.zeros_like(object_pixels)  # a pixel or its right neighbour
-    np.logical_or(object_pixels[:, 1:], object_pixels[:, :-1], out=beside[:, :-1])
-    pairs = np.flatnonzero(beside), np.flatnonzero(object_pixels[1:] | object_pixels[:-1])  # faster than a mask
+    across = np.zeros_like(object_pixels)  # a pixel or its right neighbour
+    np.logical_or(object_pixels[:, 1:], object_pixels[:, :-1], out=across[:, :-1])
+    pairs = np.flatnonzero(across), np.flatnonzero(object_pixels[1:] | object_pixels[:-1])  # faster than a mask
     if min(map(len, pairs)) < MIN_PAIRS:
         return spread, None, None, None
     flat, to_neighbour = grey.ravel(), (1, len(grey))
@@ -344,19 +344,19 @@ def _statistics(rgb: NDArray[np.uint8]) -> tuple[float, float | None, float | No
 def _correlation(*values: Array) -> float | None:
     """Return the mean Pearson correlation of all pairs. Pairs with a constant have none."""
     centred = [one - one.mean() for one in values]
-    powers = [float(np.mean(one * one)) for one in centred]
-    known = []
+    variances = [float(np.mean(one * one)) for one in centred]
+    correlations = []
     for a, b in combinations(range(len(values)), 2):
-        size = math.sqrt(powers[a] * powers[b])
+        size = math.sqrt(variances[a] * variances[b])
         if size > 1e-9:  # grey levels²; below it is rounding only
-            known.append(float(np.mean(centred[a] * centred[b])) / size)
-    return _mean_or_none(*known)
+            correlations.append(float(np.mean(centred[a] * centred[b])) / size)
+    return _mean_or_none(*correlations)
 
 
 def _mean_or_none(*values: float | None) -> float | None:
     """Return the mean without None values. A constant colour channel has None."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return math.fsum(numbers) / len(numbers) if numbers else None
 
 
 class ImageSetState:
@@ -459,22 +459,22 @@ def _varied_cached(sketches: tuple[Sketch, ...], limit: int | None) -> tuple[int
     thumbnails = np.array([list(s.thumbnail) for s in sketches], dtype=np.int64)
     layouts, steps, flat = _orientations(thumbnails.reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX))
     gallery = Gallery(GALLERY)
-    found = np.zeros(len(sketches), dtype=np.int64)
-    n_found = 0
+    places = np.zeros(len(sketches), dtype=np.int64)
+    n_varied = 0
     for index, sketch in enumerate(sketches):
-        if n_found == limit:
+        if n_varied == limit:
             break
-        before = found[:n_found]
+        before = places[:n_varied]
         differing = np.bitwise_count(steps[before, :1] ^ steps[index])
         other, orientation = np.nonzero(differing[..., 0] + differing[..., 1] <= MAX_STEP_DISTANCE)  # few
         other = before[other]
         alike = np.sum(layouts[other, 0] * layouts[index, orientation], axis=1) >= MIN_LAYOUT_CORRELATION
         if np.any(alike | (flat[other] & flat[index])) or gallery.has_part_of(sketch.keypoints):
             continue
-        found[n_found] = index
-        n_found += 1
+        places[n_varied] = index
+        n_varied += 1
         gallery.add(sketch.keypoints)
-    return tuple(int(place) for place in found[:n_found])
+    return tuple(int(place) for place in places[:n_varied])
 
 
 def _orientations(thumbnails: Counts) -> tuple[Array, NDArray[np.uint64], Bools]:
@@ -497,8 +497,8 @@ def _orientations(thumbnails: Counts) -> tuple[Array, NDArray[np.uint64], Bools]
 
 
 def _median(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.median(known)) if known else None
+    numbers = [value for value in values if value is not None]
+    return float(np.median(numbers)) if numbers else None
 
 
 def _spread(values: Array) -> float:

@@ -31,7 +31,7 @@ from ..storage.places import Place, parse_place, redact
 from ..text import sha256_of, type_name
 from .containers import CHECKED_ROWS, Entries, Entry, Files, file_entries, is_url
 from .listing import Kind, image_files, list_images, parse_image_set
-from .preprocess import WHOLE, UnreadableImageError, decode, from_picture
+from .preprocess import FULL_SIZE, UnreadableImageError, decode, from_picture
 
 BUNDLED = Path(__file__).parent.parent / "photos"
 THUMBNAIL_PX = 96  # longer edge at most
@@ -40,14 +40,14 @@ _BYTES = 32  # of a sha256
 _PREFIX = "sha256:"
 _DIGEST = re.compile(_PREFIX + "[0-9a-f]{64}")
 
-Given = str | os.PathLike[str] | Image.Image | SupportsArray
+ImageLike = str | os.PathLike[str] | Image.Image | SupportsArray
 """one image: a path or URL, a PIL image, a uint8 array (height, width, 3), a float array (channel, height, width)"""
-Images = str | os.PathLike[str] | Iterable[Given]
+Images = str | os.PathLike[str] | Iterable[ImageLike]
 """what `images=` takes: the path or URL of a set, or the images themselves"""
 
-Taken = str | Image.Image | GenericArray
+RawImage = str | Image.Image | GenericArray
 
-_TAKEN = "a path, or an iterable of paths, PIL images or arrays"
+_ACCEPTED = "a path, or an iterable of paths, PIL images or arrays"
 _WORDS: dict[Kind, tuple[str, str]] = {
     "paths": ("path", "paths"),
     "pictures": ("image in memory", "images in memory"),
@@ -98,11 +98,11 @@ class ImageSource:
     """the path, or the URL without its secrets; empty for the bundled photos"""
     kind: Kind
     entries: Entries
-    n_found: int
+    n_available: int
     """images found, before `limit`"""
     seed: int
     given: bool = False
-    """whether Python handed the images over as objects (`open_given`)"""
+    """whether Python handed the images over as objects (`open_iterable`)"""
     keep: int = 0
     """px that the shorter edge of a decoded JPEG keeps, at least (`preprocess.least_edge`); 0: decoded whole"""
 
@@ -120,7 +120,7 @@ class ImageSource:
         try:
             content = entry.read()
             if isinstance(content, bytes):
-                image, notes = decode(content, entry.name, self.keep or WHOLE)
+                image, notes = decode(content, entry.name, self.keep or FULL_SIZE)
                 return Picture(entry.name, image, _digest(content), notes, entry.label)
             if isinstance(content, Image.Image):
                 image, notes = from_picture(content)
@@ -215,7 +215,7 @@ def open_files(folder: Path, names: Sequence[str], *, spec: str, seed: int = 0) 
     return ImageSource(spec, "list", entries.take(seeded(names, seed)), len(entries), seed)
 
 
-def open_given(images: Iterable[Given], *, seed: int = 0, limit: int | None = None) -> ImageSource:
+def open_iterable(images: Iterable[ImageLike], *, seed: int = 0, limit: int | None = None) -> ImageSource:
     """List images that Python hands over. Their order depends on their number and the seed only.
 
     Paths keep their names; pictures and arrays are "image 0", "image 1", … as they come. Nothing is decoded yet: the
@@ -233,7 +233,7 @@ def open_given(images: Iterable[Given], *, seed: int = 0, limit: int | None = No
     if limit is not None and limit < 1:
         raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")
     if isinstance(images, (bytes, bytearray, memoryview)) or not isinstance(images, Iterable):
-        raise TypeError(f"images: type is {type_name(images)}; it must be {_TAKEN}")
+        raise TypeError(f"images: type is {type_name(images)}; it must be {_ACCEPTED}")
     kind, items = _listed(images)
     entries = _path_entries(items) if kind == "paths" else _entries(kind, items)
     chosen = entries.take(seeded(entries.all_names, seed)[:limit])
@@ -241,14 +241,14 @@ def open_given(images: Iterable[Given], *, seed: int = 0, limit: int | None = No
     return ImageSource(f"{len(items)} {word}", kind, chosen, len(items), seed, given=True)
 
 
-def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[Taken]]:
+def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[RawImage]]:
     """Return the kind and the images. Each is looked at once; arrays are NumPy's."""
     reused = isinstance(images, Iterator)
     kind: Kind | None = None
-    items: list[Taken] = []
-    for index, given in enumerate(images):
+    items: list[RawImage] = []
+    for index, image in enumerate(images):
         name = f"image {index}"
-        its_kind, item = _look_at(given, name)
+        its_kind, item = _look_at(image, name)
         if kind not in (None, its_kind):
             raise UsageError(f"{name} is {_KINDS[its_kind]}, image 0 is {_KINDS[kind]}; all must be of one kind")
         kind = its_kind
@@ -260,7 +260,7 @@ def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[Taken]]:
     return kind, items
 
 
-def _own(item: Taken) -> Taken:
+def _own(item: RawImage) -> RawImage:
     """Copy an item that an iterator may change afterwards. It is an array, a picture in memory, or a frame of several.
 
     A photo that Pillow has opened and not read yet stays so: a copy would hold all of them decoded.
@@ -273,19 +273,19 @@ def _own(item: Taken) -> Taken:
         return item
 
 
-def _shape(item: Taken) -> tuple[int, ...]:
+def _shape(item: RawImage) -> tuple[int, ...]:
     assert isinstance(item, np.ndarray)
     return item.shape
 
 
-def _look_at(given: object, name: str) -> tuple[Kind, Taken]:
-    if isinstance(given, (str, os.PathLike)):
-        return "paths", os.fspath(given)
-    if isinstance(given, Image.Image):
-        return "pictures", given
-    if not is_array(given):
-        raise TypeError(f"{name}: type is {type_name(given)}; each must be a path, a PIL image or an array")
-    array = as_array(given, name)
+def _look_at(image: object, name: str) -> tuple[Kind, RawImage]:
+    if isinstance(image, (str, os.PathLike)):
+        return "paths", os.fspath(image)
+    if isinstance(image, Image.Image):
+        return "pictures", image
+    if not is_array(image):
+        raise TypeError(f"{name}: type is {type_name(image)}; each must be a path, a PIL image or an array")
+    array = as_array(image, name)
     if array.dtype == np.uint8:
         if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
             raise UsageError(f"{name}: shape is {array.shape}; a uint8 array must be (height, width, 3)")
@@ -301,8 +301,8 @@ def _look_at(given: object, name: str) -> tuple[Kind, Taken]:
     return "tensors", array
 
 
-def _entries(kind: Kind, items: Sequence[Taken]) -> Entries:
-    def read(item: Taken) -> Image.Image | GenericArray:
+def _entries(kind: Kind, items: Sequence[RawImage]) -> Entries:
+    def read(item: RawImage) -> Image.Image | GenericArray:
         assert not isinstance(item, str)
         is_plain = kind == "tensors" or isinstance(item, Image.Image)
         return item if is_plain else Image.fromarray(np.ascontiguousarray(item))
@@ -311,17 +311,17 @@ def _entries(kind: Kind, items: Sequence[Taken]) -> Entries:
     return Entries.listed(names, lambda index: Entry(names[index], partial(read, items[index])))
 
 
-def _path_entries(items: Sequence[Taken]) -> Entries:
+def _path_entries(items: Sequence[RawImage]) -> Entries:
     paths = [str(item) for item in items]
-    whole_urls = {}
+    full_urls = {}
     for index, path in enumerate(paths):
         if is_url(path):
             parse_place(path)  # refused while offline
             if (shown := redact(path)) != path:
-                whole_urls[index], paths[index] = path, shown
+                full_urls[index], paths[index] = path, shown
         elif index < CHECKED_ROWS and not Path(path).is_file():
             raise UsageError(f"image {index} is {path}; there is no such file")
-    return Entries.listed(paths, Files(Path(), paths, whole_urls=whole_urls).entry)
+    return Entries.listed(paths, Files(Path(), paths, full_urls=full_urls).entry)
 
 
 def seeded(names: Sequence[str], seed: int) -> Counts:
@@ -469,10 +469,10 @@ def digest_of_set(digests: Iterable[str]) -> str:
 
     sha256 over the sorted digests, one per line; an image used twice counts twice.
     """
-    whole = hashlib.sha256()
+    combined = hashlib.sha256()
     for digest in digests.sorted() if isinstance(digests, Digests) else sorted(digests):
-        whole.update(f"{digest}\n".encode())
-    return _PREFIX + whole.hexdigest()
+        combined.update(f"{digest}\n".encode())
+    return _PREFIX + combined.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -509,14 +509,14 @@ def make_thumbnails(
     except (RobustcheckError, OSError) as fault:
         why = f"the images could not be opened again ({getattr(fault, 'message', fault)})"
         return Thumbnails(missing={image.digest: why for image in wanted})
-    made = Thumbnails()
+    thumbnails = Thumbnails()
     for image in wanted:
         uri, why = _thumbnail(source, places[image.name], image.digest)
         if uri:
-            made.uris[image.digest] = uri
+            thumbnails.uris[image.digest] = uri
         else:
-            made.missing[image.digest] = why
-    return made
+            thumbnails.missing[image.digest] = why
+    return thumbnails
 
 
 def _thumbnail(source: ImageSource, places: Sequence[int], digest: str) -> tuple[str, str]:

@@ -324,7 +324,7 @@ class ImagesRead:
         return ImageFacts(
             source=source.named,
             bundled=source.kind == "bundled",
-            n_available=source.n_found,
+            n_available=source.n_available,
             n_read=self.n_read,
             n_skipped=len(self.skipped),
             skipped=named_skips(self.skipped),
@@ -467,7 +467,7 @@ def conclude(
         statistics.append(sums.statistics(each.state, profile.alpha, profile.bounds))
     read.check_usable(facts.source, job.options.max_bad, sampled=decided)
     images, levels = read.facts(facts.source), input_levels(read.levels, facts)
-    limited = facts.source.n_found > facts.n_images
+    limited = facts.source.n_available > facts.n_images
     return tuple(
         Evidence(
             statistics=numbers,

@@ -22,7 +22,7 @@ from ..evidence import STOCK, Execution, ModelFacts, Options, PreprocessingFacts
 from ..images.containers import Entries
 from ..images.preprocess import least_edge
 from ..images.sanity import DESCRIBED
-from ..images.source import Images, ImageSource, Item, Skipped, check_bad, open_given, open_images, prefetch
+from ..images.source import Images, ImageSource, Item, Skipped, check_bad, open_images, open_iterable, prefetch
 from ..isolation import LOG, Progress, Tell
 from ..model.image_input import fed_as
 from ..model.open import ModelFile, open_model
@@ -493,7 +493,7 @@ def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[O
     """Return the options and the image objects. The images are None where the call names a set.
 
     Raises:
-        TypeError, UsageError: as `Options.of` and `images.open_given`.
+        TypeError, UsageError: as `Options.of` and `images.open_iterable`.
     """
     if images is None or isinstance(images, (str, os.PathLike)):
         path = images if images is None else os.fspath(images)
@@ -501,7 +501,7 @@ def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[O
             path = os.path.join(os.curdir, path)  # noqa: PTH118 # a Path is a folder, whatever its name
         return Options.of({**given, "images": path}, **defaults), None
     run = Options.of({**given, "images": None}, **defaults)
-    source = open_given(images, seed=run.seed, limit=run.max_images)
+    source = open_iterable(images, seed=run.seed, limit=run.max_images)
     # a name that opens nothing: no code can take the bundled photos, or a folder, for them
     return run.model_copy(update={"images": f"<{source.spec}>"}), source
 
@@ -573,7 +573,7 @@ def collect(
             rows.append(_finite(output.representation, runner, "representation"))
             if output.class_output is not None:
                 scores.append(_finite(output.class_output, runner, "class output"))
-    read.check_usable(images, run.max_bad, sampled=images.n_found > len(images))
+    read.check_usable(images, run.max_bad, sampled=images.n_available > len(images))
     return Collected(
         np.concatenate(rows), np.concatenate(scores) if scores else None, tuple(names), tuple(read.digests), read
     )

@@ -236,7 +236,7 @@ def _no_model(address: registries.Address, repository: registries.Repository, mo
             f"{address}: repository has no ONNX file there; it has {len(models)}",
             f"robustcheck {quoted(replace(address, path=near[0]))}",
         )
-    if not repository.is_whole:
+    if not repository.is_complete:
         return UsageError(
             f"{address}: number of ONNX files in the hub's cache is 0; {HUB_OFFLINE} forbids to fetch one",
             f"unset {HUB_OFFLINE}",
@@ -306,7 +306,7 @@ class _Download:
         names = self._names_in(file.parent, path.parent)
         if own in names:
             self._take_sidecar(file.parent / own, own_target)
-        elif isinstance(file, registries.HubFile) and not file.store.is_whole:
+        elif isinstance(file, registries.HubFile) and not file.store.is_complete:
             raise UsageError(
                 f"{file}: preprocessing is not known; the hub's cache does not list the sidecars and models of the "
                 "repository",
@@ -330,7 +330,7 @@ class _Download:
         Sidecars that name no model are refused where they lie next to several.
         """
         try:
-            names = folder.names_beside()
+            names = folder.child_names()
         except FileNotFoundError:  # no such folder
             return []
         for name in names:
@@ -355,7 +355,7 @@ class _Download:
         folder: RemoteFile = file.parent
         while folder.path and not any(each.is_file() and says_pixels(each) for each in sidecar_paths(self.path)):
             folder = folder.parent
-            for name in (name for name in SIDECAR_NAMES if name in folder.names_beside()):
+            for name in (name for name in SIDECAR_NAMES if name in folder.child_names()):
                 sidecar, target = folder / name, self.path.with_name(name)
                 target.unlink(missing_ok=True)  # one that describes no pixels
                 self._take_sidecar(sidecar, target)

@@ -126,7 +126,7 @@ def scan(
                     )
                 for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
                     depth.update(part)
-        read.check_usable(inputs.source, run.max_bad, sampled=inputs.source.n_found > len(inputs.source))
+        read.check_usable(inputs.source, run.max_bad, sampled=inputs.source.n_available > len(inputs.source))
         facts_of_images = read.facts(inputs.source)
         layers = tuple(
             Layer(

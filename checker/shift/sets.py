@@ -448,7 +448,7 @@ class ImageSet(NamedTuple):
         return {
             "name": self.spec.name,
             "source": str(self.spec.place),
-            "n_available": self.source.n_found,
+            "n_available": self.source.n_available,
             "n_read": read.n_read,
             "n_skipped": len(read.skipped),
             "skipped": named_skips(read.skipped),
@@ -600,7 +600,7 @@ def run_set(
             output = runner.run(stack(batch)).class_output
             assert output is not None
             yield output, [image.right for image in batch]
-    read.check_usable(each.source, run.max_bad, sampled=each.source.n_found > len(each.source))
+    read.check_usable(each.source, run.max_bad, sampled=each.source.n_available > len(each.source))
 
 
 def not_numbers(runner: Runner, where: str) -> CannotAssessError:

@@ -92,7 +92,7 @@ def nearest_path(path: Path) -> Path | None:
     folder = path.parent if path.parent.is_dir() else nearest_path(path.parent)
     if folder is None or not path.name:
         return None
-    names = sorted(each.name for each in folder.glob("*"))
+    names = sorted(file.name for file in folder.glob("*"))
     near = get_close_matches(path.stem, [Path(name).stem for name in names], 1, 0.7)  # v1.onnx is not v2.onnx
     near = get_close_matches(path.name, [name for name in names if Path(name).stem in near], 1, 0)
     return folder / near[0] if near else None
@@ -163,18 +163,18 @@ def _chained(text: str) -> UsageError:
     )
 
 
-def local_path(text: str | Path, what: str) -> Path:
-    """Return a path of this machine. `what` names it in errors.
+def local_path(text: str | Path, subject: str) -> Path:
+    """Return a path of this machine. `subject` names it in errors.
 
     Raises UsageError for a URL, also for one that a pathlib.Path left with one slash; TypeError for another type.
     """
     if not isinstance(text, (str, os.PathLike)):
-        raise TypeError(f"{what}: type is {type_name(text)}; here it must be the path of a file")
+        raise TypeError(f"{subject}: type is {type_name(text)}; here it must be the path of a file")
     match = _match_url(str(text))
     if match is None:
         return Path(text)
     raise UsageError(
-        f"{redact(f'{match[1]}:{match[2]:/<2}{match[3]}')}: {what} is a URL; here it must be a file on this machine",
+        f"{redact(f'{match[1]}:{match[2]:/<2}{match[3]}')}: {subject} is a URL; here it must be a file on this machine",
         "copy it here, and name the copy",
     )
 

@@ -113,7 +113,7 @@ class Repository:
     """40 hexadecimal digits"""
     files: Mapping[str, Any]
     """by path, the client's records: size, blob_id (of git), lfs.sha256 of a large one"""
-    is_whole: bool = True
+    is_complete: bool = True
     """False: only files in the client's cache are known, since HF_HUB_OFFLINE forbids to ask"""
 
     def fetch(self, path: str, tell: Tell = None) -> Path:
@@ -144,10 +144,10 @@ class HubFile(RemoteFile):
         """Return the size of a file, or that it is a folder. Raises FileNotFoundError."""
         if self.path in self.store.files:
             return {"size": self.store.files[self.path].size}
-        self.names_beside()
+        self.child_names()
         return {"type": "directory"}
 
-    def names_beside(self) -> list[str]:
+    def child_names(self) -> list[str]:
         """Return the names of the folder's own files, sorted. Raises FileNotFoundError."""
         start = f"{self.path}/".lstrip("/")
         below = [name.removeprefix(start) for name in self.store.files if name.startswith(start)]
@@ -195,8 +195,8 @@ def open_repository(address: Address) -> Repository:
             files = {
                 name: SimpleNamespace(size=path.stat().st_size, lfs=None, blob_id=None) for name, path in cached.items()
             }
-            return Repository(address, folder.name, files, is_whole=False)
-        return Repository(address, folder.name, {each.path: each for each in listed if _is_plain(each.path)})
+            return Repository(address, folder.name, files, is_complete=False)
+        return Repository(address, folder.name, {file.path: file for file in listed if _is_plain(file.path)})
 
 
 def _snapshot(address: Address, patterns: Sequence[str], bar: type) -> Path:
@@ -366,7 +366,7 @@ def resolve_mlflow(client: MlflowClient, url: Url) -> MlflowEntry:
         is_folder = len(urlsplit(place).scheme) < 2 or place.startswith("file:")  # C:\ is one, too
         servers = client.tracking_uri, os.environ.get("MLFLOW_REGISTRY_URI", "")  # each may be where the place is named
         # who keeps runs in a folder or database of one's own names the folder oneself
-        if is_folder and any(each.startswith(("http", "databricks", "uc:")) for each in servers):
+        if is_folder and any(server.startswith(("http", "databricks", "uc:")) for server in servers):
             raise EnvironmentFaultError(
                 f"{shown}: MLflow's server names a folder of this machine ({place}); it must name a store",
                 "mlflow server --serve-artifacts, or an --artifacts-destination that is a store",
@@ -394,7 +394,7 @@ def _resolved_at_mlflow(client: MlflowClient, url: Url, shown: str) -> MlflowEnt
         versions = client.search_model_versions(f"name = '{name}'")
         if not versions:
             raise UsageError(f"{shown}: number of versions is 0; at least one is needed", f"models:/{name}/1")
-        registered = max(versions, key=lambda each: int(each.version))
+        registered = max(versions, key=lambda v: int(v.version))
     elif version.isdecimal():
         registered = client.get_model_version(name, version)
     else:
@@ -437,16 +437,16 @@ def _listed_bytes(entry: MlflowEntry, tracking_uri: str) -> int:
     total, waiting, seen = 0, [entry.uri.rstrip("/")], 0
     while waiting:
         place = waiting.pop()
-        for each in list_artifacts(artifact_uri=place, tracking_uri=tracking_uri):
+        for listed in list_artifacts(artifact_uri=place, tracking_uri=tracking_uri):
             seen += 1
             if seen > MOST_FILES:
                 raise EnvironmentFaultError(
                     f"{entry.shown}: number of files is more than {MOST_FILES:,}; that is the limit",
                     "name the model's folder",
                 )
-            total += each.file_size or 0
-            if each.is_dir:
-                waiting.append(f"{place}/{each.path.rpartition('/')[2]}")  # its path may start at the run, or here
+            total += listed.file_size or 0
+            if listed.is_dir:
+                waiting.append(f"{place}/{listed.path.rpartition('/')[2]}")  # its path may start at the run, or here
     return total
 
 

@@ -132,7 +132,7 @@ class RemoteFile:
         """Return the names of all files below, sorted. They are relative to this folder."""
         return self._names(self.store.find)
 
-    def names_beside(self) -> list[str]:
+    def child_names(self) -> list[str]:
         """Return the names of the folder's own files, sorted."""
         return self._names(lambda root: _files(self.store.ls(root, detail=True)))
 
@@ -198,7 +198,7 @@ class RemoteFile:
             raise StoreError(self.shown, "the server does not tell its size")
         return io.BufferedReader(_Reader(self, size), BUFFER_BYTES)
 
-    def write_whole(self, content: bytes) -> None:
+    def write_bytes(self, content: bytes) -> None:
         """Put a file there, replacing another. Raises StoreError."""
         with self._errors:
             self.store.pipe_file(self.path, content)
@@ -438,7 +438,7 @@ def is_ours(place: Place) -> bool:
     return False
 
 
-def write_whole(place: Place, text: str | bytes) -> None:
+def write_atomically(place: Place, text: str | bytes) -> None:
     """Write a file whole or not at all. A file of another name in the same folder is renamed at the end.
 
     A link keeps pointing to the file, which is replaced. A device or a pipe is written to; renaming would put a
@@ -447,7 +447,7 @@ def write_whole(place: Place, text: str | bytes) -> None:
     """
     content = text if isinstance(text, bytes) else text.encode()
     if isinstance(place, Url):
-        open_url(place).write_whole(content)
+        open_url(place).write_bytes(content)
         return
     try:
         if place.exists() and not place.is_file():
@@ -476,8 +476,8 @@ def replace_with_error(place: Place, document: str) -> None:
     """Replace a report with an error document. So no report of an earlier run passes for this one's.
 
     Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have
-    been given a wrong path. Raises EnvironmentFaultError as write_whole does; in a file, a document of this tool is
-    gone then, or the file empty: better none than the PASS of an earlier run.
+    been given a wrong path. Raises EnvironmentFaultError as write_atomically does; in a file, a document of this tool
+    is gone then, or the file empty: better none than the PASS of an earlier run.
     """
     if isinstance(place, Url):
         with suppress(FileNotFoundError):
@@ -486,7 +486,7 @@ def replace_with_error(place: Place, document: str) -> None:
     elif place.is_dir() or not place.parent.is_dir() or (place.is_file() and not is_ours(place)):
         return
     try:
-        write_whole(place, document)
+        write_atomically(place, document)
     except EnvironmentFaultError:
         if isinstance(place, Path) and place.is_file():
             try:

@@ -231,7 +231,7 @@ def test_folders_with_copies_links_and_negatives(tmp_path: Path) -> None:
     picture(folder / ".hidden/d.png", 4)
     (folder / "read me.txt").write_text("no image")
     found = open_concepts(folder)
-    assert (found.layout, found.names, found.source.n_found) == ("folders", ("animal", "dog", "grass"), 4)
+    assert (found.layout, found.names, found.source.n_available) == ("folders", ("animal", "dog", "grass"), 4)
     assert by_seed(found, pictures) == {0: {*found.names}, 1: {*found.names}, 2: {"grass"}, 3: set()}
     (folder / "grass/gone.png").symlink_to(tmp_path / "nowhere.png")
     found = open_concepts(folder)
@@ -246,7 +246,7 @@ def test_fewer_images_keep_all_their_concepts(tmp_path: Path) -> None:
     for seed in range(4):
         found = open_concepts(tmp_path, seed=seed, max_images=3)
         assert list(by_seed(found, pictures).values()) == [{"one", "two"}] * 3
-        assert (len(found.source), found.source.n_found) == (3, 8)
+        assert (len(found.source), found.source.n_available) == (3, 8)
 
 
 def test_manifests_with_and_without_scores_and_several_rows(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_broden_layout(tmp_path: Path) -> None:
     assert found.layout == "broden"
     assert {item.name: found.concepts[getattr(item, "digest", "")] for item in found.source.items()} == truth
     few = open_concepts(folder, max_images=5)
-    assert (len(few.source), len(few.concepts), few.source.n_found) == (5, 5, 12)
+    assert (len(few.source), len(few.concepts), few.source.n_available) == (5, 5, 12)
     for share, masks in ((0.01, ("door", "knob", "sky")), (0.011, ("knob", "sky")), (0.3, ("sky",)), (0.31, ())):
         found = open_concepts(folder, min_coverage=share)
         assert found.names == (*masks, "street", "woven (301)", "woven (302)")

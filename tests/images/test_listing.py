@@ -108,7 +108,7 @@ def test_every_row_comes_once_with_its_file() -> None:
             assert (item.image.getpixel((0, 0)), item.label) == ((int(item.name[:3]), 0, 0), None)
         assert source.names_digest == digest_of(ordered)
         first, names_of_29 = open_images(manifest, seed=3, limit=29), ordered[:29]
-        assert ([*first.entries.names()], first.n_found) == (names_of_29, 40)
+        assert ([*first.entries.names()], first.n_available) == (names_of_29, 40)
         assert first.names_digest == digest_of(names_of_29)
 
 
@@ -258,7 +258,11 @@ def test_what_is_listed_is_what_would_be_listed_here(memory: Any) -> None:
         here, *others = (open_images(f"{root}/{form}", seed=3) for root in roots)
         for there in others:
             assert contents(here) == contents(there)
-            assert (here.kind, here.n_found, here.names_digest) == (there.kind, there.n_found, there.names_digest)
+            assert (here.kind, here.n_available, here.names_digest) == (
+                there.kind,
+                there.n_available,
+                there.names_digest,
+            )
     assert {*open_images("memory://bucket/set").entries.names()} == {*names}
 
 

@@ -50,7 +50,7 @@ def test_folder_is_recursive_and_leaves_out_what_is_no_image() -> None:
     names = ["b.png", "a.PNG", "sub/c.JPeG", "sub/deep/é.png", "z.webp"]
     fill([*names, ".hidden.png", ".git/x.png", "@eaDir/t.png", "__MACOSX/._a.png", ".DS_Store", "notes.txt"])
     source = open_images(".")
-    assert (source.kind, source.n_found, len(source)) == ("folder", 5, 5)
+    assert (source.kind, source.n_available, len(source)) == ("folder", 5, 5)
     found = {item.name: (level(item), getattr(item, "digest", "")) for item in source.items()}
     assert found == {n: (i, digest_of(png(i))) for i, n in enumerate(names)}
 

@@ -231,9 +231,9 @@ def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(tmp_path:
     monkeypatch.setattr(stores, "token_hex", lambda _: "00000000")
     taken = tmp_path / ".r.json.00000000.tmp"
     taken.symlink_to(victim)
-    raised(EnvironmentFaultError, "report is not written", stores.write_whole, target, "{}")
+    raised(EnvironmentFaultError, "report is not written", stores.write_atomically, target, "{}")
     taken.unlink()
-    stores.write_whole(target, "{}")
+    stores.write_atomically(target, "{}")
     assert (victim.read_text(), target.read_text(), target.is_symlink()) == ("mine", "{}", False)
     assert not taken.exists()
     target.write_text('{"tool": "robustcheck"}')

@@ -442,7 +442,7 @@ def test_without_the_extra_nothing_is_measured(here: Path, monkeypatch: Patch, c
 
 
 def test_an_error_leaves_no_signature_and_no_pass(here: Path, monkeypatch: Patch) -> None:
-    real = stores.write_whole
+    real = stores.write_atomically
 
     def full(where: Any, what: Any) -> Any:
         if "sigstore" in str(where):
@@ -450,7 +450,7 @@ def test_an_error_leaves_no_signature_and_no_pass(here: Path, monkeypatch: Patch
         return real(where, what)
 
     signer = Mock(side_effect=ValueError("the signer fails"))
-    for fails, played, code in (("storage.stores.write_whole", full, 4), ("verify.signature.sign", signer, 70)):
+    for fails, played, code in (("storage.stores.write_atomically", full, 4), ("verify.signature.sign", signer, 70)):
         monkeypatch.setattr(f"robustcheck_onnx.checker.{fails}", played)
         assert check("model.onnx", "-o", "json=report.json") == code
         assert is_unsigned_error(code)

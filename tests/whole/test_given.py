@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 import robustcheck_onnx as rc
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import IMAGENET
-from robustcheck_onnx.checker.images.source import Picture, Skipped, open_given, open_images
+from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images, open_iterable
 from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.exporters.contract import embed
@@ -104,7 +104,7 @@ def test_one_picture_is_the_same_image_in_every_form(lookup_pass: Place) -> None
     _, photos = lookup_pass
     named, given, stacked = (
         {item.name: item for item in source.items() if isinstance(item, Picture)}
-        for source in (open_images(photos), open_given(pictures(photos)), open_given(np.stack(arrays(photos))))
+        for source in (open_images(photos), open_iterable(pictures(photos)), open_iterable(np.stack(arrays(photos))))
     )
     for index, path in enumerate(files(photos)):
         file, picture, array = named[path.name], given[f"image {index}"], stacked[f"image {index}"]
@@ -146,7 +146,7 @@ def test_buffers_and_frames_that_are_used_again_are_copied(tmp_path: Path) -> No
     frames = [Image.fromarray(array.copy()) for array in stream()]
     frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
     for source in (stream(), ImageSequence.Iterator(Image.open(tmp_path / "film.png"))):
-        seen = {item.image.getpixel((0, 0)) for item in open_given(source).items() if isinstance(item, Picture)}
+        seen = {item.image.getpixel((0, 0)) for item in open_iterable(source).items() if isinstance(item, Picture)}
         assert seen == {(level,) * 3 for level in range(4)}
 
 
@@ -169,10 +169,10 @@ def test_pictures_are_turned_and_composited_as_files_are_and_damaged_ones_skippe
         (file,) = open_images(path).items()
         given = Image.open(path)
         for _ in range(2):  # the second time it is loaded already
-            (picture,) = open_given([given]).items()
+            (picture,) = open_iterable([given]).items()
             assert told(picture) == told(file), path
     given.close()
-    (skipped,) = open_given([given]).items()
+    (skipped,) = open_iterable([given]).items()
     assert isinstance(skipped, Skipped)
 
 

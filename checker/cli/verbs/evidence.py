@@ -164,7 +164,7 @@ def sign(
     """
     from ...model.weights import file_digest
     from ...report.record import bundle_of, sealed
-    from ...storage.stores import write_whole
+    from ...storage.stores import write_atomically
     from ...verify import signature
     from ...verify.run import report_about, verify
 
@@ -214,7 +214,7 @@ def sign(
         )
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
-    write_whole(bundle, content)
+    write_atomically(bundle, content)
     say_home(call.settings.quiet)
     if call.settings.quiet < 2:
         sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))

@@ -230,7 +230,7 @@ def _loaded(spec: str) -> Profile:
 )
 def init(call: Call, path: Path = Path("robustcheck.toml"), force: bool = False) -> int:
     """Write a settings file with every setting, its default and meaning."""
-    from ...storage.stores import write_whole
+    from ...storage.stores import write_atomically
     from .. import command_line, settings
 
     if path.name == command_line.SHARED_FILE:
@@ -243,7 +243,7 @@ def init(call: Call, path: Path = Path("robustcheck.toml"), force: bool = False)
         raise UsageError(
             f"{path}: file exists already; init does not replace it", f"robustcheck init {quoted(path)} --force"
         )
-    write_whole(path, settings.template())
+    write_atomically(path, settings.template())
     sys.stdout.write(f"wrote {path}; nothing in it is set yet: remove the # in front of what you want to set\n")
     return 0
 

@@ -280,7 +280,7 @@ def shift(
     from ....thresholds.published import SOURCES
     from ...shift.run import measure_shift
     from ...shift.run import suite_entry as entry_of
-    from ...storage.stores import write_whole
+    from ...storage.stores import write_atomically
 
     one_of("--baseline", baseline, SOURCES)
     if more and shifted and target:
@@ -311,7 +311,7 @@ def shift(
         except CannotAssessError as fault:  # the report stands: an error document must not take its place
             process.say(f"{suite_entry}: {fault.message}", fault.hint)
             return fault.exit_code
-        write_whole(suite_entry, entry)
+        write_atomically(suite_entry, entry)
     return 0
 
 
