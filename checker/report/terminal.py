@@ -46,10 +46,11 @@ from .document import (
 )
 from .record import Failed, Outcome, Report
 
+Parts = list[RenderableType]
 INDENT = 2  # columns
 COLOURS = {"PASS": "green", "WARN": "yellow"}
 """Colour of each verdict."""
-STYLES: dict[str, str] = {"pass": "green", "warn": "yellow", "fail": "red"}
+STYLES = {"pass": "green", "warn": "yellow", "fail": "red"}
 WIDE = 108  # columns that a table needs for all of its own
 LISTED = 12  # facts of a block in a short report
 REASONS_LISTED = 6  # of a short report
@@ -119,9 +120,9 @@ def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
     )
 
 
-def noted(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
-    """List notes under a heading. Without notes there is nothing."""
-    return [section(pen, "Notes", "", bullets(pen, sentences))] if sentences else []
+def noted(pen: Pen, sentences: Sequence[str]) -> Parts:
+    """List notes, which may quote names, under a heading. Without notes there is nothing."""
+    return [section(pen, "Notes", "", listed(pen, (("•", each) for each in sentences)))] if sentences else []
 
 
 def columns(pen: Pen, *headers: str) -> Grid:
@@ -177,11 +178,6 @@ def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Grid:
     return listed(pen, ((Cell(label, "dim"), text) for label, text in rows if text))
 
 
-def bullets(pen: Pen, sentences: Iterable[str]) -> Grid:
-    """List sentences that may quote names."""
-    return listed(pen, (("•", sentence) for sentence in sentences))
-
-
 @dataclass(frozen=True)
 class Ruled:
     """A line of words in a rule. It has the full width; where the words fill the line, they are alone and wrap."""
@@ -198,7 +194,7 @@ class Ruled:
         yield rule if title.cell_len + 2 <= options.max_width else title
 
 
-def reasons(pen: Pen, of_verdict: Sequence[Reason]) -> list[RenderableType]:
+def reasons(pen: Pen, of_verdict: Sequence[Reason]) -> Parts:
     """Explain the reasons for WARN as one block.
 
     Each has what was seen and what to do next; without any there is no block.
@@ -253,22 +249,9 @@ def measured(pen: Pen, topics: Iterable[Topic]) -> Grid:
 
 def render_document(document: Document, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
     """Lay out the short report, or the whole. The answer is last."""
-    pen, model, verdict = Pen(ascii_only), document.model, document.verdict
-    summary = pen.say(document.summary, "bold")
+    pen = Pen(ascii_only)
     facts = [pen.facts([written(pen, each) for each in document.facts])] if document.facts else []
-    title = [
-        line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)),
-        *([pen.name(model.source, "dim")] if model.source else []),
-        *facts,
-    ]
-    blocks: list[list[RenderableType]] = [
-        [
-            *([pen.prose(document.claim, "bold")] if document.claim else []),
-            *(title if document.title else []),
-            *([summary] if verdict else []),
-            *(steps(pen, *document.step) if not (verbose and document.reasons) else []),
-        ]
-    ]
+    blocks = [_opening(pen, document, facts, verbose=verbose)]
     if verbose:
         blocks.append(reasons(pen, document.reasons))
     if verbose or document.notes_in_short:
@@ -288,18 +271,36 @@ def render_document(document: Document, *, ascii_only: bool = False, verbose: bo
         blocks.append([section(pen, "Limits", "", pen.prose(document.limits))])
     elif document.hint and not verbose:
         blocks.append([pen.say(document.hint, "dim")])
-    if verbose or verdict is None:
+    if verbose or document.verdict is None:
         blocks.append([])
-    if verdict is None:
-        blocks[-1].append(summary)
-    else:
-        code = "" if document.exit_code is None else f" · exit code {document.exit_code}"
-        blocks[-1].append(Ruled(pen, f"{verdict.text}{code}", STYLES[verdict.style]))
+    blocks[-1].append(_answer(pen, document))
     first = pen.say(f"robustcheck {document.version}", "dim")  # distinguishes our own files from others
     return Trimmed(Group(first, *_marked(pen, document.cautions), spaced(Group(*each) for each in blocks if each)))
 
 
-def _block(pen: Pen, block: Block, *, verbose: bool) -> list[RenderableType]:
+def _opening(pen: Pen, document: Document, facts: Sequence[Text], *, verbose: bool) -> Parts:
+    """Write what comes before all sections: claim, title, summary and next step."""
+    opening: Parts = [pen.prose(document.claim, "bold")] if document.claim else []
+    if document.title:
+        model = document.model
+        opening.append(line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)))
+        opening += [*([pen.name(model.source, "dim")] if model.source else []), *facts]
+    if document.verdict:
+        opening.append(pen.say(document.summary, "bold"))
+    if not (verbose and document.reasons):
+        opening += steps(pen, *document.step)
+    return opening
+
+
+def _answer(pen: Pen, document: Document) -> RenderableType:
+    """Write the last line: the verdict with the exit code. Without a verdict it is the summary."""
+    if document.verdict is None:
+        return pen.say(document.summary, "bold")
+    code = "" if document.exit_code is None else f" · exit code {document.exit_code}"
+    return Ruled(pen, f"{document.verdict.text}{code}", STYLES[document.verdict.style])
+
+
+def _block(pen: Pen, block: Block, *, verbose: bool) -> Parts:
     if isinstance(block, Table):
         return [_Fitting(pen, block, None if verbose else block.most)]
     if isinstance(block, Chart):
@@ -361,8 +362,7 @@ class _Bars:
         if chart.title and not chart.caption:
             yield pen.say(chart.title, "dim")
         for label, row in zip([chart.top, *[""] * (BAR_ROWS - 1)], texts.bars(counts, BAR_ROWS), strict=True):
-            drawn = pen.say("".join(sign * wide for sign in row), "cyan")
-            yield line(pen.say(f"{label:>{indent}} │", "dim"), drawn)
+            yield line(pen.say(f"{label:>{indent}} │", "dim"), pen.say("".join(sign * wide for sign in row), "cyan"))
         yield pen.say(f"{0:>{indent}} └{'─' * n_columns}", "dim")
         if any(marks):
             yield pen.say(" " * (indent + 2) + "".join(("▲" if mark else " ") * wide for mark in marks), "yellow")
@@ -392,7 +392,6 @@ def document_of(report: Report) -> Document:
         step, explain = verdict.reasons[0].next_step, f"robustcheck explain {verdict.reasons[0].id}"
     photos = "" if images.bundled else f" --images {texts.quoted(images.source)}"
     n_images = report.evidence.statistics.n_images
-    bundled = Cell(ON_BUNDLED.removeprefix("on "), "warn")
     noted = Facts(tuple((Cell("note", "bold"), note) for note in remarks if verdict.passed))
     statistics = Table(("statistic", ">value", "=interval", "=must be", "ok?"), _evidence(report, aligned=False))
     return Document(
@@ -404,7 +403,7 @@ def document_of(report: Report) -> Document:
             name(model.file, "bold"),
             Cell("synthetic" if model.synthetic and not verdict.passed else "", "warn"),
             f"{n_images} of {images.n_available} images",
-            bundled if images.bundled else name(images.source),
+            Cell(ON_BUNDLED.removeprefix("on "), "warn") if images.bundled else name(images.source),
             name(f"tensor {model.tensor}"),
         ),
         summary=forms.plain_text(verdict, n_images, model.ends_in),
@@ -424,8 +423,10 @@ def document_of(report: Report) -> Document:
 
 def _verdict_cell(report: Report) -> Cell:
     verdict = report.verdict
-    said = f"{forms.SIGNS[verdict.verdict]} {forms.verdict_text(verdict)}{forms.passed_by(report)}"
-    return Cell(said, "pass" if verdict.passed else "warn")
+    return Cell(
+        f"{forms.SIGNS[verdict.verdict]} {forms.verdict_text(verdict)}{forms.passed_by(report)}",
+        "pass" if verdict.passed else "warn",
+    )
 
 
 def _whole(report: Report) -> Iterator[Section]:
@@ -443,8 +444,8 @@ def _whole(report: Report) -> Iterator[Section]:
     yield Section("More numbers", "", (_context(report),), "terminal")
     histogram: Block = "not measured"
     if s.histogram_counts and s.kurtosis_quantiles is not None:
-        ends = [number_text(edge) for edge in (s.histogram_edges[0], s.histogram_edges[-1])]
-        places = (ends[0], *[""] * (len(s.histogram_counts) - 2), ends[1])
+        inner = [""] * (len(s.histogram_counts) - 2)
+        places = (number_text(s.histogram_edges[0]), *inner, number_text(s.histogram_edges[-1]))
         histogram = Chart("", places, (Curve("", s.histogram_counts, ()),), str(max(s.histogram_counts)))
     median = f"median {number_text(s.kurtosis_quantiles[2])}" if s.kurtosis_quantiles else ""
     yield Section("Kurtosis per image", median, (histogram,), "terminal")
@@ -481,8 +482,7 @@ def _context(report: Report) -> Table:
         *itertools.chain(*forms.context_of(report)),
     ]
     cells: list[Words] = [Cell(text, "" if i % 2 else "dim") for i, text in enumerate(values)]
-    rows = itertools.zip_longest(*[iter(cells)] * 4, fillvalue="")
-    return Table(("", ">", "", ">"), tuple(rows))
+    return Table(("", ">", "", ">"), tuple(itertools.zip_longest(*[iter(cells)] * 4, fillvalue="")))
 
 
 def _features(report: Report) -> tuple[Block, ...]:
@@ -521,8 +521,7 @@ def _reference(report: Report) -> tuple[Block, ...]:
     if widest := forms.widest_kurtosis(report.reference):
         widely, least, most = widest
         moves += f": {widely} reads {number_text(least)} on one, {number_text(most)} on another"
-    heads = ("", ">rank", ">strength", ">K", "", "group", "checkpoint")
-    return (Table(heads, tuple(rows)), Cell(f"{moves}.", "dim"))
+    return Table(("", ">rank", ">strength", ">K", "", "group", "checkpoint"), tuple(rows)), Cell(f"{moves}.", "dim")
 
 
 def render_several(
