@@ -215,6 +215,7 @@ FORMS_OF = {
 
 LOOK_UPS = ("explain", "--version", "-V")
 """what judges nothing: the exit code is 0 though the reader of its text goes away"""
+HELPS = (("--help",), ("-h",), ("--help-all",))
 
 
 @dataclass(frozen=True)
@@ -240,8 +241,7 @@ class CommandLine:
     @property
     def only_informs(self) -> bool:
         """Return whether the call judges nothing. It looks something up: `explain`, or the help of a verb."""
-        helps = (("--help",), ("-h",), ("--help-all",))
-        return self.verb in LOOK_UPS or not {self.words, self.words[1:]}.isdisjoint(helps)
+        return self.verb in LOOK_UPS or not {self.words, self.words[1:]}.isdisjoint(HELPS)
 
     @property
     def model(self) -> str:
@@ -296,8 +296,12 @@ def read(words: Words, group: TyperGroup) -> CommandLine:
             command = command.commands.get(word)
     if command is None or isinstance(command, TyperGroup):
         command = group.commands[DEFAULT_VERB]
-    options = [param for param in command.params if isinstance(param, TyperOption)]
-    declared = {name: option for option in options for name in (*option.opts, *option.secondary_opts)}
+    declared = {
+        name: param
+        for param in command.params
+        if isinstance(param, TyperOption)
+        for name in (*param.opts, *param.secondary_opts)
+    }
     arguments: list[str] = []
     behind: list[str] = []
     values: dict[str, Texts] = {}
@@ -314,20 +318,23 @@ def read(words: Words, group: TyperGroup) -> CommandLine:
         elif not word.startswith("-") or word == "-":
             arguments.append(word)
         else:
-            is_long = word.startswith("--")
-            name, separator, value = word.partition("=") if is_long else (word[:2], word[2:], word[2:])
-            option = declared.get(name)
-            is_flag = option is None or option.is_flag or option.count
-            if is_flag:
-                rest[:0] = [f"-{value}"] if value and not is_long else []  # `-qo` is `-q -o`
-                value = ""
-            elif not separator:
-                value = rest.pop(0) if rest else ""
+            option, value = _take_option(word, rest, declared)
             if option is not None and option.name is not None:
-                if option.name in values and not (is_flag or option.multiple):
+                if option.name in values and not (option.is_flag or option.count or option.multiple):
                     twice = max(option.opts, key=len)
                 values[option.name] = (*values.get(option.name, ()), value)
     return CommandLine(tuple(typed), (*arguments, *behind), tuple(behind), values, twice)
+
+
+def _take_option(word: str, rest: list[str], declared: Mapping[str, TyperOption]) -> tuple[TyperOption | None, str]:
+    """Return the option that a word names, and its value. That may be the first word of `rest`; a flag has none."""
+    is_long = word.startswith("--")
+    name, separator, value = word.partition("=") if is_long else (word[:2], word[2:], word[2:])
+    option = declared.get(name)
+    if option is None or option.is_flag or option.count:
+        rest[:0] = [f"-{value}"] if value and not is_long else []  # `-qo` is `-q -o`
+        return option, ""
+    return option, value if separator or not rest else rest.pop(0)
 
 
 SUFFIX = ".onnx"
@@ -432,10 +439,9 @@ def _models_of(word: str) -> list[str]:
             )
         return models
     if re.search(r"[*?]|\[.+\]", word):  # a lone bracket is part of a name
-        matches = places.expand(Path(word).parts, _unreadable, lambda folder: list(_below(folder)))
         models = [
             model
-            for path in matches
+            for path in places.expand(Path(word).parts, _unreadable, lambda folder: list(_below(folder)))
             for model in (_below(path) if os.path.isdir(path) else [path])  # noqa: PTH112
         ]
         if not models:

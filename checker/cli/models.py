@@ -9,13 +9,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...thresholds.profile import Profile
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError
@@ -29,21 +29,31 @@ from ..text import VERSION, printable, quoted, sha256_of
 from ..verdict.gate import decide, load_profile
 from ..verdict.reasons import RENAMED
 from . import command_line, output, process
-from .command_line import Invocation, expand, fill, safe_documents, split, split_images, stems_of, template_of
+from .command_line import Invocation, Words, expand, fill, safe_documents, split, split_images, stems_of, template_of
 from .options import PLACEHOLDER, Settings, Values
-from .output import Destination, check_target, deliver, destinations_of, plain, progress_lines, write_files
+from .output import (
+    Destination,
+    Destinations,
+    check_target,
+    deliver,
+    destinations_of,
+    plain,
+    progress_lines,
+    write_files,
+)
 from .settings import Resolved, of_check, refuse_loosening
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+Places = Sequence[Place]
 GPUS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
 """one of these is there on a system with an NVIDIA GPU: a server, a Jetson, Windows' Linux"""
 CHILD_BYTES = 1 << 29
 """memory of a child besides its model"""
 
 
-def check_models(line: Settings, typed: Values, places: Sequence[str], invocation: Invocation, wall: Wall) -> int:
+def check_models(line: Settings, typed: Values, places: Words, invocation: Invocation, wall: Wall) -> int:
     """Check the named models and deliver reports. Returns the exit code of the worst.
 
     Of one model, an error ends the run. Of several, a model that can't be assessed gets its error on stderr and counts,
@@ -67,63 +77,101 @@ def check_models(line: Settings, typed: Values, places: Sequence[str], invocatio
     invocation.documents = safe_documents(settings.output, stems_of(words), folder, strict=settings.strict)
     models = expand(words)
     wall.limits = settings.limits
-    several = len(models) > 1
     reads = _files_read(resolved, models)
-    destinations = _destinations(resolved, models, reads)
-    check_templates(destinations)
-    saved = files_of_representations(settings.save_representations, models, reads, destinations)
-    signed = signed_reports(settings.sign, destinations, models, reads)
-    output.check_bundles(resolved, signed)
-    output.check_log(resolved)
-    for each in destinations:
-        one_model(each.form, 1 if each.model else len(models))
+    outputs = _outputs_of(resolved, models, reads)
     command_line.refuse_missing(models)
     with log_written(settings, reads):
-        output.mark_unfinished(destinations, "" if several else models[0], signed)
+        output.mark_unfinished(outputs.documents, models[0] if len(models) == 1 else "", outputs.signed)
         if settings.sign is not None:  # its import takes long: the documents are marked by now
             from ..verify.signature import check_key
 
             check_key(Path(settings.sign))
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
         _refuse_earlier_reasons(resolved, profile)
-        if several:  # an image set that can't be opened is the call's fault, not each model's
+        if len(models) > 1:  # an image set that can't be opened is the call's fault, not each model's
             about = redact(settings.images or "bundled photos")
             asked = {"images": settings.images, "seed": settings.seed, "limit": settings.max_images}
             wall.run("images.source:count_images", asked, int, about=about, is_last=False)
-        if not settings.quiet and all(each.path or each.form == "terminal" for each in destinations):
+        if not settings.quiet and all(each.path or each.form == "terminal" for each in outputs.documents):
             from ..report import terminal  # noqa: F401 # while the child still imports
-        n = _n_side_by_side(settings, models, wall)
-        in_html = any(each.form == "html" for each in destinations)
-
-        def judged(model: str) -> Report | Exception:
-            # a child ends with the thread that starts it: those side by side start none for later
-            is_last = n > 1 or (model == models[-1] and not in_html)
-            about = redact(model)
-            try:
-                with progress_of(about) as tell:
-                    asked = {"model": model, "thresholds": profile, "save_representations": saved.get(model)}
-                    asked |= settings.options.given
-                    report = wall.run("pipeline:check_stored", asked, Report, about=about, is_last=is_last, tell=tell)
-                return _gated(resolved, model, report)
-            except Exception as fault:  # whatever it is, the other models get their verdicts; a signal is not one
-                if not several or invocation.interrupted():
-                    raise
-                return fault
-
-        outcomes: dict[str, Outcome] = {}
-        with progress_lines(settings.quiet, several=several) as progress_of:
-            with wall.threads(n) as pool:
-                for model, result in zip(models, (pool.map if n > 1 else map)(judged, models), strict=True):
-                    if n == 1 or not isinstance(result, NotReadError | EnvironmentFaultError):
-                        outcomes[model] = _outcome(model, result, invocation)
-            for model in [model for model in models if model not in outcomes]:
-                outcomes[model] = _outcome(model, judged(model), invocation)  # alone: with memory and time to itself
-        _deliver(settings, {model: outcomes[model] for model in models}, destinations, signed, saved, wall)
+        outcomes = _outcomes(resolved, models, profile, outputs, invocation, wall)
+        _deliver(settings, outcomes, outputs, wall)
         invocation.judged = True
     return max(map(exit_code_of, outcomes.values()))
 
 
-def _n_side_by_side(settings: Settings, models: Sequence[str], wall: Wall) -> int:
+class _Outputs(NamedTuple):
+    """The documents and files of a run. Its log is not among them."""
+
+    documents: list[Destination]
+    representations: dict[str, str]
+    """by model"""
+    signed: list[Destination]
+    """the reports with a signature next to them"""
+
+
+def _outputs_of(resolved: Resolved, models: Words, reads: Places) -> _Outputs:
+    """Return what a run writes. All of it is checked before anything is measured; raises as the checks do."""
+    settings = resolved.settings
+    documents = _destinations(resolved, models, reads)
+    for form, path, _ in documents:
+        if (file := template_of(form)) is not None:
+            from ..report import template
+
+            template.check(Path(file), into_file=path is not None)
+    saved = files_of_representations(settings.save_representations, models, reads, documents)
+    signed = signed_reports(settings.sign, documents, models, reads)
+    output.check_bundles(resolved, signed)
+    output.check_log(resolved)
+    for each in documents:
+        one_model(each.form, 1 if each.model else len(models))
+    return _Outputs(documents, saved, signed)
+
+
+def _outcomes(
+    resolved: Resolved,
+    models: Words,
+    profile: Profile,
+    outputs: _Outputs,
+    invocation: Invocation,
+    wall: Wall,
+) -> dict[str, Outcome]:
+    """Check the models, side by side where that is possible. Those that lacked memory or time are checked again."""
+    settings = resolved.settings
+    n = _n_side_by_side(settings, models, wall)
+    in_html = any(each.form == "html" for each in outputs.documents)
+
+    def judged(model: str) -> Report | Exception:
+        # a child ends with the thread that starts it: those side by side start none for later
+        is_last = n > 1 or (model == models[-1] and not in_html)
+        about = redact(model)
+        try:
+            with progress_of(about) as tell:
+                asked = {
+                    "model": model,
+                    "thresholds": profile,
+                    "save_representations": outputs.representations.get(model),
+                    **settings.options.given,
+                }
+                report = wall.run("pipeline:check_stored", asked, Report, about=about, is_last=is_last, tell=tell)
+            return _gated(resolved, model, report)
+        except Exception as fault:  # whatever it is, the other models get their verdicts; a signal is not one
+            if len(models) == 1 or invocation.interrupted():
+                raise
+            return fault
+
+    outcomes: dict[str, Outcome] = {}
+    with progress_lines(settings.quiet, several=len(models) > 1) as progress_of:
+        with wall.threads(n) as pool:
+            for model, result in zip(models, (pool.map if n > 1 else map)(judged, models), strict=True):
+                if n == 1 or not isinstance(result, NotReadError | EnvironmentFaultError):
+                    outcomes[model] = _outcome(model, result, invocation)
+        for model in [model for model in models if model not in outcomes]:
+            outcomes[model] = _outcome(model, judged(model), invocation)  # alone: with memory and time to itself
+    return {model: outcomes[model] for model in models}
+
+
+def _n_side_by_side(settings: Settings, models: Words, wall: Wall) -> int:
     """Return how many models are checked at a time. It is 1 on a GPU, with --timeout, and for models elsewhere."""
     on_gpu = settings.device != "cpu" and (settings.device != "auto" or any(map(os.path.exists, GPUS)))
     if len(models) == 1 or on_gpu or settings.timeout or not all(map(os.path.isfile, models)):
@@ -175,12 +223,11 @@ def _gated(resolved: Resolved, model: str, result: Report) -> Report:
         today=datetime.now(UTC).date(),
     )
     LOG.info("%s: %s; exit code %d: %s", model, result.verdict.verdict, decision.exit_code, decision.rule)
-    time = None if settings.no_time else result.time
-    notes = (*result.notes, *resolved.notes())
-    return sealed(result.model_copy(update={"gate": decision, "notes": notes, "time": time}))
+    changed = {"notes": (*result.notes, *resolved.notes()), "time": None if settings.no_time else result.time}
+    return sealed(result.model_copy(update={"gate": decision, **changed}))
 
 
-def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
+def _files_read(resolved: Resolved, models: Words) -> list[Place]:
     """Return the files that the run reads. No report may replace one of them. Raises as `storage.parse_place`."""
     settings = resolved.settings
     names = [resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
@@ -192,7 +239,7 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
     return reads + [Path(file) for file in template_files(resolved)]
 
 
-def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Place]) -> list[Destination]:
+def _destinations(resolved: Resolved, models: Words, reads: Places) -> list[Destination]:
     """Return where the documents of `-o` go. Raises as `destinations_of`, `models.fill` and `check_outputs`."""
     outputs: list[str] = []  # as if each file were typed
     about: list[str] = []  # the model that each is about; "" for all
@@ -209,20 +256,18 @@ def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Pla
 def _deliver(
     settings: Settings,
     by_model: Mapping[str, Outcome],
-    destinations: Sequence[Destination],
-    signed: Sequence[Destination],
-    saved: Mapping[str, str],
+    outputs: _Outputs,
     wall: Wall,
 ) -> None:
     """Write every report and signature, all at the end. So a run that ends early leaves no part of them."""
+    destinations, saved, signed = outputs
     outcomes = list(by_model.values())
     measured = [model for model, outcome in by_model.items() if isinstance(outcome, Report)]
     options = form_options(settings, outcomes, [each.form for each in destinations], wall)
     faults: dict[Destination, BaseException] = {}
 
     def vouched() -> list[Destination]:
-        failed = {each.path for each in faults}
-        return [each for each in signed if each.model in measured and each.path not in failed]
+        return [each for each in signed if each.model in measured and each.path not in [fault.path for fault in faults]]
 
     def terminal(*, ascii_only: bool) -> RenderableType:
         from rich.console import Group
@@ -233,17 +278,11 @@ def _deliver(
         beside = [f"signature: {output.bundle_at(each)}" for each in vouched()]
         beside += [f"representations: {path}" for model, path in saved.items() if model in measured]
         if len(outcomes) == 1:
-            written = [Text(printable(each)) for each in beside]
-            return Group(*written, _full(outcomes[0], settings, ascii_only))
+            return Group(*[Text(printable(each)) for each in beside], _full(outcomes[0], settings, ascii_only))
         files = [f"{each.form}: {each.path}" for each in destinations if each.path and each not in faults]
-        table = render_several(
-            outcomes,
-            models=list(map(redact, by_model)),
-            code=max(map(exit_code_of, outcomes)),
-            places=files + beside,
-            ascii_only=ascii_only,
-        )
-        reports = [_full(outcome, settings, ascii_only) for outcome in outcomes] if settings.verbose else []
+        reports = [_full(outcome, settings, ascii_only) for outcome in outcomes if settings.verbose]
+        names, code = list(map(redact, by_model)), max(map(exit_code_of, outcomes))
+        table = render_several(outcomes, models=names, code=code, places=files + beside, ascii_only=ascii_only)
         return Group(*reports, table)
 
     def rendered(some: Sequence[Outcome], form: str, *, into_file: bool = False) -> str:
@@ -259,11 +298,9 @@ def _deliver(
     write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about.items()}, faults)
     sign_reports(settings, vouched(), by_model, options)
     process.announce(outcomes, destinations, enabled=not settings.no_ci)
-    on_stdout = [each for each in destinations if each.path is None]
-    text = partial(rendered, outcomes)
     deliver(
-        on_stdout,
-        text,
+        [each for each in destinations if each.path is None],
+        partial(rendered, outcomes),
         terminal,
         settings.color,
         quiet=settings.quiet,
@@ -283,23 +320,24 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
     return render_document(document_of(outcome), ascii_only=ascii_only, verbose=settings.verbose > 0)
 
 
-def form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str], wall: Wall) -> FormOptions:
+def form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Words, wall: Wall) -> FormOptions:
     """Return what forms need besides outcomes. An HTML form needs thumbnails."""
-    if "html" not in forms or settings.no_thumbnails:
-        return FormOptions()
     galleries = [each.evidence.gallery for each in outcomes if not isinstance(each, Failed) and each.evidence.gallery]
     wanted = {image.digest: image for gallery in galleries for image in (*gallery.most, *gallery.least)}
-    if not wanted:
+    if not wanted or "html" not in forms or settings.no_thumbnails:
         return FormOptions()
-    asked = {
-        "wanted": list(wanted.values()),
-        "images": settings.images,
-        "seed": settings.seed,
-        "limit": settings.max_images,
-    }
-    about, answer = redact(settings.images or "bundled photos"), dict[str, dict[str, str]]
     try:
-        made = wall.run("images.source:make_thumbnails", asked, answer, about=about)
+        made = wall.run(
+            "images.source:make_thumbnails",
+            {
+                "wanted": list(wanted.values()),
+                "images": settings.images,
+                "seed": settings.seed,
+                "limit": settings.max_images,
+            },
+            dict[str, dict[str, str]],
+            about=redact(settings.images or "bundled photos"),
+        )
     except RobustcheckError as fault:  # it costs the thumbnails alone
         return FormOptions(missing=dict.fromkeys(wanted, fault.message))
     return FormOptions(thumbnails=made["uris"], missing=made["missing"])
@@ -317,7 +355,7 @@ class _LogLines(logging.Formatter):
 
 
 @contextmanager
-def log_written(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
+def log_written(settings: Settings, reads: Places) -> Iterator[None]:
     """Write the package's log while the block runs. It goes to stderr (-vv) and to a file."""
     handlers: list[logging.Handler] = []
     if settings.verbose > 1:
@@ -348,7 +386,7 @@ def log_written(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
 
 
 def files_of_representations(
-    path: str | None, models: Sequence[str], reads: Sequence[Place], destinations: Sequence[Destination]
+    path: str | None, models: Words, reads: Places, destinations: Destinations
 ) -> dict[str, str]:
     """Return the file of `--save-representations` per model.
 
@@ -374,9 +412,7 @@ def files_of_representations(
     return files
 
 
-def signed_reports(
-    key: str | None, destinations: Sequence[Destination], models: Sequence[str], reads: Sequence[Place]
-) -> list[Destination]:
+def signed_reports(key: str | None, destinations: Destinations, models: Words, reads: Places) -> list[Destination]:
     """Return the reports that a run signs, each with its model. They are JSON in a file; none without a key.
 
     Args:
@@ -425,7 +461,7 @@ def signed_reports(
 
 
 def sign_reports(
-    settings: Settings, signed: Iterable[Destination], outcomes: Mapping[str, Outcome], options: FormOptions
+    settings: Settings, signed: Destinations, outcomes: Mapping[str, Outcome], options: FormOptions
 ) -> None:
     """Write the signature of each report. A model without a verdict has none.
 
@@ -475,12 +511,3 @@ def template_files(resolved: Resolved) -> list[str]:
                 f"--output is template={file}; a template must be a file on this machine", "copy it here first"
             )
     return named
-
-
-def check_templates(destinations: Iterable[Destination]) -> None:
-    """Refuse templates before anything is measured. Raises as `template.check`."""
-    for form, path, _ in destinations:
-        if (file := template_of(form)) is not None:
-            from ..report import template
-
-            template.check(Path(file), into_file=path is not None)

@@ -139,9 +139,12 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
         with suppress(Exception):
             from ..report.record import Failed
 
-            failed = Failed(model=line.model, message=message, hint=hint, exit_code=code)
             enabled = "no_ci" not in line.options if invocation.annotates is None else invocation.annotates
-            announce([failed], [Destination("json", None)], enabled=enabled)  # to stderr, like the error itself
+            announce(  # to stderr, like the error itself
+                [Failed(model=line.model, message=message, hint=hint, exit_code=code)],
+                [Destination("json", None)],
+                enabled=enabled,
+            )
 
 
 def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *, enabled: bool = True) -> None:
@@ -225,51 +228,54 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         try:
             if words:
                 os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
-                words = with_default_command(words, verbs)
-                invocation.line = read(words, group)
-                words = list(invocation.line.words)
+                invocation.line = read(with_default_command(words, verbs), group)
         finally:
             if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGINT, SIGTERM})
-        if not words and COMPLETION not in os.environ:
+        if COMPLETION in os.environ:
+            help.complete_as_check(os.environ, verbs)
+        elif not words:
             with redirect_stdout(sys.stderr):
                 group(args=["--help"], prog_name="robustcheck", standalone_mode=False)
             raise UsageError(
                 "MODEL.onnx is missing; robustcheck needs a model or a command",
                 "robustcheck model.onnx --images photos/",
             )
-        if not words:
-            help.complete_as_check(os.environ, verbs)
-        line = invocation.line
-        if line.twice:
-            raise UsageError(f"{line.twice} is given twice; it takes one value", f"keep one {line.twice}")
-        say("", help.verb_over_models(line, verbs))
-        if help.for_shell(words, "robustcheck", COMPLETION):
-            return 0
-        code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
-        if code == 1 and line.verb in help.COMPLETION_OPTIONS:  # typer does not know the shell
-            raise UsageError(
-                f"{line.verb}: the shell that runs this is not known; completion is for {', '.join(help.SHELLS)}",
-                f"robustcheck {line.verb} bash",
-            )
-        if code == KEYBOARD_INTERRUPT:
-            raise KeyboardInterrupt
-        if stop.came is not None:  # swallowed on its way, as Python swallows what a destructor raises
-            raise stop.came
-        sys.stdout.flush()
-        if not code and "strict" in line.options and not invocation.judged:
-            raise UsageError(  # as for `--help`; it would end with 0, which is not a PASS
-                "--strict: no model was checked; with --strict exit code 0 is always a verdict",
-                f"robustcheck {line.verb} --help",
-            )
-        return int(code or 0)
+        if twice := invocation.line.twice:
+            raise UsageError(f"{twice} is given twice; it takes one value", f"keep one {twice}")
+        say("", help.verb_over_models(invocation.line, verbs))
+        return _run_verb(group, invocation, stop)
     except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
-        if isinstance(fault, SystemExit) and fault.code == 0 and (not words or words[0].startswith("--")):
+        if isinstance(fault, SystemExit) and fault.code == 0 and invocation.line.verb[:2] in ("", "--"):
             return 0  # shell completion ends this way; a verb never does
         try:
             return _end(stop.reason(fault), invocation)
         except BaseException:  # noqa: BLE001 # stderr is full, or a second signal: only the exit code is left
             return 70
+
+
+def _run_verb(group: TyperGroup, invocation: Invocation, stop: _Stop) -> int:
+    """Let typer run the words; return the exit code. It is never 0 where the verb did not come to its end."""
+    line, words = invocation.line, list(invocation.line.words)
+    if help.for_shell(words, "robustcheck", COMPLETION):
+        return 0
+    code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
+    if code == 1 and line.verb in help.COMPLETION_OPTIONS:  # typer does not know the shell
+        raise UsageError(
+            f"{line.verb}: the shell that runs this is not known; completion is for {', '.join(help.SHELLS)}",
+            f"robustcheck {line.verb} bash",
+        )
+    if code == KEYBOARD_INTERRUPT:
+        raise KeyboardInterrupt
+    if stop.came is not None:  # swallowed on its way, as Python swallows what a destructor raises
+        raise stop.came
+    sys.stdout.flush()
+    if not code and "strict" in line.options and not invocation.judged:
+        raise UsageError(  # as for `--help`; it would end with 0, which is not a PASS
+            "--strict: no model was checked; with --strict exit code 0 is always a verdict",
+            f"robustcheck {line.verb} --help",
+        )
+    return int(code or 0)
 
 
 def with_default_command(words: list[str], verbs: list[str]) -> list[str]:

@@ -101,8 +101,9 @@ def verify(
     from ...verify.run import verify
 
     if report.suffix.lower() == ".onnx":
-        again = f"robustcheck verify {quoted(model)} {quoted(report)}"
-        raise UsageError(f"{report}: REPORT.json comes before MODEL.onnx", again)
+        raise UsageError(
+            f"{report}: REPORT.json comes before MODEL.onnx", f"robustcheck verify {quoted(model)} {quoted(report)}"
+        )
     call.reads(report, model, images, thresholds, public_key, signature, trust_config)
     if verify_signature or public_key is not None or certificate_identity is not None:
         signature = signature or bundle_of(report)
@@ -168,13 +169,7 @@ def sign(
     from ...verify import signature
     from ...verify.run import report_about, verify
 
-    if (key is None) != keyless:
-        raise UsageError(
-            "--key and --keyless exclude each other, and one is needed; a signature is by a key or by an identity",
-            "--key key.pem",
-        )
-    if trust_config is not None and not keyless:
-        raise UsageError("--trust-config belongs to --keyless; a signature by a key needs none", "leave it out")
+    _refuse_signers(key, keyless, trust_config)
     bundle = out or bundle_of(report)
     check_target(bundle, [path for path in (report, model, key, thresholds, trust_config) if path is not None])
     # before a rerun, which can take long
@@ -219,6 +214,17 @@ def sign(
     if call.settings.quiet < 2:
         sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
     return code
+
+
+def _refuse_signers(key: Path | None, keyless: bool, trust_config: Path | None) -> None:
+    """Refuse a call that does not name one signer. Raises UsageError."""
+    if (key is None) != keyless:
+        raise UsageError(
+            "--key and --keyless exclude each other, and one is needed; a signature is by a key or by an identity",
+            "--key key.pem",
+        )
+    if trust_config is not None and not keyless:
+        raise UsageError("--trust-config belongs to --keyless; a signature by a key needs none", "leave it out")
 
 
 mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).")
