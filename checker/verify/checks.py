@@ -36,7 +36,16 @@ from ..report.record import Report, Settings, ruling
 from ..text import quoted, short_digest
 from ..verdict.gate import execution_notes, memory_note
 from ..verdict.rule import limit_of
-from .signature import Identity, SignatureError, differences, signed_by_identity, signed_payload, statement, words_of
+from .signature import (
+    Identity,
+    JsonObject,
+    SignatureError,
+    differences,
+    signed_by_identity,
+    signed_payload,
+    statement,
+    words_of,
+)
 
 SAME_ENVIRONMENT: Final = 1e-4
 """Relative tolerance of a measured number on the same machine with the same versions: the order of sums moves the sixth
@@ -107,7 +116,7 @@ def disagreements(
     return (*differences, *_walk(theirs, ours, "", tolerance, second.profile))
 
 
-def _compared(report: Report, *, on_ray: bool) -> dict[str, Any]:
+def _compared(report: Report, *, on_ray: bool) -> JsonObject:
     """Return a report's JSON form for comparison.
 
     What no second run can know is left out, and two honest runs have the same form.
@@ -130,7 +139,7 @@ def _compared(report: Report, *, on_ray: bool) -> dict[str, Any]:
     return form
 
 
-def _leave_out(form: dict[str, Any], *paths: str) -> None:
+def _leave_out(form: JsonObject, *paths: str) -> None:
     for path in paths:
         *above, last = path.split(".")
         del functools.reduce(operator.getitem, above, form)[last]
@@ -140,7 +149,7 @@ def _last_part(source: str | None) -> str | None:
     return None if source is None else PurePath(os.path.normpath(source)).name
 
 
-def _leave_out_environment(report: Report, form: dict[str, Any], *, same_words: bool) -> None:
+def _leave_out_environment(report: Report, form: JsonObject, *, same_words: bool) -> None:
     """Leave out of a form what the environment changes.
 
     Another machine, version or place changes it though the report is true.
@@ -287,8 +296,8 @@ def model_digest(model: Path) -> str:
 
 
 def report_of(
-    reports: list[tuple[Report, dict[str, Any]]], digest: str, model: Path, report_file: Path
-) -> tuple[Report, dict[str, Any]]:
+    reports: list[tuple[Report, JsonObject]], digest: str, model: Path, report_file: Path
+) -> tuple[Report, JsonObject]:
     """Return the report about the model with this digest. A single report is returned whatever it is about.
 
     Raises UsageError: several are about it. CannotAssessError: none is.

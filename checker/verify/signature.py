@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sigstore.models import Bundle, ClientTrustConfig
     from sigstore.oidc import IdentityToken
 
+JsonObject = dict[str, Any]
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PASSWORD = "ROBUSTCHECK_KEY_PASSWORD"  # noqa: S105 # the environment variable's name: of an encrypted private key
@@ -69,7 +70,7 @@ class Signed(NamedTuple):
     log_index: str
 
 
-def statement(report: Report, report_digest: str, model: Path | None = None) -> dict[str, Any]:
+def statement(report: Report, report_digest: str, model: Path | None = None) -> JsonObject:
     """Return the in-toto statement about one report. The same report gives the same statement.
 
     Its subjects are the model's file and each file of external weights, by name and sha256.
@@ -89,7 +90,7 @@ def statement(report: Report, report_digest: str, model: Path | None = None) -> 
     }
 
 
-def payload_of(statement: dict[str, Any]) -> bytes:
+def payload_of(statement: JsonObject) -> bytes:
     """Return the bytes of a statement to sign. Raises UsageError: a file name in it is not text."""
     try:
         return json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -102,7 +103,7 @@ def payload_of(statement: dict[str, Any]) -> bytes:
         ) from fault
 
 
-def differences(signed: bytes, expected: dict[str, Any]) -> tuple[str, ...]:
+def differences(signed: bytes, expected: JsonObject) -> tuple[str, ...]:
     """List the differences from a report's statement.
 
     The payload was signed; the differences are in words, empty if there are none.
@@ -135,7 +136,7 @@ def check_key(key: Path) -> None:
     _key(key, private=True)
 
 
-def sign(statement: dict[str, Any], key: Path) -> str:
+def sign(statement: JsonObject, key: Path) -> str:
     """Sign an in-toto statement.
 
     Args:
@@ -223,7 +224,7 @@ def check_token(trust_config: Path | None) -> tuple[IdentityToken, ClientTrustCo
     return _token(), _trust(trust_config)
 
 
-def sign_as_identity(statement: dict[str, Any], trust_config: Path | None) -> Signed:
+def sign_as_identity(statement: JsonObject, trust_config: Path | None) -> Signed:
     """Sign an in-toto statement as the token's identity. It opens connections.
 
     The bundle is verified by the code of `signed_by_identity` before it is handed out.
@@ -361,7 +362,7 @@ def name_of_key(key: EllipticCurvePublicKey) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def sealed(payload: bytes, key: EllipticCurvePrivateKey) -> dict[str, Any]:
+def sealed(payload: bytes, key: EllipticCurvePrivateKey) -> JsonObject:
     """Sign a payload with a key. Returns the bundle as a JSON document."""
     from securesystemslib.dsse import Envelope  # noqa: PLC0415 # the extra
     from securesystemslib.signer import CryptoSigner, SSlibKey  # noqa: PLC0415

@@ -268,8 +268,7 @@ def inspect(call: Question, model: Path) -> int:
     from ...verdict.gate import load_profile
 
     settings, path = call.settings, inspection.find_model(model)
-    thresholds = None if settings.thresholds is None else Path(settings.thresholds)
-    profile = load_profile(thresholds)
+    profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
     chosen = {"tensor": settings.tensor, "pool": settings.pool, "preprocess": settings.preprocess}
     call.reads(path)
     mark_unfinished(call.destinations, str(path))
