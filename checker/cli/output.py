@@ -92,8 +92,8 @@ def check_target(
     any image or ONNX file. Devices, pipes and links are fine.
 
     reads: what the run reads. what, option: name the place in errors, and write it in hints.
-    Raises UsageError (a folder, no such folder, a web server, a file that is read, an image), EnvironmentFaultError (a
-    folder that can't be written, a package that is missing).
+    Raises UsageError (a folder, no such folder, links in a circle, a web server, a file that is read, an image),
+    EnvironmentFaultError (a folder that can't be written, a package that is missing).
     """
     from ..storage.places import Url, local_path
     from ..storage.stores import open_url
@@ -114,6 +114,8 @@ def check_target(
     path = local_path(place, what)
     folder, look = path.parent, f"ls -ld {quoted(path.parent)}"
     try:
+        if Path(os.path.realpath(path)).is_symlink():
+            raise UsageError(f"{path}: {what} is a link that leads in a circle; it must be a file", look)
         if path.is_dir():
             raise UsageError(
                 f"{path}: {what} is a folder; it must be a file", f"{option}{quoted(path / 'report.json')}"

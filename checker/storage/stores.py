@@ -454,7 +454,9 @@ def write_atomically(place: Place, text: str | bytes) -> None:
             with place.open("wb") as device:
                 device.write(content)
             return
-        final = place.resolve()
+        final = Path(os.path.realpath(place))
+        if final.is_symlink():  # in a circle
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         # nobody can lay a link under a name that is not known; two containers can have one process number
         temporary = final.with_name(f".{final.name}.{token_hex(8)}.tmp")
         file = temporary.open("xb")

@@ -83,6 +83,8 @@ CHECK -o terminal=r.txt -o terminal=r.txt => 2 => -o json=report.json => --outpu
     fits there
 CHECK -o terminal=r.txt -o terminal=photos/../r.txt => 2 => -o json=report.json => --output names photos/../r.txt twice;
     only one document fits there
+CHECK -o json=loop.json => 2 => ls -ld . => loop.json: report path is a link that leads in a circle; it must be a
+    file
 CHECK -o json=link.json => 2 => -o json=report.json => link.json: report path is an existing image or model; a report
     must not replace it
 CHECK -o json=absent/r.json => 2 => mkdir -p absent => absent/r.json: folder absent is missing; reports are written

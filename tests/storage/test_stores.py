@@ -231,16 +231,15 @@ def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(tmp_path:
     monkeypatch.setattr(stores, "token_hex", lambda _: "00000000")
     taken = tmp_path / ".r.json.00000000.tmp"
     taken.symlink_to(victim)
-    raised(EnvironmentFaultError, "report is not written", stores.write_atomically, target, "{}")
+    target.write_text('{"tool": "robustcheck"}')
+    with monkeypatch.context() as mounted:  # into a container: the file can't be removed
+        mounted.setattr(Path, "unlink", Mock(side_effect=OSError))
+        raised(EnvironmentFaultError, "report is not written", stores.replace_with_error, target, "{}")
+    assert not target.read_text()
     taken.unlink()
     stores.write_atomically(target, "{}")
     assert (victim.read_text(), target.read_text(), target.is_symlink()) == ("mine", "{}", False)
     assert not taken.exists()
-    target.write_text('{"tool": "robustcheck"}')
-    for name in ("replace", "unlink"):  # as of a file that is mounted
-        monkeypatch.setattr(Path, name, Mock(side_effect=OSError))
-    raised(EnvironmentFaultError, "report is not written", stores.replace_with_error, target, "{}")
-    assert not target.read_text()
 
 
 def test_a_report_replaces_no_sidecar_no_image_and_no_model(tmp_path: Path) -> None:

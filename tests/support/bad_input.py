@@ -143,6 +143,7 @@ def write(folder: Path, model: Path, photos: Path) -> None:
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
     (folder / "link.json").symlink_to("edge.onnx")
+    (folder / "loop.json").symlink_to("loop.json")
     _write_models(folder)
     _write_images(folder)
     _write_settings(folder)
