@@ -46,7 +46,7 @@ class RobustcheckError(Exception):
 
 _KEYWORDS = re.compile(
     r"--(images|max-images|max-bad|seed|preprocess|tensor|pool|device|batch-size|thresholds|tolerance|baseline"
-    r"|save-representations)\b(?: (?!is\b|and\b|or\b)([\w./-]+))?"
+    r"|save-representations)\b(?: (?!is\b|and\b|or\b|for\b)([\w./-]+))?"
 )
 
 
@@ -55,6 +55,8 @@ def as_keywords(text: str) -> str:
 
     >>> as_keywords("--preprocess clip"), as_keywords("--max-bad is 2"), as_keywords("ls --images")
     ('preprocess="clip"', 'max_bad is 2', 'ls --images')
+    >>> as_keywords("leave out --thresholds for the default profile")
+    'leave out thresholds for the default profile'
     """
 
     def keyword(option: re.Match[str]) -> str:

@@ -102,6 +102,8 @@ scan https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https
     it must be a file on this machine
 compare pass.onnx https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https://***@h/m.onnx: model is
     a URL; here it must be a file on this machine
+compare pass.onnx pass.onnx --images good.tar --write-baseline good.tar => 2 => --write-baseline good.json => good.tar:
+    path of --write-baseline is a file that this run reads; a report must not replace it
 profiles shw default => 2 => robustcheck profiles show default => unknown command shw. Did you mean show?
 profiles qqq => 2 => robustcheck profiles --help => unknown command qqq; robustcheck profiles needs one of list, show
 profiles => 2 => robustcheck profiles --help => command is missing; robustcheck profiles needs one of list, show

@@ -93,8 +93,8 @@ class Question(Call):
         settings = self.settings
         named = [place for place in (*places, settings.preprocess, settings.images, settings.thresholds) if place]
         named += [path for place in named if isinstance(place, str) and (path := place.partition("=")[2])]
-        known = [parse_place(place) if isinstance(place, str) else place for place in named]
-        self.destinations = destinations_of(self.settings.output, known, self._forms)
+        self.known = [parse_place(place) if isinstance(place, str) else place for place in named]
+        self.destinations = destinations_of(self.settings.output, self.known, self._forms)
 
     def measured(self, function: Callable[..., Result], model: Path, *places: Any, **given: Any) -> Result:
         """Call a question's function; show progress meanwhile. Its documents are marked as unfinished first.

@@ -181,8 +181,8 @@ def compare(
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
     call.reads(candidate, reference, baseline, index, text)
     if write_baseline is not None:
-        models = [each for each in (candidate, reference, index, text) if each]
-        check_extra("--write-baseline", write_baseline, models, call.destinations, "baseline.json")
+        others = [each for each in call.known if each != baseline]  # that one may be replaced, by a PASS
+        check_extra("--write-baseline", write_baseline, others, call.destinations, "baseline.json")
     result = call.measured(
         compare_models,
         candidate,
@@ -223,7 +223,7 @@ def scan(call: Question, model: Model, block: Several = None) -> int:
 
     call.reads(model)
     if (saved := call.settings.save_representations) is not None:
-        check_extra("--save-representations", Path(saved), [model], call.destinations, "rows.npz")
+        check_extra("--save-representations", Path(saved), call.known, call.destinations, "rows.npz")
     return call.answer(call.measured(run.scan, model, blocks=block or (), save_representations=saved))
 
 
@@ -292,8 +292,7 @@ def shift(
     (unlabelled or labelled).extend(more or ())  # a shell makes several words of one pattern
     call.reads(model, report, inside, *labelled, *unlabelled, *(classes or ()))
     if suite_entry is not None:
-        read = [place for place in (model, report) if place]
-        check_extra("--suite-entry", suite_entry, read, call.destinations, "entry.toml")
+        check_extra("--suite-entry", suite_entry, call.known, call.destinations, "entry.toml")
     result = call.measured(
         measure_shift,
         model,
