@@ -668,7 +668,7 @@ def jackknife_of(side: Side) -> ModelJackknife:
     negative = np.stack(groups.negative)
     apart = {"outlier_frequency": frequency, "two_sidedness": np.minimum(negative, 1 - negative).min(axis=0)}
     values = {
-        name: apart[name] if name in apart else np.append(getattr(groups.whole, name), getattr(groups.without, name))
+        name: apart[name] if name in apart else np.append(getattr(groups.overall, name), getattr(groups.without, name))
         for name in STATISTICS
     }
     return ModelJackknife(state.n_features, state.sizes.copy(), values)

@@ -4,8 +4,9 @@ A shard is a contiguous piece of the seeded order of the images. Shards measured
 what one run over all images holds; so one machine or many give the same evidence.
 
 First in the seeded order, so that batches, workers, shards and an early stop change nothing but rounding. Of every run
-the first `KEPT` described images are kept, duplicates too: which of them are varied is known in their whole order only,
-and only the first images of a set are described. So memory is `KEPT` rows of float32, however many images there are.
+the first `DESCRIBED` described images are kept, duplicates too: which of them are varied is known in their whole order
+only, and only the first images of a set are described. So memory is `DESCRIBED` rows of float32, however many images
+there are.
 
 Of every run are kept the first `SHOWN` usable images of the seeded order, and those of the `EXTREME` largest and
 smallest kurtosis, each with its standardised representation: which features will be listed is known only at the end.
@@ -54,8 +55,6 @@ from ..statistics import state as sums
 from ..statistics.definitions import LOOK_EVERY, effective_rank, relative_variance, unit_rows
 from ..text import VERSION, quoted
 
-KEPT: Final = DESCRIBED  # no more images have a sketch
-
 
 @dataclass(frozen=True, eq=False)
 class DescribedRow:
@@ -67,7 +66,7 @@ class DescribedRow:
 
 
 DescribedRows = tuple[DescribedRow, ...]
-"""the first `KEPT`, in the order of the run, of one tensor"""
+"""the first `DESCRIBED`, in the order of the run, of one tensor"""
 
 
 def described_rows(h: npt.ArrayLike, sketches: Sequence[Sketch | int | None]) -> DescribedRows:
@@ -84,8 +83,8 @@ def described_rows(h: npt.ArrayLike, sketches: Sequence[Sketch | int | None]) ->
 
 
 def merge_described(a: DescribedRows, b: DescribedRows) -> DescribedRows:
-    """Join rows in order, up to `KEPT`. One pass over both gives exactly the same. Associative."""
-    return (a + b)[:KEPT]
+    """Join rows in order, up to `DESCRIBED`. One pass over both gives exactly the same. Associative."""
+    return (a + b)[:DESCRIBED]
 
 
 def first_varied(rows: DescribedRows) -> DescribedRows:
@@ -426,7 +425,7 @@ class Facts:
         Sums must come from the same model, preprocessing and list of images, on the same execution provider.
         """
         theirs = other._shared
-        return ", ".join(what for what, ours in self._shared.items() if ours != theirs[what])
+        return ", ".join(name for name, ours in self._shared.items() if ours != theirs[name])
 
     @property
     def _shared(self) -> dict[str, object]:
@@ -456,15 +455,15 @@ def conclude(
     read = measurement.images
     read.check_usable(facts.source)
     statistics = []
-    for model, each in zip(facts.models, measurement.tensors, strict=True):
-        if each.state is None or each.state.n == 0:
+    for model, tensor in zip(facts.models, measurement.tensors, strict=True):
+        if tensor.state is None or tensor.state.n == 0:
             raise CannotAssessError(
                 f"{model.file}: number of finite, not constant representations"
                 f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {read.n_usable}; "
                 "at least one is needed",
                 f"robustcheck inspect {quoted(model.file)}",
             )
-        statistics.append(sums.statistics(each.state, profile.alpha, profile.bounds))
+        statistics.append(sums.statistics(tensor.state, profile.alpha, profile.bounds))
     read.check_usable(facts.source, job.options.max_bad, sampled=decided)
     images, levels = read.facts(facts.source), input_levels(read.levels, facts)
     limited = facts.source.n_available > facts.n_images
@@ -477,10 +476,10 @@ def conclude(
             execution=execution,
             levels=levels,
             stopped="decided" if decided else "image limit" if limited else "all images",
-            content=content_of(each.described),
-            gallery=gallery_of(each.seen, [feature.index for feature in numbers.features]),
+            content=content_of(tensor.described),
+            gallery=gallery_of(tensor.seen, [feature.index for feature in numbers.features]),
         )
-        for numbers, each, model, execution in zip(
+        for numbers, tensor, model, execution in zip(
             statistics, measurement.tensors, facts.models, facts.executions, strict=True
         )
     )

@@ -345,8 +345,8 @@ def add_batch(
         pixels = stack(batch)
         measured = [array for runner in opened.runners for array in runner.represent(pixels)]
     for index, array in enumerate(measured):
-        each = total.tensors[index]
-        if each.state is None:
+        tensor = total.tensors[index]
+        if tensor.state is None:
             if array.shape[1] > sums.MAX_FEATURES:
                 path = opened.models[index].path
                 raise CannotAssessError(
@@ -354,13 +354,13 @@ def add_batch(
                     "unpooled map",
                     f"robustcheck inspect {quoted(path)}",
                 )
-            each.state = sums.State(array.shape[1])
-        added = sums.update(each.state, array, keys)
-        each.seen = job.merge_seen(each.seen, job.seen_rows(added, names, digests))
+            tensor.state = sums.State(array.shape[1])
+        added = sums.update(tensor.state, array, keys)
+        tensor.seen = job.merge_seen(tensor.seen, job.seen_rows(added, names, digests))
         shown = array[added.usable]
         used = [item for item, is_usable in zip(batch, added.usable, strict=True) if is_usable]
         sketches = [item.sketch for item in used]
-        each.described = job.merge_described(each.described, job.described_rows(shown, sketches))
+        tensor.described = job.merge_described(tensor.described, job.described_rows(shown, sketches))
         if watch is not None and index == 0:
             watch(shown, used)
 
@@ -372,8 +372,8 @@ def key_of(digest: str) -> int:
 
 def model_read(opened: ModelFile) -> dict[str, Any]:
     """Return the fields of a `ModelRead`."""
-    chosen, said = opened.representation, opened.contract and opened.contract.source
-    source = f"{said.library} {said.name} ({said.weights})" if said else ""
+    chosen, origin = opened.representation, opened.contract and opened.contract.source
+    source = f"{origin.library} {origin.name} ({origin.weights})" if origin else ""
     return {
         "file": str(opened.path),
         "digest": opened.digest,
@@ -445,8 +445,8 @@ def until_decided(
         n_shown=len(first),
     )
     for batch in of_images:
-        own, rows = [each[: len(batch)] for each in rows], [each[len(batch) :] for each in rows]
-        are_all = all(len(each) == len(batch) for each in own)  # else they end inside this batch: it runs
+        own, rows = [array[: len(batch)] for array in rows], [array[len(batch) :] for array in rows]
+        are_all = all(len(array) == len(batch) for array in own)  # else they end inside this batch: it runs
         add_batch(opened, total, batch, watch, own if are_all else ())
         state, n_usable = total.tensors[0].state, total.images.n_usable
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
@@ -489,7 +489,7 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
     return min(gaps)[1] if gaps else ""
 
 
-def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[Options, ImageSource | None]:
+def settle(images: Images | None, options: RunOptions, **defaults: int) -> tuple[Options, ImageSource | None]:
     """Return the options and the image objects. The images are None where the call names a set.
 
     Raises:
@@ -499,8 +499,8 @@ def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[O
         path = images if images is None else os.fspath(images)
         if path == STOCK and not isinstance(images, str):
             path = os.path.join(os.curdir, path)  # noqa: PTH118 # a Path is a folder, whatever its name
-        return Options.of({**given, "images": path}, **defaults), None
-    run = Options.of({**given, "images": None}, **defaults)
+        return Options.of({**options, "images": path}, **defaults), None
+    run = Options.of({**options, "images": None}, **defaults)
     source = open_iterable(images, seed=run.seed, limit=run.max_images)
     # a name that opens nothing: no code can take the bundled photos, or a folder, for them
     return run.model_copy(update={"images": f"<{source.spec}>"}), source
@@ -637,12 +637,12 @@ def question_notes(inputs: Inputs) -> list[str]:
     )
 
 
-def _finite(values: GenericArray, runner: Runner, what: str) -> Float32s:
+def _finite(values: GenericArray, runner: Runner, subject: str) -> Float32s:
     numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
         path = str(runner.model.path)
         raise CannotAssessError(
-            f"{path}: {what} has values that are not finite; every image needs numbers",
+            f"{path}: {subject} has values that are not finite; every image needs numbers",
             f"robustcheck inspect {quoted(path)}",
         )
     return numbers

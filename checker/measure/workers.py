@@ -136,8 +136,8 @@ def import_ray(*, own_cluster: bool) -> ModuleType:
     Raises EnvironmentFaultError: not installed.
     """
     os.environ.update(ENVIRONMENT)
-    given = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    if own_cluster and not given and "ray" not in sys.modules:  # Ray settles it for a process when it is loaded
+    configured = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if own_cluster and not configured and "ray" not in sys.modules:  # Ray settles it for a process when it is loaded
         # other users of this machine must not be able to run code through it; a key that no file keeps
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
@@ -343,13 +343,13 @@ class _Course:
     started: float = 0.0
     begun: bool = False
     facts: Facts | None = None
-    given_out: int = 0
+    assigned: int = 0
     merged: int = 0
     early: dict[int, Measurement] = field(default_factory=dict)
     """shards that wait for one before them"""
 
     def has_shard(self, ahead: int) -> bool:
-        return self.facts is not None and self.given_out < min(self.facts.n_shards, self.merged + ahead)
+        return self.facts is not None and self.assigned < min(self.facts.n_shards, self.merged + ahead)
 
 
 @dataclass(frozen=True)
@@ -465,13 +465,11 @@ def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahe
     new = next((course for course in courses if not course.begun), None)
     if current in ready or (new is None and ready):
         course = (
-            current
-            if current in ready
-            else max(ready, key=lambda c: (c.facts.n_shards if c.facts else 0) - c.given_out)
+            current if current in ready else max(ready, key=lambda c: (c.facts.n_shards if c.facts else 0) - c.assigned)
         )
         assert course is not None
-        course.given_out += 1
-        return _Task(worker, course, course.given_out - 1)
+        course.assigned += 1
+        return _Task(worker, course, course.assigned - 1)
     if new is None:
         return None
     new.begun, new.started = True, time.perf_counter()
@@ -501,8 +499,8 @@ def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Out
         return None
     assert course.facts is not None
     facts, course.early[task.shard] = result
-    if what := facts.differs_from(course.facts):
-        return Outcome(job, (), _differ(job, what), wall_s)
+    if names := facts.differs_from(course.facts):
+        return Outcome(job, (), _differ(job, names), wall_s)
     while course.merged in course.early:
         course.total = merge(course.total, course.early.pop(course.merged))
         course.merged += 1
@@ -514,9 +512,9 @@ def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Out
         return Outcome(job, (), fault, wall_s)
 
 
-def _differ(job: Job, what: str) -> EnvironmentFaultError:
+def _differ(job: Job, names: str) -> EnvironmentFaultError:
     return EnvironmentFaultError(
-        f"{job.model}: workers differ in {what}; every node must see the same files, which stay as they are during a "
+        f"{job.model}: workers differ in {names}; every node must see the same files, which stay as they are during a "
         "run, and run models the same way",
         "robustcheck doctor on every node",
     )

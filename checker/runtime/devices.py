@@ -101,22 +101,22 @@ def parse_device(text: str) -> Device:
     """
     match = _DEVICE.fullmatch(text)
     name = match["name"].lower() if match else ""
-    known = _known()
-    if match is None or name not in known:
+    providers = _providers_by_name()
+    if match is None or name not in providers:
         word = text.lower().partition(",")[0].removesuffix(SUFFIX.lower())
         near = ["cuda" if word in ("gpu", "nvidia") else f"cuda:{word}" if word.isdecimal() else word.partition(":")[0]]
-        if near[0].partition(":")[0] not in known:
-            near = get_close_matches(word, known, 1, 0.75)
+        if near[0].partition(":")[0] not in providers:
+            near = get_close_matches(word, providers, 1, 0.75)
         installed = ", ".join(sorted({*map(_name_of, _available())} - {"cpu"})) or "it has none"
         raise UsageError(
             f"--device is {text!r}; it must be auto, cpu, cuda, cuda:N or tensorrt, or another execution provider that "
             f"the installed ONNX Runtime has ({installed})",
             f"--device {near[0] if near else 'auto'}",
         )
-    provider, place = known[name], match["place"] or ""
-    given = dict(part.split("=") for part in match["options"].split(",") if part)
+    provider, place = providers[name], match["place"] or ""
+    user_options = dict(part.split("=") for part in match["options"].split(",") if part)
     if provider == CPU or name == "auto":
-        if place or given:
+        if place or user_options:
             raise UsageError(
                 f"--device is {text!r}; {name} has no number and no options", f"--device {name}, or --device cuda"
             )
@@ -124,7 +124,7 @@ def parse_device(text: str) -> Device:
     key = PLACE_OPTION.get(name, "device_id")
     if place and key == "device_id" and not place.isdecimal():
         raise UsageError(f"--device is {text!r}; a device's number follows the colon", f"--device {name}:0")
-    options = {**DEFAULTS.get(provider, {}), **({key: place} if place else {}), **given}
+    options = {**DEFAULTS.get(provider, {}), **({key: place} if place else {}), **user_options}
     return Device(provider=provider, place=place, options=options)
 
 
@@ -142,7 +142,7 @@ def expects_accelerator(device: str) -> bool:
 def why_missing(provider: str) -> str:
     """Return why a provider can't be there. "" where that does not show before a session is made."""
     if provider not in ort.get_available_providers():
-        package = next((package for each, package in PROVIDERS.values() if each == provider), "")
+        package = next((package for name, package in PROVIDERS.values() if name == provider), "")
         install = f" (pip install {package})" if package else ""
         return f"the installed ONNX Runtime {ort.__version__} has no {provider}{install}"
     if provider not in (CUDA, TENSORRT):
@@ -160,11 +160,11 @@ def _available() -> list[str]:
 
 
 def _name_of(provider: str) -> str:
-    named = {each: name for name, (each, _) in PROVIDERS.items()}
+    named = {full_name: name for name, (full_name, _) in PROVIDERS.items()}
     return named.get(provider, provider.removesuffix(SUFFIX).lower())
 
 
-def _known() -> dict[str, str]:
+def _providers_by_name() -> dict[str, str]:
     """Return every name of a device, with its provider."""
     of_package = {_name_of(provider): provider for provider in _available()}
     return {"auto": CUDA} | {name: provider for name, (provider, _) in PROVIDERS.items()} | of_package
@@ -477,12 +477,12 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
 
 def _runtimes() -> dict[str, str]:
     own_file = PurePosixPath("onnxruntime/__init__.py")
-    found = {
-        name.lower(): each.version
-        for each in distributions()  # one that was removed in part has no name
-        if (name := each.name or "").lower().startswith("onnxruntime") and own_file in (each.files or ())
+    versions = {
+        name.lower(): package.version
+        for package in distributions()  # one that was removed in part has no name
+        if (name := package.name or "").lower().startswith("onnxruntime") and own_file in (package.files or ())
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(versions.items()))
 
 
 def _major(number: str, wheel: str = "") -> int | None:

@@ -122,7 +122,7 @@ def _path(layers: Layers, output: str, where: str) -> list[str]:
 def _linear_end(layers: Layers, path: Sequence[str]) -> int:
     """Find the last linear tensor of the path. Up to it all are linear functions of the layer's input."""
     for index, name in enumerate(path[1:]):
-        of_image = [each for each in layers.producers[name].input if each in layers.image_tensors]
+        of_image = [tensor for tensor in layers.producers[name].input if tensor in layers.image_tensors]
         if layers.ops[name] not in AFTER or len(of_image) != 1:
             return index
     return len(path) - 1

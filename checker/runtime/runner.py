@@ -273,13 +273,13 @@ class Runner:
         self._threads = self._cores - n_passes + 1  # a pass counts its own thread
 
     def _open(self, level: str) -> None:
-        self._session, reason = self._open_graph(self._graph(whole=True), level)
+        self._session, reason = self._open_graph(self._graph(with_added=True), level)
         self.execution = describe(self._session, self.model, self._device, level, reason, self._cores)
 
-    def _graph(self, *, whole: bool) -> bytes:
+    def _graph(self, *, with_added: bool) -> bytes:
         graph = self.model.graph
-        mapped = graph.mapped(whole=whole) if self._maps else None
-        return mapped or (graph.whole() if whole else graph.own())
+        mapped = graph.mapped(whole=with_added) if self._maps else None
+        return mapped or (graph.whole() if with_added else graph.own())
 
     def _open_graph(self, graph: bytes, level: str = "all", device: str = "") -> tuple[ort.InferenceSession, str]:
         return open_session(graph, self.model, device or self._device, level, threads=self._threads)
@@ -320,20 +320,20 @@ class Runner:
         scores = None if classes is None else outputs[-1].reshape(len(outputs[-1]), -1)
         return RunOutput(_representation(outputs[0], self.model), scores)
 
-    def represent(self, pixels: AnyArray, *, whole: bool = False) -> tuple[AnyArray, ...]:
+    def represent(self, pixels: AnyArray, *, one_pass: bool = False) -> tuple[AnyArray, ...]:
         """Compute the representations of images.
 
         There is one array (image, feature) for each of `models`, from the same passes.
 
-        whole: in one pass, but for a fixed batch. Other arguments and errors as for `run`.
+        one_pass: in one pass, but for a fixed batch. Other arguments and errors as for `run`.
         """
-        return self._represent([pixels], whole=whole)[0]
+        return self._represent([pixels], one_pass=one_pass)[0]
 
-    def _represent(self, sets: Sequence[AnyArray], *, whole: bool) -> list[tuple[AnyArray, ...]]:
-        outputs = self._outputs(self._session, sets, [model.fetch for model in self.models], whole=whole)
+    def _represent(self, sets: Sequence[AnyArray], *, one_pass: bool) -> list[tuple[AnyArray, ...]]:
+        outputs = self._outputs(self._session, sets, [model.fetch for model in self.models], one_pass=one_pass)
         return [
-            tuple(_representation(values, model) for values, model in zip(each, self.models, strict=True))
-            for each in outputs
+            tuple(_representation(values, model) for values, model in zip(arrays, self.models, strict=True))
+            for arrays in outputs
         ]
 
     def represent_in_batches(self, pixels: AnyArray) -> tuple[AnyArray, ...]:
@@ -371,7 +371,7 @@ class Runner:
             if measured_alone:
                 orders.append(orders[0][::-1])
             try:
-                outputs = self._represent([*(pixels[order] for order in orders), *alone], whole=True)
+                outputs = self._represent([*(pixels[order] for order in orders), *alone], one_pass=True)
                 break
             except EnvironmentFaultError:
                 if self.fixed_batch:
@@ -381,9 +381,9 @@ class Runner:
         else:
             return (None,) * len(self.models)
         differences: list[float | None] = []
-        for found, *outcomes in zip(rows, *outputs, strict=True):
-            expected = np.concatenate([*outcomes[len(orders) :], found[len(alone) :]])
-            pairs = [(expected, found), *((expected[order], outcomes[i]) for i, order in enumerate(orders))]
+        for in_batches, *outcomes in zip(rows, *outputs, strict=True):
+            expected = np.concatenate([*outcomes[len(orders) :], in_batches[len(alone) :]])
+            pairs = [(expected, in_batches), *((expected[order], outcomes[i]) for i, order in enumerate(orders))]
             differences.append(max(relative_difference(*pair) for pair in pairs))
         return tuple(differences)
 
@@ -424,7 +424,7 @@ class Runner:
         if not self.model.added_output:
             return difference
         names = [output.name for output in self.model.outputs]
-        session, _ = self._open_graph(self._graph(whole=False))
+        session, _ = self._open_graph(self._graph(with_added=False))
         (without,) = self._outputs(session, [pixels], names)
         del session
         for level in ("all", "basic", "none"):
@@ -437,25 +437,25 @@ class Runner:
         return difference
 
     def _outputs(
-        self, session: Any, sets: Sequence[AnyArray], names: list[str], *, whole: bool = False
+        self, session: Any, sets: Sequence[AnyArray], names: list[str], *, one_pass: bool = False
     ) -> list[list[AnyArray]]:
         """Compute named outputs for each set of images.
 
         A pass has as many images as the device, batch and memory allow.
 
-        whole: one pass for each set, but for a fixed batch.
+        one_pass: one pass for each set, but for a fixed batch.
         """
         batches_by_set: list[list[AnyArray]] = []
         for pixels in sets:
             values = feed(pixels, self.model, scaled_on_device=self._scaling is not None)
-            size = self.fixed_batch or (len(values) if whole else self._pass_images)
+            size = self.fixed_batch or (len(values) if one_pass else self._pass_images)
             batches_by_set.append([values[i : i + size] for i in range(0, len(values), size)])
-        batches = [batch for each in batches_by_set for batch in each]
-        outputs = iter(self._run_batches(session, names, batches, can_halve=not whole and not self.fixed_batch))
+        batches = [batch for of_set in batches_by_set for batch in of_set]
+        outputs = iter(self._run_batches(session, names, batches, can_halve=not one_pass and not self.fixed_batch))
         refuse_changed(self.model.path, self.model.watched)
         return [
-            [np.concatenate(rows) for rows in zip(*itertools.islice(outputs, len(each)), strict=True)]
-            for each in batches_by_set
+            [np.concatenate(rows) for rows in zip(*itertools.islice(outputs, len(of_set)), strict=True)]
+            for of_set in batches_by_set
         ]
 
     def _run_batches(

@@ -109,9 +109,9 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
     path = quoted(model.path)
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
         asked = re.search(r"failed to allocate.*?(\d+)", text[:READ_LETTERS], re.I)
-        what = f"{asked.group(1)} bytes were asked for" if asked else "no size was given"
+        request = f"{asked.group(1)} bytes were asked for" if asked else "no size was given"
         return EnvironmentFaultError(
-            f"{model.path}: memory ran out ({what}); the model must fit with one image at least",
+            f"{model.path}: memory ran out ({request}); the model must fit with one image at least",
             "free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one",
         )
     text = text[:READ_LETTERS]
@@ -175,10 +175,10 @@ def relative_difference(expected: AnyArray, actual: AnyArray) -> float:
     right = actual.reshape(len(actual), -1).astype(np.float64)
     if left.size == 0:
         return 0.0
-    known = np.isfinite(left)
-    if not np.isfinite(right[known]).all() or not np.array_equal(left[~known], right[~known], equal_nan=True):
+    finite = np.isfinite(left)
+    if not np.isfinite(right[finite]).all() or not np.array_equal(left[~finite], right[~finite], equal_nan=True):
         return LARGEST_DIFFERENCE
-    left, right = np.where(known, left, 0.0), np.where(known, right, 0.0)
+    left, right = np.where(finite, left, 0.0), np.where(finite, right, 0.0)
     gap = np.abs(left - right).max(axis=1)
     scale = np.sqrt((left**2).mean(axis=1))
     relative = np.divide(gap, scale, out=np.where(gap > 0, LARGEST_DIFFERENCE, 0.0), where=scale > 0)

@@ -264,7 +264,7 @@ def plan_scan(
     pixels = np.concatenate([pixels, pixels])[: max(2, len(pixels))]
     add_shapes(proto, tensors, model.image_input.name, opset)
     runner = Runner(_with_output(model, proto), device, preprocessing=preprocessing)
-    ((row, *_),) = runner.represent(pixels, whole=True)
+    ((row, *_),) = runner.represent(pixels, one_pass=True)
     shapes, batch = dict(zip(tensors, read_shapes(row, len(tensors)), strict=True)), runner.fixed_batch or len(pixels)
     order = {name: index for index, node in enumerate(nodes) for name in node.output}
     rule = "named" if named else "residual"

@@ -433,12 +433,12 @@ def _edge(inside: float, outside: float, is_beyond: Callable[[float], bool]) -> 
     return outside
 
 
-def grouped_jackknife_sd(whole: float, without: Array, sizes: Array) -> float:
+def grouped_jackknife_sd(estimate: float, without: Array, sizes: Array) -> float:
     """Compute √n times the delete-a-group jackknife standard error (`grouped_jackknife`)."""
-    return grouped_jackknife(whole, without, sizes)[0]
+    return grouped_jackknife(estimate, without, sizes)[0]
 
 
-def grouped_jackknife(whole: float, without: Array, sizes: Array) -> tuple[float, float]:
+def grouped_jackknife(estimate: float, without: Array, sizes: Array) -> tuple[float, float]:
     """Compute a delete-a-group jackknife. It gives √n times the standard error, and the skewness of the estimate.
 
     Var = (1/g) Σ_j (p_j − θ_J)² / (h_j − 1), p_j = h_j·θ − (h_j − 1)·θ_(j), h_j = n/m_j,
@@ -447,19 +447,19 @@ def grouped_jackknife(whole: float, without: Array, sizes: Array) -> tuple[float
     q = Σ_j r_j³ / (Σ_j r_j²)^1.5, r_j = (p_j − θ_J)/h_j: what each group moves the estimate by (ours).
 
     Args:
-        whole: the statistic over all images.
+        estimate: the statistic over all images.
         without: (group,) the statistic without each group.
         sizes: (group,) number of images of each group, each at least 1.
 
     Returns:
         The SD of the influence function, and q; NaN with fewer than two groups or any undefined value.
     """
-    if len(sizes) < 2 or not math.isfinite(whole) or not np.isfinite(without).all():
+    if len(sizes) < 2 or not math.isfinite(estimate) or not np.isfinite(without).all():
         return math.nan, math.nan
     n = sizes.sum()
     h = n / sizes
-    pseudo = h * whole - (h - 1) * without
-    jackknifed = len(sizes) * whole - np.sum((1 - sizes / n) * without)
+    pseudo = h * estimate - (h - 1) * without
+    jackknifed = len(sizes) * estimate - np.sum((1 - sizes / n) * without)
     moved = (pseudo - jackknifed) / h
     variance, scale = np.mean((pseudo - jackknifed) ** 2 / (h - 1)), np.sum(moved**2) ** 1.5
     return float(np.sqrt(n * variance)), float(np.sum(moved**3) / scale) if scale else 0.0

@@ -34,7 +34,7 @@ MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wide
 # two-sidedness is the smallest
 SHARING = 6
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
-WHAT = "representations"
+SUBJECT = "representations"
 
 
 def measure(representations: SupportsArray) -> Statistics:
@@ -92,7 +92,9 @@ class Accumulator:
         if self._state is None:
             self._state = State(rows.shape[1])
         elif rows.shape[1] != self._state.n_features:
-            raise UsageError(f"{WHAT}: number of features is {rows.shape[1]}; before it was {self._state.n_features}")
+            raise UsageError(
+                f"{SUBJECT}: number of features is {rows.shape[1]}; before it was {self._state.n_features}"
+            )
         update(self._state, rows, [_key(row) for row in rows])
 
     def merge(self, other: Accumulator) -> Accumulator:
@@ -110,7 +112,7 @@ class Accumulator:
         if self._state is not None and other._state is not None:
             if self._state.n_features != other._state.n_features:
                 raise UsageError(
-                    f"{WHAT}: numbers of features are {self._state.n_features} and {other._state.n_features}; they "
+                    f"{SUBJECT}: numbers of features are {self._state.n_features} and {other._state.n_features}; they "
                     "must be the same"
                 )
             merged._state = merge(self._state, other._state)
@@ -129,7 +131,7 @@ class Accumulator:
         """
         if self._state is None or self._state.n == 0:
             n_bad = 0 if self._state is None else self._state.n_nonfinite + self._state.n_constant
-            raise CannotAssessError(f"{WHAT}: number that is finite and not constant is 0 of {n_bad}; one is needed")
+            raise CannotAssessError(f"{SUBJECT}: number that is finite and not constant is 0 of {n_bad}; one is needed")
         return statistics(self._state, load().alpha, "each")  # these hold at every number of images
 
     def __repr__(self) -> str:
@@ -139,15 +141,15 @@ class Accumulator:
 
 def _rows(batch: SupportsArray) -> npt.NDArray[np.float64]:
     """Return checked rows (image, feature)."""
-    array = as_array(batch, WHAT)
+    array = as_array(batch, SUBJECT)
     if array.dtype.kind not in "fiu":
-        raise UsageError(f"{WHAT}: dtype is {array.dtype}; they must be real numbers")
+        raise UsageError(f"{SUBJECT}: dtype is {array.dtype}; they must be real numbers")
     if array.ndim != 2 or array.shape[1] == 0:
         hint = "pool it to one row per image first" if array.ndim > 2 else "one row an image: h[None] for a single one"
-        raise UsageError(f"{WHAT}: shape is {array.shape}; it must be (image, feature)", hint)
+        raise UsageError(f"{SUBJECT}: shape is {array.shape}; it must be (image, feature)", hint)
     if array.shape[1] > MAX_FEATURES:
         raise UsageError(
-            f"{WHAT}: number of features is {array.shape[1]}; more than {MAX_FEATURES} is an unpooled map",
+            f"{SUBJECT}: number of features is {array.shape[1]}; more than {MAX_FEATURES} is an unpooled map",
             "pool it to one row per image first",
         )
     return array.astype(np.float64)
@@ -288,7 +290,7 @@ class Jackknife(NamedTuple):
     """the features of the largest shares in K, strongest first"""
     sizes: Array
     """(group,) number of images of each group"""
-    whole: definitions.Moments
+    overall: definitions.Moments
     """scalars"""
     without: definitions.Moments
     """each (group,); NaN where no image is left"""
@@ -310,9 +312,9 @@ def jackknife(state: State) -> Jackknife:
     everything = definitions.Energies(*np.concatenate([energies[:, None, :], np.stack(rest)], axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         without = definitions.moments(state.n - sizes, sums[:, None, :] - state.powers[:, filled], rest, top)
-    whole = definitions.moments(state.n, sums, definitions.Energies(*energies), top)
+    overall = definitions.moments(state.n, sums, definitions.Energies(*energies), top)
     negative = definitions.negative_energies(everything, top if state.first_top is None else state.first_top)
-    return Jackknife(sums, energies, top, sizes, whole, without, negative)
+    return Jackknife(sums, energies, top, sizes, overall, without, negative)
 
 
 def _finite(value: float) -> float | None:
@@ -351,7 +353,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
     if bounds == "looks" and alpha != LOOKS_ALPHA:
         raise ValueError(f"alpha is {alpha:g}; bounds at the looks of a run are for {LOOKS_ALPHA:g}")
     per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
-    sums, energies, top, sizes, whole, without, negative = jackknife(state)
+    sums, energies, top, sizes, overall, without, negative = jackknife(state)
     shared = alpha / SHARING
     levels = (shared if bounds == "together" else alpha, shared)
 
@@ -360,7 +362,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         return definitions.depth(n, sd, skewness, of_energies=of_energies) if bounds == "looks" else low, high
 
     def bounded(name: Statistic, ceiling: float) -> Interval:
-        estimate = float(getattr(whole, name))
+        estimate = float(getattr(overall, name))
         sd, skewness = definitions.grouped_jackknife(estimate, getattr(without, name), sizes)
         if name == "kurtosis":
             sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
@@ -395,8 +397,8 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         negative_energy=bounded("negative_energy", 1.0),
         negative_z_energy=bounded("negative_z_energy", 1.0),
         two_sidedness=two_sided(),
-        centred_kurtosis=_finite(float(whole.centred_kurtosis)),
-        rms_kurtosis=_finite(float(whole.rms_kurtosis)),
+        centred_kurtosis=_finite(float(overall.centred_kurtosis)),
+        rms_kurtosis=_finite(float(overall.rms_kurtosis)),
         max_median_ratio=_finite(state.max_median_sum / n),
         zero_share=state.zeros / (n * d),
         negative_share=state.below_zero / (n * d),

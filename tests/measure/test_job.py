@@ -13,13 +13,12 @@ from PIL import Image
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import Content
-from robustcheck_onnx.checker.images.sanity import describe
+from robustcheck_onnx.checker.images.sanity import DESCRIBED, describe
 from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.measure import job
 from robustcheck_onnx.checker.measure.job import (
     EXTREME,
     FEATURES,
-    KEPT,
     SHOWN,
     DescribedRow,
     content_of,
@@ -119,8 +118,8 @@ def test_only_described_images_are_kept_and_no_more_than_there_can_be() -> None:
     (row,) = described_rows(h, [sketch, 12345, None])
     np.testing.assert_allclose(row.u, h[0] / np.linalg.norm(h[0].astype(float)), rtol=1e-3)
     assert row.u.base is None  # a view would keep the batch
-    many = tuple(DescribedRow(sketch, row.u) for _ in range(KEPT + 5))
-    assert merge_described(many[:3], many[3:]) == many[:KEPT]
+    many = tuple(DescribedRow(sketch, row.u) for _ in range(DESCRIBED + 5))
+    assert merge_described(many[:3], many[3:]) == many[:DESCRIBED]
     assert (described_rows(h, [None] * 3), content_of(())) == ((), None)
     copies = described_rows(normal(60, 8), [sketch] * 60)
     assert content_of(copies) == Content(n=1, effective_rank=0.0, relative_variance=0.0)
