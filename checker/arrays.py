@@ -17,6 +17,11 @@ GenericArray = npt.NDArray[np.generic]
 AnyArray = npt.NDArray[Any]
 
 
+def float64(values: npt.ArrayLike) -> Array:
+    """Return values in double precision, without a copy if possible."""
+    return np.asarray(values, dtype=np.float64)
+
+
 @runtime_checkable
 class SupportsArray(Protocol):
     """An array that NumPy can read. It is NumPy's own, or a tensor of torch or another library."""

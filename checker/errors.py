@@ -6,6 +6,7 @@ usage", "could not assess" and "environment" are never confused with a verdict (
 
 import errno
 import re
+import shlex
 from typing import ClassVar
 
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
@@ -88,6 +89,11 @@ class CannotAssessError(RobustcheckError):
     """
 
     exit_code = 3
+
+
+def unfit(model: object, seen: str) -> CannotAssessError:
+    """Return the error about a model whose file tells more. `model` is its path, `seen` what is wrong."""
+    return CannotAssessError(f"{model}: {seen}", f"robustcheck inspect {shlex.quote(str(model))}")
 
 
 class EnvironmentFaultError(RobustcheckError):

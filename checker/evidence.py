@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ..thresholds.profile import Bounds, End, Frozen, without
+from ..thresholds.profile import Bounds, End, Frozen, ReprArgs, without
 from .errors import UsageError
-from .text import rule_of, type_name
+from .text import Fields, rule_of, type_name
 
 OUTLIER_SD = 4.0  # of an image's features; docs/statistics.md
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
@@ -25,6 +25,7 @@ class Interval(Frozen):
     high: float | None
 
 
+Skips = tuple[tuple[str, str], ...]  # names of images that were skipped, and why
 NOT_MEASURED = Interval(estimate=None, low=None, high=None)  # in records of versions without the statistic
 
 
@@ -211,7 +212,7 @@ class ImageFacts(Frozen):
     n_available: int
     n_read: int
     n_skipped: int
-    skipped: tuple[tuple[str, str], ...]
+    skipped: Skips
     """(name, reason), the first few"""
     notes: dict[str, int]
     """how many images were converted, by what was done"""
@@ -333,7 +334,7 @@ class Options(Frozen):
             raise UsageError(f"{name} is {_shown(values.get(name))}; {rule_of(error)}") from fault
 
     @property
-    def given(self) -> dict[str, Any]:
+    def given(self) -> Fields:
         """Return the same as keyword arguments."""
         return {name: getattr(self, name) for name in Options.model_fields}
 
@@ -393,7 +394,7 @@ class Evidence(Frozen):
 
     _retired = without("detectors")
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Return the fields that repr, str and rich show. They fit a line; the record has more."""
         return [("model", self.model.file), ("images", self.statistics.n_images), ("source", self.images.source)]
 

@@ -22,12 +22,11 @@ from .model.sidecar import find_preprocessing, models_below, takes_no_image
 from .report.document import Cell, Document, Facts, File, Section, Shown, Table, Words, name
 from .report.forms import step_of
 from .runtime.runner import scales_over_batch
-from .text import VERSION, as_json, error_json, quoted
+from .text import VERSION, Fields, as_json, error_json, quoted
 from .verdict.gate import load_profile
 from .verdict.reasons import RULES
 from .verdict.rule import Reason, foreseen, reason, steps_text
 
-Fields = dict[str, Any]  # values by their names
 INSPECT_SCHEMA: Final = "robustcheck.inspect/2"
 LISTED = 8  # models of a folder that an error names
 

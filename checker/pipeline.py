@@ -108,7 +108,7 @@ def check(
     with on_this_machine(place, preprocess=run.preprocess, tell=tell) as here, saving(save_representations) as saver:
         evidence, published = _measured(Job(here.path, run), profile, progress, given, saver)
         if saver is not None:
-            saver.write(_made_with(evidence, here.name))
+            saver.write(MadeWith.of(evidence, here.name))
     if here.fetched:
         named = evidence.model.model_copy(update={"file": here.name, "origin": here.origin})
         evidence = evidence.model_copy(update={"model": named})
@@ -159,18 +159,6 @@ def report_of(
         binding=Binding(settings=shown, versions=versions()),
     )
     return sealed(report)
-
-
-def _made_with(evidence: Evidence, model: str) -> MadeWith:
-    return MadeWith(
-        model=model,
-        model_digest=evidence.model.digest,
-        tensor=evidence.model.tensor,
-        pool=evidence.model.pool,
-        preprocessing=evidence.preprocessing,
-        images=evidence.images.source,
-        seed=evidence.images.seed,
-    )
 
 
 @contextmanager

@@ -42,6 +42,19 @@ class MadeWith(Frozen):
     """the image set, in words"""
     seed: int
 
+    @classmethod
+    def of(cls, run: Any, model: str) -> Self:
+        """Record how a run made them. run: an evidence, or the report of a question. model: the file's name."""
+        return cls(
+            model=model,
+            model_digest=run.model.digest,
+            tensor=run.model.tensor,
+            pool=run.model.pool,
+            preprocessing=run.preprocessing,
+            images=run.images.source,
+            seed=run.images.seed,
+        )
+
 
 @dataclass(frozen=True)
 class Representations:

@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+Texts = tuple[str, ...]
+Fields = dict[str, Any]  # values by their names
 VERSION: Final = "0.1.0"
 """the package's, and the only place where it is written: pyproject.toml reads it here"""
 SCHEMA_VERSION: Final = 2  # of the JSON documents of a check; 2: reasons and verdict have a kind
@@ -124,7 +126,7 @@ def sha256_of(content: bytes | mmap.mmap) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> Fields:
     """Return the object of these keys and values.
 
     Raises ValueError for a key twice: readers differ in the value they take.

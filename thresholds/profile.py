@@ -16,6 +16,7 @@ from pydantic_core import core_schema
 
 from . import DATA
 
+ReprArgs = list[tuple[str, object]]  # what a record shows of itself: names and values
 _PYDANTIC = {name for name in dir(BaseModel) if name[0] != "_"} - {"model_copy", "model_dump", "model_dump_json"}
 
 

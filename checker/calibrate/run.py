@@ -39,7 +39,7 @@ from ..model.file import parse_contract, read_onnx
 from ..model.weights import file_digest
 from ..statistics.definitions import STATISTIC_VERSION
 from ..storage.stores import write_atomically
-from ..text import VERSION, quoted
+from ..text import VERSION, Fields, quoted
 
 EXPORTERS = {  # source → distributions whose versions decide what is exported
     "open_clip": ("open_clip_torch", "timm", "torchvision"),
@@ -153,11 +153,11 @@ def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any
     return Task(member, cache / key[:24] / f"{name}.onnx", export, _key({**measuring, "export": key}))
 
 
-def _export_inputs(folder: Path, entry: Entry) -> dict[str, Any]:
+def _export_inputs(folder: Path, entry: Entry) -> Fields:
     """Return everything that influences an export. These are its arguments, the files that it reads, the versions."""
     assert entry.source is not None
     weights = weights_path(folder, entry)
-    inputs: dict[str, Any] = {
+    inputs: Fields = {
         "source": entry.source,
         "name": entry.name,
         "weights": entry.weights if weights is None else _digest_of(folder, str(weights)),
@@ -446,7 +446,7 @@ def row_of(
     )
 
 
-def labels_of(member: Member) -> dict[str, Any]:
+def labels_of(member: Member) -> Fields:
     """Return a row's fields from the suite. The others come from the measurement."""
     pp = member.effective_robustness_pp
     return {

@@ -22,7 +22,7 @@ from ...thresholds.profile import DEFINITIONS, Calibration, Profile
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 from ..report.document import Cell, Words, name
 from ..report.terminal import INDENT, Pen, Trimmed, hanging, labelled, line, section, spaced, table_of
-from ..text import count_text, number_text, page, percent_text, short_digest
+from ..text import Fields, count_text, number_text, page, percent_text, short_digest
 from ..verdict.reasons import NAMES
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _speed(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
     )
 
 
-def _sizes(work: Sequence[Task]) -> dict[str, dict[str, Any]]:
+def _sizes(work: Sequence[Task]) -> dict[str, Fields]:
     """Return each model's size by id. The exporters know it without loading (`sizes` in exporters/run.py)."""
     if not work:
         return {}
@@ -248,7 +248,7 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.1f} h"
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: Plan) -> Fields:
     """Return the plan as plain JSON values."""
     rows = [row.__dict__ | {} for row in plan.rows]
     return {"schema_version": 1, "tool": "robustcheck"} | plan.__dict__ | {"cache": str(plan.cache), "rows": rows}

@@ -21,8 +21,8 @@ from typing import Any, Final
 from typer.core import TyperGroup, TyperOption
 
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError
-from ..text import form_of, quoted
-from .options import PLACEHOLDER, Texts, Values
+from ..text import Texts, form_of, quoted
+from .options import PLACEHOLDER, Values
 
 Words = Sequence[str]
 Variables = Mapping[str, str]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, ge
 import typer
 
 from ..errors import UsageError
+from ..text import Texts
 
 if TYPE_CHECKING:
     from ..evidence import Options
@@ -34,7 +35,6 @@ OPTION_PANELS = (OPTIONS, IMAGES, MODEL, VERDICT, VECTORS, OUTPUT, SPEED, LIMITS
 FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP = "Commands", "Look closer", "Thresholds", "Sign and register", "Set-up"
 VERB_PANELS = (FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP)
 FORMATS = ("terminal", "json")
-Texts = tuple[str, ...]
 Values = dict[str, Any]
 Several = list[str] | None
 """of an option that may be given several times"""

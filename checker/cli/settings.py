@@ -21,12 +21,12 @@ from ...thresholds.profile import PACKAGED, Frozen
 from ..errors import UsageError
 from ..evidence import STOCK
 from ..storage.places import redact_text
-from ..text import quoted, rule_of
+from ..text import Texts, quoted, rule_of
 from ..verdict.gate import Loosening, Waiver
 from ..verdict.reasons import RULES
 from . import command_line, options
 from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, Variables, find_named, read_table, rebased
-from .options import FIELDS, LOOSENS, POWERS, ROWS, TYPES, Settings, Texts, Values, frozen, key_of, refuse_removed
+from .options import FIELDS, LOOSENS, POWERS, ROWS, TYPES, Settings, Values, frozen, key_of, refuse_removed
 
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (

@@ -20,14 +20,14 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from ...thresholds.profile import EARLIER, ENERGIES, Frozen, Statistic, is_version
-from ..arrays import Array, Float32s
+from ...thresholds.profile import EARLIER, ENERGIES, Frozen, ReprArgs, Statistic, is_version
+from ..arrays import Array, Float32s, float64
 from ..errors import UsageError
 from ..evidence import Evidence
 from ..images.source import digest_of_set
 from ..statistics.state import GROUPS
 from ..storage.stores import write_atomically
-from ..text import VERSION, as_json, digest_of, quoted, sha256_of
+from ..text import VERSION, Texts, as_json, digest_of, quoted, sha256_of
 from .index import DAMAGE
 from .pairs import KEPT_IMAGES, ModelJackknife, Side, cosines, decisive_features, jackknife_of
 
@@ -52,7 +52,7 @@ class Vectors(NamedTuple):  # noqa: PLW1641 # an array has no hash either
 
     rows: Float32s
     """(image, feature)"""
-    digests: tuple[str, ...]
+    digests: Texts
     """of the images"""
 
     def __eq__(self, other: object) -> bool:
@@ -106,7 +106,7 @@ class Baseline(Frozen):
         copied._vectors = vectors
         return copied
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
         return [("model", self.evidence.model.file), ("images", len(self.images)), ("digest", self.digest)]
 
@@ -139,14 +139,14 @@ class Baseline(Frozen):
     @property
     def rows(self) -> Array:
         """(image, feature) `values` as `pairs.fates` takes them."""
-        return np.array(self.values, dtype=np.float64).reshape(len(self.values), len(self.frequencies))
+        return float64(self.values).reshape(len(self.values), len(self.frequencies))
 
     @property
     def cosine_matrix(self) -> Array:
         """Return `cosines` as (image, image). The diagonal is 1, as `pairs.similarity_of` takes them."""
         matrix = np.eye(self.n_cosine_images)
         matrix[np.triu_indices(self.n_cosine_images, 1)] = self.cosines
-        return np.asarray(matrix + np.triu(matrix, 1).T, dtype=np.float64)
+        return float64(matrix + np.triu(matrix, 1).T)
 
     def jackknife(self) -> ModelJackknife:
         """The statistics as `pairs.changes` takes them."""
@@ -158,7 +158,7 @@ class Baseline(Frozen):
             values["strength"] = values["kurtosis"] * values["top3_share"]
             sides = [values[name] for name in ENERGIES]
             values["two_sidedness"] = np.minimum(sides, np.subtract(1, sides)).min(axis=0)
-        return ModelJackknife(self.evidence.statistics.n_features, np.array(self.group_sizes, dtype=np.float64), values)
+        return ModelJackknife(self.evidence.statistics.n_features, float64(self.group_sizes), values)
 
 
 def make(side: Side, evidence: Evidence, digests: Sequence[str], nodes: Mapping[str, int]) -> Baseline:
@@ -297,7 +297,7 @@ def name_of(given: str | Path | Baseline | None) -> str:
     return "" if given is None else str(given)
 
 
-def staleness(baseline: Baseline, candidate: Evidence) -> tuple[str, ...]:
+def staleness(baseline: Baseline, candidate: Evidence) -> Texts:
     """Return how the baseline was measured differently. Compared with the candidate, in words; empty if it was not."""
     old = baseline.evidence
     out = []

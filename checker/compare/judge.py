@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from ...thresholds.profile import Frozen, Profile
+from ...thresholds.profile import Frozen, Profile, ReprArgs
 from ..errors import UsageError
 from ..evidence import Evidence, Interval
 from ..report import notebook
@@ -129,7 +129,7 @@ class CompareReport(Shown, Judged, Frozen):
         report._next_baseline = baseline
         return report
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
         return [
             ("verdict", self.verdict.verdict),
@@ -209,7 +209,7 @@ class FirstBaseline(NoTruth, Frozen):
             "name its reference, or a baseline",
         )
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
         return self.candidate.evidence.__repr_args__()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ...thresholds.profile import Frozen
+from ...thresholds.profile import Frozen, ReprArgs
 from ..evidence import Execution, ImageFacts, Interval, PreprocessingFacts
 from ..report import notebook
 from ..report.document import Cell, Chart, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
@@ -190,7 +190,7 @@ class DirectionsReport(Shown, Frozen):
     time: Time | None
     """None where the caller asked for no time block"""
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
         rank = self.raw.effective_rank.estimate
         return [

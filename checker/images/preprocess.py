@@ -22,6 +22,7 @@ from ..arrays import Float32s, GenericArray
 from ..errors import CannotAssessError
 from ..evidence import Preprocessing
 from ..storage.places import SUFFIXES
+from ..text import Texts
 
 MAX_RESIZED_PX = 89_478_485  # Pillow's own limit for one image (Image.MAX_IMAGE_PIXELS: 0.25 GiB / 3 bytes)
 
@@ -266,7 +267,7 @@ def least_edge(preprocessing: Preprocessing) -> int:
     return FULL_SIZE if preprocessing.resize_mode == "none" else SPARE * max(preprocessing.resize_size)
 
 
-def decode(data: bytes, name: str, keep: int = FULL_SIZE) -> tuple[Image.Image, tuple[str, ...]]:
+def decode(data: bytes, name: str, keep: int = FULL_SIZE) -> tuple[Image.Image, Texts]:
     """Decode the first frame to upright RGB pixels. Notes record conversions.
 
     EXIF orientation applied; transparency composited on white (255, 255, 255); 16-bit grey divided by 257;
@@ -291,7 +292,7 @@ def decode(data: bytes, name: str, keep: int = FULL_SIZE) -> tuple[Image.Image, 
         raise UnreadableImageError(f"damaged: {fault}") from fault
 
 
-def _decode(data: bytes, name: str, keep: int) -> tuple[Image.Image, tuple[str, ...]]:
+def _decode(data: bytes, name: str, keep: int) -> tuple[Image.Image, Texts]:
     notes = set()
     with _HEADER_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF blocks would reach stderr
@@ -316,7 +317,7 @@ def _decode(data: bytes, name: str, keep: int) -> tuple[Image.Image, tuple[str, 
     return _to_rgb(image, notes), tuple(sorted(notes))
 
 
-def from_picture(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+def from_picture(image: Image.Image) -> tuple[Image.Image, Texts]:
     """Decode a Pillow image as `decode` does a file. Its current frame counts.
 
     The image is loaded if it was not, and else left as it is.

@@ -30,7 +30,7 @@ from PIL import Image
 
 from ...thresholds.profile import Profile
 from ..arrays import Float32s, GenericArray
-from ..errors import CannotAssessError, RobustcheckError, UsageError
+from ..errors import CannotAssessError, RobustcheckError, UsageError, unfit
 from ..evidence import (
     CONTENT_IMAGES,
     Content,
@@ -44,6 +44,7 @@ from ..evidence import (
     Preprocessing,
     PreprocessingFacts,
     SeenImage,
+    Skips,
 )
 from ..images import sanity
 from ..images.preprocess import LevelSums, apply_uint8, as_photo, level_sums
@@ -53,7 +54,7 @@ from ..model.layers import show_shape
 from ..model.open import ModelFile
 from ..statistics import state as sums
 from ..statistics.definitions import LOOK_EVERY, effective_rank, relative_variance, unit_rows
-from ..text import VERSION, quoted
+from ..text import VERSION, Texts, quoted
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +195,7 @@ class Prepared:
 
     name: str
     digest: str
-    notes: tuple[str, ...]
+    notes: Texts
     pixels: GenericArray
     """(height, width, channel): uint8 of a photo, as `preprocess.apply_uint8` gives it; a tensor's own float values"""
     sketch: Sketch | int | None
@@ -314,8 +315,12 @@ class ImagesRead:
             levels=self.levels + later.levels,
         )
 
-    def check_usable(self, source: ImageSource, max_bad: float = 1.0, *, sampled: bool = False) -> None:
-        """Refuse a set of which too much is unusable. Arguments and errors as for `images.check_bad`."""
+    def check_usable(self, source: ImageSource, max_bad: float = 1.0, *, sampled: bool | None = None) -> None:
+        """Refuse a set of which too much is unusable. Arguments and errors as for `images.check_bad`.
+
+        sampled: None = whether the source has fewer images than were found.
+        """
+        sampled = source.n_available > len(source) if sampled is None else sampled
         check_bad(self.n_read, len(self.skipped), max_bad, self.skipped, source.named, sampled=sampled)
 
     def facts(self, source: ImageSource) -> ImageFacts:
@@ -350,7 +355,7 @@ def input_levels(levels: LevelSums, facts: Facts) -> InputLevels | None:
     return InputLevels(mean=tuple(float(f"{m:.6g}") for m in mean), sd=tuple(float(f"{s:.6g}") for s in sd))
 
 
-def named_skips(skipped: Sequence[Skipped]) -> tuple[tuple[str, str], ...]:
+def named_skips(skipped: Sequence[Skipped]) -> Skips:
     """Return names and reasons of the first skips. A report shows at most `NAMED_SKIPS`."""
     return tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS])
 
@@ -457,11 +462,11 @@ def conclude(
     statistics = []
     for model, tensor in zip(facts.models, measurement.tensors, strict=True):
         if tensor.state is None or tensor.state.n == 0:
-            raise CannotAssessError(
-                f"{model.file}: number of finite, not constant representations"
+            raise unfit(
+                model.file,
+                "number of finite, not constant representations"
                 f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {read.n_usable}; "
                 "at least one is needed",
-                f"robustcheck inspect {quoted(model.file)}",
             )
         statistics.append(sums.statistics(tensor.state, profile.alpha, profile.bounds))
     read.check_usable(facts.source, job.options.max_bad, sampled=decided)

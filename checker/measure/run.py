@@ -11,13 +11,13 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ...thresholds.profile import Profile
 from ..arrays import AnyArray, Float32s, GenericArray
-from ..errors import CannotAssessError
+from ..errors import CannotAssessError, unfit
 from ..evidence import STOCK, Execution, ModelFacts, Options, PreprocessingFacts, RunOptions, Statistics
 from ..images.containers import Entries
 from ..images.preprocess import least_edge
@@ -32,7 +32,7 @@ from ..runtime.head import LinearHead, score_difference
 from ..runtime.runner import SAME_OUTPUT, TRIED, Runner
 from ..statistics import state as sums
 from ..statistics.definitions import FIRST_LOOK, is_look
-from ..text import quoted
+from ..text import Fields, Texts
 from ..verdict.gate import model_notes
 from ..verdict.reasons import NAMES
 from ..verdict.rule import decided
@@ -349,10 +349,9 @@ def add_batch(
         if tensor.state is None:
             if array.shape[1] > sums.MAX_FEATURES:
                 path = opened.models[index].path
-                raise CannotAssessError(
-                    f"{path}: representation has {array.shape[1]} features; more than {sums.MAX_FEATURES} is an "
-                    "unpooled map",
-                    f"robustcheck inspect {quoted(path)}",
+                raise unfit(
+                    path,
+                    f"representation has {array.shape[1]} features; more than {sums.MAX_FEATURES} is an unpooled map",
                 )
             tensor.state = sums.State(array.shape[1])
         added = sums.update(tensor.state, array, keys)
@@ -370,7 +369,7 @@ def key_of(digest: str) -> int:
     return int(digest[-8:], 16)
 
 
-def model_read(opened: ModelFile) -> dict[str, Any]:
+def model_read(opened: ModelFile) -> Fields:
     """Return the fields of a `ModelRead`."""
     chosen, origin = opened.representation, opened.contract and opened.contract.source
     source = f"{origin.library} {origin.name} ({origin.weights})" if origin else ""
@@ -517,8 +516,8 @@ class Collected:
     """(image, feature), finite; of the usable images, in their order"""
     scores: Float32s | None
     """(image, class), as the model gives them, where it has class scores"""
-    names: tuple[str, ...]
-    digests: tuple[str, ...]
+    names: Texts
+    digests: Texts
     read: ImagesRead
 
 
@@ -573,7 +572,7 @@ def collect(
             rows.append(_finite(output.representation, runner, "representation"))
             if output.class_output is not None:
                 scores.append(_finite(output.class_output, runner, "class output"))
-    read.check_usable(images, run.max_bad, sampled=images.n_available > len(images))
+    read.check_usable(images, run.max_bad)
     return Collected(
         np.concatenate(rows), np.concatenate(scores) if scores else None, tuple(names), tuple(read.digests), read
     )
@@ -592,10 +591,10 @@ def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile
     scores = collected.scores
     assert scores is not None
     if head.weight.shape[1] != collected.representations.shape[1]:
-        raise CannotAssessError(
-            f"{opened.path}: head takes {head.weight.shape[1]} features; its input {opened.representation.tensor!r} "
+        raise unfit(
+            opened.path,
+            f"head takes {head.weight.shape[1]} features; its input {opened.representation.tensor!r} "
             f"has {collected.representations.shape[1]}, and they must be the same",
-            f"robustcheck inspect {quoted(opened.path)}",
         )
     step = max(1, COMPARED // len(head.bias))
     pieces = [slice(start, start + step) for start in range(0, len(scores), step)]
@@ -641,8 +640,5 @@ def _finite(values: GenericArray, runner: Runner, subject: str) -> Float32s:
     numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
         path = str(runner.model.path)
-        raise CannotAssessError(
-            f"{path}: {subject} has values that are not finite; every image needs numbers",
-            f"robustcheck inspect {quoted(path)}",
-        )
+        raise unfit(path, f"{subject} has values that are not finite; every image needs numbers")
     return numbers

@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from ..images.preprocess import at_size
 from ..storage.places import nearest_path
-from ..text import quoted, rule_of
+from ..text import Fields, quoted, rule_of
 from .weights import about
 
 OWN_SUFFIX = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
@@ -44,7 +44,6 @@ _KNOWN = re.compile(
     "|(codebook|mask|keypoint)_.*|(min|max)_patches|input_size_patches|total_mask_patches|use_covering_area_grid"
 )
 
-Fields = dict[str, Any]  # values by their names
 Edges = tuple[int, int]  # height and width, px
 
 

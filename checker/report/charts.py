@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
-from ..text import count_text, number_text, range_text, short_checkpoint
+from ..text import Texts, count_text, number_text, range_text, short_checkpoint
 from .document import Chart
 from .forms import group_text, widest_kurtosis
 from .record import ReferenceRow, Report
@@ -389,7 +389,7 @@ class Suite(NamedTuple):
 
     chart: Scatter | None
     checkpoints: tuple[PublishedCheckpoint, ...]
-    remarks: tuple[str, ...]
+    remarks: Texts
 
 
 def suite_of(report: Report) -> Suite:
@@ -432,9 +432,7 @@ def _by_checkpoint(
     return checkpoints, tuple(others)
 
 
-def _remarks(
-    report: Report, checkpoints: Sequence[PublishedCheckpoint], others: Sequence[ReferenceRow]
-) -> tuple[str, ...]:
+def _remarks(report: Report, checkpoints: Sequence[PublishedCheckpoint], others: Sequence[ReferenceRow]) -> Texts:
     remarks = []
     if checkpoints:
         groups = sorted({row.group for row in checkpoints})

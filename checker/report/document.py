@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from ..evidence import Interval, Origin
-from ..text import MIB, count_text, name_text, number_text, short_digest, short_provider
+from ..text import MIB, Texts, count_text, name_text, number_text, short_digest, short_provider
 from ..verdict.rule import Reason, steps_text
 from .forms import preprocessing_text
 from .record import Report, Time, to_json
@@ -72,7 +72,7 @@ def text_of(words: Words) -> str:
 class Table:
     """A table with one cell per column in each row."""
 
-    heads: tuple[str, ...]
+    heads: Texts
     """`>` before a head: right-justified; `=` or `>`: never wraps; `?` before that: left out of a narrow terminal"""
     rows: tuple[tuple[Words, ...], ...]
     legend: str = ""
@@ -93,7 +93,7 @@ class Curve(NamedTuple):
 
     name: str
     values: tuple[float, ...]
-    texts: tuple[str, ...]
+    texts: Texts
     """the values in words"""
     bounds: tuple[tuple[float, float], ...] = ()
     """an interval per value"""
@@ -104,7 +104,7 @@ class Chart:
     """Values from 0 up. One curve is drawn as bars; of several the terminal draws the first."""
 
     title: str
-    names: tuple[str, ...]
+    names: Texts
     """of the places, below the axis; empty ones are not shown"""
     curves: tuple[Curve, ...]
     top: str
@@ -214,13 +214,13 @@ class Document:
     summary: str
     """the answer in a sentence or two; the terminal's last words, or its first if there is a verdict"""
     sections: tuple[Section, ...]
-    notes: tuple[str, ...]
+    notes: Texts
     limits: str
     version: str
     verdict: Cell | None = None
     """sign and words; None: information only"""
     exit_code: int | None = None
-    cautions: tuple[str, ...] = ()
+    cautions: Texts = ()
     """what a reader must know before the verdict"""
     reasons: tuple[Reason, ...] = ()
     step: tuple[str, str] = ("", "")

@@ -16,13 +16,13 @@ from functools import partial
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path, PurePath
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ...thresholds.profile import STATISTICS, End, Limits, Profile, Statistic
 from .. import text
 from ..errors import COMMANDS, UsageError
 from ..evidence import CLIP, IMAGENET, TOP_FEATURES, Content, Interval, OutlierFeature, Preprocessing, Statistics
-from ..text import as_json, error_json, number_text, printable
+from ..text import Fields, as_json, error_json, number_text, printable
 from ..verdict.gate import ON_BUNDLED, Waiver
 from ..verdict.reasons import NAMES, RULES, Kind
 from ..verdict.rule import Reason, Verdict, describe, inside, outside
@@ -341,7 +341,7 @@ def write_json(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     return as_json({"schema_version": text.SCHEMA_VERSION, "tool": "robustcheck", "reports": documents(outcomes)})
 
 
-def documents(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def documents(outcomes: Sequence[Outcome]) -> list[Fields]:
     """Return the document of each outcome. It has a report's fields, or the model with its error."""
     return [
         {"model": o.model, "error": {"message": o.message, "hint": o.hint, "exit_code": o.exit_code}}

@@ -10,11 +10,11 @@ import re
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, tostring
 
-from ..text import VERSION, as_json, digest_of, number_text, printable
+from ..text import VERSION, Fields, as_json, digest_of, number_text, printable
 from ..verdict.reasons import RULES, below_reasons
 from . import forms, markdown
 from .forms import NOT_ASSESSED, FormOptions, cautions, exit_code_of, findings, names_of, path_of, waiver_text
@@ -161,7 +161,7 @@ def _case_result(finding: forms.Finding) -> Element:
 
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-Node = dict[str, Any]
+Node = Fields
 
 
 def write_sarif(outcomes: Sequence[Outcome], options: FormOptions) -> str:
@@ -381,7 +381,7 @@ def write_cyclonedx(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """
     del options
     tool = {"type": "application", "name": "robustcheck", "version": VERSION}
-    metadata: dict[str, Any] = {"tools": {"components": [tool]}}
+    metadata: Fields = {"tools": {"components": [tool]}}
     started = [each.time.started for each in outcomes if isinstance(each, Report) and each.time]
     if started:
         metadata["timestamp"] = min(started)
@@ -392,9 +392,9 @@ def write_cyclonedx(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     return as_json(head | {"metadata": metadata, "serialNumber": f"urn:uuid:{serial}"} | rest)
 
 
-def _component(number: int, outcome: Outcome) -> dict[str, Any]:
+def _component(number: int, outcome: Outcome) -> Fields:
     name = printable(PurePath(forms.model_of(outcome)).name) or "model"
-    component: dict[str, Any] = {
+    component: Fields = {
         "type": "machine-learning-model",
         "bom-ref": f"robustcheck-model-{number}",
         "name": name,

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from ...thresholds.profile import Context, Frozen, Profile, is_version, without, wrong_statistics
+from ...thresholds.profile import Context, Frozen, Profile, ReprArgs, is_version, without, wrong_statistics
 from ...thresholds.profile import digest_of as profile_digest_of
 from ..errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
 from ..evidence import Evidence, Options
-from ..text import HOME, SCHEMA_VERSION, VERSION, as_json, digest_of, form_of, once, quoted, short_digest
+from ..text import HOME, SCHEMA_VERSION, VERSION, Fields, as_json, digest_of, form_of, once, quoted, short_digest
 from ..verdict.gate import Gate, fits
 from ..verdict.reasons import Kind
 from ..verdict.rule import Reason, Verdict, judge
@@ -178,7 +178,7 @@ class Report(Judged, Frozen):
         forms = import_module(f"{__package__}.forms")  # no check needs it
         return str(forms.render(form, [self]))
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Return the fields that repr, str and rich show. They fit a line; `to_json` has the record."""
         return [
             ("verdict", self.verdict.verdict),
@@ -267,7 +267,7 @@ def json_schema() -> str:
     return (Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8")
 
 
-def _without_defaults(schema: dict[str, Any]) -> None:
+def _without_defaults(schema: Fields) -> None:
     for option in schema["properties"].values():
         option.pop("default", None)
 
@@ -324,7 +324,7 @@ def result_digest_of(report: Mapping[str, Any]) -> str:
 AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
 
-def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any]]]:
+def read(path: Path, *, whole: bool = False) -> list[tuple[Report, Fields]]:
     """Read the reports of a file. Each comes with its own JSON; it is one report, or one for each of several models.
 
     A report that was edited is read all the same: see `read_one` and `edits`.
@@ -445,7 +445,7 @@ def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
     )
 
 
-def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
+def _report(path: Path, raw: Any) -> tuple[Report, Fields]:
     if not isinstance(raw, dict) or "document" in raw or "verdict" not in raw:
         raise UsageError(f"{path}: document is not a report of a check; `-o json=PATH` of a check writes one", AGAIN)
     theirs, ours = raw.get("tool_version"), VERSION
@@ -507,7 +507,7 @@ HOME_NOTE: Final = (
 """What signing says; empty once HOME is set"""
 
 
-def predicate_of(report: Report, report_digest: str) -> dict[str, Any]:
+def predicate_of(report: Report, report_digest: str) -> Fields:
     """Return what is attested.
 
     It is the verdict, and the digests of all that it rests on; the same report gives the same predicate.

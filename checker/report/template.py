@@ -26,6 +26,7 @@ from ..errors import EXIT_CODES, CannotAssessError, EnvironmentFaultError, Usage
 from ..isolation import STATUS, Limits
 from ..text import (
     VERSION,
+    Fields,
     as_json,
     count_text,
     gap_text,
@@ -197,7 +198,7 @@ def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: boo
     than LARGEST_TEXT_BYTES.
     """
     shown = [_shown(document) for document in documents]
-    values: dict[str, Any] = {"reports": shown, "mark": mark()} | ({"report": shown[0]} if len(shown) == 1 else {})
+    values: Fields = {"reports": shown, "mark": mark()} | ({"report": shown[0]} if len(shown) == 1 else {})
     parts: list[str] = []
     size = 0
     try:

@@ -29,6 +29,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from ...thresholds.profile import Frozen
 from ..errors import UsageError
 from ..model.open import supported_versions
+from ..text import Texts
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 SUFFIX = "ExecutionProvider"
@@ -302,7 +303,7 @@ class Facts:
     runtime: str
     runtime_cuda: str
     """CUDA that ONNX Runtime was built for"""
-    providers: tuple[str, ...]
+    providers: Texts
     opset: int | None
     gpus: tuple[Gpu, ...]
     driver_cuda: str
@@ -467,7 +468,7 @@ def _cuda(facts: Facts) -> list[MachineFinding]:
     return findings
 
 
-def _versions(names: tuple[str, ...]) -> dict[str, str]:
+def _versions(names: Texts) -> dict[str, str]:
     versions = {}
     for name in names:
         with suppress(PackageNotFoundError):

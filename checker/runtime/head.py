@@ -16,12 +16,11 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import get_attribute_value, make_node, make_tensor_value_info
 
-from ..arrays import Array, GenericArray
-from ..errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
+from ..arrays import Array, GenericArray, float64
+from ..errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint, unfit
 from ..model.file import Graph
 from ..model.layers import FLOATS, LINEAR, RESHAPE, Layers, build_layers, inputs_of, needed_nodes, text_of, with_shapes
 from ..model.open import ModelFile
-from ..text import quoted
 from .devices import RUN_ERRORS, cpu_threads
 from .session import open_session, relative_difference, translate
 
@@ -196,7 +195,7 @@ class LinearHead:
 
     def scores(self, representations: npt.ArrayLike) -> Array:
         """Compute (image, class) float64 of (image, feature)."""
-        return np.asarray(representations, dtype=np.float64) @ self.weight.T + self.bias
+        return float64(representations) @ self.weight.T + self.bias
 
 
 def read_head(opened: ModelFile) -> LinearHead:
@@ -231,7 +230,7 @@ def read_head(opened: ModelFile) -> LinearHead:
             (scores,) = session.run(None, {session.get_inputs()[0].name: values})
         except RUN_ERRORS as error:
             raise translate(error, opened) from error
-        return np.asarray(scores, dtype=np.float64).reshape(rows, -1)
+        return float64(scores).reshape(rows, -1)
 
     def read(length: float) -> Array:
         weight = np.empty((len(bias), n_features))
@@ -242,19 +241,13 @@ def read_head(opened: ModelFile) -> LinearHead:
 
     bias = run(n_features, LENGTH)[0]
     if len(bias) < 2:
-        raise CannotAssessError(
-            f"{opened.path}: number of scores of the head is 1; a prediction needs at least two classes",
-            f"robustcheck inspect {quoted(opened.path)}",
-        )
+        raise unfit(opened.path, "number of scores of the head is 1; a prediction needs at least two classes")
     largest = float(np.abs(bias[np.isfinite(bias)]).max(initial=1.0))
     weight = read(min(LENGTH * 2.0 ** math.ceil(math.log2(largest)), LONGEST))
     if not np.isfinite(weight).all():  # too long for float16
         weight = read(LENGTH)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-        raise CannotAssessError(
-            f"{opened.path}: weights of the head are not all finite; a head is a matrix of numbers",
-            f"robustcheck inspect {quoted(opened.path)}",
-        )
+        raise unfit(opened.path, "weights of the head are not all finite; a head is a matrix of numbers")
     source = f"{part.op} that gives {part.scores} in {opened.path.name}"
     return LinearHead(weight, bias, source, part.gives_probabilities)
 
@@ -340,7 +333,7 @@ def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: G
         representations: (image, feature), what the head acts on.
         scores: (image, class) of the same images.
     """
-    linear, own = head.scores(representations), np.asarray(scores, dtype=np.float64)
+    linear, own = head.scores(representations), float64(scores)
     if linear.shape != own.shape:
         return float("inf")
     below = linear.max(axis=1, keepdims=True) - linear

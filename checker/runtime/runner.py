@@ -19,14 +19,13 @@ from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 
 from ..arrays import AnyArray, GenericArray
-from ..errors import CannotAssessError, EnvironmentFaultError, UsageError
+from ..errors import CannotAssessError, EnvironmentFaultError, UsageError, unfit
 from ..evidence import Preprocessing
 from ..images.preprocess import channels, scales_finitely
 from ..model.image_input import DTYPES, ImageInput
 from ..model.open import ModelFile
 from ..model.representation import apply_pool
 from ..model.weights import refuse_changed
-from ..text import quoted
 from .devices import CPU, CUDA, ORT_FATAL, RUN_ERRORS, TENSORRT, cpu_threads, device_memory, expects_accelerator
 from .session import describe, open_session, relative_difference, translate
 
@@ -549,9 +548,8 @@ class Runner:
 def _representation(values: AnyArray, model: ModelFile) -> AnyArray:
     """Pool to (image, feature), float32 or float64. Raises CannotAssessError: there is no value an image."""
     if values.size == 0 and len(values):
-        raise CannotAssessError(
-            f"{model.path}: shape of {model.representation.tensor} is {tuple(values.shape)}; it must have features",
-            f"robustcheck inspect {quoted(model.path)}",
+        raise unfit(
+            model.path, f"shape of {model.representation.tensor} is {tuple(values.shape)}; it must have features"
         )
     representation = apply_pool(values, model.representation.pool, model.representation.feature_axis)
     return representation if representation.dtype in (np.float32, np.float64) else representation.astype(np.float32)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
-from ...thresholds.profile import Frozen
+from ...thresholds.profile import Frozen, ReprArgs
 from ..evidence import Execution, ImageFacts, PreprocessingFacts
 from ..report import notebook
 from ..report.document import Cell, Chart, Curve, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
@@ -164,7 +164,7 @@ class ScanReport(Shown, Frozen):
     time: Time | None
     """None where the caller asked for no time block"""
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
         begins = None if self.begins is None else self.begins + 1
         n_images = self.images.n_usable

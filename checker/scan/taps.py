@@ -18,8 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from ..arrays import Array
 from ..evidence import TOP_FEATURES
 from ..statistics.definitions import PERSISTENT_SHARE
+from ..text import Fields
 from .document import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
 
+Shape = tuple[int, ...]
 PREFIX = "robustcheck.scan"
 OUTPUT = f"{PREFIX}.rows"
 MIN_OPSET = 11  # GatherElements; TopK of either end
@@ -43,7 +45,7 @@ class Tap(NamedTuple):
     tensor: str
     form: str
     features: int
-    positions: tuple[int, ...]
+    positions: Shape
     """tokens; or height and width; empty for a vector"""
     class_token: bool = False
     """whether the first token is the class token"""
@@ -51,12 +53,12 @@ class Tap(NamedTuple):
     """whether no value is below 0 (the output of a Relu)"""
 
     @property
-    def strides(self) -> tuple[int, ...]:
+    def strides(self) -> Shape:
         """Step between measured positions, for each axis of positions."""
         return tuple(-(-n // GRID) for n in self.positions) if len(self.positions) == 2 else (1,) * len(self.positions)
 
     @property
-    def measured(self) -> tuple[int, ...]:
+    def measured(self) -> Shape:
         """Number of measured positions, for each axis of positions."""
         return tuple(-(-n // step) for n, step in zip(self.positions, self.strides, strict=True))
 
@@ -136,7 +138,7 @@ def add_shapes(proto: onnx.ModelProto, tensors: Sequence[str], image: str, opset
     proto.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", None]))
 
 
-def read_shapes(row: Sequence[float], n_tensors: int) -> list[tuple[int, ...]]:
+def read_shapes(row: Sequence[float], n_tensors: int) -> list[Shape]:
     """The shapes in a row of `add_shapes`."""
     numbers = [int(value) for value in row]
     ends = np.cumsum([n_tensors, *numbers[:n_tensors]])
@@ -162,7 +164,7 @@ class _Writer:
         values, indices = self._append("TopK", (tensor, self.constant([k])), ("values", "indices"), attributes)
         return values, indices
 
-    def _append(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: dict[str, Any]) -> list[str]:
+    def _append(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Fields) -> list[str]:
         self._count += 1
         name = f"{self.prefix}.{self._count}.{op}"
         names = [f"{name}.{output}" for output in outputs]
@@ -427,7 +429,7 @@ class Depth:
         is_fixed = count and count >= PERSISTENT_SHARE * self.n_images
         return FixedOutlier(**self._place(spot, count), largest_z=z2**0.5) if is_fixed else None
 
-    def _place(self, spot: Spot, count: int) -> dict[str, Any]:
+    def _place(self, spot: Spot, count: int) -> Fields:
         """Return the fields of a `Place`."""
         feature, token = spot
         return {

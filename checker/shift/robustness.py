@@ -11,6 +11,7 @@ from typing import Literal
 from ...thresholds import published
 from ...thresholds.profile import Frozen
 from ...thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of, effective_robustness
+from ..evidence import Skips
 from ..statistics.definitions import CONFIDENCE, Accuracy, wilson
 
 Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
@@ -41,7 +42,7 @@ class SetResult(Frozen):
     n_available: int
     n_read: int
     n_skipped: int
-    skipped: tuple[tuple[str, str], ...]
+    skipped: Skips
     digest: str
     accuracy: Accuracy
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...thresholds.profile import LOOKS_ALPHA, Frozen
-from ..arrays import Array, Bools, Indices
+from ..arrays import Array, Bools, Indices, float64
 from ..evidence import TOP_FEATURES
 
 STATISTIC_VERSION = 2  # raise it whenever a definition below changes: thresholds hold for one version only
@@ -49,7 +49,7 @@ def usable_rows(h: npt.ArrayLike) -> Usable:
     Returns:
         usable, nonfinite (any NaN or infinity in the row), constant (no spread beyond rounding).
     """
-    x = np.asarray(h, dtype=np.float64)
+    x = float64(h)
     nonfinite: Bools = np.asarray(~np.isfinite(x).all(axis=1))
     safe = np.where(nonfinite[:, None], 0.0, x)
     scale = np.abs(safe).max(axis=1, initial=0.0)
@@ -75,12 +75,12 @@ def standardise(h: npt.ArrayLike) -> Array:
     >>> standardise([[1.0, 2.0, 3.0]]).round(3).tolist()
     [[-1.225, 0.0, 1.225]]
     """
-    x = np.asarray(h, dtype=np.float64)
+    x = float64(h)
     if not usable_rows(x).usable.all():
         raise ValueError("a representation is constant or not finite; it has no kurtosis")
     x = x / np.abs(x).max(axis=1, keepdims=True)  # scale-free, and safe from overflow in the squares
     centred = x - x.mean(axis=1, keepdims=True)
-    return np.asarray(centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True)), dtype=np.float64)
+    return float64(centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True)))
 
 
 def max_median_ratio(h: npt.ArrayLike) -> Array:
@@ -92,9 +92,9 @@ def max_median_ratio(h: npt.ArrayLike) -> Array:
     Returns:
         (image,) float64; infinity where the median is 0 (more than half of a rectified vector is zero).
     """
-    a = np.abs(np.asarray(h, dtype=np.float64))
+    a = np.abs(float64(h))
     with np.errstate(divide="ignore"):
-        return np.asarray(a.max(axis=1) / np.median(a, axis=1), dtype=np.float64)
+        return float64(a.max(axis=1) / np.median(a, axis=1))
 
 
 class Moments(NamedTuple):
@@ -122,8 +122,8 @@ def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
     Returns:
         (..., feature) float64.
     """
-    s4 = np.asarray(sum_z4, dtype=np.float64)
-    return np.asarray(s4 / s4.sum(axis=-1, keepdims=True), dtype=np.float64)
+    s4 = float64(sum_z4)
+    return float64(s4 / s4.sum(axis=-1, keepdims=True))
 
 
 def top_features(sum_z4: Array) -> Indices:
@@ -185,7 +185,7 @@ def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: Indices) -> 
         infinite in truth and reported as NaN, so that no comparison with a threshold holds.
         With three features or fewer there is nothing left for the negative energy: NaN.
     """
-    count = np.asarray(n, dtype=np.float64)[..., None]
+    count = float64(n)[..., None]
     m1, m2, m3, m4 = powers / count
     kurtosis = m4.mean(axis=-1)
     # |z| is at most √d, so these raw moments lose at most d²·1e-16: the centring is exact enough in float64.
@@ -244,9 +244,9 @@ def unit_rows(h: npt.ArrayLike) -> Array:
     >>> unit_rows([[3.0, 4.0]]).round(12).tolist()
     [[0.6, 0.8]]
     """
-    x = np.asarray(h, dtype=np.float64)
+    x = float64(h)
     x = x / np.abs(x).max(axis=1, keepdims=True, initial=0.0)  # safe from overflow in the squares
-    return np.asarray(x / np.sqrt(np.sum(x**2, axis=1, keepdims=True)), dtype=np.float64)
+    return float64(x / np.sqrt(np.sum(x**2, axis=1, keepdims=True)))
 
 
 def relative_variance(h: npt.ArrayLike) -> float:

@@ -20,8 +20,8 @@ from pydantic import Field
 from ...thresholds import profile as profiles
 from ...thresholds.profile import Frozen, Profile
 from ..errors import UsageError
-from ..evidence import Evidence, Execution, ImageFacts
-from ..text import short_digest
+from ..evidence import Evidence, Execution, ImageFacts, Skips
+from ..text import Texts, short_digest
 from .rule import Verdict, expected_levels, is_raw, limit_of
 
 FailOn = Literal["warn", "never"]
@@ -38,7 +38,7 @@ class Waiver(Frozen):
     owner: str = Field(min_length=1)
     expires: date
     """the last day on which it holds"""
-    models: tuple[str, ...] = ("*",)
+    models: Texts = ("*",)
     """globs of the model's path as it was given; any of them"""
 
 
@@ -153,7 +153,7 @@ BUNDLED_NOTE = (
 SHOWN = 6  # inputs and outputs that were left out and are named
 
 
-def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
+def notes_of(evidence: Evidence, profile: Profile) -> Texts:
     """Write the notes that a verdict rests on.
 
     A note is about a choice or a circumstance that is not a reason for WARN.
@@ -234,7 +234,7 @@ def memory_note(name: str) -> list[str]:
     return [f"The model was handed over in Python ({name}), not as a file; no sidecar of it was looked for."]
 
 
-def skipped_note(n_skipped: int, n_read: int, skipped: Sequence[tuple[str, str]], name: str = "") -> list[str]:
+def skipped_note(n_skipped: int, n_read: int, skipped: Skips, name: str = "") -> list[str]:
     """Note how many images of a set were skipped.
 
     The first three are named with the reason; without any there is no note.

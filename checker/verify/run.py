@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from ...thresholds.profile import Frozen
+from ...thresholds.profile import Frozen, ReprArgs
 from ..errors import UsageError
 from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
 from ..model.weights import file_digest
@@ -70,7 +70,7 @@ class Verification(Shown, NoTruth, Frozen):
         """Return whether exit code is 0. Everything agrees then, and the report lets a release through."""
         return self.exit_code == 0
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Return the fields that repr, str and rich show. They fit a line; the record has more."""
         return [(name, getattr(self, name)) for name in ("result", "exit_code", "report", "model")]
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 
 import typer
 
+from ...text import Texts
 from ..command_line import Invocation
-from ..options import CI, ROWS, VERDICT, Settings, Texts, Values, completing, frozen, key_of, parameter
+from ..options import CI, ROWS, VERDICT, Settings, Values, completing, frozen, key_of, parameter
 from ..output import deliver, destinations_of, mark_unfinished, print_report, progress_line
 
 if TYPE_CHECKING:
