@@ -44,6 +44,7 @@ UNSOUND: Final = {
 }
 """reasons of a check for which vectors or images can't be taken as they were measured"""
 SIGNS: Final[dict[IndexVerdict, str]] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
+PHOTOS: Final = "among the photos"
 OWN: Final = "in its own vectors"
 SAME_LENGTH: Final = 0.9  # of the median of the shorter vector's length divided by the longer one's
 KS: Final = (1, 5, 10)  # neighbours that are counted
@@ -170,46 +171,23 @@ def compare_vectors(
     """
     names, digests = [PurePath(name).name for name, _ in images], [digest for _, digest in images]
     metric: Metric = options.metric or "cosine"
-    cosines, sizes = cosine(candidate, reference), lengths(reference)
-    ratios = lengths(candidate) / sizes
-    numbers, tied = dict[str, Number](), dict[str, float]()
-
-    def add(name: str, interval: Interval, needs: float | None = None) -> None:
-        numbers[name] = Number(**interval.model_dump(), needs=needs)
-
-    for name, values, at in (("cosine", cosines, 0), ("distance", lengths(candidate - reference) / sizes, 1)):
-        add(f"{name}, median", quantile(values, 0.5))
-        add(f"{name}, worst 5 %", quantile(values, abs(at - 0.05)), None if at else options.min_cosine)
-        add(f"{name}, worst 1 %", quantile(values, abs(at - 0.01)))
-    add("length, relative", quantile(ratios, 0.5))
-    needed = None if options.metric == "cosine" else SAME_LENGTH
-    add("length kept", quantile(np.minimum(ratios, 1 / ratios), 0.5), needed)
-    photos = search(
-        [candidate, np.roll(reference, 1, axis=0), reference], [(reference, sizes, digests)], metric, digests
-    )
+    rows = (reference, lengths(reference), digests)
+    photos = search([candidate, np.roll(reference, 1, axis=0), reference], [rows], metric, digests)
     own = search([candidate], [(candidate, lengths(candidate), digests)], metric, digests)
     in_file = None if index is None else search([candidate, reference], index, metric, names)
-    searched = {"among the photos": photos, OWN: own} | ({} if in_file is None else {"in the index": in_file})
-    kept_own = 1.0
-    for where, found in searched.items():
-        theirs = (photos if where == OWN else found).ranked[-1]
-        # of equal vectors one search is that of both: products of other shapes differ by rounding
-        ours = theirs if np.array_equal(candidate, reference) else found.ranked[0]
-        counted = [k for k in KS if k <= found.n_vectors - bool(found.own)]
-        for k in counted:
-            least, most = shares_kept(ours, theirs, k, metric)
-            decides = where != OWN and k == counted[-1]
-            add(name := f"recall@{k} {where}", _share(least, most), options.min_recall if decides else None)
-            if most.mean() - least.mean() > TIED_SHARE:
-                tied[name] = float(most.mean())
-            kept_own = min(kept_own, least.mean()) if where == OWN else kept_own
+    searched = {PHOTOS: photos, OWN: own} | ({} if in_file is None else {"in the index": in_file})
+    # of equal vectors one search is that of both: products of other shapes differ by rounding
+    recalls, tied = _recalls(searched, metric, options.min_recall, is_same=np.array_equal(candidate, reference))
+    numbers = _distances(candidate, reference, options) | recalls
     if text is not None:
         now, before = margins(candidate, reference, text)
-        add("top-1 class kept", _share(now > 0), options.min_recall)
-        add("margin moved", quantile(now - before, 0.5))
+        numbers["top-1 class kept"] = _share(now > 0, needs=options.min_recall)
+        numbers["margin moved"] = quantile(now - before, 0.5)
     change, after = explain(candidate, reference, options.min_cosine)
-    if change == "rotated" and kept_own < options.min_recall:
+    kept_own = [number.estimate or 0.0 for name, number in recalls.items() if name.endswith(OWN)]
+    if change == "rotated" and min(kept_own, default=1.0) < options.min_recall:
         change = "none"  # a rotation fits few vectors well, whatever they are; after one all neighbours are kept
+    cosines = cosine(candidate, reference)
     report = IndexReport(
         options=options,
         n_images=len(images),
@@ -236,6 +214,45 @@ def compare_vectors(
     return _judged(report, tied)
 
 
+def _distances(candidate: Array, reference: Array, options: IndexOptions) -> dict[str, Number]:
+    """Compare the two vectors of each image by cosine, distance and length."""
+    sizes = lengths(reference)
+    ratios, cosines = lengths(candidate) / sizes, cosine(candidate, reference)
+    numbers = {
+        f"{name}, {place}": quantile(values, abs(at - p), options.min_cosine if (at, p) == (0, 0.05) else None)
+        for name, values, at in (("cosine", cosines, 0), ("distance", lengths(candidate - reference) / sizes, 1))
+        for place, p in (("median", 0.5), ("worst 5 %", 0.05), ("worst 1 %", 0.01))
+    }
+    needed = None if options.metric == "cosine" else SAME_LENGTH
+    numbers["length, relative"] = quantile(ratios, 0.5)
+    numbers["length kept"] = quantile(np.minimum(ratios, 1 / ratios), 0.5, needed)
+    return numbers
+
+
+def _recalls(
+    searched: Mapping[str, Found], metric: Metric, needed: float, *, is_same: bool
+) -> tuple[dict[str, Number], dict[str, float]]:
+    """Count the neighbours that stay. Return also the most that a recall with many ties can be.
+
+    Args:
+        searched: the neighbours by where they were looked for; the last query among the photos is the reference's.
+        metric: what orders neighbours.
+        needed: the recall that `compatible` needs, but for the candidate's own vectors.
+        is_same: whether candidate and reference have equal vectors.
+    """
+    numbers, tied = dict[str, Number](), dict[str, float]()
+    for where, found in searched.items():
+        theirs = (searched[PHOTOS] if where == OWN else found).ranked[-1]
+        counted = [k for k in KS if k <= found.n_vectors - bool(found.own)]
+        for k in counted:
+            least, most = shares_kept(theirs if is_same else found.ranked[0], theirs, k, metric)
+            decides = where != OWN and k == counted[-1]
+            numbers[name := f"recall@{k} {where}"] = _share(least, most, needed if decides else None)
+            if most.mean() - least.mean() > TIED_SHARE:
+                tied[name] = float(most.mean())
+    return numbers, tied
+
+
 def _judged(report: IndexReport, tied: Mapping[str, float]) -> IndexReport:
     """Add a reason for each number that misses its limit. tied: the most that a recall with many ties can be."""
     for name, number in report.numbers.items():
@@ -259,16 +276,16 @@ def _judged(report: IndexReport, tied: Mapping[str, float]) -> IndexReport:
     return report
 
 
-def _share(values: Array | Any, most: Array | Any = None) -> Interval:
+def _share(values: Array | Any, most: Array | Any = None, needs: float | None = None) -> Number:
     """Return the mean of shares, one per image, with its Wilson interval.
 
     The variance of a share is at most that of a yes or no with the same mean, so the interval is wide enough.
 
-    most: what the shares are at most; the upper bound is that of their mean.
+    most: what the shares are at most; the upper bound is that of their mean. needs: as in `quantile`.
     """
     means = [float(np.mean(each)) for each in (values, values if most is None else most)]
     (low, _), (_, high) = (wilson_bounds(mean, len(values)) for mean in means)
-    return Interval(estimate=means[0], low=low, high=high)
+    return Number(estimate=means[0], low=low, high=high, needs=needs)
 
 
 def concluded_index(report: IndexReport, both: Sequence[Compared], nodes: Sequence[Counter[str]]) -> IndexReport:
@@ -367,16 +384,16 @@ def margins(candidate: Array, reference: Array, text: Array) -> tuple[Array, Arr
     return found, was
 
 
-def quantile(values: Array, p: float, confidence: float = CONFIDENCE) -> Interval:
+def quantile(values: Array, p: float, needs: float | None = None) -> Number:
     """Return a quantile with bounds from order statistics. They hold for every distribution.
 
-    Equal to scipy.stats.quantile_test(values, p=p).confidence_interval(confidence). The estimate is
+    Equal to scipy.stats.quantile_test(values, p=p).confidence_interval(0.95). The estimate is
     numpy.quantile(values, p, method="inverted_cdf"), which is one of the values.
 
     Args:
         values: (image,), at most 1,024.
         p: between 0 and 1.
-        confidence: two-sided.
+        needs: the lower bound that `compatible` needs.
 
     Returns:
         None for a bound that the values are too few for: the lower bound of the 5 % quantile needs 72, that of the 1 %
@@ -384,12 +401,13 @@ def quantile(values: Array, p: float, confidence: float = CONFIDENCE) -> Interva
     """
     x, n = np.sort(values), len(values)
     below = np.cumsum([math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n)])  # P(at most k)
-    low = int(np.searchsorted(below, (1 - confidence) / 2, "right"))
-    high = int(np.searchsorted(below, (1 + confidence) / 2))
-    return Interval(
+    low = int(np.searchsorted(below, (1 - CONFIDENCE) / 2, "right"))
+    high = int(np.searchsorted(below, (1 + CONFIDENCE) / 2))
+    return Number(
         estimate=float(np.quantile(x, p, method="inverted_cdf")),
         low=float(x[low - 1]) if low else None,
         high=float(x[high]) if high < n else None,
+        needs=needs,
     )
 
 

@@ -6,15 +6,16 @@ Sums in bounded memory; linear CKA and cosines between images. A feature was kep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ...thresholds.profile import STATISTICS, Frozen, Profile, Statistic
-from ..arrays import Array, Bools, Counts, Float32s
+from ..arrays import Array, Bools, Counts, Float32s, float64
 from ..evidence import OUTLIER_SD, Evidence, Interval, OutlierFeature, Statistics
 from ..statistics import definitions
 from ..statistics import state as sums
@@ -111,8 +112,8 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
     """
     key = np.asarray(keys, dtype=np.int64)
     pairs = [
-        (pair.candidate, np.asarray(h_candidate, np.float64)),
-        (pair.reference, np.asarray(h_reference, np.float64)),
+        (pair.candidate, float64(h_candidate)),
+        (pair.reference, float64(h_reference)),
     ]
     usable = [definitions.usable_rows(h).usable for _, h in pairs]
     both = usable[0] & usable[1]
@@ -144,7 +145,7 @@ def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLi
             a prediction and agrees with nothing.
     """
     tops = []
-    for scores in (np.asarray(candidate, np.float64), np.asarray(reference, np.float64)):
+    for scores in (float64(candidate), float64(reference)):
         is_alone = (scores == scores.max(axis=1, keepdims=True)).sum(axis=1) == 1
         tops.append(np.where(is_alone, scores.argmax(axis=1), -1))
     pair.predicted.append(np.stack(tops))
@@ -167,9 +168,9 @@ def agreement(pair: Pair) -> ClassAgreement | None:
 
 def scaled(h: npt.ArrayLike) -> Array:
     """Scale representations (image, feature) to length √feature. A rotation of h rotates them too."""
-    x = np.asarray(h, dtype=np.float64)
+    x = float64(h)
     x = x / np.abs(x).max(axis=1, keepdims=True)  # safe from overflow in the squares
-    return np.asarray(x / np.sqrt(np.mean(x**2, axis=1, keepdims=True)), dtype=np.float64)
+    return float64(x / np.sqrt(np.mean(x**2, axis=1, keepdims=True)))
 
 
 class Similarity(Frozen):
@@ -220,7 +221,7 @@ def cosines(x: Array) -> Array:
 
     Given are (image, feature) at the scale of `scaled`.
     """
-    return np.asarray(x @ x.T / x.shape[1], dtype=np.float64)
+    return float64(x @ x.T / x.shape[1])
 
 
 def similarity_of(k: Array, m: Array) -> Similarity:
@@ -290,7 +291,7 @@ def _rms_off_diagonal(change: Array) -> float:
 
 def _centred(gram: Array) -> Array:
     middle = gram.mean(axis=0)
-    return np.asarray(gram - middle - middle[:, None] + middle.mean(), dtype=np.float64)  # symmetric
+    return float64(gram - middle - middle[:, None] + middle.mean())  # symmetric
 
 
 def _alignment(product: float, first: float, second: float, scale: float) -> float | None:
@@ -400,67 +401,38 @@ def fates(
         values: (image, feature) of these at the scale of `scaled`, on the images of `ours`; None where the baseline
             saw other images: then nothing is kept.
     """
+    x, same_width = ours.kept_rows, ours.state.n_features == reference.n_features
+    look = _Search(ours, theirs, tolerance, x, x if theirs is None else theirs.kept_rows)
     features = decisive_features(reference)
     places = [int(f.mean_z < 0) for f in features]
-    same_width = ours.state.n_features == reference.n_features
-    x = ours.kept_rows
-    y = x if theirs is None else theirs.kept_rows
     if theirs is not None:
         frequencies = [theirs.share(f.index, place) for f, place in zip(features, places, strict=True)]
-        values = y[:, [f.index for f in features]]
+        values = look.y[:, [f.index for f in features]]
     r = correlations(x, values) if values is not None and len(x) >= FEW_IMAGES else None
-
-    def stands_out(index: int, where: int, before: float) -> bool:
-        return before > 0 and ours.share(index, where) >= (1 - tolerance) * before
-
     by_index = list[Fate]()
     for column, (feature, place, was) in enumerate(zip(features, places, frequencies, strict=True)):
-        if not (same_width and stands_out(feature.index, place, was)):
+        if not (same_width and look.stands_out(feature.index, place, was)):
             by_index.append("lost")
         else:
             by_index.append("undecided" if values is None else correlated_fate(x[:, feature.index], values[:, column]))
     claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
-    rest = None
-    if (
-        theirs is not None
-        and "lost" in by_index
-        and len(x) > 1
-        and _rms_off_diagonal(cosines(x) - cosines(y)) <= SAME_COSINES
-    ):
-        rest = np.sum((procrustes(x, y) - y) ** 2, axis=0) / np.sum(y**2, axis=0)
-
-    def stayed(index: int, where: int) -> bool:
-        """Whether a feature stayed at its index.
-
-        The candidate's feature is what the reference has there, and stands out.
-        """
-        return (
-            same_width
-            and theirs is not None
-            and theirs.share(index, where) >= (1 - tolerance) * ours.share(index, where)
-            and float(correlations(x[:, [index]], y[:, [index]])[0, 0]) >= SAME_FEATURE
-        )
-
     out = []
     for column, (feature, place, was, found) in enumerate(zip(features, places, frequencies, by_index, strict=True)):
-        fate, to = found, None if found == "lost" else feature.index
-        explained = None
+        fate, to, explained = found, None if found == "lost" else feature.index, None
         correlated = None if r is None else feature.index if theirs is None else int(np.abs(r[:, column]).argmax())
-        if theirs is not None and fate != "kept" and r is not None:
-            for other in map(int, np.argsort(-np.abs(r[:, column]), kind="stable")):
-                if abs(r[other, column]) < SAME_FEATURE:
-                    if fate == "lost":
-                        explained = None if rest is None else 1 - float(rest[feature.index])
-                        fate = "rotated" if explained is not None and explained >= SAME_DIRECTION else "lost"
-                    break
-                turned = place if r[other, column] > 0 else 1 - place
-                if other not in claimed and stands_out(other, turned, was) and not stayed(other, turned):
-                    fate, to = "moved", other
-                    claimed.add(to)
-                    break
+        if r is not None and theirs is not None and fate != "kept":
+            other = look.moved(r[:, column], place, was, claimed)
+            if other is not None:
+                fate, to = "moved", other
+                claimed.add(other)
+            # where all features go with it, a rotation gives back anything
+            elif fate == "lost" and look.given_back is not None and (np.abs(r[:, column]) < SAME_FEATURE).any():
+                explained = float(look.given_back[feature.index])
+                fate = "rotated" if explained >= SAME_DIRECTION else "lost"
         if to is not None and r is not None:
             correlated = to
-        shown = to if to is not None else (feature.index if same_width else None)
+        shown = feature.index if to is None and same_width else to
+        sides = (0, 1) if fate == "moved" else (place,)
         out.append(
             FeatureFate(
                 index=feature.index,
@@ -470,17 +442,59 @@ def fates(
                 fate=fate,
                 to=to,
                 candidate_mean_z=None if shown is None else ours.mean_z(shown),
-                candidate_frequency=None
-                if shown is None
-                else max(ours.share(shown, 0), ours.share(shown, 1))
-                if fate == "moved"
-                else ours.share(shown, place),
+                candidate_frequency=None if shown is None else max(ours.share(shown, side) for side in sides),
                 correlation=None if r is None or correlated is None else float(r[correlated, column]),
                 correlated=correlated,
                 explained=explained,
             )
         )
     return tuple(out)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search for the reference's features in the candidate. Rows are (image, feature), at the scale of `scaled`."""
+
+    ours: Side
+    theirs: Side | None
+    tolerance: float
+    x: Array
+    y: Array  # of the reference; those of the candidate where only numbers of it are known
+
+    def stands_out(self, index: int, where: int, before: float) -> bool:
+        """Return whether a candidate's feature is far out nearly as often."""
+        return before > 0 and self.ours.share(index, where) >= (1 - self.tolerance) * before
+
+    @cached_property
+    def given_back(self) -> Array | None:
+        """(feature,) the share of its energy that the best rotation gives back. None where the cosines changed."""
+        x, y = self.x, self.y
+        if len(x) > 1 and _rms_off_diagonal(cosines(x) - cosines(y)) <= SAME_COSINES:
+            return np.asarray(1 - np.sum((procrustes(x, y) - y) ** 2, axis=0) / np.sum(y**2, axis=0))
+        return None
+
+    def moved(self, r: Array, place: int, was: float, claimed: Container[int]) -> int | None:
+        """Return the candidate's feature that a feature of the reference became. The most correlated one, or None.
+
+        r: (feature,) of the candidate's features with it. place, was: its side, and how often it was far out there.
+        claimed: features that others became.
+        """
+        for other in map(int, np.argsort(-np.abs(r), kind="stable")):
+            if abs(r[other]) < SAME_FEATURE:
+                break
+            turned = place if r[other] > 0 else 1 - place
+            if other not in claimed and self.stands_out(other, turned, was) and not self._stayed(other, turned):
+                return other
+        return None
+
+    def _stayed(self, index: int, where: int) -> bool:
+        """Return whether a candidate's feature stood out in the reference already."""
+        return (
+            self.x.shape == self.y.shape
+            and self.theirs is not None
+            and self.theirs.share(index, where) >= (1 - self.tolerance) * self.ours.share(index, where)
+            and float(correlations(self.x[:, [index]], self.y[:, [index]])[0, 0]) >= SAME_FEATURE
+        )
 
 
 def correlated_fate(x: Array, y: Array) -> Fate:
@@ -523,7 +537,7 @@ def correlations(x: Array, y: Array) -> Array:
         flat = size <= 1e-6 * np.sqrt((each**2).sum(axis=0))  # a constant leaves rounding of its own size behind
         units.append(np.where(flat, 0.0, centred / np.where(flat, 1.0, size)))
     a, b = units
-    return np.asarray(np.clip(a.T @ b, -1.0, 1.0), dtype=np.float64)
+    return float64(np.clip(a.T @ b, -1.0, 1.0))
 
 
 class StatisticChange(Frozen):

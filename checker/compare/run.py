@@ -15,18 +15,18 @@ from typing import Any, Unpack, overload
 import numpy as np
 
 from ...thresholds.profile import Profile
-from .. import isolation
-from ..errors import CannotAssessError, UsageError
+from ..arrays import float64
+from ..errors import CannotAssessError, UsageError, unfit
 from ..evidence import Evidence, RunOptions
 from ..images.source import Images, Item, Picture, Skipped
-from ..isolation import NO_LIMITS, Limits, Progress, Tell
+from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
 from ..measure import job
-from ..measure import run as measure
+from ..measure.run import Opened, batches, decode_with, key_of, open_job, prepare_item, probe, settle
 from ..report.record import Clock, Time
 from ..runtime.runner import RunOutput
 from ..statistics import state
 from ..storage.places import local_path
-from ..text import VERSION, quoted, sha256_of
+from ..text import VERSION, Fields, Texts, sha256_of
 from ..verdict.gate import load_profile, notes_of
 from . import baseline as baselines
 from . import pairs
@@ -107,20 +107,13 @@ def compare(
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
     """
-    if not 0 <= tolerance < 1:
-        raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
-    if reference is not None and baseline is not None:
-        raise UsageError(
-            f"REFERENCE is {reference} and --baseline is {baselines.name_of(baseline)}; the candidate is compared "
-            "with one of them",
-            "leave out one of them",
-        )
+    _refuse(tolerance, reference, baseline)
     require = required_of(require)
-    clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
+    clock, (run, given) = Clock(), settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     models = [local_path(model, "model") for model in (candidate, reference) if model is not None]
-    if isolate and isolation.is_possible(given, run.images):
-        asked: dict[str, Any] = {"candidate": candidate, "reference": reference, "tolerance": tolerance, "index": index}
+    if isolate and is_possible(given, run.images):
+        asked: Fields = {"candidate": candidate, "reference": reference, "tolerance": tolerance, "index": index}
         asked |= {"thresholds": profile, "require": require, "progress": progress, **run.given}
         return _kept(_apart(baseline, limits, asked), write_baseline, baseline)
     limits.refuse_here()
@@ -129,13 +122,13 @@ def compare(
     named = (("--index", index.file), ("--text", index.text))
     files = {option: open_vectors(file, option) for option, file in named if file is not None}
     jobs = [job.Job(model, run) for model in models]
-    isolation.tell_stage(progress, "loading the candidate")
-    opened = [measure.open_job(jobs[0], source=given)]
-    if reference is not None:
-        isolation.tell_stage(progress, "loading the reference")
-    opened += [replace(measure.open_job(each, source=opened[0].source), described=None) for each in jobs[1:]]
-    isolation.tell_stage(progress, "trying the models on a few images")
-    facts = [measure.probe(each) for each in opened]
+    tell_stage(progress, "loading the candidate")
+    opened = [open_job(jobs[0], source=given)]
+    for each in jobs[1:]:
+        tell_stage(progress, "loading the reference")
+        opened.append(replace(open_job(each, source=opened[0].source), described=None))
+    tell_stage(progress, "trying the models on a few images")
+    facts = [probe(each) for each in opened]
     pair, read, described = _run(opened[0], opened[-1], progress)
     if pair.candidate.state.n == 0:
         _say_none_usable(jobs, pair, read.n_usable)
@@ -156,12 +149,23 @@ def compare(
     else:
         comparison = _against(pair.candidate, evidence[0], read.digests, known, profile, tolerance)
         nodes, old = [nodes[0] if known.nodes else Counter(), Counter(known.nodes)], known.vectors
-    isolation.tell_stage(progress, "comparing the vectors")
+    tell_stage(progress, "comparing the vectors")
     index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
     index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
     added = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
     report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
     return _kept(report.with_baseline(new_baseline), write_baseline, baseline)
+
+
+def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path | Baseline | None) -> None:
+    if not 0 <= tolerance < 1:
+        raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
+    if reference is not None and baseline is not None:
+        raise UsageError(
+            f"REFERENCE is {reference} and --baseline is {baselines.name_of(baseline)}; the candidate is compared "
+            "with one of them",
+            "leave out one of them",
+        )
 
 
 def _kept(
@@ -189,7 +193,7 @@ def _apart(
         made, sent = Path(folder, "made.npz"), Path(folder, "sent.npz" if held and held.vectors else "sent.json")
         if held is not None:
             baselines.write(sent, held)
-        there: Callable[..., CompareReport | FirstBaseline] = isolation.apart(compare, str(asked["candidate"]), limits)
+        there: Callable[..., CompareReport | FirstBaseline] = apart(compare, str(asked["candidate"]), limits)
         found = there(baseline=sent if held else baseline, write_baseline=made, **asked)
         numbers = baselines.read(made)
     if isinstance(found, FirstBaseline):
@@ -215,8 +219,8 @@ def _index_report(
     places = {digest: row for row, digest in enumerate(old.digests)}
     rows = [row for row, (_, digest) in enumerate(pair.images) if digest in places]
     images = [pair.images[row] for row in rows]
-    ours = pair.candidate.vectors[rows].astype(np.float64)
-    theirs = old.rows[[places[digest] for _, digest in images]].astype(np.float64)
+    ours = float64(pair.candidate.vectors[rows])
+    theirs = float64(old.rows[[places[digest] for _, digest in images]])
     if ours.shape[1] != width:
         seen = f"the vectors have {ours.shape[1]} features, those of the reference {width}"
         return report.because("another_width", "re-embed", seen)
@@ -304,9 +308,7 @@ class _Both(job.Prepared):
     """for the reference"""
 
 
-def _run(
-    first: measure.Opened, second: measure.Opened, progress: Tell | None
-) -> tuple[Pair, job.ImagesRead, list[job.DescribedRows]]:
+def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, job.ImagesRead, list[job.DescribedRows]]:
     """Run every usable image through both models. The same model twice is run once.
 
     Returns their sums, the images, and of each model the rows that its content is measured on.
@@ -316,21 +318,21 @@ def _run(
     same_pixels = first.preprocessing.preprocessing == second.preprocessing.preprocessing
 
     def prepare(item: Item) -> _Both | Skipped:
-        one = measure.prepare_item(item, first)
+        one = prepare_item(item, first)
         if isinstance(one, Skipped):
             return one
-        other = one if same_pixels and isinstance(item, Picture) else measure.prepare_item(item, second)
+        other = one if same_pixels and isinstance(item, Picture) else prepare_item(item, second)
         return other if isinstance(other, Skipped) else _Both(**vars(one), other=other)
 
     pair: Pair | None = None
-    with measure.decode_with(prepare, first, second.source, execution=first.runners[0].execution) as decoded:
-        for batch in measure.batches(
+    with decode_with(prepare, first, second.source, execution=first.runners[0].execution) as decoded:
+        for batch in batches(
             decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
         ):
             ours = first.runners[0].run(job.stack(batch))
             theirs = ours if second is first else second.runners[0].run(job.stack([both.other for both in batch]))
             pair = pair or Pair(_side(first, ours), _side(second, theirs))
-            keys = [measure.key_of(both.digest) for both in batch]
+            keys = [key_of(both.digest) for both in batch]
             is_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
             usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
             pair.images += [(both.name, both.digest) for both in usable[: pairs.KEPT_IMAGES - len(pair.images)]]
@@ -346,7 +348,7 @@ def _run(
     return pair, read, described
 
 
-def _side(opened: measure.Opened, output: RunOutput) -> Side:
+def _side(opened: Opened, output: RunOutput) -> Side:
     width = output.representation.shape[1]
     if width > state.MAX_FEATURES:
         raise CannotAssessError(
@@ -361,9 +363,8 @@ def _say_none_usable(jobs: Sequence[job.Job], pair: Pair, n: int) -> None:
     for each, side in zip(jobs, (pair.candidate, pair.reference), strict=True):
         bad = side.state.n_nonfinite + side.state.n_constant
         if bad == n:
-            raise CannotAssessError(
-                f"{each.model}: number of finite, not constant representations is 0 of {n}; at least one is needed",
-                f"robustcheck inspect {quoted(each.model)}",
+            raise unfit(
+                each.model, f"number of finite, not constant representations is 0 of {n}; at least one is needed"
             )
     raise CannotAssessError(
         f"{jobs[0].model}, {jobs[1].model}: number of images on which both representations are finite and not constant "
@@ -375,7 +376,7 @@ def _say_none_usable(jobs: Sequence[job.Job], pair: Pair, n: int) -> None:
 BASELINE_NOTE = "A baseline holds no predicted classes: whether both models predict the same ones was not compared."
 
 
-def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_baseline: bool) -> tuple[str, ...]:
+def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_baseline: bool) -> Texts:
     """Return the notes on both models, each once."""
     notes = [BASELINE_NOTE] if is_baseline else []
     if candidate.evidence.model.digest == reference.evidence.model.digest:
