@@ -21,12 +21,11 @@ from typing import NamedTuple, Unpack
 import numpy as np
 import onnx
 
-from .. import isolation
 from ..arrays import AnyArray
-from ..errors import CannotAssessError, UsageError
+from ..errors import CannotAssessError, UsageError, unfit
 from ..evidence import Execution, ImageFacts, Preprocessing, RunOptions
 from ..images.source import Images
-from ..isolation import NO_LIMITS, Limits, Progress
+from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
 from ..measure import run as measure
 from ..measure.job import ImagesRead, Job, stack
 from ..model.ends import ACTIVATION, NORMALISATION
@@ -39,10 +38,10 @@ from ..runtime.runner import SAME_OUTPUT, Runner
 from ..runtime.session import relative_difference
 from ..statistics.definitions import usable_rows
 from ..storage.places import local_path
-from ..text import VERSION, quoted
+from ..text import VERSION, Texts, quoted
 from ..verdict.gate import execution_notes, image_notes
 from .document import Layer, ScanModel, ScanReport, summary
-from .taps import GRID, MIN_OPSET, OUTPUT, Depth, Tap, add_scan, add_shapes, read_shapes
+from .taps import GRID, MIN_OPSET, OUTPUT, Depth, Shape, Tap, add_scan, add_shapes, read_shapes
 
 MAX_IMAGES = 64  # by default: a profile needs no tight interval
 FEW_IMAGES = 50  # a check needs as many; fewer make persistent features unreliable (docs/statistics.md)
@@ -79,38 +78,22 @@ def scan(
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     path = local_path(model, "model")
     save_representations = None if save_representations is None else str(checked_path(save_representations))
-    if isolate and isolation.is_possible(given, run.images):
-        return isolation.apart(scan, str(model), limits)(
+    if isolate and is_possible(given, run.images):
+        return apart(scan, str(model), limits)(
             model, blocks=blocks, save_representations=save_representations, progress=progress, **run.given
         )
     limits.refuse_here()
-    isolation.tell_stage(progress, "opening the model and the images")
+    tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(path, run), source=given)
-    (opened,) = inputs.models
-    preprocessing = inputs.preprocessing.preprocessing
-    read = ImagesRead()
+    (opened,), read = inputs.models, ImagesRead()
     with saving(save_representations) as saver:
         with measure.decode(inputs) as decoded:
-            isolation.tell_stage(progress, "finding the blocks")
+            tell_stage(progress, "finding the blocks")
             first = measure.take_probe(decoded)  # the next ones are decoded while the sessions open
-            probe = measure.first_pixels(first, inputs.source)
-            plan = plan_scan(opened, probe, run.device, blocks, preprocessing=preprocessing)
-            own = Runner(opened, run.device, preprocessing=preprocessing).run(probe)
-            isolation.tell_stage(progress, "loading the model")
-            runner = Runner(
-                measuring_model(opened, plan),
-                run.device,
-                preprocessing=preprocessing,
-                batch_size=run.batch_size,
-                also=(replace(opened, added_output=False),),
-            )
-            difference = relative_difference(own.representation, runner.represent(probe)[1])
-            if own.class_output is not None:
-                again = runner.run(probe).class_output
-                assert again is not None
-                difference = max(difference, relative_difference(own.class_output, again))
+            pixels = measure.first_pixels(first, inputs.source)
+            plan = plan_scan(opened, pixels, run.device, blocks, preprocessing=inputs.preprocessing.preprocessing)
+            runner, difference = _open_measuring(inputs, plan, pixels, progress)
             depths = [Depth(tap) for tap in plan.taps]
-            *ends, n_numbers = np.cumsum([tap.n_numbers for tap in plan.taps])
             for batch in measure.batches(
                 itertools.chain(first, decoded), read, run.batch_size, n_images=len(inputs.source), progress=progress
             ):
@@ -118,72 +101,94 @@ def scan(
                 if saver is not None:
                     usable = usable_rows(representations).usable
                     saver.add(representations[usable], list(itertools.compress(batch, usable)))
-                if rows.shape[1] != n_numbers:
-                    raise CannotAssessError(
-                        f"{opened.path}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were planned "
-                        "from its first images: the number of tokens must not depend on the images",
-                        f"robustcheck scan {quoted(opened.path)} --block TENSOR",
-                    )
-                for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
-                    depth.update(part)
-        read.check_usable(inputs.source, run.max_bad, sampled=inputs.source.n_available > len(inputs.source))
-        facts_of_images = read.facts(inputs.source)
-        layers = tuple(
-            Layer(
-                kind=kind,
-                tensor=tap.tensor,
-                form=tap.form,
-                width=tap.features,
-                positions=tap.positions,
-                measured=tap.measured,
-                class_token=tap.class_token,
-                statistics=depth.statistics(),
-            )
-            for kind, tap, depth in zip(plan.kinds, plan.taps, depths, strict=True)
+                _add(depths, rows, opened.path)
+        read.check_usable(inputs.source, run.max_bad)
+        layers = _layers(plan, depths, opened.path, read.n_usable)
+        facts, of_images = _model(opened, plan, difference), read.facts(inputs.source)
+        begins = next((index for index, layer in enumerate(layers) if layer.statistics.has_outliers), None)
+        report = ScanReport(
+            tool_version=VERSION,
+            model=facts,
+            layers=layers,
+            begins=begins,
+            summary=summary(layers, begins),
+            preprocessing=inputs.preprocessing,
+            images=of_images,
+            execution=runner.execution,
+            notes=_notes(inputs, facts, layers, of_images, runner.execution),
+            time=Time.until_now(clock, read.n_usable),
         )
-        if not any(layer.statistics.n_images for layer in layers):
-            raise CannotAssessError(
-                f"{opened.path}: number of images with finite, not constant values is 0 of {read.n_usable} "
-                "at every block; at least one is needed",
-                f"robustcheck inspect {quoted(opened.path)}",
-            )
         if saver is not None:
-            saver.write(
-                MadeWith(
-                    model=str(opened.path),
-                    model_digest=opened.digest,
-                    tensor=opened.representation.tensor,
-                    pool=opened.representation.pool,
-                    preprocessing=inputs.preprocessing,
-                    images=inputs.source.named,
-                    seed=inputs.source.seed,
-                )
-            )
-    facts = ScanModel(
+            saver.write(MadeWith.of(report, facts.file))
+    return report
+
+
+def _open_measuring(
+    inputs: measure.Inputs, plan: Plan, pixels: AnyArray, progress: Tell | None
+) -> tuple[Runner, float]:
+    """Open the model with the nodes that measure. Return also how far they change its own outputs on some pixels."""
+    (opened,), preprocessing = inputs.models, inputs.preprocessing.preprocessing
+    own = Runner(opened, inputs.job.options.device, preprocessing=preprocessing).run(pixels)
+    tell_stage(progress, "loading the model")
+    runner = measure.open_runner(inputs, (measuring_model(opened, plan), replace(opened, added_output=False)))
+    difference = relative_difference(own.representation, runner.represent(pixels)[1])
+    if own.class_output is not None:
+        again = runner.run(pixels).class_output
+        assert again is not None
+        difference = max(difference, relative_difference(own.class_output, again))
+    return runner, difference
+
+
+def _add(depths: Sequence[Depth], rows: AnyArray, where: Path) -> None:
+    """Add the numbers of some images to the sums of every tensor. Refuse rows of another length than planned."""
+    *ends, n_numbers = np.cumsum([depth.tap.n_numbers for depth in depths])
+    if rows.shape[1] != n_numbers:
+        raise CannotAssessError(
+            f"{where}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were planned "
+            "from its first images: the number of tokens must not depend on the images",
+            f"robustcheck scan {quoted(where)} --block TENSOR",
+        )
+    for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
+        depth.update(part)
+
+
+def _layers(plan: Plan, depths: Sequence[Depth], where: Path, n_images: int) -> tuple[Layer, ...]:
+    """Conclude the statistics of every tensor. Refuse a run in which no image could be measured anywhere."""
+    layers = tuple(
+        Layer(
+            kind=kind,
+            tensor=tap.tensor,
+            form=tap.form,
+            width=tap.features,
+            positions=tap.positions,
+            measured=tap.measured,
+            class_token=tap.class_token,
+            statistics=depth.statistics(),
+        )
+        for kind, tap, depth in zip(plan.kinds, plan.taps, depths, strict=True)
+    )
+    if not any(layer.statistics.n_images for layer in layers):
+        raise unfit(
+            where,
+            f"number of images with finite, not constant values is 0 of {n_images} "
+            "at every block; at least one is needed",
+        )
+    return layers
+
+
+def _model(opened: ModelFile, plan: Plan, difference: float) -> ScanModel:
+    return ScanModel(
         **measure.model_read(opened),
         rule=plan.rule,
         n_left_out=plan.n_left_out,
         output_difference=difference,
         output_unchanged=difference <= SAME_OUTPUT[opened.precision],
     )
-    begins = next((index for index, layer in enumerate(layers) if layer.statistics.has_outliers), None)
-    return ScanReport(
-        tool_version=VERSION,
-        model=facts,
-        layers=layers,
-        begins=begins,
-        summary=summary(layers, begins),
-        preprocessing=inputs.preprocessing,
-        images=facts_of_images,
-        execution=runner.execution,
-        notes=_notes(inputs, facts, layers, facts_of_images, runner.execution),
-        time=Time.until_now(clock, read.n_usable),
-    )
 
 
 def _notes(
     inputs: measure.Inputs, facts: ScanModel, layers: Sequence[Layer], images: ImageFacts, execution: Execution
-) -> tuple[str, ...]:
+) -> Texts:
     """What a reader must know next to the numbers."""
     notes = measure.question_notes(inputs) + image_notes(images)
     if (n_good := images.n_usable) < FEW_IMAGES:
@@ -218,7 +223,7 @@ class Plan(NamedTuple):
     """Where to measure."""
 
     taps: tuple[Tap, ...]
-    kinds: tuple[str, ...]
+    kinds: Texts
     """of the block that each ends"""
     rule: str
     n_left_out: int
@@ -310,7 +315,7 @@ def _check_named(layers: Layers, name: str, where: str) -> None:
         )
 
 
-def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> Tap | None:
+def _tap(layers: Layers, tensor: str, shape: Shape, batch: int, size: tuple[int, int]) -> Tap | None:
     """Return the axes of images, places and features. None where they are unclear or features are too few.
 
     batch, size: number of images, and their height and width (px).
@@ -365,7 +370,6 @@ def _with_output(model: ModelFile, proto: onnx.ModelProto) -> ModelFile:
     return replace(model, graph=model.graph.changed(proto), fetch=OUTPUT, representation=rows, added_output=False)
 
 
-Shape = tuple[int, ...]
 ATTENTION = frozenset(
     ("Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "QLinearSoftmax")
 )
