@@ -202,7 +202,7 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
     passes = verdict.verdict == "PASS"
     rows = [("✗", f"{reason.id}: {reason.seen}") for reason in verdict.reasons]
     rows += [("•", note) for note in report.notes if report.evidence.model.synthetic in note and passes]
-    table = columns(pen, "=statistic", ">value", ">threshold", "clears it?")
+    table = columns(pen, "=statistic", ">value", ">must be", "ok?")
     for statistic in report.profile.deciding:
         interval, limits = getattr(statistics, statistic), report.profile.limits_of(statistic)
         clears = forms.clears(interval, limits)

@@ -149,10 +149,10 @@ DEFAULT = DATA / "default-3.json"
 PACKAGED = {"default": DEFAULT} | {name: DATA / f"{name}.json" for name in ("default-3", "default-2", "default-1")}
 """Profiles that ship with the package, by the name that `--thresholds` takes; `default` is the newest of them."""
 WHY_LEFT = {
-    "default-2": "three statistics give the verdicts of its six; its choice of six had one possible answer, and the "
-    "error rates in it follow from its labels, which look at the same numbers as its rule",
-    "default-1": "it was fitted to 26 sets, and its bounds share one error rate: it turns away weak encoders that "
-    "`default-2` passes at the same risk",
+    "default-2": "three statistics give the same verdicts as its six, and its labels come from the numbers that its "
+    "rule uses, so its error rates show little",
+    "default-1": "it was fitted to 26 sets only, and its wider intervals turn away weak encoders that `default-2` "
+    "passes at the same risk",
 }
 """Why a packaged profile is no longer the default, by its id."""
 

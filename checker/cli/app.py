@@ -23,8 +23,8 @@ app = Verbs(
     help="Release gate for image encoders: checks an ONNX file for the outlier features of robust CLIP models.\n\n"
     "`robustcheck MODEL.onnx` is short for `robustcheck check MODEL.onnx`. A folder or file with the name of a command "
     "needs the long form, or `./NAME`.",
-    epilog="Example: robustcheck model.onnx photos/\n\n"
-    "Example: robustcheck compare --help\n\n"
+    epilog="Example: robustcheck demo\n\n"
+    "Example: robustcheck model.onnx photos/\n\n"
     f"{VERDICT_CODES}Only 0 lets a release through.",
     pretty_exceptions_enable=False,
 )

@@ -24,7 +24,7 @@ from typer.exceptions import TyperException
 from ..errors import UsageError
 from ..text import form_of, page, sentence_text
 from .command_line import CommandLine, Variables, Words
-from .options import FIRST, OPTION_PANELS, OPTIONS, OUTPUT, REMOVED_OPTIONS, VERB_PANELS, one_of, refuse_removed
+from .options import FIRST, OPTION_PANELS, OPTIONS, OUTPUT, REMOVED_OPTIONS, ROWS, VERB_PANELS, one_of, refuse_removed
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -36,13 +36,11 @@ WIDEST = 100  # columns; longer lines are hard to read
 NAMES = 28  # columns at most for names of options; after a longer one its help starts on the next line
 INDENT = "  "
 ALL = "--help-all"
-SHORT = {
-    "check": (
-        *("images", "max_images", "preprocess", "tensor", "device", "fail_on", "waivers"),
-        *("batch_size", "output", "quiet", "verbose", "config", "strict"),
-    )
-}
-"""by verb: the options that `--help` shows; `--help-all` shows the others, too"""
+SHORT = (
+    *("images", "max_images", "preprocess", "tensor", "device", "fail_on", "waivers"),
+    *("batch_size", "output", "quiet", "verbose", "config", "strict"),
+)
+"""the options of a check that every `--help` shows; `--help-all` shows its others, too"""
 
 
 class Verbs(typer.Typer):
@@ -154,7 +152,7 @@ def panels(command: AnyCommand, ctx: Context) -> list[Panels]:
     Names of the panels in one list are in one column.
     """
     line = getattr(ctx.find_root().obj, "line", None)
-    only = SHORT.get(command.name or "") if line is not None and ALL not in line.words else None
+    hidden = ROWS.keys() - {*SHORT} if line is not None and ALL not in line.words else {}
     verbs: Panels = {title: [] for title in VERB_PANELS}
     options: Panels = {title: [] for title in ("Arguments", *OPTION_PANELS)}
     for each in command.commands.values() if isinstance(command, TyperGroup) else ():
@@ -162,7 +160,7 @@ def panels(command: AnyCommand, ctx: Context) -> list[Panels]:
     for param in command.get_params(ctx):
         if isinstance(param, TyperArgument):
             options["Arguments"].append((_argument(param), about(param)))
-        elif isinstance(param, TyperOption) and (only is None or param.name in only or ALL in param.opts):
+        elif isinstance(param, TyperOption) and param.name not in hidden:
             last = OUTPUT if options[OUTPUT] and ALL in param.opts else OPTIONS  # typer's own option
             names = ", ".join(sorted(param.opts, key=len))
             indent = "" if len(names.partition(",")[0]) == 2 else " " * 4  # below `-o, `

@@ -239,7 +239,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
                 group(args=["--help"], prog_name="robustcheck", standalone_mode=False)
             raise UsageError(
                 "MODEL.onnx is missing; robustcheck needs a model or a command",
-                "robustcheck model.onnx --images photos/",
+                "robustcheck demo",
             )
         if twice := invocation.line.twice:
             raise UsageError(f"{twice} is given twice; it takes one value", f"keep one {twice}")

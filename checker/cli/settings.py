@@ -307,9 +307,9 @@ def template() -> str:
     """Write a commented robustcheck.toml. It has every key with its default or an example, and one line about it."""
     lines = [
         "# Settings of `robustcheck check`. To change one, remove the # in front of its name. The command line and",
-        "# variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
-        "# Paths count from this file's folder. `robustcheck check --show-settings` shows what holds, and from where.",
-        "# With --strict, as in pipelines, what loosens the gate counts from the command line alone.",
+        "# variables (ROBUSTCHECK_MAX_IMAGES=…) override this file.",
+        "# Paths start from this file's folder. `robustcheck check --show-settings` shows each value and its source.",
+        "# With --strict, as in pipelines, only the command line can loosen the gate.",
     ]
     for key, row in POWERS.items():
         if key != "waivers":
@@ -318,7 +318,7 @@ def template() -> str:
 
 
 WAIVER_TEMPLATE = """
-# An accepted reason for WARN: it no longer fails the run, up to and with the day in `expires`. The report still says
+# An accepted reason for WARN: it no longer fails the run, up to and with the day in `expires`. The report still shows
 # WARN, and who accepted what. `models`: globs of the model's path as it is typed. One such table for each reason.
 #[[waivers]]
 #reason = "too_few_images"

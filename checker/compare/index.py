@@ -132,7 +132,7 @@ class IndexReport(Frozen):
         because = (
             f": {self.reason.seen}. {self.reason.next_step}" if self.reason else f". Measured: {'; '.join(decide)}."
         )
-        return f"{SIGNS[self.verdict]} index: {self.verdict}{because}"
+        return f"{SIGNS[self.verdict]} vector index: {self.verdict}{because}"
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield label and text of each line. They are the same in every form for people."""

@@ -371,7 +371,7 @@ CLEARS: dict[Clears, tuple[str, str]] = {
     "straddles": ("~", "straddles"),
     "not measured": ("?", "unknown"),
 }
-"""Sign and word of each answer to "clears it?"."""
+"""Sign and word of each answer to "ok?"."""
 
 _MEANING: dict[Kind | None, str] = {
     None: "The outlier features of robust CLIP encoders are present on the images that were given. They are an "
@@ -485,7 +485,7 @@ def judged(statistics: Statistics, profile: Profile) -> list[JudgedStatistic]:
     return [JudgedStatistic(name, getattr(statistics, name), profile.limits_of(name)) for name in profile.deciding]
 
 
-WITHOUT_SCORES = "Measure it on its own task, or compare it with its original. To waive it: `robustcheck init`"
+WITHOUT_SCORES = "Measure it on its own task, or compare it with its original. To accept it: `robustcheck init`"
 
 
 def step_of(step: str, model: str, photos: str = "", explain: str = "", *, scores: bool) -> tuple[str, str]:

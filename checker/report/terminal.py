@@ -376,7 +376,7 @@ class _Bars:
 
 MAX_FEATURES = 8  # rows
 PASSED_STEP = (
-    "Check its accuracy, too; hold each later file against this one: "
+    "Check its accuracy, too; compare each later file with this one: "
     "`robustcheck compare NEW.onnx MODEL --images PHOTOS`"
 )
 BUNDLED_STEP = "Check again on photos of the kind that your model will see: `robustcheck MODEL --images DIR`"
@@ -437,7 +437,7 @@ def _whole(report: Report) -> Iterator[Section]:
     said = [each for each in (name(model.source), synthetic) if each.text]
     rule = [Facts(((Cell("gate", "bold"), f"exit code {gate.exit_code}: {gate.rule}"),))] if gate else []
     yield Section("", "", (*said, forms.meaning_text(report.verdict), *rule))
-    heads = ("statistic", ">value", "=interval", "=threshold", "=clears it?")
+    heads = ("statistic", ">value", "=interval", "=must be", "=ok?")
     meanings = Facts(tuple((each.name, DEFINITIONS[each.id]) for each in forms.statistics_of(report)))
     evidence = (Table(heads, _evidence(report, aligned=True)), meanings)
     yield Section("Evidence and thresholds", forms.confidence_text(report), evidence)

@@ -233,7 +233,7 @@ def test_no_word_at_all_is_the_help_and_an_error(run: Run) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage: robustcheck" in "\n".join(words)
     assert error == "error: MODEL.onnx is missing; robustcheck needs a model or a command"
-    assert hint == "hint: robustcheck model.onnx --images photos/"
+    assert hint == "hint: robustcheck demo"
 
 
 def test_a_current_folder_that_is_gone_is_the_environment(here: Path, monkeypatch: Patch, capsys: Capture) -> None:

@@ -114,7 +114,7 @@ def test_doctor() -> None:
     assert "✗ fail CUDA" in text
     assert f"\n  {FINDINGS[1].fix}\n" in fits(render_doctor(FINDINGS), 40)
     assert text.endswith("\n1 thing must be fixed: type what is shown, then robustcheck doctor.\n")
-    assert one.endswith("\nChecks run here; nothing must be fixed.\n")
+    assert one.endswith("\nChecks run here; nothing needs a fix.\n")
     assert fits(render_doctor(FINDINGS, ascii_only=True), 80).isascii()
     assert doctor_json(FINDINGS)["findings"][1]["fix"] == FINDINGS[1].fix
 
@@ -164,7 +164,7 @@ def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends() -> N
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert answer(found) == (
         "no, because `features` is the output of an activation (Relu) → Measure it on its own task, or compare it with "
-        "its original. To waive it: robustcheck init"
+        "its original. To accept it: robustcheck init"
     )
     named = "If that is what you deploy, say so: `robustcheck MODEL.onnx --tensor features`."
     assert found.can_pass.reasons[1].next_step == named

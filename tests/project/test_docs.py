@@ -94,8 +94,8 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
 def test_the_picture_is_what_was_measured() -> None:
     made_by = load("docs/picture")
     made, shown = made_by.picture(made_by.measured()), read_text(PICTURE)
-    without_photos = [re.sub('base64,[^"]*', "", picture) for picture in (made, shown)]
-    assert without_photos[0] == without_photos[1], "run python docs/picture.py"
+    measured, published = (re.sub('base64,[^"]*', "", picture) for picture in (made, shown))
+    assert measured == published, "run python docs/picture.py"
     assert not re.search(r"url\(|href=\"(?!data:)", shown)  # it loads nothing
 
 
@@ -214,6 +214,7 @@ def test_the_site_has_a_menu_says_how_to_install_and_needs_no_other_machine(tmp_
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     text = read_text(tmp_path / "index.html")
+    assert "hide:" not in text  # what is set for a page is not shown
     text += re.sub(r"<[^>]+>", "", text)
     for shown in ('class="md-tabs__link"', "pip install .", 'src="outlier-feature.svg"'):
         assert shown in text

@@ -57,8 +57,8 @@ def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -
     gate = folder / "gate"
     assert {"report.json", "report.html", "junit.xml", "int8.onnx", "gate.json"} <= {p.name for p in gate.iterdir()}
     demo = next(output for command, _, output in ran if command.text.startswith("robustcheck demo"))
-    shown = re.findall(r"^  (?:[▲✓]|strength|persistence|two-sidedness) .*", LANDING, re.MULTILINE)
-    assert len(shown) == 8
+    shown = re.findall(r"^  (?:[▲✓]|statistic|strength|persistence|two-sidedness) .*", LANDING, re.MULTILINE)
+    assert len(shown) == 10
     assert [line for line in shown if line not in demo] == []
 
 

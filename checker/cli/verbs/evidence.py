@@ -32,7 +32,7 @@ Rerun = Annotated[
 Elsewhere = Annotated[
     bool,
     option(
-        "The report is from another machine or by other versions: a rerun may differ by as much.",
+        "The report is from another machine or other versions: allow the small differences of a rerun.",
         None,
         VERDICT,
         "--elsewhere",

@@ -60,6 +60,7 @@ WORDS = {
     "representation": "the vector of an image that a linear head reads.",
     "tensor": "what is measured: one vector per image, the representation. `robustcheck inspect MODEL` shows it.",
     "interval": "where the value lies, by bounds that are made for all looks of a run together.",
+    "threshold": "the limit of a statistic: PASS needs the whole interval on one side of it.",
     "must be": "the threshold. The whole interval must lie on this side of it.",
     "ok": "whether the interval clears the threshold: yes, no, straddles (it is in it), unknown (not measured).",
     "waiver": "an entry of the settings that accepts a reason until a given day.",
@@ -158,7 +159,7 @@ def _answer(topic: str, meaning: str | None) -> tuple[Values, str]:
         lines.append(_wrapped(f"{kind}: {words}"))
         lines += [f"  {name:<{column}}  {rule.title}" for name, rule in RULES.items() if rule.kind == kind]
         lines.append("")
-    lines.append("robustcheck explain REASON says what one means and what to do.")
+    lines.append("robustcheck explain REASON shows what it means and what to do.")
     return {"kinds": kinds, "reasons": reasons}, "\n".join(lines)
 
 
@@ -166,13 +167,13 @@ def _wrapped(text: str) -> str:
     return "\n".join(wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False))
 
 
-profiles = Verbs(name="profiles", help="List and show threshold profiles.")
+profiles = Verbs(name="profiles", help="Show the thresholds of PASS, their basis and error rates.")
 
 
 @profiles.verb("list", examples=("robustcheck profiles list mine.json",))
 @takes("color", "debug", files=argument("Further profile files.", "PROFILE…", show_default=True))
 def list_profiles(call: Call, files: Several = None, output: Output = "terminal") -> int:
-    """List the packaged profiles, and files."""
+    """List the packaged profiles, and your own."""
     from ....thresholds.profile import PACKAGED
     from ...calibrate.terminal import render_list
 
@@ -257,7 +258,7 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
     *("timeout", "max_memory", "max_model_size", "debug"),
     call=Question,
     output=output_of(FORMS),
-    verbose={"max": 1, "help": "Everything that the file holds, each value with where it comes from."},
+    verbose={"max": 1, "help": "Everything that the file contains, with the source of each value."},
     thresholds={"help": "The threshold profile that the file would have to pass. Default: the packaged one."},
     model=argument("The ONNX file, or a folder with one in it or in its folder onnx.", "MODEL.onnx", readable=False),
 )
@@ -289,7 +290,7 @@ def inspect(call: Question, model: Path) -> int:
 
 @takes("color", "debug")
 def doctor(call: Call, output: Output = "terminal") -> int:
-    """Show what models can run on here, and how to fix faults."""
+    """Check this installation, and show how to fix it."""
     from ...runtime import devices
 
     findings = devices.diagnose()
@@ -314,7 +315,7 @@ def render_doctor(findings: Sequence[MachineFinding], *, ascii_only: bool = Fals
             blocks.append(pen.command(f"  {finding.fix}"))
     n_failed = sum(finding.status == "fail" for finding in findings)
     broken = f"{count_text(n_failed, 'thing')} must be fixed: type what is shown, then robustcheck doctor."
-    answer = broken if n_failed else "Checks run here; nothing must be fixed."
+    answer = broken if n_failed else "Checks run here; nothing needs a fix."
     return Trimmed(Group(*blocks, Text(), pen.say(answer, "bold")))
 
 

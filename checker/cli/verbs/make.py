@@ -70,9 +70,9 @@ def export(
     parity_images: str | None = None,
     calibration_images: str | None = None,
 ) -> int:
-    """Write a model as ONNX, and prove that it equals the original.
+    """Write a model as ONNX, and compare it with the original.
 
-    The file says how pixels become inputs, and which tensor is what.
+    The file contains its preprocessing and the names of its tensors.
     """
     from ....exporters.files import BATCHES, CALIBRATION_PHOTOS, PARITY_PHOTOS
     from ....exporters.run import run

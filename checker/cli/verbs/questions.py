@@ -23,7 +23,7 @@ Baseline = Annotated[
     *ROWS,
     models=argument(
         "ONNX files, folders (every .onnx file below), quoted globs, or addresses: hf://org/repo, "
-        "models:/name/3 and others. The last place may be the photos, as for --images.",
+        "models:/name/3 and others. The last argument may be the photos, instead of --images.",
         "MODEL.onnx...",
     ),
 )
@@ -140,12 +140,12 @@ def compare(
     min_recall: float = 0.8,
     require: Several = None,
 ) -> int:
-    """Compare a model with its original, for PASS and for an index.
+    """Show whether a model kept the outlier features of its original.
 
-    For finetuned, pruned, quantised or converted models. Without a reference --write-baseline alone gives no verdict: 0
-    is not a PASS. PASS when the candidate passes the check by itself and has
-    kept the outlier features that made the reference pass. The index verdict is compatible, re-embed or undecided; it
-    counts with --require index.
+    For finetuned, pruned, quantised or converted models. PASS when the candidate passes the check by itself and has
+    kept the outlier features that made the reference pass. The index verdict is about an index of the original's
+    vectors: compatible, re-embed or undecided. It counts with --require index. Without a reference --write-baseline
+    alone gives no verdict: 0 is not a PASS.
     """
     from ... import isolation
     from ...compare import FirstBaseline
@@ -215,7 +215,7 @@ def compare(
     ),
 )
 def scan(call: Question, model: Model, block: Several = None) -> int:
-    """Show outlier features block by block through the depth of a model.
+    """Show in which block of a model outlier features begin.
 
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
@@ -330,7 +330,7 @@ def shift(
         MODEL,
     ),
     head=option("Take the head from a file: .npy or .safetensors with its weight, (class, feature).", "FILE", MODEL),
-    min_positives=option("Judge a concept that at least so many images have, and as many do not.", "N", IMAGES, min=2),
+    min_positives=option("Judge a concept that at least N images have, and N do not.", "N", IMAGES, min=2),
     min_coverage=option(
         "Share of a Broden mask from which a concept is present; 0: any pixel.", "SHARE", IMAGES, min=0, max=1
     ),
@@ -348,9 +348,9 @@ def concepts(
 ) -> int:
     """Find concepts that single directions detect, compared with chance.
 
-    A direction of the representation tells a concept where it ranks the images that have it before the others. The
-    number of concepts is not an indicator of robustness. Information, not a gate: the exit code is 0 when it was
-    measured, whatever came out, and never 1.
+    A direction of the representation detects a concept if it ranks the images that have it before the others. The
+    number of concepts is not an indicator of robustness. Information, not a gate: the exit code is 0 after a
+    measurement, and never 1.
     """
     from ...concepts import run
 
