@@ -58,7 +58,7 @@ class FormOptions:
     """The options that a form may need."""
 
     thumbnails: Mapping[str, str] = field(default_factory=dict)
-    """data: URIs of calibration images by their digest (html)"""
+    """data: URIs of photos by their digest (html)"""
     missing: Mapping[str, str] = field(default_factory=dict)
     """why an image has no thumbnail, by its digest (html)"""
     working_folder: str = field(default_factory=_working_folder)

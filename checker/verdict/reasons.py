@@ -165,7 +165,7 @@ RULES: dict[str, Rule] = {
         "non-finite representations",
         "Run the model in fp32, or find the images and the operator that overflow.",
         "NaN or infinity means that the model failed on an image. It is never averaged in, and a model that fails "
-        "on calibration images cannot pass.",
+        "on a photo cannot pass.",
     ),
     "constant_representations": Rule(
         "not_established",
