@@ -9,22 +9,24 @@ Formulas take the scores of the classes that compete, (image, class), and are co
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ...thresholds.profile import Frozen
-from ..arrays import AnyArray, Array, Bools, Counts
+from ..arrays import AnyArray, Array, Bools, Counts, float64
 from ..errors import CannotAssessError, UsageError
+from ..evidence import Skips
 from ..isolation import Tell, tell_stage
 from ..measure.job import ImagesRead
 from ..measure.run import Inputs
 from ..runtime.runner import Runner
 from ..statistics.definitions import CONFIDENCE, Accuracy, wilson
+from ..text import Fields
 from .robustness import SetResult
-from .sets import ImageSet, Measured, not_numbers, run_set
+from .sets import Classes, ImageSet, Measured, not_numbers, run_set
 
 Kind = Literal["logits", "log-probabilities", "probabilities"]
 Method = Literal["atc_confidence", "atc_entropy", "doc"]
@@ -49,6 +51,7 @@ CLAIM = (
 )
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = tuple[int, ...]
 
 
 class Estimate(Frozen):
@@ -112,7 +115,7 @@ class Target(Frozen):
     n_images: int
     """usable ones"""
     n_skipped: int
-    skipped: tuple[tuple[str, str], ...]
+    skipped: Skips
     digest: str
     in_both: int
     """images that are in the in-distribution set, too"""
@@ -172,7 +175,7 @@ def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) 
     Raises NoScoresError: a sigmoid for each class (labels that do not exclude each other), or sums that are not 1
     although the graph ends in a softmax.
     """
-    values = np.asarray(scores, dtype=np.float64)
+    values = float64(scores)
     if ended := sorted(SIGMOID & crossed):
         raise NoScoresError(f"it ends in {ended[0]}: one yes or no for each class, not one class for an image")
     positive = bool((values >= 0).all())
@@ -194,7 +197,7 @@ def as_logits(scores: AnyArray, kind: Kind) -> Array:
     scores: (image, class), finite. A probability of 0 counts as the smallest normal float32. Raises ValueError for
     probabilities below 0 or a row of zeros.
     """
-    values = np.asarray(scores, dtype=np.float64)
+    values = float64(scores)
     if kind != "probabilities":
         return values
     if (values < 0).any() or not values.any(axis=1).all():
@@ -255,7 +258,7 @@ def atc_thresholds(scores: npt.ArrayLike, correct: npt.ArrayLike, counts: npt.Ar
         without equal scores it is 1.
     """
     n_wrong = np.asarray(counts) @ (~np.asarray(correct, dtype=np.bool_)).astype(np.int64)
-    ordered, below = _ordered(np.asarray(scores, dtype=np.float64), np.asarray(counts))
+    ordered, below = _ordered(float64(scores), np.asarray(counts))
     chosen = np.append(ordered, np.inf)[(below[:, 1:] <= n_wrong[:, None]).sum(axis=1)]
     first, up_to = _reached(ordered, below, chosen)
     with np.errstate(invalid="ignore"):  # all wrong: no image is at the threshold
@@ -277,7 +280,7 @@ def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
     0.5
     """
     ((threshold,), (share_right,)) = atc_thresholds(inside, correct, np.ones((1, np.size(inside)), np.int64))
-    scores = np.asarray(outside, dtype=np.float64)
+    scores = float64(outside)
     return float((scores > threshold).mean() + share_right * (scores == threshold).mean())
 
 
@@ -290,11 +293,11 @@ def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
     the difference of accuracies itself, which needs no other labelled shift: their DoC-feature without a regression,
     as Garg et al. 2022 compare with. Arguments as for `atc`, of confidences. Returns a fraction.
     """
-    fall = np.mean(np.asarray(inside, dtype=np.float64)) - np.mean(np.asarray(outside, dtype=np.float64))
-    return float(np.clip(np.mean(np.asarray(correct, dtype=np.float64)) - fall, 0, 1))
+    fall = np.mean(float64(inside)) - np.mean(float64(outside))
+    return float(np.clip(np.mean(float64(correct)) - fall, 0, 1))
 
 
-def resampled(n: int, seed: tuple[int, ...], resamples: int = RESAMPLES) -> Iterator[Counts]:
+def resampled(n: int, seed: Seed, resamples: int = RESAMPLES) -> Iterator[Counts]:
     """Draw bootstrap resamples of n images. They are counts of draws: blocks of (resample, image), rows adding up to n.
 
     seed: of NumPy's default generator; the same numbers give the same resamples.
@@ -347,7 +350,7 @@ class Prediction(NamedTuple):
     high: float | None = None
 
 
-def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict[Method, Prediction]:
+def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Prediction]:
     """Predict the accuracy on target images. Methods are ATC (two scores) and DoC.
 
     ATC's intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a
@@ -377,7 +380,7 @@ def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict
     return found
 
 
-def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: tuple[int, ...]) -> PredictedClasses:
+def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: Seed) -> PredictedClasses:
     """Test whether the predicted classes shifted. It is a permutation test of their total variation distance.
 
     Under mixing, the counts of the one set are multivariate hypergeometric. p is (1 + permutations at least as far) /
@@ -410,7 +413,7 @@ class Collector:
 
     runner: Runner
     where: str
-    compete: tuple[int, ...]
+    compete: Classes
     """classes among which the prediction is made"""
     kind: ScoreKind | None = None
     """None: read off the first batch"""
@@ -421,7 +424,7 @@ class Collector:
 
         Raises CannotAssessError: scores that are not finite, or that no confidence can be read from.
         """
-        if not np.isfinite(np.asarray(scores, dtype=np.float64)).all():
+        if not np.isfinite(float64(scores)).all():
             raise not_numbers(self.runner, self.where)
         opened, head = self.runner.model, self.runner.model.head
         hint = "export the model with its logits as output, before Softmax or Sigmoid"
@@ -471,7 +474,7 @@ def predict_targets(
     seed = inputs.job.options.seed % 2**64  # NumPy takes no negative one
     inside, kind = collected.images, collected.kind
     assert kind is not None
-    read: list[tuple[ImageSet, ImagesRead, dict[str, Any], ImageScores]] = []
+    read: list[tuple[ImageSet, ImagesRead, Fields, ImageScores]] = []
     known = {inner.result.digest: inner.result.source}
     for target in targets:
         where = str(target.spec.place)

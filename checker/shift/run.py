@@ -9,27 +9,26 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Literal, NamedTuple, Unpack
 
-from ...thresholds.profile import Frozen
+from ...thresholds.profile import Frozen, ReprArgs
 from ...thresholds.published import IMAGENET, SHIFT_WORDS
 from .. import pipeline
 from ..errors import CannotAssessError, UsageError
 from ..evidence import Execution, Options, Preprocessing, RunOptions
-from ..images.source import open_images
-from ..isolation import NO_LIMITS, Limits, Progress, apart, is_possible, tell_stage
+from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
 from ..measure.job import Job
 from ..measure.run import Inputs, open_runner, question_notes, read_inputs
+from ..model.open import ModelFile
 from ..report.document import Block, Cell, Document, Facts, Section, Shown, Style, Table, Words, measured, name
 from ..report.record import Clock, Report, Time, read_one
 from ..statistics.definitions import CONFIDENCE
 from ..storage.places import as_typed, local_path
-from ..text import VERSION, name_text, percent_text
+from ..text import VERSION, Fields, Texts, name_text, percent_text
 from ..verdict.gate import execution_notes, skipped_note
-from . import robustness
+from . import robustness, sets
 from .predicted import COSINES, NAMES, Collector, Predicted, Target, bounds_text, predict_targets
 from .robustness import IMAGES, LABEL_SET, WORDS, Judged, Outcome, SetResult, Shifted, VerdictAgreement, agree
-from .sets import ImageSet, class_output, class_scores, labels_of, measure_labelled, parse_call, with_labels
 
 Several = str | Path | Sequence[str | Path]
 _STYLES: dict[Outcome, Style] = {"agree": "pass", "disagree": "fail"}
@@ -73,10 +72,10 @@ class ShiftReport(Shown, Frozen):
     claim: str
     time: Time | None
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
         sets = (self.in_distribution, *(each.result for each in self.shifted))
-        shown: list[tuple[str, object]] = [
+        shown: ReprArgs = [
             ("model", self.model.file),
             ("verdict", self.verdict.verdict),
             ("agreement", self.agreement.outcome),
@@ -124,40 +123,73 @@ def measure_shift(
     """
     clock = Clock()
     several, unlabelled = _texts(shifted), _texts(target)
-    first, others, maps, targets = parse_call(str(images), several, classes, unlabelled)
-    run = Options.of({**options, "images": as_typed(first.place)})
+    call = sets.parse_call(str(images), several, classes, unlabelled)
+    run = Options.of({**options, "images": as_typed(call.inside.place)})
     path = local_path(model, "model")
-    if isolate and is_possible(None, run.images, *(as_typed(spec.place) for spec in (*others, *targets))):
-        return apart(measure_shift, str(model), limits)(
-            model,
-            images,
-            shifted=several,
-            target=unlabelled,
-            classes=classes,
-            baseline=baseline,
-            report=report,
-            progress=progress,
-            **run.model_dump(exclude={"images"}),
-        )
+    if isolate and is_possible(None, run.images, *(as_typed(spec.place) for spec in (*call.shifted, *call.targets))):
+        asked: Fields = {"shifted": several, "target": unlabelled, "classes": classes, "baseline": baseline}
+        asked |= run.model_dump(exclude={"images"})
+        return apart(measure_shift, str(model), limits)(model, images, report=report, progress=progress, **asked)
     limits.refuse_here()
     tell_stage(progress, "opening the model and the images")
     inputs = read_inputs(Job(path, run))
-    (opened,), contract = inputs.models, inputs.models[0].contract
+    (opened,) = inputs.models
     judged = None if report is None else judged_before(report, opened.digest)
-    output = class_output(opened)
-    preprocessing = inputs.preprocessing
-    sources, unlabelled_sources = (
-        [open_images(spec.place, seed=run.seed, limit=run.max_images) for spec in specs] for specs in (others, targets)
+    sets.class_output(opened)  # refuses a model without one
+    measured = _measure(call, inputs, progress)
+    if judged is None:
+        checked = pipeline.check(model, isolate=False, progress=progress, **run.given)
+        judged = verdict_of(checked, "checked now on the images of --in")
+    inner, predicted = measured.inside.result, measured.predicted
+    compared = tuple(
+        robustness.put_beside(inner, measured.inside.digests, each.result, each.digests, baseline)
+        for each in measured.shifted
     )
-    sources.insert(0, inputs.source)
-    read = [labels_of(source) for source in sources]
+    n_images = sum(each.accuracy.n for each in (inner, *(each.result for each in compared)))
+    n_images += sum(each.n_images for each in predicted.targets) if predicted else 0
+    return ShiftReport(
+        tool_version=VERSION,
+        model=_model(opened, measured.n_classes),
+        confidence=CONFIDENCE,
+        in_distribution=inner,
+        shifted=compared,
+        accuracies=robustness.comparable_accuracies(inner, compared),
+        predicted=predicted,
+        baseline=baseline,
+        verdict=judged,
+        agreement=agree(judged, inner, compared, baseline),
+        preprocessing=inputs.preprocessing.preprocessing,
+        preprocessing_source=inputs.preprocessing.source,
+        execution=measured.execution,
+        seed=run.seed,
+        notes=notes_of(inner, compared, predicted, inputs, measured.execution),
+        claim=robustness.CLAIM,
+        time=Time.until_now(clock, n_images),
+    )
+
+
+class _Sets(NamedTuple):
+    """What was measured of a call's image sets."""
+
+    inside: sets.Measured
+    shifted: list[sets.Measured]
+    predicted: Predicted | None
+    n_classes: int
+    execution: Execution
+
+
+def _measure(call: sets.Call, inputs: Inputs, progress: Tell | None) -> _Sets:
+    """Measure accuracy on the labelled sets, and predict it on the others."""
+    specs = (call.inside, *call.shifted)
+    sources, targets = sets.open_sets(specs, inputs), sets.open_sets(call.targets, inputs)
+    labels = [sets.labels_of(source) for source in sources]
     tell_stage(progress, "loading the model")
     runner = open_runner(inputs)
-    scores = class_scores(runner, preprocessing.preprocessing)
-    own, *rest = with_labels((first, *others), sources, read, maps, scores)
-    collected = Collector(runner, str(first.place), own.map.compete)
-    inner = measure_labelled(runner, own, inputs, progress, collected.add if targets else None)
-    beside = [measure_labelled(runner, each, inputs, progress) for each in rest]
+    scores = sets.class_scores(runner, inputs.preprocessing.preprocessing)
+    own, *rest = sets.with_labels(specs, sources, labels, call.maps, scores)
+    collected = Collector(runner, str(own.spec.place), own.map.compete)
+    inner = sets.measure_labelled(runner, own, inputs, progress, collected.add if targets else None)
+    beside = [sets.measure_labelled(runner, each, inputs, progress) for each in rest]
     results = [each.result for each in beside]
     for result in results:
         if result.digest == inner.result.digest:
@@ -167,47 +199,24 @@ def measure_shift(
             )
     predicted = None
     if targets:
-        to_predict = [
-            ImageSet(spec, source, (), own.map) for spec, source in zip(targets, unlabelled_sources, strict=True)
-        ]
+        unlabelled = zip(call.targets, targets, strict=True)
+        to_predict = [sets.ImageSet(spec, source, (), own.map) for spec, source in unlabelled]
         predicted = predict_targets(inputs, inner, collected, to_predict, results, progress)
-    if judged is None:
-        checked = pipeline.check(model, isolate=False, progress=progress, **run.given)
-        judged = verdict_of(checked, "checked now on the images of --in")
-    compared = tuple(
-        robustness.put_beside(inner.result, inner.digests, each.result, each.digests, baseline) for each in beside
-    )
-    n_images = sum(each.accuracy.n for each in (inner.result, *results))
-    n_images += sum(each.n_images for each in predicted.targets) if predicted else 0
-    source = contract.source if contract else None
-    return ShiftReport(
-        tool_version=VERSION,
-        model=ModelUsed(
-            file=str(opened.path),
-            digest=opened.digest,
-            source=f"{source.library} {source.name} ({'random weights' if source.random_weights else source.weights})"
-            if source
-            else "",
-            class_output=output,
-            n_classes=scores.n_classes,
-            random_weights=source.random_weights if source else None,
-            synthetic=source.synthetic if source else "",
-        ),
-        confidence=CONFIDENCE,
-        in_distribution=inner.result,
-        shifted=compared,
-        accuracies=robustness.comparable_accuracies(inner.result, compared),
-        predicted=predicted,
-        baseline=baseline,
-        verdict=judged,
-        agreement=agree(judged, inner.result, compared, baseline),
-        preprocessing=preprocessing.preprocessing,
-        preprocessing_source=preprocessing.source,
-        execution=runner.execution,
-        seed=run.seed,
-        notes=notes_of(inner.result, compared, predicted, inputs, runner.execution),
-        claim=robustness.CLAIM,
-        time=Time.until_now(clock, n_images),
+    return _Sets(inner, beside, predicted, scores.n_classes, runner.execution)
+
+
+def _model(opened: ModelFile, n_classes: int) -> ModelUsed:
+    source = opened.contract.source if opened.contract else None
+    return ModelUsed(
+        file=str(opened.path),
+        digest=opened.digest,
+        source=f"{source.library} {source.name} ({'random weights' if source.random_weights else source.weights})"
+        if source
+        else "",
+        class_output=opened.class_output or "",
+        n_classes=n_classes,
+        random_weights=source.random_weights if source else None,
+        synthetic=source.synthetic if source else "",
     )
 
 
@@ -245,7 +254,7 @@ def verdict_of(report: Report, where: str) -> Judged:
 
 def notes_of(
     inner: SetResult, beside: Sequence[Shifted], predicted: Predicted | None, inputs: Inputs, execution: Execution
-) -> tuple[str, ...]:
+) -> Texts:
     """Write what a reader must know next to the accuracies."""
     notes = question_notes(inputs) + execution_notes(execution)
     results = (inner, *(each.result for each in beside))

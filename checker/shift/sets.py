@@ -20,18 +20,18 @@ import numpy as np
 
 from ...thresholds import DATA
 from ...thresholds.published import IMAGENET
-from ..arrays import AnyArray, Bools
-from ..errors import CannotAssessError, UsageError
+from ..arrays import AnyArray, Bools, float64
+from ..errors import CannotAssessError, UsageError, unfit
 from ..evidence import Preprocessing
-from ..images.source import ImageSource, Skipped, digest_of_set
+from ..images.source import ImageSource, Skipped, digest_of_set, open_images
 from ..isolation import Tell
 from ..measure.job import ImagesRead, Prepared, named_skips, stack
 from ..measure.run import Inputs, batches, decode
 from ..model.open import ModelFile
 from ..runtime.runner import Runner
 from ..statistics.definitions import wilson
-from ..storage.places import Place, Url, parse_place
-from ..text import quoted
+from ..storage.places import Place, Url, as_typed, parse_place
+from ..text import Fields, Texts, quoted
 from .robustness import ALIASES, SetResult
 
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]*)=(.+)", re.S)
@@ -44,6 +44,7 @@ WORDS = (*BUILT_IN, "sorted", "names")
 SHOWN = 200  # characters of a label in a message
 MAX_FILE_BYTES = 16_000_000  # a map of ImageNet-21k takes less than one
 _HINT = "--classes MAP.json, a JSON object: label → class index or list of class indices"
+Classes = tuple[int, ...]  # indices of a model's classes
 
 
 class Spec(NamedTuple):
@@ -148,9 +149,9 @@ def same_place(spec: Spec) -> Place:
 class ClassMap(NamedTuple):
     """What the labels of one image set mean."""
 
-    indices: Mapping[str, tuple[int, ...]]
+    indices: Mapping[str, Classes]
     """label → class indices that count as right"""
-    compete: tuple[int, ...]
+    compete: Classes
     """class indices among which the prediction is made, sorted"""
     how: str
     """in words, for the report"""
@@ -163,11 +164,22 @@ class Scores(NamedTuple):
     """What is known of a model's class scores."""
 
     n_classes: int
-    names: tuple[str, ...] = ()
+    names: Texts = ()
     """of the classes, where the file's contract has them"""
 
 
-def labels_of(source: ImageSource) -> tuple[str, ...]:
+def open_sets(specs: Sequence[Spec], inputs: Inputs) -> list[ImageSource]:
+    """Open the image sets of a call. The first one may be the job's, which is open already."""
+    run = inputs.job.options
+    return [
+        inputs.source
+        if i == 0 and as_typed(spec.place) == run.images
+        else open_images(spec.place, seed=run.seed, limit=run.max_images)
+        for i, spec in enumerate(specs)
+    ]
+
+
+def labels_of(source: ImageSource) -> Texts:
     """Return the labels of a set, in its order.
 
     A folder (or glob): the first folder of the image's path below it, as torchvision's ImageFolder. A manifest: its
@@ -319,7 +331,7 @@ def synset_index() -> dict[str, int]:
     return {synset: index for index, (synset, _) in enumerate(_table())}
 
 
-def _among_all(indices: Mapping[str, tuple[int, ...]], scores: Scores, how: str) -> ClassMap:
+def _among_all(indices: Mapping[str, Classes], scores: Scores, how: str) -> ClassMap:
     """Return a class map in which all classes of the model compete."""
     return ClassMap(indices, tuple(range(scores.n_classes)), how, "")
 
@@ -380,7 +392,7 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
     return ClassMap(indices, tuple(sorted(chosen)), f"the {len(indices)} labels of {path.name}", kind)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> Fields:
     unique = dict(pairs)
     if len(unique) != len(pairs):
         label, count = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -388,7 +400,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int, ...]:
+def _indices(spec: str, label: str, value: object, scores: Scores) -> Classes:
     indices = []
     for one in value if isinstance(value, list) and value else [value]:
         index: object = one
@@ -404,7 +416,7 @@ def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int,
     return tuple(sorted(set(indices)))
 
 
-def is_correct(scores: AnyArray, right: Sequence[tuple[int, ...]], compete: Sequence[int]) -> Bools:
+def is_correct(scores: AnyArray, right: Sequence[Classes], compete: Sequence[int]) -> Bools:
     """Return whether each image is predicted right.
 
     The largest of its competing class scores is one of its right classes.
@@ -417,7 +429,7 @@ def is_correct(scores: AnyArray, right: Sequence[tuple[int, ...]], compete: Sequ
     >>> is_correct(np.array([[0.1, 0.9, 2.0]]), [(1,)], (0, 1)).tolist()
     [True]
     """
-    chosen = np.asarray(scores, dtype=np.float64)[:, list(compete)]
+    chosen = float64(scores)[:, list(compete)]
     if np.isnan(chosen).any():
         raise ValueError("class scores hold NaN; a prediction needs numbers")
     place = {index: column for column, index in enumerate(compete)}
@@ -434,16 +446,16 @@ class ImageSet(NamedTuple):
 
     spec: Spec
     source: ImageSource
-    labels: tuple[str, ...]
+    labels: Texts
     """one an image; empty where they are not known"""
     map: ClassMap
 
     @property
-    def right(self) -> list[tuple[int, ...]]:
+    def right(self) -> list[Classes]:
         """The right classes of each image of the source."""
         return [self.map.indices[label] for label in self.labels] or [()] * len(self.source)
 
-    def facts(self, read: ImagesRead) -> dict[str, Any]:
+    def facts(self, read: ImagesRead) -> Fields:
         """Return the fields of `SetResult` and of `Target`."""
         return {
             "name": self.spec.name,
@@ -481,14 +493,14 @@ class Measured(NamedTuple):
 class _Labelled(Prepared):
     """One image, ready for the model."""
 
-    right: tuple[int, ...]
+    right: Classes
     """the classes that are right for it"""
 
 
 def with_labels(
     specs: Sequence[Spec],
     sources: Sequence[ImageSource],
-    read: Sequence[tuple[str, ...]],
+    read: Sequence[Texts],
     maps: Mapping[str, str],
     scores: Scores,
 ) -> list[ImageSet]:
@@ -532,7 +544,7 @@ def class_output(opened: ModelFile) -> str:
     return opened.class_output
 
 
-def class_names(opened: ModelFile) -> tuple[str, ...]:
+def class_names(opened: ModelFile) -> Texts:
     """Return the names of a model's classes in its contract. Empty where it has none."""
     return opened.contract.zero_shot.classes if opened.contract and opened.contract.zero_shot else ()
 
@@ -568,7 +580,7 @@ def measure_labelled(
     collect: Callable[[AnyArray], None] | None = None,
 ) -> Measured:
     """Measure the accuracy on one labelled set. collect: gets (image, class) scores."""
-    read, seen, correct = ImagesRead(), set[tuple[int, ...]](), list[Bools]()
+    read, seen, correct = ImagesRead(), set[Classes](), list[Bools]()
     for scores, right in run_set(runner, each, inputs, progress, read):
         seen.update(right)
         try:
@@ -583,7 +595,7 @@ def measure_labelled(
 
 def run_set(
     runner: Runner, each: ImageSet, inputs: Inputs, progress: Tell | None, read: ImagesRead
-) -> Iterator[tuple[AnyArray, list[tuple[int, ...]]]]:
+) -> Iterator[tuple[AnyArray, list[Classes]]]:
     """Run an image set through a model. Yields (image, class) scores and the right classes of the images.
 
     read: counts the images.
@@ -600,13 +612,11 @@ def run_set(
             output = runner.run(stack(batch)).class_output
             assert output is not None
             yield output, [image.right for image in batch]
-    read.check_usable(each.source, run.max_bad, sampled=each.source.n_available > len(each.source))
+    read.check_usable(each.source, run.max_bad)
 
 
 def not_numbers(runner: Runner, where: str) -> CannotAssessError:
     """The error for class scores that are not numbers."""
-    return CannotAssessError(
-        f"{runner.model.path}: class scores on {where} are not all numbers; accuracy needs a prediction for every "
-        "image",
-        f"robustcheck inspect {quoted(runner.model.path)}",
+    return unfit(
+        runner.model.path, f"class scores on {where} are not all numbers; accuracy needs a prediction for every image"
     )
