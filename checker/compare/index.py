@@ -44,7 +44,6 @@ UNSOUND: Final = {
 }
 """reasons of a check for which vectors or images can't be taken as they were measured"""
 SIGNS: Final[dict[IndexVerdict, str]] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
-PHOTOS: Final = "among the photos"
 OWN: Final = "in its own vectors"
 SAME_LENGTH: Final = 0.9  # of the median of the shorter vector's length divided by the longer one's
 KS: Final = (1, 5, 10)  # neighbours that are counted
@@ -175,7 +174,7 @@ def compare_vectors(
     photos = search([candidate, np.roll(reference, 1, axis=0), reference], [rows], metric, digests)
     own = search([candidate], [(candidate, lengths(candidate), digests)], metric, digests)
     in_file = None if index is None else search([candidate, reference], index, metric, names)
-    searched = {PHOTOS: photos, OWN: own} | ({} if in_file is None else {"in the index": in_file})
+    searched = {"among the photos": photos, OWN: own} | ({} if in_file is None else {"in the index": in_file})
     # of equal vectors one search is that of both: products of other shapes differ by rounding
     recalls, tied = _recalls(searched, metric, options.min_recall, is_same=np.array_equal(candidate, reference))
     numbers = _distances(candidate, reference, options) | recalls
@@ -242,7 +241,7 @@ def _recalls(
     """
     numbers, tied = dict[str, Number](), dict[str, float]()
     for where, found in searched.items():
-        theirs = (searched[PHOTOS] if where == OWN else found).ranked[-1]
+        theirs = (searched["among the photos"] if where == OWN else found).ranked[-1]
         counted = [k for k in KS if k <= found.n_vectors - bool(found.own)]
         for k in counted:
             least, most = shares_kept(theirs if is_same else found.ranked[0], theirs, k, metric)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ...thresholds.profile import Frozen
+from ...thresholds.profile import Frozen, ReprArgs
 from ..evidence import Execution, ImageFacts, PreprocessingFacts
 from ..report import notebook
 from ..report.document import Cell, Chart, Curve, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
@@ -169,7 +169,7 @@ class ConceptsReport(Shown, Frozen):
     time: Time | None
     """None where the caller asked for no time block"""
 
-    def __repr_args__(self) -> list[tuple[str, object]]:
+    def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
         return [
             ("model", self.model.file),

@@ -20,22 +20,22 @@ from typing import Literal, Unpack
 
 import numpy as np
 
-from .. import isolation
-from ..arrays import Bools
-from ..errors import CannotAssessError, UsageError
+from ..arrays import Bools, Floats
+from ..errors import CannotAssessError, UsageError, unfit
 from ..evidence import Options, RunOptions
 from ..images.listing import image_files, label_column
 from ..images.source import ImageSource, Picture, open_files, open_images
-from ..isolation import NO_LIMITS, Limits, Progress
+from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, tell_stage
 from ..measure import run as measure
 from ..measure.job import Job
+from ..model.open import ModelFile
 from ..report.record import Clock, Time
 from ..runtime.head import LinearHead, head_from_file, read_head
 from ..storage.places import SUFFIXES, is_ignored, local_path
-from ..text import VERSION, count_text, quoted
+from ..text import VERSION, Texts, count_text, quoted
 from ..verdict.gate import execution_notes, image_notes
 from . import directions
-from .directions import OF, Directions, search
+from .directions import MIN_SHUFFLES, OF, Directions, search
 from .document import ENCODED_AP, ERROR_RATE, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport, NotJudged
 
 MIN_POSITIVES = 10
@@ -85,90 +85,86 @@ def concepts(
     if "images" in options:
         raise TypeError("unexpected keyword argument 'images'; the images are those of the concept set")
     clock, run = Clock(), Options.of({**options, "images": None})
-    if of not in (None, *OF):
-        raise UsageError(f"of is {of!r}; it must be one of {', '.join(OF)}", f"--of {OF[0]}")
-    if head is not None and of not in (None, "head"):
-        raise UsageError(f"of is {of!r}, and a head is given; its directions are --of head", "leave out --of")
-    if min_positives < 2:
-        raise UsageError(f"min_positives is {min_positives}; it must be at least 2", "--min-positives 10")
-    if shuffles < directions.MIN_SHUFFLES:
-        raise UsageError(
-            f"shuffles is {shuffles}; at least {directions.MIN_SHUFFLES} are needed to be beyond chance at "
-            f"{ERROR_RATE:.0%}",
-            f"--shuffles {SHUFFLES}",
-        )
+    asked = Asked(concept_set, of, head, min_positives, min_coverage, shuffles)
     path = local_path(model, "model")
     if isolate:
-        return isolation.apart(concepts, str(model), limits)(
-            model,
-            concept_set,
-            of=of,
-            head=head,
-            min_positives=min_positives,
-            min_coverage=min_coverage,
-            shuffles=shuffles,
-            progress=progress,
-            **run.model_dump(exclude={"images"}),
-        )
+        given = run.model_dump(exclude={"images"})
+        return apart(concepts, str(model), limits)(model, progress=progress, **vars(asked), **given)
     limits.refuse_here()
-    isolation.tell_stage(progress, "opening the model and the concept set")
-    found = open_concepts(concept_set, seed=run.seed, max_images=run.max_images, min_coverage=min_coverage)
-    inputs, own_head, why = _open(Job(path, run), found, of, head)
+    return _find(Job(path, run), asked, clock, progress)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a concept set. It has the arguments of `concepts`, and refuses some values."""
+
+    concept_set: str | Path
+    of: str | None
+    head: str | Path | None
+    min_positives: int
+    min_coverage: float
+    shuffles: int
+
+    def __post_init__(self) -> None:
+        if self.of not in (None, *OF):
+            raise UsageError(f"of is {self.of!r}; it must be one of {', '.join(OF)}", f"--of {OF[0]}")
+        if self.head is not None and self.of not in (None, "head"):
+            raise UsageError(f"of is {self.of!r}, and a head is given; its directions are --of head", "leave out --of")
+        if self.min_positives < 2:
+            raise UsageError(f"min_positives is {self.min_positives}; it must be at least 2", "--min-positives 10")
+        if self.shuffles < MIN_SHUFFLES:
+            raise UsageError(
+                f"shuffles is {self.shuffles}; at least {MIN_SHUFFLES} are needed to be beyond chance at "
+                f"{ERROR_RATE:.0%}",
+                f"--shuffles {SHUFFLES}",
+            )
+
+
+def _find(job: Job, asked: Asked, clock: Clock, progress: Tell | None) -> ConceptsReport:
+    """Measure the images, and search directions for the concepts."""
+    run = job.options
+    tell_stage(progress, "opening the model and the concept set")
+    found = open_concepts(asked.concept_set, seed=run.seed, max_images=run.max_images, min_coverage=asked.min_coverage)
+    inputs, own_head, why = _open(job, found, asked)
     (opened,) = inputs.models
-    isolation.tell_stage(progress, "loading the model")
+    tell_stage(progress, "loading the model")
     runner = measure.open_runner(inputs)
-    # before minutes of images
-    chosen = own_head if head is None else head_from_file(local_path(head, "head"), measure.n_features(runner, inputs))
+    head = own_head
+    if asked.head is not None:  # before minutes of images
+        head = head_from_file(local_path(asked.head, "head"), measure.n_features(runner, inputs))
     collected = measure.collect(runner, inputs, progress=progress)
     if own_head is not None:
         measure.difference_of_head(own_head, collected, opened)
-    h = collected.representations
-    present = _labels(collected, found)
-    judged, left_out = split(present, found.names, min_positives)
+    h, present = collected.representations, _labels(collected, found)
+    judged, left_out = split(present, found.names, asked.min_positives)
     if not judged:
         raise CannotAssessError(
-            f"{concept_set}: none of {len(found.names)} concepts has at least {min_positives} of the {len(h)} images "
-            "with it, and as many without; at least one is needed",
+            f"{asked.concept_set}: none of {len(found.names)} concepts has at least {asked.min_positives} of the "
+            f"{len(h)} images with it, and as many without; at least one is needed",
             "add images, of the concepts and without them; or --min-positives N, the report shows what chance gives",
         )
-    names = [found.names[index] for index in judged]
-    positives = [np.flatnonzero(present[:, index]) for index in judged]
-    tensor = opened.representation.tensor
-    if of == "features":
-        looked_at, source = directions.of_features(h.shape[1]), f"the features of {tensor}"
-    elif chosen is None:
-        looked_at, source = directions.of_axes(h), f"principal axes of {tensor}, these images"
-    else:
-        looked_at, source = (
-            directions.of_head(chosen.weight),
-            f"right singular vectors of the weight of {chosen.source}",
-        )
-    if looked_at.n == 0:
-        raise CannotAssessError(
-            f"{opened.path}: no directions found ({source}); the head must have a weight other than 0, or the "
-            "representations must differ",
-            f"robustcheck inspect {quoted(opened.path)}",
-        )
+    looked_at, source = _directions(asked.of, head, h, opened)
+    names, positives = [found.names[i] for i in judged], [np.flatnonzero(present[:, i]) for i in judged]
     stage = "ranking the images along each direction"
-    isolation.tell_stage(progress, stage)
+    tell_stage(progress, stage)
 
     def tell(done: int) -> None:
-        isolation.tell_stage(progress, f"{stage}, {done} of {looked_at.n} done")
+        tell_stage(progress, f"{stage}, {done} of {looked_at.n} done")
 
-    measured = search(h, looked_at, positives, n_shuffles=shuffles, seed=run.seed, progress=tell)
+    measured = search(h, looked_at, positives, n_shuffles=asked.shuffles, seed=run.seed, progress=tell)
     concepts_ = directions.judge(measured, names, [len(each) for each in positives])
     n_established, n_encoded = sum(each.established for each in concepts_), sum(each.encoded for each in concepts_)
-    facts = collected.read.facts(inputs.source)
+    images = collected.read.facts(inputs.source)
     return ConceptsReport(
         tool_version=VERSION,
         model=ConceptsModel(**measure.model_read(opened), n_features=h.shape[1]),
         concept_set=ConceptSetFacts(
-            source=str(concept_set),
+            source=str(asked.concept_set),
             layout=found.layout,
             rule=found.rule,
             n_concepts=len(found.names),
             n_without=int((~present.any(axis=1)).sum()),
-            min_positives=min_positives,
+            min_positives=asked.min_positives,
         ),
         n_encoded=n_encoded,
         n_established=n_established,
@@ -180,13 +176,13 @@ def concepts(
         directions=directions.directions_told(measured, names, looked_at, source),
         chance=directions.chance_facts(measured, run.seed),
         preprocessing=inputs.preprocessing,
-        images=facts,
+        images=images,
         execution=runner.execution,
         notes=(
             *measure.question_notes(inputs),
-            *image_notes(facts),
-            *(f"Image set: {finding.seen}." for finding in facts.sanity.findings),
-            *([why] if why else []),
+            *image_notes(images),
+            *(f"Image set: {finding.seen}." for finding in images.sanity.findings),
+            *filter(None, [why]),
             *_set_notes(found, looked_at, present[:, judged], concepts_),
             *execution_notes(runner.execution),
         ),
@@ -194,27 +190,43 @@ def concepts(
     )
 
 
-def _open(
-    job: Job, found: ConceptSet, of: str | None, head: str | Path | None
-) -> tuple[measure.Inputs, LinearHead | None, str]:
+def _directions(of: str | None, head: LinearHead | None, h: Floats, opened: ModelFile) -> tuple[Directions, str]:
+    """Return the directions of the representations, and what they are in words. Refuse to go on without any."""
+    tensor = opened.representation.tensor
+    if of == "features":
+        looked_at, source = directions.of_features(h.shape[1]), f"the features of {tensor}"
+    elif head is None:
+        looked_at, source = directions.of_axes(h), f"principal axes of {tensor}, these images"
+    else:
+        looked_at, source = directions.of_head(head.weight), f"right singular vectors of the weight of {head.source}"
+    if looked_at.n == 0:
+        raise unfit(
+            opened.path,
+            f"no directions found ({source}); the head must have a weight other than 0, or the "
+            "representations must differ",
+        )
+    return looked_at, source
+
+
+def _open(job: Job, found: ConceptSet, asked: Asked) -> tuple[measure.Inputs, LinearHead | None, str]:
     """Open the model for a call. Where its head gives the directions, the tensor is the input of the head.
 
     Returns that head, too, and a note on a choice that the user did not make.
     """
     inputs = measure.read_inputs(job, source=found.source)
-    if of in ("features", "axes") or head is not None:
+    if asked.of in ("features", "axes") or asked.head is not None:
         return inputs, None, ""
     (opened,) = inputs.models
     try:
         read = read_head(opened)
     except CannotAssessError as fault:
-        if of == "head":
+        if asked.of == "head":
             raise
         return inputs, None, f"No head was read ({fault.message}): principal axes are looked at."
     if job.options.tensor is None:
         return measure.read_head_input(job, source=found.source), read, ""
     if opened.head is None or opened.head.tensor != opened.representation.tensor:
-        if of == "head":
+        if asked.of == "head":
             raise UsageError(
                 f"{opened.path}: --tensor is {opened.representation.tensor}; the head of the model acts on another one",
                 "leave out --tensor, or --of axes",
@@ -303,7 +315,7 @@ class ConceptSet:
     """in seeded order; of files with the same bytes the first"""
     concepts: dict[str, frozenset[str]]
     """by the digest of the image"""
-    names: tuple[str, ...]
+    names: Texts
     """of all concepts, sorted"""
     layout: Layout
     rule: str
