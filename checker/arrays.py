@@ -36,7 +36,7 @@ def is_array(value: object) -> bool:
     return isinstance(value, SupportsArray) or hasattr(value, "__dlpack__")
 
 
-def as_array(value: object, what: str) -> GenericArray:
+def as_array(value: object, label: str) -> GenericArray:
     """Read an array or tensor, without a copy if possible.
 
     A tensor is taken out of its graph of gradients and to the CPU first (its own `detach` and `cpu`), and bfloat16,
@@ -44,7 +44,7 @@ def as_array(value: object, what: str) -> GenericArray:
 
     Args:
         value: a NumPy array, or what has `__array__` or DLPack.
-        what: the word for it in the message.
+        label: names it in the message.
 
     Raises:
         TypeError: it is neither, or its library can't give it to NumPy.
@@ -52,7 +52,7 @@ def as_array(value: object, what: str) -> GenericArray:
     if isinstance(value, np.ndarray):
         return value
     if not is_array(value):
-        raise TypeError(f"{what}: type is {type_name(value)}; it must be a NumPy array or a tensor")
+        raise TypeError(f"{label}: type is {type_name(value)}; it must be a NumPy array or a tensor")
     for method in ("detach", "cpu"):
         if callable(step := getattr(value, method, None)):
             value = step()
@@ -63,4 +63,4 @@ def as_array(value: object, what: str) -> GenericArray:
             return np.asarray(value)
         return cast(GenericArray, np.from_dlpack(value))  # type: ignore[arg-type] # looked for above
     except (TypeError, ValueError, RuntimeError, BufferError) as fault:
-        raise TypeError(f"{what}: type is {type_name(value)}, which NumPy can't read; give it as an array") from fault
+        raise TypeError(f"{label}: type is {type_name(value)}, which NumPy can't read; give it as an array") from fault

@@ -125,10 +125,10 @@ def _answer(request: Mapping[str, Any], fault: Exception | None, answers: Binary
             raise fault
         send("answer", call(request["task"], request["arguments"], tell))
     except Exception as error:  # noqa: BLE001 # told as the task's error
-        known = as_error(error)
-        if known.exit_code == RobustcheckError.exit_code and request["about"]:
-            known = _broken_by(request["about"], error)
-        shown = {"exit_code": known.exit_code, "message": known.message, "hint": known.hint}
+        tool_error = as_error(error)
+        if tool_error.exit_code == RobustcheckError.exit_code and request["about"]:
+            tool_error = _broken_by(request["about"], error)
+        shown = {"exit_code": tool_error.exit_code, "message": tool_error.message, "hint": tool_error.hint}
         send("error", {**shown, "traceback": traceback.format_exc()})
     finally:
         LOG.removeFilter(log)

@@ -229,5 +229,5 @@ def next_steps(keep: Path | None, pen: Pen) -> RenderableType:
         ("Read what a reason means:", "robustcheck explain too_weak"),
         ("Keep these two files for a full report:" if keep is None else "See the full report:", again),
     )
-    parts = (part for what, typed in steps for part in (pen.prose(f"  {what}"), pen.command(f"    {typed}")))
+    parts = (part for label, typed in steps for part in (pen.prose(f"  {label}"), pen.command(f"    {typed}")))
     return Group(section(pen, "Next", ""), *parts)

@@ -115,7 +115,7 @@ def _installed(start: str) -> list[str]:
     """Return the distributions with such names, sorted. The names start so."""
     from importlib.metadata import distributions  # noqa: PLC0415 # slow to import, rarely needed
 
-    return sorted({name for each in distributions() if (name := each.name or "").startswith(start)})
+    return sorted({name for distribution in distributions() if (name := distribution.name or "").startswith(start)})
 
 
 def _runtime_hint() -> str:

@@ -318,14 +318,14 @@ class Options(Frozen):
         return None if images == STOCK else images
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], **defaults: Any) -> Self:
+    def of(cls, options: Mapping[str, Any], **defaults: Any) -> Self:
         """Make the record of keyword arguments. A path becomes text.
 
         Raises TypeError for a name that is not an option, UsageError for a value that is none.
         """
-        if unknown := given.keys() - cls.model_fields.keys():
+        if unknown := options.keys() - cls.model_fields.keys():
             raise TypeError(f"unexpected keyword argument {min(unknown)!r}; options are {', '.join(cls.model_fields)}")
-        values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
         try:
             return cls(**{**defaults, **values})
         except ValidationError as fault:
@@ -334,7 +334,7 @@ class Options(Frozen):
             raise UsageError(f"{name} is {_shown(values.get(name))}; {rule_of(error)}") from fault
 
     @property
-    def given(self) -> Fields:
+    def keywords(self) -> Fields:
         """Return the same as keyword arguments."""
         return {name: getattr(self, name) for name in Options.model_fields}
 

@@ -65,7 +65,7 @@ class Inspection:
     model: ModelFile
     preprocessing: PreprocessingFacts | None
     """None: not known, and a check ends with an error"""
-    why_not_known: str
+    why_no_preprocessing: str
     """of the preprocessing; empty where it is known"""
     profile: Profile
     can_pass: CanPass
@@ -145,20 +145,20 @@ def inspect(
 
 def inspected(path: Path, profile: Profile, **choices: Any) -> Inspected:
     """Inspect a file in this process. choices: tensor, pool and preprocess."""
-    found = inspect_model(path, profile, **choices)
-    model, facts = found.model, inspect_json(found)
+    inspection = inspect_model(path, profile, **choices)
+    model, facts = inspection.model, inspect_json(inspection)
     return Inspected(
         file=str(path),
         digest=model.digest,
         tensor=model.representation.tensor,
-        can_pass=found.can_pass,
+        can_pass=inspection.can_pass,
         facts=facts,
     )
 
 
-def inspect_json(found: Inspection) -> Fields:
+def inspect_json(inspection: Inspection) -> Fields:
     """Return an inspection as JSON values. Every form shows them."""
-    model, chosen, preprocessing = found.model, found.model.representation, found.preprocessing
+    model, chosen, preprocessing = inspection.model, inspection.model.representation, inspection.preprocessing
     others = (candidate for candidate in model.candidates if candidate.tensor != chosen.tensor)
     return {
         "schema": INSPECT_SCHEMA,
@@ -179,10 +179,10 @@ def inspect_json(found: Inspection) -> Fields:
         "outputs": _all(model.outputs, "name", "dtype", "shape"),
         "preprocessing": preprocessing
         and [{"field": field, "value": value, "source": source} for field, value, source in preprocessing.fields],
-        "preprocessing_not_known": found.why_not_known or None,
+        "preprocessing_not_known": inspection.why_no_preprocessing or None,
         "contract": model.contract and model.contract.model_dump(mode="json"),
-        "profile": _fields(found.profile, "id", "digest"),
-        "can_pass": found.can_pass.model_dump(mode="json"),
+        "profile": _fields(inspection.profile, "id", "digest"),
+        "can_pass": inspection.can_pass.model_dump(mode="json"),
     }
 
 
@@ -225,11 +225,11 @@ def _can_pass(
     n_features = None if chosen.shape is None else chosen.shape[chosen.feature_axis]
     check = f"robustcheck {quoted(model.path)}"
     reasons = []
-    for found, seen in foreseen(facts, preprocessing, n_features, profile):
-        if found == "assumed_preprocessing" and fault is not None:
-            reasons.append(reason(found, _without_file(model.path, fault), fault.hint))
+    for reason_id, seen in foreseen(facts, preprocessing, n_features, profile):
+        if reason_id == "assumed_preprocessing" and fault is not None:
+            reasons.append(reason(reason_id, _without_file(model.path, fault), fault.hint))
         else:
-            reasons.append(reason(found, seen, _next_step(found, model, facts, check)))
+            reasons.append(reason(reason_id, seen, _next_step(reason_id, model, facts, check)))
     if not reasons and n_features is None:
         seen = (
             f"the graph does not show how many features `{facts.tensor}` has; profile {profile.id} holds for "
@@ -276,14 +276,14 @@ def document_of(report: Inspected) -> Document:
     words, step = "yes: the thresholds are for models like this one; the numbers decide", ("", "")
     words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:
-        hardest = min(can_pass.reasons, key=lambda each: each.id in MENDED_BY_OPTIONS)
+        hardest = min(can_pass.reasons, key=lambda r: r.id in MENDED_BY_OPTIONS)
         words = f"{can_pass.answer}, because {hardest.seen}"
         step = step_of(hardest.next_step, report.file, scores=facts.get("class_output") is not None)
     is_read = "representation" in facts
     command = re.compile(r"(robustcheck (?:\w+ )?)MODEL(?=[ `])")  # a file's own name may have the word, too
     reasons = (
-        each.model_copy(update={"next_step": command.sub(lambda found: found[1] + quoted(report.file), each.next_step)})
-        for each in can_pass.reasons
+        r.model_copy(update={"next_step": command.sub(lambda match: match[1] + quoted(report.file), r.next_step)})
+        for r in can_pass.reasons
     )
     return Document(
         question="inspect",
@@ -351,7 +351,7 @@ def _sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
             "size": f"{facts['size_bytes']} bytes" + (", external data included" if external else ""),
             "digest": facts["digest"],
             "model file": facts["model_digest"] if external else "",
-            **{f"data {each['location']}": f"{each['size_bytes']} bytes, {each['digest']}" for each in external},
+            **{f"data {file['location']}": f"{file['size_bytes']} bytes, {file['digest']}" for file in external},
             "opsets": ", ".join(f"{domain} {number}" for domain, number in facts["opsets"].items()),
             "IR version": str(facts["ir_version"]),
             "precision": facts["precision"],
@@ -370,5 +370,5 @@ def _contract(contract: Mapping[str, Any]) -> str:
     trained = ", random weights" if source["random_weights"] else ""
     planted = f", synthetic: {source['synthetic']}" if source["synthetic"] else ""
     matched = "" if source["matched_to"] is None else f", trained to match: {source['matched_to']}"
-    said = f"{source['library']} {source['name']} {source['weights']}{trained}{planted}{matched}"
-    return f"schema {contract['schema_version']}; {said}"
+    origin = f"{source['library']} {source['name']} {source['weights']}{trained}{planted}{matched}"
+    return f"schema {contract['schema_version']}; {origin}"

@@ -98,9 +98,9 @@ class Limits:
     def refuse_here(self) -> None:
         """Refuse limits where there is no child. Nothing would enforce them; raises UsageError."""
         if self.given:
-            said = ", ".join(f"{option} {value:g}" for option, value in self.given.items())
+            settings = ", ".join(f"{option} {value:g}" for option, value in self.given.items())
             raise UsageError(
-                f"limits are {said}; only a local child process has them", "isolate=True with images in files"
+                f"limits are {settings}; only a local child process has them", "isolate=True with images in files"
             )
 
 
@@ -171,7 +171,7 @@ class Wall:
         while self._waiting:
             self._waiting.pop().close()
 
-    def n_side_by_side(self, bytes_each: int) -> int:
+    def n_side_by_side(self, child_bytes: int) -> int:
         """Return how many children this machine has cores and memory for. It is 1 where no memory can be read."""
         free: list[int] = []
         for file in (Path("/proc/meminfo"), *CONTAINER):
@@ -179,7 +179,7 @@ class Wall:
                 text = file.read_text(encoding="ascii")
                 _, is_of_system, kibibytes = text.partition("MemAvailable:")
                 free.append(int(kibibytes.split()[0]) << 10 if is_of_system else int(text))
-        n = min(free, default=0) // (self.limits.memory_bytes or bytes_each)
+        n = min(free, default=0) // (self.limits.memory_bytes or child_bytes)
         return min(n, MOST_SIDE_BY_SIDE, len(os.sched_getaffinity(0))) if n > 1 else 1
 
     @contextmanager
@@ -241,13 +241,13 @@ class Wall:
                 if not is_last:
                     self._waiting.append(_Child())
                 try:
-                    found = child.answer(tell)
+                    reply = child.answer(tell)
                 except RobustcheckError:
                     if not child.has_ended or left == 0 or self._is_stopped:
                         raise
                     continue
             try:
-                return TypeAdapter(answer).validate_python(found)
+                return TypeAdapter(answer).validate_python(reply)
             except (ValueError, TypeError, KeyError) as fault:  # a record's own validators, too
                 raise unreadable(about) from fault
         raise AssertionError("tries is less than 1")
@@ -286,9 +286,9 @@ def apart(function: Callable[Params, Answer], about: str, limits: Limits = NO_LI
     return call
 
 
-def is_possible(given: object, *places: str | None) -> bool:
+def is_possible(source: object, *places: str | None) -> bool:
     """Return whether a child can see what is read. It can't see images that were handed over, nor fsspec's memory."""
-    return given is None and not any((place or "").startswith("memory:") for place in places)
+    return source is None and not any((place or "").startswith("memory:") for place in places)
 
 
 class NotReadError(CannotAssessError):

@@ -24,7 +24,7 @@ from .measure.job import Job, conclude, versions
 from .model.addresses import Model, on_this_machine, parse_model
 from .model.file import Contract
 from .report.record import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
-from .representations import MadeWith, Saver, checked_path, saving
+from .representations import Provenance, Saver, checked_path, saving
 from .storage.places import Place, Url, as_typed, redact
 from .text import VERSION
 from .verdict.gate import load_profile, memory_note, notes_of
@@ -85,14 +85,14 @@ def check(
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
         TypeError: the model, the images or an option are of a type that is not taken; the message names it.
     """
-    clock, (run, given) = Clock(), measure.settle(images, options)
+    clock, (run, source) = Clock(), measure.settle(images, options)
     profile = load_profile(thresholds)
     if save_representations is not None:
         save_representations = str(checked_path(save_representations))
     place = parse_model(model)
-    if given is None:
+    if source is None:
         parse_image_set(run.images)  # what is refused offline is refused before anything is opened
-    if isolate and isolation.is_possible(given, run.images, as_typed(place) if isinstance(place, Url) else None):
+    if isolate and isolation.is_possible(source, run.images, as_typed(place) if isinstance(place, Url) else None):
         with _as_file(place) as (name, from_memory):
             about = f"<{from_memory}>" if from_memory else redact(name)
             return isolation.apart(check_stored, about, limits)(
@@ -101,14 +101,14 @@ def check(
                 thresholds=profile,
                 save_representations=save_representations,
                 progress=progress,
-                **run.given,
+                **run.keywords,
             )
     limits.refuse_here()
     tell = partial(isolation.tell_stage, progress)
     with on_this_machine(place, preprocess=run.preprocess, tell=tell) as here, saving(save_representations) as saver:
-        evidence, published = _measured(Job(here.path, run), profile, progress, given, saver)
+        evidence, published = _measured(Job(here.path, run), profile, progress, source, saver)
         if saver is not None:
-            saver.write(MadeWith.of(evidence, here.name))
+            saver.write(Provenance.of(evidence, here.name))
     if here.fetched:
         named = evidence.model.model_copy(update={"file": here.name, "origin": here.origin})
         evidence = evidence.model_copy(update={"model": named})
@@ -172,12 +172,12 @@ def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
 
 
 def _measured(
-    job: Job, profile: Profile, progress: Tell | None, given: ImageSource | None, saver: Saver | None
+    job: Job, profile: Profile, progress: Tell | None, source: ImageSource | None, saver: Saver | None
 ) -> tuple[Evidence, Context | None]:
     """Return evidence and published context."""
     LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
     isolation.tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(job, source=given)
+    inputs = measure.read_inputs(job, source=source)
     with measure.decode(inputs, stops=measure.likely_stops(profile)) as decoded:
         isolation.tell_stage(progress, "loading the model")
         first = measure.take_probe(decoded)  # the next ones are decoded while the session opens

@@ -25,7 +25,7 @@ from .text import VERSION, quoted
 Rows = npt.NDArray[np.floating[Any]]
 
 
-class MadeWith(Frozen):
+class Provenance(Frozen):
     """The record of how representations were made."""
 
     schema_version: Literal[1] = 1
@@ -66,7 +66,7 @@ class Representations:
     """of the images"""
     digests: tuple[str, ...]
     """of the images' pixels"""
-    made_with: MadeWith
+    made_with: Provenance
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Return the values, for NumPy."""
@@ -77,8 +77,8 @@ class Representations:
         return len(self.values)
 
     def __repr__(self) -> str:
-        (n_images, n_features), made = self.values.shape, self.made_with
-        return f"<Representations: {n_images} images, {n_features} features, {made.tensor} of {made.model}>"
+        (n_images, n_features), provenance = self.values.shape, self.made_with
+        return f"<Representations: {n_images} images, {n_features} features, {provenance.tensor} of {provenance.model}>"
 
 
 class Saver:
@@ -120,20 +120,20 @@ class Saver:
         with self._errors():
             self._file.write(np.ascontiguousarray(rows).data)
 
-    def write(self, made_with: MadeWith) -> None:
+    def write(self, provenance: Provenance) -> None:
         """Make the file, or replace the existing one. At least one row was added."""
-        made = self._path.with_name(f".{self._path.name}.{token_hex(8)}.tmp")
+        temporary = self._path.with_name(f".{self._path.name}.{token_hex(8)}.tmp")
         try:
             with self._errors():
                 self._file.flush()
                 shape = (len(self._names), self._width)
                 rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
-                names, digests, about = map(np.array, (self._names, self._digests, made_with.model_dump_json()))
-                with made.open("xb") as file:
+                names, digests, about = map(np.array, (self._names, self._digests, provenance.model_dump_json()))
+                with temporary.open("xb") as file:
                     np.savez(file, representations=rows, names=names, digests=digests, made_with=about)
-                made.replace(self._path)
+                temporary.replace(self._path)
         finally:
-            made.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -153,23 +153,23 @@ def saving(path: str | Path | None) -> AbstractContextManager[Saver | None]:
 
 def checked_path(path: str | Path) -> Path:
     """Return the path of a representations file. Raises UsageError for another suffix, a folder or a device."""
-    given = local_path(path, "representations file")
+    file = local_path(path, "representations file")
     try:
-        local = given.resolve()
+        local = file.resolve()
     except (OSError, RuntimeError) as fault:  # links in a circle
         raise UsageError(
-            f"{given}: representations file is a link that leads nowhere; it must lead to a file",
-            f"ls -l {quoted(given)}",
+            f"{file}: representations file is a link that leads nowhere; it must lead to a file",
+            f"ls -l {quoted(file)}",
         ) from fault
     if local.suffix != ".npz":
         raise UsageError(
-            f"{given}: representations file has the suffix {local.suffix or '(none)'}; it must be .npz",
+            f"{file}: representations file has the suffix {local.suffix or '(none)'}; it must be .npz",
             "--save-representations rows.npz; other formats from np.load('rows.npz')['representations']",
         )
     if local.exists() and not local.is_file():
         raise UsageError(
-            f"{given}: representations file is a folder, device or pipe; it must be a file",
-            f"ls -ld {quoted(given)}",
+            f"{file}: representations file is a folder, device or pipe; it must be a file",
+            f"ls -ld {quoted(file)}",
         )
     return local
 
@@ -190,13 +190,13 @@ def load_representations(path: str | Path) -> Representations:
         raise UsageError(f"{local}: representations file is missing; no such file", f"ls {quoted(local.parent)}")
     try:
         with np.load(local, allow_pickle=False) as archive:
-            if any(each.compress_type != zipfile.ZIP_STORED for each in archive.zip.infolist()):
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.zip.infolist()):
                 raise ValueError("an array is compressed, which this tool does not write")
             values, names, digests = archive["representations"], archive["names"].tolist(), archive["digests"].tolist()
-            made_with = MadeWith.model_validate_json(str(archive["made_with"][()]))
+            provenance = Provenance.model_validate_json(str(archive["made_with"][()]))
         if values.ndim != 2 or values.dtype.kind != "f" or not len(values) == len(names) == len(digests):
             raise ValueError(f"{len(names)} names and {len(digests)} digests for an array of shape {values.shape}")
-        if not all(isinstance(each, str) for each in (*names, *digests)):
+        if not all(isinstance(text, str) for text in (*names, *digests)):
             raise ValueError("a name or digest is not text")
         if not np.isfinite(values).all():
             raise ValueError("a value is not finite")
@@ -206,7 +206,7 @@ def load_representations(path: str | Path) -> Representations:
             "that this tool wrote",
             "robustcheck model.onnx --images photos/ --save-representations rows.npz",
         ) from fault
-    return Representations(values, tuple(names), tuple(digests), made_with)
+    return Representations(values, tuple(names), tuple(digests), provenance)
 
 
 _DAMAGE: Final = (ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile)

@@ -126,7 +126,7 @@ def sha256_of(content: bytes | mmap.mmap) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def once(pairs: list[tuple[str, Any]]) -> Fields:
+def unique_keys(pairs: list[tuple[str, Any]]) -> Fields:
     """Return the object of these keys and values.
 
     Raises ValueError for a key twice: readers differ in the value they take.

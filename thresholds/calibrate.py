@@ -78,7 +78,7 @@ def fitted_profile(
     table = tables.as_references(some)
     sets = with_traps(table)
     rule = chosen_rule(sets)
-    thresholds = fit(sets, rule).placed
+    thresholds = fit(sets, rule).thresholds
     by_id = {row.id: row for row in some}
     passing = [by_id[r.set] for r in with_label("present", taking_part(table)) if passes(r, thresholds)]
     first = some[0]
@@ -250,7 +250,7 @@ def profile_of(
     """
     used, sets = taking_part(table), with_traps(table)
     fitted, by_model = fit(sets, rule), _trials(sets, rule)
-    thresholds, alone = fitted.placed, judged(by_model)
+    thresholds, alone = fitted.thresholds, judged(by_model)
     present, absent = with_label("present", used), with_label("absent", used)
     n_with, n_without = len(models(present)), len(models(absent))
     rates = _rates(used, by_model, populations or {"without the label": lambda row: row.expected == "absent"})
@@ -392,7 +392,7 @@ IMAGES = "each set on its own photos, in-distribution for its source (the source
 def default_profile(text: str) -> Profile:
     """Make the default profile from a table's text. The table is the reference table."""
     table = tables.references(text)
-    two_sided = fit(with_traps(table)).placed["two_sidedness"].minimum
+    two_sided = fit(with_traps(table)).thresholds["two_sidedness"].minimum
     robustness = {  # published; sets whose checkpoint has none are left out
         name: means[0]
         for name, checkpoint in MEASURED.items()

@@ -36,8 +36,8 @@ class Frozen(BaseModel):
 def without(*retired: str) -> Any:
     """Return a validator that drops retired keys. Only earlier versions wrote them."""
 
-    def drop(given: object) -> object:
-        return {k: v for k, v in given.items() if k not in retired} if isinstance(given, Mapping) else given
+    def drop(raw: object) -> object:
+        return {k: v for k, v in raw.items() if k not in retired} if isinstance(raw, Mapping) else raw
 
     return model_validator(mode="before")(drop)
 
@@ -498,8 +498,8 @@ def load(spec: str | Path | None = None) -> Profile:
         raise ProfileError(f"{name}: {wrong}")
     if profile.digest != digest_of(profile):
         raise ProfileError(f"{name}: digest does not match the content; the profile was changed after it was sealed")
-    for known in () if is_packaged else packaged():
-        if profile.id == known.id and profile.digest != known.digest:
+    for other in () if is_packaged else packaged():
+        if profile.id == other.id and profile.digest != other.digest:
             raise ProfileError(
                 f"{name}: id is {profile.id}, but the content is not that of the packaged profile; "
                 "another profile needs another id (robustcheck calibrate --id NAME)"

@@ -113,12 +113,12 @@ def effective_robustness(acc_in: ArrayLike, acc_shift: ArrayLike, baseline: Base
     return EffectiveRobustness(points, (x < max(baseline.low, LOWEST_ACCURACY)) | (x > baseline.high))
 
 
-def fractions(what: str, accuracy: ArrayLike) -> Values:
+def fractions(label: str, accuracy: ArrayLike) -> Values:
     """Return accuracies as an array. Raises ValueError naming one that is not between 0 and 1."""
     p = np.asarray(accuracy, dtype=np.float64)
     outside = ~((p > 0) & (p < 1))  # NaN too
     if outside.any():
-        raise ValueError(f"{what} is {p[outside].flat[0]:g}; it must be a fraction between 0 and 1")
+        raise ValueError(f"{label} is {p[outside].flat[0]:g}; it must be a fraction between 0 and 1")
     return p
 
 
@@ -211,8 +211,8 @@ def sources() -> dict[str, dict[str, str | int]]:
 
     It is source (repository@commit:path), licence of the repository, number of rows.
     """
-    found: dict[str, dict[str, str | int]] = json.loads((DATA / "published_sources.json").read_text(encoding="utf-8"))
-    return found
+    entries: dict[str, dict[str, str | int]] = json.loads((DATA / "published_sources.json").read_text(encoding="utf-8"))
+    return entries
 
 
 @cache
@@ -232,10 +232,10 @@ def published() -> tuple[Published, ...]:
     points: list[dict[str, float]] = [{} for _ in rows]
     beyond: list[set[str]] = [set() for _ in rows]
     for shift in SHIFTS:
-        known = [i for i, row in enumerate(rows) if IMAGENET in row.accuracy and shift in row.accuracy]
-        x, y = ([rows[i].accuracy[name] for i in known] for name in (IMAGENET, shift))
-        found = effective_robustness(x, y, baselines_of("timm")[shift])
-        for i, value, outside in zip(known, found.points.tolist(), found.extrapolated.tolist(), strict=True):
+        indices = [i for i, row in enumerate(rows) if IMAGENET in row.accuracy and shift in row.accuracy]
+        x, y = ([rows[i].accuracy[name] for i in indices] for name in (IMAGENET, shift))
+        result = effective_robustness(x, y, baselines_of("timm")[shift])
+        for i, value, outside in zip(indices, result.points.tolist(), result.extrapolated.tolist(), strict=True):
             points[i][shift] = value
             if outside:
                 beyond[i].add(shift)
@@ -264,7 +264,7 @@ def find(library: str, name: str, weights: str) -> tuple[Published, ...]:
         return _keyed().get((library, model, tag or weights), ())
     if library == "open_clip" and (rows := _keyed().get((library, name, weights))):
         return rows
-    targets = (_aliases().get((library, name, known)) for known in (weights, ""))
+    targets = (_aliases().get((library, name, key)) for key in (weights, ""))
     return next((_keyed()[target] for target in targets if target), ())
 
 
@@ -316,15 +316,15 @@ def _sentence(row: Published) -> str:
     if row.mean_pp is None:
         shown = row.effective_robustness_pp
         values = ", ".join(f"{SHIFT_WORDS[s]} {value:+.1f}" for s, value in row.effective_robustness_pp.items())
-        what = f"{values} points; no average, since not all of {_words(MEAN_SHIFTS)} were published"
+        points = f"{values} points; no average, since not all of {_words(MEAN_SHIFTS)} were published"
     else:
-        what = f"{row.mean_pp:+.1f} points on average over {_words(MEAN_SHIFTS)}"
+        points = f"{row.mean_pp:+.1f} points on average over {_words(MEAN_SHIFTS)}"
     if beyond := [shift for shift in shown if shift in row.extrapolated]:
         accuracy = PERCENTAGE_POINTS * row.accuracy[IMAGENET]
-        what += f" (extrapolated for {_words(beyond)}: no baseline at {accuracy:.1f} % on ImageNet)"
+        points += f" (extrapolated for {_words(beyond)}: no baseline at {accuracy:.1f} % on ImageNet)"
     usual = usual_robustness("timm", MEAN_SHIFTS)
     return (
-        f"published effective robustness of {row.name} ({row.library}{where}): {what}; models trained on ImageNet-1k "
+        f"published effective robustness of {row.name} ({row.library}{where}): {points}; models trained on ImageNet-1k "
         f"only have {usual.low:+.1f} to {usual.high:+.1f} on average ({MIDDLE[0]}–{MIDDLE[1]} %). Source: {row.source}"
     )
 
@@ -340,10 +340,10 @@ def _mean(points: Mapping[str, float]) -> float | None:
 
 @cache
 def _keyed() -> Mapping[tuple[str, ...], tuple[Published, ...]]:
-    found: dict[tuple[str, ...], tuple[Published, ...]] = {}
+    by_key: dict[tuple[str, ...], tuple[Published, ...]] = {}
     for row in published():
-        found[row[:3]] = (*found.get(row[:3], ()), row)
-    return found
+        by_key[row[:3]] = (*by_key.get(row[:3], ()), row)
+    return by_key
 
 
 @cache
@@ -407,8 +407,8 @@ def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
     if not models:
         raise ValueError(f"shifts are {', '.join(shifts)}; no model of {source} has all of them")
     inside, lines = [accuracy[IMAGENET] for accuracy in models], baselines_of(source)
-    found = [effective_robustness(inside, [accuracy[s] for accuracy in models], lines[s]).points for s in shifts]
-    means = np.mean(found, axis=0)
+    points = [effective_robustness(inside, [accuracy[s] for accuracy in models], lines[s]).points for s in shifts]
+    means = np.mean(points, axis=0)
     low, median, high = np.percentile(means, (MIDDLE[0], 50, MIDDLE[1])).tolist()
     return Spread(len(means), median, low, high)
 

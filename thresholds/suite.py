@@ -238,10 +238,10 @@ def published_row(where: str, key: str) -> published.Published:
 
 
 def _mean(where: str, accuracies: Mapping[str, float]) -> tuple[float | None, bool]:
-    known = (IMAGENET, *SHIFTS)
+    names = (IMAGENET, *SHIFTS)
     for name, value in accuracies.items():
-        if name not in known:
-            raise SuiteError(*_choice(where, "accuracies", name, known))
+        if name not in names:
+            raise SuiteError(*_choice(where, "accuracies", name, names))
         if not 0 < value < 1:
             raise SuiteError(f"{where}: accuracy on {name} is {value:g}; it must be a fraction between 0 and 1")
     if IMAGENET not in accuracies:
@@ -249,15 +249,15 @@ def _mean(where: str, accuracies: Mapping[str, float]) -> tuple[float | None, bo
     if not set(MEAN_SHIFTS) <= set(accuracies):
         return None, False
     lines = published.baselines_of("timm")
-    found = [effective_robustness(accuracies[IMAGENET], accuracies[s], lines[s]) for s in MEAN_SHIFTS]
-    return sum(float(each.points) for each in found) / len(found), any(each.extrapolated for each in found)
+    results = [effective_robustness(accuracies[IMAGENET], accuracies[s], lines[s]) for s in MEAN_SHIFTS]
+    return sum(float(r.points) for r in results) / len(results), any(r.extrapolated for r in results)
 
 
-def _choice(where: str, what: str, value: str, valid: tuple[str, ...]) -> tuple[str, str]:
+def _choice(where: str, field: str, value: str, valid: tuple[str, ...]) -> tuple[str, str]:
     near = difflib.get_close_matches(value, valid, 1)
     return (
-        f"{where}: {what} is {value!r}; it must be one of {', '.join(valid)}",
-        f"{what} = {near[0] if near else valid[0]!r}",
+        f"{where}: {field} is {value!r}; it must be one of {', '.join(valid)}",
+        f"{field} = {near[0] if near else valid[0]!r}",
     )
 
 

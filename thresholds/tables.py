@@ -157,8 +157,8 @@ class Measured(Frozen):
 
     @model_validator(mode="after")
     def _bounds_hold_the_estimate(self) -> Self:
-        known = [value for value in (self.low, self.estimate, self.high) if value is not None]
-        if known != sorted(known) or (known and known[0] < 0):
+        values = [value for value in (self.low, self.estimate, self.high) if value is not None]
+        if values != sorted(values) or (values and values[0] < 0):
             raise ValueError(f"low {self.low}, estimate {self.estimate}, high {self.high}: must rise from 0 or more")
         return self
 
@@ -260,8 +260,8 @@ def read(path: Path) -> list[Result]:
     except (OSError, UnicodeDecodeError) as fault:
         raise ResultsError(f"{path}: results table cannot be read ({fault}); JSON lines") from fault
     lines = text.split("\n")
-    whole, torn = lines[:-1], lines[-1]
-    rows = [_row(path, number, line) for number, line in enumerate(whole, 1) if line.strip()]
+    complete, torn = lines[:-1], lines[-1]
+    rows = [_row(path, number, line) for number, line in enumerate(complete, 1) if line.strip()]
     if torn.strip() and not rows:
         rows.append(_row(path, len(lines), torn))  # a file of one line without its end, made by hand
     return rows
@@ -412,7 +412,7 @@ SCALES: dict[str, Scale] = {
 class Fit(NamedTuple):
     """The thresholds and their judgement of the fitted sets."""
 
-    placed: dict[Any, Threshold]
+    thresholds: dict[Any, Threshold]
     """by the name of the statistic"""
     missed: tuple[str, ...]
     """sets with the label that do not pass"""
@@ -423,7 +423,7 @@ class Fit(NamedTuple):
     @property
     def minimums(self) -> dict[str, float]:
         """Return the thresholds alone."""
-        return {name: one.minimum for name, one in self.placed.items()}
+        return {name: one.minimum for name, one in self.thresholds.items()}
 
 
 class Rule(NamedTuple):
@@ -524,14 +524,14 @@ def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCAL
         raise ValueError(f"{sets.rows[absent[worst]].set} and {sets.rows[lowest].set} overlap: no threshold parts them")
     fitted = Fit({}, (), ())
     for column, name in enumerate(sets.names):
-        values, given = sets.values[:, column], absent[best == column]
+        values, rejected = sets.values[:, column], absent[best == column]
         high = passing[values[passing].argmin()]
         low, of = scales[name].nothing, NO_SET
-        if len(given) and values[given].max() > low:
-            highest = given[values[given].argmax()]
+        if len(rejected) and values[rejected].max() > low:
+            highest = rejected[values[rejected].argmax()]
             low, of = float(values[highest]), sets.rows[highest].set
         top = float(values[high])
-        fitted.placed[name] = Threshold(
+        fitted.thresholds[name] = Threshold(
             minimum=_between(low, top, scales[name], rule.position),
             highest_without=low,
             highest_without_set=of,
@@ -545,8 +545,8 @@ def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCAL
 
 
 def _between(low: float, high: float, scale: Scale, position: float) -> float:
-    placed = low * (high / low) ** position if scale.logarithmic else low + position * (high - low)
-    return round(max(min(placed, scale.most), low), DIGITS)
+    threshold = low * (high / low) ** position if scale.logarithmic else low + position * (high - low)
+    return round(max(min(threshold, scale.most), low), DIGITS)
 
 
 def _factors(sets: Sets, passing: Indices, absent: Indices, scales: Mapping[str, Scale]) -> Array:

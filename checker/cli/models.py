@@ -151,7 +151,7 @@ def _outcomes(
                     "model": model,
                     "thresholds": profile,
                     "save_representations": outputs.representations.get(model),
-                    **settings.options.given,
+                    **settings.options.keywords,
                 }
                 report = wall.run("pipeline:check_stored", asked, Report, about=about, is_last=is_last, tell=tell)
             return _gated(resolved, model, report)

@@ -114,7 +114,7 @@ def compare(
     models = [local_path(model, "model") for model in (candidate, reference) if model is not None]
     if isolate and is_possible(given, run.images):
         asked: Fields = {"candidate": candidate, "reference": reference, "tolerance": tolerance, "index": index}
-        asked |= {"thresholds": profile, "require": require, "progress": progress, **run.given}
+        asked |= {"thresholds": profile, "require": require, "progress": progress, **run.keywords}
         return _kept(_apart(baseline, limits, asked), write_baseline, baseline)
     limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)

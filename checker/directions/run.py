@@ -107,7 +107,7 @@ def directions(
             classes=classes,
             baseline=baseline,
             progress=progress,
-            **run.given,
+            **run.keywords,
         )
     limits.refuse_here()
     isolation.tell_stage(progress, "opening the model and the images")

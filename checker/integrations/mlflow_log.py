@@ -121,8 +121,8 @@ def gate_model_version(
     identity = str(model_version)
     with registries.mlflow_client(tracking_uri) as client, tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
 
-        def tag(what: str, text: str) -> None:
-            client.set_model_version_tag(name, identity, f"{FOLDER}.{what}", text[:TAG_CHARACTERS])
+        def tag(key: str, text: str) -> None:
+            client.set_model_version_tag(name, identity, f"{FOLDER}.{key}", text[:TAG_CHARACTERS])
 
         tag("gate", "closed")  # it stays so, whatever fails from here on
         try:
@@ -178,15 +178,15 @@ def _tags_of(report: Report) -> dict[str, str]:
     }
 
 
-def _only_model(found: registries.MlflowFiles, shown: str) -> Path:
+def _only_model(files: registries.MlflowFiles, shown: str) -> Path:
     """Return the one ONNX file of a registered version. Raises CannotAssessError where there is not exactly one."""
-    if len(found.models) != 1:
-        names = ", ".join(path.rpartition("/")[2] for path in found.models[:5]) or "none"
+    if len(files.models) != 1:
+        names = ", ".join(path.rpartition("/")[2] for path in files.models[:5]) or "none"
         raise CannotAssessError(
             f"{shown}: registered ONNX files are {names}; it must hold exactly one",
             "register the model's own file, with its weights, and no other",
         )
-    return found.folder / found.models[0]
+    return files.folder / files.models[0]
 
 
 def _take_aliases(client: MlflowClient, name: str, model_version: str, alias: str | None) -> None:

@@ -49,9 +49,9 @@ def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
 
     Without `images` those of `--robustcheck-images` are used, relative to where pytest was started.
     """
-    given = request.config.getoption("robustcheck_images")
+    option = request.config.getoption("robustcheck_images")
     # "" stays, and is refused as --images "" is: an unset variable must not mean the bundled photos
-    default = given and str(request.config.invocation_params.dir / given)
+    default = option and str(request.config.invocation_params.dir / option)
 
     def assert_robust(model: Model, images: Images | None = None, **options: Any) -> Report:
         __tracebackhide__ = True

@@ -29,7 +29,7 @@ from ..errors import NEWER, CannotAssessError, UsageError
 from ..evidence import Preprocessing
 from ..isolation import max_model_bytes
 from ..storage.places import local_path, nearest_path
-from ..text import digest_of, once, quoted
+from ..text import digest_of, quoted, unique_keys
 from .layers import check_dimensions, check_well_formed
 from .weights import (
     LFS_MARK,
@@ -452,7 +452,7 @@ def parse_contract(model: ModelProto, where: str) -> Contract | None:
             "export the model again with `robustcheck export`",
         )
     try:
-        raw = json.loads(texts[0], object_pairs_hook=once)
+        raw = json.loads(texts[0], object_pairs_hook=unique_keys)
     except RecursionError as error:
         raise odd(f"is nested too deeply; {meaning} one JSON object") from error
     except json.JSONDecodeError as error:

@@ -33,7 +33,7 @@ LEVELS = (1.0, 2.0, OUTLIER_SD, 6.0)
 """SD: the limits between the shades of the map; beyond the last one lies what makes an outlier feature"""
 RATIOS = ((0.0, "0"), (1.0, "threshold"), (10.0, "10×"))
 """Ticks of a check's bars: value over threshold, and how it is written; no word touches another."""
-KEPT = ((0.5, "0.5"), (0.8, "0.8"), (1.0, "1"), (1.2, "1.2"), (2.0, "2"))
+REFERENCE_RATIOS = ((0.5, "0.5"), (0.8, "0.8"), (1.0, "1"), (1.2, "1.2"), (2.0, "2"))
 """Ticks of a comparison's bars: value over the reference's."""
 
 
@@ -179,14 +179,14 @@ def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str,
         height = room * count / top
         columns.append(Column(x(low) + 0.75, base - height, max(x(high) - x(low) - 1.5, 0.5), height, text))
     ticks = tuple(Tick(x(value), f"{value:g}") for value in round_values(edges[0], edges[-1]))
-    placed = [
+    mark_ticks = [
         Tick(x(value), f"{word} {number_text(value)}")
         for value, word in sorted((value, word) for word, value in marks.items())
         if edges[0] <= value <= edges[-1]
     ]
-    rightwards = sum(mark.at for mark in placed) < len(placed) * width / 2
+    rightwards = sum(mark.at for mark in mark_ticks) < len(mark_ticks) * width / 2
     anchor, step = ("start", -1) if rightwards else ("end", 1)
-    return Histogram(tuple(columns), ticks, tuple(placed[::step]), anchor, top)
+    return Histogram(tuple(columns), ticks, tuple(mark_ticks[::step]), anchor, top)
 
 
 def histogram_of(s: Statistics) -> Histogram | None:
@@ -427,7 +427,7 @@ def _by_checkpoint(
             -minus_pp,
             all(one.shows_outlier_features for one in of_key),
         )
-        for number, (minus_pp, checkpoint, of_key) in enumerate(sorted(named, key=lambda each: each[0]), 1)
+        for number, (minus_pp, checkpoint, of_key) in enumerate(sorted(named, key=lambda entry: entry[0]), 1)
     )
     return checkpoints, tuple(others)
 
@@ -476,8 +476,8 @@ def scatter(
     if not published and not unpublished:
         return None
     kurtosis = [k for row in published for k in row.kurtosis] + [row.kurtosis for row in unpublished]
-    known = (own.estimate, own.low, own.high, threshold)
-    positive = [value for value in (*kurtosis, *known) if value is not None and value > 0]
+    markers = (own.estimate, own.low, own.high, threshold)
+    positive = [value for value in (*kurtosis, *markers) if value is not None and value > 0]
     low, high = math.log(max(min(positive) / 1.25, 0.5)), math.log(max(positive) * 1.25)
     pps = [0.0, 10.0, *(row.mean_pp for row in published), *([] if own_pp is None else [own_pp])]
     floor, ceiling = min(pps) - 4, max(pps) + 6
@@ -526,11 +526,11 @@ def _line(number: int, dots: tuple[Dot, ...], others: Sequence[Dot]) -> Line:
     The number is on the side where no other checkpoint's dot is in the way.
     """
     left, right, y = dots[0].x, dots[-1].x, dots[0].y
-    taken = any(0 <= other.x - right < NUMBER_ROOM and abs(other.y - y) < NUMBER_HEIGHT for other in others)
-    return Line(y, left, right, number, dots, left - 10 if taken else right + 10, "end" if taken else "start")
+    blocked = any(0 <= other.x - right < NUMBER_ROOM and abs(other.y - y) < NUMBER_HEIGHT for other in others)
+    return Line(y, left, right, number, dots, left - 10 if blocked else right + 10, "end" if blocked else "start")
 
 
 def _decades(low: float, high: float) -> list[float]:
     """Return round numbers from low to high. They are 1, 2, 5, 10, 20, …."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [m * 10.0**p for p in exponents for m in (1, 2, 5) if low <= m * 10.0**p <= high]

@@ -299,8 +299,8 @@ def document_of(report: Any) -> Document:
     module = import_module(type(report).__module__)
     if not hasattr(module, "document_of"):
         module = import_module(f"{module.__package__}.document")
-    made: Document = module.document_of(report)
-    return made
+    document: Document = module.document_of(report)
+    return document
 
 
 TENSORS = "none: the images were given as preprocessed tensors"
@@ -346,17 +346,17 @@ class Topic:
 
 def blocks_of(report: Report) -> tuple[Topic, ...]:
     """Return a report's facts in the page's order."""
-    evidence, known = report.evidence, report.published
+    evidence, published = report.evidence, report.published
     p = evidence.preprocessing
     external = tuple((name(f"{file} {digest}"),) for file, digest in evidence.model.external_digests.items())
     fields = tuple(
         (Cell(f"{field}: ", "dim"), name(value), Cell(f" ({where})", "dim"))
         for field, value, where in (() if p.source == "tensors" else p.fields)
     )
-    context = f"{known.sentence} Context only: it decides nothing." if known else ""
+    context = f"{published.sentence} Context only: it decides nothing." if published else ""
     return (
         Topic("Model", "model", _model(report), below=external),
-        *([Topic("", "published", (), (Fact("", "", short=context),))] if known else []),
+        *([Topic("", "published", (), (Fact("", "", short=context),))] if published else []),
         Topic("Representation", "tensor", *_tensor(report)),
         Topic("Preprocessing", "preprocessing", _preprocessing(report), below=fields),
         Topic("Images", "images", *_images(report), _skipped_and_converted(report)),
@@ -379,7 +379,7 @@ def _skipped_and_converted(report: Report) -> tuple[tuple[Words, ...], ...]:
         more = images.n_skipped - len(images.skipped)
         lines.append((*listed, f", and {more} more" if more else ""))
     if images.notes:
-        lines.append(("converted: " + ", ".join(f"{what} {n}" for what, n in images.notes.items()),))
+        lines.append(("converted: " + ", ".join(f"{conversion} {n}" for conversion, n in images.notes.items()),))
     return tuple(lines)
 
 
@@ -489,7 +489,7 @@ def _images(report: Report) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
         Fact("Duplicates", f"{sanity.n_duplicates} exact, {sanity.n_near_duplicates} near"),
         Fact("Skipped", str(i.n_skipped), skipped),
         Fact("Not usable", f"{s.n_nonfinite} not finite, {s.n_constant} constant", "representations"),
-        Fact("Converted", ", ".join(f"{what}: {n}" for what, n in i.notes.items())),
+        Fact("Converted", ", ".join(f"{conversion}: {n}" for conversion, n in i.notes.items())),
     )
     digest = i.digest
     return facts, (Fact("", "", short=seed), Fact("", "", kind="code", short=digest))

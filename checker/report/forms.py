@@ -163,10 +163,10 @@ def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
 def loosening_text(report: Report) -> str:
     """Write which settings can loosen the gate. A file or a variable sets them; one line, empty where nothing does."""
     settings_by_source: dict[str, list[str]] = {}
-    for each in report.gate.loosening if report.gate else ():
-        if each.source == "command line":
+    for entry in report.gate.loosening if report.gate else ():
+        if entry.source == "command line":
             continue
-        settings_by_source.setdefault(each.source, []).append(f"{each.setting} {each.value}")
+        settings_by_source.setdefault(entry.source, []).append(f"{entry.setting} {entry.value}")
     facts = [f"{', '.join(settings)} ({source})" for source, settings in settings_by_source.items()]
     return printable(f"can loosen the gate: {'; '.join(facts)}") if facts else ""
 
@@ -427,7 +427,7 @@ def plain_text(verdict: Verdict, n_images: int, end: End) -> str:
         if verdict.reasons[0].id in ("one_sided", "rectified", "end_not_calibrated"):
             negative = "" if verdict.reasons[0].id == "end_not_calibrated" else ", and few or none of them are negative"
             why = f"Its features are {describe(end)}{negative}; there is no threshold for such models"
-        if "too_few_images" in {each.id for each in verdict.reasons}:
+        if "too_few_images" in {reason.id for reason in verdict.reasons}:
             why += ". More photos will not change that"
     plain = " ".join(_PLAIN[verdict.kind])
     return f"{verdict.verdict}: {plain}".replace("{images}", images).replace("{why}", why)
@@ -507,9 +507,9 @@ def step_of(step: str, model: str, photos: str = "", explain: str = "", *, score
         step = WITHOUT_SCORES
     if step.startswith(COMMANDS):
         return "", step
-    found = re.match(r"(.*?:) `(robustcheck [^`]*)`", step)
+    match = re.match(r"(.*?:) `(robustcheck [^`]*)`", step)
     first, stop, _ = step.partition(". ")
-    prose, command = (found[1], found[2]) if found else (first + stop.strip(), "")
+    prose, command = (match[1], match[2]) if match else (first + stop.strip(), "")
     names = {"MODEL": text.quoted(model), " --images PHOTOS": photos}  # each may hold the other's word
     return prose, re.sub("|".join(names), lambda word: names[word[0]], command) or explain
 
@@ -660,8 +660,8 @@ def preprocessing_text(p: Preprocessing) -> str:
 
 
 def _normalisation(p: Preprocessing) -> str:
-    for name, known in (("CLIP", CLIP), ("ImageNet", IMAGENET)):
-        if (p.mean, p.std) == (known.mean, known.std):
+    for name, standard in (("CLIP", CLIP), ("ImageNet", IMAGENET)):
+        if (p.mean, p.std) == (standard.mean, standard.std):
             return f"{name} mean and SD"
     return f"mean {_triple(p.mean)}, SD {_triple(p.std)}"
 

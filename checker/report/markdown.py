@@ -65,12 +65,12 @@ def section(outcome: Outcome) -> str:
     return _section(document)
 
 
-def reasons(found: Sequence[Reason]) -> list[str]:
+def reasons(entries: Sequence[Reason]) -> list[str]:
     """List the reasons as one block. Each has what was seen, and the next step; without any there is no block."""
     items = [
-        f"- **{text(forms.title_of(each))}** ({text(each.id)}, {text(each.kind)}): {text(each.seen)}  \n"
-        f"  → {prose(each.next_step)}"
-        for each in found
+        f"- **{text(forms.title_of(reason))}** ({text(reason.id)}, {text(reason.kind)}): {text(reason.seen)}  \n"
+        f"  → {prose(reason.next_step)}"
+        for reason in entries
     ]
     return ["\n".join(["### Reasons and next steps", "", *items])] if items else []
 
@@ -128,7 +128,7 @@ def _section(document: Document) -> str:
         f"## {text(title)}: {text(document.model.file)}",
         *(f"**!** {text(caution)}" for caution in document.cautions),
         *(text(document.claim), f"**{text(document.summary)}**"),
-        " · ".join(_cell(each) for each in document.facts if text_of(each)),
+        " · ".join(_cell(fact) for fact in document.facts if text_of(fact)),
         *reasons(document.reasons),
         *notes(document.notes),
     ]

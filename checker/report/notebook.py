@@ -47,9 +47,9 @@ def block(head: str, lines: Sequence[str], table: str = "", *, verdict: str = ""
         table: HTML from `table`.
         verdict: pass, warn, fail or nothing: the colour of the edge.
     """
-    said = "".join(f'<div style="margin-top:.3em">{_text(line)}</div>' for line in lines)
+    paragraphs = "".join(f'<div style="margin-top:.3em">{_text(line)}</div>' for line in lines)
     style = f"border-left:4px solid {_EDGE[verdict]};padding:.2em .8em;max-width:60em"
-    return f'<div style="{style}"><div><b>{_text(head)}</b></div>{said}{table}</div>'
+    return f'<div style="{style}"><div><b>{_text(head)}</b></div>{paragraphs}{table}</div>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -79,21 +79,21 @@ def headline(verdict: Verdict, file: str, n_images: int) -> str:
 
 def of_document(document: Document) -> str:
     """Write the HTML of a notebook. It has what the short report shows, and the first table."""
-    short = [each for section in document.sections if section.shown in ("brief", "short") for each in section.blocks]
-    every = [each for section in document.sections for each in section.blocks if isinstance(each, Table)]
-    said = [
+    short = [part for section in document.sections if section.shown in ("brief", "short") for part in section.blocks]
+    every = [part for section in document.sections for part in section.blocks if isinstance(part, Table)]
+    paragraphs = [
         *document.cautions,
         document.claim,
         document.summary,
         " · ".join(filter(None, map(text_of, document.facts))),
     ]
-    said += itertools.chain(*map(_reason, document.reasons))
-    said += (f"{label}: {words}" if label else words for each in short for label, words in pairs_of(each))
-    tables = [each for each in short if isinstance(each, Table)] or every[:1]
-    shown = "".join(table(each.heads, [[*map(text_of, row)] for row in each.rows]) for each in tables)
+    paragraphs += itertools.chain(*map(_reason, document.reasons))
+    paragraphs += (f"{label}: {words}" if label else words for part in short for label, words in pairs_of(part))
+    tables = [part for part in short if isinstance(part, Table)] or every[:1]
+    shown = "".join(table(part.heads, [[*map(text_of, row)] for row in part.rows]) for part in tables)
     verdict, code = document.verdict or Cell(document.title), document.exit_code
     head = f"{verdict.text} · {document.model.file}" + ("" if code is None else f" · exit code {code}")
-    return block(head, [*filter(None, [*said, *document.notes, document.limits])], shown, verdict=verdict.style)
+    return block(head, [*filter(None, [*paragraphs, *document.notes, document.limits])], shown, verdict=verdict.style)
 
 
 def check_frame(report: Report) -> pd.DataFrame:
@@ -128,8 +128,8 @@ def frame(rows: Sequence[Row], index: str) -> pd.DataFrame:
         EnvironmentFaultError: pandas is not installed.
     """
     pandas = _library("pandas", "a data frame needs it", "pip install pandas")
-    made: pd.DataFrame = pandas.DataFrame(list(rows)).set_index(index)
-    return made
+    data: pd.DataFrame = pandas.DataFrame(list(rows)).set_index(index)
+    return data
 
 
 def _library(name: str, why: str, hint: str) -> ModuleType:
@@ -162,26 +162,26 @@ def figure(title: str, n_panels: int, rows: int = 1) -> tuple[Figure, list[Axes]
         EnvironmentFaultError: matplotlib is not installed.
     """
     pyplot = _library("matplotlib.pyplot", "a plot needs it", install_hint("plot"))
-    made, axes = pyplot.subplots(
+    drawing, axes = pyplot.subplots(
         rows, n_panels, figsize=(PANEL[0] * n_panels, PANEL[1] * rows), layout="constrained", squeeze=False
     )
-    pyplot.close(made)  # else a notebook shows it twice
+    pyplot.close(drawing)  # else a notebook shows it twice
     lines = wrap(printable(title), 36 * n_panels)
-    made.suptitle("\n".join([*lines[:2], *["…"] * (len(lines) > 2)]), parse_math=False)
-    return made, list(axes.flat)
+    drawing.suptitle("\n".join([*lines[:2], *["…"] * (len(lines) > 2)]), parse_math=False)
+    return drawing, list(axes.flat)
 
 
 def check_figure(report: Report) -> Figure:
     """Draw a check. The panels are kurtosis of each image, evidence and thresholds, place in the reference suite."""
     statistics = report.evidence.statistics
     file = PurePath(report.evidence.model.file).name
-    made, (histogram, bars, plane) = figure(headline(report.verdict, file, statistics.n_images), 3)
+    drawing, (histogram, bars, plane) = figure(headline(report.verdict, file, statistics.n_images), 3)
     _histogram(histogram, statistics, report.profile)
-    rows = [(each.name, each.interval, each.limits.minimum, each.clears == "yes") for each in statistics_of(report)]
+    rows = [(s.name, s.interval, s.limits.minimum, s.clears == "yes") for s in statistics_of(report)]
     intervals(bars, rows, "value / threshold")
     bars.set_title("evidence against thresholds")
     _suite(plane, statistics, report.reference)
-    return made
+    return drawing
 
 
 def _histogram(axes: Axes, statistics: Statistics, profile: Profile) -> None:
@@ -230,10 +230,10 @@ def intervals(axes: Axes, rows: Sequence[tuple[str, Interval, float, bool]], lab
 
 def _suite(axes: Axes, statistics: Statistics, suite: Sequence[ReferenceRow]) -> None:
     for shows, colour, marker, word in ((True, WITH, "o", "with"), (False, WITHOUT, "s", "without")):
-        chosen = [each for each in suite if each.shows_outlier_features is shows]
+        chosen = [row for row in suite if row.shows_outlier_features is shows]
         axes.scatter(
-            [each.kurtosis for each in chosen],
-            [each.persistence_ratio for each in chosen],
+            [row.kurtosis for row in chosen],
+            [row.persistence_ratio for row in chosen],
             color=colour, marker=marker, alpha=0.7, label=f"{word} outlier features",
         )  # fmt: skip
     kurtosis, ratio = statistics.kurtosis.estimate, statistics.persistence_ratio.estimate
@@ -274,14 +274,14 @@ def depth_figure(title: str, layers: Sequence[Point]) -> Figure:
         title: model and images.
         layers: in the order of the graph; the representation last.
     """
-    made, (kurtosis, share) = figure(title, 2)
+    drawing, (kurtosis, share) = figure(title, 2)
     places = range(1, len(layers) + 1)
-    values = [NAN if each.kurtosis is None else each.kurtosis for each in layers]
-    errors = [0.0 if each.error is None else each.error for each in layers]
+    values = [NAN if layer.kurtosis is None else layer.kurtosis for layer in layers]
+    errors = [0.0 if layer.error is None else layer.error for layer in layers]
     kurtosis.errorbar(places, values, errors, color=WITH, marker=".", zorder=1, label="mean over images ± its SE")
-    shares = [NAN if each.top3_share is None else each.top3_share for each in layers]
+    shares = [NAN if layer.top3_share is None else layer.top3_share for layer in layers]
     share.plot(places, shares, color=WITH, marker=".", zorder=1)
-    persistent = [index for index, each in enumerate(layers) if each.n_persistent]
+    persistent = [index for index, layer in enumerate(layers) if layer.n_persistent]
     if persistent:
         for axes, heights in ((kurtosis, values), (share, shares)):
             axes.scatter(
@@ -297,4 +297,4 @@ def depth_figure(title: str, layers: Sequence[Point]) -> Figure:
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel(f"layer (1 to {len(layers)}; the last is the {layers[-1].kind if layers else 'last'})")
     kurtosis.legend(fontsize="small")
-    return made
+    return drawing

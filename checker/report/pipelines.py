@@ -130,8 +130,8 @@ def _assessed(suite: Element, report: Report) -> None:
     for name, finding in by_id.items():  # every reason has a test case, whether the lists above hold it or not
         if name not in reported:
             _case(suite, "other", name, _case_result(finding))
-    if said := cautions(report):  # viewers show the output of a suite, and not its properties
-        suite.append(_element("system-out", "\n".join(said)))
+    if lines := cautions(report):  # viewers show the output of a suite, and not its properties
+        suite.append(_element("system-out", "\n".join(lines)))
 
 
 def _statistics(suite: Element, report: Report, by_id: dict[str, forms.Finding]) -> set[str]:
@@ -191,8 +191,8 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
             }
             for o in failed
         ]
-    if said := forms.all_cautions(outcomes):
-        invocation["toolConfigurationNotifications"] = [{"level": "note", "message": {"text": text}} for text in said]
+    if texts := forms.all_cautions(outcomes):
+        invocation["toolConfigurationNotifications"] = [{"level": "note", "message": {"text": text}} for text in texts]
     rules = _rules()
     driver = {
         "name": "robustcheck",
@@ -220,8 +220,8 @@ def _named(outcomes: Sequence[Outcome]) -> Iterable[tuple[str, Outcome]]:
 
 def _rules() -> list[Node]:
     """List all reasons of this version. Whether they occur does not matter."""
-    known = [(name, rule.title, rule.explanation, rule.next_step) for name, rule in RULES.items()]
-    known.append((NOT_ASSESSED, forms.NOT_ASSESSED_TITLE, forms.NOT_ASSESSED_HELP, "Follow the hint, and run again."))
+    entries = [(name, rule.title, rule.explanation, rule.next_step) for name, rule in RULES.items()]
+    entries.append((NOT_ASSESSED, forms.NOT_ASSESSED_TITLE, forms.NOT_ASSESSED_HELP, "Follow the hint, and run again."))
     return [
         {
             "id": name,
@@ -230,7 +230,7 @@ def _rules() -> list[Node]:
             "help": {"text": f"{explanation}\n\nNext step: {step}"},
             "defaultConfiguration": {"level": "error" if name == NOT_ASSESSED else "warning"},
         }
-        for name, title, explanation, step in known
+        for name, title, explanation, step in entries
     ]
 
 
@@ -359,13 +359,13 @@ def summary(outcomes: Sequence[Outcome], options: FormOptions, room: int = SUMMA
 
     Empty where not even that sentence fits.
     """
-    whole = markdown.write_markdown(outcomes, options)
-    if len(whole.encode()) < room:
-        return whole
+    full = markdown.write_markdown(outcomes, options)
+    if len(full.encode()) < room:
+        return full
     left = room - len(_CUT.encode()) - 1
     if left < 0:
         return ""
-    head = whole.encode()[:left].decode("utf-8", "ignore")
+    head = full.encode()[:left].decode("utf-8", "ignore")
     return head[: head.rfind("\n") + 1].rstrip("\n") + _CUT
 
 
@@ -382,7 +382,7 @@ def write_cyclonedx(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     del options
     tool = {"type": "application", "name": "robustcheck", "version": VERSION}
     metadata: Fields = {"tools": {"components": [tool]}}
-    started = [each.time.started for each in outcomes if isinstance(each, Report) and each.time]
+    started = [outcome.time.started for outcome in outcomes if isinstance(outcome, Report) and outcome.time]
     if started:
         metadata["timestamp"] = min(started)
     components = [_component(number, outcome) for number, outcome in enumerate(outcomes, 1)]
@@ -419,9 +419,9 @@ def _bom_facts(report: Report) -> list[tuple[str, object]]:
         ("verdict", report.verdict.verdict),
         ("kind", report.verdict.kind),
         ("exit_code", exit_code_of(report)),
-        *(("reason", each.reason.id) for each in reasons),
-        *(("waived", each.reason.id) for each in reasons if each.waiver),
-        *(("caution", each) for each in cautions(report)),
+        *(("reason", finding.reason.id) for finding in reasons),
+        *(("waived", finding.reason.id) for finding in reasons if finding.waiver),
+        *(("caution", caution) for caution in cautions(report)),
         ("claim", report.claim),
         ("model_digest", evidence.model.digest),
         ("images_digest", evidence.images.digest),

@@ -27,7 +27,7 @@ from ...thresholds.profile import Context, Frozen, Profile, ReprArgs, is_version
 from ...thresholds.profile import digest_of as profile_digest_of
 from ..errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
 from ..evidence import Evidence, Options
-from ..text import HOME, SCHEMA_VERSION, VERSION, Fields, as_json, digest_of, form_of, once, quoted, short_digest
+from ..text import HOME, SCHEMA_VERSION, VERSION, Fields, as_json, digest_of, form_of, quoted, short_digest, unique_keys
 from ..verdict.gate import Gate, fits
 from ..verdict.reasons import Kind
 from ..verdict.rule import Reason, Verdict, judge
@@ -192,8 +192,8 @@ class Report(Judged, Frozen):
 
         It has verdict, kind, reasons, and the deciding statistics with their thresholds.
         """
-        made = import_module(f"{__package__}.terminal").document_of(self)
-        return str(_notebook().of_document(made))
+        document = import_module(f"{__package__}.terminal").document_of(self)
+        return str(_notebook().of_document(document))
 
     def to_frame(self) -> pd.DataFrame:
         """Return the measured statistics as a data frame. A row has estimate, interval, and threshold where it decides.
@@ -296,7 +296,7 @@ class Settings(Options):
     @property
     def options(self) -> Options:
         """Return the options alone."""
-        return Options.of(self.given)
+        return Options.of(self.keywords)
 
 
 class Binding(Frozen):
@@ -324,17 +324,17 @@ def result_digest_of(report: Mapping[str, Any]) -> str:
 AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
 
-def read(path: Path, *, whole: bool = False) -> list[tuple[Report, Fields]]:
+def read(path: Path, *, refuse_errors: bool = False) -> list[tuple[Report, Fields]]:
     """Read the reports of a file. Each comes with its own JSON; it is one report, or one for each of several models.
 
     A report that was edited is read all the same: see `read_one` and `edits`.
 
     Raises:
         UsageError: not readable, truncated or no JSON, no report, no binding, of a newer schema or tool.
-        CannotAssessError: the document holds only errors; with `whole`, also where it holds an error next to reports.
+        CannotAssessError: the document holds only errors; with `refuse_errors`, if it holds any error.
     """
     try:
-        raw = json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=_no_constant)
+        raw = json.loads(path.read_bytes(), object_pairs_hook=unique_keys, parse_constant=_no_constant)
     except OSError as fault:
         raise UsageError(f"{path}: report is not readable ({fault.strerror}); it must be a file", AGAIN) from fault
     except (ValueError, RecursionError) as fault:
@@ -348,7 +348,7 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, Fields]]:
     parts = several if isinstance(several, list) else [raw]
     errors = [part["error"] for part in parts if isinstance(part, dict) and "error" in part]
     reports = [_report(path, part) for part in parts if not (isinstance(part, dict) and "error" in part)]
-    if not reports or (whole and errors):
+    if not reports or (refuse_errors and errors):
         message = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
         raise CannotAssessError(f"{path}: document reports an error ({message}); check again", AGAIN)
     return reports
@@ -361,7 +361,7 @@ def read_one(path: Path) -> Report:
         UsageError: the file holds several reports.
         CannotAssessError: the report was edited after the check wrote it (`edits`).
     """
-    reports = read(path, whole=True)
+    reports = read(path, refuse_errors=True)
     if len(reports) != 1:
         raise UsageError(
             f"{path}: document holds {len(reports)} reports; it must hold one", "check the models one by one"
@@ -441,7 +441,7 @@ def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
     else:
         return "" if raw == form else path
     return next(
-        (found for one, other, inner in parts if (found := _otherwise(one, other, inner, every_key=every_key))), ""
+        (place for one, other, inner in parts if (place := _otherwise(one, other, inner, every_key=every_key))), ""
     )
 
 
@@ -496,7 +496,7 @@ def type_under(home: str) -> str:
 
 
 PREDICATE_TYPE: Final = type_under(HOME)
-KNOWN_TYPES: Final = (PREDICATE_TYPE, WITHOUT_HOME, EARLIER)
+PREDICATE_TYPES: Final = (PREDICATE_TYPE, WITHOUT_HOME, EARLIER)
 """Types of statements that are read; the first one is written"""
 HOME_NOTE: Final = (
     ""
@@ -566,6 +566,6 @@ def is_verdict(bundle: Path) -> bool:
             return False
         document = json.loads(bundle.read_bytes())
         statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
-        return bool(document["mediaType"] == MEDIA_TYPE and statement["predicateType"] in KNOWN_TYPES)
+        return bool(document["mediaType"] == MEDIA_TYPE and statement["predicateType"] in PREDICATE_TYPES)
     except (ValueError, KeyError, TypeError, RecursionError):
         return False  # another file

@@ -173,8 +173,8 @@ def check(file: Path, *, into_file: bool) -> None:
         source = _source(file)
         tree = environment.parse(source, filename=str(file))
         for node in tree.find_all((nodes.Filter, nodes.Test)):
-            known: Mapping[str, Any] = environment.filters if isinstance(node, nodes.Filter) else environment.tests
-            if node.name not in known:
+            names: Mapping[str, Any] = environment.filters if isinstance(node, nodes.Filter) else environment.tests
+            if node.name not in names:
                 raise _error(file, f"{type(node).__name__.lower()} {node.name!r} is not known", node.lineno)
     except TemplateSyntaxError as fault:
         raise _error(file, fault.message or "syntax error", fault.lineno) from fault
@@ -261,10 +261,10 @@ class _OwnFolder(FileSystemLoader):
         self._folder = folder.resolve()
 
     def get_source(self, environment: Any, template: str) -> Any:
-        found = super().get_source(environment, template)
-        if not Path(found[1]).resolve().is_relative_to(self._folder):
+        source = super().get_source(environment, template)
+        if not Path(source[1]).resolve().is_relative_to(self._folder):
             raise PermissionError(f"{template!r} lies outside the template's folder")
-        return found
+        return source
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -306,8 +306,8 @@ def _shown(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
-        return {_shown(key): _shown(each) for key, each in value.items()}
-    return [_shown(each) for each in value] if isinstance(value, list | tuple) else value
+        return {_shown(key): _shown(item) for key, item in value.items()}
+    return [_shown(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _line_of(fault: Exception, file: Path) -> int | None:
@@ -316,9 +316,9 @@ def _line_of(fault: Exception, file: Path) -> int | None:
     return lines[-1] if lines else None
 
 
-def _error(file: Path, what: str, line: int | None = None) -> UsageError:
+def _error(file: Path, message: str, line: int | None = None) -> UsageError:
     where = f"{file}: line {line} of the template: " if line else f"{file}: template can't be used: "
-    return UsageError(f"{where}{printable(' '.join(what.split()))[:300]}", EXAMPLE)
+    return UsageError(f"{where}{printable(' '.join(message.split()))[:300]}", EXAMPLE)
 
 
 def _without_mark(file: Path) -> UsageError:

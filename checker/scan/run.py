@@ -33,7 +33,7 @@ from ..model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_sha
 from ..model.open import ModelFile
 from ..model.representation import choose_pool
 from ..report.record import Clock, Time
-from ..representations import MadeWith, checked_path, saving
+from ..representations import Provenance, checked_path, saving
 from ..runtime.runner import SAME_OUTPUT, Runner
 from ..runtime.session import relative_difference
 from ..statistics.definitions import usable_rows
@@ -80,7 +80,7 @@ def scan(
     save_representations = None if save_representations is None else str(checked_path(save_representations))
     if isolate and is_possible(given, run.images):
         return apart(scan, str(model), limits)(
-            model, blocks=blocks, save_representations=save_representations, progress=progress, **run.given
+            model, blocks=blocks, save_representations=save_representations, progress=progress, **run.keywords
         )
     limits.refuse_here()
     tell_stage(progress, "opening the model and the images")
@@ -119,7 +119,7 @@ def scan(
             time=Time.until_now(clock, read.n_usable),
         )
         if saver is not None:
-            saver.write(MadeWith.of(report, facts.file))
+            saver.write(Provenance.of(report, facts.file))
     return report
 
 

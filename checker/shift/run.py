@@ -138,7 +138,7 @@ def measure_shift(
     sets.class_output(opened)  # refuses a model without one
     measured = _measure(call, inputs, progress)
     if judged is None:
-        checked = pipeline.check(model, isolate=False, progress=progress, **run.given)
+        checked = pipeline.check(model, isolate=False, progress=progress, **run.keywords)
         judged = verdict_of(checked, "checked now on the images of --in")
     inner, predicted = measured.inside.result, measured.predicted
     compared = tuple(

@@ -128,7 +128,7 @@ def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
     if not days and gate.expired:
         today = date.fromordinal(min(today.toordinal() + 1, date.max.toordinal()))
     listed = [waiver.model_copy(update={"models": ("*",)}) for waiver in (*gate.waived, *gate.expired)]
-    made = decide(
+    new = decide(
         verdict,
         "",
         waivers=listed,
@@ -139,9 +139,9 @@ def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
         accept_from=_PLACE,
         today=today,
     )
-    if (made.exit_code, len(made.waived), len(made.expired)) != (gate.exit_code, len(gate.waived), len(gate.expired)):
+    if (new.exit_code, len(new.waived), len(new.expired)) != (gate.exit_code, len(gate.waived), len(gate.expired)):
         return False
-    rule = re.escape(made.rule).replace(re.escape(f" in {_PLACE}"), "( in .+)?").replace(re.escape(_PLACE), ".+")
+    rule = re.escape(new.rule).replace(re.escape(f" in {_PLACE}"), "( in .+)?").replace(re.escape(_PLACE), ".+")
     return not words or re.fullmatch(rule, gate.rule) is not None
 
 

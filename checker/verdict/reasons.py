@@ -393,8 +393,8 @@ RENAMED: dict[str, str] = {
 
 def below_reasons(profile: Profile) -> dict[Statistic, str]:
     """Return the reason for WARN of each deciding statistic. It applies where the statistic lies outside its limits."""
-    known = _BELOW_EARLIER if profile.is_earlier else _BELOW
-    return {name: known[name] for name in profile.deciding}
+    by_statistic = _BELOW_EARLIER if profile.is_earlier else _BELOW
+    return {name: by_statistic[name] for name in profile.deciding}
 
 
 _IN_COMMON = "Look at what all vectors have in common, such as one large feature."

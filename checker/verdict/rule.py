@@ -25,7 +25,7 @@ from .reasons import KINDS, NAMES, NOT_MENDABLE, RULES, Kind, below_reasons
 
 Seen = tuple[str, str]
 """A reason's id, and what was seen."""
-Found = Iterator[Seen]
+SeenReasons = Iterator[Seen]
 
 
 def describe(end: End) -> str:
@@ -48,7 +48,7 @@ def describe(end: End) -> str:
 
 def foreseen(
     model: ModelFacts, preprocessing: PreprocessingFacts | None, n_features: int | None, profile: Profile
-) -> Found:
+) -> SeenReasons:
     """Yield the reasons for WARN before any measurement. Each is (reason id, what was seen).
 
     `judge` gives each of them (but for `end_not_calibrated`, where enough images show it), and PASS only without any.
@@ -162,16 +162,16 @@ def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
     A reason that no run can repair brings its kind to the front, but not where a tensor was chosen: the reason is about
     that tensor. With too few images only what the file shows can't be repaired: more images may have both sides.
     """
-    found = tuple(reasons)
-    ids = {each.id for each in found}
+    entries = tuple(reasons)
+    ids = {r.id for r in entries}
     measured = {"one_sided", "rectified"} if "too_few_images" in ids else set()
     final = "tensor_not_calibrated" not in ids and bool(ids & {*NOT_MENDABLE} - measured)
     order = sorted(KINDS, key=lambda kind: not (final and kind == "not_applicable"))
-    found = tuple(sorted(found, key=lambda each: (order.index(each.kind), each.id != "too_few_images")))
+    entries = tuple(sorted(entries, key=lambda r: (order.index(r.kind), r.id != "too_few_images")))
     return Verdict(
-        verdict="WARN" if found else "PASS",
-        kind=found[0].kind if found else None,
-        reasons=found,
+        verdict="WARN" if entries else "PASS",
+        kind=entries[0].kind if entries else None,
+        reasons=entries,
         profile_id=profile.id,
         profile_digest=profile.digest,
     )
@@ -232,7 +232,7 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
     return verdict_for((reason(name, seen) for name, seen in applying), profile)
 
 
-def _strength(s: Statistics, profile: Profile) -> Found:
+def _strength(s: Statistics, profile: Profile) -> SeenReasons:
     limits = {name: profile.limits_of(name) for name in profile.deciding}
     intervals: dict[Statistic, Interval] = {name: getattr(s, name) for name in profile.deciding}
     out = [name for name in profile.deciding if outside(intervals[name], limits[name])]
@@ -264,7 +264,7 @@ def _earlier(
     intervals: Mapping[Statistic, Interval],
     limits: Mapping[Statistic, Limits],
     out: Sequence[Statistic],
-) -> Found:
+) -> SeenReasons:
     """Yield the reasons of profiles before `default-3`."""
 
     def too_low(*names: Statistic) -> str:
@@ -293,7 +293,7 @@ def _too_few(e: Evidence, profile: Profile) -> bool:
     return min(e.images.sanity.n_varied, e.statistics.n_images) < profile.min_images
 
 
-def _sufficient(e: Evidence, profile: Profile) -> Found:
+def _sufficient(e: Evidence, profile: Profile) -> SeenReasons:
     sanity, s = e.images.sanity, e.statistics
     enough = min(sanity.n_varied, s.n_images)
     if _too_few(e, profile):
@@ -315,7 +315,7 @@ def _sufficient(e: Evidence, profile: Profile) -> Found:
         )
 
 
-def _content(e: Evidence, profile: Profile) -> Found:
+def _content(e: Evidence, profile: Profile) -> SeenReasons:
     content = e.content
     if content is None or _too_few(e, profile):
         return  # said already: `unchecked`, `too_few_images`
@@ -344,7 +344,7 @@ def limit_of(e: Evidence) -> float:
     return SAME_NUMBERS.get(e.execution.precision, SAME_NUMBERS["fp32"])
 
 
-def _sound(e: Evidence) -> Found:
+def _sound(e: Evidence) -> SeenReasons:
     s, model = e.statistics, e.model
     total = s.n_images + s.n_nonfinite + s.n_constant
     if s.n_nonfinite:
@@ -352,8 +352,8 @@ def _sound(e: Evidence) -> Found:
     if s.n_constant:
         yield "constant_representations", f"{s.n_constant} of {total} representations are constant"
     # the features that the evidence rests on, weak ones too: three weaker constants clear every threshold together
-    carrying = [f for rank, f in enumerate(s.features) if rank < TOP_FEATURES or f.persistent]
-    dead = [f for f in carrying if f.relative_sd is not None and f.relative_sd < CONSTANT_SD]
+    leading = [f for rank, f in enumerate(s.features) if rank < TOP_FEATURES or f.persistent]
+    dead = [f for f in leading if f.relative_sd is not None and f.relative_sd < CONSTANT_SD]
     if dead:
         yield (
             "constant_feature",
@@ -364,8 +364,8 @@ def _sound(e: Evidence) -> Found:
     alone = model.fixed_scale_difference  # measured where every image ran alone, so that no scale saw another image
     difference = model.batch_difference if alone is None else alone
     if difference is not None and difference > limit:
-        held = "" if alone is None else ", though the scales of its quantisers were held fixed"
-        yield "batch_dependent", f"a representation changed by {difference:.2g} (relative) with its batch{held}"
+        note = "" if alone is None else ", though the scales of its quantisers were held fixed"
+        yield "batch_dependent", f"a representation changed by {difference:.2g} (relative) with its batch{note}"
     if model.output_difference is not None and model.output_difference > limit:
         yield "output_changed", f"the model's own output changed by {model.output_difference:.2g} (relative)"
     missing = [
@@ -381,7 +381,7 @@ def _sound(e: Evidence) -> Found:
         yield "unchecked", f"not checked: {', '.join(missing)}"
 
 
-def _pixels(e: Evidence) -> Found:
+def _pixels(e: Evidence) -> SeenReasons:
     """Judge the pixels that were measured at the input.
 
     Where the declared map is a reason already, nothing is added.
@@ -396,7 +396,7 @@ def _pixels(e: Evidence) -> Found:
         yield "unusual_pixels", f"the model's first layer got these images with {worst}"
 
 
-def _comparable(e: Evidence, profile: Profile) -> Found:
+def _comparable(e: Evidence, profile: Profile) -> SeenReasons:
     model, s = e.model, e.statistics
     if s.statistic_version != profile.statistic_version:
         yield (
@@ -457,14 +457,14 @@ RAW_MEAN = 60.0  # bytes from which no mean was subtracted have 114 to 123
 
 def levels_at_input(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
     """Return the levels of usual photos at the input. They follow from the declared preprocessing."""
-    given = preprocessing.preprocessing
+    declared = preprocessing.preprocessing
     mean: tuple[float, ...] = PHOTO_MEAN
     sd: tuple[float, ...] = PHOTO_SD
-    if given.color_order == "grey":
+    if declared.color_order == "grey":
         mean, sd = PHOTO_GREY[:1], PHOTO_GREY[1:]
-    elif given.color_order == "BGR":
+    elif declared.color_order == "BGR":
         mean, sd = mean[::-1], sd[::-1]
-    return Levels(mean, sd) if model.input_type == "uint8" else Levels(*given.scaled(mean, sd))
+    return Levels(mean, sd) if model.input_type == "uint8" else Levels(*declared.scaled(mean, sd))
 
 
 def expected_levels(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
@@ -491,8 +491,8 @@ def levels_behind(scaling: GraphScaling | None, mean: Sequence[float], sd: Seque
 
 def scaled_in_both(model: ModelFacts, preprocessing: PreprocessingFacts, scaling: GraphScaling | None) -> bool:
     """Return whether preprocessing and graph both scale pixels. The graph does it by `scaling`."""
-    given = preprocessing.preprocessing
-    plain = given.rescale == 1 and not any(given.mean) and set(given.std) == {1.0}
+    declared = preprocessing.preprocessing
+    plain = declared.rescale == 1 and not any(declared.mean) and set(declared.std) == {1.0}
     return _scales(scaling) and model.input_type != "uint8" and not plain
 
 
@@ -532,7 +532,7 @@ def _scales(scaling: GraphScaling | None) -> bool:
 
 def _in_one(ranges: Sequence[Range], levels: Levels) -> bool:
     channels = list(zip(levels.mean, levels.sd, strict=True))
-    return any(all(each.holds(mean, sd) for mean, sd in channels) for each in ranges)
+    return any(all(r.holds(mean, sd) for mean, sd in channels) for r in ranges)
 
 
 def _values(values: Sequence[float]) -> str:

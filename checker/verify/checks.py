@@ -247,7 +247,7 @@ def measure_again(
             return pipeline.report_of(
                 evidence, report.profile, pipeline.published_of(contract), Settings(**dict(options))
             )
-        return pipeline.check(model, thresholds=report.profile, isolate=False, progress=progress, **options.given)
+        return pipeline.check(model, thresholds=report.profile, isolate=False, progress=progress, **options.keywords)
 
 
 NAMED = 5  # differences that are named

@@ -23,9 +23,9 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import EnvironmentFaultError, UsageError, install_hint
-from ..report.record import KNOWN_TYPES, LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, Report, predicate_of, sha256_set
+from ..report.record import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, Report, predicate_of, sha256_set
 from ..storage.places import OFFLINE, is_offline
-from ..text import as_json, once, printable, quoted
+from ..text import as_json, printable, quoted, unique_keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -114,7 +114,7 @@ def differences(signed: bytes, expected: JsonObject) -> tuple[str, ...]:
         return ("it is not JSON",)
     if not isinstance(payload, dict):
         return ("it is not a statement",)
-    if payload.get("predicateType") in KNOWN_TYPES:  # one of before HOME was set, or of an earlier version
+    if payload.get("predicateType") in PREDICATE_TYPES:  # one of before HOME was set, or of an earlier version
         expected = expected | {"predicateType": payload["predicateType"]}
     out = [
         f"its {key} is another one"
@@ -168,7 +168,7 @@ def signed_payload(bundle: Path, public_key: Path) -> bytes:
     key = _key(public_key)
     content = content_of(bundle, "signature", f"robustcheck sign REPORT.json MODEL.onnx --key key.pem -o {bundle}")
     try:
-        document = json.loads(content, object_pairs_hook=once)
+        document = json.loads(content, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as fault:
         raise SignatureError(f"{bundle} is not JSON") from fault
     try:
@@ -458,7 +458,7 @@ def _bundle(content: bytes) -> Bundle:
     from sigstore.models import Bundle  # noqa: PLC0415 # the extra
 
     try:
-        document = json.loads(content, object_pairs_hook=once)
+        document = json.loads(content, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as fault:
         raise SignatureError("is not JSON") from fault
     material = document.get("verificationMaterial") if isinstance(document, dict) else None

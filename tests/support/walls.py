@@ -44,8 +44,8 @@ class NoWall:
 
     threads = Wall.threads
 
-    def n_side_by_side(self, bytes_each: int) -> int:
-        del bytes_each
+    def n_side_by_side(self, child_bytes: int) -> int:
+        del child_bytes
         return 1
 
     def stop(self) -> None:

@@ -336,7 +336,7 @@ def left_out(sets: Sets, rule: Rule) -> tables.Judged:
 
 
 def passes(row: Reference, fitted: tables.Fit) -> bool:
-    return tables.passes(row, fitted.placed)
+    return tables.passes(row, fitted.thresholds)
 
 
 APART = table_of(range(8, 12), (1, 1.1, 1.2, 1.3))
@@ -346,7 +346,7 @@ def test_a_set_that_shows_nothing_is_missed_not_averaged_in() -> None:
     """ViT-bigG's case: robust by its label, and below a set without it. The others keep their margin."""
     plain, some = fitted_to(APART), [*APART, made_set("weak", "present", 1.05)]
     with_weak = fitted_to(some)
-    assert (with_weak.missed, with_weak.placed) == (("weak",), plain.placed)
+    assert (with_weak.missed, with_weak.thresholds) == (("weak",), plain.thresholds)
     raised(ValueError, "overlap: no threshold parts them", fitted_to, some, Rule())
 
 
@@ -366,10 +366,10 @@ def test_a_set_without_is_given_to_the_statistic_that_turns_it_away_best() -> No
 
 
 def test_a_statistic_that_nobody_is_given_to_asks_for_what_nothing_has() -> None:
-    placed = fitted_to([made_set("with", "present", 8), made_set("without", "absent", 1.2)], Rule()).placed
-    assert (placed["two_sidedness"].highest_without_set, placed["two_sidedness"].highest_without) == (tables.NO_SET, 0)
-    assert placed["two_sidedness"].minimum == pytest.approx(0.5 * 2 / 3, abs=6e-4)
-    assert placed["strength"].minimum == pytest.approx(0.6 ** (1 / 3) * 4 ** (2 / 3), abs=6e-4)
+    fitted = fitted_to([made_set("with", "present", 8), made_set("without", "absent", 1.2)], Rule()).thresholds
+    assert (fitted["two_sidedness"].highest_without_set, fitted["two_sidedness"].highest_without) == (tables.NO_SET, 0)
+    assert fitted["two_sidedness"].minimum == pytest.approx(0.5 * 2 / 3, abs=6e-4)
+    assert fitted["strength"].minimum == pytest.approx(0.6 ** (1 / 3) * 4 ** (2 / 3), abs=6e-4)
 
 
 def test_a_trap_takes_part_and_counts_in_no_rate() -> None:
@@ -431,7 +431,7 @@ def test_any_fit_passes_no_set_without_a_label(with_: list[float], without: list
 def test_stronger_outliers_stay_a_pass(with_: list[float], without: list[float], seed: int, signs: list[int]) -> None:
     """A law over fits and strengths: the statistics of planted representations, judged by thresholds fitted to any
     sets. Once all bounds clear, they clear for every stronger outlier."""
-    fitted = fitted_to(table_of(with_, without)).placed
+    fitted = fitted_to(table_of(with_, without)).thresholds
     judge_by = but(DEFAULT, thresholds=fitted)
     rng = np.random.default_rng(seed)
     h = rng.normal(size=(64, 384)) + rng.normal(0, 0.3, 384)

@@ -229,7 +229,7 @@ STATEMENT = {
 def test_earlier_signatures_still_verify(signed: Path, passed: Report) -> None:
     """Made before HOME was set, by earlier versions, or with model-signing, which names no key and makes 64 a 64.0."""
     digest, private = sha256_of((signed / "report.json").read_bytes()), write_keys(signed)
-    for kind, keyid in itertools.product(record.KNOWN_TYPES, (None, "")):
+    for kind, keyid in itertools.product(record.PREDICATE_TYPES, (None, "")):
         statement = signing.statement(passed, digest) | {"predicateType": kind}
         if keyid is not None:
             statement["predicate"]["images"]["count"] = float(statement["predicate"]["images"]["count"])

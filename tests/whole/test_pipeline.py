@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.images.source import Item, Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Prepared
 from robustcheck_onnx.checker.report.record import to_json
-from robustcheck_onnx.checker.representations import MadeWith, Saver
+from robustcheck_onnx.checker.representations import Provenance, Saver
 from robustcheck_onnx.checker.runtime.runner import TRIED
 from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
@@ -147,7 +147,7 @@ def test_published_robustness_is_context_and_decides_nothing(lookup_pass: Place,
 
 def test_keywords_become_the_record() -> None:
     options = Options.of({"images": Path("photos"), "seed": 3}, max_images=64)
-    assert options == Options(images="photos", seed=3, max_images=64) == Options.of(options.given)
+    assert options == Options(images="photos", seed=3, max_images=64) == Options.of(options.keywords)
     assert Options.of({"max_images": None}, max_images=64).max_images is None
     raised(TypeError, "argument 'imagess'; options are images, tensor, pool", Options.of, {"imagess": "photos"})
 
@@ -229,7 +229,7 @@ def test_images_that_cannot_be_measured_are_left_out(lookup_pass: Place, tmp_pat
 
 
 READ = PreprocessingFacts(preprocessing=CLIP, source="contract", fields=())
-MADE_WITH = MadeWith(
+MADE_WITH = Provenance(
     model="m", model_digest="sha256:0", tensor="t", pool="none", preprocessing=READ, images="i", seed=0
 )
 

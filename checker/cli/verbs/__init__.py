@@ -55,7 +55,7 @@ class Call:
 
         They are keyword arguments, of the options that the verb has.
         """
-        return {name: value for name, value in self.settings.options.given.items() if name in self._names}
+        return {name: value for name, value in self.settings.options.keywords.items() if name in self._names}
 
     def show(self, form: str, text: Callable[[], str], render: Callable[..., RenderableType]) -> None:
         """Write a document to stdout. It is `text` for json, else what `render` gives."""
