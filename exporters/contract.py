@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Fields = dict[str, Any]  # values by their names
 Array = NDArray[np.float32]
+Arrays = dict[str, Array]  # by their names
 Photos = Sequence[Path]
 
 METADATA_KEY = "robustcheck.contract"  # key in the ONNX file's metadata_props

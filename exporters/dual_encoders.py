@@ -196,8 +196,7 @@ def _resnet(self: Any, image: Tensor) -> Rows:
     tokens = tokens + pool.positional_embedding.to(tokens.dtype)
 
     def heads(projected: Tensor) -> Tensor:  # (batch, head, token, channel / head)
-        split = projected.reshape(*projected.shape[:2], pool.num_heads, -1)
-        return split.transpose(1, 2)
+        return projected.reshape(*projected.shape[:2], pool.num_heads, -1).transpose(1, 2)
 
     attended = nn.functional.scaled_dot_product_attention(
         heads(pool.q_proj(tokens[:, :1])), heads(pool.k_proj(tokens)), heads(pool.v_proj(tokens))
@@ -307,15 +306,14 @@ def load_transformers(wanted: Wanted) -> Loaded:
             reachable (4).
     """
     import transformers
-    from huggingface_hub import try_to_load_from_cache
 
-    name, prompts, folder = wanted.name, wanted.prompts, Path(wanted.name)
+    name, prompts = wanted.name, wanted.prompts
     if wanted.weights:
         raise CallError(
             f"{name}: weights is {wanted.weights}; a transformers name brings its own weights",
             "drop --weights, or give the folder as the name",
         )
-    if name.startswith((".", "/", "~")) and not folder.is_dir():
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise MissingError(
             f"{name}: folder is missing; the name must be a folder made by save_pretrained, or org/repo",
             f"place config.json, model.safetensors and preprocessor_config.json in {name}",
@@ -333,13 +331,7 @@ def load_transformers(wanted: Wanted) -> Loaded:
         if is_classifier:
             model = _built(transformers.AutoModelForImageClassification, config, wanted)
         else:
-            if config.model_type == "clip":
-                # CLIPModel takes the width from the outer configuration; the vision part alone may say another
-                config.vision_config.projection_dim = config.projection_dim
-            vision = getattr(config, "vision_config", config)
-            # ViT's tanh pooler exists in some checkpoints only; a linear head reads the class token
-            options = {"add_pooling_layer": False} if config.model_type == "vit" else {}
-            model = _built(getattr(transformers, family.model_class), vision, wanted, **options)
+            model = _vision_model(config, family, wanted)
         processor: Any = None
         if wanted.preprocessing is None:
             processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil")
@@ -358,13 +350,7 @@ def load_transformers(wanted: Wanted) -> Loaded:
         with loading(name, place):
             whole = _built(transformers.CLIPModel, transformers.AutoConfig.from_pretrained(name), wanted).eval()
         module, outputs = with_text_head(module, outputs, prompts, whole, _transformers_text_tower(whole, name), name)
-    cached = try_to_load_from_cache(name, "config.json") if not folder.is_dir() else None
-    source = Source(
-        library="transformers",
-        name=folder.name if folder.is_dir() else name,
-        weights=Path(cached).parent.name if isinstance(cached, str) else "local folder",  # the commit that was read
-        weights_digest=contract.state_digest(model),
-    )
+    source = _transformers_source(name, model)
     return contract.loaded(wanted, source, module, outputs, pixels, "transformers", "torchvision")
 
 
@@ -380,10 +366,32 @@ def _family(config: Any, name: str) -> Family:
     return family
 
 
+def _vision_model(config: Any, family: Family, wanted: Wanted) -> Any:
+    """Return the vision part of a checkpoint, without a classifier's head."""
+    import transformers
+
+    if config.model_type == "clip":
+        # CLIPModel takes the width from the outer configuration; the vision part alone may say another
+        config.vision_config.projection_dim = config.projection_dim
+    # ViT's tanh pooler exists in some checkpoints only; a linear head reads the class token
+    options = {"add_pooling_layer": False} if config.model_type == "vit" else {}
+    vision = getattr(config, "vision_config", config)
+    return _built(getattr(transformers, family.model_class), vision, wanted, **options)
+
+
+def _transformers_source(name: str, model: nn.Module) -> Source:
+    """Return where a model came from. Of a repository it is the commit that was read."""
+    from huggingface_hub import try_to_load_from_cache
+
+    is_folder = Path(name).is_dir()
+    cached = None if is_folder else try_to_load_from_cache(name, "config.json")
+    weights = Path(cached).parent.name if isinstance(cached, str) else "local folder"
+    return contract.source_of("transformers", Path(name).name if is_folder else name, None, weights, model)
+
+
 def _built(model_class: Any, config: Any, wanted: Wanted, **options: Any) -> Any:
     if wanted.random_weights:
-        build = getattr(model_class, "from_config", model_class)
-        return build(config, **options)
+        return getattr(model_class, "from_config", model_class)(config, **options)
     model, info = model_class.from_pretrained(
         wanted.name, config=config, output_loading_info=True, dtype=torch.float32, **options
     )
@@ -537,8 +545,8 @@ def require_same(wrapper: nn.Module, model: nn.Module, size: Sequence[int], name
     random images, relative to the largest value (1e-4: float32 in another order).
     """
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    ours, theirs = (run_eager(module, image, name) for module in (wrapper, model))
-    ours, theirs = (rows[0] if isinstance(rows, (tuple, list)) else rows for rows in (ours, theirs))
+    runs = [run_eager(module, image, name) for module in (wrapper, model)]
+    ours, theirs = (rows[0] if isinstance(rows, (tuple, list)) else rows for rows in runs)
     if ours.shape != theirs.shape or not bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()):
         raise ExportError(
             f"{name}: representation differs from the library's own forward pass; "

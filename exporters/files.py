@@ -11,7 +11,8 @@ import math
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from . import CallError, ExportError, MissingError, Tell, contract, first_line, ignore_progress, quiet, quoted
-from .contract import Array, Fields, Photos, Source, graph_digest
+from .contract import Array, Arrays, Fields, Photos, Source, graph_digest
 
 if TYPE_CHECKING:
     import onnx
@@ -131,9 +132,9 @@ def check_call(path: Path, precision: str, photos: Photos) -> None:
 def deliver(
     path: Path,
     draw: Callable[[Path], onnx.ModelProto],
-    content: Mapping[str, Any],
+    content: Fields,
     images: Array,
-    references: Mapping[str, Array],
+    references: Arrays,
     *,
     precision: str,
     calibrated_on: int,
@@ -191,9 +192,7 @@ def _put_in_place(draft: Path, path: Path) -> int:
     return size
 
 
-def measure(
-    path: Path, photos: Array, references: Mapping[str, Array], *, precision: str, input_name: str
-) -> Agreement:
+def measure(path: Path, photos: Array, references: Arrays, *, precision: str, input_name: str) -> Agreement:
     """Compare the file with the original. It runs at every batch size, on ONNX Runtime's CPU provider.
 
     Args:
@@ -236,7 +235,7 @@ def measure(
 
 
 def run_file(
-    path: Path, outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]], problem: str, hint: str, **options: Any
+    path: Path, outputs: Sequence[str], feeds: Sequence[Arrays], problem: str, hint: str, **options: Any
 ) -> list[list[Array]]:
     """Return a file's outputs for each feed; the error starts with `problem`."""
     import onnxruntime as ort
@@ -269,10 +268,6 @@ def agreement(reference: Array, other: Array) -> Agreement:
         relative = np.where(difference == 0, 0.0, difference / np.sqrt((a * a).mean(axis=1)))
         cosine = np.where(norms > 0, (a * b).sum(axis=1) / norms, difference == 0)
     return Agreement(float(difference.max()), float(relative.max()), float(min(cosine.min(), 1.0)))
-
-
-if TYPE_CHECKING:
-    import onnx
 
 
 def quantise_file(
@@ -319,18 +314,8 @@ def quantise_file(
         content["source"]["matched_to"] = matched_to
     _check_target(path, out, proto)
     _check_fp32(path, proto, content["precision"])
-    fields = contract.checked_preprocessing(content["preprocessing"], str(path))
-
-    def transform(image: Image.Image) -> Array:
-        return contract.preprocess(fields, image)
-
-    prepared = [transform(contract.open_photo(photo, *PHOTO_WORDS)) for photo in photos[:PARITY_PHOTOS]]
-    if len(sizes := {image.shape for image in prepared}) > 1:
-        raise ExportError(
-            f"{path}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which need "
-            "one size",
-            f"robustcheck export onnx {quoted(path)} --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE",
-        )
+    transform = partial(contract.preprocess, contract.checked_preprocessing(content["preprocessing"], str(path)))
+    prepared = _parity_inputs(path, photos, transform)
     there = [output.name for output in proto.graph.output]
     if absent := [output for output in content["tensors"] if output not in there]:
         raise ExportError(
@@ -357,6 +342,18 @@ def quantise_file(
         calibrated_on=len(chosen),
         tell=tell,
     )
+
+
+def _parity_inputs(path: Path, photos: Photos, transform: Transform) -> list[Array]:
+    """Return the photos of the parity check as the model reads them. They must have one size."""
+    inputs = [transform(contract.open_photo(photo, *PHOTO_WORDS)) for photo in photos[:PARITY_PHOTOS]]
+    if len(sizes := {image.shape for image in inputs}) > 1:
+        raise ExportError(
+            f"{path}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which need "
+            "one size",
+            f"robustcheck export onnx {quoted(path)} --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE",
+        )
+    return inputs
 
 
 def calibration_photos(precision: str, given: Photos, parity_photos: Photos) -> list[Path]:
@@ -424,15 +421,7 @@ def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, 
     with quiet() as messages:
         try:
             if precision == "int8-dynamic":
-                # convolutions that one scale for all channels would ruin
-                images = {value.name for value in proto.graph.input}
-                delicate = [
-                    node.name
-                    for node in proto.graph.node
-                    if node.op_type == "Conv"
-                    and (node.input[0] in images or any(a.name == "group" and a.i > 1 for a in node.attribute))
-                ]
-                quantize_dynamic(draft, quantised, nodes_to_exclude=delicate, **options)
+                quantize_dynamic(draft, quantised, nodes_to_exclude=_delicate(proto.graph), **options)
             else:
                 options |= {"quant_format": QuantFormat.QDQ, "activation_type": QuantType.QUInt8, "per_channel": True}
                 quantize_static(draft, quantised, _reader(photos, transform, proto.graph.input[0].name), **options)
@@ -456,6 +445,17 @@ def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, 
     draft.write_bytes(result.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(draft))
     return result
+
+
+def _delicate(graph: onnx.GraphProto) -> list[str]:
+    """Return the convolutions that one scale for all channels would ruin."""
+    images = {value.name for value in graph.input}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "Conv"
+        and (node.input[0] in images or any(a.name == "group" and a.i > 1 for a in node.attribute))
+    ]
 
 
 def halve(draft: Path, *, name: str) -> onnx.ModelProto:
@@ -495,12 +495,31 @@ def halve(draft: Path, *, name: str) -> onnx.ModelProto:
 
 def _opened(path: Path) -> tuple[onnx.ModelProto, Fields]:
     """Return the graph without its external weights, and its contract."""
-    import onnx
     from onnx import inliner
 
-    folder, hint = f"ls -l {quoted(path.parent)}", f"robustcheck inspect {quoted(path)}"
+    proto = _parsed(path)
+    content = _contract_of(proto, path)
+    if (stated := content.get("graph_digest")) is not None:
+        try:
+            digest = graph_digest(proto, path.parent)
+        except (OSError, ValueError, KeyError) as error:
+            raise ExportError(f"{path}: weights are unreadable ({error})", f"ls -l {quoted(path.parent)}") from error
+        if digest != stated:  # the new file's contract would hide the change
+            raise ExportError(
+                f"{path}: graph or weights are not those that its contract was written for; changed after the export",
+                "export the model again, or write a new contract (the page 'Your ONNX file' says how)",
+            )
+    return inliner.inline_local_functions(proto) if proto.functions else proto, content
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    hint = f"robustcheck inspect {quoted(path)}"
     if not path.is_file():
-        raise CallError(f"{path}: ONNX file is missing; the source onnx quantises an existing file", folder)
+        raise CallError(
+            f"{path}: ONNX file is missing; the source onnx quantises an existing file", f"ls -l {quoted(path.parent)}"
+        )
     try:
         proto = onnx.load(path, load_external_data=False)
     except OSError as error:
@@ -509,6 +528,12 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, Fields]:
         raise ExportError(f"{path}: file is not an ONNX model ({first_line(error)})", hint) from error
     if not proto.graph.input or not proto.graph.output:
         raise ExportError(f"{path}: graph has no input or no output; it must have both", hint)
+    return proto
+
+
+def _contract_of(proto: onnx.ModelProto, path: Path) -> Fields:
+    """Return the contract in a file. It must be there and whole."""
+    hint = f"robustcheck inspect {quoted(path)}"
     texts = [prop.value for prop in proto.metadata_props if prop.key == contract.METADATA_KEY]
     if not texts:
         raise ExportError(
@@ -516,7 +541,7 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, Fields]:
             'export it with `robustcheck export`, or write the contract as the page "Your ONNX file" says',
         )
     try:
-        content = json.loads(texts[-1])
+        content: Fields = json.loads(texts[-1])
         stated = content["schema_version"]
         complete = type(stated) is int and stated == contract.SCHEMA_VERSION and "representation" in content["tensors"]
         Source(**content["source"])
@@ -526,22 +551,12 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, Fields]:
         raise ExportError(f"{path}: contract is damaged ({type(error).__name__}: {error})", hint) from error
     if not complete:
         raise ExportError(f"{path}: contract does not match schema {contract.SCHEMA_VERSION}", hint)
-    if (stated_digest := content.get("graph_digest")) is not None:
-        try:
-            digest = graph_digest(proto, path.parent)
-        except (OSError, ValueError, KeyError) as error:
-            raise ExportError(f"{path}: weights are unreadable ({error})", folder) from error
-        if digest != stated_digest:  # the new file's contract would hide the change
-            raise ExportError(
-                f"{path}: graph or weights are not those that its contract was written for; changed after the export",
-                "export the model again, or write a new contract (the page 'Your ONNX file' says how)",
-            )
-    return inliner.inline_local_functions(proto) if proto.functions else proto, content
+    return content
 
 
 def _external(proto: onnx.ModelProto) -> set[str]:
     """Return the names of the files with external weights."""
-    entries = (entry for tensor in proto.graph.initializer if tensor.data_location for entry in tensor.external_data)
+    entries = (entry for weight in proto.graph.initializer if weight.data_location for entry in weight.external_data)
     return {entry.value for entry in entries if entry.key == "location"}
 
 
@@ -574,7 +589,7 @@ def _check_fp32(path: Path, proto: onnx.ModelProto, precision: str) -> None:
         )
 
 
-def _references(path: Path, input_name: str, images: Sequence[Array], outputs: list[str]) -> dict[str, Array]:
+def _references(path: Path, input_name: str, images: Sequence[Array], outputs: list[str]) -> Arrays:
     """Run the fp32 file photo by photo."""
     runs = run_file(
         path,
@@ -599,18 +614,17 @@ def _copy(path: Path, proto: onnx.ModelProto, draft: Path) -> None:
 
     if _external(proto):
         load_external_data_for_model(proto, str(path.parent))  # refuses a path that leaves the folder
-    big = sum(len(weight.raw_data) for weight in proto.graph.initializer) > INLINE_LIMIT_BYTES
-    onnx.save(proto, draft, save_as_external_data=big, location=draft.name + ".data")
+    size = sum(len(weight.raw_data) for weight in proto.graph.initializer)
+    onnx.save(proto, draft, save_as_external_data=size > INLINE_LIMIT_BYTES, location=draft.name + ".data")
 
 
 def _reader(photos: Photos, transform: Transform, input_name: str) -> Any:
     """Return the photos one by one. ONNX Runtime's calibration asks for them so."""
 
-    def feeds() -> Iterator[dict[str, Array]]:
-        for path in photos:
-            hint = f"ls -l {quoted(path)}"
-            image = contract.open_photo(path, "calibration photo", "ranges are taken from real photos", hint)
-            yield {input_name: np.ascontiguousarray(transform(image)[None], dtype=np.float32)}
+    def feed(path: Path) -> Arrays:
+        hint = f"ls -l {quoted(path)}"
+        image = contract.open_photo(path, "calibration photo", "ranges are taken from real photos", hint)
+        return {input_name: np.ascontiguousarray(transform(image)[None], dtype=np.float32)}
 
-    left = feeds()
-    return SimpleNamespace(get_next=lambda: next(left, None))
+    feeds = map(feed, photos)
+    return SimpleNamespace(get_next=lambda: next(feeds, None))

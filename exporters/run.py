@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import CallError, ExportError, Tell, contract, files, first_line, ignore_progress, import_error, quiet, quoted
-from .contract import Array, Fields, Loaded, Photos, Prompts, Wanted
+from .contract import Array, Arrays, Fields, Loaded, Photos, Prompts, Wanted
 from .files import calibration_photos, quantise, quantise_file
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def preprocessed(loaded: Loaded, photos: Photos) -> Array:
     return np.stack(arrays).astype(np.float32)
 
 
-def _references(loaded: Loaded, images: Array, name: str) -> dict[str, Array]:
+def _references(loaded: Loaded, images: Array, name: str) -> Arrays:
     """Run the eager float32 model photo by photo. The results are independent of batches."""
     import torch
 

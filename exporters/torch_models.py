@@ -74,8 +74,8 @@ def load_timm(wanted: Wanted) -> Loaded:
         config = contract.shared_preprocessing(published_timm(name), name)
     pixels = wanted.pixels() or (timm_contract(config, name), timm.data.create_transform(**config, is_training=False))
     public = contract.without_folders(name)
-    tag = model.pretrained_cfg.get("tag") or public
-    source = source_of("timm", public, path, tag, model)  # before a head is fused
+    # before a head is fused
+    source = source_of("timm", public, path, model.pretrained_cfg.get("tag") or public, model)
     return loaded(wanted, source, *_timm_outputs(model, name), pixels, "timm", "torchvision")
 
 

@@ -31,16 +31,7 @@ from ..verdict.reasons import RENAMED
 from . import command_line, output, process
 from .command_line import Invocation, Words, expand, fill, safe_documents, split, split_images, stems_of, template_of
 from .options import PLACEHOLDER, Settings, Values
-from .output import (
-    Destination,
-    Destinations,
-    check_target,
-    deliver,
-    destinations_of,
-    plain,
-    progress_lines,
-    write_files,
-)
+from .output import Destination, Destinations, check_target, deliver, destinations_of, progress_lines, write_files
 from .settings import Resolved, of_check, refuse_loosening
 
 if TYPE_CHECKING:
@@ -291,7 +282,7 @@ def _deliver(
 
             return template.render_apart(Path(file), some, into_file=into_file)
         if form == "terminal":
-            return plain(terminal(ascii_only=False) if some is outcomes else _full(some[0], settings))
+            return output.plain(terminal(ascii_only=False) if some is outcomes else _full(some[0], settings))
         return forms.render(form, some, options)
 
     about = {each: [by_model[each.model]] if each.model else outcomes for each in destinations}
