@@ -204,7 +204,7 @@ ROW = f'{{"image": "{PHOTOS[0]}", "label": "%s"}}'
 TEXTS = [
     (CHECK, "jsonl", f'{{"image": "a.jpg", "label": {DIGITS}}}\n', "row 1 is not JSON (Exceeds the limit"),
     (CHECK, "jsonl", DEEP, "row 1 is not JSON (maximum recursion depth"),
-    (CHECK, "jsonl", '{"image": "\\ud800.jpg", "label": "\\udfff"}\n', "there is no such file"),
+    (CHECK, "jsonl", '{"image": "\\ud800.jpg", "label": "\\udfff"}\n', "it must be the path of an image"),
     (CHECK, "txt", "a" * 100_000, "row 1: path is aaaa"),
     (CHECK, "csv", "image,label\n" + '"' + "x" * 200_000 + '",1\n', "row 2 is not CSV (field larger than"),
     (SHIFT, "jsonl", ROW % "\\ud800", "bad.jsonl: label is '"),
