@@ -23,23 +23,30 @@ from typing import Literal, NamedTuple, Unpack
 
 import numpy as np
 
-from .. import isolation
-from ..arrays import Array, Bools, Floats, Indices
-from ..errors import CannotAssessError, UsageError
-from ..evidence import Interval, RunOptions
-from ..images.source import Images, open_images
-from ..isolation import NO_LIMITS, Limits, Progress
+from ..arrays import Array, Bools, Floats, Indices, float64
+from ..errors import CannotAssessError, UsageError, unfit
+from ..evidence import Execution, Interval, RunOptions
+from ..images.source import Images
+from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
 from ..measure import run as measure
-from ..measure.job import Job
+from ..measure.job import ImagesRead, Job
 from ..report.record import Clock, Time
 from ..runtime.head import LinearHead, head_from_file, read_head
-from ..shift import robustness, sets
+from ..shift import robustness
 from ..shift.robustness import Effective, SetResult
 from ..shift.run import read_notes
-from ..statistics import definitions
-from ..statistics.definitions import CONFIDENCE, Accuracy, usable_rows, wilson
+from ..shift.sets import Scores, Spec, class_names, is_correct, labels_of, open_sets, parse_call, with_labels
+from ..statistics.definitions import (
+    CONFIDENCE,
+    PERSISTENT_SHARE,
+    Accuracy,
+    shares_of_kurtosis,
+    standardise,
+    usable_rows,
+    wilson,
+)
 from ..storage.places import as_typed, local_path
-from ..text import VERSION, count_text, quoted
+from ..text import VERSION, Fields, Texts, count_text, quoted
 from ..verdict.gate import execution_notes, image_notes
 from . import document
 from .document import Analysis, DirectionsReport, Outliers
@@ -98,36 +105,72 @@ def directions(
             "--tensor or --pool is given without --head; the model's own head fixes the tensor",
             "--head FILE.npy, or leave --tensor and --pool out",
         )
-    if isolate and isolation.is_possible(given, run.images, *(as_typed(each.place) for each in specs)):
-        return isolation.apart(directions, str(model), limits)(
-            model,
-            head=head,
-            labelled=labelled,
-            shifted=shifted,
-            classes=classes,
-            baseline=baseline,
-            progress=progress,
-            **run.keywords,
+    if isolate and is_possible(given, run.images, *(as_typed(each.place) for each in specs)):
+        asked: Fields = {"head": head, "labelled": labelled, "shifted": shifted, "classes": classes}
+        return apart(directions, str(model), limits)(
+            model, baseline=baseline, progress=progress, **asked, **run.keywords
         )
     limits.refuse_here()
-    isolation.tell_stage(progress, "opening the model and the images")
-    job = Job(path, run)
-    inputs = measure.read_head_input(job, source=given) if head is None else measure.read_inputs(job, source=given)
+    tell_stage(progress, "opening the model and the images")
+    read_job = measure.read_head_input if head is None else measure.read_inputs
+    inputs = read_job(Job(path, run), source=given)
+    linear, difference, h, sets_, read, execution = _measure(inputs, head, specs, maps, progress)
+    tell_stage(progress, "decomposing the head")
+    try:
+        raw, centred, outliers = analyse(linear, h, labelled=sets_, baseline=baseline, seed=run.seed)
+    except SameWeightsError as fault:
+        raise unfit(
+            inputs.models[0].path,
+            f"weights of {linear.source} are the same for all classes; a prediction must depend on the image",
+        ) from fault
+    results = [(each.result, each.digests) for each in sets_ if each.result]
+    report = DirectionsReport(
+        tool_version=VERSION,
+        model=document.HeadModel(
+            **measure.model_read(inputs.models[0]),
+            head=linear.source,
+            n_classes=len(linear.bias),
+            n_features=linear.weight.shape[1],
+            score_difference=difference,
+        ),
+        n_images=len(h),
+        n_left_out=read.n_usable - len(h),
+        raw=raw,
+        centred=centred,
+        outliers=outliers,
+        confidence=CONFIDENCE,
+        in_distribution=results[0][0] if results else None,
+        shifted=tuple(robustness.put_beside(*results[0], *each, baseline) for each in results[1:]),
+        baseline=baseline,
+        summary=document.summary_of(raw),
+        preprocessing=inputs.preprocessing,
+        images=read.facts(inputs.source),
+        execution=execution,
+        notes=(),
+        time=Time.until_now(clock, read.n_usable),
+    )
+    return report.model_copy(update={"notes": _notes(report, inputs, [result for result, _ in results])})
+
+
+def _measure(
+    inputs: measure.Inputs, file: str | Path | None, specs: list[Spec], maps: dict[str, str], progress: Tell | None
+) -> tuple[LinearHead, float | None, Floats, list[Labelled], ImagesRead, Execution]:
+    """Read the head, and run the model on all images.
+
+    file: of another head than the model's own.
+    Returns the head, how far its scores are from the model's, the representations that are not constant, the labelled
+    sets, and how images were read and the model ran.
+    """
     (opened,) = inputs.models
-    own = None if head is not None else read_head(opened)
-    isolation.tell_stage(progress, "loading the model")
+    own = None if file is not None else read_head(opened)
+    tell_stage(progress, "loading the model")
     are_photos = inputs.source.kind != "tensors"
     runner = measure.open_runner(inputs, photos=are_photos)
-    linear = own or head_from_file(Path(str(head)), measure.n_features(runner, inputs))
-    sources = [
-        inputs.source
-        if i == 0 and as_typed(spec.place) == run.images
-        else open_images(spec.place, seed=run.seed, limit=run.max_images)
-        for i, spec in enumerate(specs)
-    ]
-    n_classes, names = len(linear.bias), sets.class_names(opened)
-    scores = sets.Scores(n_classes, names if len(names) == n_classes else ())
-    prepared = sets.with_labels(specs, sources, [sets.labels_of(source) for source in sources], maps, scores)
+    head = own or head_from_file(Path(str(file)), measure.n_features(runner, inputs))
+    sources = open_sets(specs, inputs)
+    n_classes, names = len(head.bias), class_names(opened)
+    scores = Scores(n_classes, names if len(names) == n_classes else ())
+    prepared = with_labels(specs, sources, [labels_of(source) for source in sources], maps, scores)
     collected = measure.collect(runner, inputs, progress=progress)
     difference = None if own is None else measure.difference_of_head(own, collected, opened)
     h = collected.representations[usable_rows(collected.representations).usable]
@@ -137,65 +180,29 @@ def directions(
             f"{MIN_IMAGES} are needed",
             "--images FOLDER with photos",
         )
-    for_labels = runner if are_photos or not prepared else measure.open_runner(inputs, photos=True)
-    labelled_sets, results = list[Labelled](), list[tuple[SetResult, Sequence[str]]]()
+    for_labels = runner if are_photos or not prepared else measure.open_runner(inputs)
+    labelled = list[Labelled]()
     for each in prepared:
         of_set = collected
         if each.source is not inputs.source:
             of_set = measure.collect(for_labels, inputs, each.source, progress=progress, label=each.spec.name)
         usable = set(of_set.names)  # skipped images have no row
         right = [right for entry, right in zip(each.source.entries, each.right, strict=True) if entry.name in usable]
-        predicted = Labelled(each.spec.name, of_set.representations, right, each.map.compete)
-        result = each.result(of_set.read, len(set(right)), correct(linear, predicted))
-        labelled_sets.append(predicted._replace(result=result))
-        results.append((result, of_set.digests))
-    isolation.tell_stage(progress, "decomposing the head")
-    beside = tuple(robustness.put_beside(*results[0], *each, baseline) for each in results[1:])
-    try:
-        raw, centred, outliers = analyse(linear, h, labelled=labelled_sets, baseline=baseline, seed=run.seed)
-    except SameWeightsError as fault:
-        raise CannotAssessError(
-            f"{opened.path}: weights of {linear.source} are the same for all classes; a prediction must depend on "
-            "the image",
-            f"robustcheck inspect {quoted(opened.path)}",
-        ) from fault
-    report = DirectionsReport(
-        tool_version=VERSION,
-        model=document.HeadModel(
-            **measure.model_read(opened),
-            head=linear.source,
-            n_classes=len(linear.bias),
-            n_features=linear.weight.shape[1],
-            score_difference=difference,
-        ),
-        n_images=len(h),
-        n_left_out=len(collected.representations) - len(h),
-        raw=raw,
-        centred=centred,
-        outliers=outliers,
-        confidence=CONFIDENCE,
-        in_distribution=results[0][0] if results else None,
-        shifted=beside,
-        baseline=baseline,
-        summary=document.summary_of(raw),
-        preprocessing=inputs.preprocessing,
-        images=collected.read.facts(inputs.source),
-        execution=runner.execution,
-        notes=(),
-        time=Time.until_now(clock, collected.read.n_usable),
-    )
-    return report.model_copy(update={"notes": _notes(report, inputs, [result for result, _ in results])})
+        found = Labelled(each.spec.name, of_set.representations, right, each.map.compete)
+        result = each.result(of_set.read, len(set(right)), correct(head, found))
+        labelled.append(found._replace(result=result, digests=of_set.digests))
+    return head, difference, h, labelled, collected.read, runner.execution
 
 
 def parse_sets(
     labelled: str | Path | None, shifted: Sequence[str | Path], classes: Sequence[str]
-) -> tuple[list[sets.Spec], dict[str, str]]:
+) -> tuple[list[Spec], dict[str, str]]:
     """Return the sets of a call, with their class maps. The in-distribution one comes first (`shift.sets.parse_call`).
 
     Raises UsageError as that, and for shifted sets or class maps without an in-distribution set.
     """
     if labelled is not None:
-        named = sets.parse_call(str(labelled), [str(each) for each in shifted], classes, alone=True)
+        named = parse_call(str(labelled), [str(each) for each in shifted], classes, alone=True)
         return [named.inside, *named.shifted], named.maps
     for option, values in (("--shifted", shifted), ("--classes", classes)):
         if values:
@@ -206,7 +213,7 @@ def parse_sets(
     return [], {}
 
 
-def _notes(report: DirectionsReport, inputs: measure.Inputs, labelled: Sequence[SetResult]) -> tuple[str, ...]:
+def _notes(report: DirectionsReport, inputs: measure.Inputs, labelled: Sequence[SetResult]) -> Texts:
     """Write what a reader must know next to the numbers."""
     notes = measure.question_notes(inputs) + image_notes(report.images)
     if report.n_images < FEW_IMAGES:
@@ -253,10 +260,11 @@ class Labelled(NamedTuple):
     """the classes among which the prediction is made"""
     result: SetResult | None = None
     """as `shift` reports it, for effective robustness"""
+    digests: Sequence[str] = ()  # of the images
 
     def n_right(self, images: slice, scores: Array) -> int:
         """Count the images predicted right in a piece. scores: (image, class)."""
-        return int(sets.is_correct(scores, self.right[images], self.compete).sum())
+        return int(is_correct(scores, self.right[images], self.compete).sum())
 
 
 def correct(head: LinearHead, each: Labelled) -> int:
@@ -417,11 +425,11 @@ def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
 
     h: (image, feature), finite and not constant (`definitions.usable_rows`).
     """
-    x, z = h.astype(np.float64), definitions.standardise(h)
+    x, z = float64(h), standardise(h)
     frequency = (np.abs(z) > OUTLIER_SD).mean(axis=0)
-    share = definitions.shares_of_kurtosis((z**4).sum(axis=0))
+    share = shares_of_kurtosis((z**4).sum(axis=0))
     by_share = np.argsort(-share, kind="stable")
-    persistent = by_share[frequency[by_share] >= definitions.PERSISTENT_SHARE]
+    persistent = by_share[frequency[by_share] >= PERSISTENT_SHARE]
     chosen = persistent if len(persistent) else by_share[:1]
     difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]
     values: dict[Literal["mean over images", "zero"], Array] = {
@@ -558,7 +566,7 @@ class Directions(NamedTuple):
 
     def project(self, h: Floats) -> Array:
         """h V, (image, direction) of (image, feature)."""
-        return np.concatenate([h[images].astype(np.float64) @ self.v for images in pieces(len(h), len(self.v))])
+        return np.concatenate([float64(h[images]) @ self.v for images in pieces(len(h), len(self.v))])
 
 
 def decompose(weight: Array) -> tuple[Directions, Directions]:
