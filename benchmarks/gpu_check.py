@@ -182,7 +182,7 @@ def stacked(job: measure.Opened) -> Any:
 def bare_rate(run: Run, job: measure.Opened, pixels: Any, device: str) -> tuple[float, int]:
     """Images a second of ONNX Runtime alone, with IO binding, its input on the device, at its best batch."""
     model = job.models[0]
-    session, _ = open_session(model.graph.whole(), model, device, threads=cpu_threads())
+    session, _ = open_session(model.graph.with_addition(), model, device, threads=cpu_threads())
     floats = np.random.default_rng(0).normal(size=(max(BATCHES), *_chw(model))).astype(model.image_input.dtype)
     best, kind = (0.0, 0), device_memory(session)
     for size in BATCHES[:2] if run.quick else BATCHES:
@@ -275,7 +275,7 @@ def device_mib(run: Run, path: Path, photos: Path) -> dict[str, Any]:
     before = _used_mib()
     job = opened(path, photos, run.device, 32)
     model = job.models[0]
-    session, _ = open_session(model.graph.whole(), model, run.device, threads=cpu_threads())
+    session, _ = open_session(model.graph.with_addition(), model, run.device, threads=cpu_threads())
     del job
     batch = np.zeros((32, *_chw(model)), model.image_input.dtype)
     session.run([model.fetch], {model.image_input.name: batch})

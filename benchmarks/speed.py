@@ -176,7 +176,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, source.Picture)])
     tensors = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     graph, name = opened.models[0], opened.models[0].image_input.name
-    whole, _ = open_session(graph.graph.whole(), graph, "cpu", threads=cpu_threads())
+    whole, _ = open_session(graph.graph.with_addition(), graph, "cpu", threads=cpu_threads())
 
     def bare(session: Any, size: int, side_by_side: int) -> float:
         """Images a second, from tensors."""

@@ -353,7 +353,7 @@ class _Download:
         Raises UsageError: models of other folders lie below such a sidecar.
         """
         folder: RemoteFile = file.parent
-        while folder.path and not any(each.is_file() and says_pixels(each) for each in sidecar_paths(self.path)):
+        while folder.path and not any(path.is_file() and says_pixels(path) for path in sidecar_paths(self.path)):
             folder = folder.parent
             for name in (name for name in SIDECAR_NAMES if name in folder.child_names()):
                 sidecar, target = folder / name, self.path.with_name(name)

@@ -288,8 +288,8 @@ def _affine_end(layers: Layers, node: NodeProto, tensor: str, names: Names) -> E
         tree, source = layers.elementwise, layers.elementwise.parent(tensor)
         if source is None:
             return End("other", op)
-        above = (each for name in names for each in takewhile(source.__ne__, tree.above(name)))
-        gates = {_maker(layers, each) for each in above}
+        above = (ancestor for name in names for ancestor in takewhile(source.__ne__, tree.above(name)))
+        gates = {_maker(layers, ancestor) for ancestor in above}
         composed = "HardSwish" if gates & {"Clip", "Relu"} else "Product"
         return End("activation", next((usual for gate, usual in COMPOSED.items() if gate in gates), composed))
     if op not in SCALING:
@@ -389,15 +389,15 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
     That is softmax, reshapes, pooling, biases, factors and casts. None if anything else is met first: then no linear
     layer ends this output. A join of heads that all read one tensor (an average of two) counts as the first of them.
     """
-    known = _head_facts(layers).tails
-    tail = known.get(output)
+    all_tails = _head_facts(layers).tails
+    tail = all_tails.get(output)
     if tail is None:
         return None
     node, names = layers.producers[tail.start], layers.data[tail.start]
     if node.op_type in LINEAR:
         return _head(layers, node, names[0], tail)
-    tails = [known.get(name) for name in names]
-    if node.op_type != "Concat" and all(each and layers.producers[each.start].op_type in LINEAR for each in tails):
+    tails = [all_tails.get(name) for name in names]
+    if node.op_type != "Concat" and all(t and layers.producers[t.start].op_type in LINEAR for t in tails):
         heads = [find_head(layers, name) for name in names]
         if len({head.tensor for head in heads if isinstance(head, Head)}) == 1:
             return heads[0]

@@ -35,7 +35,7 @@ from .weights import (
     LFS_MARK,
     Bytes,
     ExternalFile,
-    Held,
+    OpenFolder,
     Places,
     Weights,
     about,
@@ -45,7 +45,7 @@ from .weights import (
     damaged,
     locate_weights,
     locations_of,
-    parse_light,
+    parse_stripped,
     pieces_of,
     read_file,
     stamp_of,
@@ -125,7 +125,7 @@ class Graph:
             raise _too_large(self.file) from error
         return content
 
-    def whole(self) -> bytes:
+    def with_addition(self) -> bytes:
         """Write the graph with the addition. The weights of a file that was not rewritten are not written again.
 
         Protobuf merges messages that stand one behind the other: it appends repeated fields (nodes, outputs).
@@ -141,39 +141,39 @@ class Graph:
             raise _too_large(self.file)
         return merged
 
-    def mapped(self, *, whole: bool) -> bytes | None:
+    def mapped(self, *, with_addition: bool) -> bytes | None:
         """Write the graph with weights named by their places. ONNX Runtime then maps them from the model's file.
 
-        whole: with the addition. None where the file is not mapped itself, or other files hold weights, too.
+        None where the file is not mapped itself, or other files hold weights, too.
         """
         if self.file.mapped is None or self.file.external or not self.file.weights.places:
             return None
-        proto = self.light() if whole else self.proto
+        proto = self.stripped() if with_addition else self.proto
         written: bytes = by_place(proto, self.file.mapped.location, self.file.weights.places).SerializeToString()
         return written
 
-    def light(self) -> ModelProto:
+    def stripped(self) -> ModelProto:
         """Copy the graph and the addition without large weights. The copy is for walks and changes."""
-        light = copy.deepcopy(self.proto)
-        light.MergeFrom(ModelProto(graph=self.addition))
-        return light
+        stripped = copy.deepcopy(self.proto)
+        stripped.MergeFrom(ModelProto(graph=self.addition))
+        return stripped
 
     def changed(self, proto: ModelProto) -> Self:
-        """Replace the graph and its addition by another. It was made of `light`."""
+        """Replace the graph and its addition by another. It was made of `stripped`."""
         return replace(self, proto=proto, rewritten=True, addition=GraphProto())
 
 
 def restore(proto: ModelProto, weights: Weights) -> ModelProto:
-    """Copy a model with its large weights. `parse_light` left their data in the file's content."""
-    whole = copy.deepcopy(proto)
-    for tensor in whole.graph.initializer:
+    """Copy a model with its large weights. `parse_stripped` left their data in the file's content."""
+    full = copy.deepcopy(proto)
+    for tensor in full.graph.initializer:
         if tensor.name in weights.places:
             tensor.raw_data = weights.content[weights.places[tensor.name]]
-    return whole
+    return full
 
 
 def by_place(proto: ModelProto, file: str, places: Places) -> ModelProto:
-    """Copy a model with large weights named by place. `parse_light` left them in a file."""
+    """Copy a model with large weights named by place. `parse_stripped` left them in a file."""
     pointing = copy.deepcopy(proto)
     for tensor in pointing.graph.initializer:
         if tensor.name in places and not tensor.HasField("raw_data"):
@@ -205,7 +205,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
         content, status = _read_bytes(path)
         proto, places = _parse(path, content)
         metadata = ModelProto(metadata_props=proto.metadata_props).SerializeToString()
-        (digest, beginning), mapped, held, own = digests_of(content, metadata), None, None, path.resolve()
+        (digest, beginning), mapped, open_folder, own = digests_of(content, metadata), None, None, path.resolve()
         drop_pages(content)
         if isinstance(content, mmap.mmap):
             mapped = ExternalFile(own.name, own, {own: stamp_of(status)}, status.st_size, digest)
@@ -222,11 +222,11 @@ def read_onnx(path: str | Path) -> OnnxFile:
         check_external(tensors, folder, targets)
         external: tuple[ExternalFile, ...] = ()
         if folder is not None:
-            held = Held(folder)
-            external = tuple(read_file(location, target, folder, held) for location, target in targets.items())
+            open_folder = OpenFolder(folder)
+            external = tuple(read_file(location, target, folder, open_folder) for location, target in targets.items())
         elif mapped is not None and places:
-            held = Held(own.parent)
-        weights = Weights(held, content, places)
+            open_folder = OpenFolder(own.parent)
+        weights = Weights(open_folder, content, places)
         return OnnxFile(path, proto, len(content), digest, beginning, external, weights, mapped)
 
 
@@ -329,16 +329,16 @@ def _parse(path: Path, content: Bytes) -> tuple[ModelProto, Places]:
     for ends, hint in UNPACK.items():
         if path.name.lower().endswith(ends):
             raise CannotAssessError("file is packed; an ONNX file is needed", hint.format(file=quoted(path)))
-    for offset, mark, what, hint in OTHER_FORMATS:
+    for offset, mark, kind, hint in OTHER_FORMATS:
         if content[offset : offset + len(mark)] == mark:
-            raise CannotAssessError(f"model file is {what}; an ONNX protobuf is needed", hint.format(file=quoted(path)))
+            raise CannotAssessError(f"model file is {kind}; an ONNX protobuf is needed", hint.format(file=quoted(path)))
     if _is_text(content[:1024]):
         raise CannotAssessError("model file is text; an ONNX protobuf is needed", f"head -c 200 {quoted(path)}")
     try:
-        proto, places = parse_light(content)
+        proto, places = parse_stripped(content)
     except DecodeError as error:
-        what = f"model file is not a complete ONNX protobuf ({len(content)} bytes); truncated or damaged"
-        raise damaged(what) from error
+        message = f"model file is not a complete ONNX protobuf ({len(content)} bytes); truncated or damaged"
+        raise damaged(message) from error
     if not proto.opset_import:
         raise damaged("opset_import is missing; the file is truncated or no ONNX model")
     return proto, places
@@ -443,8 +443,8 @@ def parse_contract(model: ModelProto, where: str) -> Contract | None:
         return None
     meaning = f"metadata {CONTRACT_KEY} must hold"
 
-    def odd(what: str, hint: str = "export the model again with `robustcheck export`") -> CannotAssessError:
-        return CannotAssessError(f"{where}: contract {what}", hint)
+    def odd(problem: str, hint: str = "export the model again with `robustcheck export`") -> CannotAssessError:
+        return CannotAssessError(f"{where}: contract {problem}", hint)
 
     if len(texts) > 1:
         raise CannotAssessError(
@@ -490,7 +490,7 @@ def changed(contract: Contract | None, file: OnnxFile) -> bool | None:
     return contract.graph_digest != graph_digest(file.proto, file.weights)
 
 
-NONE = Weights(held=None, content=b"", places={})
+NONE = Weights(open_folder=None, content=b"", places={})
 # What no value depends on; any other field counts, also one that a later ONNX adds.
 LEFT_OUT_EVERYWHERE = {"doc_string", "metadata_props"}
 LEFT_OUT = {

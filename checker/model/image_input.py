@@ -156,14 +156,14 @@ def fed_as(facts: PreprocessingFacts, image: ImageInput, where: Path) -> Preproc
     Raises:
         UsageError: three different values; grey for a model that takes three channels.
     """
-    given = facts.preprocessing
+    preprocessing = facts.preprocessing
     if image.channels != 1:
-        if given.color_order == "grey":
+        if preprocessing.color_order == "grey":
             raise UsageError(
                 f"{where}: color_order is grey; the model takes {image.channels or 3} channels", "color_order RGB"
             )
         return facts
-    values = {"mean": given.mean, "std": given.std}
+    values = {"mean": preprocessing.mean, "std": preprocessing.std}
     different = {name: triple for name, triple in values.items() if len(set(triple)) > 1}
     if different and facts.source != "assumed":
         name, triple = next(iter(different.items()))
@@ -177,7 +177,7 @@ def fed_as(facts: PreprocessingFacts, image: ImageInput, where: Path) -> Preproc
     shown = {name: f"{sum(triple) / 3:.8g}" for name, triple in values.items()} | {"color_order": "grey"}
     origins = dict.fromkeys(different, "assumed: mean of the colours' values") | {"color_order": "model input"}
     fields = tuple((name, shown.get(name, value), origins.get(name, origin)) for name, value, origin in facts.fields)
-    return facts.model_copy(update={"preprocessing": given.model_copy(update=changes), "fields": fields})
+    return facts.model_copy(update={"preprocessing": preprocessing.model_copy(update=changes), "fields": fields})
 
 
 SHOWN = 4  # outputs that a message names
@@ -205,10 +205,10 @@ def keep_image_part(proto: ModelProto) -> Names:
     if len(inputs) < 2 or not images:
         return ()
     needs = _needs(graph, [value.name for value in inputs])
-    found = {image: names for image in images if (names := [each for each, of in needs.items() if of == {image}])}
-    if len(found) != 1:
-        raise _unclear(inputs, needs, found)
-    ((image, outputs),) = found.items()
+    own_outputs = {image: names for image in images if (names := [name for name, of in needs.items() if of == {image}])}
+    if len(own_outputs) != 1:
+        raise _unclear(inputs, needs, own_outputs)
+    ((image, outputs),) = own_outputs.items()
     left_out = [f"input {value.name}" for value in inputs if value.name != image]
     left_out += [f"output {name}" for name in needs if name not in outputs]
     _keep(graph, outputs, {value.name for value in inputs} - {image})
@@ -234,7 +234,7 @@ def _keep(graph: GraphProto, outputs: Collection[str], without: AbstractSet[str]
     """Keep what `outputs` need of a sorted graph. The inputs `without` go; the outputs do not need them."""
     nodes, needed = needed_nodes(graph.node, outputs)
     needed |= {name for node in nodes for name in node.output}
-    kept = {
+    remaining = {
         "node": nodes,
         "input": [value for value in graph.input if value.name not in without and value.name in needed],
         "output": [value for value in graph.output if value.name in outputs],
@@ -243,17 +243,17 @@ def _keep(graph: GraphProto, outputs: Collection[str], without: AbstractSet[str]
         "value_info": [value for value in graph.value_info if value.name in needed],
         "quantization_annotation": [note for note in graph.quantization_annotation if note.tensor_name in needed],
     }
-    for field, entries in kept.items():
+    for field, entries in remaining.items():
         graph.ClearField(field)
         getattr(graph, field).extend(entries)
 
 
 def _unclear(
-    inputs: Sequence[ValueInfoProto], needs: dict[str, set[str]], found: dict[str, list[str]]
+    inputs: Sequence[ValueInfoProto], needs: dict[str, set[str]], own_outputs: dict[str, list[str]]
 ) -> CannotAssessError:
     listed = ", ".join(describe_input(value) for value in inputs)
-    if found:
-        pairs = [f"{names[0]} needs {image} alone" for image, names in found.items()]
+    if own_outputs:
+        pairs = [f"{names[0]} needs {image} alone" for image, names in own_outputs.items()]
         rule = "it must be clear which of them takes the photos"
     else:
         pairs = [f"{name} needs {', '.join(sorted(used)) or 'none'}" for name, used in [*needs.items()][:SHOWN]]
@@ -298,7 +298,7 @@ class Scaled:
         maps = np.array([channels, factors * factor, offsets * factor + offset])
         return replace(self, maps=maps, ops=(*self.ops, *ops))
 
-    def taken(self, places: Sequence[int] | GenericArray, op: str) -> Scaled:
+    def selected(self, places: Sequence[int] | GenericArray, op: str) -> Scaled:
         """Return some of its channels, in another order perhaps."""
         return replace(self, maps=self.maps[:, [*places]], ops=(*self.ops, op))
 
@@ -317,7 +317,7 @@ class Steps(Constants):
     one that does more than scale channels, or that no runtime takes.
     """
 
-    known: dict[str, Scaled]
+    scaled: dict[str, Scaled]
 
     def outputs(self, node: NodeProto) -> dict[str, Scaled]:
         """Return the node's outputs as scaled channels. Empty for a node that does more than scale channels."""
@@ -326,20 +326,20 @@ class Steps(Constants):
             if op == "Split":
                 return self._split(node)
             if op == "Concat":
-                made = self._joined(node)
+                result = self._joined(node)
             elif op == "Where":
                 (condition,) = self._per_channel(node.input[0], Scaled(np.zeros((3, 1)), None, MOST_AXES))
-                made = self.known.get(node.input[1 if condition else 2])
+                result = self.scaled.get(node.input[1 if condition else 2])
             else:
-                (data,) = (name for name in node.input if name in self.known)
+                (data,) = (name for name in node.input if name in self.scaled)
                 others = {self._source(name) for name in node.input if name != data}
                 followed = op in (RULES if data == node.input[0] else EITHER_FIRST)
                 if not followed or not others.isdisjoint(self.layers.image_tensors):
                     return {}
-                made = RULES[op](self, node, self.known[data])
+                result = RULES[op](self, node, self.scaled[data])
         except (ValueError, LookupError, ZeroDivisionError):
             return {}
-        return {} if made is None else {node.output[0]: made}
+        return {} if result is None else {node.output[0]: result}
 
     def _source(self, name: str) -> str:
         """Return the constant from which `name` was copied. It was repeated or converted, to whatever shape or type."""
@@ -372,8 +372,8 @@ class Steps(Constants):
         It may be as large as the image, with the same value at every pixel of a channel.
         """
         values = self._values(self._source(name), MOST_PIXELS)
-        along = -1 if x.axis is None else x.axis - (x.rank - values.ndim)
-        rows = np.moveaxis(values, along, 0).reshape(values.shape[along], -1) if along >= 0 else values.reshape(1, -1)
+        axis = -1 if x.axis is None else x.axis - (x.rank - values.ndim)
+        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1) if axis >= 0 else values.reshape(1, -1)
         first = rows[:, :1]
         if (values.ndim > x.rank and values.size > 1) or not np.abs(rows - first).max() <= SAME * np.abs(first).max():
             raise ValueError(name)
@@ -381,8 +381,8 @@ class Steps(Constants):
 
     def computed(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow arithmetic with constants."""
-        op, constant_first = node.op_type, node.input[0] not in self.known
-        constants = [self._per_channel(name, x) for name in node.input if name not in self.known]
+        op, constant_first = node.op_type, node.input[0] not in self.scaled
+        constants = [self._per_channel(name, x) for name in node.input if name not in self.scaled]
         if op in ("Add", "Sum"):
             return x.mapped(1.0, sum(constants, np.zeros(1)), op)
         (value,) = constants
@@ -405,7 +405,7 @@ class Steps(Constants):
         if x.axis != 1 or integer(node, "training_mode", 0) or parts.shape != (4, x.n):
             return None
         gain, bias, mean, variance = parts
-        epsilon = next((each.f for each in node.attribute if each.name == "epsilon"), 1e-5)  # ONNX's default
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)  # ONNX's default
         factor = gain / np.sqrt(variance + epsilon)
         return x.mapped(factor, bias - mean * factor, node.op_type)
 
@@ -418,7 +418,7 @@ class Steps(Constants):
             return x
         after = self.layers.shapes[node.output[0]]
         size = after[x.axis] if len(after) == x.rank else None
-        return None if size is None else x.taken([0] * size, "Expand")
+        return None if size is None else x.selected([0] * size, "Expand")
 
     def padded(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Pad that adds no channels. The pixels stay what they are."""
@@ -445,7 +445,7 @@ class Steps(Constants):
         is_learned = groups not in (1, x.n) or sorted(places) != [*range(x.n)]  # a layer of one channel alone, say
         if is_learned or bias.shape != (x.n,) or not (np.count_nonzero(large, axis=1) == 1).all():
             return None
-        return x.taken(places, node.op_type).mapped(taps[np.arange(x.n), at], bias)
+        return x.selected(places, node.op_type).mapped(taps[np.arange(x.n), at], bias)
 
     def moved(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow the channel axis through a Transpose, Unsqueeze or Squeeze."""
@@ -475,8 +475,8 @@ class Steps(Constants):
         indices = self._values(node.input[1]).astype(np.int64)
         if integer(node, "axis", 0) % x.rank != x.axis or indices.ndim > 1:
             return None
-        made = x.taken(indices.ravel() % x.n, node.op_type)
-        return made if indices.ndim else replace(made, axis=None, rank=x.rank - 1)
+        result = x.selected(indices.ravel() % x.n, node.op_type)
+        return result if indices.ndim else replace(result, axis=None, rank=x.rank - 1)
 
     def sliced(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Slice of channels. Other axes may be cut in any way."""
@@ -486,11 +486,11 @@ class Steps(Constants):
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
             if axis % x.rank == x.axis:
                 places = places[start : None if step < 0 and end < -len(places) else end : step]
-        return x.taken(places, node.op_type) if places else None
+        return x.selected(places, node.op_type) if places else None
 
     def _joined(self, node: NodeProto) -> Scaled | None:
         """Join channels. Every branch must be scaled channels of the image."""
-        parts = [self.known[name] for name in node.input]
+        parts = [self.scaled[name] for name in node.input]
         ((rank, _),) = {(part.rank, part.quantised) for part in parts}
         axis = integer(node, "axis", 1) % rank
         if any(part.axis not in (axis, None) or (part.axis is None and part.n > 1) for part in parts):
@@ -500,10 +500,10 @@ class Steps(Constants):
 
     def _split(self, node: NodeProto) -> dict[str, Scaled]:
         """Split into one channel per output. No other split is followed."""
-        x = self.known[node.input[0]]
+        x = self.scaled[node.input[0]]
         if integer(node, "axis", 0) % x.rank != x.axis or len(node.output) != x.n:
             return {}
-        return {name: x.taken([place], "Split") for place, name in enumerate(node.output) if name}
+        return {name: x.selected([place], "Split") for place, name in enumerate(node.output) if name}
 
 
 EITHER_FIRST = frozenset(("Add", "Sum", "Sub", "Mul", "Div"))  # the constant may be the first input
@@ -548,27 +548,27 @@ def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple
     """
     n = image.channels or 3
     maps = np.array([np.arange(n), np.ones(n), np.zeros(n)])
-    known, ends = {image.name: Scaled(maps, 1 if image.layout == "NCHW" else 3, 4)}, list[Scaled]()
-    steps = Steps(constants.proto, constants.layers, constants.weights, known)
+    scaled, ends = {image.name: Scaled(maps, 1 if image.layout == "NCHW" else 3, 4)}, list[Scaled]()
+    steps = Steps(constants.proto, constants.layers, constants.weights, scaled)
     for node in needed_nodes(constants.proto.graph.node, [tensor])[0]:
-        read = [known[name] for name in inputs_of(node) if name in known]
-        of_type = node.op_type == "CastLike" and node.input[0] not in known
+        read = [scaled[name] for name in inputs_of(node) if name in scaled]
+        of_type = node.op_type == "CastLike" and node.input[0] not in scaled
         if read and not of_type and node.op_type not in ("Shape", "Size"):
             with np.errstate(all="ignore"):  # what is not finite in the end is not a scaling
-                made = steps.outputs(node)
-            known |= made
-            ends += [] if made else read
-    if tensor in known:
-        ends.append(known[tensor])
-    found = list[Scaled]()
+                outputs = steps.outputs(node)
+            scaled |= outputs
+            ends += [] if outputs else read
+    if tensor in scaled:
+        ends.append(scaled[tensor])
+    distinct = list[Scaled]()
     for end in sorted(ends, key=lambda end: end.does_nothing):
         is_usable = {*end.maps[0]} == {*range(n)} and np.isfinite(end.maps).all() and end.maps[1].all()
-        if is_usable and not any(end.like(other) for other in found):
-            found.append(end)
-    if not found or found[0].does_nothing:
+        if is_usable and not any(end.like(other) for other in distinct):
+            distinct.append(end)
+    if not distinct or distinct[0].does_nothing:
         return ()
     return tuple(
-        GraphScaling(channels=tuple(map(int, channels)), factor=tuple(factor), offset=tuple(offset), ops=each.ops)
-        for each in found
-        for channels, factor, offset in [each.maps.tolist()]
+        GraphScaling(channels=tuple(map(int, channels)), factor=tuple(factor), offset=tuple(offset), ops=end.ops)
+        for end in distinct
+        for channels, factor, offset in [end.maps.tolist()]
     )

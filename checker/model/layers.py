@@ -217,7 +217,7 @@ def _types(graph: GraphProto) -> tuple[dict[str, Shape], dict[str, int]]:
     return shapes, types
 
 
-VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider, and `parse_light` keeps them
+VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider; `parse_stripped` keeps them
 
 
 def _zero_vectors(proto: ModelProto | None) -> frozenset[str]:
@@ -323,12 +323,12 @@ def needed_nodes(nodes: Nodes, wanted: Iterable[str], without: str | None = None
 
     They are sorted; the names that they read come with them. None of them makes `without`.
     """
-    needed, found = {*wanted}, list[NodeProto]()
+    needed, selected = {*wanted}, list[NodeProto]()
     for node in reversed(nodes):
         if without not in node.output and not needed.isdisjoint(node.output):
-            found.append(node)
+            selected.append(node)
             needed.update(inputs_of(node))
-    return found[::-1], needed
+    return selected[::-1], needed
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -368,7 +368,7 @@ def inputs_of(node: NodeProto) -> list[str]:
 
 def weights_in(graph: GraphProto) -> list[str]:
     """Return the names of a graph's initializers."""
-    return [tensor.name for tensor in (*graph.initializer, *(each.values for each in graph.sparse_initializer))]
+    return [tensor.name for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer))]
 
 
 MOST_VERSION = 2**31  # ONNX's schemas take no larger one
@@ -422,14 +422,14 @@ def _check_type(value: ValueInfoProto) -> None:
             size.ClearField("dim_value")
 
 
-def check_dimensions(what: str, n: int) -> None:
+def check_dimensions(subject: str, n: int) -> None:
     """Refuse a tensor with too many dimensions. Their product is a number with as many digits as there is memory for.
 
     Raises:
         CannotAssessError.
     """
     if n > MOST_DIMENSIONS:
-        raise damaged(f"{what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
+        raise damaged(f"{subject} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
 
 
 @cache
@@ -455,14 +455,14 @@ def sort_model(proto: ModelProto) -> bool:
     Raises:
         CannotAssessError: one name is written twice; nodes read each other in a circle.
     """
-    moved = _sort_graph(proto.graph.node, _given(proto.graph))
+    moved = _sort_graph(proto.graph.node, _available(proto.graph))
     for function in proto.functions:
         with about(f"function {function.name}"):
             moved |= _sort_graph(function.node, dict.fromkeys(function.input, "an input"))
     return moved
 
 
-def sorted_nodes(nodes: Nodes, given: ByName) -> list[NodeProto] | None:
+def sorted_nodes(nodes: Nodes, available: ByName) -> list[NodeProto] | None:
     """Return the nodes with producers before consumers. None if they have that order already.
 
     Nodes keep their order but for those that are read too early: these move before their first reader. Takes time
@@ -470,66 +470,66 @@ def sorted_nodes(nodes: Nodes, given: ByName) -> list[NodeProto] | None:
 
     Args:
         nodes: of one graph.
-        given: names that are there before the first node, and what each is, in words.
+        available: names that are there before the first node, and what each is, in words.
 
     Raises:
         CannotAssessError: a name is written twice; nodes read each other in a circle. The message names the tensor.
     """
-    makers = _makers(nodes, given)
+    makers = _makers(nodes, available)
     sources = [[makers[name] for name in inputs_of(node) if name in makers] for node in nodes]
     if all(source < index for index, read in enumerate(sources) for source in read):
         return None
-    placed, entered = {BEFORE: None}, set[int]()  # placed in this order
+    order, entered = {BEFORE: None}, set[int]()  # placed in this order
     for start in range(len(nodes)):
         path = [start]
         while path:
-            missing = [source for source in sources[path[-1]] if source not in placed]
+            missing = [source for source in sources[path[-1]] if source not in order]
             if not missing:
-                placed.setdefault(path.pop())
+                order.setdefault(path.pop())
                 continue
             entered.add(path[-1])
             for source in missing:
                 if source in entered:
-                    raise _circle(nodes, [at for at in path if at in entered and at not in placed], source)
+                    raise _circle(nodes, [at for at in path if at in entered and at not in order], source)
             path += reversed(missing)
-    return [nodes[index] for index in placed if index != BEFORE]
+    return [nodes[index] for index in order if index != BEFORE]
 
 
-def _makers(nodes: Nodes, given: ByName) -> dict[str, int]:
-    """Return the index of the node that writes each name. It is BEFORE for those that are given."""
-    makers = dict.fromkeys(given, BEFORE)
+def _makers(nodes: Nodes, available: ByName) -> dict[str, int]:
+    """Return the index of the node that writes each name. It is BEFORE for those that are available."""
+    makers = dict.fromkeys(available, BEFORE)
     for index, node in enumerate(nodes):
         for name in node.output:
             if name in makers:
-                raise _written_twice(name, f"{given[name]} and a node" if name in given else "two nodes")
+                raise _written_twice(name, f"{available[name]} and a node" if name in available else "two nodes")
             if name:
                 makers[name] = index
     return makers
 
 
-def _sort_graph(nodes: MutableSequence[NodeProto], given: ByName) -> bool:
+def _sort_graph(nodes: MutableSequence[NodeProto], available: ByName) -> bool:
     """Sort the nodes of one graph, in place.
 
     Those of the graphs inside them come first. `nodes` is a protobuf field.
     """
     moved = False
     for graph in (graph for node in nodes if node.op_type in HOLDERS for graph in subgraphs(node)):
-        moved |= _sort_graph(graph.node, _given(graph))  # protobuf nests messages 100 times at most
-    order = sorted_nodes(list(nodes), given)
+        moved |= _sort_graph(graph.node, _available(graph))  # protobuf nests messages 100 times at most
+    order = sorted_nodes(list(nodes), available)
     if order is not None:
         del nodes[:]
         nodes.extend(order)
     return moved or order is not None
 
 
-def _given(graph: GraphProto) -> dict[str, str]:
+def _available(graph: GraphProto) -> dict[str, str]:
     """Return a graph's inputs and weights with their kind. An input may have a weight as its default."""
-    given = dict.fromkeys((value.name for value in graph.input), "an input")
+    kinds = dict.fromkeys((value.name for value in graph.input), "an input")
     for name in weights_in(graph):
-        if given.get(name) == "a weight":
+        if kinds.get(name) == "a weight":
             raise _written_twice(name, "two weights")
-        given[name] = "a weight"
-    return given
+        kinds[name] = "a weight"
+    return kinds
 
 
 def _written_twice(name: str, by: str) -> CannotAssessError:
@@ -573,8 +573,8 @@ SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inferenc
 
 def with_shapes(proto: ModelProto) -> GraphProto:
     """Infer the shapes of a graph. Large weights become inputs meanwhile, so that no weight is copied."""
-    light = ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
-    graph = light.graph
+    model = ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
+    graph = model.graph
     graph.name = "shapes"
     graph.node.extend(proto.graph.node)
     computed = computed_constants(proto)  # inference believes what a file says of a shape: not of these
@@ -591,7 +591,7 @@ def with_shapes(proto: ModelProto) -> GraphProto:
             graph.input.append(make_tensor_value_info(weight.name, weight.data_type, weight.dims))
     for _ in range(2):
         try:
-            return shape_inference.infer_shapes(light, data_prop=True).graph
+            return shape_inference.infer_shapes(model, data_prop=True).graph
         except shape_inference.InferenceError:  # a contradiction in what the file says of shapes: without these
             del graph.value_info[:]
             for value in graph.output:
@@ -640,13 +640,13 @@ def refuse_giants(proto: ModelProto, graph: GraphProto) -> None:
         for value in (*graph.output, *graph.value_info, *(v for body in bodies(graph.node) for v in body.value_info))
         if value.type.tensor_type.HasField("shape")
     }
-    held = sum(math.prod(weight.dims) for weight in proto.graph.initializer)
-    held += sum(sizes.get(name, 0) for node in graph.node if node.op_type == "Constant" for name in node.output)
-    made = sum(math.prod(sparse.dims) for sparse in proto.graph.sparse_initializer)
-    made += sum(sizes.get(name, 0) for name in computed_constants(proto))
-    if made > FREE + TIMES * held:
+    stored = sum(math.prod(weight.dims) for weight in proto.graph.initializer)
+    stored += sum(sizes.get(name, 0) for node in graph.node if node.op_type == "Constant" for name in node.output)
+    computed = sum(math.prod(sparse.dims) for sparse in proto.graph.sparse_initializer)
+    computed += sum(sizes.get(name, 0) for name in computed_constants(proto))
+    if computed > FREE + TIMES * stored:
         raise CannotAssessError(
-            f"constants that the graph computes hold {made:,} values, the file {held:,}; at most {FREE:,} and "
+            f"constants that the graph computes hold {computed:,} values, the file {stored:,}; at most {FREE:,} and "
             f"{TIMES} times those of the file may be computed",
             "export the model again, with its constants folded",
         )

@@ -45,20 +45,20 @@ def check_supported(proto: ModelProto) -> frozenset[str]:
     runtime = f"ONNX Runtime {ort.__version__}"
     package = "onnxruntime-gpu" if "CUDAExecutionProvider" in ort.get_available_providers() else "onnxruntime"
     opset, ir_version = supported_versions()
-    versions = [("opset", each.version, opset) for each in proto.opset_import if each.domain in ("", "ai.onnx")]
-    for what, version, newest in (*versions, ("IR version", proto.ir_version, ir_version)):
+    versions = [("opset", entry.version, opset) for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    for label, version, newest in (*versions, ("IR version", proto.ir_version, ir_version)):
         if newest and version > newest:
-            export = "an older onnx" if what == "IR version" else f"opset {min(newest, 18)}"
+            export = "an older onnx" if label == "IR version" else f"opset {min(newest, 18)}"
             raise CannotAssessError(
-                f"{what} is {version}; {runtime} supports up to {newest}",
+                f"{label} is {version}; {runtime} supports up to {newest}",
                 f"pip install --upgrade {package}, or export with {export}",
             )
-    known = _operators()
+    supported = _operators()
     examples = {(node.domain, node.op_type): node for node in nested_nodes(proto.graph.node)}
     for node in examples.values():
         domain = "" if node.domain == "ai.onnx" else node.domain
-        if known and (domain, node.op_type) not in known:
-            close = get_close_matches(node.op_type, [op for name, op in known if name == domain], n=1)
+        if supported and (domain, node.op_type) not in supported:
+            close = get_close_matches(node.op_type, [op for name, op in supported if name == domain], n=1)
             raise CannotAssessError(
                 f"node {node.name or ''.join(node.output[:1])!r} uses operator "
                 f"{domain or 'ai.onnx'}:{node.op_type}; {runtime} has no such operator"

@@ -134,7 +134,7 @@ def has_class_width(head: Head) -> bool:
 
 SHOWN = 12  # names that a message lists
 # what a contract may call a tensor next to its representation; by any other rule there is that one
-BESIDE = ("pooled", "logits")
+OTHER_RULES = ("pooled", "logits")
 
 
 class Candidate(NamedTuple):
@@ -219,7 +219,7 @@ def choose(
         candidates = find_candidates(layers, outputs)
         _refuse_tensor(layers, where, tensor, candidates)
         rule, why = "logits" if tensor == class_output else "user", "set by --tensor"
-        if contract is not None and tensor in contract.tensors and contract.tensors[tensor].rule in BESIDE:
+        if contract is not None and tensor in contract.tensors and contract.tensors[tensor].rule in OTHER_RULES:
             rule = contract.tensors[tensor].rule
         # the rule has no sure choice and listed its candidates: one of them is as good as a choice of its own
         asks = asks or (contract is None and choice is not None and choice.representation.tensor_assumed)
@@ -278,12 +278,12 @@ def _by_rule(layers: Layers, outputs: Names, where: str) -> Choice:
             "export the model again",
         )
 
-    def undecided(what: str) -> UsageError:
+    def undecided(reason: str) -> UsageError:
         candidates = find_candidates(layers, outputs)
         listed = _listed([f"{candidate.tensor} ({candidate.why})" for candidate in candidates])
         likely = sorted(candidates, key=lambda candidate: candidate.rule != "head_input")
         return UsageError(
-            f"{where}: representation is not clear; {what}; candidates: {listed}",
+            f"{where}: representation is not clear; {reason}; candidates: {listed}",
             f"robustcheck {quoted(where)} --tensor {quoted(likely[0].tensor) if likely else 'NAME'}",
         )
 
@@ -403,7 +403,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-ONE_EACH = "one representation for each image is needed"
+PER_IMAGE = "one representation for each image is needed"
 DETECTOR_NAME = re.compile(
     r"(^|[^a-z])(box(es)?|bbox(es)?|dets?|detections?|num_det\w*|anchors?|masks?|keypoints?)([^a-z]|$)", re.I
 )
@@ -423,15 +423,15 @@ def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, wh
     hint = f"to look at its vision encoder: robustcheck inspect {quoted(where)} --tensor {tensor}"
     for name in outputs:
         if DETECTOR_NAME.search(name):
-            raise CannotAssessError(f"output {name!r} is an object detector's; {ONE_EACH}", hint)
+            raise CannotAssessError(f"output {name!r} is an object detector's; {PER_IMAGE}", hint)
     for op in sorted(DETECTOR_OPS & operators):
-        raise CannotAssessError(f"graph has {op}, as object detectors have; {ONE_EACH}", hint)
+        raise CannotAssessError(f"graph has {op}, as object detectors have; {PER_IMAGE}", hint)
     upsampling = _upsamples(layers) if UPSAMPLING_OPS & operators else ""
     for name in outputs:
         rank = len(layers.shapes.get(name, ()))
         if upsampling and rank > 2 and not EMBEDDING_NAME.search(name):
             raise CannotAssessError(
-                f"output {name!r} has {rank} axes after {upsampling}, as detectors and segmenters have; {ONE_EACH}",
+                f"output {name!r} has {rank} axes after {upsampling}, as detectors and segmenters have; {PER_IMAGE}",
                 hint,
             )
 
@@ -439,14 +439,14 @@ def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, wh
 def _upsamples(layers: Layers) -> str:
     """Return the op that enlarges a linear layer's output. "" where none does."""
     deep: set[str] = set()
-    found = ""
+    last = ""
     for tensor, names in layers.data.items():
         op = layers.ops[tensor]
         if op in LINEAR or not deep.isdisjoint(names):
             deep.add(tensor)
             if op in UPSAMPLING_OPS and names[0] in deep:
-                found = op
-    return found
+                last = op
+    return last
 
 
 def _deepest_map(layers: Layers) -> str:

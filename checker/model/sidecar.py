@@ -38,7 +38,7 @@ _KINDS = re.compile(
     "AltCLIP|Beit|Bit|Blip|CLIP|Chameleon|ChineseCLIP|ConvNext|DINOv3ViT|DPT|DeiT|EfficientNet|Flava|Gemma3|GotOcr2|Levit"
     "|Llava|MobileNetV[12]|MobileViT|Ovis2|OwlViT|PoolFormer|Pvt|Sapiens2|SegGpt|Segformer|Siglip|Swin|Tipsv2|ViT"
 )
-_KNOWN = re.compile(
+_ACCEPTED = re.compile(
     "do_(resize|center_crop|rescale|normalize|convert_rgb)|size|resample|crop_size|rescale_factor"
     "|image_(mean|std)|(image_processor|feature_extractor)_type|processor_class|auto_map|(input_)?data_format|_.*"
     "|(codebook|mask|keypoint)_.*|(min|max)_patches|input_size_patches|total_mask_patches|use_covering_area_grid"
@@ -122,12 +122,12 @@ def parse_config(path: Path, values: Fields, input_size: Edges | None) -> tuple[
 
 
 def _from_own(values: Fields) -> Parsed:
-    given = _section(values, "preprocessing") if "preprocessing" in values else values
+    own = _section(values, "preprocessing") if "preprocessing" in values else values
     for field, none in (("mean", "[0, 0, 0]"), ("std", "[1, 1, 1]")):
-        if "resize_mode" in given and field not in given:  # a default here would be preprocessing nobody stated
+        if "resize_mode" in own and field not in own:  # a default here would be preprocessing nobody stated
             raise UsageError(f"{field} is missing; it must be stated, {none} where nothing is done")
-    squares = {field: _edges(field, given[field]) for field in ("size", "resize_size") if field in given}
-    return given | squares, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in given}
+    squares = {field: _edges(field, own[field]) for field in ("size", "resize_size") if field in own}
+    return own | squares, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in own}
 
 
 def _from_open_clip(values: Fields) -> Parsed:
@@ -135,18 +135,18 @@ def _from_open_clip(values: Fields) -> Parsed:
 
     It is read as image_transform reads transform.PreprocessCfg; absent values are that class's defaults.
     """
-    given = _section(values, "preprocess_cfg")
+    config = _section(values, "preprocess_cfg")
     defaults: dict[str, str] = {}
 
     def get(key: str, field: str, default: Any) -> Any:
-        if given.get(key) is None:
+        if config.get(key) is None:
             defaults[field] = "open_clip default"
             return default
-        return given[key]
+        return config[key]
 
-    if given.get("mode", "RGB") != "RGB":
-        raise UsageError(f"mode is {given['mode']!r}; only RGB is supported")
-    size = given.get("size")
+    if config.get("mode", "RGB") != "RGB":
+        raise UsageError(f"mode is {config['mode']!r}; only RGB is supported")
+    size = config.get("size")
     if size is None:
         size = values
         for key in ("model_cfg", "vision_cfg", "image_size"):
@@ -175,26 +175,26 @@ def _from_timm(values: Fields, input_size: Edges | None) -> Parsed:
 
     Where the model's input has the size of `test_input_size`, timm's test size and crop are used.
     """
-    given = _section(values, "pretrained_cfg")
+    config = _section(values, "pretrained_cfg")
     defaults: dict[str, str] = {}
 
     def get(key: str, field: str, default: Any) -> Any:
-        if not given.get(key):
+        if not config.get(key):
             defaults[field] = "timm default"
             return default
-        return given[key]
+        return config[key]
 
     def edges_of(key: str) -> Edges:
-        shape = given.get(key) or (3, 224, 224)
+        shape = config.get(key) or (3, 224, 224)
         if not isinstance(shape, (list, tuple)) or len(shape) != 3 or shape[0] != 3:
             raise UsageError(f"{key} is {shape}; it must be [3, height, width]")
         return _edges(key, list(shape[1:]))
 
     size, crop_pct = edges_of("input_size"), get("crop_pct", "resize_size", 0.875)
-    if not given.get("input_size"):
+    if not config.get("input_size"):
         defaults["size"] = "timm default"
-    if given.get("test_input_size") and input_size == edges_of("test_input_size") != size:
-        size, crop_pct = input_size, given.get("test_crop_pct") or crop_pct
+    if config.get("test_input_size") and input_size == edges_of("test_input_size") != size:
+        size, crop_pct = input_size, config.get("test_crop_pct") or crop_pct
     crop_pct = _number("crop_pct", crop_pct)
     if not 0 < crop_pct <= 1:
         raise UsageError(f"crop_pct is {crop_pct}; it must be above 0 and at most 1")
@@ -219,7 +219,7 @@ def _from_hugging_face(values: Fields) -> Fields:
     is_flipped = values.get("do_flip_channel_order", _kind_of(values) == "MobileViT")  # else it is refused
     values = _plain_steps(values)
     for key, value in values.items():
-        if value and not _KNOWN.fullmatch(key) and (key, value) != ("ensure_multiple_of", 1):
+        if value and not _ACCEPTED.fullmatch(key) and (key, value) != ("ensure_multiple_of", 1):
             raise UsageError(f"{key} is {str(value)[:60]}; this step is not supported")
     crops = bool(values.get("do_center_crop", False))
     if values.get("do_resize", True):
@@ -356,7 +356,7 @@ PRECISION = re.compile(
 # names of the files that optimum splits a checkpoint into
 TEXT_TOWER = "text_model"
 IMAGE_TOWER = "vision_model"
-WHOLE_AND_IMAGE_TOWER = {"model", IMAGE_TOWER}
+FULL_AND_IMAGE_TOWER = {"model", IMAGE_TOWER}
 IMAGELESS_PARTS = frozenset(
     (TEXT_TOWER, "decoder_model", "decoder_model_merged", "decoder_with_past_model", "embed_tokens")
 )
@@ -403,8 +403,8 @@ def find_preprocessing(
 
 def models_below(folder: Path) -> list[Path]:
     """Return the ONNX files in a folder and its `onnx`. They are sorted; the suffix may be in capitals."""
-    folders = [each for each in (folder, folder / HUB_FOLDER) if each.is_dir()]
-    return sorted(path for each in folders for path in each.iterdir() if path.suffix.lower() == ".onnx")
+    folders = [place for place in (folder, folder / HUB_FOLDER) if place.is_dir()]
+    return sorted(path for place in folders for path in place.iterdir() if path.suffix.lower() == ".onnx")
 
 
 def takes_no_image(model: PurePath) -> bool:
@@ -435,7 +435,7 @@ def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], s
     checkpoints = {_checkpoint(path) for path in encoders}
     is_split = TEXT_TOWER in {checkpoint_part(PurePosixPath(path)) for path in paths}
     is_one_folder = len({folder for folder, _ in checkpoints}) == 1
-    if is_split and is_one_folder and {part for _, part in checkpoints} == WHOLE_AND_IMAGE_TOWER:
+    if is_split and is_one_folder and {part for _, part in checkpoints} == FULL_AND_IMAGE_TOWER:
         towers = [path for path in encoders if _checkpoint(path)[1] == IMAGE_TOWER]
         return choose_model(towers, shown, address_of)
     if len(checkpoints) == 1:
@@ -510,7 +510,7 @@ def _check_neighbours(model_path: Path, sidecar: Path) -> None:
     here, own_part = (model_path.parent.resolve(), model_path.name), checkpoint_part(model_path)
     others = [path for path in models_below(sidecar.parent) if (path.parent.resolve(), path.name) != here]
     foreign = [path for path in others if checkpoint_part(path) not in (own_part, *IMAGELESS_PARTS)]
-    split = {own_part, *map(checkpoint_part, foreign)} == WHOLE_AND_IMAGE_TOWER
+    split = {own_part, *map(checkpoint_part, foreign)} == FULL_AND_IMAGE_TOWER
     if foreign and not (split and TEXT_TOWER in map(checkpoint_part, others)):
         raise UsageError(
             f"{sidecar}: sidecar lies next to {len(others) + 1} models ({model_path.name}, {foreign[0].name}, …); "

@@ -59,7 +59,7 @@ class ExternalFile(NamedTuple):
     digest: str
 
 
-class Held:
+class OpenFolder:
     """A folder that this object keeps open. Only where the system can do that.
 
     Args:
@@ -111,20 +111,20 @@ def stamps_writes(status: os.stat_result) -> bool:
     return bool(kinds) and kinds <= STAMPING
 
 
-def read_file(location: str, target: Path, folder: Path, held: Held) -> ExternalFile:
+def read_file(location: str, target: Path, folder: Path, open_folder: OpenFolder) -> ExternalFile:
     """Return the record of a file of weights. Stamp, size and digest belong to one content, which later reads get, too.
 
     Args:
         location: as the model names it.
         target: its resolved path.
-        folder: the resolved folder that `held` holds.
+        folder: the resolved folder that `open_folder` holds.
 
     Raises OSError.
     """
     below = target.relative_to(folder)
     between = [folder / part for part in below.parents if part != Path()]
-    stamps = {each: stamp_of(aged_status(each)) for each in between}
-    with (held.path / below).open("rb") as file:
+    stamps = {path: stamp_of(aged_status(path)) for path in between}
+    with (open_folder.path / below).open("rb") as file:
         status = aged_status(file.fileno())
         stamps[target] = stamp_of(status)  # first: whatever is written from here on shows
         with suppress(OSError):  # a file system without a disk
@@ -170,9 +170,9 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
         except OSError:  # gone
             same = False
         if not same:
-            what = f"weights file {file.location}" if file.location != own else "model file"
+            subject = f"weights file {file.location}" if file.location != own else "model file"
             raise CannotAssessError(
-                f"{model}: {what} changed during the run; it must not change after it was digested",
+                f"{model}: {subject} changed during the run; it must not change after it was digested",
                 "run again when nothing writes to it any more",
             )
 
@@ -209,7 +209,7 @@ class _Field(NamedTuple):
     end: int
 
 
-def parse_light(content: Bytes) -> tuple[ModelProto, Places]:
+def parse_stripped(content: Bytes) -> tuple[ModelProto, Places]:
     """Parse a model without its large weights. Their places in `content` come with it.
 
     Whatever the walk over the fields does not understand is parsed whole, with no places.
@@ -218,8 +218,8 @@ def parse_light(content: Bytes) -> tuple[ModelProto, Places]:
         DecodeError: no complete protobuf.
     """
     try:
-        light, places = _without_large(content)
-        return ModelProto.FromString(light), places
+        stripped, places = _without_large(content)
+        return ModelProto.FromString(stripped), places
     except (LookupError, ValueError, DecodeError):
         return ModelProto.FromString(content[:]), {}
 
@@ -307,7 +307,7 @@ PACKED_BITS = {  # types of which a byte holds several values: INT4, FLOAT4E2M1,
 class Weights:
     """The places of weights that a parsed model lacks."""
 
-    held: Held | None
+    open_folder: OpenFolder | None
     """the folder of external files; None without external data"""
     content: Bytes
     """of the model's own file"""
@@ -316,8 +316,8 @@ class Weights:
 
     @property
     def folder(self) -> Path | None:
-        """The folder of external files, which no renaming changes. It is a name for it (`Held`)."""
-        return None if self.held is None else self.held.path
+        """The folder of external files, which no renaming changes. It is a name for it (`OpenFolder`)."""
+        return None if self.open_folder is None else self.open_folder.path
 
 
 def tensors_of(proto: ModelProto) -> tuple[list[TensorProto], list[TensorProto]]:
@@ -325,11 +325,11 @@ def tensors_of(proto: ModelProto) -> tuple[list[TensorProto], list[TensorProto]]
 
     Of all the main graph's initializers come first; functions are included.
     """
-    found = list(_graph_tensors(proto.graph))
+    tensors = list(_graph_tensors(proto.graph))
     for function in proto.functions:
         for attributes in (function.attribute_proto, *(node.attribute for node in function.node)):
-            found += _attribute_tensors(attributes)
-    return found, [tensor for tensor in found if tensor.data_location == TensorProto.EXTERNAL]
+            tensors += _attribute_tensors(attributes)
+    return tensors, [tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
 
 
 def locations_of(path: Path, tensors: Iterable[TensorProto]) -> list[str]:
@@ -358,8 +358,8 @@ def _location_of(path: Path, tensor: TensorProto) -> str:
     return location
 
 
-def _odd_place(tensor: TensorProto, what: str, hint: str = AGAIN) -> CannotAssessError:
-    return CannotAssessError(f"external data of tensor {tensor.name!r:.80} {what}", hint)
+def _odd_place(tensor: TensorProto, problem: str, hint: str = AGAIN) -> CannotAssessError:
+    return CannotAssessError(f"external data of tensor {tensor.name!r:.80} {problem}", hint)
 
 
 def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
@@ -422,11 +422,11 @@ def _check_length(tensor: TensorProto, target: Path) -> None:
         needed = needed_bytes(tensor)
         length = int(entries.get("length") or needed)
     except (ValueError, KeyError) as error:
-        what = f"is described by {entries!s:.200}; offset, length and type must be known"
-        raise _odd_place(tensor, what, "export the model again") from error
+        problem = f"is described by {entries!s:.200}; offset, length and type must be known"
+        raise _odd_place(tensor, problem, "export the model again") from error
     if offset < 0 or any(size < 0 for size in tensor.dims) or length != needed:
-        what = f"is {length} bytes at {offset} in {name:.200}; its shape {list(tensor.dims)} needs {needed}"
-        raise _odd_place(tensor, what, "export the model again")
+        problem = f"is {length} bytes at {offset} in {name:.200}; its shape {list(tensor.dims)} needs {needed}"
+        raise _odd_place(tensor, problem, "export the model again")
     size_bytes = target.stat().st_size
     if offset + length > size_bytes:
         with target.open("rb") as file:
@@ -438,9 +438,9 @@ def _check_length(tensor: TensorProto, target: Path) -> None:
         )
 
 
-def damaged(what: str) -> CannotAssessError:
+def damaged(message: str) -> CannotAssessError:
     """Return the error for a damaged file."""
-    return CannotAssessError(what, AGAIN)
+    return CannotAssessError(message, AGAIN)
 
 
 def check_inline(tensor: TensorProto, places: Places) -> None:
@@ -458,8 +458,8 @@ def check_inline(tensor: TensorProto, places: Places) -> None:
         field = tensor_dtype_to_field(tensor.data_type)
         needed, unit = needed_bytes(tensor), "bytes"
     except (ValueError, KeyError, TypeError) as error:
-        what = f"type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type"
-        raise damaged(what) from error
+        message = f"type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type"
+        raise damaged(message) from error
     count = len(getattr(tensor, field))
     if count and (tensor.HasField("raw_data") or tensor.name in places):
         raise damaged(f"weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place")

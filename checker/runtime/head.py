@@ -67,7 +67,7 @@ def head_part(opened: ModelFile) -> HeadPart:
             f"{where}: head is missing; the file has no class scores that one linear layer gives",
             "--head FILE.npy, a matrix (class, feature); or robustcheck export … --zero-shot CLASSES.txt",
         )
-    proto = opened.graph.light()
+    proto = opened.graph.stripped()
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
     layers = build_layers(with_shapes(proto), opened.image_input.name, weights)
     path = _path(layers, opened.class_output, where)

@@ -272,13 +272,13 @@ class Runner:
         self._threads = self._cores - n_passes + 1  # a pass counts its own thread
 
     def _open(self, level: str) -> None:
-        self._session, reason = self._open_graph(self._graph(with_added=True), level)
+        self._session, reason = self._open_graph(self._graph(with_addition=True), level)
         self.execution = describe(self._session, self.model, self._device, level, reason, self._cores)
 
-    def _graph(self, *, with_added: bool) -> bytes:
+    def _graph(self, *, with_addition: bool) -> bytes:
         graph = self.model.graph
-        mapped = graph.mapped(whole=with_added) if self._maps else None
-        return mapped or (graph.whole() if with_added else graph.own())
+        mapped = graph.mapped(with_addition=with_addition) if self._maps else None
+        return mapped or (graph.with_addition() if with_addition else graph.own())
 
     def _open_graph(self, graph: bytes, level: str = "all", device: str = "") -> tuple[ort.InferenceSession, str]:
         return open_session(graph, self.model, device or self._device, level, threads=self._threads)
@@ -398,7 +398,7 @@ class Runner:
         if self.fixed_batch or not scales_over_batch(self.model.graph.proto):
             return nothing
         measured, level = self._session, self.execution.optimization
-        model, names = with_scales(self.model.graph.whole())
+        model, names = with_scales(self.model.graph.with_addition())
         try:
             session, _ = self._open_graph(model.SerializeToString(), level)
             values = feed(pixels, self.model, scaled_on_device=self._scaling is not None)
@@ -423,7 +423,7 @@ class Runner:
         if not self.model.added_output:
             return difference
         names = [output.name for output in self.model.outputs]
-        session, _ = self._open_graph(self._graph(with_added=False))
+        session, _ = self._open_graph(self._graph(with_addition=False))
         (without,) = self._outputs(session, [pixels], names)
         del session
         for level in ("all", "basic", "none"):

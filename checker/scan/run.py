@@ -250,7 +250,7 @@ def plan_scan(
         CannotAssessError: no block was found; an opset below 11.
     """
     where = str(model.path)
-    proto = model.graph.light()
+    proto = model.graph.stripped()
     opset = model.opsets.get("ai.onnx", 0)
     if opset < MIN_OPSET:
         raise CannotAssessError(
@@ -294,7 +294,7 @@ def plan_scan(
 
 def measuring_model(model: ModelFile, plan: Plan) -> ModelFile:
     """Return the model with the nodes that measure. Its output is OUTPUT."""
-    proto = model.graph.light()
+    proto = model.graph.stripped()
     add_scan(proto, plan.taps, model.precision == "fp64", model.opsets["ai.onnx"])
     return _with_output(model, proto)
 

@@ -70,8 +70,8 @@ def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path
 def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, monkeypatch: Patch) -> None:
     """The model's own outputs are made to differ, so that graph optimisation is lowered."""
     path = save(classifier(), tmp_path / "m.onnx")
-    other, with_output = classifier(bias=False).SerializeToString(), open_model(path).graph.whole()
-    monkeypatch.setattr(Graph, "whole", lambda graph: with_output)
+    other, with_output = classifier(bias=False).SerializeToString(), open_model(path).graph.with_addition()
+    monkeypatch.setattr(Graph, "with_addition", lambda graph: with_output)
     monkeypatch.setattr(Graph, "own", lambda graph: other)
     levels, real = [], Runner.batch_invariances
 

@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.model import file as files
 from robustcheck_onnx.checker.model import weights
 from robustcheck_onnx.checker.model.file import OnnxFile, graph_digest, read_onnx, restore
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.model.weights import LFS_MARK, Weights, parse_light, values_of
+from robustcheck_onnx.checker.model.weights import LFS_MARK, Weights, parse_stripped, values_of
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.exporters import contract
 from support import Fields, Patch, flip, lookup, raised
@@ -429,7 +429,7 @@ def small_is_large(monkeypatch: Patch) -> None:
 def test_a_small_weight_with_a_long_text_is_parsed_with_its_values(opened: Any) -> None:
     model = written("embedding = Add(features, shift)", shift=np.zeros(16))
     next(each for each in model.graph.initializer if each.name == "shift").doc_string = "d" * 30_000
-    assert parse_light(model.SerializeToString()) == (model, {})
+    assert parse_stripped(model.SerializeToString()) == (model, {})
     assert opened(model).representation.tensor == "embedding"
 
 
@@ -437,8 +437,8 @@ def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it() -> None
     path = save(classifier(FEATURES))
     opened = open_model(path)
     assert opened.graph.own() == path.read_bytes()
-    assert opened.graph.whole()[: path.stat().st_size] == path.read_bytes()
-    outputs = ModelProto.FromString(opened.graph.whole()).graph.output
+    assert opened.graph.with_addition()[: path.stat().st_size] == path.read_bytes()
+    outputs = ModelProto.FromString(opened.graph.with_addition()).graph.output
     assert [output.name for output in outputs] == ["logits", "features"]
 
 
@@ -475,9 +475,9 @@ def test_damaged_files_are_parsed_as_the_library_parses_them(changes: list[tuple
         try:
             expected = ModelProto.FromString(content)
         except DecodeError:
-            raised(DecodeError, "", parse_light, content)
+            raised(DecodeError, "", parse_stripped, content)
             continue
-        proto, places = parse_light(content)
+        proto, places = parse_stripped(content)
         # serialised, since values that are not a number differ from themselves
         assert restore(proto, Weights(None, content, places)).SerializeToString() == expected.SerializeToString()
 
@@ -492,14 +492,14 @@ def test_what_protobuf_merges_is_parsed_whole() -> None:
     tensor = TensorProto(name="w", dims=[6000], data_type=TensorProto.FLOAT, raw_data=b"\1" * 24_000)
     inner = tensor.SerializeToString()
     weight = field(weights.INITIALIZER, inner)
-    assert parse_light(field(weights.GRAPH, weight))[1] != {}
+    assert parse_stripped(field(weights.GRAPH, weight))[1] != {}
     more = TensorProto(raw_data=b"\2" * 24_000).SerializeToString()
     for content in (
         field(weights.GRAPH, weight) + field(weights.GRAPH, GraphProto(name="more").SerializeToString()),
         field(weights.GRAPH, weight + weight),
         field(weights.GRAPH, field(weights.INITIALIZER, inner + more)),
     ):
-        assert parse_light(content) == (ModelProto.FromString(content), {})
+        assert parse_stripped(content) == (ModelProto.FromString(content), {})
 
 
 PEAK = """
@@ -535,7 +535,7 @@ def test_a_number_without_end_is_refused_after_its_tenth_byte() -> None:
             assert Counted.reads < 100
             return super().__getitem__(place)
 
-    raised(DecodeError, "", weights.parse_light, Counted(b"\x08" + b"\xff" * 1_000_000))
+    raised(DecodeError, "", weights.parse_stripped, Counted(b"\x08" + b"\xff" * 1_000_000))
     assert Counted.reads
 
 
@@ -573,12 +573,12 @@ def test_mapped_weights_give_the_same_bits(monkeypatch: Patch, kind: str) -> Non
         model.graph.doc_string = "d" * shift
         path = save(model)
         copied = open_model(path)
-        assert copied.graph.mapped(whole=True) is None
+        assert copied.graph.mapped(with_addition=True) is None
         assert copied.graph.file.weights.places
         with monkeypatch.context() as changed:
             changed.setattr(files, "MAPPED_BYTES", 1)
             mapped = open_model(path)
-            assert len(mapped.graph.mapped(whole=True) or b"") < path.stat().st_size / 2
+            assert len(mapped.graph.mapped(with_addition=True) or b"") < path.stat().st_size / 2
             assert (mapped.digest, mapped.external) == (copied.digest, ())
             found = read_onnx(path)
             assert graph_digest(found.proto, found.weights) == graph_digest(model)
@@ -595,10 +595,10 @@ def test_the_output_is_compared_with_that_of_the_mapped_graph_without_it(mapping
 
 def test_where_writes_are_not_stamped_a_file_is_copied(tmp_path: Path, mapping: None, monkeypatch: Patch) -> None:
     path, status = save(encoder(512)), tmp_path.stat()
-    assert open_model(path).graph.mapped(whole=True) is not None
+    assert open_model(path).graph.mapped(with_addition=True) is not None
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     (tmp_path / "mounts").write_text(f"1 0 {device} / /tmp rw - tmpfs tmpfs rw\n1 0 0:1 / / rw - ext4 x rw\n")
     monkeypatch.setattr(weights, "MOUNTS", tmp_path / "mounts")
-    assert open_model(path).graph.mapped(whole=True) is None
+    assert open_model(path).graph.mapped(with_addition=True) is None
     monkeypatch.setattr(weights, "MOUNTS", tmp_path / "none")  # not Linux
-    assert open_model(path).graph.mapped(whole=True) is None
+    assert open_model(path).graph.mapped(with_addition=True) is None

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.measure.run import model_facts
 from robustcheck_onnx.checker.model.ends import Constants
 from robustcheck_onnx.checker.model.image_input import find_image_input, find_scalings
 from robustcheck_onnx.checker.model.layers import build_layers, with_shapes
-from robustcheck_onnx.checker.model.weights import Weights, parse_light
+from robustcheck_onnx.checker.model.weights import Weights, parse_stripped
 from support import Made
 from support.onnx_models import IMAGE, Array, Value, graph, written
 
@@ -63,7 +63,7 @@ def with_layer(text: str, last: str = "x", image: Value = IMAGE, **weights: Any)
 
 def scalings(model: ModelProto) -> tuple[GraphScaling, ...]:
     content = model.SerializeToString()
-    proto, places = parse_light(content)
+    proto, places = parse_stripped(content)
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
     image = find_image_input(proto.graph, weights.keys())
     layers = build_layers(with_shapes(proto), image.name, weights)
