@@ -29,7 +29,7 @@ from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
-from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, POWERS, ROWS, RUN, Settings
+from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, ROWS, ROWS_BY_KEY, RUN, Settings
 from robustcheck_onnx.checker.cli.verbs import look_up
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.evidence import Options
@@ -195,7 +195,7 @@ def settings() -> str:
     ]
     lines += ["with what loosens it, and where that was set.", ""]
     lines += [row("key", "what it can do", "how", "with `--strict`"), row(*["---"] * 4)]
-    for key, rule in POWERS.items():
+    for key, rule in ROWS_BY_KEY.items():
         allowed = "anywhere" if rule.power == HARMLESS else "command line only"
         lines.append(row(f"`{key}`", rule.power, rule.why, allowed))
     return "\n".join(lines)

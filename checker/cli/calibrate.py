@@ -28,8 +28,8 @@ Failures = dict[str, RobustcheckError]
 def open_named(suite: str | None, name: str) -> Opened | None:
     """Open a suite, for a profile of this id. Raises UsageError."""
     if name in PACKAGED:  # the ids of packaged profiles are names, too
-        known = ", ".join(PACKAGED)
-        raise UsageError(f"--id is {name!r}; {known} are ids of packaged profiles", "--id mine-1")
+        ids = ", ".join(PACKAGED)
+        raise UsageError(f"--id is {name!r}; {ids} are ids of packaged profiles", "--id mine-1")
     with _usage_errors(f"{page('calibration')} shows a suite file"):
         return None if suite is None else open_suite(suite)
 
@@ -42,8 +42,8 @@ def show_plan(opened: Opened, settings: run.Settings, table: Path | None, show: 
     if table is not None and table.exists():
         with _usage_errors():
             rows = read(table)
-    made = plan(work, rows, settings, n_images, digest)
-    show(lambda: as_json(plan_json(made)), partial(render_plan, made))
+    calibration = plan(work, rows, settings, n_images, digest)
+    show(lambda: as_json(plan_json(calibration)), partial(render_plan, calibration))
     return 0
 
 
@@ -110,18 +110,18 @@ def refuse_failed(failed: Failures, out: Path, table: Path | None, allow_missing
     )
 
 
-def write_profile(made: Profile, failed: Failures, out: Path, output: str, color: str) -> int:
+def write_profile(profile: Profile, failed: Failures, out: Path, output: str, color: str) -> int:
     """Write a profile, and report it."""
-    write_atomically(out, to_json(made))
+    write_atomically(out, to_json(profile))
     if output == "json":
         missing = {name: fault.message for name, fault in failed.items()}
-        written = {"profile": str(out), "id": made.id, "digest": made.digest, "missing": missing}
+        written = {"profile": str(out), "id": profile.id, "digest": profile.digest, "missing": missing}
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | written))
         return 0
     console = console_for(color)
-    console.print(f"wrote {out}: profile {made.id} {made.digest}", markup=False, soft_wrap=True)
+    console.print(f"wrote {out}: profile {profile.id} {profile.digest}", markup=False, soft_wrap=True)
     console.print()
-    console.print(render_summary(made, ascii_only=ascii_only(console)))
+    console.print(render_summary(profile, ascii_only=ascii_only(console)))
     console.print(f"\nrobustcheck profiles show {out}", markup=False, soft_wrap=True)
     return 0
 

@@ -263,7 +263,7 @@ class CommandLine:
         if is_check and any(PLACEHOLDER in text for text in outputs):
             stems = stems_of(self.arguments)
         documents = safe_documents(outputs, stems, folder, strict="strict" in self.options)
-        return [each for each in documents if each[0] in FORMS_OF.get(self.verb, each)]
+        return [document for document in documents if document[0] in FORMS_OF.get(self.verb, document)]
 
 
 @dataclass

@@ -97,31 +97,31 @@ def lines(command: AnyCommand, ctx: Context, width: int) -> list[Text]:
     """Return the lines of a help text. Only a long word is wider than `width`."""
     from rich.text import Text
 
-    made = [Text(f"Usage: {usage(command, ctx)}", "bold"), Text()]
+    help_lines = [Text(f"Usage: {usage(command, ctx)}", "bold"), Text()]
     for paragraph in (command.help or "").split("\n\n"):
-        made += [*map(Text, wrap(" ".join(paragraph.split()), width, break_on_hyphens=False)), Text()]
+        help_lines += [*map(Text, wrap(" ".join(paragraph.split()), width, break_on_hyphens=False)), Text()]
     epilog = (command.epilog or "").split("\n\n")
     examples = [text.removeprefix(EXAMPLE) for text in epilog if text.startswith(EXAMPLE)]
     if examples:
-        made.append(Text("Examples" if len(examples) > 1 else "Example", "bold"))
-        made += [Text(line, "green") for example in examples for line in folded(example, width)]
-        made.append(Text())
+        help_lines.append(Text("Examples" if len(examples) > 1 else "Example", "bold"))
+        help_lines += [Text(line, "green") for example in examples for line in folded(example, width)]
+        help_lines.append(Text())
     for some in panels(command, ctx):
         column = min(max(len(name) for rows in some.values() for name, _ in rows), NAMES) + 2
         for title, rows in some.items():
-            made.append(Text(title, "bold"))
+            help_lines.append(Text(title, "bold"))
             for name, text in rows:
                 texts = wrap(text, max(width - column - len(INDENT), 20), break_on_hyphens=False) or [""]
                 is_short = len(name) <= column - 2
-                made.append(Text.assemble(INDENT, (name, "cyan")))
+                help_lines.append(Text.assemble(INDENT, (name, "cyan")))
                 if is_short:
-                    made[-1].append(" " * (column - len(name)) + texts.pop(0))
-                made += [Text(INDENT + " " * column + text) for text in texts]
-            made.append(Text())
+                    help_lines[-1].append(" " * (column - len(name)) + texts.pop(0))
+                help_lines += [Text(INDENT + " " * column + text) for text in texts]
+            help_lines.append(Text())
     for text in epilog:
         if text and not text.startswith(EXAMPLE):
-            made += [*map(Text, wrap(text, width)), Text()]
-    return made[:-1]
+            help_lines += [*map(Text, wrap(text, width)), Text()]
+    return help_lines[:-1]
 
 
 def usage(command: AnyCommand, ctx: Context) -> str:
@@ -129,21 +129,21 @@ def usage(command: AnyCommand, ctx: Context) -> str:
     if isinstance(command, TyperGroup):
         return f"{ctx.command_path} COMMAND …"
     arguments = [param for param in command.get_params(ctx) if isinstance(param, TyperArgument)]
-    names = [_argument(each) if each.required else f"[{_argument(each)}]" for each in arguments]
+    names = [_argument(a) if a.required else f"[{_argument(a)}]" for a in arguments]
     return " ".join([ctx.command_path, "[OPTIONS]", *names])
 
 
 def folded(example: str, width: int) -> list[str]:
     """Fold a command line for the shell. A shell takes the lines for one; it breaks before options only."""
     words = example.replace(" -", "\0-").split("\0")
-    made = [f"{INDENT}{words[0]}"]
+    rows = [f"{INDENT}{words[0]}"]
     for word in words[1:]:
-        if len(made[-1]) + len(word) + 3 <= width:  # a blank before, and ` \` after
-            made[-1] += f" {word}"
+        if len(rows[-1]) + len(word) + 3 <= width:  # a blank before, and ` \` after
+            rows[-1] += f" {word}"
         else:
-            made[-1] += " \\"
-            made.append(f"{INDENT * 3}{word}")
-    return made
+            rows[-1] += " \\"
+            rows.append(f"{INDENT * 3}{word}")
+    return rows
 
 
 def panels(command: AnyCommand, ctx: Context) -> list[Panels]:
@@ -155,8 +155,8 @@ def panels(command: AnyCommand, ctx: Context) -> list[Panels]:
     hidden = ROWS.keys() - {*SHORT} if line is not None and ALL not in line.words else {}
     verbs: Panels = {title: [] for title in VERB_PANELS}
     options: Panels = {title: [] for title in ("Arguments", *OPTION_PANELS)}
-    for each in command.commands.values() if isinstance(command, TyperGroup) else ():
-        verbs[getattr(each, "rich_help_panel", None) or FIRST].append((each.name or "", summary(each)))
+    for verb in command.commands.values() if isinstance(command, TyperGroup) else ():
+        verbs[getattr(verb, "rich_help_panel", None) or FIRST].append((verb.name or "", summary(verb)))
     for param in command.get_params(ctx):
         if isinstance(param, TyperArgument):
             options["Arguments"].append((_argument(param), about(param)))
@@ -269,12 +269,12 @@ OTHER_VERBS: Final = _by_word(
 """by a command that is typed: ours, with what else its line needs"""
 
 
-def nearest(word: str, known: Mapping[str, object] | list[str], synonyms: Variables) -> str | None:
+def nearest(word: str, choices: Mapping[str, object] | list[str], synonyms: Variables) -> str | None:
     """Return the word that a typed one means.
 
     It is what the word means here, else the word that is spelled almost like it, else None.
     """
-    near = get_close_matches(word.lower(), known, 1, 0.75)
+    near = get_close_matches(word.lower(), choices, 1, 0.75)
     return synonyms.get(word.lower(), near[0] if near else None)
 
 
@@ -292,11 +292,11 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     option, param = getattr(fault, "option_name", None), getattr(fault, "param", None)
     params = [] if context is None else context.command.params
     if kind == "NoSuchOption" and option:
-        known = [name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")]
-        return _no_option(option, [*GROUP_OPTIONS, *known], line, look)
+        options = [name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")]
+        return _no_option(option, [*GROUP_OPTIONS, *options], line, look)
     if option:
         rule = "a value; it takes none" if "does not take" in text else "no value; it needs one"
-        return f"{option} is given {rule}", next((_described(each) for each in params if option in each.opts), look)
+        return f"{option} is given {rule}", next((_described(p) for p in params if option in p.opts), look)
     if kind == "MissingParameter" and param is not None:
         name = param.opts[0] if param.opts[0].startswith("-") else (param.metavar or param.name.upper())
         epilog = (context.command.epilog if context else "") or ""
@@ -315,7 +315,7 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", text.replace("(s)", "s"))
     if extra:
         *before, last = line.words
-        takes_images = any("--images" in each.opts for each in params)
+        takes_images = any("--images" in p.opts for p in params)
         is_last = takes_images and last == extra[1] and Path(last).exists()
         return f"unexpected argument {extra[1]}", _command(*before, "--images", last) if is_last else look
     return text, look
@@ -330,13 +330,13 @@ def _command(*words: str) -> str:
     return shlex.join(["robustcheck", *words])
 
 
-def _no_option(option: str, known: list[str], line: CommandLine, look: str) -> tuple[str, str]:
+def _no_option(option: str, options: list[str], line: CommandLine, look: str) -> tuple[str, str]:
     """Return message and hint for an unknown option. The verb does not have it."""
     if option in REMOVED_OPTIONS:
         return f"option {option} was removed", REMOVED_OPTIONS[option]
-    ours = nearest(option, known, OTHER_OPTIONS)
+    ours = nearest(option, options, OTHER_OPTIONS)
     message = f"unknown option {option}"
-    if ours is None or (ours.startswith("-") and ours.split()[0] not in known):
+    if ours is None or (ours.startswith("-") and ours.split()[0] not in options):
         return message, look
     if ours.startswith("robustcheck"):
         return message, ours
@@ -361,8 +361,8 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
         return f"command {name} was removed", REMOVED_VERBS[name]
     ours = nearest(word, verbs, {})
     if ours is None:
-        what = f"unknown command {word}" if unknown else "command is missing"
-        return f"{what}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
+        problem = f"unknown command {word}" if unknown else "command is missing"
+        return f"{problem}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
     again = [ours if typed == word else typed for typed in line.words]
     return f"unknown command {word}. Did you mean {ours}?", _command(*again)
 

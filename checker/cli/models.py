@@ -83,7 +83,7 @@ def check_models(line: Settings, typed: Values, places: Words, invocation: Invoc
             about = redact(settings.images or "bundled photos")
             asked = {"images": settings.images, "seed": settings.seed, "limit": settings.max_images}
             wall.run("images.source:count_images", asked, int, about=about, is_last=False)
-        if not settings.quiet and all(each.path or each.form == "terminal" for each in outputs.documents):
+        if not settings.quiet and all(d.path or d.form == "terminal" for d in outputs.documents):
             from ..report import terminal  # noqa: F401 # while the child still imports
         outcomes = _outcomes(resolved, models, profile, outputs, invocation, wall)
         _deliver(settings, outcomes, outputs, wall)
@@ -114,8 +114,8 @@ def _outputs_of(resolved: Resolved, models: Words, reads: Places) -> _Outputs:
     signed = signed_reports(settings.sign, documents, models, reads)
     output.check_bundles(resolved, signed)
     output.check_log(resolved)
-    for each in documents:
-        one_model(each.form, 1 if each.model else len(models))
+    for document in documents:
+        one_model(document.form, 1 if document.model else len(models))
     return _Outputs(documents, saved, signed)
 
 
@@ -130,7 +130,7 @@ def _outcomes(
     """Check the models, side by side where that is possible. Those that lacked memory or time are checked again."""
     settings = resolved.settings
     n = _n_side_by_side(settings, models, wall)
-    in_html = any(each.form == "html" for each in outputs.documents)
+    in_html = any(d.form == "html" for d in outputs.documents)
 
     def judged(model: str) -> Report | Exception:
         # a child ends with the thread that starts it: those side by side start none for later
@@ -241,7 +241,7 @@ def _destinations(resolved: Resolved, models: Words, reads: Places) -> list[Dest
         about += models if own else [""]
     output.check_outputs(resolved, outputs)
     destinations = zip(destinations_of(outputs, reads, forms.OUTPUTS), about, strict=True)
-    return sorted((each._replace(model=model) for each, model in destinations), key=lambda each: each.model != "")
+    return sorted((d._replace(model=model) for d, model in destinations), key=lambda d: d.model != "")
 
 
 def _deliver(
@@ -254,11 +254,11 @@ def _deliver(
     destinations, saved, signed = outputs
     outcomes = list(by_model.values())
     measured = [model for model, outcome in by_model.items() if isinstance(outcome, Report)]
-    options = form_options(settings, outcomes, [each.form for each in destinations], wall)
+    options = form_options(settings, outcomes, [d.form for d in destinations], wall)
     faults: dict[Destination, BaseException] = {}
 
     def vouched() -> list[Destination]:
-        return [each for each in signed if each.model in measured and each.path not in [fault.path for fault in faults]]
+        return [d for d in signed if d.model in measured and d.path not in [fault.path for fault in faults]]
 
     def terminal(*, ascii_only: bool) -> RenderableType:
         from rich.console import Group
@@ -266,14 +266,14 @@ def _deliver(
 
         from ..report.terminal import render_several
 
-        beside = [f"signature: {output.bundle_at(each)}" for each in vouched()]
-        beside += [f"representations: {path}" for model, path in saved.items() if model in measured]
+        notes = [f"signature: {output.bundle_at(d)}" for d in vouched()]
+        notes += [f"representations: {path}" for model, path in saved.items() if model in measured]
         if len(outcomes) == 1:
-            return Group(*[Text(printable(each)) for each in beside], _full(outcomes[0], settings, ascii_only))
-        files = [f"{each.form}: {each.path}" for each in destinations if each.path and each not in faults]
+            return Group(*[Text(printable(note)) for note in notes], _full(outcomes[0], settings, ascii_only))
+        files = [f"{d.form}: {d.path}" for d in destinations if d.path and d not in faults]
         reports = [_full(outcome, settings, ascii_only) for outcome in outcomes if settings.verbose]
         names, code = list(map(redact, by_model)), max(map(exit_code_of, outcomes))
-        table = render_several(outcomes, models=names, code=code, places=files + beside, ascii_only=ascii_only)
+        table = render_several(outcomes, models=names, code=code, places=files + notes, ascii_only=ascii_only)
         return Group(*reports, table)
 
     def rendered(some: Sequence[Outcome], form: str, *, into_file: bool = False) -> str:
@@ -285,12 +285,12 @@ def _deliver(
             return output.plain(terminal(ascii_only=False) if some is outcomes else _full(some[0], settings))
         return forms.render(form, some, options)
 
-    about = {each: [by_model[each.model]] if each.model else outcomes for each in destinations}
-    write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about.items()}, faults)
+    about = {d: [by_model[d.model]] if d.model else outcomes for d in destinations}
+    write_files({d: partial(rendered, some, d.form, into_file=True) for d, some in about.items()}, faults)
     sign_reports(settings, vouched(), by_model, options)
     process.announce(outcomes, destinations, enabled=not settings.no_ci)
     deliver(
-        [each for each in destinations if each.path is None],
+        [d for d in destinations if d.path is None],
         partial(rendered, outcomes),
         terminal,
         settings.color,
@@ -313,12 +313,12 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
 
 def form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Words, wall: Wall) -> FormOptions:
     """Return what forms need besides outcomes. An HTML form needs thumbnails."""
-    galleries = [each.evidence.gallery for each in outcomes if not isinstance(each, Failed) and each.evidence.gallery]
+    galleries = [o.evidence.gallery for o in outcomes if not isinstance(o, Failed) and o.evidence.gallery]
     wanted = {image.digest: image for gallery in galleries for image in (*gallery.most, *gallery.least)}
     if not wanted or "html" not in forms or settings.no_thumbnails:
         return FormOptions()
     try:
-        made = wall.run(
+        thumbnails = wall.run(
             "images.source:make_thumbnails",
             {
                 "wanted": list(wanted.values()),
@@ -331,7 +331,7 @@ def form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Words, 
         )
     except RobustcheckError as fault:  # it costs the thumbnails alone
         return FormOptions(missing=dict.fromkeys(wanted, fault.message))
-    return FormOptions(thumbnails=made["uris"], missing=made["missing"])
+    return FormOptions(thumbnails=thumbnails["uris"], missing=thumbnails["missing"])
 
 
 class _LogLines(logging.Formatter):
@@ -397,9 +397,9 @@ def files_of_representations(
             f"{option} {quoted(Path(path).with_suffix(''))}-{PLACEHOLDER}{Path(path).suffix}",
         )
     files = dict(zip(models, fill(path, models, option), strict=True))
-    for each in files.values():
-        checked_path(each)
-        output.check_extra(option, Path(each), reads, destinations, "rows.npz")
+    for file in files.values():
+        checked_path(file)
+        output.check_extra(option, Path(file), reads, destinations, "rows.npz")
     return files
 
 
@@ -439,13 +439,13 @@ def signed_reports(key: str | None, destinations: Destinations, models: Words, r
         raise UsageError(
             "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
         )
-    paths = [*map(output.bundle_at, signed), *(each.path for each in destinations if isinstance(each.path, Path))]
+    paths = [*map(output.bundle_at, signed), *(d.path for d in destinations if isinstance(d.path, Path))]
     written = [path.resolve() for path in paths]
-    for each in signed:
-        check_target(bundle := output.bundle_at(each), reads)
+    for dest in signed:
+        check_target(bundle := output.bundle_at(dest), reads)
         if written.count(bundle.resolve()) > 1:
             raise UsageError(
-                f"{bundle}: signature of {each.path} can't be written here; another document of this run has this path",
+                f"{bundle}: signature of {dest.path} can't be written here; another document of this run has this path",
                 f"-o json=report.json {again}",
             )
     return signed
@@ -465,13 +465,13 @@ def sign_reports(
     Raises as `signature.sign`.
     """
     texts: dict[Path, str] = {}
-    for each in signed:
-        outcome = outcomes[each.model]
+    for destination in signed:
+        outcome = outcomes[destination.model]
         if isinstance(outcome, Report) and settings.sign is not None:
             from ..verify import signature
 
             digest = sha256_of(forms.render("json", [outcome], options).encode())
-            texts[output.bundle_at(each)] = signature.sign(
+            texts[output.bundle_at(destination)] = signature.sign(
                 signature.statement(sealed(outcome), digest), Path(settings.sign)
             )
     if texts:

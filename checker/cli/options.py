@@ -377,7 +377,7 @@ def frozen(value: object) -> Any:
     """Return a value with tuples for lists. It was typed, or a file contains it."""
     if isinstance(value, list):
         return tuple(map(frozen, value))
-    return {key: frozen(each) for key, each in value.items()} if isinstance(value, dict) else value
+    return {key: frozen(v) for key, v in value.items()} if isinstance(value, dict) else value
 
 
 def key_of(name: str) -> str:
@@ -385,20 +385,20 @@ def key_of(name: str) -> str:
     return name.replace("_", "-")
 
 
-ROWS: Final[Mapping[str, Row]] = {each.name: each.metadata["row"] for each in fields(Settings)}
+ROWS: Final[Mapping[str, Row]] = {f.name: f.metadata["row"] for f in fields(Settings)}
 """by field"""
 RUN: Final = [n for n, row in ROWS.items() if row.panel in (IMAGES, MODEL, SPEED) and n != "provider_option"]
 """those that move a run's numbers; a provider's options are a part of the device"""
-FIELDS: Final = {key_of(name): name for name, each in ROWS.items() if each.power != ONLY_TYPED}
+FIELDS: Final = {key_of(name): name for name, row in ROWS.items() if row.power != ONLY_TYPED}
 """by key of a settings file, which is the option without its dashes"""
-POWERS: Final = {key: ROWS[name] for key, name in FIELDS.items()}
+ROWS_BY_KEY: Final = {key: ROWS[name] for key, name in FIELDS.items()}
 """by key: what each setting can do to the gate (`power`), and why"""
 TYPES: Final = get_type_hints(Settings, localns={"Waiver": object})
 
 
 def words_of(hint: Any) -> Texts:
     """Return the words that a type allows. There are none for any other type than Literal, or Literal and None."""
-    literal = next((each for each in (hint, *get_args(hint)) if get_origin(each) is Literal), None)
+    literal = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
     return get_args(literal)
 
 

@@ -58,7 +58,7 @@ def destinations_of(
     from ..storage.places import Url, parse_place, redact
 
     destinations: list[Destination] = []
-    taken: list[Place | str | None] = []
+    targets: list[Place | str | None] = []
     for text in outputs:
         form, separator, path = split(text)
         refuse_removed("form", form, REMOVED_FORMS)
@@ -74,24 +74,24 @@ def destinations_of(
         if place is not None:
             check_target(place, reads)
         real = os.path.realpath(place) if isinstance(place, Path) else place
-        if real in taken:
+        if real in targets:
             raise UsageError(
                 f"--output names {redact(path) or 'stdout'} twice; only one document fits there", "-o json=report.json"
             )
-        taken.append(real)
+        targets.append(real)
         destinations.append(Destination(form, place))
     return destinations
 
 
 def check_target(
-    place: Place, reads: Iterable[Place] = (), what: str = "report path", option: str = "-o json="
+    place: Place, reads: Iterable[Place] = (), label: str = "report path", option: str = "-o json="
 ) -> None:
     """Check early that a place can get a report. That is before the work starts, and no connection is made.
 
     A report must not replace a file that the run reads, nor the weights and sidecars next to a model that it reads, nor
     any image or ONNX file. Devices, pipes and links are fine.
 
-    reads: what the run reads. what, option: name the place in errors, and write it in hints.
+    reads: what the run reads. label, option: name the place in errors, and write it in hints.
     Raises UsageError (a folder, no such folder, links in a circle, a web server, a file that is read, an image),
     EnvironmentFaultError (a folder that can't be written, a package that is missing).
     """
@@ -111,25 +111,25 @@ def check_target(
             )
         open_url(place)
         return
-    path = local_path(place, what)
+    path = local_path(place, label)
     folder, look = path.parent, f"ls -ld {quoted(path.parent)}"
     try:
         if Path(os.path.realpath(path)).is_symlink():
-            raise UsageError(f"{path}: {what} is a link that leads in a circle; it must be a file", look)
+            raise UsageError(f"{path}: {label} is a link that leads in a circle; it must be a file", look)
         if path.is_dir():
             raise UsageError(
-                f"{path}: {what} is a folder; it must be a file", f"{option}{quoted(path / 'report.json')}"
+                f"{path}: {label} is a folder; it must be a file", f"{option}{quoted(path / 'report.json')}"
             )
         if not folder.is_dir():
             raise UsageError(
                 f"{path}: folder {folder} is missing; reports are written into existing folders",
                 f"mkdir -p {quoted(folder)}",
             )
-        if path.exists() and (taken := _replaced(path, reads)):
+        if path.exists() and (conflict := _replaced(path, reads)):
             other = path.with_name("report.json") if path.suffix == ".json" else path.with_suffix(".json")
-            raise UsageError(f"{path}: {what} is {taken}; a report must not replace it", f"{option}{quoted(other)}")
+            raise UsageError(f"{path}: {label} is {conflict}; a report must not replace it", f"{option}{quoted(other)}")
     except OSError as fault:
-        raise UsageError(f"{path}: {what} is not usable ({fault.strerror}); it must be a file", look) from fault
+        raise UsageError(f"{path}: {label} is not usable ({fault.strerror}); it must be a file", look) from fault
     if not path.exists() and not os.access(folder, os.W_OK):
         raise EnvironmentFaultError(f"{path}: folder {folder} is not writable; reports are written into it", look)
 
@@ -158,7 +158,7 @@ def _replaced(path: Path, reads: Iterable[Place]) -> str:
                     files += [folder / name for name in external_locations(read)[1] for folder in folders]
     if any(read.exists() and path.samefile(read) for read in files):
         return "a file that this run reads"
-    endings = {each.suffix.lower() for each in (path, path.resolve())}  # a link may have another one
+    endings = {p.suffix.lower() for p in (path, path.resolve())}  # a link may have another one
     return "an existing image or model" if is_other and endings & {*SUFFIXES, ".onnx"} else ""
 
 
@@ -168,7 +168,7 @@ def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: D
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
     check_target(path, reads, f"path of {option}", f"{option} ")
-    if path.resolve() in [each.path.resolve() for each in destinations if isinstance(each.path, Path)]:
+    if path.resolve() in [d.path.resolve() for d in destinations if isinstance(d.path, Path)]:
         raise UsageError(f"{option} is {path}, which a report uses too; it must be another file", f"{option} {example}")
 
 
@@ -189,8 +189,8 @@ def mark_unfinished(destinations: Destinations, model: str, signed: Destinations
     from ..storage.places import redact
     from ..storage.stores import is_ours, replace_with_error
 
-    for each in signed:
-        remove_verdict(bundle_at(each))
+    for report in signed:
+        remove_verdict(bundle_at(report))
     ours = [(form, path, about) for form, path, about in destinations if path is not None and is_ours(path)]
     for form, path, _ in ours:
         remove_signature(form, path)
@@ -283,12 +283,12 @@ def deliver(
     Raises UndeliveredError where a document can't be made or written; all the others are then.
     """
 
-    def whole(form: str) -> str:
+    def file_text(form: str) -> str:
         return plain(render(ascii_only=False)) if form == "terminal" else text(form)
 
     undelivered = dict(faults or {})
-    write_files({each: partial(whole, each.form) for each in destinations}, undelivered)
-    on_stdout = next((each for each in destinations if each.path is None), None)
+    write_files({d: partial(file_text, d.form) for d in destinations}, undelivered)
+    on_stdout = next((d for d in destinations if d.path is None), None)
     try:
         if on_stdout is not None and on_stdout.form != "terminal":
             sys.stdout.write(text(on_stdout.form))
@@ -385,7 +385,7 @@ def check_log(resolved: Resolved) -> None:
         _refuse_unsafe(resolved, "log", f"log-file is {name}", f"--log-file {quoted(name)}", name, "log-file")
 
 
-def _refuse_unsafe(resolved: Resolved, kind: str, what: str, again: str, path: str, *keys: str) -> None:
+def _refuse_unsafe(resolved: Resolved, kind: str, label: str, again: str, path: str, *keys: str) -> None:
     """Refuse an unsafe place for an output. A settings file may not name it, or a run must not replace what is there.
 
     keys: of the settings that name it; it must stay in the folder of the first one. None: `output`.
@@ -398,18 +398,18 @@ def _refuse_unsafe(resolved: Resolved, kind: str, what: str, again: str, path: s
     is_named = folder is not None or resolved.is_from("file", *keys)
     if folder is not None and not is_inside(path, folder):
         raise UsageError(
-            f"{where}: {what}; a settings file may only name files in its folder, without links that leave it",
+            f"{where}: {label}; a settings file may only name files in its folder, without links that leave it",
             f"{again}  # the command line may name any place",
         )
     if folder is None and (is_named or resolved.settings.strict) and follows_link(path):
         raise UsageError(
-            f"{what}, which follows a link; a link in a checkout can lead anywhere, so none is followed",
+            f"{label}, which follows a link; a link in a checkout can lead anywhere, so none is followed",
             f"ls -ld {quoted(path)}",
         )
-    is_known = {"report": is_ours, "signature": is_verdict, "log": _is_log}
-    if is_named and Path(path).exists() and not is_known[kind](Path(path)):
+    is_own = {"report": is_ours, "signature": is_verdict, "log": _is_log}
+    if is_named and Path(path).exists() and not is_own[kind](Path(path)):
         raise UsageError(
-            f"{where}: {what}; the file that is there is not a {kind} of robustcheck, and a settings file replaces no "
+            f"{where}: {label}; the file that is there is not a {kind} of robustcheck, and a settings file replaces no "
             "other",
             f"{again}  # the command line may replace it",
         )

@@ -62,16 +62,16 @@ def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     from ..storage.places import redact_text
 
     if isinstance(fault, TyperException):
-        code, said = 2, help.explain(fault, line)
+        code, texts = 2, help.explain(fault, line)
     elif is_broken_pipe(fault) and not isinstance(fault, KeyboardInterrupt | Stopped):
         # rich and typer make SystemExit(1) of it, which would read as WARN; what holds no verdict may be cut short
-        code, said = 0 if line.only_informs else 4, ("", "")
+        code, texts = 0 if line.only_informs else 4, ("", "")
     else:
         end: Any = Interrupted() if isinstance(fault, KeyboardInterrupt) else fault
         if not (isinstance(getattr(end, "exit_code", None), int) and end.exit_code > 1):
             end = as_error(end)
-        code, said = end.exit_code, (getattr(end, "message", str(end)), getattr(end, "hint", ""))
-    message, hint = map(redact_text, said)
+        code, texts = end.exit_code, (getattr(end, "message", str(end)), getattr(end, "hint", ""))
+    message, hint = map(redact_text, texts)
     return code, message, hint
 
 
@@ -165,7 +165,7 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
     from ..report import forms, pipelines
 
     options = forms.FormOptions()
-    document_on_stdout = any(each.path is None and each.form != "terminal" for each in destinations)
+    document_on_stdout = any(d.path is None and d.form != "terminal" for d in destinations)
     stream = sys.stderr if document_on_stdout else sys.stdout
     for line in pipelines.commands(outcomes, options):
         stream.write(line + "\n")
@@ -302,8 +302,8 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
         from ..storage.places import as_typed
 
         seen += fault.faults.values()
-        invocation.documents = [(each.form, as_typed(each.path) if each.path else "") for each in fault.faults]
-    if any(isinstance(each, OSError | SystemExit) and not isinstance(each, RobustcheckError) for each in seen):
+        invocation.documents = [(d.form, as_typed(d.path) if d.path else "") for d in fault.faults]
+    if any(isinstance(e, OSError | SystemExit) and not isinstance(e, RobustcheckError) for e in seen):
         # stdout itself may be the fault: nothing more goes there
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,7 +26,7 @@ from ..verdict.gate import Loosening, Waiver
 from ..verdict.reasons import RULES
 from . import command_line, options
 from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, Variables, find_named, read_table, rebased
-from .options import FIELDS, LOOSENS, POWERS, ROWS, TYPES, Settings, Values, frozen, key_of, refuse_removed
+from .options import FIELDS, LOOSENS, ROWS, ROWS_BY_KEY, TYPES, Settings, Values, frozen, key_of, refuse_removed
 
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
@@ -48,13 +48,13 @@ LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 def _in_file(name: str) -> Any:
     """Return an option's type and default in settings files."""
     row, hint = ROWS[name], TYPES[name]
-    told = {"default": row.default, "description": row.about, "alias": key_of(name)}
+    keywords = {"default": row.default, "description": row.about, "alias": key_of(name)}
     if name == "waivers":
-        return tuple[Waiver, ...], Field(**told)
+        return tuple[Waiver, ...], Field(**keywords)
     (kind, *nothing) = [hint] if options.words_of(hint) or get_origin(hint) is tuple else get_args(hint) or [hint]
     low, high = row.more.get("min", 0 if "count" in row.more else None), row.more.get("max")
     kind = ByteSize if "parser" in row.more else Annotated[kind, Field(ge=low, le=high, pattern=row.pattern)]
-    return Optional[kind] if nothing else kind, Field(**told)  # noqa: UP045 # of a value
+    return Optional[kind] if nothing else kind, Field(**keywords)  # noqa: UP045 # of a value
 
 
 _FIELDS: Any = {name: _in_file(name) for name in FIELDS.values()}
@@ -99,10 +99,10 @@ class Resolved:
 
         What can loosen the gate is not a note: the report says it first (`Gate.loosening`).
         """
-        first = {each.setting for each in self.loosening()}
+        first = {loosening.setting for loosening in self.loosening()}
         facts: dict[str, list[str]] = {}
         for key, source in self.sources.items():
-            if POWERS[key].power == LOOSENS and source.layer != "typed" and key not in first:
+            if ROWS_BY_KEY[key].power == LOOSENS and source.layer != "typed" and key not in first:
                 where = source.name if source.layer == "file" else "the environment"
                 facts.setdefault(where, []).append(f"{key} {self.shown(key)}")
         return tuple(f"settings from {where}: {', '.join(some)}" for where, some in facts.items())
@@ -115,7 +115,7 @@ class Resolved:
         return tuple(
             Loosening(setting=key, value=self.shown(key), source=source.name)
             for key, source in self.sources.items()
-            if POWERS[key].power == LOOSENS and self.is_other(key) and (key, source.layer) != ("images", "typed")
+            if ROWS_BY_KEY[key].power == LOOSENS and self.is_other(key) and (key, source.layer) != ("images", "typed")
         )
 
     def is_other(self, key: str) -> bool:
@@ -127,7 +127,7 @@ class Resolved:
         """
         if key == "device":
             return self.settings.device.partition(":")[0].lower() not in EXACT_DEVICES
-        value, default = getattr(self.settings, FIELDS[key]), POWERS[key].default
+        value, default = getattr(self.settings, FIELDS[key]), ROWS_BY_KEY[key].default
         return bool(value > default if key == "max-bad" else value != default)
 
     def shown(self, key: str) -> str:
@@ -139,7 +139,7 @@ class Resolved:
 
 
 def resolve(
-    given: Values,
+    typed: Values,
     environment: Variables,
     *,
     file: str | None = None,
@@ -149,7 +149,7 @@ def resolve(
     """Merge defaults, file, environment and command line. Later ones override earlier ones.
 
     Args:
-        given: what the command line sets, by field; typer has checked it.
+        typed: what the command line sets, by field; typer has checked it.
         environment: the variables.
         file: of --config; None = ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder.
         isolated: read neither file nor environment.
@@ -175,7 +175,7 @@ def resolve(
         put(Source("file", str(used)), _rebased(layer, used.parent))
     put(Source("variable", ""), from_environment)
     # not validated again: typer has checked these, and a path that is not a valid text must stay as it is
-    put(Source("typed", COMMAND_LINE), given)
+    put(Source("typed", COMMAND_LINE), typed)
     if waivers_file is not None:
         table = read_table(Path(waivers_file), required=True) or {}
         for key in sorted(table.keys() - {"waivers"}):
@@ -221,9 +221,9 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     """Return the first fault as an error with a hint."""
     first = fault.errors(include_url=False)[0]
     keys, kind, value = list(first["loc"]), first["type"], first["input"]
-    known = list(FIELDS)
+    allowed = list(FIELDS)
     if keys[0] == "waivers" and len(keys) > 1:
-        where, known = f"{where}: waiver {int(keys[1]) + 1}", list(Waiver.model_fields)
+        where, allowed = f"{where}: waiver {int(keys[1]) + 1}", list(Waiver.model_fields)
         keys = keys[2:]
     key = str(keys[0]) if keys else "waiver"
     if keys == ["waivers"] and isinstance(value, dict):
@@ -233,10 +233,10 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
         key = PREFIX + key.upper().replace("-", "_")
     if kind == "extra_forbidden":
         refuse_removed(f"{where}: key", key, options.REMOVED_KEYS)
-        if key in NOT_SETTINGS and known == list(FIELDS):
+        if key in NOT_SETTINGS and allowed == list(FIELDS):
             return UsageError(f"{where}: key is {key}; it is not a setting: {NOT_SETTINGS[key]}", LOOK)
-        near = get_close_matches(key, known, 1)
-        rule = f"the closest is {near[0]}" if near else f"keys are {', '.join(known)}"
+        near = get_close_matches(key, allowed, 1)
+        rule = f"the closest is {near[0]}" if near else f"keys are {', '.join(allowed)}"
         return UsageError(f"{where}: key is {key}; {rule}", LOOK)
     if kind == "missing":
         return UsageError(f"{where}: {key} is missing; a waiver needs {', '.join(WAIVER_NEEDS)}", f"{key} = …")
@@ -283,8 +283,8 @@ def value_text(key: str, value: object) -> str:
         of = "" if value["models"] == ["*"] else f" for {', '.join(value['models'])}"
         return f"{value['reason']}{of}, until {value['expires']} by {value['owner']}"
     if value not in (None, []):
-        return "; ".join(value_text(key, each) for each in value) if isinstance(value, list) else str(value)
-    _, _, instead = POWERS[key].about.partition("Default: ")
+        return "; ".join(value_text(key, v) for v in value) if isinstance(value, list) else str(value)
+    _, _, instead = ROWS_BY_KEY[key].about.partition("Default: ")
     return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
 
 
@@ -311,7 +311,7 @@ def template() -> str:
         "# Paths start from this file's folder. `robustcheck check --show-settings` shows each value and its source.",
         "# With --strict, as in pipelines, only the command line can loosen the gate.",
     ]
-    for key, row in POWERS.items():
+    for key, row in ROWS_BY_KEY.items():
         if key != "waivers":
             lines += ["", f"# {row.about}", f"#{key} = {as_toml(row.default if row.example is None else row.example)}"]
     return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
@@ -355,16 +355,16 @@ def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
             f"robustcheck {line.verb} --strict --images {quoted(resolved.settings.images or 'photos/')} -- "
             f"{shlex.join(line.arguments)}",
         )
-    said = [
+    keys = [
         key
         for key, source in resolved.sources.items()
-        if POWERS[key].power != options.HARMLESS and source.layer != "typed" and resolved.is_other(key)
+        if ROWS_BY_KEY[key].power != options.HARMLESS and source.layer != "typed" and resolved.is_other(key)
     ]
-    if said:
-        facts = "; ".join(f"{resolved.source(key)}: {key} is {resolved.shown(key)}" for key in said)
+    if keys:
+        facts = "; ".join(f"{resolved.source(key)}: {key} is {resolved.shown(key)}" for key in keys)
         raise UsageError(
-            f"{facts}; with --strict only the command line may set that ({POWERS[said[0]].why})",
-            f"remove it there, or type {' '.join(_typed_again(resolved, key) for key in said)}",
+            f"{facts}; with --strict only the command line may set that ({ROWS_BY_KEY[keys[0]].why})",
+            f"remove it there, or type {' '.join(_typed_again(resolved, key) for key in keys)}",
         )
     if resolved.settings.images is None:
         raise UsageError(
@@ -379,4 +379,4 @@ def _typed_again(resolved: Resolved, key: str) -> str:
         return "--waivers FILE"
     value = getattr(resolved.settings, key.replace("-", "_"))
     values = value if isinstance(value, tuple) else (value,)
-    return " ".join(f"--{key} {quoted(each)}" for each in values)
+    return " ".join(f"--{key} {quoted(v)}" for v in values)

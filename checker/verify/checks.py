@@ -304,7 +304,7 @@ def report_of(
     """
     if len(reports) == 1:
         return reports[0]
-    about = [each for each in reports if each[0].evidence.model.file_digest == digest]
+    about = [pair for pair in reports if pair[0].evidence.model.file_digest == digest]
     if not about:
         raise CannotAssessError(
             f"{report_file}: none of its {len(reports)} reports is about {model} "

@@ -149,12 +149,12 @@ def verify(
         UsageError, CannotAssessError, EnvironmentFaultError: nothing can be verified. Disagreement is not an error
             but a finding.
     """
-    given = locals()
+    arguments = locals()
     identity = identity_of(certificate_identity, certificate_oidc_issuer, _path(trust_config))
     signer = _signer(_path(signature), _path(public_key), identity)
     report_file, model = local_path(report_file, "report"), local_path(model, "model")
     if isolate and is_possible(None, None if images is None else str(images)):
-        sent = {name: value for name, value in given.items() if name not in ("isolate", "limits")}
+        sent = {name: value for name, value in arguments.items() if name not in ("isolate", "limits")}
         return apart(verify, str(model), limits)(**sent | {"report_file": report_file, "model": model})
     limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
@@ -223,8 +223,8 @@ def _signer(signature: Path | None, public_key: Path | None, identity: Identity 
     return signer
 
 
-def _path(given: AnyPath) -> Path | None:
-    return None if given is None else Path(given)
+def _path(path: AnyPath) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def report_about(report_file: Path, model: Path, *, isolate: bool = True) -> Report:
@@ -312,7 +312,7 @@ _SIGNS = {
 def document_of(report: Verification) -> Document:
     """Return a verification's document."""
     result, code = report.result, report.exit_code
-    rows = tuple((each.check, _SIGNS[each.status], each.seen) for each in report.findings)
+    rows = tuple((finding.check, _SIGNS[finding.status], finding.seen) for finding in report.findings)
     # where it does not hold, or nothing vouches for it, the rule and the last line say so
     proof = (report.rests_on,) if result.startswith("VERIFIED") else ()
     return Document(

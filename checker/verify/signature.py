@@ -96,7 +96,7 @@ def payload_of(statement: JsonObject) -> bytes:
         return json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as fault:
         names = [subject["name"] for subject in statement["subject"]]
-        name = next((each for each in names if not each.isprintable()), names[0])
+        name = next((name for name in names if not name.isprintable()), names[0])
         raise UsageError(
             f"{name!r}: file name is not text; in-toto names what a statement is about in UTF-8",
             "rename the file and check it again",
@@ -286,28 +286,28 @@ def signed_by_identity(bundle: Path, identity: Identity) -> bytes:
         raise SignatureError(f"{bundle} {fault}") from fault
 
 
-def content_of(path: Path, what: str, hint: str) -> bytes:
-    """Read a small file. what: names it in errors. Raises UsageError: missing, not readable, too large."""
+def content_of(path: Path, label: str, hint: str) -> bytes:
+    """Read a small file. label: names it in errors. Raises UsageError: missing, not readable, too large."""
     try:
         if not path.is_file():  # a folder, a pipe, a device: nothing to wait for
-            raise UsageError(f"{path}: {what} is missing or no file; it must be one", hint)
+            raise UsageError(f"{path}: {label} is missing or no file; it must be one", hint)
         with path.open("rb") as file:
             content = file.read(LARGEST_BYTES + 1)
     except OSError as fault:
-        raise UsageError(f"{path}: {what} is not readable ({fault.strerror}); it must be a file", hint) from fault
+        raise UsageError(f"{path}: {label} is not readable ({fault.strerror}); it must be a file", hint) from fault
     if len(content) > LARGEST_BYTES:
-        raise UsageError(f"{path}: {what} has more than {LARGEST_BYTES} bytes; it must be a small text file", hint)
+        raise UsageError(f"{path}: {label} has more than {LARGEST_BYTES} bytes; it must be a small text file", hint)
     return content
 
 
-def _need_extra(extra: str, what: str, *packages: str) -> None:
+def _need_extra(extra: str, subject: str, *packages: str) -> None:
     """Import the packages of an extra. Raises EnvironmentFaultError: one is missing."""
     try:
         for package in packages:
             import_module(package)
     except ImportError as fault:
         raise EnvironmentFaultError(
-            f"{fault.name or packages[-1].partition('.')[0]}: package is missing; {what} need the extra `{extra}`",
+            f"{fault.name or packages[-1].partition('.')[0]}: package is missing; {subject} need the extra `{extra}`",
             install_hint(extra),
         ) from fault
 
@@ -329,10 +329,10 @@ def _key(path: Path, *, private: bool = False) -> Any:
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
-    what, hint = "public key", f"openssl ec -in key.pem -pubout -out {quoted(path)}"
+    label, hint = "public key", f"openssl ec -in key.pem -pubout -out {quoted(path)}"
     if private:
-        what, hint = "private key", NEW_KEY
-    content = content_of(path, what, hint)
+        label, hint = "private key", NEW_KEY
+    content = content_of(path, label, hint)
     try:
         if private:
             key: Any = serialization.load_pem_private_key(content, os.environ.get(PASSWORD, "").encode() or None)
@@ -347,11 +347,11 @@ def _key(path: Path, *, private: bool = False) -> Any:
         ) from fault
     except (ValueError, UnsupportedAlgorithm) as fault:
         right = ", and its password right" * private
-        raise UsageError(f"{path}: {what} is not readable; it must be a PEM file{right}", hint) from fault
+        raise UsageError(f"{path}: {label} is not readable; it must be a PEM file{right}", hint) from fault
     if not isinstance(key, ec.EllipticCurvePrivateKey if private else ec.EllipticCurvePublicKey) or (
         key.curve.name not in CURVES
     ):
-        raise UsageError(f"{path}: {what} is of another kind; {RULE}", hint)
+        raise UsageError(f"{path}: {label} is of another kind; {RULE}", hint)
     return key
 
 
@@ -427,7 +427,7 @@ def _bundle_parts(document: Any) -> tuple[str, str, bytes, bytes, set[str]]:
         (envelope, {"payload", "payloadType", "signatures"}),
         (signature, {"sig", "keyid"}),
     )
-    if any(not isinstance(record, dict) or not record.keys() <= known for record, known in fields):
+    if any(not isinstance(record, dict) or not record.keys() <= allowed for record, allowed in fields):
         raise ValueError("a field too many")
     if material["tlogEntries"] != [] or not isinstance(hint, str):
         raise ValueError("entries of a log, or no name of a key")
@@ -501,18 +501,18 @@ def _certified(certificate: Certificate) -> tuple[str, str]:
     from cryptography import x509  # noqa: PLC0415 # the extra
 
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    found = [
+    identities = [
         *names.get_values_for_type(x509.RFC822Name),
         *names.get_values_for_type(x509.UniformResourceIdentifier),
         *(
-            each.value.decode()
-            for each in names.get_values_for_type(x509.OtherName)
-            if each.type_id.dotted_string == OTHER_NAME_OID
+            name.value.decode()
+            for name in names.get_values_for_type(x509.OtherName)
+            if name.type_id.dotted_string == OTHER_NAME_OID
         ),
     ]
     issuer = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(ISSUER_OID)).value
     assert isinstance(issuer, x509.UnrecognizedExtension)
-    return found[0], issuer.value.decode()
+    return identities[0], issuer.value.decode()
 
 
 def _token() -> IdentityToken:

@@ -319,9 +319,9 @@ def strictly_refused(environment: dict[str, str] | None = None, given: Fields | 
 
 
 def test_every_setting_is_classified_and_tried_here() -> None:
-    refused_ones = {key for key, rule in options.POWERS.items() if rule.power != options.HARMLESS}
+    refused_ones = {key for key, rule in options.ROWS_BY_KEY.items() if rule.power != options.HARMLESS}
     assert {*OTHER, "waivers"} == refused_ones
-    assert set(HARMLESS) == set(options.POWERS) - refused_ones
+    assert set(HARMLESS) == set(options.ROWS_BY_KEY) - refused_ones
 
 
 def test_neither_a_file_nor_a_variable_may_say_it_and_the_command_line_may() -> None:
@@ -329,7 +329,7 @@ def test_neither_a_file_nor_a_variable_may_say_it_and_the_command_line_may() -> 
         typed = value.strip('[]"')
         given = {"images": "bundled"} if key != "images" else {}
         variable = settings.PREFIX + key.upper().replace("-", "_")
-        rule = f"with --strict only the command line may set that ({options.POWERS[key].why})"
+        rule = f"with --strict only the command line may set that ({options.ROWS_BY_KEY[key].why})"
         hint = f"remove it there, or type --{key} {typed}"
         say("")
         assert strictly_refused({variable: typed}, given) == f"{variable}: {key} is {typed}; {rule}\n{hint}"

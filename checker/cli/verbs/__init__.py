@@ -94,18 +94,18 @@ class Question(Call):
         settings = self.settings
         named = [place for place in (*places, settings.preprocess, settings.images, settings.thresholds) if place]
         named += [path for place in named if isinstance(place, str) and (path := place.partition("=")[2])]
-        self.known = [parse_place(place) if isinstance(place, str) else place for place in named]
-        self.destinations = destinations_of(self.settings.output, self.known, self._forms)
+        self.read_places = [parse_place(place) if isinstance(place, str) else place for place in named]
+        self.destinations = destinations_of(self.settings.output, self.read_places, self._forms)
 
-    def measured(self, function: Callable[..., Result], model: Path, *places: Any, **given: Any) -> Result:
+    def measured(self, function: Callable[..., Result], model: Path, *places: Any, **own: Any) -> Result:
         """Call a question's function; show progress meanwhile. Its documents are marked as unfinished first.
 
-        places: more of its arguments. given: options of the verb's own; they count before those of the table.
+        places: more of its arguments. own: options of the verb's own; they count before those of the table.
         """
         limits = self.settings.limits
         mark_unfinished(self.destinations, str(model))
         with progress_line(self.settings.quiet, str(model)) as progress:
-            return function(model, *places, **self.options | given, limits=limits, progress=progress)
+            return function(model, *places, **self.options | own, limits=limits, progress=progress)
 
     def answer(self, result: Any) -> int:
         """Deliver a result in each requested form. Returns the exit code; 0 for one that judges nothing."""
@@ -137,7 +137,7 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
             comes first. `option` or `argument` of a parameter of the function, which has its type and default; a flag
             has the parameter's name.
     """
-    changed = {name: each for name, each in more.items() if isinstance(each, Mapping)}
+    changed = {name: change for name, change in more.items() if isinstance(change, Mapping)}
     ordered = [*(name for name in changed if name not in names), *names]
     added = [parameter(name, **changed.get(name, {})) for name in ordered]
 
@@ -156,9 +156,9 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
             if hints[name] is bool:
                 more[name].param_decls = more[name].param_decls or (f"--{key_of(name)}",)
             hints[name] = Annotated[hints[name], more[name]]
-        parameters = [context, *(each.replace(annotation=hints[each.name]) for each in own), *added]
+        parameters = [context, *(param.replace(annotation=hints[param.name]) for param in own), *added]
         verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        verb.__annotations__ = {each.name: each.annotation for each in parameters}
+        verb.__annotations__ = {param.name: param.annotation for param in parameters}
         return verb
 
     return decorate

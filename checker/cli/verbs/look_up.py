@@ -116,14 +116,14 @@ def _plain(topic: str) -> str:
 def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> int:
     """Explain reasons for WARN, exit codes, preprocessing, the report."""
 
-    known, words = {_plain(name): name for name in _topics("")}, _words()
-    if _plain(topic) not in known:
-        near = [*get_close_matches(_plain(topic), known, 1), "reasons"]
+    topics, words = {_plain(name): name for name in _topics("")}, _words()
+    if _plain(topic) not in topics:
+        near = [*get_close_matches(_plain(topic), topics, 1), "reasons"]
         raise UsageError(
             f"topic is {topic!r}; it must be a word of a report, or {', '.join(TOPICS)}",
-            f"robustcheck explain {quoted(known[near[0]])}",
+            f"robustcheck explain {quoted(topics[near[0]])}",
         )
-    topic = known[_plain(topic)]
+    topic = topics[_plain(topic)]
     if topic == "schema":
         from ...report.record import json_schema
 
@@ -309,8 +309,8 @@ def render_doctor(findings: Sequence[MachineFinding], *, ascii_only: bool = Fals
     blocks: list[RenderableType] = []
     for finding in findings:
         sign, colour = _SIGNS[finding.status]
-        what = line(pen.say(finding.check, "bold"), pen.say(f"  {finding.detail}"))
-        blocks.append(hanging([(pen.say(f"{sign} {finding.status:<4}", colour), what)]))
+        detail = line(pen.say(finding.check, "bold"), pen.say(f"  {finding.detail}"))
+        blocks.append(hanging([(pen.say(f"{sign} {finding.status:<4}", colour), detail)]))
         if finding.fix:
             blocks.append(pen.command(f"  {finding.fix}"))
     n_failed = sum(finding.status == "fail" for finding in findings)

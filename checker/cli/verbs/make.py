@@ -109,14 +109,14 @@ def export(
     return 0
 
 
-def _photo_files(what: str, spec: str | None, limit: int) -> list[Path]:
+def _photo_files(purpose: str, spec: str | None, limit: int) -> list[Path]:
     """Return image files for an exporter."""
     from ...images.source import open_images
 
     entries = open_images(spec, limit=limit).entries
     if not all(entry.origin for entry in entries):
         raise UsageError(
-            f"{spec}: {what} photos lie inside one file; they must be image files", f"--{what}-images FOLDER"
+            f"{spec}: {purpose} photos lie inside one file; they must be image files", f"--{purpose}-images FOLDER"
         )
     return [Path(entry.origin) for entry in entries]
 

@@ -77,7 +77,7 @@ def _show(call: Call, form: str = "terminal") -> int:
     return 0
 
 
-OF_EACH = {"help": "Stop after this many images of each set."}
+PER_SET = {"help": "Stop after this many images of each set."}
 
 
 @question(
@@ -155,7 +155,7 @@ def compare(
     from ..models import form_options
     from ..settings import Resolved, refuse_loosening
 
-    required: list[Any] = [word for each in require or ["indication"] for word in each.split(",")]
+    required: list[Any] = [word for entry in require or ["indication"] for word in entry.split(",")]
     for word in required:
         one_of("--require", word, ("indication", "index"))
     one_of("--metric", metric or "cosine", ("cosine", "dot", "euclidean"))
@@ -181,7 +181,7 @@ def compare(
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
     call.reads(candidate, reference, baseline, index, text)
     if write_baseline is not None:
-        others = [each for each in call.known if each != baseline]  # that one may be replaced, by a PASS
+        others = [place for place in call.read_places if place != baseline]  # that one may be replaced, by a PASS
         check_extra("--write-baseline", write_baseline, others, call.destinations, "baseline.json")
     result = call.measured(
         compare_models,
@@ -223,13 +223,13 @@ def scan(call: Question, model: Model, block: Several = None) -> int:
 
     call.reads(model)
     if (saved := call.settings.save_representations) is not None:
-        check_extra("--save-representations", Path(saved), call.known, call.destinations, "rows.npz")
+        check_extra("--save-representations", Path(saved), call.read_places, call.destinations, "rows.npz")
     return call.answer(call.measured(run.scan, model, blocks=block or (), save_representations=saved))
 
 
 @question(
     without=("tensor", "pool"),
-    max_images=OF_EACH,
+    max_images=PER_SET,
     inside=option(
         "In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
         "column label. imagenet=PATH marks it as ImageNet.",
@@ -292,7 +292,7 @@ def shift(
     (unlabelled or labelled).extend(more or ())  # a shell makes several words of one pattern
     call.reads(model, report, inside, *labelled, *unlabelled, *(classes or ()))
     if suite_entry is not None:
-        check_extra("--suite-entry", suite_entry, call.known, call.destinations, "entry.toml")
+        check_extra("--suite-entry", suite_entry, call.read_places, call.destinations, "entry.toml")
     result = call.measured(
         measure_shift,
         model,
@@ -355,7 +355,7 @@ def concepts(
     from ...concepts import run
 
     call.reads(model, head, concept_set)
-    found = call.measured(
+    report = call.measured(
         run.concepts,
         model,
         concept_set,
@@ -365,12 +365,12 @@ def concepts(
         min_coverage=min_coverage,
         shuffles=shuffles,
     )
-    return call.answer(found)
+    return call.answer(report)
 
 
 @question(
     images=AS_FOR_A_CHECK,
-    max_images={**OF_EACH, "default": 300},
+    max_images={**PER_SET, "default": 300},
     inside=option(
         "Images with labels, as of `robustcheck shift`: accuracy is measured, too. Without --images, "
         "everything is measured on them.",
