@@ -49,7 +49,7 @@ def ours(path: Path, n: int) -> str:
     """Search as `compare --index` does."""
     blocks = vectors.open_vectors(path, "--index").blocks()
     new, old = vectors.search(queries(n), blocks, "cosine", ()).ranked
-    return f"recall@10 {vectors.shares_kept(new, old, 10, 'cosine')[0].mean():.4f}"
+    return f"recall@10 {vectors.recall_bounds(new, old, 10, 'cosine')[0].mean():.4f}"
 
 
 def _blocks(path: Path) -> Iterator[np.ndarray]:

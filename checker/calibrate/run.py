@@ -374,9 +374,9 @@ def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
     current = [row for row in rows if keys.get(row.id, row.key) == row.key]
     if stale := [row for row in rows if keys.get(row.id, row.key) != row.key]:
         append(superseded(path), stale)
-    whole = "".join(tables.to_line(row) for row in current)
-    if path.read_text(encoding="utf-8") != whole:
-        write_atomically(path, whole)
+    text = "".join(tables.to_line(row) for row in current)
+    if path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
     return current
 
 

@@ -84,7 +84,7 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
 
     sizes = _sizes([task for task in work if task.is_to_export])
     to_measure = [task.member.id for task in work if not done(task, rows)]
-    if missing := [package for each in to_measure if (package := sizes.get(each, {}).get("missing"))]:
+    if missing := [package for model in to_measure if (package := sizes.get(model, {}).get("missing"))]:
         raise EnvironmentFaultError(  # once for all models
             f"{len(missing)} of {count_text(len(to_measure), 'model')} can't be planned: how large they are is known "
             f"only with {', '.join(sorted(set(missing)))} installed",
@@ -142,8 +142,8 @@ def _speed(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
 
     It is the median of the models measured on a device, with its origin.
     """
-    one_each = {row.id: row for row in rows if row.execution.get("device") == device and row.wall_s > 0}
-    rates = sorted(row.wall_s / row.n_images / row.size_bytes for row in one_each.values() if row.n_images)
+    by_id = {row.id: row for row in rows if row.execution.get("device") == device and row.wall_s > 0}
+    rates = sorted(row.wall_s / row.n_images / row.size_bytes for row in by_id.values() if row.n_images)
     if not rates:
         return None, "no model was measured on this device yet: measure one and plan again"
     spread = rates[-1] / rates[0]
@@ -227,11 +227,11 @@ def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
 
 
 def _total(show: Callable[[Any], str], values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known and values:
+    numbers = [value for value in values if value is not None]
+    if not numbers and values:
         return "not known"
-    unknown = len(values) - len(known)
-    return show(sum(known)) + (f" and {unknown} models for which it is not known" if unknown else "")
+    unknown = len(values) - len(numbers)
+    return show(sum(numbers)) + (f" and {unknown} models for which it is not known" if unknown else "")
 
 
 def _bytes(n: int | None) -> str:
@@ -334,7 +334,7 @@ def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
         "not complete": f"{missing} models of its suite were not measured" if missing else "",
         "looser than the default profile": "; ".join(profiles.looser_than(profile, profiles.load())),
     }
-    return [pen.say(f"! {what}: {text}", "yellow") for what, text in warnings.items() if text]
+    return [pen.say(f"! {label}: {text}", "yellow") for label, text in warnings.items() if text]
 
 
 def _checkpoints(c: Calibration) -> str:
@@ -349,11 +349,11 @@ def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
     """Render the thresholds and the rates of errors. Each has its gap; the fit left the checkpoints out in turn."""
     rows = [
         (
-            *(NAMES[each], Cell(str(profile.limits_of(each)), "bold")),
+            *(NAMES[statistic], Cell(str(profile.limits_of(statistic)), "bold")),
             *(f"≤ {number_text(gap.highest_without)}", f"≥ {number_text(gap.lowest_with)}"),
         )
-        for each in profile.deciding
-        if (gap := profile.thresholds[each])
+        for statistic in profile.deciding
+        if (gap := profile.thresholds[statistic])
     ]
     table = table_of(pen, ("statistic", "=threshold", "=without", "=with"), rows)
     meanings = labelled(pen, [(f"{NAMES[name]}:", DEFINITIONS[name]) for name in profile.deciding])
@@ -371,9 +371,9 @@ def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
             f"without {_names(c.not_left_out)} there is no fit; not counted in the rates" if c.not_left_out else "",
         ),
         ("missed", f"{_names(c.missed)}: with the label, but without a pass" if c.missed else ""),
-        ("hard cases", "; ".join(f"{name}: {what}" for name, what in c.hard_cases)),
+        ("hard cases", "; ".join(f"{name}: {text}" for name, text in c.hard_cases)),
         ("unlabelled", f"{_names(c.unlabelled_passing)} would pass" if c.unlabelled_passing else ""),
-        *(("family out" if i == 0 else "", f"{group}: {what}") for i, (group, what) in enumerate(c.family_out)),
+        *(("family out" if i == 0 else "", f"{group}: {text}") for i, (group, text) in enumerate(c.family_out)),
     ]
     return [
         section(pen, "Thresholds", "", table, pen.say(legend, "dim"), Text(), meanings),
@@ -416,14 +416,14 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
     pen = Pen(ascii_only)
     rows = [
         (
-            *(name(file, "bold"), name(each.id)),
-            *(str(each.calibration.n_with_checkpoints), str(each.calibration.n_without_checkpoints)),
-            *(f"≤ {percent_text(each.calibration.false_pass_upper)}", name(short_digest(each.digest))),
+            *(name(file, "bold"), name(profile.id)),
+            *(str(profile.calibration.n_with_checkpoints), str(profile.calibration.n_without_checkpoints)),
+            *(f"≤ {percent_text(profile.calibration.false_pass_upper)}", name(short_digest(profile.digest))),
         )
-        for file, each in named
+        for file, profile in named
     ]
     table = table_of(pen, ("profile", "=id", ">with", ">without", ">false PASS", "=digest"), rows)
-    remarks = [(pen.name(file), text) for file, each in named for text in warnings_of(each, pen)]
+    remarks = [(pen.name(file), text) for file, profile in named for text in warnings_of(profile, pen)]
     legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out in turn."
     more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
     return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(legend, "dim")))

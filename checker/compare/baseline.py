@@ -29,7 +29,7 @@ from ..statistics.state import GROUPS
 from ..storage.stores import write_atomically
 from ..text import VERSION, Texts, as_json, digest_of, quoted, sha256_of
 from .index import DAMAGE
-from .pairs import KEPT_IMAGES, ModelJackknife, Side, cosines, decisive_features, jackknife_of
+from .pairs import MAX_ROWS, ModelJackknife, Side, cosines, decisive_features, jackknife_of
 
 SCHEMA_VERSION = 1
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the
@@ -82,7 +82,7 @@ class Baseline(Frozen):
     """of the features in `pairs.decisive_features`: share of the images beyond 4 SD on the usual side"""
     values: tuple[tuple[float, ...], ...]
     """(image, feature) of the same features, each image's representation scaled to length √feature: of the first
-    `pairs.KEPT_IMAGES` usable images, rounded to four decimals"""
+    `pairs.MAX_ROWS` usable images, rounded to four decimals"""
     cosines: tuple[Cosine, ...]
     """between the representations of the first `COSINE_IMAGES` usable images: above the diagonal, row by row, rounded
     to seven decimals"""
@@ -111,7 +111,7 @@ class Baseline(Frozen):
         return [("model", self.evidence.model.file), ("images", len(self.images)), ("digest", self.digest)]
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Baseline:
+    def _is_consistent(self) -> Baseline:
         filled = sum(size > 0 for size in self.group_sizes)
         if len(self.group_sizes) != GROUPS or not {*EARLIER, "top3_share"} <= set(self.left_out):
             raise ValueError("groups or statistics are missing")
@@ -123,7 +123,7 @@ class Baseline(Frozen):
             raise ValueError("the images are not those of the evidence")
         if len(self.frequencies) != len(decisive_features(self.evidence.statistics)):
             raise ValueError("features and frequencies differ in number")
-        if len(self.values) != min(sum(self.group_sizes), KEPT_IMAGES):
+        if len(self.values) != min(sum(self.group_sizes), MAX_ROWS):
             raise ValueError("values are of another number of images")
         if any(len(row) != len(self.frequencies) for row in self.values):
             raise ValueError("features and values differ in number")
@@ -138,7 +138,7 @@ class Baseline(Frozen):
 
     @property
     def rows(self) -> Array:
-        """(image, feature) `values` as `pairs.fates` takes them."""
+        """(image, feature) `values` as `pairs.follow_features` takes them."""
         return float64(self.values).reshape(len(self.values), len(self.frequencies))
 
     @property
@@ -172,18 +172,18 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str], nodes: Mapping[
     """
     model = jackknife_of(side)
     indices = [f.index for f in decisive_features(evidence.statistics)]
-    rows = side.kept_rows
+    rows = side.scaled_rows
     first = rows[:COSINE_IMAGES]
     between = np.clip(cosines(first), -1.0, 1.0)[np.triu_indices(len(first), 1)]
-    made = Baseline(
+    baseline = Baseline(
         tool_version=VERSION,
         evidence=evidence,
         images=tuple(digests),
         group_sizes=tuple(int(size) for size in model.sizes),
         left_out={
-            name: StoredJackknife(whole=whole, without=tuple(without))
+            name: StoredJackknife(whole=estimate, without=tuple(without))
             for name, value in model.values.items()
-            for whole, *without in [[float(v) if np.isfinite(v) else None for v in value]]
+            for estimate, *without in [[float(v) if np.isfinite(v) else None for v in value]]
         },
         frequencies=tuple(side.share(index, side.usual_side(index)) for index in indices),
         # rounding: 2e-3 of the smallest SD over images that an outlier feature may have (CONSTANT_SD of about 4)
@@ -191,7 +191,7 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str], nodes: Mapping[
         cosines=tuple(round(v, COSINE_DECIMALS) for v in between.tolist()),
         nodes=dict(nodes),
     )
-    return _sealed(made)
+    return _sealed(baseline)
 
 
 def _sealed(baseline: Baseline) -> Baseline:
@@ -278,23 +278,23 @@ def _check_vectors(path: Path, vectors: Vectors, baseline: Baseline) -> None:
     raise UsageError(f"{path}: {fault}", AGAIN.replace("FILE", quoted(path)))
 
 
-def known(given: str | Path | Baseline) -> Baseline:
+def load(baseline: str | Path | Baseline) -> Baseline:
     """The baseline that a caller names, or holds.
 
     Raises UsageError as `read`; also for an object that was changed after it was made.
     """
-    if not isinstance(given, Baseline):
-        return read(Path(given))
-    if _sealed(given).digest != given.digest:
+    if not isinstance(baseline, Baseline):
+        return read(Path(baseline))
+    if _sealed(baseline).digest != baseline.digest:
         raise UsageError("baseline: digest does not match the content; it was changed after it was made", AGAIN)
-    return given
+    return baseline
 
 
-def name_of(given: str | Path | Baseline | None) -> str:
+def name_of(baseline: str | Path | Baseline | None) -> str:
     """Return the name of a baseline in reports. It is its file, or the model that it is of; empty for none."""
-    if isinstance(given, Baseline):
-        return f"<baseline of {given.evidence.model.file}>"
-    return "" if given is None else str(given)
+    if isinstance(baseline, Baseline):
+        return f"<baseline of {baseline.evidence.model.file}>"
+    return "" if baseline is None else str(baseline)
 
 
 def staleness(baseline: Baseline, candidate: Evidence) -> Texts:
@@ -315,5 +315,5 @@ def staleness(baseline: Baseline, candidate: Evidence) -> Texts:
 
 def changed_preprocessing(candidate: Evidence, reference: Evidence) -> str:
     """Name the fields in which the preprocessing of two models differs."""
-    ours, theirs = (dict(each.preprocessing.preprocessing) for each in (candidate, reference))
+    ours, theirs = (dict(evidence.preprocessing.preprocessing) for evidence in (candidate, reference))
     return ", ".join(name for name in ours if ours[name] != theirs[name])

@@ -19,7 +19,7 @@ from ..verdict.reasons import NAMES, Kind
 from ..verdict.rule import Reason
 from .index import IndexReason
 from .judge import CompareReport, range_text
-from .pairs import KEPT_CKA, Compared, Fate, FeatureFate, Keeps
+from .pairs import MIN_CKA, Compared, Fate, FeatureFate, Keeps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ KEEPS: dict[Keeps, Cell] = {
     "not required": Cell("–", "dim"),
 }
 """what became of a statistic"""
-FATES: dict[Fate, Cell] = {
+FATE_CELLS: dict[Fate, Cell] = {
     "kept": Cell("✓ kept", "pass"),
     "moved": Cell("→ moved", "warn"),
     "rotated": Cell("✗ rotated away", "warn"),
@@ -78,9 +78,9 @@ def document_of(report: CompareReport) -> Document:
     usual = {BUNDLED_NOTE, *fallback_note(candidate.evidence.execution)}
     reasons = verdict.reasons
     if verdict.kind == "absent":  # what was lost comes before what a check of the candidate alone says
-        reasons = tuple(sorted(reasons, key=lambda each: each.kind != "other_signal"))
-    required = [each for each in report.statistics if each.keeps != "not required"]
-    kept = [sum(each.keeps == "kept" for each in required), sum(each.fate == "kept" for each in report.features)]
+        reasons = tuple(sorted(reasons, key=lambda reason: reason.kind != "other_signal"))
+    required = [s for s in report.statistics if s.keeps != "not required"]
+    counts = [sum(s.keeps == "kept" for s in required), sum(f.fate == "kept" for f in report.features)]
     in_line = f"; {index.plain}" if index and "index" in report.required else ""
     decisive: Reason | IndexReason | None = reasons[0] if reasons else None
     if index and "indication" not in report.required:
@@ -110,14 +110,14 @@ def document_of(report: CompareReport) -> Document:
         tiles=(
             (
                 "Statistics kept",
-                f"{kept[0]} of {len(required)}",
+                f"{counts[0]} of {len(required)}",
                 f"at least {1 - report.tolerance:g} of each must be left",
             ),
-            ("Outlier features kept", f"{kept[1]} of {len(report.features)}", "of the reference"),
+            ("Outlier features kept", f"{counts[1]} of {len(report.features)}", "of the reference"),
             (
                 "CKA, debiased",
                 number_text(alike.cka_debiased if alike else None),
-                f"1 = alike up to rotation and scale; {KEPT_CKA:g} is needed",
+                f"1 = alike up to rotation and scale; {MIN_CKA:g} is needed",
             ),
             ("Same nearest neighbour", percent_text(alike.same_nearest if alike else None), "of the images"),
             ("Images measured", report.n_images, "in pairs" if report.paired else "not in pairs"),
@@ -143,23 +143,23 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
         f"{100 * least:g} % must be kept, {confidence} confidence together"
     )
     yield Section("Statistics", remark, (_statistics(report, least),), "short")
-    kept = (
+    legend = (
         f"A statistic is kept if the interval of its ratio, candidate / reference, is above {least:g} with both its "
         "ends. A dash: this one need not be kept; it only says whether the thresholds apply."
     )
-    yield Section("", "", (kept,))
+    yield Section("", "", (legend,))
     plain = Cell(index.plain, "pass" if index.verdict == "compatible" else "warn") if index else None
     alike = [f"as a whole: {similarity.text}"] if similarity else []
     yield Section("", "", (*alike, *([plain] if plain and "indication" in report.required else [])), "brief")
     yield _features(report)
-    yield _whole(report)
+    yield _similarity(report)
     if index and plain:
         facts = Facts(tuple(index.rows()))
         remark = f"measured on {count_text(index.n_images, 'photo')}" if index.n_images else "not measured"
         yield Section("Index of vectors", remark, (plain, facts))
         photos = tuple(
-            Photo(each.name, f"cosine {number_text(each.cosine)}", report.thumbnails.get(each.digest, ""))
-            for each in index.worst
+            Photo(image.name, f"cosine {number_text(image.cosine)}", report.thumbnails.get(image.digest, ""))
+            for image in index.worst
         )
         if photos:
             yield Section("Photos whose vectors differ most", "", (Photos(photos),), "page")
@@ -171,12 +171,12 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
 
 def _statistics(report: CompareReport, least: float) -> Table:
     rows = []
-    for each in sorted(report.statistics, key=lambda each: each.keeps == "not required"):
-        candidate, reference = (number_text(value, missing="–") for value in (each.candidate, each.reference))
-        kept = KEEPS[each.keeps]
-        ratio = Cell(range_text(each.ratio), bar=Ratio(each.ratio, least, kept.style))
-        rows.append((NAMES[each.name], Cell(candidate, "bold"), reference, ratio, kept))
-    most = sum(each.keeps != "not required" for each in report.statistics)
+    for statistic in sorted(report.statistics, key=lambda statistic: statistic.keeps == "not required"):
+        candidate, reference = (number_text(value, missing="–") for value in (statistic.candidate, statistic.reference))
+        cell = KEEPS[statistic.keeps]
+        ratio = Cell(range_text(statistic.ratio), bar=Ratio(statistic.ratio, least, cell.style))
+        rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, cell))
+    most = sum(s.keeps != "not required" for s in report.statistics)
     return Table(("statistic", ">candidate", ">reference", "ratio", "=kept?"), tuple(rows), most=most)
 
 
@@ -194,18 +194,18 @@ def _features(report: CompareReport) -> Section:
     return Section("Outlier features", remark, tuple(blocks))
 
 
-def _feature(each: FeatureFate) -> tuple[str | Cell, ...]:
+def _feature(feature: FeatureFate) -> tuple[str | Cell, ...]:
     now = ("–", "–", "–")
-    if each.candidate_mean_z is not None:
-        at = str(each.index if each.to is None else each.to)
-        now = (at, f"{each.candidate_mean_z:+z.1f}", percent_text(each.candidate_frequency))
-    r = "" if each.correlation is None or each.to is None else f" (r = {each.correlation:+.2f})"
-    fate = FATES[each.fate]
-    before = (Cell(str(each.index), "bold"), f"{each.mean_z:+z.1f}", percent_text(each.frequency))
+    if feature.candidate_mean_z is not None:
+        at = str(feature.index if feature.to is None else feature.to)
+        now = (at, f"{feature.candidate_mean_z:+z.1f}", percent_text(feature.candidate_frequency))
+    r = "" if feature.correlation is None or feature.to is None else f" (r = {feature.correlation:+.2f})"
+    fate = FATE_CELLS[feature.fate]
+    before = (Cell(str(feature.index), "bold"), f"{feature.mean_z:+z.1f}", percent_text(feature.frequency))
     return (*before, *now, fate._replace(text=fate.text + r))
 
 
-def _whole(report: CompareReport) -> Section:
+def _similarity(report: CompareReport) -> Section:
     similarity, classes = report.similarity, report.agreement
     if similarity is None:
         none = Cell("Not compared: the baseline's images, or their order, are not the candidate's.", "dim")
@@ -224,7 +224,7 @@ def _whole(report: CompareReport) -> Section:
         rows.append(
             ("same top-1 class", f"{percent_text(classes.value)} of {classes.n} images ({bounds}; {by_chance})")
         )
-    remark = f"PASS needs a debiased CKA of {KEPT_CKA:g}, and classes that agree more than by chance"
+    remark = f"PASS needs a debiased CKA of {MIN_CKA:g}, and classes that agree more than by chance"
     return Section("As a whole", remark, (Facts(tuple(rows)),))
 
 
@@ -237,26 +237,26 @@ def figure_of(report: CompareReport) -> Figure:
     ours, theirs = (PurePath(file).name for file in models)
     index = f"{report.index_words} · ".removeprefix(" · ")
     title = notebook.headline(report.verdict, f"{index}{ours} against {theirs}", report.n_images)
-    made, (histogram, kept, features) = notebook.figure(title, 3)
+    figure, (histogram, ratio_axes, features) = notebook.figure(title, 3)
     sides = ((report.reference, notebook.WITH, "reference"), (report.candidate, notebook.OWN, "candidate"))
     for side, colour, word in sides:
         s = side.evidence.statistics
         if s.histogram_counts:
             histogram.stairs(s.histogram_counts, s.histogram_edges, color=colour, linewidth=2, label=word)
     histogram.set(title="activation kurtosis", xlabel="kurtosis of an image", ylabel="images")
-    ratios = [(NAMES[each.name], each.ratio, 1.0, each.keeps in ("kept", "not required")) for each in report.statistics]
-    notebook.intervals(kept, ratios, "candidate / reference", 1 - report.tolerance)
-    kept.set_title(f"kept of the reference (at least {100 * (1 - report.tolerance):g} %)")
+    ratios = [(NAMES[s.name], s.ratio, 1.0, s.keeps in ("kept", "not required")) for s in report.statistics]
+    notebook.intervals(ratio_axes, ratios, "candidate / reference", 1 - report.tolerance)
+    ratio_axes.set_title(f"kept of the reference (at least {100 * (1 - report.tolerance):g} %)")
     places = range(len(report.features))
-    of_candidate = [notebook.NAN if (z := each.candidate_mean_z) is None else z for each in report.features]
-    heights = ([each.mean_z for each in report.features], of_candidate)
+    of_candidate = [notebook.NAN if (z := f.candidate_mean_z) is None else z for f in report.features]
+    heights = ([f.mean_z for f in report.features], of_candidate)
     for (_, colour, word), of_side, offset in zip(sides, heights, (-0.2, 0.2), strict=True):
         features.bar([place + offset for place in places], of_side, 0.4, color=colour, label=word)
-    features.set_xticks(places, [str(each.index) for each in report.features])
+    features.set_xticks(places, [str(f.index) for f in report.features])
     features.set(title="outlier features of the reference", xlabel="feature", ylabel="mean z (SD)")
     for axes in (histogram, features):
         axes.legend(fontsize="small")
-    return made
+    return figure
 
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
@@ -271,8 +271,8 @@ def render(form: str, report: CompareReport, options: FormOptions = FormOptions(
 def _rule(report: CompareReport) -> str:
     """Return what decides the exit code. It is one sentence."""
     index = report.index.verdict if report.index else "missing"
-    said = {"indication": f"the verdict is {report.verdict.verdict}", "index": f"the index verdict is {index}"}
-    return " and ".join(said[each] for each in report.required)
+    texts = {"indication": f"the verdict is {report.verdict.verdict}", "index": f"the index verdict is {index}"}
+    return " and ".join(texts[required] for required in report.required)
 
 
 def _sarif(report: CompareReport, outcome: Report, options: FormOptions) -> str:
@@ -318,7 +318,7 @@ def _junit(report: CompareReport, outcome: Report, options: FormOptions) -> str:
 def pictured(report: CompareReport) -> Report:
     """Return the candidate's report with a gallery. Its images are those whose vectors differ most."""
     worst = report.index.worst if report.index else ()
-    images = tuple(SeenImage(name=each.name, digest=each.digest, kurtosis=0, z=()) for each in worst)
+    images = tuple(SeenImage(name=image.name, digest=image.digest, kurtosis=0, z=()) for image in worst)
     outcome = as_side(report, report.candidate)
     update = {"gallery": Gallery(features=(), shown=(), most=images, least=())}
     return outcome.model_copy(update={"evidence": outcome.evidence.model_copy(update=update)})

@@ -122,7 +122,7 @@ class IndexReport(Frozen):
     @property
     def reason(self) -> IndexReason | None:
         """The first reason for the verdict."""
-        return next((each for each in self.reasons if each.verdict == self.verdict), None)
+        return next((r for r in self.reasons if r.verdict == self.verdict), None)
 
     @property
     def plain(self) -> str:
@@ -183,8 +183,8 @@ def compare_vectors(
         numbers["top-1 class kept"] = _share(now > 0, needs=options.min_recall)
         numbers["margin moved"] = quantile(now - before, 0.5)
     change, after = explain(candidate, reference, options.min_cosine)
-    kept_own = [number.estimate or 0.0 for name, number in recalls.items() if name.endswith(OWN)]
-    if change == "rotated" and min(kept_own, default=1.0) < options.min_recall:
+    own_recall = [number.estimate or 0.0 for name, number in recalls.items() if name.endswith(OWN)]
+    if change == "rotated" and min(own_recall, default=1.0) < options.min_recall:
         change = "none"  # a rotation fits few vectors well, whatever they are; after one all neighbours are kept
     cosines = cosine(candidate, reference)
     report = IndexReport(
@@ -203,7 +203,7 @@ def compare_vectors(
         report = report.because(change, "re-embed", seen)
     k = max(k for k in KS if k < len(images))
     _, another, theirs = photos.ranked
-    shared = float(shares_kept(another, theirs, k, metric)[0].mean())
+    shared = float(recall_bounds(another, theirs, k, metric)[0].mean())
     if shared >= options.min_recall:
         seen = f"the query of another photo finds the same neighbours, too (recall {number_text(shared)})"
         report = report.because("same_for_all", "undecided", seen)
@@ -229,7 +229,7 @@ def _distances(candidate: Array, reference: Array, options: IndexOptions) -> dic
 
 
 def _recalls(
-    searched: Mapping[str, Found], metric: Metric, needed: float, *, is_same: bool
+    searched: Mapping[str, Neighbours], metric: Metric, needed: float, *, is_same: bool
 ) -> tuple[dict[str, Number], dict[str, float]]:
     """Count the neighbours that stay. Return also the most that a recall with many ties can be.
 
@@ -240,11 +240,11 @@ def _recalls(
         is_same: whether candidate and reference have equal vectors.
     """
     numbers, tied = dict[str, Number](), dict[str, float]()
-    for where, found in searched.items():
-        theirs = (searched["among the photos"] if where == OWN else found).ranked[-1]
-        counted = [k for k in KS if k <= found.n_vectors - bool(found.own)]
+    for where, neighbours in searched.items():
+        theirs = (searched["among the photos"] if where == OWN else neighbours).ranked[-1]
+        counted = [k for k in KS if k <= neighbours.n_vectors - bool(neighbours.own)]
         for k in counted:
-            least, most = shares_kept(theirs if is_same else found.ranked[0], theirs, k, metric)
+            least, most = recall_bounds(theirs if is_same else neighbours.ranked[0], theirs, k, metric)
             decides = where != OWN and k == counted[-1]
             numbers[name := f"recall@{k} {where}"] = _share(least, most, needed if decides else None)
             if most.mean() - least.mean() > TIED_SHARE:
@@ -282,7 +282,7 @@ def _share(values: Array | Any, most: Array | Any = None, needs: float | None = 
 
     most: what the shares are at most; the upper bound is that of their mean. needs: as in `quantile`.
     """
-    means = [float(np.mean(each)) for each in (values, values if most is None else most)]
+    means = [float(np.mean(shares)) for shares in (values, values if most is None else most)]
     (low, _), (_, high) = (wilson_bounds(mean, len(values)) for mean in means)
     return Number(estimate=means[0], low=low, high=high, needs=needs)
 
@@ -295,9 +295,9 @@ def concluded_index(report: IndexReport, both: Sequence[Compared], nodes: Sequen
         both: candidate and reference.
         nodes: of each file's graph, by type; none where those of one are not known.
     """
-    evidence = [each.evidence for each in both]
+    evidence = [side.evidence for side in both]
     n_varied = min(evidence[0].images.sanity.n_varied, report.n_images)
-    if unsound := sorted(UNSOUND & {reason.id for each in both for reason in each.verdict.reasons}):
+    if unsound := sorted(UNSOUND & {reason.id for side in both for reason in side.verdict.reasons}):
         step = f"Run `robustcheck explain {unsound[0]}`."
         report = report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step)
     ran = " against ".join(f"{short_provider(e.execution.providers[0])} {e.execution.runtime}" for e in evidence)
@@ -318,12 +318,12 @@ def _facts(evidence: Evidence, nodes: Counter[str]) -> dict[str, str]:
     """Return what may differ between two files."""
     model = evidence.model
     facts = {"precision": evidence.execution.precision, "exporter": model.producer, "bytes": f"{model.size_bytes:,}"}
-    for what, values in (
+    for label, values in (
         ("opset", model.opset),
         ("preprocessing", dict(evidence.preprocessing.preprocessing)),
         ("nodes", nodes),
     ):
-        facts |= {f"{what} {name}": str(value) for name, value in values.items()}
+        facts |= {f"{label} {name}": str(value) for name, value in values.items()}
     return facts
 
 
@@ -361,9 +361,9 @@ def _permuted(x: Array, y: Array) -> Array:
     if x.shape[1] > WIDEST_PERMUTED:
         return x
     squares = [np.einsum("ij,ij->j", v, v) for v in (x, y)]
-    found = np.asarray(x[:, (squares[0][:, None] + squares[1] - 2 * (x.T @ y)).argmin(axis=0)])
-    features = [Counter(feature.tobytes() for feature in (each + 0.0).T) for each in (x, found)]  # −0 becomes 0
-    return found if features[0] == features[1] else x
+    nearest = np.asarray(x[:, (squares[0][:, None] + squares[1] - 2 * (x.T @ y)).argmin(axis=0)])
+    features = [Counter(feature.tobytes() for feature in (vectors + 0.0).T) for vectors in (x, nearest)]  # −0 becomes 0
+    return nearest if features[0] == features[1] else x
 
 
 def margins(candidate: Array, reference: Array, text: Array) -> tuple[Array, Array]:
@@ -377,10 +377,10 @@ def margins(candidate: Array, reference: Array, text: Array) -> tuple[Array, Arr
         Of candidate and reference: cosine of the reference's most similar class minus that of the best other class.
         The candidate's is above 0 where the class stays; a tie is not.
     """
-    ours, theirs = (unit_rows(each) @ unit_rows(text).T for each in (candidate, reference))
+    ours, theirs = (unit_rows(vectors) @ unit_rows(text).T for vectors in (candidate, reference))
     top = np.arange(len(text)) == theirs.argmax(axis=1)[:, None]
-    found, was = (each[top] - np.where(top, -np.inf, each).max(axis=1) for each in (ours, theirs))
-    return found, was
+    now, before = (cosines[top] - np.where(top, -np.inf, cosines).max(axis=1) for cosines in (ours, theirs))
+    return now, before
 
 
 def quantile(values: Array, p: float, needs: float | None = None) -> Number:
@@ -432,7 +432,7 @@ class Ranked(NamedTuple):
     """(query, place) of the vectors; of equal ones the earlier first"""
 
 
-class Found(NamedTuple):
+class Neighbours(NamedTuple):
     """What queries find in an index."""
 
     ranked: list[Ranked]
@@ -442,7 +442,7 @@ class Found(NamedTuple):
     """cosine of each image's vector in the index, known by its id, to the last query of the image"""
 
 
-def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, names: Sequence[str]) -> Found:
+def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, names: Sequence[str]) -> Neighbours:
     """Find the nearest vectors of queries. In float32, one matrix product per block.
 
     Args:
@@ -470,8 +470,8 @@ def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, na
             scores -= length * (length / doubled)
         _add(best, scores, n_vectors)
         n_vectors += len(vectors)
-    parts = [np.split(each, len(queries)) for each in best]
-    return Found([Ranked(*each) for each in zip(*parts, strict=True)], n_vectors, own)
+    parts = [np.split(values, len(queries)) for values in best]
+    return Neighbours([Ranked(*part) for part in zip(*parts, strict=True)], n_vectors, own)
 
 
 def _add(best: Ranked, scores: Floats, start: int) -> None:
@@ -490,7 +490,7 @@ def _add(best: Ranked, scores: Floats, start: int) -> None:
     best.scores[queries], best.numbers[queries] = score[nearest], number[nearest]
 
 
-def shares_kept(ours: Ranked, theirs: Ranked, k: int, metric: Metric) -> tuple[Array, Array]:
+def recall_bounds(ours: Ranked, theirs: Ranked, k: int, metric: Metric) -> tuple[Array, Array]:
     """Return the share of the k nearest vectors that both have, (image,). At least and at most, by the order of ties.
 
     Similarities that differ by rounding alone are ties. A group that is tied in both, of at most `KS[-1]` vectors,
@@ -571,11 +571,11 @@ def open_vectors(path: Path, option: str) -> VectorFile:
         else:
             arrays = _arrays(path)
             shapes = {
-                name: tuple(each.shape if isinstance(each, np.ndarray) else each.get_shape())
-                for name, each in arrays.items()
+                name: tuple(array.shape if isinstance(array, np.ndarray) else array.get_shape())
+                for name, array in arrays.items()
             }
             name = _vectors_of([name for name, shape in shapes.items() if len(shape) == 2])
-            ids = [arrays[each] for each in IDS if shapes.get(each) == shapes[name][:1]]
+            ids = [arrays[key] for key in IDS if shapes.get(key) == shapes[name][:1]]
             (n, width), kind = shapes[name], arrays[name][:1].dtype.kind
 
             def read() -> Blocks:
@@ -617,7 +617,7 @@ def _arrays(path: Path) -> Mapping[str, Any]:
         return {"vectors": np.load(path, mmap_mode="r", allow_pickle=False)}
     if path.suffix == ".npz":
         with zipfile.ZipFile(path) as archive:
-            return {each.filename.removesuffix(".npy"): _mapped(path, each) for each in archive.infolist()}
+            return {member.filename.removesuffix(".npy"): _mapped(path, member) for member in archive.infolist()}
     if path.suffix != ".safetensors":
         raise ValueError("it must be .npy, .npz, .safetensors or .parquet")
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415 # an extra
@@ -650,15 +650,15 @@ def _parquet(path: Path) -> tuple[int, int, str, Callable[[], Blocks]]:
     names = file.schema_arrow.names
     if not file.metadata.num_rows:
         raise ValueError("it has no rows")
-    name = _vectors_of([each.name for each in file.schema_arrow if "list<" in str(each.type)])
-    columns = [name, *[each for each in IDS if each in names][:1]]
+    name = _vectors_of([field.name for field in file.schema_arrow if "list<" in str(field.type)])
+    columns = [name, *[key for key in IDS if key in names][:1]]
     first = next(file.iter_batches(1, columns=[name]))[0].flatten().to_numpy(zero_copy_only=False)
 
     def read() -> Blocks:
         for batch in file.iter_batches(BLOCK, columns=columns):
             batch.validate(full=True)
-            vectors, *ids = (batch[each] for each in columns)
-            if vectors.null_count or {len(each) for each in vectors} != {len(first)}:
+            vectors, *ids = (batch[column] for column in columns)
+            if vectors.null_count or {len(row) for row in vectors} != {len(first)}:
                 raise ValueError(f"a row of {name} has not {len(first)} values")
             flat = vectors.flatten().to_numpy(zero_copy_only=False)
             yield flat.reshape(len(vectors), -1), ids[0].to_pylist() if ids else ()

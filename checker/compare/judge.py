@@ -95,7 +95,7 @@ class CompareReport(Shown, Judged, Frozen):
     def exit_code(self) -> Literal[0, 1]:
         """Return 0 if every required verdict holds, else 1. Raises UsageError as `required_of`."""
         good = {"indication": self.passed, "index": self.index is not None and self.index.verdict == "compatible"}
-        return 0 if all(good[each] for each in required_of(self.required)) else 1
+        return 0 if all(good[name] for name in required_of(self.required)) else 1
 
     @field_validator("required")
     @classmethod
@@ -229,16 +229,16 @@ class Comparison:
     agreement: ClassAgreement | None = None
 
 
-def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile: Profile) -> Verdict:
+def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, profile: Profile) -> Verdict:
     """Return PASS, or WARN with every reason. It is never PASS where the candidate alone would be WARN.
 
     A reference that is WARN itself has nothing that could be kept: `reference_without_indication`. Representations of
     another width, or of another tensor rule, are shown and not compared: `not_comparable`. Where nothing but the
-    evidence is in the way, a debiased CKA below `pairs.KEPT_CKA` is `undecided`.
+    evidence is in the way, a debiased CKA below `pairs.MIN_CKA` is `undecided`.
 
     Args:
         candidate: judged by itself.
-        found: against its reference.
+        comparison: against its reference.
         tolerance: as for both.
         profile: what they were judged by.
     """
@@ -247,27 +247,27 @@ def judge_pair(candidate: Compared, found: Comparison, tolerance: float, profile
     def say(name: str, text: str) -> None:
         seen.setdefault(name, []).append(text)
 
-    reference, similarity = found.reference, found.similarity
+    reference, similarity = comparison.reference, comparison.similarity
     different = _differences(candidate.evidence, reference.evidence)
     if different:
         say("not_comparable", "; ".join(different))
-    if found.stale:
-        say("stale_baseline", "; ".join(found.stale))
-    for text in pairs.unrelated(similarity, found.agreement):
+    if comparison.stale:
+        say("stale_baseline", "; ".join(comparison.stale))
+    for text in pairs.unrelated(similarity, comparison.agreement):
         say("unrelated", text)
     if reference.verdict.verdict == "WARN":
-        ids = ", ".join(each.id for each in reference.verdict.reasons)
+        ids = ", ".join(r.id for r in reference.verdict.reasons)
         say("reference_without_indication", f"the reference by itself is WARN ({ids})")
     elif not different:
-        for name, text in _lost(found, tolerance, candidate.evidence.model.rule):
+        for name, text in _lost(comparison, tolerance, candidate.evidence.model.rule):
             say(name, text)
     for own in candidate.verdict.reasons:
         say(own.id, f"the candidate by itself: {own.seen}")
-    if similarity is not None and similarity.is_below(pairs.KEPT_CKA) and seen.keys() <= {"undecided"}:
+    if similarity is not None and similarity.is_below(pairs.MIN_CKA) and seen.keys() <= {"undecided"}:
         say(
             "undecided",
             f"the outlier features are there, and the rest may not be: {similarity.text}; a CKA of "
-            f"{pairs.KEPT_CKA:g} is needed",
+            f"{pairs.MIN_CKA:g} is needed",
         )
     return verdict_for((reason(name, "; ".join(texts)) for name, texts in seen.items()), profile)
 
@@ -284,32 +284,32 @@ def _differences(candidate: Evidence, reference: Evidence) -> list[str]:
     return out
 
 
-def _lost(found: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str, str]]:
+def _lost(comparison: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str, str]]:
     """Yield the reasons about what the reference had. Each comes with what was seen."""
     least = f"{100 * (1 - tolerance):g} %"
     for keeps, name in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
         changed = [
             f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {range_text(s.ratio)})"
-            for s in found.statistics
+            for s in comparison.statistics
             if s.keeps == keeps
         ]
         if changed:
             yield name, f"at least {least} of the reference's value must be kept: {', '.join(changed)}"
 
     def of(fate: str) -> list[FeatureFate]:
-        return [each for each in found.features if each.fate == fate]
+        return [f for f in comparison.features if f.fate == fate]
 
     if other := of("uncorrelated"):
         yield (
             "outlier_feature_lost",
             f"{_named(other)}: there in the candidate, but not in step with the reference's over the images "
-            f"({_correlations(other)}; {pairs.KEPT_CORRELATION:g} is needed)",
+            f"({_correlations(other)}; {pairs.MIN_CORRELATION:g} is needed)",
         )
     if unclear := of("undecided"):
         yield (
             "undecided",
             f"{_named(unclear)}: not clear whether in step with the reference's over the images "
-            f"({_correlations(unclear)}; a lower bound of {pairs.KEPT_CORRELATION:g} is needed)",
+            f"({_correlations(unclear)}; a lower bound of {pairs.MIN_CORRELATION:g} is needed)",
         )
     if lost := of("lost"):
         yield (

@@ -27,12 +27,12 @@ KEEPS: tuple[Statistic, ...] = ("strength", "kurtosis", "persistence_ratio", "to
 thresholds apply."""
 Keeps = Literal["kept", "shrank", "undecided", "not required"]
 TIED = 1e-6  # difference of two cosines that float32 rows and a baseline's seven decimals can make
-KEPT_IMAGES = 1024  # rows kept for similarity and matching, the first of the seeded order: memory stays bounded
+MAX_ROWS = 1024  # rows kept for similarity and matching, the first of the seeded order: memory stays bounded
 # Debiased CKA up to which two representations are unrelated. Real CLIP sets paired with another image's vector: SD 0.03
 # and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
 # that were not made from each other have 0.07 to 0.86 on the same images: this finds what shares next to nothing.
 UNRELATED_CKA = 0.1
-KEPT_CKA = 0.7  # debiased CKA that a PASS needs; benchmarks/results/chimeras.md shows what has more and less
+MIN_CKA = 0.7  # debiased CKA that a PASS needs; benchmarks/results/chimeras.md shows what has more and less
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Side:
     """One model's sums over the images. They are `state.State`, and how often each feature is far out, by group.
 
     far: (2, group, feature) number of images with z > 4, with z < −4 (float64).
-    rows: the first `KEPT_IMAGES` representations, float32; one array a batch.
+    rows: the first `MAX_ROWS` representations, float32; one array a batch.
     """
 
     state: sums.State
@@ -56,7 +56,7 @@ class Side:
         return np.concatenate([np.zeros((0, self.state.n_features), np.float32), *self.rows])
 
     @property
-    def kept_rows(self) -> Array:
+    def scaled_rows(self) -> Array:
         """(image, feature) float64, each scaled to length √feature."""
         return scaled(self.vectors)
 
@@ -83,7 +83,7 @@ class Side:
         z, groups = definitions.standardise(h), keys % sums.GROUPS
         np.add.at(self.far[0], groups, z > OUTLIER_SD)
         np.add.at(self.far[1], groups, z < -OUTLIER_SD)
-        room = KEPT_IMAGES - sum(map(len, self.rows))
+        room = MAX_ROWS - sum(map(len, self.rows))
         if room > 0:
             self.rows.append(h[:room].astype(np.float32))
 
@@ -160,7 +160,7 @@ def agreement(pair: Pair) -> ClassAgreement | None:
     if not pair.predicted:
         return None
     ours, theirs = both = np.hstack(pair.predicted)
-    p, q = (np.bincount(each[each >= 0], minlength=both.max() + 1) / len(each) for each in both)
+    p, q = (np.bincount(classes[classes >= 0], minlength=both.max() + 1) / len(classes) for classes in both)
     same = definitions.wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
     bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": definitions.CONFIDENCE}
     return ClassAgreement(n=same.n, n_same=same.n_correct, chance=float(p @ q), **bounds)
@@ -194,7 +194,7 @@ class Similarity(Frozen):
     def text(self) -> str:
         """Return CKA and same neighbours as text. These two numbers distinguish a copy from a mixture."""
         nearest = percent_text(self.same_nearest)
-        cka = "–" if self.cka_debiased is None else bound_text(self.cka_debiased, UNRELATED_CKA, KEPT_CKA)
+        cka = "–" if self.cka_debiased is None else bound_text(self.cka_debiased, UNRELATED_CKA, MIN_CKA)
         return f"debiased CKA {cka}, same nearest neighbour in {nearest} of {self.n_images} images"
 
 
@@ -267,8 +267,8 @@ def same_nearest(k: Array, m: Array) -> float | None:
     """
     if len(k) < 3:
         return None
-    others = [np.where(np.eye(len(k), dtype=bool), -np.inf, each) for each in (k, m)]
-    ours, theirs = (each >= each.max(axis=1, keepdims=True) - TIED for each in others)
+    others = [np.where(np.eye(len(k), dtype=bool), -np.inf, matrix) for matrix in (k, m)]
+    ours, theirs = (matrix >= matrix.max(axis=1, keepdims=True) - TIED for matrix in others)
     return float(np.mean((ours & theirs).sum(axis=1) / (ours | theirs).sum(axis=1)))
 
 
@@ -305,15 +305,15 @@ def _hsic(k: Array, m: Array) -> float:
     n = len(k)
     k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
     rows = k.sum(axis=1), m.sum(axis=1)
-    whole = rows[0].sum() * rows[1].sum() / ((n - 1) * (n - 2))
-    return float((k * m).sum() + whole - 2 / (n - 2) * (rows[0] @ rows[1]))
+    total = rows[0].sum() * rows[1].sum() / ((n - 1) * (n - 2))
+    return float((k * m).sum() + total - 2 / (n - 2) * (rows[0] @ rows[1]))
 
 
 # r over images that a feature under the same index must keep, by the lower bound. 15 real CLIP and SigLIP sets of 82 to
 # 300 images: rounded to 8 bits 0.999 and more, with noise of half the feature's own SD 0.89 to 0.95, of its whole SD
 # 0.70 to 0.81; paired with another image's vector −0.13 to 0.14. The best of all features of another network on the
 # same images reaches 0.24 to 0.71 (14 pairs).
-KEPT_CORRELATION = 0.5
+MIN_CORRELATION = 0.5
 SAME_FEATURE = 0.9  # |r| over images; the largest of 1,024 unrelated features over 64 images reaches about 0.45
 SAME_DIRECTION = 0.9  # share of a feature's energy that the best rotation must give back
 # RMS change of the cosines between images. Real CLIP embeddings: rotated and rounded to 8 bits 0.0006, rotated with
@@ -365,11 +365,11 @@ class Compared(Frozen):
     @classmethod
     def of(cls, evidence: Evidence, profile: Profile) -> Compared:
         """Judge a model by itself."""
-        carrying = tuple(feature.index for feature in decisive_features(evidence.statistics))
-        return cls(evidence=evidence, verdict=judge(evidence, profile), carrying=carrying)
+        indices = tuple(feature.index for feature in decisive_features(evidence.statistics))
+        return cls(evidence=evidence, verdict=judge(evidence, profile), carrying=indices)
 
 
-def fates(
+def follow_features(
     ours: Side,
     theirs: Side | None,
     reference: Statistics,
@@ -381,7 +381,7 @@ def fates(
 
     kept: the candidate's feature of the same index is beyond 4 SD, on the same side, in at least (1 − tolerance) of
     the share of images in which the reference's is, and correlates with it over the images (lower bound of r ≥
-    `KEPT_CORRELATION`): any model whose representations have the reference's mean stands out there too. moved: another
+    `MIN_CORRELATION`): any model whose representations have the reference's mean stands out there too. moved: another
     feature is, and correlates with it over the images (|r| ≥ `SAME_FEATURE`; a negative r turns the side), and did not
     stand out like that in the reference already: two outlier features of one encoder can correlate at −1. rotated: no
     single feature is, but the cosines between images are the reference's (`SAME_COSINES`), as after any rotation, and
@@ -401,8 +401,8 @@ def fates(
         values: (image, feature) of these at the scale of `scaled`, on the images of `ours`; None where the baseline
             saw other images: then nothing is kept.
     """
-    x, same_width = ours.kept_rows, ours.state.n_features == reference.n_features
-    look = _Search(ours, theirs, tolerance, x, x if theirs is None else theirs.kept_rows)
+    x, same_width = ours.scaled_rows, ours.state.n_features == reference.n_features
+    look = _Search(ours, theirs, tolerance, x, x if theirs is None else theirs.scaled_rows)
     features = decisive_features(reference)
     places = [int(f.mean_z < 0) for f in features]
     if theirs is not None:
@@ -417,8 +417,8 @@ def fates(
             by_index.append("undecided" if values is None else correlated_fate(x[:, feature.index], values[:, column]))
     claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
     out = []
-    for column, (feature, place, was, found) in enumerate(zip(features, places, frequencies, by_index, strict=True)):
-        fate, to, explained = found, None if found == "lost" else feature.index, None
+    for column, (feature, place, was, initial) in enumerate(zip(features, places, frequencies, by_index, strict=True)):
+        fate, to, explained = initial, None if initial == "lost" else feature.index, None
         correlated = None if r is None else feature.index if theirs is None else int(np.abs(r[:, column]).argmax())
         if r is not None and theirs is not None and fate != "kept":
             other = look.moved(r[:, column], place, was, claimed)
@@ -426,8 +426,8 @@ def fates(
                 fate, to = "moved", other
                 claimed.add(other)
             # where all features go with it, a rotation gives back anything
-            elif fate == "lost" and look.given_back is not None and (np.abs(r[:, column]) < SAME_FEATURE).any():
-                explained = float(look.given_back[feature.index])
+            elif fate == "lost" and look.recovered is not None and (np.abs(r[:, column]) < SAME_FEATURE).any():
+                explained = float(look.recovered[feature.index])
                 fate = "rotated" if explained >= SAME_DIRECTION else "lost"
         if to is not None and r is not None:
             correlated = to
@@ -466,7 +466,7 @@ class _Search:
         return before > 0 and self.ours.share(index, where) >= (1 - self.tolerance) * before
 
     @cached_property
-    def given_back(self) -> Array | None:
+    def recovered(self) -> Array | None:
         """(feature,) the share of its energy that the best rotation gives back. None where the cosines changed."""
         x, y = self.x, self.y
         if len(x) > 1 and _rms_off_diagonal(cosines(x) - cosines(y)) <= SAME_COSINES:
@@ -504,19 +504,19 @@ def correlated_fate(x: Array, y: Array) -> Fate:
         x, y: (image,) of the candidate and of the reference, at the scale of `scaled`.
 
     Returns:
-        kept, uncorrelated or undecided (see `fates`).
+        kept, uncorrelated or undecided (see `follow_features`).
     """
     r = float(correlations(x[:, None], y[:, None])[0, 0])
     if len(x) < FEW_IMAGES or r == 0.0:  # exactly 0: one of them does not vary
         return "undecided"
     low, high = definitions.correlation_bounds(r, len(x))
-    return "kept" if low >= KEPT_CORRELATION else "uncorrelated" if high < KEPT_CORRELATION else "undecided"
+    return "kept" if low >= MIN_CORRELATION else "uncorrelated" if high < MIN_CORRELATION else "undecided"
 
 
-def new_features(candidate: Statistics, reference_fates: tuple[FeatureFate, ...]) -> tuple[int, ...]:
+def new_features(candidate: Statistics, features: tuple[FeatureFate, ...]) -> tuple[int, ...]:
     """Return the candidate's new persistent outlier features. None of the reference's features became them."""
-    known = {fate.to for fate in reference_fates}
-    return tuple(f.index for f in candidate.persistent[:LISTED] if f.index not in known)
+    indices = {fate.to for fate in features}
+    return tuple(f.index for f in candidate.persistent[:LISTED] if f.index not in indices)
 
 
 def correlations(x: Array, y: Array) -> Array:
@@ -531,10 +531,10 @@ def correlations(x: Array, y: Array) -> Array:
         (feature, other), −1 to 1.
     """
     units = []
-    for each in (x, y):
-        centred = each - each.mean(axis=0)
+    for values in (x, y):
+        centred = values - values.mean(axis=0)
         size = np.sqrt((centred**2).sum(axis=0))
-        flat = size <= 1e-6 * np.sqrt((each**2).sum(axis=0))  # a constant leaves rounding of its own size behind
+        flat = size <= 1e-6 * np.sqrt((values**2).sum(axis=0))  # a constant leaves rounding of its own size behind
         units.append(np.where(flat, 0.0, centred / np.where(flat, 1.0, size)))
     a, b = units
     return float64(np.clip(a.T @ b, -1.0, 1.0))

@@ -109,52 +109,52 @@ def compare(
     """
     _refuse(tolerance, reference, baseline)
     require = required_of(require)
-    clock, (run, given) = Clock(), settle(images, options, max_images=MAX_IMAGES)
+    clock, (run, source) = Clock(), settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     models = [local_path(model, "model") for model in (candidate, reference) if model is not None]
-    if isolate and is_possible(given, run.images):
+    if isolate and is_possible(source, run.images):
         asked: Fields = {"candidate": candidate, "reference": reference, "tolerance": tolerance, "index": index}
         asked |= {"thresholds": profile, "require": require, "progress": progress, **run.keywords}
-        return _kept(_apart(baseline, limits, asked), write_baseline, baseline)
+        return _save_baseline(_apart(baseline, limits, asked), write_baseline, baseline)
     limits.refuse_here()
-    known = None if baseline is None else baselines.known(baseline)
+    stored = None if baseline is None else baselines.load(baseline)
     baseline_digest = sha256_of(Path(baseline).read_bytes()) if isinstance(baseline, str | Path) else ""
     named = (("--index", index.file), ("--text", index.text))
     files = {option: open_vectors(file, option) for option, file in named if file is not None}
     jobs = [job.Job(model, run) for model in models]
     tell_stage(progress, "loading the candidate")
-    opened = [open_job(jobs[0], source=given)]
-    for each in jobs[1:]:
+    opened = [open_job(jobs[0], source=source)]
+    for model_job in jobs[1:]:
         tell_stage(progress, "loading the reference")
-        opened.append(replace(open_job(each, source=opened[0].source), described=None))
+        opened.append(replace(open_job(model_job, source=opened[0].source), described=None))
     tell_stage(progress, "trying the models on a few images")
-    facts = [probe(each) for each in opened]
+    facts = [probe(model) for model in opened]
     pair, read, described = _run(opened[0], opened[-1], progress)
     if pair.candidate.state.n == 0:
         _say_none_usable(jobs, pair, read.n_usable)
     evidence = [
-        job.conclude(each, fact, job.Measurement([job.TensorSums(side.state, described=rows)], read), profile)[0]
-        for each, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
+        job.conclude(model_job, fact, job.Measurement([job.TensorSums(side.state, described=rows)], read), profile)[0]
+        for model_job, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
     ]
     when = Time.until_now(clock, read.n_usable)
-    nodes = [Counter(node.op_type for node in each.models[0].graph.proto.graph.node) for each in opened]
+    nodes = [Counter(node.op_type for node in model.models[0].graph.proto.graph.node) for model in opened]
     vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
     new_baseline = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0]).with_vectors(vectors)
     ours = Compared.of(evidence[0], profile)
-    if reference is None and known is None:
-        return _kept(FirstBaseline(candidate=ours, next_baseline=new_baseline), write_baseline)
-    if known is None:
+    if reference is None and stored is None:
+        return _save_baseline(FirstBaseline(candidate=ours, next_baseline=new_baseline), write_baseline)
+    if stored is None:
         comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
         old: Vectors | None = Vectors(pair.reference.vectors, vectors.digests)
     else:
-        comparison = _against(pair.candidate, evidence[0], read.digests, known, profile, tolerance)
-        nodes, old = [nodes[0] if known.nodes else Counter(), Counter(known.nodes)], known.vectors
+        comparison = _against(pair.candidate, evidence[0], read.digests, stored, profile, tolerance)
+        nodes, old = [nodes[0] if stored.nodes else Counter(), Counter(stored.nodes)], stored.vectors
     tell_stage(progress, "comparing the vectors")
     index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
     index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
     added = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
     report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
-    return _kept(report.with_baseline(new_baseline), write_baseline, baseline)
+    return _save_baseline(report.with_baseline(new_baseline), write_baseline, baseline)
 
 
 def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path | Baseline | None) -> None:
@@ -168,38 +168,38 @@ def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path
         )
 
 
-def _kept(
-    found: CompareReport | FirstBaseline, file: str | Path | None, known: str | Path | Baseline | None = None
+def _save_baseline(
+    report: CompareReport | FirstBaseline, file: str | Path | None, baseline: str | Path | Baseline | None = None
 ) -> CompareReport | FirstBaseline:
     """Write the candidate's numbers to a file. Nothing else can fail any more.
 
     A candidate that failed does not replace the baseline that it was compared with: tried again, it would be compared
     with itself.
     """
-    if file is None or found.next_baseline is None:
-        return found
-    is_known = isinstance(known, str | Path) and Path(file).exists() and Path(file).samefile(known)
-    if not (is_known and getattr(found, "exit_code", False)):
-        baselines.write(Path(file), found.next_baseline)
-    return found
+    if file is None or report.next_baseline is None:
+        return report
+    is_same = isinstance(baseline, str | Path) and Path(file).exists() and Path(file).samefile(baseline)
+    if not (is_same and getattr(report, "exit_code", False)):
+        baselines.write(Path(file), report.next_baseline)
+    return report
 
 
 def _apart(
     baseline: str | Path | Baseline | None, limits: Limits, asked: Mapping[str, Any]
 ) -> CompareReport | FirstBaseline:
     """Compare in a child. Baselines cross the wall in files, since JSON does not hold their vectors."""
-    held = baselines.known(baseline) if isinstance(baseline, Baseline) else None
+    stored = baselines.load(baseline) if isinstance(baseline, Baseline) else None
     with TemporaryDirectory(prefix="robustcheck-") as folder:
-        made, sent = Path(folder, "made.npz"), Path(folder, "sent.npz" if held and held.vectors else "sent.json")
-        if held is not None:
-            baselines.write(sent, held)
+        written, sent = Path(folder, "made.npz"), Path(folder, "sent.npz" if stored and stored.vectors else "sent.json")
+        if stored is not None:
+            baselines.write(sent, stored)
         there: Callable[..., CompareReport | FirstBaseline] = apart(compare, str(asked["candidate"]), limits)
-        found = there(baseline=sent if held else baseline, write_baseline=made, **asked)
-        numbers = baselines.read(made)
-    if isinstance(found, FirstBaseline):
-        return found.model_copy(update={"next_baseline": numbers})
-    named = {"baseline": baselines.name_of(held), "baseline_digest": ""} if held else {}
-    return found.model_copy(update=named).with_baseline(numbers)
+        report = there(baseline=sent if stored else baseline, write_baseline=written, **asked)
+        numbers = baselines.read(written)
+    if isinstance(report, FirstBaseline):
+        return report.model_copy(update={"next_baseline": numbers})
+    named = {"baseline": baselines.name_of(stored), "baseline_digest": ""} if stored else {}
+    return report.model_copy(update=named).with_baseline(numbers)
 
 
 def _index_report(
@@ -237,38 +237,38 @@ def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float
     return Comparison(
         reference,
         statistics=pairs.changes(*numbers, pairs.required_by(profile), profile.alpha, tolerance),
-        features=pairs.fates(pair.candidate, pair.reference, reference.evidence.statistics, tolerance),
-        similarity=similarity(pair.candidate.kept_rows, pair.reference.kept_rows),
+        features=pairs.follow_features(pair.candidate, pair.reference, reference.evidence.statistics, tolerance),
+        similarity=similarity(pair.candidate.scaled_rows, pair.reference.scaled_rows),
         agreement=pairs.agreement(pair),
     )
 
 
 def _against(
-    side: Side, evidence: Evidence, digests: Sequence[str], known: Baseline, profile: Profile, tolerance: float
+    side: Side, evidence: Evidence, digests: Sequence[str], old: Baseline, profile: Profile, tolerance: float
 ) -> Comparison:
     """A model that ran, and the numbers of an earlier one."""
-    stale = baselines.staleness(known, evidence)
-    ours, theirs = pairs.jackknife_of(side), known.jackknife()
+    stale = baselines.staleness(old, evidence)
+    ours, theirs = pairs.jackknife_of(side), old.jackknife()
     same_width = ours.n_features == theirs.n_features
-    if known.evidence.statistics.statistic_version != evidence.statistics.statistic_version:
+    if old.evidence.statistics.statistic_version != evidence.statistics.statistic_version:
         theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
-    paired = known.evidence.images.digest == evidence.images.digest and np.array_equal(ours.sizes, theirs.sizes)
+    paired = old.evidence.images.digest == evidence.images.digest and np.array_equal(ours.sizes, theirs.sizes)
     if not stale and not paired:
         stale = ("the baseline has other images among its usable ones",)
-    same_rows = paired and tuple(digests) == known.images
+    same_rows = paired and tuple(digests) == old.images
     if not stale and not same_rows:
         stale = ("the baseline took the same images in another order (--seed, or their names)",)
     return Comparison(
-        Compared.of(known.evidence, profile),
+        Compared.of(old.evidence, profile),
         statistics=pairs.changes(ours, theirs, pairs.required_by(profile), profile.alpha, tolerance, paired=paired),
-        features=pairs.fates(
-            side, None, known.evidence.statistics, tolerance, known.frequencies, known.rows if same_rows else None
+        features=pairs.follow_features(
+            side, None, old.evidence.statistics, tolerance, old.frequencies, old.rows if same_rows else None
         )
         if same_width
         else (),
         stale=stale,
         paired=paired,
-        similarity=similarity_of(cosines(side.kept_rows[:COSINE_IMAGES]), known.cosine_matrix) if same_rows else None,
+        similarity=similarity_of(cosines(side.scaled_rows[:COSINE_IMAGES]), old.cosine_matrix) if same_rows else None,
     )
 
 
@@ -335,7 +335,7 @@ def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, jo
             keys = [key_of(both.digest) for both in batch]
             is_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
             usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
-            pair.images += [(both.name, both.digest) for both in usable[: pairs.KEPT_IMAGES - len(pair.images)]]
+            pair.images += [(both.name, both.digest) for both in usable[: pairs.MAX_ROWS - len(pair.images)]]
             for index, output in enumerate((ours, theirs)):
                 rows = job.described_rows(output.representation[is_usable], [both.sketch for both in usable])
                 described[index] = job.merge_described(described[index], rows)
@@ -360,11 +360,11 @@ def _side(opened: Opened, output: RunOutput) -> Side:
 
 
 def _say_none_usable(jobs: Sequence[job.Job], pair: Pair, n: int) -> None:
-    for each, side in zip(jobs, (pair.candidate, pair.reference), strict=True):
+    for side_job, side in zip(jobs, (pair.candidate, pair.reference), strict=True):
         bad = side.state.n_nonfinite + side.state.n_constant
         if bad == n:
             raise unfit(
-                each.model, f"number of finite, not constant representations is 0 of {n}; at least one is needed"
+                side_job.model, f"number of finite, not constant representations is 0 of {n}; at least one is needed"
             )
     raise CannotAssessError(
         f"{jobs[0].model}, {jobs[1].model}: number of images on which both representations are finite and not constant "
@@ -383,7 +383,7 @@ def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_bas
         notes.append("Candidate and reference are the same file, byte for byte.")
     if fields := baselines.changed_preprocessing(candidate.evidence, reference.evidence):
         notes.append(f"Candidate and reference preprocess differently ({fields}), each as its file says.")
-    notes_by_model = [notes_of(each.evidence, profile) for each in (candidate, reference)]
+    notes_by_model = [notes_of(side.evidence, profile) for side in (candidate, reference)]
     notes += [note for note in notes_by_model[0] if note in notes_by_model[1]]
     for name, mine, others in (("candidate", *notes_by_model), ("reference", *notes_by_model[::-1])):
         notes += [f"Of the {name}: {note}" for note in mine if note not in others]

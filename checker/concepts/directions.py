@@ -41,7 +41,7 @@ ROWS = 4096  # images that are projected at once
 BISECTIONS = 50  # halvings of 0 to 1: to about the rounding of an AP
 ROUNDING = 1e-12  # of an AP
 MIN_SHUFFLES = 19  # with fewer no result can be beyond chance at that rate: 1 / (1 + 19) = 0.05
-AT_ONCE = 100_000  # numbers that shuffles are ranked in at once: they stay in the cache
+BLOCK_VALUES = 100_000  # numbers that shuffles are ranked in at once: they stay in the cache
 BEST = 5  # directions named of a concept
 
 
@@ -68,20 +68,20 @@ def search(
     """
     n_concepts = len(positives)
     shuffles = permutations(len(h), n_shuffles, seed)
-    ap, along = np.empty((n_concepts, directions.n)), np.empty((n_concepts, directions.n), bool)
+    ap, is_plus = np.empty((n_concepts, directions.n)), np.empty((n_concepts, directions.n), bool)
     shuffled = np.zeros((n_shuffles, n_concepts))
     for start, scores in directions.blocks(h):
         ranked, end = rank(scores), start + len(scores)
         for concept, images in enumerate(positives):
             plus, minus = np.squeeze(average_precisions(ranked, images[np.newaxis]), -1)
-            ap[concept, start:end], along[concept, start:end] = np.maximum(plus, minus), plus >= minus
-            some = max(1, AT_ONCE // (len(images) * len(scores)))
+            ap[concept, start:end], is_plus[concept, start:end] = np.maximum(plus, minus), plus >= minus
+            some = max(1, BLOCK_VALUES // (len(images) * len(scores)))
             for first in range(0, n_shuffles, some):
                 part = slice(first, first + some)
                 best = np.maximum(*average_precisions(ranked, shuffles[part, images])).max(axis=0)
                 shuffled[part, concept] = np.maximum(shuffled[part, concept], best)
         progress(end)
-    return Measured(ap, along, shuffled, compare(ap.max(axis=1), shuffled))
+    return Measured(ap, is_plus, shuffled, compare(ap.max(axis=1), shuffled))
 
 
 class Directions(NamedTuple):
@@ -117,8 +117,8 @@ def of_head(weight: Array) -> Directions:
     taken out.
     """
     _, values, rows = np.linalg.svd(weight, full_matrices=False)
-    kept = values > values[0] * max(weight.shape) * np.finfo(np.float32).eps
-    return Directions("head", rows[kept].T, values[kept], int(kept.sum()))
+    above = values > values[0] * max(weight.shape) * np.finfo(np.float32).eps
+    return Directions("head", rows[above].T, values[above], int(above.sum()))
 
 
 def of_features(n_features: int) -> Directions:
@@ -135,9 +135,9 @@ def of_axes(h: Floats) -> Directions:
     centred -= centred.mean(axis=0)
     variances, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     variances, vectors = variances[::-1], vectors[:, ::-1]
-    kept = variances > variances[0] * max(h.shape) * np.finfo(np.float32).eps ** 2
-    kept[len(h) - 1 :] = False  # n images about their mean span n − 1 directions
-    return Directions("axes", np.ascontiguousarray(vectors[:, kept]), np.sqrt(variances[kept]), int(kept.sum()))
+    above = variances > variances[0] * max(h.shape) * np.finfo(np.float32).eps ** 2
+    above[len(h) - 1 :] = False  # n images about their mean span n − 1 directions
+    return Directions("axes", np.ascontiguousarray(vectors[:, above]), np.sqrt(variances[above]), int(above.sum()))
 
 
 class Measured(NamedTuple):
@@ -145,7 +145,7 @@ class Measured(NamedTuple):
 
     ap: Array
     """(concept, direction) the larger AP of both signs"""
-    along: Bools
+    is_plus: Bools
     """(concept, direction) whether that is h·v, not −h·v"""
     shuffled: Array
     """(shuffle, concept) the largest AP over directions and signs with shuffled labels"""
@@ -178,34 +178,32 @@ def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tu
                 chance=tuple(quantiles[:, index].tolist()),
                 n_directions=n_telling,
                 best=tuple(
-                    DirectionScore(direction=int(d), sign=1 if measured.along[index, d] else -1, ap=float(ap[d]))
+                    DirectionScore(direction=int(d), sign=1 if measured.is_plus[index, d] else -1, ap=float(ap[d]))
                     for d in np.argsort(-ap, kind="stable")[:BEST]
                 ),
             )
         )
-    return tuple(sorted(concepts, key=lambda each: (not each.established, -each.ap, each.name)))
+    return tuple(sorted(concepts, key=lambda c: (not c.established, -c.ap, c.name)))
 
 
-def directions_told(measured: Measured, names: Sequence[str], directions: Directions, source: str) -> DirectionFacts:
+def direction_facts(measured: Measured, names: Sequence[str], directions: Directions, source: str) -> DirectionFacts:
     """The directions that tell concepts, most concepts first. source: what the directions are, in words."""
     beyond = measured.telling
     telling = [
         DirectionConcepts(
             direction=int(index),
             strength=None if directions.strengths is None else float(directions.strengths[index]),
-            concepts=tuple(
-                names[each] for each in np.argsort(-measured.ap[:, index], kind="stable") if beyond[each, index]
-            ),
+            concepts=tuple(names[i] for i in np.argsort(-measured.ap[:, index], kind="stable") if beyond[i, index]),
         )
         for index in np.flatnonzero(beyond.any(axis=0))
     ]
-    telling.sort(key=lambda each: (-len(each.concepts), each.direction))
+    telling.sort(key=lambda d: (-len(d.concepts), d.direction))
     return DirectionFacts(
         of=directions.of,
         source=source,
         n=directions.n,
         n_telling=len(telling),
-        n_polysemantic=sum(len(each.concepts) > 1 for each in telling),
+        n_polysemantic=sum(len(d.concepts) > 1 for d in telling),
         telling=tuple(telling),
     )
 
@@ -340,12 +338,12 @@ def average_precisions(ranked: Ranked, positives: npt.NDArray[np.integer]) -> tu
     Returns:
         (direction, assignment) each: AP of h·v, and of −h·v. 1 where all images are positives.
     """
-    along = np.sort(np.take(ranked.at_least, positives, axis=1), axis=-1)
+    forward = np.sort(np.take(ranked.at_least, positives, axis=1), axis=-1)
     if ranked.at_most is not None:
-        against = np.sort(np.take(ranked.at_most, positives, axis=1), axis=-1)
-        return _of_sorted(along), _of_sorted(against)
-    n, found = ranked.at_least.shape[1], np.arange(1, positives.shape[-1] + 1)
-    return (found / along).mean(-1), (found[::-1] / (n + 1 - along)).mean(-1)
+        backward = np.sort(np.take(ranked.at_most, positives, axis=1), axis=-1)
+        return _of_sorted(forward), _of_sorted(backward)
+    n, hits = ranked.at_least.shape[1], np.arange(1, positives.shape[-1] + 1)
+    return (hits / forward).mean(-1), (hits[::-1] / (n + 1 - forward)).mean(-1)
 
 
 def _of_sorted(counts: Counts) -> Array:
@@ -355,5 +353,5 @@ def _of_sorted(counts: Counts) -> Array:
     """
     n = counts.shape[-1]
     ends = np.diff(counts, append=0) != 0  # of a run of equal scores
-    found = np.minimum.accumulate(np.where(ends, np.arange(1, n + 1), n)[..., ::-1], axis=-1)[..., ::-1]
-    return np.asarray((found / counts).mean(-1))
+    hits = np.minimum.accumulate(np.where(ends, np.arange(1, n + 1), n)[..., ::-1], axis=-1)[..., ::-1]
+    return np.asarray((hits / counts).mean(-1))

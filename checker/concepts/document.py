@@ -187,16 +187,16 @@ class ConceptsReport(Shown, Frozen):
         """
         rows: list[notebook.Row] = [
             {
-                "concept": each.name,
-                "n_images": each.n_images,
-                "ap": each.ap,
-                "chance_95": each.chance[1],
-                "p": each.p,
-                "n_directions": each.n_directions,
-                "encoded": each.encoded,
-                "established": each.established,
+                "concept": concept.name,
+                "n_images": concept.n_images,
+                "ap": concept.ap,
+                "chance_95": concept.chance[1],
+                "p": concept.p,
+                "n_directions": concept.n_directions,
+                "encoded": concept.encoded,
+                "established": concept.established,
             }
-            for each in self.concepts
+            for concept in self.concepts
         ]
         return notebook.frame(rows, "concept")
 
@@ -218,7 +218,7 @@ def document_of(report: ConceptsReport) -> Document:
     """Return the document of a concept set."""
     model, images, chance, directions = report.model, report.images, report.chance, report.directions
     n_images, left_out = images.n_usable, len(report.not_judged)
-    not_judged = tuple((name(each.name), each.reason) for each in report.not_judged)
+    not_judged = tuple((name(concept.name), concept.reason) for concept in report.not_judged)
     first = (count_text(n_images, "image"), name(report.concept_set.source))
     table = Table(
         ("concept", ">images", ">AP", ">chance", ">needed", ">p", ">directions", "=best", "=found"),
@@ -277,14 +277,14 @@ def document_of(report: ConceptsReport) -> Document:
     )
 
 
-def _concept(each: Concept) -> tuple[str | Cell, ...]:
-    best = each.best[0]
-    found = Cell("within chance", "warn") if each.encoded else Cell("–", "dim")
+def _concept(concept: Concept) -> tuple[str | Cell, ...]:
+    best = concept.best[0]
+    status = Cell("within chance", "warn") if concept.encoded else Cell("–", "dim")
     return (
-        *(name(each.name), str(each.n_images), Cell(ap_text(each.ap), "bold"), ap_text(each.chance[1])),
-        "none" if each.needed is None else ap_text(each.needed),
-        *(number_text(each.p, 2), str(each.n_directions), f"{'+' if best.sign > 0 else '−'}{best.direction}"),
-        Cell("established", "pass") if each.established else found,
+        *(name(concept.name), str(concept.n_images), Cell(ap_text(concept.ap), "bold"), ap_text(concept.chance[1])),
+        "none" if concept.needed is None else ap_text(concept.needed),
+        *(number_text(concept.p, 2), str(concept.n_directions), f"{'+' if best.sign > 0 else '−'}{best.direction}"),
+        Cell("established", "pass") if concept.established else status,
     )
 
 
@@ -298,7 +298,7 @@ def _histogram(title: str, chance: ChanceFacts, counts: tuple[int, ...]) -> Char
 
 def _directions(report: ConceptsReport) -> list[Section]:
     facts = report.directions
-    rows = tuple((str(each.direction), name(", ".join(each.concepts))) for each in facts.telling[:ON_A_PAGE])
+    rows = tuple((str(d.direction), name(", ".join(d.concepts))) for d in facts.telling[:ON_A_PAGE])
     more = f"; {facts.n_telling - ON_A_PAGE} more in JSON" if facts.n_telling > ON_A_PAGE else ""
     remark = f"{facts.n_telling} of {facts.n} tell a concept, {facts.n_polysemantic} tell several{more}"
     return [Section("Directions", remark, (Facts(rows),))] if rows else []

@@ -88,8 +88,8 @@ def concepts(
     asked = Asked(concept_set, of, head, min_positives, min_coverage, shuffles)
     path = local_path(model, "model")
     if isolate:
-        given = run.model_dump(exclude={"images"})
-        return apart(concepts, str(model), limits)(model, progress=progress, **vars(asked), **given)
+        keywords = run.model_dump(exclude={"images"})
+        return apart(concepts, str(model), limits)(model, progress=progress, **vars(asked), **keywords)
     limits.refuse_here()
     return _find(Job(path, run), asked, clock, progress)
 
@@ -124,8 +124,10 @@ def _find(job: Job, asked: Asked, clock: Clock, progress: Tell | None) -> Concep
     """Measure the images, and search directions for the concepts."""
     run = job.options
     tell_stage(progress, "opening the model and the concept set")
-    found = open_concepts(asked.concept_set, seed=run.seed, max_images=run.max_images, min_coverage=asked.min_coverage)
-    inputs, own_head, why = _open(job, found, asked)
+    dataset = open_concepts(
+        asked.concept_set, seed=run.seed, max_images=run.max_images, min_coverage=asked.min_coverage
+    )
+    inputs, own_head, why = _open(job, dataset, asked)
     (opened,) = inputs.models
     tell_stage(progress, "loading the model")
     runner = measure.open_runner(inputs)
@@ -135,16 +137,16 @@ def _find(job: Job, asked: Asked, clock: Clock, progress: Tell | None) -> Concep
     collected = measure.collect(runner, inputs, progress=progress)
     if own_head is not None:
         measure.difference_of_head(own_head, collected, opened)
-    h, present = collected.representations, _labels(collected, found)
-    judged, left_out = split(present, found.names, asked.min_positives)
+    h, present = collected.representations, _labels(collected, dataset)
+    judged, left_out = split(present, dataset.names, asked.min_positives)
     if not judged:
         raise CannotAssessError(
-            f"{asked.concept_set}: none of {len(found.names)} concepts has at least {asked.min_positives} of the "
+            f"{asked.concept_set}: none of {len(dataset.names)} concepts has at least {asked.min_positives} of the "
             f"{len(h)} images with it, and as many without; at least one is needed",
             "add images, of the concepts and without them; or --min-positives N, the report shows what chance gives",
         )
     looked_at, source = _directions(asked.of, head, h, opened)
-    names, positives = [found.names[i] for i in judged], [np.flatnonzero(present[:, i]) for i in judged]
+    names, positives = [dataset.names[i] for i in judged], [np.flatnonzero(present[:, i]) for i in judged]
     stage = "ranking the images along each direction"
     tell_stage(progress, stage)
 
@@ -152,17 +154,17 @@ def _find(job: Job, asked: Asked, clock: Clock, progress: Tell | None) -> Concep
         tell_stage(progress, f"{stage}, {done} of {looked_at.n} done")
 
     measured = search(h, looked_at, positives, n_shuffles=asked.shuffles, seed=run.seed, progress=tell)
-    concepts_ = directions.judge(measured, names, [len(each) for each in positives])
-    n_established, n_encoded = sum(each.established for each in concepts_), sum(each.encoded for each in concepts_)
+    concepts_ = directions.judge(measured, names, [len(indices) for indices in positives])
+    n_established, n_encoded = sum(c.established for c in concepts_), sum(c.encoded for c in concepts_)
     images = collected.read.facts(inputs.source)
     return ConceptsReport(
         tool_version=VERSION,
         model=ConceptsModel(**measure.model_read(opened), n_features=h.shape[1]),
         concept_set=ConceptSetFacts(
             source=str(asked.concept_set),
-            layout=found.layout,
-            rule=found.rule,
-            n_concepts=len(found.names),
+            layout=dataset.layout,
+            rule=dataset.rule,
+            n_concepts=len(dataset.names),
             n_without=int((~present.any(axis=1)).sum()),
             min_positives=asked.min_positives,
         ),
@@ -173,7 +175,7 @@ def _find(job: Job, asked: Asked, clock: Clock, progress: Tell | None) -> Concep
         f"or more, beyond chance; {n_encoded} {'reaches' if n_encoded == 1 else 'reach'} 0.9.",
         concepts=concepts_,
         not_judged=left_out,
-        directions=directions.directions_told(measured, names, looked_at, source),
+        directions=directions.direction_facts(measured, names, looked_at, source),
         chance=directions.chance_facts(measured, run.seed),
         preprocessing=inputs.preprocessing,
         images=images,
@@ -183,7 +185,7 @@ def _find(job: Job, asked: Asked, clock: Clock, progress: Tell | None) -> Concep
             *image_notes(images),
             *(f"Image set: {finding.seen}." for finding in images.sanity.findings),
             *filter(None, [why]),
-            *_set_notes(found, looked_at, present[:, judged], concepts_),
+            *_set_notes(dataset, looked_at, present[:, judged], concepts_),
             *execution_notes(runner.execution),
         ),
         time=Time.until_now(clock, len(h)),
@@ -208,12 +210,12 @@ def _directions(of: str | None, head: LinearHead | None, h: Floats, opened: Mode
     return looked_at, source
 
 
-def _open(job: Job, found: ConceptSet, asked: Asked) -> tuple[measure.Inputs, LinearHead | None, str]:
+def _open(job: Job, concept_set: ConceptSet, asked: Asked) -> tuple[measure.Inputs, LinearHead | None, str]:
     """Open the model for a call. Where its head gives the directions, the tensor is the input of the head.
 
     Returns that head, too, and a note on a choice that the user did not make.
     """
-    inputs = measure.read_inputs(job, source=found.source)
+    inputs = measure.read_inputs(job, source=concept_set.source)
     if asked.of in ("features", "axes") or asked.head is not None:
         return inputs, None, ""
     (opened,) = inputs.models
@@ -224,7 +226,7 @@ def _open(job: Job, found: ConceptSet, asked: Asked) -> tuple[measure.Inputs, Li
             raise
         return inputs, None, f"No head was read ({fault.message}): principal axes are looked at."
     if job.options.tensor is None:
-        return measure.read_head_input(job, source=found.source), read, ""
+        return measure.read_head_input(job, source=concept_set.source), read, ""
     if opened.head is None or opened.head.tensor != opened.representation.tensor:
         if asked.of == "head":
             raise UsageError(
@@ -235,18 +237,18 @@ def _open(job: Job, found: ConceptSet, asked: Asked) -> tuple[measure.Inputs, Li
     return inputs, read, ""
 
 
-def _labels(collected: measure.Collected, found: ConceptSet) -> Bools:
+def _labels(collected: measure.Collected, concept_set: ConceptSet) -> Bools:
     """(image, concept): whether it is present."""
-    column = {name: index for index, name in enumerate(found.names)}
+    column = {name: index for index, name in enumerate(concept_set.names)}
     present = np.zeros((len(collected.digests), len(column)), bool)
     for row, digest in enumerate(collected.digests):
-        if digest not in found.concepts:
+        if digest not in concept_set.concepts:
             raise CannotAssessError(
                 f"{collected.names[row]}: image has other bytes than when its concepts were read; images must not "
                 "change during a run",
                 "run again when nothing writes to the concept set",
             )
-        present[row, [column[name] for name in found.concepts[digest]]] = True
+        present[row, [column[name] for name in concept_set.concepts[digest]]] = True
     return present
 
 
@@ -269,19 +271,19 @@ def split(present: Bools, names: Sequence[str], min_positives: int) -> tuple[lis
     return judged, tuple(others)
 
 
-def _set_notes(found: ConceptSet, looked_at: Directions, present: Bools, judged: Sequence[Concept]) -> list[str]:
+def _set_notes(concept_set: ConceptSet, looked_at: Directions, present: Bools, judged: Sequence[Concept]) -> list[str]:
     """Return the notes on directions and concept set. `present` is (image, judged concept)."""
     notes = []
     if looked_at.of != "head":
         notes.append("The paper counts concepts along right singular vectors of a head; these are other directions.")
-    if found.layout == "broden":
+    if concept_set.layout == "broden":
         notes.append("An image without labels of a category counts as one without each of its concepts.")
-    if alike := present.shape[1] - len({(each ^ each[0]).tobytes() for each in present.T}):
+    if alike := present.shape[1] - len({(column ^ column[0]).tobytes() for column in present.T}):
         notes.append(
             f"{count_text(alike, 'concept')} with the same images as another one, or with exactly the others: counted, "
             "but one question."
         )
-    if by_chance := sum(each.chance[0] >= ENCODED_AP for each in judged):
+    if by_chance := sum(c.chance[0] >= ENCODED_AP for c in judged):
         notes.append(
             f"{count_text(by_chance, 'concept')} of {len(judged)} had AP {ENCODED_AP:g} or more in half of the "
             "shuffles: most images have them, or there are few images, and AP 0.9 says little of them."
@@ -361,7 +363,7 @@ def open_concepts(
     else:
         source, labels_of, names = _manifest(path, seed)
         rule = f"a concept is present where a row names it, with a score of {PRESENT:g} or more if there is one"
-    source, by_digest = _once(source, max_images)
+    source, by_digest = _unique_images(source, max_images)
     concepts = {digest: frozenset(c for name in same for c in labels_of(name)) for digest, same in by_digest.items()}
     names.update(*concepts.values())
     if not names:
@@ -424,13 +426,13 @@ def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> tuple[Im
         for category in categories:
             for part in filter(None, map(str.strip, cells[category].split(";"))):
                 where = f"{index}: row {line}: {category} is {part:.{SHOWN}}"
-                found = {int(part)} if NUMBER.fullmatch(part) else in_mask(part, where)
-                if unknown := found - labels.keys():
+                ids = {int(part)} if NUMBER.fullmatch(part) else in_mask(part, where)
+                if unknown := ids - labels.keys():
                     raise UsageError(
                         f"{where}; {min(unknown)} is not a number of label.csv",
                         f"head -3 {quoted(folder / 'label.csv')}",
                     )
-                numbers |= found
+                numbers |= ids
         return {labels[number] for number in numbers}
 
     return open_files(images, list(rows), spec=spec, seed=seed), concepts_of, set()
@@ -538,7 +540,7 @@ def _score(cell: object, where: str, hint: str) -> float:
     return value
 
 
-def _once(source: ImageSource, limit: int | None) -> tuple[ImageSource, dict[str, list[str]]]:
+def _unique_images(source: ImageSource, limit: int | None) -> tuple[ImageSource, dict[str, list[str]]]:
     """Return each image once.
 
     It is the first file of those with the same bytes; the names of all of them come by digest.
@@ -551,7 +553,7 @@ def _once(source: ImageSource, limit: int | None) -> tuple[ImageSource, dict[str
     same: dict[str | int, list[str]] = {}  # by digest; by its place where an image has none
     for name, index in places.items():
         same.setdefault(source.digest(index) or index, []).append(name)
-    kept = list(same.items())[:limit]
-    entries = source.entries.take(np.array([places[names[0]] for _, names in kept], np.int64))
-    by_digest = {digest: names for digest, names in kept if isinstance(digest, str)}
+    chosen = list(same.items())[:limit]
+    entries = source.entries.take(np.array([places[names[0]] for _, names in chosen], np.int64))
+    by_digest = {digest: names for digest, names in chosen if isinstance(digest, str)}
     return replace(source, entries=entries, n_available=len(same)), by_digest

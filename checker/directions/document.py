@@ -218,7 +218,7 @@ class DirectionsReport(Shown, Frozen):
                 "same_low": point.same.low,
                 "same_high": point.same.high,
                 "same_confident": point.same_confident.value,
-                **{f"accuracy of {each}": accuracy.value for each, accuracy in point.accuracy.items()},
+                **{f"accuracy of {set_name}": accuracy.value for set_name, accuracy in point.accuracy.items()},
             }
             for name, analysis in (("raw", self.raw), ("centred", self.centred))
             for curve in analysis.curves
@@ -279,7 +279,7 @@ def document_of(report: DirectionsReport) -> Document:
     ]
     run = [("Images", images.source), ("Digest", images.digest), ("Seed", images.seed)]
     importance = (
-        *((label, _importance(each)) for label, each in analyses.items()),
+        *((label, _importance(analysis)) for label, analysis in analyses.items()),
         ("outlier features", outliers_text(report.outliers)),
     )
     return Document(
@@ -339,10 +339,10 @@ def outliers_text(outliers: Outliers) -> str:
     if not outliers.persistent:
         which = f"No feature has |z| > 6 in at least half of the images; feature {shown} has most of the kurtosis."
     effects = "; ".join(
-        f"set to {'the mean' if each.value == 'mean over images' else 'zero'}, "
-        f"{percent_text(each.changed.value)} of the predictions change ({_bounds(each.changed)} %) and "
-        f"{_percent(each.margin_share)} of the margin between the first two classes goes"
-        for each in outliers.replacements
+        f"set to {'the mean' if replacement.value == 'mean over images' else 'zero'}, "
+        f"{percent_text(replacement.changed.value)} of the predictions change ({_bounds(replacement.changed)} %) and "
+        f"{_percent(replacement.margin_share)} of the margin between the first two classes goes"
+        for replacement in outliers.replacements
     )
     return f"{which} {effects[:1].upper()}{effects[1:]}."
 
@@ -361,38 +361,38 @@ def _pruning(analysis: Analysis) -> Chart:
     curves = []
     for curve in analysis.curves:
         same = [point.same for point in curve.points[::-1]]
-        values = tuple(each.value for each in same)
-        bounds = tuple((each.low, each.high) for each in same) if curve.order == "importance" else ()
+        values = tuple(share.value for share in same)
+        bounds = tuple((share.low, share.high) for share in same) if curve.order == "importance" else ()
         curves.append(Line(f"by {curve.order}", values, tuple(map(percent_text, values)), bounds))
-    kept = [point.percent for point in analysis.curves[0].points[::-1]]
+    percents = [point.percent for point in analysis.curves[0].points[::-1]]
     return Chart(
         "Share of the images with the same predicted class, by share of the directions kept",
-        tuple(f"{percent} %" for percent in kept),
+        tuple(f"{percent} %" for percent in percents),
         tuple(curves),
         percent_text(max(curves[0].values)),
         "Share of the images whose predicted class stays the same, by the share of the directions that are kept: the "
         "most important first (coloured, with 95 % Wilson intervals), by singular value (solid), in random order "
         "(dashed).",
-        at=tuple(percent / 100 for percent in kept),
+        at=tuple(percent / 100 for percent in percents),
     )
 
 
 def _spectrum(analyses: dict[str, Analysis]) -> Chart:
     """Draw the cumulated importance of the directions. The most important come first."""
-    kept = np.linspace(0, 1, SPECTRUM_POINTS)
+    shares = np.linspace(0, 1, SPECTRUM_POINTS)
     curves = []
     for label, analysis in analyses.items():
         falling = np.sort(analysis.importances)[::-1]
-        held = np.concatenate([[0.0], np.cumsum(falling) / np.sum(falling)])
-        values = np.minimum(np.interp(kept * (len(held) - 1), np.arange(len(held)), held), 1.0).tolist()
+        sums = np.concatenate([[0.0], np.cumsum(falling) / np.sum(falling)])
+        values = np.minimum(np.interp(shares * (len(sums) - 1), np.arange(len(sums)), sums), 1.0).tolist()
         curves.append(Line(label, tuple(values), tuple(map(percent_text, values))))
     return Chart(
         "Importance that the most important directions hold together",
-        tuple(f"{100 * share:.0f} %" for share in kept),
+        tuple(f"{100 * share:.0f} %" for share in shares),
         tuple(curves),
         "100 %",
         "By their share of all directions: of the weights as they are (coloured), and less their mean over classes.",
-        at=tuple(kept.tolist()),
+        at=tuple(shares.tolist()),
     )
 
 
@@ -407,9 +407,7 @@ def _table(analysis: Analysis) -> Table:
         )
         for at, point in enumerate(by_importance.points)
     )
-    keeps = ", ".join(
-        f"{percent_text(each.share)} by {each.directions} ({each.percent:.0f} %)" for each in analysis.fewest
-    )
+    keeps = ", ".join(f"{percent_text(few.share)} by {few.directions} ({few.percent:.0f} %)" for few in analysis.fewest)
     return Table(
         (
             *(">kept", ">directions", ">importance", ">same", "=interval", ">confident"),
@@ -428,7 +426,7 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
     """
     if report.in_distribution is None:
         return []
-    results = [report.in_distribution, *(each.result for each in report.shifted)]
+    results = [report.in_distribution, *(s.result for s in report.shifted)]
     rows: list[tuple[str | Cell, ...]] = [("all", *(Cell(_accuracy(result.accuracy), "bold") for result in results))]
     for point in report.raw.curves[0].points:
         cells = [f"{point.percent} %"]
@@ -436,7 +434,7 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
             beyond = point.effective_robustness.get(result.name)
             cells.append(_accuracy(point.accuracy[result.name]) + (f", {beyond.points:+.1f}" if beyond else ""))
         rows.append(tuple(cells))
-    reasons = [each.not_applicable for each in report.shifted if each.not_applicable]
+    reasons = [s.not_applicable for s in report.shifted if s.not_applicable]
     legends = ["after a comma: effective robustness, percentage points"] if len(reasons) < len(report.shifted) else []
     legends += [f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}"] if reasons else []
     table = Table((">kept", *(f">{result.name}" for result in results)), tuple(rows), "; ".join(legends))
@@ -447,15 +445,15 @@ def _leading(report: DirectionsReport) -> Table:
     named = [feature.index for feature in report.outliers.features[:3]]
     total = sum(report.raw.importances)
     rows: list[tuple[str | Cell, ...]] = []
-    for each in report.raw.leading:
-        of_all = each.importance
+    for direction in report.raw.leading:
+        of_all = direction.importance
         share, low, high = ((value or 0.0) / total for value in (of_all.estimate, of_all.low, of_all.high))
         rows.append(
             (
-                *(str(each.index + 1), number_text(each.singular_value), number_text(each.cosine)),
+                *(str(direction.index + 1), number_text(direction.singular_value), number_text(direction.cosine)),
                 *(percent_text(share), f"{100 * low:.1f} – {100 * high:.1f}"),
-                f"{each.largest_feature}: {each.largest_component:.2f}",
-                *(f"{value:.2f}" for value in each.on_features[: len(named)]),
+                f"{direction.largest_feature}: {direction.largest_component:.2f}",
+                *(f"{value:.2f}" for value in direction.on_features[: len(named)]),
             )
         )
     return Table(

@@ -98,14 +98,14 @@ def directions(
     specs, maps = parse_sets(labelled, shifted, classes)
     if images is None and specs:
         images = as_typed(specs[0].place)
-    run, given = measure.settle(images, options, max_images=MAX_IMAGES)
+    run, source = measure.settle(images, options, max_images=MAX_IMAGES)
     path = local_path(model, "model")
     if head is None and (run.tensor is not None or run.pool is not None):
         raise UsageError(
             "--tensor or --pool is given without --head; the model's own head fixes the tensor",
             "--head FILE.npy, or leave --tensor and --pool out",
         )
-    if isolate and is_possible(given, run.images, *(as_typed(each.place) for each in specs)):
+    if isolate and is_possible(source, run.images, *(as_typed(spec.place) for spec in specs)):
         asked: Fields = {"head": head, "labelled": labelled, "shifted": shifted, "classes": classes}
         return apart(directions, str(model), limits)(
             model, baseline=baseline, progress=progress, **asked, **run.keywords
@@ -113,7 +113,7 @@ def directions(
     limits.refuse_here()
     tell_stage(progress, "opening the model and the images")
     read_job = measure.read_head_input if head is None else measure.read_inputs
-    inputs = read_job(Job(path, run), source=given)
+    inputs = read_job(Job(path, run), source=source)
     linear, difference, h, sets_, read, execution = _measure(inputs, head, specs, maps, progress)
     tell_stage(progress, "decomposing the head")
     try:
@@ -123,7 +123,7 @@ def directions(
             inputs.models[0].path,
             f"weights of {linear.source} are the same for all classes; a prediction must depend on the image",
         ) from fault
-    results = [(each.result, each.digests) for each in sets_ if each.result]
+    results = [(s.result, s.digests) for s in sets_ if s.result]
     report = DirectionsReport(
         tool_version=VERSION,
         model=document.HeadModel(
@@ -140,7 +140,7 @@ def directions(
         outliers=outliers,
         confidence=CONFIDENCE,
         in_distribution=results[0][0] if results else None,
-        shifted=tuple(robustness.put_beside(*results[0], *each, baseline) for each in results[1:]),
+        shifted=tuple(robustness.compare_sets(*results[0], *r, baseline) for r in results[1:]),
         baseline=baseline,
         summary=document.summary_of(raw),
         preprocessing=inputs.preprocessing,
@@ -182,15 +182,15 @@ def _measure(
         )
     for_labels = runner if are_photos or not prepared else measure.open_runner(inputs)
     labelled = list[Labelled]()
-    for each in prepared:
+    for photos in prepared:
         of_set = collected
-        if each.source is not inputs.source:
-            of_set = measure.collect(for_labels, inputs, each.source, progress=progress, label=each.spec.name)
+        if photos.source is not inputs.source:
+            of_set = measure.collect(for_labels, inputs, photos.source, progress=progress, label=photos.spec.name)
         usable = set(of_set.names)  # skipped images have no row
-        right = [right for entry, right in zip(each.source.entries, each.right, strict=True) if entry.name in usable]
-        found = Labelled(each.spec.name, of_set.representations, right, each.map.compete)
-        result = each.result(of_set.read, len(set(right)), correct(head, found))
-        labelled.append(found._replace(result=result, digests=of_set.digests))
+        right = [right for e, right in zip(photos.source.entries, photos.right, strict=True) if e.name in usable]
+        labelled_set = Labelled(photos.spec.name, of_set.representations, right, photos.map.compete)
+        result = photos.result(of_set.read, len(set(right)), correct(head, labelled_set))
+        labelled.append(labelled_set._replace(result=result, digests=of_set.digests))
     return head, difference, h, labelled, collected.read, runner.execution
 
 
@@ -202,7 +202,7 @@ def parse_sets(
     Raises UsageError as that, and for shifted sets or class maps without an in-distribution set.
     """
     if labelled is not None:
-        named = parse_call(str(labelled), [str(each) for each in shifted], classes, alone=True)
+        named = parse_call(str(labelled), [str(place) for place in shifted], classes, alone=True)
         return [named.inside, *named.shifted], named.maps
     for option, values in (("--shifted", shifted), ("--classes", classes)):
         if values:
@@ -240,8 +240,8 @@ KEEPS = (0.99, 0.95)
 STEPS = 50  # numbers of directions that are tried for it, evenly spaced; all where there are fewer
 Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
 TOP = (1, 3, 10)  # numbers of directions whose share of the importance is reported
-CLASSES_AT_ONCE = 2048  # rows of W in one step of the decomposition
-AT_ONCE = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
+BLOCK_CLASSES = 2048  # rows of W in one step of the decomposition
+BLOCK_VALUES = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
 
 
 class SameWeightsError(ValueError):
@@ -267,11 +267,11 @@ class Labelled(NamedTuple):
         return int(is_correct(scores, self.right[images], self.compete).sum())
 
 
-def correct(head: LinearHead, each: Labelled) -> int:
+def correct(head: LinearHead, labelled: Labelled) -> int:
     """Count the labelled images that the head predicts right."""
     return sum(
-        each.n_right(images, head.scores(each.representations[images]))
-        for images in pieces(len(each.right), len(head.bias))
+        labelled.n_right(images, head.scores(labelled.representations[images]))
+        for images in pieces(len(labelled.right), len(head.bias))
     )
 
 
@@ -296,22 +296,22 @@ def analyse(
     raw, centred = decompose(head.weight)
     if not centred.sigma[0] > document.SAME * raw.sigma[0]:
         raise SameWeightsError
-    whole = predict_whole(head, h)
-    outliers = _outliers(head, h, whole)
+    predictions = predict(head, h)
+    outliers = _outliers(head, h, predictions)
 
     def effective(accuracy: dict[str, Accuracy]) -> dict[str, Effective]:
         """Return effective robustness by shifted set, from the accuracies of all sets."""
-        results = [each.result.model_copy(update={"accuracy": accuracy[each.name]}) for each in labelled if each.result]
-        found = {each.name: robustness.effective(results[0], each, baseline)[0] for each in results[1:]}
-        return {name: each for name, each in found.items() if each is not None}
+        results = [s.result.model_copy(update={"accuracy": accuracy[s.name]}) for s in labelled if s.result]
+        by_name = {r.name: robustness.effective(results[0], r, baseline)[0] for r in results[1:]}
+        return {name: value for name, value in by_name.items() if value is not None}
 
     def analysis(directions: Directions) -> Analysis:
         columns = directions.v.T @ head.weight.T - (directions.v.T @ directions.mean)[:, None]
         projected = directions.project(h)
-        others = [(each, directions.project(each.representations)) for each in labelled]
+        others = [(s, directions.project(s.representations)) for s in labelled]
         weighed = _weigh(directions, h, projected, [feature.index for feature in outliers.features])
         n, importances = weighed.n_directions, np.array(weighed.importances)
-        kept = {percent: math.ceil(percent * n / 100) for percent in PERCENT}
+        numbers = {percent: math.ceil(percent * n / 100) for percent in PERCENT}
         steps = {math.ceil(n * step / STEPS) for step in range(1, STEPS + 1)} - {n}
         orders: dict[document.Order, Indices] = {
             "importance": np.argsort(-importances, kind="stable"),
@@ -320,27 +320,27 @@ def analyse(
         }
         curves, same = [], dict[int, float]()
         for name, order in orders.items():
-            tried = {*kept.values(), *(steps if name == "importance" else ())}
-            found = {k: np.empty(len(projected), dtype=np.intp) for k in tried}
+            tried = {*numbers.values(), *(steps if name == "importance" else ())}
+            predicted = {k: np.empty(len(projected), dtype=np.intp) for k in tried}
             for k, part, scores in pruned_scores(columns, projected, head.bias, order, tried):
-                found[k][part] = scores.argmax(axis=1)
-            agrees = {k: whole.agrees(classes) for k, classes in found.items()}
+                predicted[k][part] = scores.argmax(axis=1)
+            agrees = {k: predictions.agrees(classes) for k, classes in predicted.items()}
             same = same or {k: float(agree.mean()) for k, agree in agrees.items()}  # of the first order
             right = Counter[tuple[int, str]]()
-            for each, of_set in others:
-                for k, part, scores in pruned_scores(columns, of_set, head.bias, order, kept.values()):
-                    right[k, each.name] += each.n_right(part, scores)
+            for labelled_set, of_set in others:
+                for k, part, scores in pruned_scores(columns, of_set, head.bias, order, numbers.values()):
+                    right[k, labelled_set.name] += labelled_set.n_right(part, scores)
             points = tuple(
                 document.Point(
                     percent=percent,
                     kept=k,
                     importance=min(float(importances[order[:k]].sum() / importances.sum()), 1.0),
                     same=_share(agrees[k]),
-                    same_confident=_share(agrees[k][whole.confident]),
+                    same_confident=_share(agrees[k][predictions.confident]),
                     accuracy=(of_sets := {s.name: wilson(right[k, s.name], len(s.right)) for s in labelled}),
                     effective_robustness=effective(of_sets),
                 )
-                for percent, k in kept.items()
+                for percent, k in numbers.items()
             )
             curves.append(document.Curve(order=name, points=points))
         fewest = []
@@ -386,10 +386,10 @@ def _weigh(directions: Directions, h: Floats, projected: Array, named: Sequence[
     rank = float(np.exp(entropy))
     tops = []
     for k in TOP:
-        held = np.zeros(n)
-        held[order[:k]] = 1.0
-        share = min(float(shares @ held), 1.0) if k < n else 1.0
-        tops.append(document.TopShare(directions=k, share=estimate(share, (held - share) / total, 1.0)))
+        selected = np.zeros(n)
+        selected[order[:k]] = 1.0
+        share = min(float(shares @ selected), 1.0) if k < n else 1.0
+        tops.append(document.TopShare(directions=k, share=estimate(share, (selected - share) / total, 1.0)))
     leading = []
     for i in map(int, order[:LEADING]):
         components = np.abs(directions.v[:, i])
@@ -418,7 +418,7 @@ def _weigh(directions: Directions, h: Floats, projected: Array, named: Sequence[
     )
 
 
-def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
+def _outliers(head: LinearHead, h: Floats, predictions: Predictions) -> Outliers:
     """Find the outlier features, and replace them by mean and by zero. The value is the same in every image.
 
     They have |z| > 6 in at least half of the images; without any it is the feature with most of the kurtosis.
@@ -431,7 +431,7 @@ def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
     by_share = np.argsort(-share, kind="stable")
     persistent = by_share[frequency[by_share] >= PERSISTENT_SHARE]
     chosen = persistent if len(persistent) else by_share[:1]
-    difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]
+    difference = head.weight[predictions.first][:, chosen] - head.weight[predictions.second][:, chosen]
     values: dict[Literal["mean over images", "zero"], Array] = {
         "mean over images": x[:, chosen].mean(axis=0),
         "zero": np.zeros(len(chosen)),
@@ -441,12 +441,12 @@ def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
         other = x.copy()
         other[:, chosen] = value
         predicted = [head.scores(other[images]).argmax(axis=1) for images in pieces(len(other), len(head.bias))]
-        given = (difference * (x[:, chosen] - value)).sum(axis=1)
+        contributions = (difference * (x[:, chosen] - value)).sum(axis=1)
         replacements.append(
             document.Replacement(
                 value=name,
-                changed=_share(~whole.agrees(np.concatenate(predicted))),
-                margin_share=margin_share(given, whole.margins),
+                changed=_share(~predictions.agrees(np.concatenate(predicted))),
+                margin_share=margin_share(contributions, predictions.margins),
             )
         )
     return Outliers(
@@ -460,7 +460,7 @@ def _outliers(head: LinearHead, h: Floats, whole: Predictions) -> Outliers:
     )
 
 
-def margin_share(given: Array, margins: Array) -> Interval:
+def margin_share(contributions: Array, margins: Array) -> Interval:
     """Return the features' share of the margins.
 
     It is the sum over images of what they give over the sum of the margins.
@@ -468,8 +468,8 @@ def margin_share(given: Array, margins: Array) -> Interval:
     The interval is normal over images (delta method of a ratio of means).
 
     Args:
-        given: (image,) Σ_j (W_aj − W_bj)·(h_j − r_j), over the features j, with a and b the classes of the largest and
-            the second score and r_j what h_j is replaced by.
+        contributions: (image,) Σ_j (W_aj − W_bj)·(h_j − r_j), over the features j, with a and b the classes of the
+            largest and the second score and r_j what h_j is replaced by.
         margins: (image,) the first score less the second.
 
     Returns:
@@ -479,8 +479,8 @@ def margin_share(given: Array, margins: Array) -> Interval:
     mean, n = float(margins.mean()), len(margins)
     if mean <= 0:
         return Interval(estimate=None, low=None, high=None)
-    share = float(given.mean()) / mean
-    half = Z * float((given - share * margins).std(ddof=1)) / mean / n**0.5
+    share = float(contributions.mean()) / mean
+    half = Z * float((contributions - share * margins).std(ddof=1)) / mean / n**0.5
     return Interval(estimate=share, low=share - half, high=share + half)
 
 
@@ -496,9 +496,9 @@ class Predictions(NamedTuple):
     copies: Indices
     """(class,) the first of each class's copies, which have the same weights and bias: only rounding decides there"""
 
-    def agrees(self, found: Indices) -> Bools:
+    def agrees(self, classes: Indices) -> Bools:
         """Return whether a class is the predicted one, (image,). A copy of it counts as the same."""
-        return np.asarray(self.copies[found] == self.copies[self.first])
+        return np.asarray(self.copies[classes] == self.copies[self.first])
 
     @property
     def confident(self) -> Indices:
@@ -506,7 +506,7 @@ class Predictions(NamedTuple):
         return np.argsort(-self.margins, kind="stable")[: -(-len(self.margins) // 2)]
 
 
-def predict_whole(head: LinearHead, h: Floats) -> Predictions:
+def predict(head: LinearHead, h: Floats) -> Predictions:
     """Predict with the whole head. h: (image, feature)."""
     parts = []
     for images in pieces(len(h), len(head.bias)):
@@ -526,7 +526,7 @@ def predict_whole(head: LinearHead, h: Floats) -> Predictions:
 
 
 def pruned_scores(
-    columns: Array, projected: Array, bias: Array, order: Indices, kept: Collection[int]
+    columns: Array, projected: Array, bias: Array, order: Indices, numbers: Collection[int]
 ) -> Iterator[tuple[int, slice, Array]]:
     """Yield a head's scores with fewer directions. They come a piece of the images at a time.
 
@@ -535,12 +535,12 @@ def pruned_scores(
         projected: (image, direction) h V, h as the head takes it (of length 1 where it normalises).
         bias: (class,).
         order: (direction,) which direction is added first.
-        kept: numbers of directions.
+        numbers: of directions.
 
     Yields:
         The number kept, the piece of the images, and its (image, class) scores. They are overwritten afterwards.
     """
-    levels = sorted(set(kept))
+    levels = sorted(set(numbers))
     added = [columns[order[low:high]] for low, high in zip([0, *levels], levels, strict=False)]
     for images in pieces(len(projected), len(bias)):
         total, low = np.tile(bias, (len(projected[images]), 1)), 0
@@ -584,8 +584,8 @@ def decompose(weight: Array) -> tuple[Directions, Directions]:
     """
     n_classes, d = weight.shape
     r = np.empty((0, d + 1))
-    for start in range(0, n_classes, CLASSES_AT_ONCE):
-        piece = weight[start : start + CLASSES_AT_ONCE]
+    for start in range(0, n_classes, BLOCK_CLASSES):
+        piece = weight[start : start + BLOCK_CLASSES]
         r = np.asarray(np.linalg.qr(np.concatenate([r, np.c_[np.ones(len(piece)), piece]]), mode="r"))
     return _directions(r[:, 1:], np.zeros(d)), _directions(r[1:, 1:], weight.mean(axis=0))
 
@@ -596,10 +596,10 @@ def _directions(r: Array, mean: Array) -> Directions:
 
 
 def pieces(n_images: int, n_columns: int) -> Iterator[slice]:
-    """Yield the images piece by piece. A piece has at least one image, and at most `AT_ONCE` values of a table.
+    """Yield the images piece by piece. A piece has at least one image, and at most `BLOCK_VALUES` values of a table.
 
     n_columns: values of the table for each image.
     """
-    step = max(1, AT_ONCE // n_columns)
+    step = max(1, BLOCK_VALUES // n_columns)
     for start in range(0, n_images, step):
         yield slice(start, min(start + step, n_images))

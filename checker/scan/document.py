@@ -240,9 +240,9 @@ def document_of(report: ScanReport) -> Document:
     """Return a scan's document."""
     model, images, layers = report.model, report.images, report.layers
     statistics = [layer.statistics for layer in layers]
-    kurtosis = [number_text(each.kurtosis, missing="–") for each in statistics]
-    n_images, values = images.n_usable, tuple(each.kurtosis or 0.0 for each in statistics)
-    with_outliers = tuple(each.has_outliers for each in statistics)
+    kurtosis = [number_text(s.kurtosis, missing="–") for s in statistics]
+    n_images, values = images.n_usable, tuple(s.kurtosis or 0.0 for s in statistics)
+    with_outliers = tuple(s.has_outliers for s in statistics)
     chart = Chart(
         "Kurtosis of each layer",
         tuple(str(number) for number in range(1, len(layers) + 1)),
@@ -285,7 +285,7 @@ def document_of(report: ScanReport) -> Document:
             ("Layers measured", len(layers), "ends of blocks, and the representation"),
             ("With persistent outlier features", sum(with_outliers), f"of {len(layers)}"),
             ("Kurtosis of the last layer", kurtosis[-1], layers[-1].kind),
-            ("Images measured", max(each.n_images for each in statistics), f"of {images.n_available}"),
+            ("Images measured", max(s.n_images for s in statistics), f"of {images.n_available}"),
         ),
         hint="Information, not a verdict. -v shows each layer, notes and limits.",
     )
@@ -295,15 +295,15 @@ def _layers(report: ScanReport) -> Table:
     has_class = any(layer.class_token for layer in report.layers)
     rows: list[tuple[str | Cell, ...]] = []
     for number, layer in enumerate(report.layers, 1):
-        each = layer.statistics
-        of_class = [_number(each.class_token_kurtosis)] if has_class else []
+        s = layer.statistics
+        of_class = [_number(s.class_token_kurtosis)] if has_class else []
         rows.append(
             (
                 *(str(number), layer.kind, name(layer.tensor), str(layer.width)),
                 "×".join(map(str, layer.positions)) or "–",
-                *(_number(each.kurtosis), *of_class, _number(each.mean_token_kurtosis), _number(each.rms_kurtosis)),
-                Cell(persistent_text(each), "warn" if each.has_outliers else ""),
-                *(_number(each.max_median_ratio), str(each.n_massive or "–")),
+                *(_number(s.kurtosis), *of_class, _number(s.mean_token_kurtosis), _number(s.rms_kurtosis)),
+                Cell(persistent_text(s), "warn" if s.has_outliers else ""),
+                *(_number(s.max_median_ratio), str(s.n_massive or "–")),
             )
         )
     of_class = ["?>class"] if has_class else []
@@ -330,7 +330,7 @@ def persistent_text(measured: LayerStatistics, named: int = 3) -> str:
     if not measured.n_persistent:
         return "–"
     more = measured.n_persistent - named
-    first = ", ".join(str(each.feature) for each in measured.persistent[:named])
+    first = ", ".join(str(feature.feature) for feature in measured.persistent[:named])
     return f"{first} + {more} more" if more > 0 else first
 
 
@@ -341,13 +341,13 @@ def _features(report: ScanReport) -> list[Section]:
     fixed: _ByName = defaultdict(list)
     massive: _ByName = defaultdict(list)
     for number, layer in enumerate(report.layers, 1):
-        each = layer.statistics
-        for by_name, features in ((persistent, each.persistent), (of_class_token, each.class_token_persistent)):
+        s = layer.statistics
+        for by_name, features in ((persistent, s.persistent), (of_class_token, s.class_token_persistent)):
             for feature in features:
                 by_name[f"feature {feature.feature}"].append((number, feature.frequency, 0.0))
-        if (outlier := each.fixed_outlier) is not None:
+        if (outlier := s.fixed_outlier) is not None:
             fixed[_place(outlier)].append((number, outlier.frequency, outlier.largest_z))
-        for place in each.massive:
+        for place in s.massive:
             massive[_place(place)].append((number, place.frequency, place.value))
     sections = []
     for title, remark, by_name, largest in (

@@ -75,16 +75,16 @@ def scan(
         CannotAssessError: as for a check; no block was found; an opset below 11; nothing finite to measure.
         EnvironmentFaultError: as for a check.
     """
-    clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
+    clock, (run, source) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     path = local_path(model, "model")
     save_representations = None if save_representations is None else str(checked_path(save_representations))
-    if isolate and is_possible(given, run.images):
+    if isolate and is_possible(source, run.images):
         return apart(scan, str(model), limits)(
             model, blocks=blocks, save_representations=save_representations, progress=progress, **run.keywords
         )
     limits.refuse_here()
     tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(Job(path, run), source=given)
+    inputs = measure.read_inputs(Job(path, run), source=source)
     (opened,), read = inputs.models, ImagesRead()
     with saving(save_representations) as saver:
         with measure.decode(inputs) as decoded:
@@ -197,8 +197,8 @@ def _notes(
     if facts.rule == "stages":
         notes.append("No residual block was found: layers are cut where width or resolution changes.")
     if facts.n_left_out:
-        what = "1 tensor was" if facts.n_left_out == 1 else f"{facts.n_left_out} tensors were"
-        notes.append(f"{what} left out: their axes could not be told apart, or they have too few features.")
+        tensors = "1 tensor was" if facts.n_left_out == 1 else f"{facts.n_left_out} tensors were"
+        notes.append(f"{tensors} left out: their axes could not be told apart, or they have too few features.")
     if any(layer.measured != layer.positions for layer in layers):
         notes.append(f"Feature maps are measured at up to {GRID} × {GRID} evenly spaced positions of each image.")
     if n_not_finite := max(layer.statistics.n_not_finite for layer in layers):
@@ -288,8 +288,8 @@ def plan_scan(
             f"change width or resolution, with the image as first axis and at least {MIN_FEATURES} features",
             f"robustcheck scan {quoted(where)} --block TENSOR",
         )
-    found, of_kind = zip(*readable, strict=True)
-    return Plan(found, of_kind, rule, n_left_out=len(taps) - len(readable))
+    chosen_taps, of_kind = zip(*readable, strict=True)
+    return Plan(chosen_taps, of_kind, rule, n_left_out=len(taps) - len(readable))
 
 
 def measuring_model(model: ModelFile, plan: Plan) -> ModelFile:
@@ -491,10 +491,10 @@ def residual_blocks(
         if {shapes.get(name) for name in residual.branches} == {shapes.get(residual.total)}
         and 2 <= len(shapes.get(residual.total, ())) <= 4
     ]
-    kept = [residual for residual in alike if not any(residual.own & other.inside for other in alike)]
-    ends = {residual.output: residual.kind for residual in kept}
-    known = ends.keys() | {residual.total for residual in kept}
-    entries = [r.source for r in kept if _same_values(layers, r.source) not in known and r.source in order]
+    outermost = [residual for residual in alike if not any(residual.own & other.inside for other in alike)]
+    ends = {residual.output: residual.kind for residual in outermost}
+    end_tensors = ends.keys() | {residual.total for residual in outermost}
+    entries = [r.source for r in outermost if _same_values(layers, r.source) not in end_tensors and r.source in order]
     first = min(entries, key=order.__getitem__, default=None)
     kinds = {name: "stem" if name == first else "stage" for name in entries} | ends
     return {name: kinds[name] for name in sorted(kinds, key=order.__getitem__)}
@@ -539,15 +539,15 @@ def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, S
 
 def _source(ancestry: Ancestry, a: str, b: str) -> tuple[str, int] | None:
     """Return where two branches part, and their nodes as bits. None when they are not a shortcut and a branch."""
-    found: list[tuple[int, str, int]] = []
+    candidates: list[tuple[int, str, int]] = []
     for shortcut, main in ((a, b), (b, a)):
         for steps, source in enumerate(_shortcut(ancestry.layers, shortcut)):
-            beside, inside = (ancestry.above[branch] & ~ancestry.above[source] for branch in (shortcut, main))
-            parts_here = ancestry.own[source] & ancestry.above[main] and beside & inside == 0
+            bypass, inside = (ancestry.above[branch] & ~ancestry.above[source] for branch in (shortcut, main))
+            parts_here = ancestry.own[source] & ancestry.above[main] and bypass & inside == 0
             if parts_here and ancestry.has_linear(inside):
-                found.append((steps, source, beside | inside))
+                candidates.append((steps, source, bypass | inside))
                 break
-    return min(found, key=lambda each: each[0])[1:] if found else None
+    return min(candidates, key=lambda candidate: candidate[0])[1:] if candidates else None
 
 
 def _shortcut(layers: Layers, tensor: str) -> Iterable[str]:

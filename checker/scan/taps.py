@@ -196,7 +196,7 @@ class _Writer:
 
     def slice(self, tensor: str, axis: int, end: int = END, step: int = 1) -> str:
         """From the start of an axis."""
-        return self.node("Slice", tensor, *(self.constant([each]) for each in (0, end, axis, step)))
+        return self.node("Slice", tensor, *(self.constant([value]) for value in (0, end, axis, step)))
 
 
 def _measure(graph: _Writer, tap: Tap) -> list[str]:
@@ -259,17 +259,17 @@ def _read(graph: _Writer, tap: Tap) -> tuple[str, str, str | None, str, int]:
     has to be turned round as a whole.
     """
     features, n = tap.features, tap.n_measured
-    whole = graph.cast(tap.tensor)
+    values = graph.cast(tap.tensor)
     if tap.form == "tokens_first":
-        whole = graph.node("Transpose", whole, perm=[1, 0, 2])
+        values = graph.node("Transpose", values, perm=[1, 0, 2])
     if tap.form == "map_last":
-        whole = graph.node("Transpose", whole, perm=[0, 3, 1, 2])
-    size = whole if tap.rectified else graph.node("Abs", whole)
+        values = graph.node("Transpose", values, perm=[0, 3, 1, 2])
+    size = values if tap.rectified else graph.node("Abs", values)
     if tap.form == "vector":
-        return graph.reshape(whole, [-1, 1, features]), size, None if tap.rectified else whole, whole, 1
+        return graph.reshape(values, [-1, 1, features]), size, None if tap.rectified else values, values, 1
     if tap.form.startswith("tokens"):
-        highest = None if tap.rectified else graph.reduce("ReduceMax", whole, 1)
-        return whole, size, highest, graph.reduce("ReduceMean", whole, 1), 2
+        highest = None if tap.rectified else graph.reduce("ReduceMax", values, 1)
+        return values, size, highest, graph.reduce("ReduceMean", values, 1), 2
 
     def pooled(tensor: str, edges: Sequence[int]) -> str:
         if max(tap.strides) > 1:
@@ -278,10 +278,10 @@ def _read(graph: _Writer, tap: Tap) -> tuple[str, str, str | None, str, int]:
             tensor = graph.node("MaxPool", tensor, kernel_shape=edges, strides=tap.strides, ceil_mode=up)
         return graph.reshape(tensor, [-1, features, n])
 
-    rows = graph.node("Transpose", pooled(whole, (1, 1)), perm=[0, 2, 1])
+    rows = graph.node("Transpose", pooled(values, (1, 1)), perm=[0, 2, 1])
 
     def over_all(pool: str) -> str:
-        return graph.reshape(graph.node(pool, whole), [-1, features])
+        return graph.reshape(graph.node(pool, values), [-1, features])
 
     highest = None if tap.rectified else over_all("GlobalMaxPool")
     return rows, pooled(size, tap.strides), highest, over_all("GlobalAveragePool"), 1

@@ -233,7 +233,7 @@ def describe(logits: Array, compete: Sequence[int]) -> ImageScores:
 
 RESAMPLES = 1000
 PERMUTATIONS = 1000
-_AT_ONCE = 4_000_000  # counts that are held at once; with their sums some 150 MB
+_BLOCK_COUNTS = 4_000_000  # counts that are held at once; with their sums some 150 MB
 
 SCORES: dict[Method, str] = {"atc_confidence": "confidence", "atc_entropy": "negative_entropy"}
 """ATC's methods and the score of `ImageScores` that each thresholds"""
@@ -303,7 +303,7 @@ def resampled(n: int, seed: Seed, resamples: int = RESAMPLES) -> Iterator[Counts
     seed: of NumPy's default generator; the same numbers give the same resamples.
     """
     rng = np.random.default_rng(seed)
-    rows = max(1, min(resamples, _AT_ONCE // n))
+    rows = max(1, min(resamples, _BLOCK_COUNTS // n))
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
         drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
@@ -370,14 +370,14 @@ def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Pr
             chosen, share_right = inside.thresholds[method][:, rows]
             first, up_to = _reached(ordered, below, chosen)
             shares[method].append(1 - (first + (1 - share_right) * (up_to - first)) / n)
-    found: dict[Method, Prediction] = {}
+    predictions: dict[Method, Prediction] = {}
     for method, name in SCORES.items():
         value = atc(getattr(inside.scores, name), inside.correct, getattr(outside, name))
         low, high = np.quantile(np.concatenate(shares[method]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         alone = wilson(round(value * n), n)
-        found[method] = Prediction(value, min(float(low), alone.low), max(float(high), alone.high))
-    found["doc"] = Prediction(doc(inside.scores.confidence, inside.correct, outside.confidence))
-    return found
+        predictions[method] = Prediction(value, min(float(low), alone.low), max(float(high), alone.high))
+    predictions["doc"] = Prediction(doc(inside.scores.confidence, inside.correct, outside.confidence))
+    return predictions
 
 
 def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: Seed) -> PredictedClasses:
@@ -390,20 +390,20 @@ def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: Seed) -> Pr
     """
     a, b = np.asarray(inside), np.asarray(outside)
     classes = np.union1d(a, b)
-    of_a, of_b = (np.bincount(np.searchsorted(classes, each), minlength=len(classes)) for each in (a, b))
+    of_a, of_b = (np.bincount(np.searchsorted(classes, indices), minlength=len(classes)) for indices in (a, b))
 
     def distance(one: Counts, other: Counts) -> Array:
         return np.asarray(np.abs(one / len(a) - other / len(b)).sum(axis=-1) / 2)
 
     both = of_a + of_b
     mixed = np.random.default_rng(seed).multivariate_hypergeometric(both, len(a), size=PERMUTATIONS)
-    found, chance = float(distance(of_a, of_b)), distance(mixed, both - mixed)
+    observed, chance = float(distance(of_a, of_b)), distance(mixed, both - mixed)
     return PredictedClasses(
         n_classes=int((of_b > 0).sum()),
         top_share=float(of_b.max() / len(b)),
-        distance=found,
+        distance=observed,
         expected_distance=float(chance.mean()),
-        p_value=(1 + int((chance >= found - 1e-12).sum())) / (1 + PERMUTATIONS),
+        p_value=(1 + int((chance >= observed - 1e-12).sum())) / (1 + PERMUTATIONS),
     )
 
 
@@ -475,7 +475,7 @@ def predict_targets(
     inside, kind = collected.images, collected.kind
     assert kind is not None
     read: list[tuple[ImageSet, ImagesRead, Fields, ImageScores]] = []
-    known = {inner.result.digest: inner.result.source}
+    by_digest = {inner.result.digest: inner.result.source}
     for target in targets:
         where = str(target.spec.place)
         scores = replace(collected, where=where, parts=[])
@@ -483,12 +483,12 @@ def predict_targets(
         for batch, _ in run_set(scores.runner, target, inputs, progress, images):
             scores.add(batch)
         facts = target.facts(images)
-        if facts["digest"] in known:
+        if facts["digest"] in by_digest:
             raise UsageError(
-                f"{where}: images are those of {known[facts['digest']]}; a target must have other images",
+                f"{where}: images are those of {by_digest[facts['digest']]}; a target must have other images",
                 "--in photos/ --target new-photos/",
             )
-        known[facts["digest"]] = where
+        by_digest[facts["digest"]] = where
         read.append((target, images, facts, scores.images))
     tell_stage(progress, "predicting accuracy")
     resamples = resample_inside(inside, inner.correct, seed)
@@ -516,7 +516,7 @@ def predict_targets(
     )
 
 
-def _estimates(inside: Inside, found: dict[Method, Prediction], n_images: int) -> tuple[Estimate, ...]:
+def _estimates(inside: Inside, predictions: dict[Method, Prediction], n_images: int) -> tuple[Estimate, ...]:
     """Return every method's estimate. One that rests on too little has no number, and says why."""
     n_inside, n_correct = len(inside.correct), int(inside.correct.sum())
     few = next(
@@ -532,10 +532,10 @@ def _estimates(inside: Inside, found: dict[Method, Prediction], n_images: int) -
         which = "right" if n_correct else "wrong"
         one_sided = f"every labelled image is predicted {which}; ATC's threshold needs some of both"
     estimates = []
-    for method, each in found.items():
+    for method, prediction in predictions.items():
         why = few or ("" if method == "doc" else one_sided)
-        drop = 100 * (n_correct / n_inside - each.value)
-        accuracy, low, high, points = (None,) * 4 if why else (*each, drop)
+        drop = 100 * (n_correct / n_inside - prediction.value)
+        accuracy, low, high, points = (None,) * 4 if why else (*prediction, drop)
         estimates.append(
             Estimate(
                 method=method,

@@ -156,14 +156,14 @@ def not_comparable(result: SetResult) -> str:
     return ""
 
 
-def comparable_accuracies(inner: SetResult, beside: Sequence[Shifted]) -> dict[str, float]:
+def comparable_accuracies(inner: SetResult, shifted: Sequence[Shifted]) -> dict[str, float]:
     """Return the accuracy of every comparable set, by kind.
 
     They are fractions; empty where `inner` is not named as ImageNet.
     """
     if inner.shift != IMAGENET:
         return {}
-    results = (inner, *(each.result for each in beside))
+    results = (inner, *(s.result for s in shifted))
     sets = {result.shift: result.accuracy.value for result in results if not not_comparable(result)}
     return {name: sets[name] for name in (IMAGENET, *SHIFTS) if name in sets}
 
@@ -186,7 +186,7 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
     line = baselines_of(source)[outside.shift]
     low, high = _er_bounds(inside, outside, source, 1 - (1 - CONFIDENCE) / 2)
     point = effective_robustness(inside.accuracy.value, outside.accuracy.value, line)
-    found = Effective(
+    robustness = Effective(
         points=float(point.points),
         low=low,
         high=high,
@@ -194,17 +194,17 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
         extrapolated=bool(point.extrapolated),
         baseline=published.FITTED_ON[published.library_of(source, outside.shift)],
     )
-    return found, ""
+    return robustness, ""
 
 
-def _er_bounds(inside: SetResult, outside: SetResult, source: str, each: float) -> tuple[float, float]:
+def _er_bounds(inside: SetResult, outside: SetResult, source: str, confidence: float) -> tuple[float, float]:
     """Return the bounds of effective robustness.
 
-    Both accuracies are at the bounds of intervals of confidence `each`: it falls with the one, rises with the other.
+    Both accuracies are at the bounds of intervals of this `confidence`: it falls with the one, rises with the other.
     """
     assert outside.shift is not None
     line = baselines_of(source)[outside.shift]
-    x, y = (wilson(result.accuracy.n_correct, result.accuracy.n, each) for result in (inside, outside))
+    x, y = (wilson(result.accuracy.n_correct, result.accuracy.n, confidence) for result in (inside, outside))
     low = effective_robustness(min(x.high, 1 - 1e-12), y.low, line).points
     high = effective_robustness(max(x.low, 1e-12), y.high, line).points
     return float(low), float(high)
@@ -223,7 +223,7 @@ def difference(of: Accuracy, minus: Accuracy) -> Difference:
     return Difference(value=value, low=max(value - down, -1.0), high=min(value + up, 1.0))
 
 
-def put_beside(
+def compare_sets(
     inner: SetResult, inner_digests: Sequence[str], result: SetResult, digests: Sequence[str], baseline: str
 ) -> Shifted:
     """Compare a shifted set with the in-distribution set.
@@ -247,10 +247,10 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     above them, and disagrees with one that surely is not. WARN agrees with a mean that is not above; with one that is,
     it does not contradict: WARN means that outlier features are absent or were not established, never "not robust".
     """
-    known = {each.result.shift or "": each for each in shifted if each.effective_robustness}
+    comparable = {s.result.shift or "": s for s in shifted if s.effective_robustness}
     # the published means leave ObjectNet out: timm has none
-    known = {shift: known[shift] for shift in known if shift in published.MEAN_SHIFTS} or known
-    if not known:
+    comparable = {shift: comparable[shift] for shift in comparable if shift in published.MEAN_SHIFTS} or comparable
+    if not comparable:
         return VerdictAgreement(
             outcome="nothing to compare",
             sentence="no effective robustness could be measured, and accuracies alone speak neither for nor against "
@@ -262,12 +262,12 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
             usual_low_pp=None,
             usual_high_pp=None,
         )
-    shifts, middle = tuple(known), published.usual_robustness(source, tuple(known))
-    share = 1 - (1 - CONFIDENCE) / (len(known) + 1)
-    bounds = [_er_bounds(inside, each.result, source, share) for each in known.values()]
-    low, high = (sum(side) / len(known) for side in zip(*bounds, strict=True))
-    beyond = [each.effective_robustness for each in known.values() if each.effective_robustness]
-    mean = sum(each.points for each in beyond) / len(beyond)
+    shifts, middle = tuple(comparable), published.usual_robustness(source, tuple(comparable))
+    share = 1 - (1 - CONFIDENCE) / (len(comparable) + 1)
+    bounds = [_er_bounds(inside, s.result, source, share) for s in comparable.values()]
+    low, high = (sum(side) / len(comparable) for side in zip(*bounds, strict=True))
+    beyond = [s.effective_robustness for s in comparable.values() if s.effective_robustness]
+    mean = sum(e.points for e in beyond) / len(beyond)
     over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts) if len(shifts) > 1 else ""
     above, is_pass = low > middle.high, judged.verdict == "PASS"
     outcome: Outcome = "agree" if above == is_pass else "disagree" if is_pass else "no contradiction"
@@ -278,7 +278,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
         "that this was not established",
         (False, False): ": not above them, and the verdict is WARN",
     }[above, is_pass]
-    if any(each.extrapolated for each in beyond):
+    if any(e.extrapolated for e in beyond):
         outcome, words = "nothing to compare", "; the baseline is extrapolated at this ImageNet accuracy"
     elif low <= middle.high < high:
         outcome, words = "undecided", ": the images do not show clearly whether it is above them"

@@ -74,15 +74,15 @@ class ShiftReport(Shown, Frozen):
 
     def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
-        sets = (self.in_distribution, *(each.result for each in self.shifted))
+        sets = (self.in_distribution, *(s.result for s in self.shifted))
         shown: ReprArgs = [
             ("model", self.model.file),
             ("verdict", self.verdict.verdict),
             ("agreement", self.agreement.outcome),
-            ("accuracies", {each.name: round(each.accuracy.value, 4) for each in sets}),
+            ("accuracies", {s.name: round(s.accuracy.value, 4) for s in sets}),
         ]
         if self.predicted is not None:
-            shown.append(("predicted", {each.name: predicted_words(each) for each in self.predicted.targets}))
+            shown.append(("predicted", {t.name: predicted_words(t) for t in self.predicted.targets}))
         return shown
 
 
@@ -142,11 +142,10 @@ def measure_shift(
         judged = verdict_of(checked, "checked now on the images of --in")
     inner, predicted = measured.inside.result, measured.predicted
     compared = tuple(
-        robustness.put_beside(inner, measured.inside.digests, each.result, each.digests, baseline)
-        for each in measured.shifted
+        robustness.compare_sets(inner, measured.inside.digests, s.result, s.digests, baseline) for s in measured.shifted
     )
-    n_images = sum(each.accuracy.n for each in (inner, *(each.result for each in compared)))
-    n_images += sum(each.n_images for each in predicted.targets) if predicted else 0
+    n_images = sum(result.accuracy.n for result in (inner, *(s.result for s in compared)))
+    n_images += sum(t.n_images for t in predicted.targets) if predicted else 0
     return ShiftReport(
         tool_version=VERSION,
         model=_model(opened, measured.n_classes),
@@ -189,8 +188,8 @@ def _measure(call: sets.Call, inputs: Inputs, progress: Tell | None) -> _Sets:
     own, *rest = sets.with_labels(specs, sources, labels, call.maps, scores)
     collected = Collector(runner, str(own.spec.place), own.map.compete)
     inner = sets.measure_labelled(runner, own, inputs, progress, collected.add if targets else None)
-    beside = [sets.measure_labelled(runner, each, inputs, progress) for each in rest]
-    results = [each.result for each in beside]
+    labelled = [sets.measure_labelled(runner, image_set, inputs, progress) for image_set in rest]
+    results = [s.result for s in labelled]
     for result in results:
         if result.digest == inner.result.digest:
             raise UsageError(
@@ -202,7 +201,7 @@ def _measure(call: sets.Call, inputs: Inputs, progress: Tell | None) -> _Sets:
         unlabelled = zip(call.targets, targets, strict=True)
         to_predict = [sets.ImageSet(spec, source, (), own.map) for spec, source in unlabelled]
         predicted = predict_targets(inputs, inner, collected, to_predict, results, progress)
-    return _Sets(inner, beside, predicted, scores.n_classes, runner.execution)
+    return _Sets(inner, labelled, predicted, scores.n_classes, runner.execution)
 
 
 def _model(opened: ModelFile, n_classes: int) -> ModelUsed:
@@ -220,17 +219,17 @@ def _model(opened: ModelFile, n_classes: int) -> ModelUsed:
     )
 
 
-def _texts(given: Several) -> list[str]:
-    return [str(each) for each in ([given] if isinstance(given, (str, Path)) else given)]
+def _texts(places: Several) -> list[str]:
+    return [str(place) for place in ([places] if isinstance(places, (str, Path)) else places)]
 
 
-def judged_before(given: str | Path | Report, digest: str) -> Judged:
+def judged_before(source: str | Path | Report, digest: str) -> Judged:
     """Return the verdict of an earlier check. It is in a report of the same model, or in its file.
 
     Raises as `report.read_one`, and UsageError for a report about a model with another digest.
     """
-    report = given if isinstance(given, Report) else read_one(Path(given))
-    where = "report" if isinstance(given, Report) else f"report {given}"
+    report = source if isinstance(source, Report) else read_one(Path(source))
+    where = "report" if isinstance(source, Report) else f"report {source}"
     of_report = report.evidence.model.digest
     if of_report != digest:
         raise UsageError(
@@ -253,24 +252,24 @@ def verdict_of(report: Report, where: str) -> Judged:
 
 
 def notes_of(
-    inner: SetResult, beside: Sequence[Shifted], predicted: Predicted | None, inputs: Inputs, execution: Execution
+    inner: SetResult, shifted: Sequence[Shifted], predicted: Predicted | None, inputs: Inputs, execution: Execution
 ) -> Texts:
     """Write what a reader must know next to the accuracies."""
     notes = question_notes(inputs) + execution_notes(execution)
-    results = (inner, *(each.result for each in beside))
+    results = (inner, *(s.result for s in shifted))
     if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
         notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
     if len({result.n_compete for result in results}) > 1:
         notes.append(
             "The sets are measured with different numbers of classes; part of their difference comes from that."
         )
-    for each in beside:
-        notes += _in_both(each.in_both, inner, each.result)
+    for other in shifted:
+        notes += _in_both(other.in_both, inner, other.result)
     for result in results:
-        whole = IMAGES.get(result.shift or "", result.n_available)
-        if result.n_available != whole:
+        total = IMAGES.get(result.shift or "", result.n_available)
+        if result.n_available != total:
             notes.append(
-                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}."
+                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {total}."
             )
         notes += read_notes(result)
     if predicted is not None:
@@ -298,18 +297,18 @@ def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
             f"The labelled images of {inner.name} are of {inner.n_labels} of {inner.n_compete} classes; what is "
             "predicted holds for images of these classes only."
         )
-    for each in predicted.targets:
-        classes = each.classes
-        notes += _in_both(each.in_both, inner, each)
+    for target in predicted.targets:
+        classes = target.classes
+        notes += _in_both(target.in_both, inner, target)
         if classes.n_classes == 1:
-            notes.append(f"All images of {each.name} are predicted to be of one class.")
+            notes.append(f"All images of {target.name} are predicted to be of one class.")
         elif classes.are_shifted:
             notes.append(
-                f"Other classes are predicted on {each.name} than on {inner.name} (total variation distance "
+                f"Other classes are predicted on {target.name} than on {inner.name} (total variation distance "
                 f"{classes.distance:.2f}; {classes.expected_distance:.2f} by chance). Its classes may have other "
                 "frequencies (label shift), which ATC and DoC take to be the same."
             )
-        notes += read_notes(each)
+        notes += read_notes(target)
     return notes
 
 
@@ -324,7 +323,7 @@ def read_notes(read: SetResult | Target) -> list[str]:
 def document_of(report: ShiftReport) -> Document:
     """Return the document of accuracies under shift."""
     model, inside, verdict, agreement = report.model, report.in_distribution, report.verdict, report.agreement
-    results = (inside, *(each.result for each in report.shifted))
+    results = (inside, *(s.result for s in report.shifted))
     reasons = f"{', '.join(verdict.reasons)}; " if verdict.reasons else ""
     agrees = Facts(
         (
@@ -365,8 +364,8 @@ def document_of(report: ShiftReport) -> Document:
         tiles=(
             ("Verdict", verdict.verdict, agreement.outcome),
             *(
-                (f"Top-1 on {each.name}", percent_text(each.accuracy.value), bounds_text(each.accuracy))
-                for each in results
+                (f"Top-1 on {result.name}", percent_text(result.accuracy.value), bounds_text(result.accuracy))
+                for result in results
             ),
         ),
         notes_in_short=True,
@@ -377,9 +376,9 @@ def _answer(report: ShiftReport) -> str:
     """Write each accuracy, measured or predicted, in one line."""
     inside = report.in_distribution
     parts = [f"{percent_text(inside.accuracy.value)} on {inside.name}"]
-    for each in report.shifted:
-        accuracy, points = each.result.accuracy.value, 100 * each.difference.value
-        parts.append(f"{percent_text(accuracy)} on {each.result.name} ({points:+.1f} points)")
+    for shifted in report.shifted:
+        accuracy, points = shifted.result.accuracy.value, 100 * shifted.difference.value
+        parts.append(f"{percent_text(accuracy)} on {shifted.result.name} ({points:+.1f} points)")
     for target in report.predicted.targets if report.predicted else ():
         parts.append(f"predicted on {target.name}: {predicted_words(target)}")
     return f"Accuracy: {', '.join(parts)}."
@@ -389,8 +388,8 @@ def _line(report: ShiftReport) -> str:
     """Return the agreement with the verdict in one line."""
     file = name_text(report.model.file, ascii_only=False)
     predicted = "".join(
-        f"; predicted accuracy on {name_text(each.name, ascii_only=False)}: {predicted_words(each)}"
-        for each in (report.predicted.targets if report.predicted else ())
+        f"; predicted accuracy on {name_text(target.name, ascii_only=False)}: {predicted_words(target)}"
+        for target in (report.predicted.targets if report.predicted else ())
     )
     return f"{report.verdict.verdict} {file}: {report.agreement.outcome}: {report.agreement.sentence}{predicted}"
 
@@ -403,7 +402,7 @@ def suite_entry(report: ShiftReport, folder: Path) -> str:
     Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
     """
     if len(report.accuracies) < 2 or IMAGENET not in report.accuracies:
-        results = (report.in_distribution, *(each.result for each in report.shifted))
+        results = (report.in_distribution, *(s.result for s in report.shifted))
         why = "; ".join(filter(None, map(robustness.not_comparable, results)))
         raise CannotAssessError(
             f"suite entry has accuracies on {len(report.accuracies)} sets; ImageNet and at least one named shift are "
@@ -421,10 +420,10 @@ def suite_entry(report: ShiftReport, folder: Path) -> str:
 
 def _accuracies(report: ShiftReport) -> Table:
     rows = [(*_row(report.in_distribution), Cell("in-distribution", "dim"))]
-    for each in report.shifted:
-        gap = each.difference
+    for shifted in report.shifted:
+        gap = shifted.difference
         difference = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
-        rows.append((*_row(each.result), Cell(difference)))
+        rows.append((*_row(shifted.result), Cell(difference)))
     return Table(("set", ">images", ">classes", ">top-1", "=interval", "=difference, points"), tuple(rows))
 
 
@@ -440,14 +439,14 @@ def _row(result: SetResult) -> tuple[Words, ...]:
 def _effective(report: ShiftReport) -> list[Section]:
     rows = tuple(
         (
-            *(SHIFT_WORDS[each.result.shift or ""], Cell(f"{beyond.points:+.1f}", "bold")),
+            *(SHIFT_WORDS[shifted.result.shift or ""], Cell(f"{beyond.points:+.1f}", "bold")),
             *(f"{beyond.low:+.1f} – {beyond.high:+.1f}", percent_text(beyond.expected)),
             beyond.baseline + ("; extrapolated" if beyond.extrapolated else ""),
         )
-        for each in report.shifted
-        if (beyond := each.effective_robustness) is not None
+        for shifted in report.shifted
+        if (beyond := shifted.effective_robustness) is not None
     )
-    without = [(each.not_applicable, each.result.name) for each in report.shifted if each.not_applicable]
+    without = [(s.not_applicable, s.result.name) for s in report.shifted if s.not_applicable]
     why = tuple((name(names), text) for text, names in sorted(_joined(without).items()))
     table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), rows)
     title, remark = "Effective robustness", "accuracy beyond the baseline, percentage points"
@@ -462,7 +461,7 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     texts: dict[str, list[str]] = {}
     for key, text in pairs:
         texts.setdefault(key, []).append(text)
-    return {key: ", ".join(each) for key, each in texts.items()}
+    return {key: ", ".join(parts) for key, parts in texts.items()}
 
 
 def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
@@ -470,22 +469,20 @@ def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
     missing: list[str] = []
     for target in predicted.targets:
         first: tuple[Words, ...] = (name(target.name), str(target.n_images))
-        for each in target.estimates:
+        for estimate in target.estimates:
             numbers = ("–", "not established", "")
-            if each.accuracy is not None:
-                points = f"{-(each.drop_points or 0):+.1f}"
-                numbers = (percent_text(each.accuracy), bounds_text(each) or "none", points)
-            rows.append((*first, NAMES[each.method], Cell(numbers[0], "bold"), *numbers[1:]))
-        if (found := target.measured) is not None:
-            points = f"{100 * (found.value - inner.accuracy.value):+.1f}"
+            if estimate.accuracy is not None:
+                points = f"{-(estimate.drop_points or 0):+.1f}"
+                numbers = (percent_text(estimate.accuracy), bounds_text(estimate) or "none", points)
+            rows.append((*first, NAMES[estimate.method], Cell(numbers[0], "bold"), *numbers[1:]))
+        if (acc := target.measured) is not None:
+            points = f"{100 * (acc.value - inner.accuracy.value):+.1f}"
             rows.append(
-                (*first, Cell("measured", "dim"), Cell(percent_text(found.value), "bold"), bounds_text(found), points)
+                (*first, Cell("measured", "dim"), Cell(percent_text(acc.value), "bold"), bounds_text(acc), points)
             )
-        unknown = _joined(
-            (each.not_established, NAMES[each.method]) for each in target.estimates if each.not_established
-        )
+        unknown = _joined((e.not_established, NAMES[e.method]) for e in target.estimates if e.not_established)
         missing += [f"{target.name}: {methods} not established: {why}." for why, methods in unknown.items()]
-    assumes = {NAMES[each.method]: each.assumes for target in predicted.targets for each in target.estimates}
+    assumes = {NAMES[e.method]: e.assumes for target in predicted.targets for e in target.estimates}
     table = Table(
         ("target", ">images", "=method", ">top-1", "=interval", ">points"),
         tuple(rows),
@@ -503,7 +500,7 @@ def predicted_words(target: Target) -> str:
 
     They are their range over the methods, or that there is none.
     """
-    values = [each.accuracy for each in target.estimates if each.accuracy is not None]
+    values = [e.accuracy for e in target.estimates if e.accuracy is not None]
     if not values:
         return "not established"
     low, high = percent_text(min(values)), percent_text(max(values))

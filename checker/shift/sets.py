@@ -56,14 +56,14 @@ class Spec(NamedTuple):
     """which known set it was said to be: imagenet1k, one of published.SHIFTS, or None"""
 
 
-def parse_spec(text: str, option: str, what: str = "a labelled image set") -> Spec:
+def parse_spec(text: str, option: str, subject: str = "a labelled image set") -> Spec:
     """Split `[NAME=]PATH` into name, path and known set. Without a name, it is the path's last part.
 
     A path that exists is a path, whatever signs it has. Raises UsageError for an empty path.
     """
     name, path = _named(text)
     if not path.strip():
-        raise UsageError(f"{option} is {text!r}; it must be {what}, [NAME=]PATH", f"{option} FOLDER")
+        raise UsageError(f"{option} is {text!r}; it must be {subject}, [NAME=]PATH", f"{option} FOLDER")
     place = parse_place(path)
     if not name:
         if isinstance(place, Url):
@@ -76,8 +76,8 @@ def parse_spec(text: str, option: str, what: str = "a labelled image set") -> Sp
 
 def _named(text: str) -> tuple[str, str]:
     """Split `[NAME=]VALUE`. A path that exists is a value, whatever signs it has."""
-    found = None if Path(text).exists() else NAMED.fullmatch(text)
-    return (found[1], found[2]) if found else ("", text)
+    match = None if Path(text).exists() else NAMED.fullmatch(text)
+    return (match[1], match[2]) if match else ("", text)
 
 
 class Call(NamedTuple):
@@ -118,11 +118,11 @@ def parse_call(
                 )
     different = dict.fromkeys((same_place(spec), spec.name) for spec in (*labelled, *unlabelled))
     names, every = [spec.name for spec in labelled], Counter(name for _, name in different)
-    known = Counter(spec.shift for spec in labelled if spec.shift)
-    for what, counts in (("name", every), ("set", known)):
-        if double := [each for each, count in counts.items() if count > 1]:
+    shifts = Counter(spec.shift for spec in labelled if spec.shift)
+    for label, counts in (("name", every), ("set", shifts)):
+        if double := [key for key, count in counts.items() if count > 1]:
             raise UsageError(
-                f"{what} of {counts[double[0]]} image sets is {double[0]!r}; it must be another one for each",
+                f"{label} of {counts[double[0]]} image sets is {double[0]!r}; it must be another one for each",
                 "--shifted NAME=FOLDER",
             )
     maps: dict[str, str] = {}
@@ -185,11 +185,11 @@ def labels_of(source: ImageSource) -> Texts:
     A folder (or glob): the first folder of the image's path below it, as torchvision's ImageFolder. A manifest: its
     column `label`. Raises UsageError for an image without a label and for a kind of image set that has none.
     """
-    what, hint = "folder of its class", "name the folder whose sub-folders are the classes"
+    label_place, hint = "folder of its class", "name the folder whose sub-folders are the classes"
     if source.kind in ("folder", "glob"):
         labels = [entry.name.partition("/")[0] if "/" in entry.name else "" for entry in source.entries]
     elif source.kind == "manifest":
-        what, hint = "cell in the column label", f"head -3 {quoted(source.spec)}"
+        label_place, hint = "cell in the column label", f"head -3 {quoted(source.spec)}"
         labels = [entry.label or "" for entry in source.entries]
     else:
         raise UsageError(
@@ -201,7 +201,7 @@ def labels_of(source: ImageSource) -> Texts:
     if without:
         raise UsageError(
             f"{source.spec}: image {min(without)} has no label ({len(without)} of {len(labels)} have none); "
-            f"every image needs a {what}",
+            f"every image needs a {label_place}",
             hint,
         )
     return tuple(labels)
@@ -285,8 +285,8 @@ def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
                 _HINT,
             )
         return _among_all({label: (int(label),) for label in distinct}, scores, "class indices")
-    known = {label for label in distinct if SYNSET.fullmatch(label) or INDEX.fullmatch(label)}
-    odd = min(distinct - known or distinct)
+    ids = {label for label in distinct if SYNSET.fullmatch(label) or INDEX.fullmatch(label)}
+    odd = min(distinct - ids or distinct)
     near = difflib.get_close_matches(odd[:SHOWN], scores.names, 1)
     closest = f" (the closest of the file's class names is {near[0]!r})" if near else ""
     raise UsageError(
@@ -365,7 +365,7 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
             raise UsageError(
                 f"{spec}: class map is larger than {MAX_FILE_BYTES:,} bytes; a map is small", f"ls -l {spec}"
             )
-        read = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+        read = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except (OSError, ValueError, RecursionError) as fault:
         raise UsageError(f"{spec}: class map is not readable JSON ({fault}); it must be an object", look) from fault
     compete = "mapped"
@@ -392,7 +392,7 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
     return ClassMap(indices, tuple(sorted(chosen)), f"the {len(indices)} labels of {path.name}", kind)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> Fields:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Fields:
     unique = dict(pairs)
     if len(unique) != len(pairs):
         label, count = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -519,17 +519,17 @@ def with_labels(
         ImageSet(
             spec,
             source,
-            known,
+            labels,
             class_map(
                 maps.get(spec.name, maps.get("")),
-                known,
+                labels,
                 scores,
                 where=str(spec.place),
                 shift=spec.shift,
                 sorted_names=folders,
             ),
         )
-        for spec, source, known in zip(specs, sources, read, strict=True)
+        for spec, source, labels in zip(specs, sources, read, strict=True)
     ]
 
 
@@ -574,45 +574,45 @@ def class_scores(runner: Runner, preprocessing: Preprocessing) -> Scores:
 
 def measure_labelled(
     runner: Runner,
-    each: ImageSet,
+    images: ImageSet,
     inputs: Inputs,
     progress: Tell | None,
     collect: Callable[[AnyArray], None] | None = None,
 ) -> Measured:
     """Measure the accuracy on one labelled set. collect: gets (image, class) scores."""
     read, seen, correct = ImagesRead(), set[Classes](), list[Bools]()
-    for scores, right in run_set(runner, each, inputs, progress, read):
+    for scores, right in run_set(runner, images, inputs, progress, read):
         seen.update(right)
         try:
-            correct.append(is_correct(scores, right, each.map.compete))
+            correct.append(is_correct(scores, right, images.map.compete))
         except ValueError as fault:
-            raise not_numbers(runner, str(each.spec.place)) from fault
+            raise not_numbers(runner, str(images.spec.place)) from fault
         if collect is not None:
             collect(scores)
-    whole = np.concatenate(correct)
-    return Measured(each.result(read, len(seen), int(whole.sum())), read.digests, whole)
+    all_correct = np.concatenate(correct)
+    return Measured(images.result(read, len(seen), int(all_correct.sum())), read.digests, all_correct)
 
 
 def run_set(
-    runner: Runner, each: ImageSet, inputs: Inputs, progress: Tell | None, read: ImagesRead
+    runner: Runner, images: ImageSet, inputs: Inputs, progress: Tell | None, read: ImagesRead
 ) -> Iterator[tuple[AnyArray, list[Classes]]]:
     """Run an image set through a model. Yields (image, class) scores and the right classes of the images.
 
     read: counts the images.
     """
     run = inputs.job.options
-    with decode(replace(inputs, described=None), each.source, execution=runner.execution) as decoded:
-        labelled = (
+    with decode(replace(inputs, described=None), images.source, execution=runner.execution) as decoded:
+        items = (
             image if isinstance(image, Skipped) else _Labelled(**vars(image), right=right)
-            for image, right in zip(decoded, each.right, strict=True)
+            for image, right in zip(decoded, images.right, strict=True)
         )
         for batch in batches(
-            labelled, read, run.batch_size, n_images=len(each.source), progress=progress, label=lambda: each.spec.name
+            items, read, run.batch_size, n_images=len(images.source), progress=progress, label=lambda: images.spec.name
         ):
             output = runner.run(stack(batch)).class_output
             assert output is not None
             yield output, [image.right for image in batch]
-    read.check_usable(each.source, run.max_bad)
+    read.check_usable(images.source, run.max_bad)
 
 
 def not_numbers(runner: Runner, where: str) -> CannotAssessError:

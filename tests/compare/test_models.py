@@ -241,7 +241,7 @@ def test_a_damaged_or_changed_baseline_is_refused(tmp_path: Path) -> None:
     earlier = json.loads(written)
     earlier["evidence"]["detectors"] = []  # once a field for plug-ins; the digest is over it, too
     write(path, earlier)
-    assert baseline.known(baseline.read(path)) == made
+    assert baseline.load(baseline.read(path)) == made
     for changed, said in (
         ({"schema_version": 2}, "schema_version is 2"),
         ({"document": "compare"}, "is not a baseline"),

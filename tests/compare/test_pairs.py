@@ -142,7 +142,7 @@ def test_pairs_that_one_model_cannot_measure_count_at_it_and_nowhere_else() -> N
     pair, left = paired(a, b), np.delete(np.arange(20), (3, 5, 6))
     states = pair.candidate.state, pair.reference.state
     assert [(each.n, each.n_nonfinite, each.n_constant) for each in states] == [(17, 1, 0), (17, 1, 1)]
-    assert_allclose(pair.candidate.kept_rows, pairs.scaled(a[left]), rtol=1e-6)
+    assert_allclose(pair.candidate.scaled_rows, pairs.scaled(a[left]), rtol=1e-6)
     assert_allclose(states[1].powers, paired(a[left], b[left], left).reference.state.powers)
 
 
@@ -157,7 +157,7 @@ def test_a_tie_or_a_nan_agrees_with_nothing() -> None:
 
 def fates_of(candidate: Array, reference: Array) -> dict[int, pairs.FeatureFate]:
     pair = paired(candidate, reference)
-    found = pairs.fates(pair.candidate, pair.reference, state.statistics(pair.reference.state, ALPHA), 0.2)
+    found = pairs.follow_features(pair.candidate, pair.reference, state.statistics(pair.reference.state, ALPHA), 0.2)
     return {fate.index: fate for fate in found}
 
 
@@ -204,7 +204,7 @@ def test_kept_needs_the_correlation_that_scipy_bounds(share: float, seed: int, n
     h = planted(n, d=64)
     candidate = same_mean(h, share, seed)
     found = fates_of(candidate, h)[7]
-    truth, limit = stats.pearsonr(pairs.scaled(candidate)[:, 7], pairs.scaled(h)[:, 7]), pairs.KEPT_CORRELATION
+    truth, limit = stats.pearsonr(pairs.scaled(candidate)[:, 7], pairs.scaled(h)[:, 7]), pairs.MIN_CORRELATION
     low, high = truth.confidence_interval(0.95)
     assert_allclose(numbers(found.correlation), truth.statistic, atol=1e-5)
     if min(abs(low - limit), abs(high - limit)) > 1e-4:  # the rows are kept in float32

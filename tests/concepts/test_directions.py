@@ -42,7 +42,7 @@ def test_scores_of_all_blocks_are_the_projections(monkeypatch: Patch) -> None:
 
 def test_planted_concepts_are_found_where_they_are(monkeypatch: Patch) -> None:
     """Two concepts along feature 3 (one against it), one along 5, one nowhere; in blocks of a few numbers."""
-    monkeypatch.setattr("robustcheck_onnx.checker.concepts.directions.AT_ONCE", 100)
+    monkeypatch.setattr("robustcheck_onnx.checker.concepts.directions.BLOCK_VALUES", 100)
     rng = default_rng(3)
     h = rng.normal(size=(120, 70))
     names = ["high", "low", "other", "nothing"]
@@ -57,7 +57,7 @@ def test_planted_concepts_are_found_where_they_are(monkeypatch: Patch) -> None:
     assert established == [("high", 3, 1), ("low", 3, -1), ("other", 5, 1)]
     assert (told_of[0].ap, told_of[0].p, told_of[0].n_directions) == (1.0, 1 / 61, 1)
     assert (nothing.encoded, nothing.p > 0.05) == (False, True)
-    told = directions.directions_told(measured, names, features, "the features")
+    told = directions.direction_facts(measured, names, features, "the features")
     assert {each.direction: {*each.concepts} for each in told.telling} == {3: {"high", "low"}, 5: {"other"}}
     assert (told.n, told.n_telling, told.n_polysemantic) == (70, 2, 1)
     facts = directions.chance_facts(measured, 0)
@@ -162,4 +162,4 @@ def test_a_small_set_makes_no_discoveries() -> None:
     found = directions.judge(measured, ["a", "b", "c"], [6, 6, 7])
     assert [(each.encoded, each.established) for each in found] == [(True, False)] * 3  # three without chance
     assert all(each.chance[0] >= 0.9 and each.p > 0.05 for each in found)
-    assert directions.directions_told(measured, ["a", "b", "c"], of_features(3000), "").telling == ()
+    assert directions.direction_facts(measured, ["a", "b", "c"], of_features(3000), "").telling == ()

@@ -112,7 +112,7 @@ def test_pieces_change_nothing(monkeypatch: Patch) -> None:
         return [(p.same, p.same_confident, p.accuracy) for p in points]
 
     whole = found()
-    for name, size in (("CLASSES_AT_ONCE", 7), ("AT_ONCE", 120)):
+    for name, size in (("BLOCK_CLASSES", 7), ("BLOCK_VALUES", 120)):
         monkeypatch.setattr(f"robustcheck_onnx.checker.directions.run.{name}", size)
     assert [(piece.start, piece.stop) for piece in pieces(33, 50)][-2:] == [(30, 32), (32, 33)]
     assert found() == whole

@@ -130,7 +130,7 @@ def test_a_share_of_one_still_has_an_interval() -> None:
 
 
 def test_blocks_hold_all_resamples(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(predicted, "_AT_ONCE", 1000)
+    monkeypatch.setattr(predicted, "_BLOCK_COUNTS", 1000)
     blocks = list(predicted.resampled(300, (0,), 100))
     assert ({len(block) for block in blocks}, sum(map(len, blocks))) == ({3, 1}, 100)
 

@@ -16,7 +16,7 @@ from scipy import special, stats
 
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.shift import robustness, sets
-from robustcheck_onnx.checker.shift.robustness import SetResult, Shifted, agree, effective, put_beside
+from robustcheck_onnx.checker.shift.robustness import SetResult, Shifted, agree, compare_sets, effective
 from robustcheck_onnx.checker.statistics.definitions import wilson
 from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds.published import IMAGENET
@@ -203,7 +203,7 @@ def _set(name: str | None, accuracy: float, n: int = 10_000, **given: Any) -> Se
 
 
 def _beside(inside: SetResult, *others: SetResult) -> list[Shifted]:
-    return [put_beside(inside, (), other, (), "timm") for other in others]
+    return [compare_sets(inside, (), other, (), "timm") for other in others]
 
 
 @pytest.mark.parametrize("source", published.SOURCES)
