@@ -106,6 +106,8 @@ class IndexReport(Frozen):
     """the simple change of all vectors that explains the difference"""
     n_vectors: int = 0
     """of the index in a file"""
+    n_own: int = 0
+    """vectors there whose id is a photo of the run: they show whether the reference made the index"""
     worst: tuple[WorstImage, ...] = ()
     ran: str = ""
     """what ran both, and how close their vectors are"""
@@ -128,9 +130,9 @@ class IndexReport(Frozen):
     def plain(self) -> str:
         """Return the verdict with its first reason, or the numbers that decide."""
         decide = [f"{name} {number_text(n.estimate)} ({_bounds(n)})" for name, n in self.numbers.items() if n.needs]
-        because = (
-            f": {self.reason.seen}. {self.reason.next_step}" if self.reason else f". Measured: {'; '.join(decide)}."
-        )
+        because = f": {r.seen}. {r.next_step}" if (r := self.reason) else f". Measured: {'; '.join(decide)}."
+        if self.n_vectors > 0 == self.n_own:
+            because += " No photo's id is in the index, so it was not tested whether the reference made its vectors."
         return f"{SIGNS[self.verdict]} vector index: {self.verdict}{because}"
 
     def rows(self) -> Iterator[tuple[str, str]]:
@@ -168,13 +170,13 @@ def compare_vectors(
         text: (class, feature) embeddings.
         index: the vectors of a file.
     """
-    names, digests = [PurePath(name).name for name, _ in images], [digest for _, digest in images]
+    paths, digests = zip(*images, strict=True)
     metric: Metric = options.metric or "cosine"
     rows = (reference, lengths(reference), digests)
     photos = search([candidate, np.roll(reference, 1, axis=0), reference], [rows], metric, digests)
     own = search([candidate], [(candidate, lengths(candidate), digests)], metric, digests)
-    in_file = None if index is None else search([candidate, reference], index, metric, names)
-    searched = {"among the photos": photos, OWN: own} | ({} if in_file is None else {"in the index": in_file})
+    in_file = search([candidate, reference], index or (), metric, [PurePath(path).name for path in paths])
+    searched = {"among the photos": photos, OWN: own} | ({} if index is None else {"in the index": in_file})
     # of equal vectors one search is that of both: products of other shapes differ by rounding
     recalls, tied = _recalls(searched, metric, options.min_recall, is_same=np.array_equal(candidate, reference))
     numbers = _distances(candidate, reference, options) | recalls
@@ -193,10 +195,11 @@ def compare_vectors(
         numbers=numbers,
         change=change,
         worst=tuple(
-            WorstImage(name=images[row][0], digest=images[row][1], cosine=cosines[row])
+            WorstImage(name=paths[row], digest=digests[row], cosine=cosines[row])
             for row in np.argsort(cosines, kind="stable")[:WORST]
         ),
-        n_vectors=0 if in_file is None else in_file.n_vectors,
+        n_vectors=in_file.n_vectors,
+        n_own=len(in_file.own),
     )
     if change in ("permuted", "rotated"):
         seen = f"{change}: after undoing it, the cosine of the same image is {number_text(after)} (worst 5 %)"
@@ -207,7 +210,7 @@ def compare_vectors(
     if shared >= options.min_recall:
         seen = f"the query of another photo finds the same neighbours, too (recall {number_text(shared)})"
         report = report.because("same_for_all", "undecided", seen)
-    if in_file is not None and in_file.own and (nearest := min(in_file.own)) < SAME_VECTOR:
+    if (nearest := min(in_file.own, default=1.0)) < SAME_VECTOR:
         seen = f"a photo's vector in the index has cosine {number_text(nearest)} to the reference's"
         report = report.because("other_index", "undecided", seen)
     return _judged(report, tied)

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.statistics.definitions import STATISTIC_VERSION
 from robustcheck_onnx.thresholds import profile, tables
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
 from robustcheck_onnx.thresholds.tables import Result
-from support import EMBEDDINGS, ROOT, Fields, Patch, but, calibrations, needs_embeddings, raised
+from support import EMBEDDINGS, Fields, Patch, but, calibrations, needs_embeddings, raised, read_text
 from support.bad_input import Run, listening
 from support.calibrations import line
 from support.onnx_models import encoder
@@ -215,7 +215,7 @@ def test_the_whole_path_offline_with_stand_in_weights(tmp_path: Path, ends: Run)
     save_file(state, hub_repo(cache, f"timm/{name}") / "model.safetensors")
     folder = tmp_path / "suite"
     suite = calibrations.write_suite(folder)
-    paper = (ROOT / "thresholds" / "data" / "paper_suite.toml").read_text(encoding="utf-8").split("\n[[models]]\n")
+    paper = read_text("thresholds/data/paper_suite.toml").split("\n[[models]]\n")
     keys = ('name = "RN50"\nweights = "openai"', 'name = "mobilenetv3_large_100.ra_in1k"')
     blocks = [next(block for block in paper if key in block) for key in keys]
     blocks.append(f'source = "timm"\nname = "{name}"\ngroup = "supervised"\nlabel = "absent"\n')

@@ -52,7 +52,7 @@ def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
 
 
 def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
-    h, fits = planted(), IndexReport(options=IndexOptions())
+    h, fits = planted(), IndexReport(options=IndexOptions(), n_vectors=7)
     for candidate, index, code, level in (
         (h, fits.because("cosine", "re-embed", "seen", "step"), 1, "warning"),
         (h @ rotation(384), fits, 0, "note"),
@@ -65,7 +65,9 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
         headings = report.to_markdown().split("## ")[1], page.split("title>")[1], text.splitlines()[-1]
         assert all(f"index {index.verdict}" in heading for heading in headings)
         assert f'class="verdict {"warn" if code else "pass"}"' in page
-        assert f"{index.plain} Only this is required. On outlier features it is" in " ".join(text.split())
+        words = " ".join(text.split())
+        assert f"{index.plain} Only this is required. On outlier features it is" in words
+        assert "so it was not tested whether the reference made its vectors. Only this is required" in words
         assert re.findall(r"explain (\w+)", text) == ["cosine"] * code  # no step for the other verdict
     for require in ((), ("both",), "indexes"):
         with pytest.raises(rc.UsageError, match="require is"):

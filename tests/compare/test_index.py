@@ -208,7 +208,7 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
         assert robustcheck(*f"{call} {words}".split()) == code, words
         assert said in capsys.readouterr().err
     report = read_json("report.json")["index"]
-    assert (report["verdict"], report["n_vectors"]) == ("compatible", 280)
+    assert (report["verdict"], report["n_vectors"], report["n_own"]) == ("compatible", 280, len(names))
     assert {"recall@10 in the index", "top-1 class kept"} <= report["numbers"].keys()
     page = Path("report.html").read_text(encoding="utf-8")
     assert all(said in page for said in ("data:image/jpeg", "It holds small copies of photos"))

@@ -12,11 +12,11 @@ from numpy.random import default_rng
 from robustcheck_onnx.checker.statistics.definitions import effective_rank, relative_variance
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import Bounds
-from support import ROOT
+from support import read_text
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.integer[Any]]]
-BOUNDS = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8").partition("## Confidence bounds")[2]
+BOUNDS = read_text("docs/statistics.md").partition("## Confidence bounds")[2]
 C = {name: float(value) for name, value in re.findall(r"`(\w+) = ([\d.]+)`", BOUNDS)}
 
 

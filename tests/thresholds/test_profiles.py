@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.verdict.rule import decided
 from robustcheck_onnx.thresholds import calibrate, profile, tables
 from robustcheck_onnx.thresholds.profile import DECIDING, EARLIER, End, Profile
 from robustcheck_onnx.thresholds.tables import Reference, Rule, Sets
-from support import ROOT, Capture, Fields, Place, but, raised, read_json, robustcheck
+from support import Capture, Fields, Place, but, raised, read_json, read_text, robustcheck
 from support.bad_input import Run
 from support.repository import load
 
@@ -125,7 +125,7 @@ def test_error_rates_are_by_labels_that_do_not_look_at_the_statistics() -> None:
     used = [r for r in TABLE if not r.excluded]
     rates = CLAIMS.rates(used, PASSING)
     assert rates == [f"| {r.of} | {r.n_wrong} of {r.n} | {100 * r.upper:.1f} % |" for r in made.rates]
-    assert "\n".join(rates) in (ROOT / "benchmarks" / "results" / "claims.md").read_text(encoding="utf-8")
+    assert "\n".join(rates) in read_text("benchmarks/results/claims.md")
     lines, n_sets, _ = CLAIMS.retests(used, lambda row: not CLAIMS.fails(row, DEFAULT))
     assert (len(lines), n_sets, "PASS and WARN" in str(lines)) == (10, 24, False)
     assert made.false_pass_upper == made.rates[0].upper == 0.074

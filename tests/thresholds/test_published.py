@@ -17,10 +17,10 @@ from robustcheck_onnx.thresholds import DATA, published, suite
 from robustcheck_onnx.thresholds.published import effective_robustness
 from robustcheck_onnx.thresholds.suite import LabelRule, SuiteError, label_from, open_suite
 from robustcheck_onnx.thresholds.tables import references
-from support import ROOT, SHARED, Patch, but, needs_embeddings, raised
+from support import SHARED, Patch, but, needs_embeddings, raised, read_text
 from support.repository import load
 
-DOCS = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+DOCS = read_text("docs/data.md")
 
 
 def rows(library: str) -> list[published.Published]:
