@@ -242,23 +242,25 @@ def with_options(page: str) -> str:
 
     evidence.py: the fields of the record, and Python's keywords. pipeline.py: the list in the docstring of `check`.
     """
-    fields, keywords, told = "", "", ""
+    fields, keywords, lines_of_check, total = "", "", "", 0
     for name in sorted({*RUN} - {"images"}, key=[*Options.model_fields, *RUN].index):
         option, kind = ROWS[name], str(Settings.__annotations__[name])
         fields += f"    {name}: {kind} = {json.dumps(option.default)}\n".replace("null", "None")
         keywords += f"    {name}: {kind.replace('str', 'str | Path') if name in PATHS else kind}\n"
         about, _, instead = option.about.partition(" Default: ")
         default = f"Default: {instead or f'{option.default}.'}"
-        known = option.help if instead and instead in option.help else f"{option.help} {default}"
-        keywords += _filled(f'"""{known}"""', 4, 4)
-        told += _filled(f"{name}: {about} {default}", 12, 16)
-    for start, made, end in (
+        text = option.help if instead and instead in option.help else f"{option.help} {default}"
+        keywords += _filled(f'"""{text}"""', 4, 4)
+        lines_of_check += _filled(f"{name}: {about} {default}", 12, 16)
+    for start, lines, end in (
         ("    # fields made by docs/generate.py from the table of options\n", fields, "    # until here\n"),
         ("    # keywords made by docs/generate.py from the table of options\n", keywords, "\n\nclass "),
-        ("        options: what else moves the numbers (`RunOptions`).\n", told, "\n    Returns:\n"),
+        ("        options: what else moves the numbers (`RunOptions`).\n", lines_of_check, "\n    Returns:\n"),
     ):
         place = re.compile(f"({re.escape(start)}).*?({re.escape(end)})", re.DOTALL)
-        page = place.sub(lambda found, made=made: found[1] + made + found[2], page, count=1)
+        page, n_places = place.subn(lambda match, lines=lines: match[1] + lines + match[2], page, count=1)
+        total += n_places
+    assert total in (1, 2), "a line that says where the options stand is gone"
     return page
 
 
@@ -270,8 +272,9 @@ def write_options() -> bool:
     """Write the modules with options that are not current. Returns whether there was one."""
     old = [module.read_text(encoding="utf-8") for module in OPTIONS]
     new = list(map(with_options, old))
-    for module, text in zip(OPTIONS, new, strict=True):
-        module.write_text(text, encoding="utf-8")
+    for module, before, after in zip(OPTIONS, old, new, strict=True):
+        if before != after:
+            module.write_text(after, encoding="utf-8")
     return new != old
 
 

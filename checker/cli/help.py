@@ -152,7 +152,8 @@ def panels(command: AnyCommand, ctx: Context) -> list[Panels]:
     Names of the panels in one list are in one column.
     """
     line = getattr(ctx.find_root().obj, "line", None)
-    hidden = ROWS.keys() - {*SHORT} if line is not None and ALL not in line.words else {}
+    is_whole = line is None or ALL in line.words
+    hidden = {} if is_whole else {name: ROWS[name].help for name in ROWS.keys() - {*SHORT}}  # one with its own is shown
     verbs: Panels = {title: [] for title in VERB_PANELS}
     options: Panels = {title: [] for title in ("Arguments", *OPTION_PANELS)}
     for verb in command.commands.values() if isinstance(command, TyperGroup) else ():
@@ -160,7 +161,7 @@ def panels(command: AnyCommand, ctx: Context) -> list[Panels]:
     for param in command.get_params(ctx):
         if isinstance(param, TyperArgument):
             options["Arguments"].append((_argument(param), about(param)))
-        elif isinstance(param, TyperOption) and param.name not in hidden:
+        elif isinstance(param, TyperOption) and hidden.get(str(param.name)) != param.help:
             last = OUTPUT if options[OUTPUT] and ALL in param.opts else OPTIONS  # typer's own option
             names = ", ".join(sorted(param.opts, key=len))
             indent = "" if len(names.partition(",")[0]) == 2 else " " * 4  # below `-o, `

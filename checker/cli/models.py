@@ -440,10 +440,10 @@ def signed_reports(key: str | None, destinations: Destinations, models: Words, r
             "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
         )
     paths = [*map(output.bundle_at, signed), *(d.path for d in destinations if isinstance(d.path, Path))]
-    written = [path.resolve() for path in paths]
+    written = list(map(os.path.realpath, paths))
     for dest in signed:
         check_target(bundle := output.bundle_at(dest), reads)
-        if written.count(bundle.resolve()) > 1:
+        if written.count(os.path.realpath(bundle)) > 1:
             raise UsageError(
                 f"{bundle}: signature of {dest.path} can't be written here; another document of this run has this path",
                 f"-o json=report.json {again}",

@@ -73,7 +73,7 @@ def destinations_of(
             )
         if place is not None:
             check_target(place, reads)
-        real = os.path.realpath(place) if isinstance(place, Path) else place
+        real = os.path.realpath(place) if isinstance(place, Path) and (place.is_file() or not place.exists()) else place
         if real in targets:
             raise UsageError(
                 f"--output names {redact(path) or 'stdout'} twice; only one document fits there", "-o json=report.json"

@@ -73,7 +73,7 @@ class Baseline(Frozen):
     document: Literal["baseline"] = "baseline"
     tool_version: str
     evidence: Evidence
-    images: tuple[str, ...]
+    images: Texts
     """digests of the images, in the order of the run"""
     group_sizes: tuple[int, ...]
     """images of each jackknife group, in the order of the groups"""

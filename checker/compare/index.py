@@ -106,8 +106,8 @@ class IndexReport(Frozen):
     """the simple change of all vectors that explains the difference"""
     n_vectors: int = 0
     """of the index in a file"""
-    n_own: int = 0
-    """vectors there whose id is a photo of the run: they show whether the reference made the index"""
+    n_own: int | None = None
+    """vectors there whose id is a compared photo's: they show whether the reference made the index"""
     worst: tuple[WorstImage, ...] = ()
     ran: str = ""
     """what ran both, and how close their vectors are"""
@@ -131,8 +131,8 @@ class IndexReport(Frozen):
         """Return the verdict with its first reason, or the numbers that decide."""
         decide = [f"{name} {number_text(n.estimate)} ({_bounds(n)})" for name, n in self.numbers.items() if n.needs]
         because = f": {r.seen}. {r.next_step}" if (r := self.reason) else f". Measured: {'; '.join(decide)}."
-        if self.n_vectors > 0 == self.n_own:
-            because += " No photo's id is in the index, so it was not tested whether the reference made its vectors."
+        if self.n_vectors and self.n_own == 0:
+            because += " No id in the index is a compared photo's, so it was not tested whether the reference made it."
         return f"{SIGNS[self.verdict]} vector index: {self.verdict}{because}"
 
     def rows(self) -> Iterator[tuple[str, str]]:

@@ -425,7 +425,7 @@ def follow_features(
             if other is not None:
                 fate, to = "moved", other
                 claimed.add(other)
-            # where all features go with it, a rotation gives back anything
+            # not where every feature of the candidate correlates with it: no rotation is needed then
             elif fate == "lost" and look.recovered is not None and (np.abs(r[:, column]) < SAME_FEATURE).any():
                 explained = float(look.recovered[feature.index])
                 fate = "rotated" if explained >= SAME_DIRECTION else "lost"

@@ -114,16 +114,16 @@ def directions(
     tell_stage(progress, "opening the model and the images")
     read_job = measure.read_head_input if head is None else measure.read_inputs
     inputs = read_job(Job(path, run), source=source)
-    linear, difference, h, sets_, read, execution = _measure(inputs, head, specs, maps, progress)
+    linear, difference, h, labelled_sets, read, execution = _measure(inputs, head, specs, maps, progress)
     tell_stage(progress, "decomposing the head")
     try:
-        raw, centred, outliers = analyse(linear, h, labelled=sets_, baseline=baseline, seed=run.seed)
+        raw, centred, outliers = analyse(linear, h, labelled=labelled_sets, baseline=baseline, seed=run.seed)
     except SameWeightsError as fault:
         raise unfit(
             inputs.models[0].path,
             f"weights of {linear.source} are the same for all classes; a prediction must depend on the image",
         ) from fault
-    results = [(s.result, s.digests) for s in sets_ if s.result]
+    results = [(s.result, s.digests) for s in labelled_sets if s.result]
     report = DirectionsReport(
         tool_version=VERSION,
         model=document.HeadModel(

@@ -28,7 +28,7 @@ from ..arrays import Counts, Float32s, GenericArray, SupportsArray, as_array, is
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..evidence import SeenImage
 from ..storage.places import Place, parse_place, redact
-from ..text import sha256_of, type_name
+from ..text import Texts, sha256_of, type_name
 from .containers import CHECKED_ROWS, Entries, Entry, Files, file_entries, is_url
 from .listing import Kind, image_files, list_images, parse_image_set
 from .preprocess import FULL_SIZE, UnreadableImageError, decode, from_picture
@@ -65,7 +65,7 @@ class Picture:
     name: str
     image: Image.Image
     digest: str
-    notes: tuple[str, ...] = ()
+    notes: Texts = ()
     label: str | None = None
 
 

@@ -29,7 +29,7 @@ from ..errors import NEWER, CannotAssessError, UsageError
 from ..evidence import Preprocessing
 from ..isolation import max_model_bytes
 from ..storage.places import local_path, nearest_path
-from ..text import digest_of, quoted, unique_keys
+from ..text import Texts, digest_of, quoted, unique_keys
 from .layers import check_dimensions, check_well_formed
 from .weights import (
     LFS_MARK,
@@ -399,9 +399,9 @@ class Parity(Frozen):
 class ZeroShot(Frozen):
     """What the logits of a zero-shot classifier are of."""
 
-    classes: tuple[str, ...]
+    classes: Texts
     """names, in the order of the logits"""
-    templates: tuple[str, ...]
+    templates: Texts
     """prompts that the names were put into, {} for the name; their text embeddings were averaged"""
 
 

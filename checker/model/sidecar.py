@@ -19,7 +19,7 @@ from ..errors import UsageError
 from ..evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from ..images.preprocess import at_size
 from ..storage.places import nearest_path
-from ..text import Fields, quoted, rule_of
+from ..text import Fields, Texts, quoted, rule_of
 from .weights import about
 
 OWN_SUFFIX = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
@@ -337,7 +337,7 @@ def _triple(field: str, value: Any) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _one_of(field: str, value: Any, valid: tuple[str, ...]) -> str:
+def _one_of(field: str, value: Any, valid: Texts) -> str:
     if value in valid:
         return str(value)
     raise UsageError(f"{field} is {value!r}; it must be one of {', '.join(valid)}")

@@ -74,12 +74,12 @@ class ShiftReport(Shown, Frozen):
 
     def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
-        sets = (self.in_distribution, *(s.result for s in self.shifted))
+        results = (self.in_distribution, *(s.result for s in self.shifted))
         shown: ReprArgs = [
             ("model", self.model.file),
             ("verdict", self.verdict.verdict),
             ("agreement", self.agreement.outcome),
-            ("accuracies", {s.name: round(s.accuracy.value, 4) for s in sets}),
+            ("accuracies", {s.name: round(s.accuracy.value, 4) for s in results}),
         ]
         if self.predicted is not None:
             shown.append(("predicted", {t.name: predicted_words(t) for t in self.predicted.targets}))
@@ -136,19 +136,19 @@ def measure_shift(
     (opened,) = inputs.models
     judged = None if report is None else judged_before(report, opened.digest)
     sets.class_output(opened)  # refuses a model without one
-    measured = _measure(call, inputs, progress)
+    results = _measure(call, inputs, progress)
     if judged is None:
         checked = pipeline.check(model, isolate=False, progress=progress, **run.keywords)
         judged = verdict_of(checked, "checked now on the images of --in")
-    inner, predicted = measured.inside.result, measured.predicted
+    inner, predicted = results.inside.result, results.predicted
     compared = tuple(
-        robustness.compare_sets(inner, measured.inside.digests, s.result, s.digests, baseline) for s in measured.shifted
+        robustness.compare_sets(inner, results.inside.digests, s.result, s.digests, baseline) for s in results.shifted
     )
     n_images = sum(result.accuracy.n for result in (inner, *(s.result for s in compared)))
     n_images += sum(t.n_images for t in predicted.targets) if predicted else 0
     return ShiftReport(
         tool_version=VERSION,
-        model=_model(opened, measured.n_classes),
+        model=_model(opened, results.n_classes),
         confidence=CONFIDENCE,
         in_distribution=inner,
         shifted=compared,
@@ -159,9 +159,9 @@ def measure_shift(
         agreement=agree(judged, inner, compared, baseline),
         preprocessing=inputs.preprocessing.preprocessing,
         preprocessing_source=inputs.preprocessing.source,
-        execution=measured.execution,
+        execution=results.execution,
         seed=run.seed,
-        notes=notes_of(inner, compared, predicted, inputs, measured.execution),
+        notes=notes_of(inner, compared, predicted, inputs, results.execution),
         claim=robustness.CLAIM,
         time=Time.until_now(clock, n_images),
     )
@@ -179,13 +179,13 @@ class _Sets(NamedTuple):
 
 def _measure(call: sets.Call, inputs: Inputs, progress: Tell | None) -> _Sets:
     """Measure accuracy on the labelled sets, and predict it on the others."""
-    specs = (call.inside, *call.shifted)
-    sources, targets = sets.open_sets(specs, inputs), sets.open_sets(call.targets, inputs)
+    sources = [inputs.source, *sets.open_sets(call.shifted, inputs)]
+    targets = sets.open_sets(call.targets, inputs)
     labels = [sets.labels_of(source) for source in sources]
     tell_stage(progress, "loading the model")
     runner = open_runner(inputs)
     scores = sets.class_scores(runner, inputs.preprocessing.preprocessing)
-    own, *rest = sets.with_labels(specs, sources, labels, call.maps, scores)
+    own, *rest = sets.with_labels((call.inside, *call.shifted), sources, labels, call.maps, scores)
     collected = Collector(runner, str(own.spec.place), own.map.compete)
     inner = sets.measure_labelled(runner, own, inputs, progress, collected.add if targets else None)
     labelled = [sets.measure_labelled(runner, image_set, inputs, progress) for image_set in rest]
@@ -349,7 +349,7 @@ def document_of(report: ShiftReport) -> Document:
             Section(
                 "Accuracy",
                 f"top-1 with {100 * report.confidence:.0f} % intervals (Wilson; difference: Newcombe)",
-                (_accuracies(report), Facts(tuple((name(sets), how) for how, sets in labels.items()), "labels are")),
+                (_accuracies(report), Facts(tuple((name(some), how) for how, some in labels.items()), "labels are")),
                 "short",
             ),
             *_effective(report),

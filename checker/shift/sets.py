@@ -169,13 +169,13 @@ class Scores(NamedTuple):
 
 
 def open_sets(specs: Sequence[Spec], inputs: Inputs) -> list[ImageSource]:
-    """Open the image sets of a call. The first one may be the job's, which is open already."""
+    """Open the image sets of a call. One of them may be the job's, which is open already."""
     run = inputs.job.options
     return [
         inputs.source
-        if i == 0 and as_typed(spec.place) == run.images
+        if as_typed(spec.place) == run.images
         else open_images(spec.place, seed=run.seed, limit=run.max_images)
-        for i, spec in enumerate(specs)
+        for spec in specs
     ]
 
 

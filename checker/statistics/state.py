@@ -420,7 +420,7 @@ def _histogram(per_image: Array) -> tuple[Array, Array]:
 
 
 def _spread(means: Array) -> float | None:
-    """Return the share of variance over images in the features' energy. `means` are of z and z²."""
+    """Return the share of variance over images in the features' energy. `means`: rows of z, z², …; two are used."""
     m1, m2 = means[:2]
     return float(np.maximum(m2 - m1**2, 0).sum()) / float(m2.sum()) if m2.sum() > 0 else None
 

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import UsageError
-from ..text import type_name
+from ..text import Texts, type_name
 
 OFFLINE = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but "" and 0 refuses URLs of other machines
 HUB_OFFLINE = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
@@ -212,7 +212,7 @@ def redact_text(text: str) -> str:
     return _IN_TEXT.sub(lambda match: match[1] + redact(match[2]), text)
 
 
-def secrets(url: str) -> tuple[str, ...]:
+def secrets(url: str) -> Texts:
     """Return the secret parts of a URL. They are as written and unescaped, longest first."""
     from urllib.parse import parse_qsl, unquote, urlsplit  # noqa: PLC0415 # only where there is a URL
 

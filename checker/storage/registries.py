@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
-from ..text import quoted
+from ..text import Texts, quoted
 from .places import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text, secrets
 from .stores import ENDPOINT, PIECE_BYTES, RemoteFile, StoreError, environment, limit_bytes, load_hub_client, too_large
 
@@ -345,7 +345,7 @@ class MlflowFiles:
     """The fetched files. models are the paths of the ONNX files in folder, sorted."""
 
     folder: Path
-    models: tuple[str, ...]
+    models: Texts
 
 
 def resolve_mlflow(client: MlflowClient, url: Url) -> MlflowEntry:

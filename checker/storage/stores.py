@@ -479,7 +479,7 @@ def replace_with_error(place: Place, document: str) -> None:
 
     Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have
     been given a wrong path. Raises EnvironmentFaultError as write_atomically does; in a file, a document of this tool
-    is gone then, or the file empty: better none than the PASS of an earlier run.
+    is gone then, or empty, where that can be: better none than the PASS of an earlier run.
     """
     if isinstance(place, Url):
         with suppress(FileNotFoundError):
@@ -491,10 +491,10 @@ def replace_with_error(place: Place, document: str) -> None:
         write_atomically(place, document)
     except EnvironmentFaultError:
         if isinstance(place, Path) and place.is_file():
-            try:
+            with suppress(OSError):
+                place.write_bytes(b"")  # a file that is mounted, as into a container, can't be removed
+            with suppress(OSError):
                 place.resolve().unlink(missing_ok=True)
-            except OSError:  # a file that is mounted, as into a container, can't be removed, nor one in a fixed folder
-                place.write_bytes(b"")
         raise
 
 

@@ -155,7 +155,7 @@ RULES: dict[str, Rule] = {
     "constant_feature": Rule(
         "not_established",
         "an outlier feature is almost constant",
-        "Check the export. A feature that never changes is a constant in the graph, not something the model computes.",
+        "Check the export. A feature that hardly changes can be a constant of the graph, which no image moves.",
         "The raw value of a strong feature hardly changes: its SD over the images is below 2 % of its mean. A bad "
         "export (a NaN guard, a missing norm, padding) makes such a feature, and so does a model that has learned "
         "little. Outlier features of real encoders vary by 4 % and more on photos.",

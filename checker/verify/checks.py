@@ -33,7 +33,7 @@ from ..model.open import digest_of, open_model
 from ..model.sidecar import PRESETS
 from ..model.weights import file_digest
 from ..report.record import Report, Settings, ruling
-from ..text import quoted, short_digest
+from ..text import Texts, quoted, short_digest
 from ..verdict.gate import execution_notes, memory_note
 from ..verdict.rule import limit_of
 from .signature import (
@@ -87,7 +87,7 @@ def tolerance_of(second: Report, *, elsewhere: bool) -> float:
 
 def disagreements(
     first: Report, second: Report, tolerance: float = SAME_ENVIRONMENT, *, elsewhere: bool = False
-) -> tuple[str, ...]:
+) -> Texts:
     """List the differences between a report and a second run. Each is in words; empty if there are none.
 
     A measured number may differ by tolerance · max(both, its threshold), or tolerance · max(both, 1) without one; all

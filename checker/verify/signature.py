@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import EnvironmentFaultError, UsageError, install_hint
 from ..report.record import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, Report, predicate_of, sha256_set
 from ..storage.places import OFFLINE, is_offline
-from ..text import as_json, printable, quoted, unique_keys
+from ..text import Texts, as_json, printable, quoted, unique_keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -103,7 +103,7 @@ def payload_of(statement: JsonObject) -> bytes:
         ) from fault
 
 
-def differences(signed: bytes, expected: JsonObject) -> tuple[str, ...]:
+def differences(signed: bytes, expected: JsonObject) -> Texts:
     """List the differences from a report's statement.
 
     The payload was signed; the differences are in words, empty if there are none.

@@ -20,7 +20,7 @@ from robustcheck_onnx.thresholds import profile, tables
 from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
 from robustcheck_onnx.thresholds.profile import End
 from robustcheck_onnx.thresholds.suite import Entry, Member
-from support import Patch, but
+from support import Patch, but, read_text
 from support.bad_input import COMMAND, Run
 from support.calibrations import N_IMAGES, N_MODELS, Calibrated, line
 from support.measuring import never_decided
@@ -159,7 +159,7 @@ def test_a_cause_is_said_once_for_all_its_models() -> None:
 
 
 def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, ends: Run) -> None:
-    some, text = tables.read(calibrated.table), calibrated.table.read_text(encoding="utf-8")
+    some, text = tables.read(calibrated.table), read_text(calibrated.table)
     first = json.loads(tables.to_line(some[0]))
 
     def odd(**change: Any) -> str:

@@ -141,7 +141,7 @@ def test_reasons_as_json(printed: Made) -> None:
 def test_every_word_of_a_report_is_explained_in_the_words_of_the_reports(printed: Made) -> None:
     words: dict[Any, str] = {**EXIT_CODES, **{NAMES[name]: text for name, text in DEFINITIONS.items()}}
     words |= {kind.replace("_", " "): text for kind, text in KINDS.items()}
-    words |= {"WARN": KINDS["absent"], "Exit code 3": EXIT_CODES[3], "pass": "They lie mostly in the mean"}
+    words |= {"WARN": KINDS["absent"], "Exit code 3": EXIT_CODES[3], "pass": "The features lie mostly in the mean"}
     words |= {"kurtosis": "", "ok?": "straddles", "must be": "The whole interval", "interval": "bounds"}
     for word, text in words.items():
         assert text in " ".join(printed(f"explain '{word}'").split()), word

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.report.document import Table, cell_of, document_of
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import rule as verdicts
 from robustcheck_onnx.checker.verdict.reasons import NAMES, RULES
-from support import Capture, Patch, but, raised, read_json, robustcheck
+from support import Capture, Patch, but, raised, read_json, read_text, robustcheck
 from support.comparisons import Workshop, alike, ids, judged, planted, rotation
 from support.screens import assert_it_is_accessible, assert_it_loads_nothing, parse, shown, words
 
@@ -30,7 +30,7 @@ def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop
     assert robustcheck(*call, "-o", f"json={out}") == 0
     assert "✓ PASS" in capsys.readouterr().out
     assert robustcheck(*call, "-o", "json") == 0
-    assert out.read_text(encoding="utf-8") == capsys.readouterr().out
+    assert read_text(out) == capsys.readouterr().out
     report = CompareReport.model_validate_json(out.read_bytes())
     assert (report.document, report.passed, report.n_images, report.time) == ("compare", True, 80, None)
     assert (alike(report).cka, alike(report).cosine_change) == pytest.approx((1, 0), abs=1e-9)
@@ -52,7 +52,7 @@ def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
 
 
 def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
-    h, fits = planted(), IndexReport(options=IndexOptions(), n_vectors=7)
+    h, fits = planted(), IndexReport(options=IndexOptions(), n_vectors=7, n_own=0)
     for candidate, index, code, level in (
         (h, fits.because("cosine", "re-embed", "seen", "step"), 1, "warning"),
         (h @ rotation(384), fits, 0, "note"),
@@ -67,7 +67,7 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
         assert f'class="verdict {"warn" if code else "pass"}"' in page
         words = " ".join(text.split())
         assert f"{index.plain} Only this is required. On outlier features it is" in words
-        assert "so it was not tested whether the reference made its vectors. Only this is required" in words
+        assert "so it was not tested whether the reference made it. Only this is required" in words
         assert re.findall(r"explain (\w+)", text) == ["cosine"] * code  # no step for the other verdict
     for require in ((), ("both",), "indexes"):
         with pytest.raises(rc.UsageError, match="require is"):

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.exporters import ExportError, contract, files, run
-from support import PHOTOS, ROOT, Fields, raised, torch_models
+from support import PHOTOS, Fields, raised, read_text, torch_models
 from support.onnx_models import written
 from support.torch_models import contract_of, encoders, exported, open_clip, outputs_of, refused, torch
 
@@ -88,7 +88,7 @@ def test_the_preprocessing_of_a_checkpoint_is_known_where_all_published_weights_
 @pytest.mark.usefixtures("my_vision")
 def test_documented_examples_are_what_the_checker_reads() -> None:
     """The pages' code runs: the digest is the checker's, and the checker reads the contracts that they write."""
-    page = "".join((ROOT / "docs" / name).read_text("utf-8") for name in ("onnx-file.md", "dev/graph-digest.md"))
+    page = "".join(read_text(f"docs/{name}") for name in ("onnx-file.md", "dev/graph-digest.md"))
     by_hand, after_a_change, digest = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     image, output = ("image", 1, ("batch", 3, 4, 4)), ("representation", 1, ("batch", 48))
     model = written("flat = Flatten(image); representation = Add(flat, w48)", output, before="", inputs=[image])

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.images import sanity
 from robustcheck_onnx.checker.images.sanity import SIGMAS, Gallery, ImageSetState, describe, find_keypoints, varied
 from robustcheck_onnx.checker.images.source import BUNDLED, Picture, open_images
 from robustcheck_onnx.checker.report.record import Report
-from support import PHOTOS, Patch, Place, levels, lookup
+from support import PHOTOS, Patch, Place, levels, lookup, read_text
 from support.skimage_data import photo
 
 NAMES = ["astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg"]
@@ -371,7 +371,7 @@ def test_images_without_keypoints_are_like_nothing() -> None:
     assert np.all(near >= (2 * SIGMAS[points[:, 2]]).astype(int))
 
 
-TABLE = (BUNDLED / "ATTRIBUTION.md").read_text(encoding="utf-8")
+TABLE = read_text(BUNDLED / "ATTRIBUTION.md")
 ROWS = [[cell.strip() for cell in line.strip("|\n ").split(" | ")] for line in TABLE.splitlines() if ".jpg | " in line]
 
 

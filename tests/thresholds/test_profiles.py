@@ -211,7 +211,7 @@ def test_bad_profiles_are_refused(tmp_path: Path) -> None:
 
 def test_the_page_on_robustness_is_what_its_script_writes_and_has_scipys_correlations() -> None:
     facts, _, predict = map(load, ("benchmarks/predict_facts", "benchmarks/predict_text", "benchmarks/predict"))
-    assert predict.PAGE.read_text(encoding="utf-8") == predict.page(), "python benchmarks/predict.py"
+    assert read_text(predict.PAGE) == predict.page(), "python benchmarks/predict.py"
     known = [one for one in facts.measured() if one.mean_pp is not None]
     for name in profile.STATISTICS:
         values = [np.array([getattr(row, name) for row in one.sets]) for one in known]

@@ -286,7 +286,7 @@ def written(folder: Path, text: str) -> Path:
 def test_the_packaged_suite_is_what_its_command_writes() -> None:
     """Every entry has weights in the installed open_clip or timm, and no tag of the paper's is left out."""
     pytest.importorskip("open_clip", reason="extra `export` is not installed")
-    assert suite.PACKAGED["paper"].read_text(encoding="utf-8") == load("benchmarks/build_paper_suite").text()
+    assert read_text(suite.PACKAGED["paper"]) == load("benchmarks/build_paper_suite").text()
 
 
 def test_the_packaged_suite_covers_the_papers_encoders_and_controls() -> None:

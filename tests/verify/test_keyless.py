@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.verify import run as room
 from robustcheck_onnx.checker.verify import signature as signing
 
 pytest.importorskip("jwt", reason="the packages of the long tests are not installed")
-from support import Capture, Fields, Patch, extra, flip, raised, robustcheck
+from support import Capture, Fields, Patch, extra, flip, raised, read_text, robustcheck
 from support.keys import changed, signature_seen
 from support.sigstore_instance import ISSUER, Instance, running
 
@@ -90,7 +90,7 @@ def test_signed_as_an_identity(place: Path, instance: Instance, monkeypatch: Pat
     assert signature_seen(out) == (
         f"every byte of the report is signed by {NAME}, says {ISSUER}, by the instance of {place / 'trust.json'}"
     )
-    (place / "report.json").write_text((place / "report.json").read_text(encoding="utf-8") + " ", encoding="utf-8")
+    (place / "report.json").write_text(read_text(place / "report.json") + " ", encoding="utf-8")
     assert verify(place, *NAMED, "--offline", "-qq") == 3
 
 

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.checker.verify.checks import check_images
 from robustcheck_onnx.checker.verify.run import verify as verify_report
 from robustcheck_onnx.thresholds import profile
-from support import Capture, Fields, Patch, but, flip, lookup, normal, raised, read_json, robustcheck
+from support import Capture, Fields, Patch, but, flip, lookup, normal, raised, read_json, read_text, robustcheck
 from support.keys import changed
 from support.measuring import job as new_job
 from support.screens import shown as shown_of
@@ -285,7 +285,7 @@ def test_documents_that_cannot_be_verified(place: Path) -> None:
 
 
 def test_files_that_are_no_reports(place: Path, verify: Verify) -> None:
-    text = (place / "report.json").read_text(encoding="utf-8")
+    text = read_text(place / "report.json")
     error = {"schema_version": 2, "tool": "robustcheck", "error": {"message": "no memory", "hint": "", "exit_code": 4}}
     for content, code, said in (
         (text[: len(text) // 2], 2, "not a whole JSON"),

@@ -181,7 +181,9 @@ def compare(
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
     call.reads(candidate, reference, baseline, index, text)
     if write_baseline is not None:
-        others = [place for place in call.read_places if place != baseline]  # that one may be replaced, by a PASS
+        others = list(call.read_places)
+        if baseline in others:
+            others.remove(baseline)  # it may be replaced, by a PASS
         check_extra("--write-baseline", write_baseline, others, call.destinations, "baseline.json")
     result = call.measured(
         compare_models,
