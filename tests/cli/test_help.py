@@ -87,7 +87,8 @@ def test_help_of_check_shows_14_options_and_where_the_others_are(run: Run) -> No
     texts = (run(f"check {word}").stdout for word in ("-h", "--help-all"))
     shown, whole = (re.findall(r"^ {2,6}-.*", text, re.MULTILINE) for text in texts)
     assert len(shown) == 14 < len(whole) == len(CHECK.params)
-    assert any("--help-all: every option" in row for row in shown)
+    assert "--help-all: every option" in str(shown)
+    assert "--thresholds PROFILE" in run("verify -h").stdout  # its own
 
 
 def test_the_commands_of_every_page_are_understood() -> None:
