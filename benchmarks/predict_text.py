@@ -57,8 +57,9 @@ thresholds.
 
 {correlations}
 
-- **Among zero-shot encoders {ranking} outlier features was shown to rank ER**: K has r = {k_told}. With {n_zero_shot} checkpoints
-  only an r of {least:.2f} or more is told from none. A higher K is not a sign of a more robust model.{guards}
+- **Among zero-shot encoders {ranking} outlier features was shown to rank ER**: K has r = {k_told}. With {n_zero_shot}
+  checkpoints only an r of {least:.2f} or more is told from none. A higher K is not a sign of a more robust
+  model.{guards}
 - **Over all kinds the association is mostly between groups**: every robust checkpoint here is a zero-shot encoder, and
   no other one is. Which of the two a model is says as much about its label as any statistic can.
 - The photos differ by checkpoint, and K with them: by a factor of {factor:.1f} for {widest}.

@@ -492,9 +492,9 @@ def replace_with_error(place: Place, document: str) -> None:
     except EnvironmentFaultError:
         if isinstance(place, Path) and place.is_file():
             with suppress(OSError):
-                place.write_bytes(b"")  # a file that is mounted, as into a container, can't be removed
-            with suppress(OSError):
                 place.resolve().unlink(missing_ok=True)
+            with suppress(OSError):  # a file that is mounted, as into a container, can't be removed
+                os.truncate(place, 0)
         raise
 
 

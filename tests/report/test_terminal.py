@@ -69,7 +69,7 @@ def test_at_every_width_lines_fit_and_the_numbers_that_decide_are_whole() -> Non
                 assert line == line.rstrip()
         assert text.count("? unknown") == 3  # of nothing, whole, in ASCII
         (table,) = re.findall(r"^  statistic .*?\n\n", whole(undecided(), width), re.MULTILINE | re.DOTALL)
-        right = table.index("ok?")  # what stands beside the table begins further right
+        right = table.index("ok?")  # what is next to the table begins further right
         assert re.findall(r"(?<!-)\b\d[\d.]*", " ".join(line[:right] for line in table.splitlines())) == numbers.split()
 
 
