@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from ..thresholds.profile import Bounds, End, Frozen, ReprArgs, without
 from .errors import UsageError
@@ -309,7 +309,7 @@ class Options(Frozen):
     seed: int = 0
     max_images: int | None = None
     max_bad: float = 0.01
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     # until here
 
     @field_validator("images")

@@ -5,7 +5,6 @@ from __future__ import annotations  # help() names the types as the package does
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,7 +21,7 @@ from .model.sidecar import find_preprocessing, models_below, takes_no_image
 from .report.document import Cell, Document, Facts, File, Section, Shown, Table, Words, name
 from .report.forms import step_of
 from .runtime.runner import scales_over_batch
-from .text import VERSION, Fields, as_json, error_json, quoted
+from .text import VERSION, Fields, as_json, error_json, frozen, quoted
 from .verdict.gate import load_profile
 from .verdict.reasons import RULES
 from .verdict.rule import Reason, foreseen, reason, steps_text
@@ -58,7 +57,7 @@ class Inspected(Shown, Frozen):
         return as_json(self.facts)
 
 
-@dataclass(frozen=True)
+@frozen
 class Inspection:
     """A model file as a check would read it. Nothing of it has run."""
 

@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from signal import SIGINT, SIGTERM
@@ -29,6 +28,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, get_type_hints
 
 from .errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from .text import frozen
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +61,7 @@ MAX_MODEL_SIZE: Final = "ROBUSTCHECK_MAX_MODEL_SIZE"
 """Variable of the environment: most bytes of a model with its external data. Processes below this one heed it, too."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Limits:
     """The limits of one child; None = no limit.
 
@@ -128,7 +128,7 @@ def max_model_bytes() -> int | None:
         raise UsageError(f"{MAX_MODEL_SIZE} is {text!r}; it must be a size", f"export {MAX_MODEL_SIZE}=2GiB") from fault
 
 
-@dataclass(frozen=True)
+@frozen
 class Progress:
     """The progress of a run. The callback gets it after every batch, and when a stage without one begins."""
 

@@ -8,7 +8,6 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, Final, Literal, Self, cast
@@ -20,7 +19,7 @@ from ..thresholds.profile import Frozen
 from .errors import EnvironmentFaultError, UsageError
 from .evidence import PreprocessingFacts
 from .storage.places import local_path
-from .text import VERSION, quoted
+from .text import VERSION, frozen, quoted
 
 Rows = npt.NDArray[np.floating[Any]]
 
@@ -56,7 +55,7 @@ class Provenance(Frozen):
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class Representations:
     """The representations of images, read from a file. NumPy takes them as an array, and so does `measure`."""
 

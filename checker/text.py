@@ -7,8 +7,10 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar, dataclass_transform
 
+T = TypeVar("T")
 Texts = tuple[str, ...]
 Fields = dict[str, Any]  # values by their names
 VERSION: Final = "0.1.0"
@@ -35,6 +37,12 @@ _ASCII_SIGNS = str.maketrans(
         **dict(zip(BLOCKS[1:], "..:::###", strict=True)),
     }
 )
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass."""
+    return dataclass(frozen=True)(cls)
 
 
 PAGES: Final = {
@@ -124,17 +132,6 @@ def sha256_of(content: bytes | mmap.mmap) -> str:
     import hashlib  # noqa: PLC0415 # keeps the start fast
 
     return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> Fields:
-    """Return the object of these keys and values.
-
-    Raises ValueError for a key twice: readers differ in the value they take.
-    """
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key occurs in it twice")
-    return content
 
 
 def digest_of(document: Mapping[str, Any]) -> str:

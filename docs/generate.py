@@ -245,7 +245,8 @@ def with_options(page: str) -> str:
     fields, keywords, lines_of_check, total = "", "", "", 0
     for name in sorted({*RUN} - {"images"}, key=[*Options.model_fields, *RUN].index):
         option, kind = ROWS[name], str(Settings.__annotations__[name])
-        fields += f"    {name}: {kind} = {json.dumps(option.default)}\n".replace("null", "None")
+        field = "PositiveInt" if kind == "int" and "min" in option.more else kind  # typer's limits
+        fields += f"    {name}: {field} = {json.dumps(option.default)}\n".replace("null", "None")
         keywords += f"    {name}: {kind.replace('str', 'str | Path') if name in PATHS else kind}\n"
         about, _, instead = option.about.partition(" Default: ")
         default = f"Default: {instead or f'{option.default}.'}"

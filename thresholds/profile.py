@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -55,6 +56,17 @@ def first_fault(fault: ValidationError) -> str:
     """Write the first fault of a record in one line. Its place comes first."""
     first = fault.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these keys and values.
+
+    Raises ValueError for a key that occurs again: readers differ in the value they take.
+    """
+    key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 1)
+    if count > 1:
+        raise ValueError(f"key {key!r} occurs {count} times")
+    return dict(pairs)
 
 
 class HintedError(ValueError):
@@ -179,7 +191,7 @@ Bounds = Literal["each", "together", "looks"]
 the looks of a run, or all bounds share it."""
 LOOKS_ALPHA = 0.05
 """The alpha that bounds at the looks of a run are made for (docs/statistics.md)."""
-_SHARPER: tuple[Bounds, ...] = ("together", "each", "looks")
+SHARPER: tuple[Bounds, ...] = ("together", "each", "looks")
 DEFINITIONS: dict[Statistic, str] = {
     "strength": "how far the three most extreme features stand out from the others: ordinary features give less than "
     "1, the reference sets with outlier features 5 to 165",
@@ -485,7 +497,7 @@ def load(spec: str | Path | None = None) -> Profile:
     except (OSError, UnicodeDecodeError) as fault:
         raise ProfileError(f"{name}: threshold profile cannot be read ({fault})") from fault
     try:
-        raw = json.loads(text)
+        raw = json.loads(text, object_pairs_hook=unique_keys)
     except ValueError as fault:  # an integer of thousands of digits, too
         where = f"line {fault.lineno}: {fault.msg}" if isinstance(fault, json.JSONDecodeError) else str(fault)
         raise ProfileError(f"{name}: threshold profile is not JSON ({where})") from fault
@@ -494,16 +506,20 @@ def load(spec: str | Path | None = None) -> Profile:
         profile = Profile.model_validate(raw)
     except ValidationError as fault:
         raise ProfileError(f"{name}: {first_fault(fault)}") from fault
+    return checked(profile, name, is_packaged=is_packaged)
+
+
+def checked(profile: Profile, name: str, *, is_packaged: bool = False) -> Profile:
+    """Return a profile that can judge. Raises ProfileError as `load`; name: in its message."""
     if wrong := wrong_statistics(profile):
         raise ProfileError(f"{name}: {wrong}")
     if profile.digest != digest_of(profile):
         raise ProfileError(f"{name}: digest does not match the content; the profile was changed after it was sealed")
-    for other in () if is_packaged else packaged():
-        if profile.id == other.id and profile.digest != other.digest:
-            raise ProfileError(
-                f"{name}: id is {profile.id}, but the content is not that of the packaged profile; "
-                "another profile needs another id (robustcheck calibrate --id NAME)"
-            )
+    if profile.id in PACKAGED and not is_packaged and profile not in packaged():
+        raise ProfileError(
+            f"{name}: id is {profile.id}, but the content is not that of the packaged profile; "
+            "another profile needs another id (robustcheck calibrate --id NAME)"
+        )
     return profile
 
 
@@ -542,7 +558,7 @@ def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
         out.append(f"{profile.min_images} images instead of {other.min_images}")
     if profile.alpha > other.alpha:
         out.append(f"error rate of the bounds {profile.alpha:g} instead of {other.alpha:g}")
-    if _SHARPER.index(profile.bounds) > _SHARPER.index(other.bounds):
+    if SHARPER.index(profile.bounds) > SHARPER.index(other.bounds):
         out.append(f"bounds {profile.bounds!r} instead of {other.bounds!r}")
     for field in ("tensor_rules", "pools", "ends"):
         if more := sorted(map(str, set(getattr(profile, field)) - set(getattr(other, field)))):

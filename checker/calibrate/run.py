@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +38,7 @@ from ..model.file import parse_contract, read_onnx
 from ..model.weights import file_digest
 from ..statistics.definitions import STATISTIC_VERSION
 from ..storage.stores import write_atomically
-from ..text import VERSION, Fields, quoted
+from ..text import VERSION, Fields, frozen, quoted
 
 EXPORTERS = {  # source → distributions whose versions decide what is exported
     "open_clip": ("open_clip_torch", "timm", "torchvision"),
@@ -53,7 +52,7 @@ MEASURING = ("onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "Pillow")
 RECORD = "export.json"  # next to a cached export and written after it: without it the export is not complete
 
 
-@dataclass(frozen=True)
+@frozen
 class Settings:
     """The settings of a calibration's measurements. Where exports are kept is among them."""
 
@@ -66,7 +65,7 @@ class Settings:
     """of the measurement of each model, with the local engine"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Task:
     """One model of the suite, with its measurement's key. Its ONNX file may have to be exported first."""
 

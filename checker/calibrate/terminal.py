@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from ...thresholds.profile import DEFINITIONS, Calibration, Profile
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 from ..report.document import Cell, Words, name
 from ..report.terminal import INDENT, Pen, Trimmed, hanging, labelled, line, section, spaced, table_of
-from ..text import Fields, count_text, number_text, page, percent_text, short_digest
+from ..text import Fields, count_text, frozen, number_text, page, percent_text, short_digest
 from ..verdict.reasons import NAMES
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ GB = 1e9
 HOUR_S = 3600
 
 
-@dataclass(frozen=True)
+@frozen
 class Planned:
     """One line of the plan."""
 
@@ -54,7 +53,7 @@ class Planned:
     """why the model can't be measured, or why its size is not known; else empty"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     """What a calibration will do."""
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from typer.core import TyperGroup, TyperOption
 
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError
-from ..text import Texts, form_of, quoted
+from ..text import Texts, form_of, frozen, quoted
 from .options import PLACEHOLDER, Values
 
 Words = Sequence[str]
@@ -218,7 +218,7 @@ LOOK_UPS = ("explain", "--version", "-V")
 HELPS = (("--help",), ("-h",), ("--help-all",))
 
 
-@dataclass(frozen=True)
+@frozen
 class CommandLine:
     """A command line with its verb. Options that the verb does not declare are left out; refusing them is typer's."""
 

@@ -120,12 +120,7 @@ def _outputs_of(resolved: Resolved, models: Words, reads: Places) -> _Outputs:
 
 
 def _outcomes(
-    resolved: Resolved,
-    models: Words,
-    profile: Profile,
-    outputs: _Outputs,
-    invocation: Invocation,
-    wall: Wall,
+    resolved: Resolved, models: Words, profile: Profile, outputs: _Outputs, invocation: Invocation, wall: Wall
 ) -> dict[str, Outcome]:
     """Check the models, side by side where that is possible. Those that lacked memory or time are checked again."""
     settings = resolved.settings
@@ -244,12 +239,7 @@ def _destinations(resolved: Resolved, models: Words, reads: Places) -> list[Dest
     return sorted((d._replace(model=model) for d, model in destinations), key=lambda d: d.model != "")
 
 
-def _deliver(
-    settings: Settings,
-    by_model: Mapping[str, Outcome],
-    outputs: _Outputs,
-    wall: Wall,
-) -> None:
+def _deliver(settings: Settings, by_model: Mapping[str, Outcome], outputs: _Outputs, wall: Wall) -> None:
     """Write every report and signature, all at the end. So a run that ends early leaves no part of them."""
     destinations, saved, signed = outputs
     outcomes = list(by_model.values())

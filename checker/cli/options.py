@@ -11,7 +11,7 @@ verbs imports this one, so it imports nothing heavy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from difflib import get_close_matches
 from inspect import Parameter
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, ge
 import typer
 
 from ..errors import UsageError
-from ..text import Texts
+from ..text import Texts, frozen
 
 if TYPE_CHECKING:
     from ..evidence import Options
@@ -189,7 +189,7 @@ def _forms() -> Sequence[str]:
     return forms.OUTPUTS
 
 
-@dataclass(frozen=True)
+@frozen
 class Settings:
     """The options of a check."""
 
@@ -373,11 +373,11 @@ class Settings:
         return Limits(timeout_s or None, self.max_memory, self.max_model_size)
 
 
-def frozen(value: object) -> Any:
+def as_tuples(value: object) -> Any:
     """Return a value with tuples for lists. It was typed, or a file contains it."""
     if isinstance(value, list):
-        return tuple(map(frozen, value))
-    return {key: frozen(v) for key, v in value.items()} if isinstance(value, dict) else value
+        return tuple(map(as_tuples, value))
+    return {key: as_tuples(v) for key, v in value.items()} if isinstance(value, dict) else value
 
 
 def key_of(name: str) -> str:

@@ -237,10 +237,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         elif not words:
             with redirect_stdout(sys.stderr):
                 group(args=["--help"], prog_name="robustcheck", standalone_mode=False)
-            raise UsageError(
-                "MODEL.onnx is missing; robustcheck needs a model or a command",
-                "robustcheck demo",
-            )
+            raise UsageError("MODEL.onnx is missing; robustcheck needs a model or a command", "robustcheck demo")
         if twice := invocation.line.twice:
             raise UsageError(f"{twice} is given twice; it takes one value", f"keep one {twice}")
         say("", help.verb_over_models(invocation.line, verbs))

@@ -9,7 +9,7 @@ value of a wrong type and an unreadable file end the run: a gate must not run wi
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, get_args, get_origin
@@ -21,12 +21,12 @@ from ...thresholds.profile import PACKAGED, Frozen
 from ..errors import UsageError
 from ..evidence import STOCK
 from ..storage.places import redact_text
-from ..text import Texts, quoted, rule_of
+from ..text import Texts, frozen, quoted, rule_of
 from ..verdict.gate import Loosening, Waiver
 from ..verdict.reasons import RULES
 from . import command_line, options
 from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, Variables, find_named, read_table, rebased
-from .options import FIELDS, LOOSENS, ROWS, ROWS_BY_KEY, TYPES, Settings, Values, frozen, key_of, refuse_removed
+from .options import FIELDS, LOOSENS, ROWS, ROWS_BY_KEY, TYPES, Settings, Values, as_tuples, key_of, refuse_removed
 
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
@@ -74,7 +74,7 @@ class Source(NamedTuple):
 UNSET: Final = Source("default", DEFAULT)
 
 
-@dataclass(frozen=True)
+@frozen
 class Resolved:
     """The settings that hold, and the source of each."""
 
@@ -209,7 +209,7 @@ def _layer(values: Values, where: str, *, strict: bool) -> Values:
     Returns the values by field. Raises UsageError with key and nearest name.
     """
     try:
-        layer: Any = FILE.model_validate({key: frozen(value) for key, value in values.items()}, strict=strict)
+        layer: Any = FILE.model_validate({key: as_tuples(value) for key, value in values.items()}, strict=strict)
     except ValidationError as fault:
         raise _explained(fault, where) from fault
     for number, waiver in enumerate(layer.waivers, 1):

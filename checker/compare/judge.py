@@ -8,7 +8,6 @@ The report of a comparison and its verdict are made here. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
@@ -19,10 +18,10 @@ from ..errors import UsageError
 from ..evidence import Evidence, Interval
 from ..report import notebook
 from ..report.document import Shown
-from ..report.record import Judged, NoTruth, Time
-from ..text import interval_text, number_text
+from ..report.record import Judged, Time
+from ..text import frozen, interval_text, number_text
 from ..verdict.reasons import NAMES
-from ..verdict.rule import Verdict, reason, verdict_for
+from ..verdict.rule import NoTruth, Verdict, reason, verdict_for
 from . import pairs
 from .baseline import Baseline
 from .index import SIGNS, IndexReport, Required
@@ -214,7 +213,7 @@ class FirstBaseline(NoTruth, Frozen):
         return self.candidate.evidence.__repr_args__()
 
 
-@dataclass(frozen=True)
+@frozen
 class Comparison:
     """A reference, and the comparison with it."""
 

@@ -19,7 +19,7 @@ from ..arrays import Array, Bools, Counts, Float32s, float64
 from ..evidence import OUTLIER_SD, Evidence, Interval, OutlierFeature, Statistics
 from ..statistics import definitions
 from ..statistics import state as sums
-from ..text import bound_text, percent_text
+from ..text import bound_text, frozen, percent_text
 from ..verdict.rule import Verdict, judge
 
 KEEPS: tuple[Statistic, ...] = ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
@@ -111,10 +111,7 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
         keys: (image,) integers that fix each image's jackknife group (`state.update`), the same for both.
     """
     key = np.asarray(keys, dtype=np.int64)
-    pairs = [
-        (pair.candidate, float64(h_candidate)),
-        (pair.reference, float64(h_reference)),
-    ]
+    pairs = [(pair.candidate, float64(h_candidate)), (pair.reference, float64(h_reference))]
     usable = [definitions.usable_rows(h).usable for _, h in pairs]
     both = usable[0] & usable[1]
     for (side, h), own in zip(pairs, usable, strict=True):
@@ -451,7 +448,7 @@ def follow_features(
     return tuple(out)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Search:
     """A search for the reference's features in the candidate. Rows are (image, feature), at the scale of `scaled`."""
 
@@ -554,7 +551,7 @@ class StatisticChange(Frozen):
     """`not required`: shown as context, its interval at the same level as those that must be kept"""
 
 
-@dataclass(frozen=True)
+@frozen
 class ModelJackknife:
     """Every statistic of one model, with jackknife values. This is all that `changes` needs."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations  # help() names the types as the package does
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack, overload
@@ -26,7 +26,7 @@ from ..report.record import Clock, Time
 from ..runtime.runner import RunOutput
 from ..statistics import state
 from ..storage.places import local_path
-from ..text import VERSION, Fields, Texts, sha256_of
+from ..text import VERSION, Fields, Texts, frozen, sha256_of
 from ..verdict.gate import load_profile, notes_of
 from . import baseline as baselines
 from . import pairs
@@ -300,7 +300,7 @@ def _report(
     )
 
 
-@dataclass(frozen=True)
+@frozen
 class _Both(job.Prepared):
     """One image, ready for both models. It is counted as the candidate's."""
 

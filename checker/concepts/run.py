@@ -32,7 +32,7 @@ from ..model.open import ModelFile
 from ..report.record import Clock, Time
 from ..runtime.head import LinearHead, head_from_file, read_head
 from ..storage.places import SUFFIXES, is_ignored, local_path
-from ..text import VERSION, Texts, count_text, quoted
+from ..text import VERSION, Texts, count_text, frozen, quoted
 from ..verdict.gate import execution_notes, image_notes
 from . import directions
 from .directions import MIN_SHUFFLES, OF, Directions, search
@@ -94,7 +94,7 @@ def concepts(
     return _find(Job(path, run), asked, clock, progress)
 
 
-@dataclass(frozen=True)
+@frozen
 class Asked:
     """What is asked of a concept set. It has the arguments of `concepts`, and refuses some values."""
 

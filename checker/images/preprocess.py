@@ -11,7 +11,6 @@ import sys
 import threading
 import warnings
 import zlib
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -22,7 +21,7 @@ from ..arrays import Float32s, GenericArray
 from ..errors import CannotAssessError
 from ..evidence import Preprocessing
 from ..storage.places import SUFFIXES
-from ..text import Texts
+from ..text import Texts, frozen
 
 MAX_RESIZED_PX = 89_478_485  # Pillow's own limit for one image (Image.MAX_IMAGE_PIXELS: 0.25 GiB / 3 bytes)
 
@@ -170,7 +169,7 @@ def _offset(excess: int, rounding: str) -> int:
     return round(excess / 2)
 
 
-@dataclass(frozen=True)
+@frozen
 class LevelSums:
     """The sums of each channel's values and squares. Of uint8 pixels they are exact, in any order."""
 

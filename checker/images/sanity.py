@@ -16,7 +16,6 @@ import hashlib
 import heapq
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from typing import Generic, Self, TypeVar
@@ -27,6 +26,7 @@ from PIL import Image
 
 from ..arrays import Array, Bools, Counts, Float32s, Indices
 from ..evidence import ImageFinding, ImageSetFacts
+from ..text import frozen
 
 EDGE_PX = 96  # the image is made as large as a square of this edge (never enlarged)
 LONGEST_PX = 255  # of very long images; positions are stored as bytes
@@ -247,7 +247,7 @@ HASHED_PX = 2**17  # at once
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
 
 
-@dataclass(frozen=True)
+@frozen
 class Sketch:
     """The numbers of one image, under 1 KB. A number that could not be measured is None."""
 

@@ -28,7 +28,7 @@ from ..arrays import Counts, Float32s, GenericArray, SupportsArray, as_array, is
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..evidence import SeenImage
 from ..storage.places import Place, parse_place, redact
-from ..text import Texts, sha256_of, type_name
+from ..text import Texts, frozen, sha256_of, type_name
 from .containers import CHECKED_ROWS, Entries, Entry, Files, file_entries, is_url
 from .listing import Kind, image_files, list_images, parse_image_set
 from .preprocess import FULL_SIZE, UnreadableImageError, decode, from_picture
@@ -79,7 +79,7 @@ class Tensor:
     label: str | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Skipped:
     """An image that cannot be used, and why."""
 
@@ -90,7 +90,7 @@ class Skipped:
 Item = Picture | Tensor | Skipped
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageSource:
     """An image set in its seeded order. Nothing is decoded before load."""
 
@@ -181,8 +181,6 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     missing), CannotAssessError (no image; damaged tar, Parquet or npy). With a URL also UsageError (offline),
     EnvironmentFaultError (fsspec is missing, the store can't be reached).
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")
     place = parse_image_set(images)
     if place is None:
         kind: Kind = "bundled"
@@ -195,10 +193,17 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
             )
     else:
         kind, entries = list_images(place)
-    chosen = entries.take(seeded(entries.all_names, seed)[:limit])
+    chosen = _drawn(entries, seed, limit)
     if chosen.plan is not None:
         chosen.plan(chosen.order)
     return ImageSource("" if place is None else redact(str(images)), kind, chosen, len(entries), seed)
+
+
+def _drawn(entries: Entries, seed: int, limit: int | None) -> Entries:
+    """Return the first `limit` entries of the seeded order."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")
+    return entries.take(seeded(entries.all_names, seed)[:limit])
 
 
 def count_images(images: str | Place | None, *, seed: int = 0, limit: int | None = None) -> int:
@@ -230,13 +235,11 @@ def open_iterable(images: Iterable[ImageLike], *, seed: int = 0, limit: int | No
         TypeError: no iterable, or an item of another type; it names the type.
         UsageError: none at all, several kinds, a path without its file, an array of another dtype or shape.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")
     if isinstance(images, (bytes, bytearray, memoryview)) or not isinstance(images, Iterable):
         raise TypeError(f"images: type is {type_name(images)}; it must be {_ACCEPTED}")
     kind, items = _listed(images)
     entries = _path_entries(items) if kind == "paths" else _entries(kind, items)
-    chosen = entries.take(seeded(entries.all_names, seed)[:limit])
+    chosen = _drawn(entries, seed, limit)
     word = _WORDS[kind][len(items) > 1]
     return ImageSource(f"{len(items)} {word}", kind, chosen, len(items), seed, given=True)
 
@@ -475,7 +478,7 @@ def digest_of_set(digests: Iterable[str]) -> str:
     return _PREFIX + combined.hexdigest()
 
 
-@dataclass(frozen=True)
+@frozen
 class Thumbnails:
     """The thumbnails, and the reasons for missing ones."""
 

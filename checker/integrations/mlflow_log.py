@@ -19,6 +19,7 @@ from ..isolation import tell_stage
 from ..report import forms
 from ..report.record import Report
 from ..storage import registries
+from ..storage.places import Url
 from ..verify.run import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
@@ -127,9 +128,7 @@ def gate_model_version(
         tag("gate", "closed")  # it stays so, whatever fails from here on
         try:
             tell_stage(verify_options.get("progress"), "fetching the model from the registry")
-            entry = registries.MlflowEntry(
-                f"{name} version {identity}", client.get_model_version_download_uri(name, identity)
-            )
+            entry = registries.resolve_mlflow(client, Url(f"models:/{name}/{identity}", "models"))
             model = _only_model(registries.fetch_mlflow(client, entry, Path(folder)), entry.shown)
             result = verify(report_file, model, **verify_options)
             if result.exit_code == 0 and result.unfit:

@@ -54,7 +54,7 @@ from ..model.layers import show_shape
 from ..model.open import ModelFile
 from ..statistics import state as sums
 from ..statistics.definitions import LOOK_EVERY, effective_rank, relative_variance, unit_rows
-from ..text import VERSION, Texts, quoted
+from ..text import VERSION, Texts, frozen, quoted
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class SeenRow:
     """(feature,) standardised representation"""
 
 
-@dataclass(frozen=True)
+@frozen
 class SeenRows:
     """The selected images of one tensor so far."""
 
@@ -189,7 +189,7 @@ def gallery_of(rows: SeenRows, features: Sequence[int]) -> Gallery | None:
     )
 
 
-@dataclass(frozen=True)
+@frozen
 class Prepared:
     """An image that is ready for the model."""
 
@@ -221,8 +221,8 @@ def prepare(
     if isinstance(item, Skipped):
         return item
     if isinstance(item, Tensor):
-        takes = (model.image_input.channels or 3, model.image_input.height, model.image_input.width)
-        if any(want not in (None, size) for want, size in zip(takes, item.values.shape, strict=True)):
+        takes = (model.image_input.channels or 3, *preprocessing.size)
+        if takes != item.values.shape:
             raise UsageError(
                 f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
                 f"{show_shape(takes)}",
@@ -259,7 +259,7 @@ SHARD_IMAGES = 32 * LOOK_EVERY
 that a lost worker costs little and an opened model, not its loading, is what takes time."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Job:
     """A model and an image set to measure."""
 
@@ -366,7 +366,7 @@ class TensorSums:
 
     state: sums.State | None = None
     """None before the first image"""
-    seen: SeenRows = SeenRows()
+    seen: SeenRows = field(default_factory=SeenRows)
     """empty where nobody keeps any"""
     described: DescribedRows = ()
 
@@ -404,7 +404,7 @@ def merge(a: Measurement, b: Measurement) -> Measurement:
     return Measurement(tensors, a.images.merged(b.images))
 
 
-@dataclass(frozen=True)
+@frozen
 class Facts:
     """The facts that evidence needs with a measurement. They are small, and the same from every worker."""
 
@@ -493,7 +493,7 @@ def conclude(
 TRIES: Final = 3  # times a job or shard is begun whose worker process ends without a word
 
 
-@dataclass(frozen=True)
+@frozen
 class Outcome:
     """The outcome of one job."""
 

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, count
 from typing import TypeVar
@@ -32,7 +32,7 @@ from ..runtime.head import LinearHead, score_difference
 from ..runtime.runner import SAME_OUTPUT, TRIED, Runner
 from ..statistics import state as sums
 from ..statistics.definitions import FIRST_LOOK, is_look
-from ..text import Fields, Texts
+from ..text import Fields, Texts, frozen
 from ..verdict.gate import model_notes
 from ..verdict.reasons import NAMES
 from ..verdict.rule import decided
@@ -50,7 +50,7 @@ Watch = Callable[[AnyArray, Sequence["Prepared"]], None]
 """shown (image, feature) representations, finite and not constant, and the images that they are of"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Inputs:
     """A job that is read but not opened.
 
@@ -66,7 +66,7 @@ class Inputs:
     """names of the images whose sketches are made whole: the first `DESCRIBED`; None = no sketches"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Opened(Inputs):
     """A job with everything opened; nothing has run."""
 
@@ -508,7 +508,7 @@ def settle(images: Images | None, options: RunOptions, **defaults: int) -> tuple
 COMPARED = 2**20  # scores that are compared with the model's own at once
 
 
-@dataclass(frozen=True)
+@frozen
 class Collected:
     """A model's outputs for an image set, by row. Its memory grows with the images."""
 

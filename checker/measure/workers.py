@@ -34,7 +34,7 @@ from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_err
 from ..evidence import Evidence
 from ..isolation import NO_LIMITS, Limits
 from ..runtime.devices import cpu_threads, parse_device
-from ..text import VERSION
+from ..text import VERSION, frozen
 from . import run as measure
 from .job import TRIES, Facts, Job, Measurement, Outcome, conclude, died, merge, nothing_yet
 
@@ -352,7 +352,7 @@ class _Course:
         return self.facts is not None and self.assigned < min(self.facts.n_shards, self.merged + ahead)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Task:
     """The task of one worker. It is a shard, or the beginning of the job (-1)."""
 

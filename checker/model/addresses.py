@@ -20,7 +20,7 @@ from ..evidence import Origin
 from ..storage import registries
 from ..storage.places import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY, Place, Url, parse_place, redact
 from ..storage.stores import RemoteFile, StoreError, download, limit_bytes, open_url, private_folder
-from ..text import quoted, type_name
+from ..text import frozen, quoted, type_name
 from .file import external_locations, parse_contract
 from .sidecar import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES, choose_model, says_pixels, sidecar_paths, takes_no_image
 
@@ -34,7 +34,7 @@ OTHERS = {"wandb": "wandb artifact get", "oci": "oras pull"}  # not read here: t
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):(?!//)")
 
 
-@dataclass(frozen=True)
+@frozen
 class LocalModel:
     """A model as a file on this machine."""
 

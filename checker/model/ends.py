@@ -9,7 +9,6 @@ A last linear layer that only turns the coordinates (PCA, truncated SVD, a rotat
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from ...thresholds.profile import WRITTEN_ZERO_AT, End
 from ..arrays import Array, GenericArray
+from ..text import frozen
 from .layers import (
     AFFINE,
     BITS,
@@ -483,7 +483,7 @@ ZERO_POINT_AT = {"MatMulInteger": 3, "ConvInteger": 3, "DynamicQuantizeMatMul": 
 ZERO_POINT_AT |= {"QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5, "MatMulIntegerToFloat": 5}
 
 
-@dataclass(frozen=True)
+@frozen
 class Constants:
     """The tensors of a graph that do not depend on the image."""
 

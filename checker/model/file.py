@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,12 +24,12 @@ from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 from onnx.external_data_helper import set_external_data
 from pydantic import Field, ValidationError, field_validator
 
-from ...thresholds.profile import Frozen
+from ...thresholds.profile import Frozen, unique_keys
 from ..errors import NEWER, CannotAssessError, UsageError
 from ..evidence import Preprocessing
 from ..isolation import max_model_bytes
 from ..storage.places import local_path, nearest_path
-from ..text import Texts, digest_of, quoted, unique_keys
+from ..text import Texts, digest_of, frozen, quoted
 from .layers import check_dimensions, check_well_formed
 from .weights import (
     LFS_MARK,
@@ -80,7 +80,7 @@ UNPACK = {  # by the end of the name, the longest first
 REPOSITORY = re.compile(r"(?:hf:|(?:https?:/)?huggingface\.co/)?([\w-][\w.-]*/[\w-][\w.-]*)")
 
 
-@dataclass(frozen=True)
+@frozen
 class OnnxFile:
     """A parsed model file. `proto` holds neither weights of external files nor large ones."""
 
@@ -99,7 +99,7 @@ class OnnxFile:
     """the file, where its content is mapped: whether it changed must be looked at (`refuse_changed`)"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Graph:
     """A model's original graph and what is added to it."""
 

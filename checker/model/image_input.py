@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from ..arrays import Array, GenericArray
 from ..errors import CannotAssessError, UsageError
 from ..evidence import GraphScaling, PreprocessingFacts
+from ..text import frozen
 from .ends import Constants
 from .layers import FLOATS, Names, Shape, input_at, inputs_of, integer, integers, needed_nodes, show_shape, weights_in
 
@@ -37,7 +38,7 @@ RESHAPING_OPS = frozenset(("Cast", "Identity", "Reshape", "Flatten", "Squeeze", 
 ELEMENTWISE_OPS = frozenset(("Cast", "Sub", "Mul", "Div", "Add", "Identity", "DequantizeLinear", "QuantizeLinear"))
 
 
-@dataclass(frozen=True)
+@frozen
 class ImageInput:
     """The input of the graph that takes the pixels."""
 
@@ -269,7 +270,7 @@ SAME = 1e-5  # relative difference at which values count as the same: float32 ke
 COPIES = frozenset(("Expand", "Identity", "Cast", "CastLike"))
 
 
-@dataclass(frozen=True)
+@frozen
 class Scaled:
     """A tensor of scaled image channels. Each channel is factor · (a channel of the image input) + offset."""
 
@@ -309,7 +310,7 @@ class Scaled:
         return same and np.allclose(values, values_there, rtol=SAME, atol=SAME * np.abs(values[0]).max())
 
 
-@dataclass(frozen=True)
+@frozen
 class Steps(Constants):
     """The nodes between the image and the first layer.
 

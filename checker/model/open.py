@@ -7,7 +7,7 @@ unknown operators, object detectors, segmenters.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from ...thresholds.profile import End
 from ..errors import CannotAssessError
 from ..evidence import GraphScaling
-from ..text import sha256_of
+from ..text import frozen, sha256_of
 from .ends import EMBEDDINGS, Constants, Head, is_change_of_basis
 from .file import Contract, Graph, OnnxFile, changed, drop_pages, parse_contract, read_onnx
 from .image_input import ImageInput, find_image_input, find_scalings, keep_image_part
@@ -109,7 +109,7 @@ class Output(NamedTuple):
     shape: Shape | None
 
 
-@dataclass(frozen=True)
+@frozen
 class ModelFile:
     """A model opened for the check. Nothing of it has run."""
 

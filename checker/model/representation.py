@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from ...thresholds.profile import End
 from ..errors import CannotAssessError, UsageError
-from ..text import quoted
+from ..text import frozen, quoted
 from .ends import AFTER_LINEAR, GATE, SCALE, SECOND, UNIT, Head, Join, embedding_under, ends_in, find_head
 from .file import Contract
 from .layers import ELEMENTWISE, FLOATS, LINEAR, POOL, Layers, Names, Shape, integer, integers, op_set, show_shape
@@ -147,7 +147,7 @@ class Candidate(NamedTuple):
     """what produces it"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Representation:
     """The tensor that is measured, and why this one."""
 

@@ -29,7 +29,6 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
@@ -42,7 +41,7 @@ from onnx.numpy_helper import from_array, to_array
 
 from ..arrays import GenericArray
 from ..errors import CannotAssessError, RobustcheckError
-from ..text import quoted
+from ..text import frozen, quoted
 
 CHUNK_BYTES = 1 << 22  # read size of weights in other files, 4 MiB
 
@@ -303,7 +302,7 @@ PACKED_BITS = {  # types of which a byte holds several values: INT4, FLOAT4E2M1,
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Weights:
     """The places of weights that a parsed model lacks."""
 

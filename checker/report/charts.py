@@ -9,11 +9,10 @@ The picture is kurtosis against effective robustness, with remarks; pure.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
-from ..text import Texts, count_text, number_text, range_text, short_checkpoint
+from ..text import Texts, count_text, frozen, number_text, range_text, short_checkpoint
 from .document import Chart
 from .forms import group_text, widest_kurtosis
 from .record import ReferenceRow, Report
@@ -62,7 +61,7 @@ class Column(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Histogram:
     """The bars, the axis below, and the marks above."""
 
@@ -99,7 +98,7 @@ class MapRow(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Map:
     """A map of features over images."""
 
@@ -360,7 +359,7 @@ class Line(NamedTuple):
     """the number's text-anchor: start (right of the dots), or end where another checkpoint's dot is in its way"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Scatter:
     """A plot of kurtosis against published effective robustness.
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from ..evidence import Interval, Origin
-from ..text import MIB, Texts, count_text, name_text, number_text, short_digest, short_provider
+from ..text import MIB, Texts, count_text, frozen, name_text, number_text, short_digest, short_provider
 from ..verdict.rule import Reason, steps_text
 from .forms import preprocessing_text
 from .record import Report, Time, to_json
@@ -68,7 +67,7 @@ def text_of(words: Words) -> str:
     return words if isinstance(words, str) else words.text
 
 
-@dataclass(frozen=True)
+@frozen
 class Table:
     """A table with one cell per column in each row."""
 
@@ -80,7 +79,7 @@ class Table:
     """rows in the short report"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Facts:
     """Labels with a text. A row without a text is left out."""
 
@@ -99,7 +98,7 @@ class Curve(NamedTuple):
     """an interval per value"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Chart:
     """Values from 0 up. One curve is drawn as bars; of several the terminal draws the first."""
 
@@ -127,14 +126,14 @@ class Photo(NamedTuple):
     """`data:`; empty without a picture"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Photos:
     """Pictures next to each other."""
 
     rows: tuple[Photo, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Topics:
     """What was measured, and how. The page folds it."""
 
@@ -160,7 +159,7 @@ def pairs_of(block: Block) -> list[tuple[str, str]]:
     return [(text_of(label), text_of(words)) for label, words in rows if text_of(words)]
 
 
-@dataclass(frozen=True)
+@frozen
 class Section:
     """A heading with blocks below it. Without a title it continues the section before."""
 
@@ -199,7 +198,7 @@ class File(NamedTuple):
 INFORMATION = "Information, not a verdict: `robustcheck check` judges the representation alone."
 
 
-@dataclass(frozen=True)
+@frozen
 class Document:
     """All that is shown of one result."""
 
@@ -311,7 +310,7 @@ _STOPPED = {  # why the run stopped, on the page and behind a count in the termi
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Fact:
     """A fact of a report.
 
@@ -330,7 +329,7 @@ class Fact:
     """what the terminal writes before `short`, in yellow"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Topic:
     """The facts about one thing, in the page's order."""
 

@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from importlib import import_module
 from itertools import groupby
@@ -22,7 +22,7 @@ from ...thresholds.profile import STATISTICS, End, Limits, Profile, Statistic
 from .. import text
 from ..errors import COMMANDS, UsageError
 from ..evidence import CLIP, IMAGENET, TOP_FEATURES, Content, Interval, OutlierFeature, Preprocessing, Statistics
-from ..text import Fields, as_json, error_json, number_text, printable
+from ..text import Fields, as_json, error_json, frozen, number_text, printable
 from ..verdict.gate import ON_BUNDLED, Waiver
 from ..verdict.reasons import NAMES, RULES, Kind
 from ..verdict.rule import Reason, Verdict, describe, inside, outside
@@ -53,7 +53,7 @@ def _repository() -> str:
     return str(next((folder for folder in (start, *start.parents) if (folder / ".git").exists()), start))
 
 
-@dataclass(frozen=True)
+@frozen
 class FormOptions:
     """The options that a form may need."""
 

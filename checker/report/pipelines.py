@@ -394,11 +394,7 @@ def write_cyclonedx(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 def _component(number: int, outcome: Outcome) -> Fields:
     name = printable(PurePath(forms.model_of(outcome)).name) or "model"
-    component: Fields = {
-        "type": "machine-learning-model",
-        "bom-ref": f"robustcheck-model-{number}",
-        "name": name,
-    }
+    component: Fields = {"type": "machine-learning-model", "bom-ref": f"robustcheck-model-{number}", "name": name}
     if isinstance(outcome, Failed):
         facts = [("verdict", "ERROR"), ("exit_code", outcome.exit_code), ("error", outcome.message)]
         return component | {"properties": _bom_properties([*facts, ("hint", outcome.hint)])}

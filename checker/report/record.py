@@ -14,23 +14,23 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from ...thresholds.profile import Context, Frozen, Profile, ReprArgs, is_version, without, wrong_statistics
+from ...thresholds.profile import Context, Frozen, Profile, ReprArgs, is_version, unique_keys, without, wrong_statistics
 from ...thresholds.profile import digest_of as profile_digest_of
 from ..errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
 from ..evidence import Evidence, Options
-from ..text import HOME, SCHEMA_VERSION, VERSION, Fields, as_json, digest_of, form_of, quoted, short_digest, unique_keys
+from ..text import HOME, SCHEMA_VERSION, VERSION, Fields, as_json, digest_of, form_of, frozen, quoted, short_digest
 from ..verdict.gate import Gate, fits
 from ..verdict.reasons import Kind
-from ..verdict.rule import Reason, Verdict, judge
+from ..verdict.rule import NoTruth, Reason, Verdict, judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ class Time(Frozen):
         return cls(started=clock.started.isoformat(timespec="seconds"), wall_s=round(wall_s, 3), images_per_s=rate)
 
 
-@dataclass(frozen=True)
+@frozen
 class Clock:
     """The time when a run began."""
 
@@ -91,14 +91,6 @@ class ModelRead(Frozen):
     """what the contract says it is; empty without a contract"""
     tensor: str
     pool: str
-
-
-class NoTruth:
-    """A record that is neither true nor false."""
-
-    def __bool__(self) -> NoReturn:
-        """Raise TypeError. `if report:` is wrong for "is there one?" and for "did it pass?" (docs/python-api.md)."""
-        raise TypeError("a report is neither true nor false; use report.passed, or `report is not None`")
 
 
 class Judged(NoTruth):

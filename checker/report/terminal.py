@@ -8,7 +8,6 @@ a meaning alone, so that it reads the same on dark, light and colourless output.
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
@@ -21,7 +20,7 @@ from ...thresholds.profile import DEFINITIONS
 from .. import text as texts
 from ..errors import COMMANDS
 from ..evidence import OUTLIER_SD
-from ..text import name_text, number_text, percent_text, sentence_text
+from ..text import frozen, name_text, number_text, percent_text, sentence_text
 from ..verdict.gate import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
 from ..verdict.reasons import KINDS, RULES
 from ..verdict.rule import Reason
@@ -57,7 +56,7 @@ REASONS_LISTED = 6  # of a short report
 BAR_ROWS = 4
 
 
-@dataclass(frozen=True)
+@frozen
 class Pen:
     """A writer of Text, never markup. It uses the characters that the output can show."""
 
@@ -84,7 +83,7 @@ class Pen:
         return self.say(" · ").join(item for item in items if item)
 
 
-@dataclass(frozen=True)
+@frozen
 class Trimmed:
     """A renderable without blanks at line ends. Tables leave them there."""
 
@@ -178,7 +177,7 @@ def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Grid:
     return listed(pen, ((Cell(label, "dim"), text) for label, text in rows if text))
 
 
-@dataclass(frozen=True)
+@frozen
 class Ruled:
     """A line of words in a rule. It has the full width; where the words fill the line, they are alone and wrap."""
 
@@ -318,7 +317,7 @@ def _block(pen: Pen, block: Block, *, verbose: bool) -> Parts:
     return [pen.prose(block) if isinstance(block, str) else written(pen, block)]
 
 
-@dataclass(frozen=True)
+@frozen
 class _Fitting:
     """A table. In a narrow terminal it has no columns marked with `?`."""
 
@@ -342,7 +341,7 @@ class _Fitting:
             yield pen.say("; ".join(filter(None, last)), "dim")
 
 
-@dataclass(frozen=True)
+@frozen
 class _Bars:
     """Bars of a chart's first curve, as wide as fit. Where they are too many, each is the largest of some."""
 

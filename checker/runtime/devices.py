@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from ...thresholds.profile import Frozen
 from ..errors import UsageError
 from ..model.open import supported_versions
-from ..text import Texts
+from ..text import Texts, frozen
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 SUFFIX = "ExecutionProvider"
@@ -58,7 +58,7 @@ DEFAULTS: Mapping[str, Mapping[str, str]] = {
 _DEVICE = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?::(?P<place>[A-Za-z0-9_.]+))?(?P<options>(?:,\w+=[^,=]+)*)")
 
 
-@dataclass(frozen=True)
+@frozen
 class Device:
     """A device, as `--device` and `--provider-option` name it."""
 
@@ -174,7 +174,7 @@ def _providers_by_name() -> dict[str, str]:
 TIMEOUT_S = 10  # a driver that is being reset can hang nvidia-smi
 
 
-@dataclass(frozen=True)
+@frozen
 class Gpu:
     """A GPU."""
 
@@ -290,7 +290,7 @@ class MachineFinding(Frozen):
     """a command to type; empty when there is nothing to fix"""
 
 
-@dataclass(frozen=True)
+@frozen
 class Facts:
     """The facts of an environment, not judged. Versions are empty where a package is not installed."""
 

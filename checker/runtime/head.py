@@ -8,7 +8,6 @@ replaced by its float equal.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from ..errors import CannotAssessError, EnvironmentFaultError, UsageError, insta
 from ..model.file import Graph
 from ..model.layers import FLOATS, LINEAR, RESHAPE, Layers, build_layers, inputs_of, needed_nodes, text_of, with_shapes
 from ..model.open import ModelFile
+from ..text import frozen
 from .devices import RUN_ERRORS, cpu_threads
 from .session import open_session, relative_difference, translate
 
@@ -33,7 +33,7 @@ PROBABILITIES = frozenset(("Softmax", "LogSoftmax", "Sigmoid", "QLinearSoftmax",
 FIXED_SCALES = frozenset(("QLinearMatMul", "QLinearConv", "QGemm"))
 
 
-@dataclass(frozen=True)
+@frozen
 class HeadPart:
     """The part of a graph that computes scores.
 
@@ -180,7 +180,7 @@ LONGEST = 2.0**96  # W of 1e9 is still finite
 ROWS = 256  # vectors of a run
 
 
-@dataclass(frozen=True)
+@frozen
 class LinearHead:
     """A linear head: scores are W·h + b."""
 

@@ -7,7 +7,6 @@ Quantisers that take their scale over the whole batch are found, and held fixed 
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -26,6 +25,7 @@ from ..model.image_input import DTYPES, ImageInput
 from ..model.open import ModelFile
 from ..model.representation import apply_pool
 from ..model.weights import refuse_changed
+from ..text import frozen
 from .devices import CPU, CUDA, ORT_FATAL, RUN_ERRORS, TENSORRT, cpu_threads, device_memory, expects_accelerator
 from .session import describe, open_session, relative_difference, translate
 
@@ -209,7 +209,7 @@ SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5
 order of sums and, quantised, for one step of rounding; a wrong fusion is off by far more."""
 
 
-@dataclass(frozen=True)
+@frozen
 class RunOutput:
     """A model's outputs for some images."""
 

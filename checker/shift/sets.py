@@ -11,14 +11,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...thresholds import DATA
+from ...thresholds.profile import unique_keys
 from ...thresholds.published import IMAGENET
 from ..arrays import AnyArray, Bools, float64
 from ..errors import CannotAssessError, UsageError, unfit
@@ -31,7 +32,7 @@ from ..model.open import ModelFile
 from ..runtime.runner import Runner
 from ..statistics.definitions import wilson
 from ..storage.places import Place, Url, as_typed, parse_place
-from ..text import Fields, Texts, quoted
+from ..text import Fields, Texts, frozen, quoted
 from .robustness import ALIASES, SetResult
 
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]*)=(.+)", re.S)
@@ -365,7 +366,7 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
             raise UsageError(
                 f"{spec}: class map is larger than {MAX_FILE_BYTES:,} bytes; a map is small", f"ls -l {spec}"
             )
-        read = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+        read = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
     except (OSError, ValueError, RecursionError) as fault:
         raise UsageError(f"{spec}: class map is not readable JSON ({fault}); it must be an object", look) from fault
     compete = "mapped"
@@ -390,14 +391,6 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
             )
     kind = "file" if compete == "mapped" else ""
     return ClassMap(indices, tuple(sorted(chosen)), f"the {len(indices)} labels of {path.name}", kind)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> Fields:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        label, count = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"key {label!r} occurs {count} times")
-    return unique
 
 
 def _indices(spec: str, label: str, value: object, scores: Scores) -> Classes:
@@ -489,7 +482,7 @@ class Measured(NamedTuple):
     """whether each usable image is predicted right"""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Labelled(Prepared):
     """One image, ready for the model."""
 

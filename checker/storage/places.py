@@ -12,12 +12,12 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import UsageError
-from ..text import Texts, type_name
+from ..text import Texts, frozen, type_name
 
 OFFLINE = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but "" and 0 refuses URLs of other machines
 HUB_OFFLINE = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
@@ -56,7 +56,7 @@ SET_SUFFIXES = (*SUFFIXES, ".txt", ".csv", ".jsonl", ".ndjson", ".npy", ".npz", 
 _IGNORED_PARTS = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
 
 
-@dataclass(frozen=True)
+@frozen
 class Url:
     """A URL of a store. Neither its text nor its repr shows a secret."""
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
-from ..text import Texts, quoted
+from ..text import Texts, frozen, quoted
 from .places import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text, secrets
 from .stores import ENDPOINT, PIECE_BYTES, RemoteFile, StoreError, environment, limit_bytes, load_hub_client, too_large
 
@@ -54,7 +54,7 @@ _LOGGED = re.compile(r"models:/m-[0-9a-f]+")
 _RUNS = re.compile(r"runs:/(?P<run>[0-9a-f]{8,64})(/(?P<path>.+?))?/?")
 
 
-@dataclass(frozen=True)
+@frozen
 class Address:
     """The address of a model repository or its file. revision None is main; path "" is the whole repository."""
 
@@ -104,7 +104,7 @@ def parse_hub(url: Url) -> Address | None:
     return Address("/".join(parts[:2]), None if revision is None else unquote(revision), "/".join(parts[2:]))
 
 
-@dataclass(frozen=True)
+@frozen
 class Repository:
     """A repository at one commit. It is the store of its files."""
 
@@ -329,7 +329,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-@dataclass(frozen=True)
+@frozen
 class MlflowEntry:
     """A place of files at MLflow, resolved."""
 
@@ -340,7 +340,7 @@ class MlflowEntry:
     """in words: `version 3`, `run 0123…`, or the id of a logged model"""
 
 
-@dataclass(frozen=True)
+@frozen
 class MlflowFiles:
     """The fetched files. models are the paths of the ONNX files in folder, sorted."""
 

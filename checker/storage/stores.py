@@ -408,7 +408,7 @@ def copied(file: Path | RemoteFile) -> Iterator[Path]:
 
 OURS = re.compile(
     rb"""
-      \{.{0,180}"tool":\ "robustcheck"                                  # json, of every verb
+      \{.{0,180}"tool":\ ?"robustcheck"                                 # json, of every verb
     | \{\s*"tool":\ \{\s*"name":\ "robustcheck"                          # predicate
     | .{0,60}<testsuites\ name="robustcheck"                             # junit
     | \{\s*"\$schema":.{0,250}"driver":\ \{\s*"name":\ "robustcheck"       # sarif

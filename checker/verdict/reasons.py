@@ -263,8 +263,9 @@ RULES: dict[str, Rule] = {
     "other_statistic_version": Rule(
         "not_established",
         "the profile is for another statistic",
-        "Use a profile made for this version of robustcheck.",
-        "A definition of a statistic changed between the profile and this version; the numbers are not comparable.",
+        "Use a profile made for this version of robustcheck, or measure again with this profile.",
+        "A definition of a statistic changed between the profile and this version, or the evidence has sharper bounds "
+        "than the profile asks for; the numbers are not comparable.",
     ),
     "batch_dependent": Rule(
         "not_established",

@@ -6,9 +6,9 @@ its limits rest on.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
-from ...thresholds.profile import ENERGIES, WRITTEN_ZERO_AT, End, Frozen, Limits, Profile, Statistic
+from ...thresholds.profile import ENERGIES, SHARPER, WRITTEN_ZERO_AT, End, Frozen, Limits, Profile, Statistic
 from ..evidence import (
     CONTENT_IMAGES,
     OUTLIER_SD,
@@ -134,7 +134,15 @@ class Reason(Frozen):
     next_step: str
 
 
-class Verdict(Frozen):
+class NoTruth:
+    """A record that is neither true nor false."""
+
+    def __bool__(self) -> NoReturn:
+        """Raise TypeError. `if report:` is wrong for "is there one?" and for "did it pass?" (docs/python-api.md)."""
+        raise TypeError("a report is neither true nor false; use report.passed, or `report is not None`")
+
+
+class Verdict(NoTruth, Frozen):
     """A verdict: PASS, or WARN with kind and reasons. The reasons are all that apply."""
 
     verdict: Literal["PASS", "WARN"]
@@ -147,7 +155,7 @@ class Verdict(Frozen):
     @property
     def passed(self) -> bool:
         """Return whether the verdict is PASS."""
-        return self.verdict == "PASS"
+        return self.verdict == "PASS" and not self.reasons
 
 
 def reason(name: str, seen: str, next_step: str | None = None) -> Reason:
@@ -252,6 +260,8 @@ def _strength(s: Statistics, profile: Profile) -> SeenReasons:
             for n in straddling
         )
         yield "undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"
+    if not (straddling or s.persistent or profile.is_earlier):  # whatever the profile asks for
+        yield "not_persistent", f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
 
 
 def _too_low(name: Statistic, interval: Interval, limits: Limits) -> str:
@@ -280,7 +290,7 @@ def _earlier(
     if one_sided := ", ".join(text for text in (too_low(*ENERGIES), *too_high) if text):
         yield "rectified", one_sided
     weak = too_low("persistence_ratio", "top3_share", "outlier_frequency")
-    if not weak and not s.persistent:  # whatever the profile asks for: without one there is no indication
+    if not weak and not s.persistent:  # whatever the profile asks for
         weak = f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
     if weak:
         yield "no_persistent_outlier_features", weak
@@ -403,6 +413,12 @@ def _comparable(e: Evidence, profile: Profile) -> SeenReasons:
             "other_statistic_version",
             f"the evidence has statistic version {s.statistic_version}, profile {profile.id} is for "
             f"{profile.statistic_version}",
+        )
+    if s.alpha > profile.alpha or SHARPER.index(s.bounds) > SHARPER.index(profile.bounds):
+        yield (
+            "other_statistic_version",
+            f"the evidence has bounds {s.bounds!r} with alpha {s.alpha:g}, profile {profile.id} is for "
+            f"{profile.bounds!r} with {profile.alpha:g}",
         )
     sign: Statistic = "negative_energy" if profile.is_earlier else "two_sidedness"
     rectified = outside(getattr(s, sign), profile.limits_of(sign))

@@ -16,10 +16,11 @@ from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, t
 from ..model.weights import file_digest
 from ..report.document import Cell, Document, File, Section, Shown, Table
 from ..report.forms import cautions
-from ..report.record import NoTruth, Report, edits, read, ruling
+from ..report.record import Report, edits, read, ruling
 from ..storage.places import local_path
 from ..text import VERSION, name_text, quoted, short_digest
 from ..verdict.gate import ON_BUNDLED, decide, load_profile
+from ..verdict.rule import NoTruth
 from . import checks
 from .checks import Finding, agreed, check_edits, model_digest, report_of, unchecked
 from .signature import Identity, identity_of

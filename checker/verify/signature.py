@@ -22,10 +22,11 @@ from importlib import import_module
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...thresholds.profile import unique_keys
 from ..errors import EnvironmentFaultError, UsageError, install_hint
 from ..report.record import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, Report, predicate_of, sha256_set
 from ..storage.places import OFFLINE, is_offline
-from ..text import Texts, as_json, printable, quoted, unique_keys
+from ..text import Texts, as_json, printable, quoted
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey

@@ -243,7 +243,7 @@ def test_missing_empty_mixed_and_unreadable(monkeypatch: Patch) -> None:
         "gz/s.tar.gz": r"s\.tar\.gz: shard is compressed; shards must be plain \.tar",
     }.items():
         raised(CannotAssessError if "among" in message else UsageError, message, open_images, spec)
-    raised(UsageError, "limit: number of images is 0; it must be at least 1", open_images, "mixed", limit=0)
+    raised(UsageError, "limit: number of images is 0; it must be at least 1", open_images, None, limit=0)
     refuse(monkeypatch, {"empty"})
     raised(UsageError, r"folder cannot be read \(Permission denied\); all folders", open_images, "empty")
 

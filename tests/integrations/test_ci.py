@@ -280,7 +280,7 @@ def test_all_manifests_have_the_command_of_the_job() -> None:
         ("kubernetes-job.yaml", "/photos", of_job.format("robustcheck"), "/models/encoder.onnx"),
         ("argo-workflow.yaml", "{{workflow.parameters.images}}", of_job.format("{{workflow.name}}"),
          "{{workflow.parameters.model}}"),
-        ("kserve.yaml", "/photos", "/reports/encoder.json", "/models/encoder/model.onnx"),
+        ("kserve.yaml", "/photos", "/reports/encoder.json", "/models/encoder"),
         ("kubeflow_pipeline.py", "images", "report", "model"),
         ("airflow_dag.py", "{IMAGES}", "/reports/robustcheck.json", "MODEL"),
     ):  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -290,6 +291,9 @@ def test_an_answer_about_another_version_or_place_is_refused(monkeypatch: Patch)
     assert registries.resolve_mlflow(server, Url("models:/encoder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
     for answer.name, answer.version in (("other", "3"), ("encoder", "../9"), ("encoder", "")):
         refuses(server, another)
+    server.set_model_version_tag = Mock()
+    monkeypatch.setattr(registries, "mlflow_client", Mock(return_value=contextlib.nullcontext(server)))
+    raised(EnvironmentFaultError, another, mlflow_log.gate_model_version, "encoder", 3, "r.json")
 
 
 @real

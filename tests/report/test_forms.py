@@ -40,6 +40,7 @@ from support.stores import ODD, SECRET
 
 def test_a_document_is_known_as_ours() -> None:
     several = [FAILED, HOSTILE_REPORT, PASSING]
+    assert OURS.match(json.dumps(json.loads(text_of("json", PASSING)), separators=(",", ":")).encode())
     for form in forms.TEXTS:
         for some in ([PASSING], [WARNING], [outcomes.NOTHING], [HOSTILE_REPORT], [FAILED], several):
             if len(some) == 1 or form not in forms.ONE_MODEL:

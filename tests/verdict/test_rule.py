@@ -172,6 +172,17 @@ def test_another_statistic_version_is_not_compared() -> None:
     assert ids(judge(evidence(), other)) == {"other_statistic_version"}
 
 
+def test_evidence_with_sharper_bounds_than_the_profile_asks_for_is_not_compared() -> None:
+    """Evidence and profile can come from two runs, as in `rc.judge` and in a baseline."""
+    other = but(PROFILE, bounds="together")
+    for bounds, alpha, sharper in (
+        ("together", 0.05, set()),
+        ("each", 0.05, {"other_statistic_version"}),
+        ("together", 0.06, {"other_statistic_version"}),
+    ):
+        assert ids(judge(evidence(but(stats(planted()), bounds=bounds, alpha=alpha)), other)) == sharper
+
+
 def with_bounds(**bounds: records.Interval) -> Statistics:
     return stats(planted()).model_copy(update=bounds)
 
@@ -208,16 +219,16 @@ def test_what_the_profile_does_not_ask_for_decides_nothing() -> None:
     assert ids(judge(evidence(low), EARLIER)) == {"no_persistent_outlier_features"}
 
 
-def test_no_earlier_profile_passes_without_a_persistent_outlier_feature() -> None:
+def test_no_profile_passes_without_a_persistent_outlier_feature() -> None:
     """One that asks for less than half of the images."""
-    frequency = but(EARLIER.thresholds["outlier_frequency"], minimum=0.1)
-    loose = but(EARLIER, thresholds=EARLIER.thresholds | {"outlier_frequency": frequency})
     none = with_bounds(outlier_frequency=interval(0.3, 0.2, 0.4))
     none = but(none, features=tuple(but(f, persistent=False) for f in none.features))
     assert none.persistent == ()
-    verdict = judge(evidence(none), loose)
-    assert ids(verdict) == {"no_persistent_outlier_features"}
-    assert verdict.reasons[0].seen == "no feature is beyond 4 SD on one side in half of the images"
+    for kind, expected in ((EARLIER, "no_persistent_outlier_features"), (PROFILE, "not_persistent")):
+        frequency = but(kind.thresholds["outlier_frequency"], minimum=0.1)
+        verdict = judge(evidence(none), but(kind, thresholds=kind.thresholds | {"outlier_frequency": frequency}))
+        assert ids(verdict) == {expected}
+        assert verdict.reasons[0].seen == "no feature is beyond 4 SD on one side in half of the images"
 
 
 BOUNDS = st.tuples(*[st.floats(0, 200)] * 3).map(sorted)

@@ -187,8 +187,8 @@ def test_a_profile_that_nobody_accepted(place: Path, passed: Report, verify: Ver
         (own, place / "mine.json", ""),
         (profile.load("default-1"), "default-1", "default-1 is looser than the default ("),
     ):
-        report = but(passed, profile=other, verdict=judge(passed.evidence, other))
-        put(place, sealed(report))
+        measured = but(passed.evidence, statistics__bounds=other.bounds)
+        put(place, sealed(but(passed, profile=other, evidence=measured, verdict=judge(measured, other))))
         for accepted, found in ([], (3, "differs")), (["--thresholds", name], (0, "agrees")):
             code, status, document = verify(*accepted)
             assert (code, status["profile"]) == found
@@ -249,8 +249,19 @@ def let_through(report: Report, last_day: int, fail_on: gate.FailOn = "warn") ->
 
 
 def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report, verify: Verify) -> None:
-    """And a second run vouches for none of them."""
+    """And a second run vouches for none of them, so `sign`, which makes one, does not sign them."""
     put(place, let_through(warning, 5))
+    words = (
+        "sign",
+        place / "report.json",
+        place / "model.onnx",
+        "--key",
+        place / "key.pem",
+        "--images",
+        place / "photos",
+    )
+    assert robustcheck(*words, "-qq") == 2
+    assert not (place / "report.sigstore.json").exists()
     assert verify()[0] == 1
     assert verify("--accept-waivers")[0] == 0
     code, status, document = verify("--accept-waivers", images="photos")
@@ -290,7 +301,7 @@ def test_files_that_are_no_reports(place: Path, verify: Verify) -> None:
     for content, code, said in (
         (text[: len(text) // 2], 2, "not a whole JSON"),
         ("[1]", 2, "not a report"),
-        (text.replace('"tool": "robustcheck",', '"tool": "robustcheck", "tool": "robustcheck",', 1), 2, "twice"),
+        (text.replace('"tool": "robustcheck",', '"tool": "robustcheck", "tool": "robustcheck",', 1), 2, "2 times"),
         (text.replace('"alpha": 0.05', '"alpha": NaN'), 2, "NaN"),
         (json.dumps(error), 3, "no memory"),
     ):

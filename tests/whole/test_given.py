@@ -196,6 +196,7 @@ REFUSALS: list[tuple[Fields, type[Exception], str]] = [
     ({"images": []}, rc.UsageError, "images: no images given"),
     ({"images": [FLOATS]}, rc.UsageError, r"image 0: tensor \(channel, height, width\) is \(3, 8, 8\); .* takes"),
     ({"max_bad": float("nan")}, rc.UsageError, "^max_bad is nan; it must be a finite number"),
+    ({"batch_size": 0}, rc.UsageError, "^batch_size is 0; it must be greater than 0"),
     ({"seed": "x"}, rc.UsageError, "^seed is 'x'; it must be a whole number"),
     ({"model": BIG}, TypeError, r"^model: type is \S*\.Big; it must be a path, a URL, bytes or an"),
     ({"tensor": BIG}, rc.UsageError, r"^tensor is of type \S*\.Big; it must be text$"),
@@ -207,6 +208,13 @@ def test_what_is_not_taken_is_one_short_sentence(lookup_pass: Place) -> None:
         fault = raised(error, said, rc.check, **Fields(model=lookup_pass[0]) | given)
         assert len(str(fault)) < 300
         assert "\n" not in str(fault).partition("\nhint: ")[0]
+
+
+def test_a_preprocessed_image_has_the_size_that_its_contract_says_where_the_graph_takes_any(lookup_pass: Place) -> None:
+    model = onnx.load(lookup_pass[0])
+    for edge in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        edge.dim_param = "edge"
+    raised(rc.UsageError, rf"is \(3, 8, 8\); .* takes \(3, {lookup.SIZE_PX}, ", rc.check, model, images=[FLOATS] * 64)
 
 
 # ---------------------------------------------------------------------------------------- what follows from it

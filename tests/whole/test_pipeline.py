@@ -120,10 +120,15 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: Place, t
     plain = check(model, images=photos)
     assert not any("--thresholds" in note or "--preprocess" in note for note in plain.notes)
     changed = but(profile.load(), min_images=2)
-    # its digest would say that the packaged thresholds had judged
-    for other, said in ((changed, "digest does not match the"), (profile.seal(but(changed, alpha=0.01)), "alpha is 0")):
+    # its digest, or its id, would say that the packaged thresholds had judged
+    for other, said in (
+        (changed, "digest does not match the"),
+        (profile.seal(but(changed, alpha=0.01)), "alpha is 0"),
+        (profile.seal(changed), "id is default-3, but the content is not"),
+        (profile.seal(but(changed, id="default")), "id is default, but the content is not"),
+    ):
         raised(UsageError, said, check, model, images=photos, thresholds=other)
-    loose = profile.seal(changed)  # the default's id, other content
+    loose = profile.seal(but(changed, id="mine-1"))
     (note,) = [note for note in check(model, images=photos, thresholds=loose).notes if "--thresholds" in note]
     assert loose.digest[:19] in note
     own = plain.evidence.preprocessing.preprocessing

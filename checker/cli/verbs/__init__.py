@@ -18,7 +18,7 @@ import typer
 
 from ...text import Texts
 from ..command_line import Invocation
-from ..options import CI, ROWS, VERDICT, Settings, Values, completing, frozen, key_of, parameter
+from ..options import CI, ROWS, VERDICT, Settings, Values, as_tuples, completing, key_of, parameter
 from ..output import deliver, destinations_of, mark_unfinished, print_report, progress_line
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Call:
         """the options of the table; those that the verb does not have are at their defaults"""
         sources = {name: ctx.get_parameter_source(name) for name in ctx.params.keys() & ROWS.keys()}
         typed = [name for name, source in sources.items() if getattr(source, "name", "") == "COMMANDLINE"]
-        self.typed = {name: frozen(ctx.params[name]) for name in typed}
+        self.typed = {name: as_tuples(ctx.params[name]) for name in typed}
         """those that were typed"""
         self.invocation: Invocation = ctx.obj
         self._names = ctx.params.keys()
@@ -148,7 +148,7 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
         @wraps(function)
         def verb(ctx: typer.Context, **values: Any) -> int:
             shared = {name: values.pop(name) for name in ordered}
-            typed = {n: frozen(v) for n, v in shared.items() if v is not None and n != "waivers"}
+            typed = {n: as_tuples(v) for n, v in shared.items() if v is not None and n != "waivers"}
             return function(call(ctx, replace(Settings(), **typed)), **values)
 
         context = Parameter("ctx", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)

@@ -197,6 +197,11 @@ def sign(
             f"{report}: report changed while it was signed; nothing was written",
             "check the model again; a report of an earlier version is not signed",
         )
+    if about.gate is not None and about.gate.waived:
+        raise UsageError(
+            f"{report}: report has waivers, and a new measurement does not show who gave them; it is not signed",
+            f"robustcheck check {quoted(model)} --waivers FILE --sign KEY",
+        )
     statement = signature.statement(about, digest, model)
     lines = [f"wrote {bundle}: {about.verdict.verdict} attested for {model}"]
     if key is not None:
