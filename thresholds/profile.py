@@ -65,7 +65,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 1)
     if count > 1:
-        raise ValueError(f"key {key!r} occurs {count} times")
+        raise ValueError(f"key {key!r:.80} occurs {count} times")
     return dict(pairs)
 
 
@@ -501,16 +501,16 @@ def load(spec: str | Path | None = None) -> Profile:
     except ValueError as fault:  # an integer of thousands of digits, too
         where = f"line {fault.lineno}: {fault.msg}" if isinstance(fault, json.JSONDecodeError) else str(fault)
         raise ProfileError(f"{name}: threshold profile is not JSON ({where})") from fault
-    refuse_version(raw, SCHEMA_VERSION, name, ProfileError, "")
+    return checked(raw, name, is_packaged=is_packaged)
+
+
+def checked(content: object, name: str, *, is_packaged: bool = False) -> Profile:
+    """Return a profile that can judge. Raises ProfileError as `load`; name: in its message."""
+    refuse_version(content, SCHEMA_VERSION, name, ProfileError, "")
     try:
-        profile = Profile.model_validate(raw)
+        profile = Profile.model_validate(content)
     except ValidationError as fault:
         raise ProfileError(f"{name}: {first_fault(fault)}") from fault
-    return checked(profile, name, is_packaged=is_packaged)
-
-
-def checked(profile: Profile, name: str, *, is_packaged: bool = False) -> Profile:
-    """Return a profile that can judge. Raises ProfileError as `load`; name: in its message."""
     if wrong := wrong_statistics(profile):
         raise ProfileError(f"{name}: {wrong}")
     if profile.digest != digest_of(profile):

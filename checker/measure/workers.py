@@ -500,7 +500,12 @@ def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Out
     assert course.facts is not None
     facts, course.early[task.shard] = result
     if names := facts.differs_from(course.facts):
-        return Outcome(job, (), _differ(job, names), wall_s)
+        unlike = EnvironmentFaultError(
+            f"{job.model}: workers differ in {names}; every node must see the same files, which stay as they are "
+            "during a run, and run models the same way",
+            "robustcheck doctor on every node",
+        )
+        return Outcome(job, (), unlike, wall_s)
     while course.merged in course.early:
         course.total = merge(course.total, course.early.pop(course.merged))
         course.merged += 1
@@ -510,11 +515,3 @@ def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Out
         return Outcome(job, conclude(job, course.facts, course.total, profile), None, wall_s)
     except RobustcheckError as fault:
         return Outcome(job, (), fault, wall_s)
-
-
-def _differ(job: Job, names: str) -> EnvironmentFaultError:
-    return EnvironmentFaultError(
-        f"{job.model}: workers differ in {names}; every node must see the same files, which stay as they are during a "
-        "run, and run models the same way",
-        "robustcheck doctor on every node",
-    )

@@ -49,7 +49,7 @@ MOST_FILES = 10_000  # of a run or version that are listed before it is fetched
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_MODELS = ("datasets", "spaces", "buckets", "kernels")
 _PAGES = ("tree", "blob", "resolve", "raw")  # https://HUB/org/repo/PAGE/revision/path
-_MODELS = re.compile(r"models:/(?P<name>[^/@:]+)(/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))?")
+_MODELS = re.compile(r"models:/(?P<name>[^/:]+?)(/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))?")
 _LOGGED = re.compile(r"models:/m-[0-9a-f]+")
 _RUNS = re.compile(r"runs:/(?P<run>[0-9a-f]{8,64})(/(?P<path>.+?))?/?")
 

@@ -87,13 +87,17 @@ def decide(
 
     A reason of another kind next to the accepted one fails, though a waiver accepts it: the two are not added up.
 
-    model: as it was typed; one that climbs (release/../other.onnx) is what it leads to.
+    model: as it was typed; one that climbs (release/../other.onnx) must match a waiver's glob without that, too.
     waived_in, fail_on_from, accept_from: where waivers, fail_on and accept were set, for the rule's sentence.
     loosening: told as it is; it decides nothing here.
     """
     reasons = {reason.id for reason in verdict.reasons}
-    name = normpath(model) if "/../" in model.lstrip("./") else model
-    about = [w for w in waivers if w.reason in reasons and any(fnmatchcase(name, glob) for glob in w.models)]
+    spellings = [model, normpath(model)] if "/../" in model.lstrip("./") else [model]
+    about = [
+        w
+        for w in waivers
+        if w.reason in reasons and any(all(fnmatchcase(name, glob) for name in spellings) for glob in w.models)
+    ]
     holding = tuple(w for w in about if w.expires >= today)
     expired = tuple(w for w in about if w.expires < today)
     not_waived = sorted(reasons - {w.reason for w in holding})
@@ -290,9 +294,8 @@ def _profile_notes(profile: Profile) -> list[str]:
 def load_profile(thresholds: str | Path | Profile | None) -> Profile:
     """Return the profile that `thresholds` means. Raises UsageError for one that can't be used."""
     try:
-        if isinstance(thresholds, Profile):
-            again = Profile.model_validate(thresholds.model_dump())  # `model_copy` looks at no value
-            return profiles.checked(again, f"profile {thresholds.id}")
+        if isinstance(thresholds, Profile):  # `model_copy` looks at no value
+            return profiles.checked(thresholds.model_dump(), f"profile {thresholds.id}")
         return profiles.load(thresholds)
     except (profiles.ProfileError, RecursionError) as fault:
         deep = f"{thresholds}: threshold profile is nested too deeply; it must be a sealed profile"

@@ -48,9 +48,10 @@ RULES: dict[str, Rule] = {
         "absent",
         "the most extreme feature is extreme in too few images",
         _EVALUATE,
-        f"Persistence: {DEFINITIONS['outlier_frequency']}. Its upper bound lies below the threshold: what is extreme "
-        "changes from image to image, as in sparse features. In the reference encoders it is the same feature in at "
-        "least three of four images. This is not evidence of fragility.",
+        f"Persistence: {DEFINITIONS['outlier_frequency']}. Its upper bound lies below the threshold, or no feature is "
+        "extreme in half of the images: what is extreme changes from image to image, as in sparse features. In the "
+        "reference encoders it is the same feature in at least three of four images. This is not evidence of "
+        "fragility.",
     ),
     "one_sided": Rule(
         "not_applicable",

@@ -139,7 +139,7 @@ class NoTruth:
 
     def __bool__(self) -> NoReturn:
         """Raise TypeError. `if report:` is wrong for "is there one?" and for "did it pass?" (docs/python-api.md)."""
-        raise TypeError("a report is neither true nor false; use report.passed, or `report is not None`")
+        raise TypeError("a report or verdict is neither true nor false; use report.passed, or `report is not None`")
 
 
 class Verdict(NoTruth, Frozen):
@@ -224,7 +224,7 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
 
     Args:
         evidence: what was measured.
-        profile: thresholds and what they hold for.
+        profile: thresholds and what they hold for. It is taken as it is; `check` and `compare` look at its seal.
 
     Returns:
         The verdict; `reasons` is empty exactly if it is PASS.

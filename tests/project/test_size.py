@@ -17,7 +17,7 @@ BUDGET = {
     "words in the first sentence of a docstring": 8,
     "most words in it": 12,
     "code lines of the tests": 21_100,
-    "nodes of the tests": 249_650,
+    "nodes of the tests": 249_660,
 }
 
 

@@ -160,8 +160,9 @@ def sign(
     """Measure a report's numbers again, then sign its verdict.
 
     The signature is an in-toto statement: by --key, made offline (extra `sign`), or --keyless. A report that does not
-    hold is not signed (exit 3), nor one whose images were not measured again (exit 1): name them with --images. A WARN
-    is signed as a WARN (exit 1). `robustcheck check --sign KEY` signs what it measures itself.
+    hold is not signed (exit 3), nor one whose images were not measured again (exit 1): name them with --images. Nor is
+    one with waivers (exit 2). A WARN is signed as a WARN (exit 1). `robustcheck check --sign KEY` signs what it
+    measures itself.
     """
     from ...model.weights import file_digest
     from ...report.record import bundle_of, sealed
@@ -200,7 +201,7 @@ def sign(
     if about.gate is not None and about.gate.waived:
         raise UsageError(
             f"{report}: report has waivers, and a new measurement does not show who gave them; it is not signed",
-            f"robustcheck check {quoted(model)} --waivers FILE --sign KEY",
+            f"robustcheck check {quoted(model)} --images PHOTOS --waivers FILE -o json=report.json --sign KEY",
         )
     statement = signature.statement(about, digest, model)
     lines = [f"wrote {bundle}: {about.verdict.verdict} attested for {model}"]
