@@ -1,6 +1,6 @@
 """Look for outlier features in a vision encoder.
 
-The encoder is an ONNX file. Outlier features are an indication of robustness to distribution shift.
+The encoder is an ONNX file. Robust CLIP encoders have outlier features; whether they predict robustness is not known.
 
 import robustcheck_onnx as rc
 
