@@ -134,8 +134,7 @@ def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
     for node in model.graph.node:
         node.ClearField("domain")
     model.graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
-    contract = _contract(name) | {"graph_digest": graph_digest(model)}
-    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(contract)})
+    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(_contract(name) | {"graph_digest": graph_digest(model)})})
     onnx.save(model, path)
 
 

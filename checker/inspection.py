@@ -138,8 +138,7 @@ def inspect(
         UsageError, CannotAssessError: the file can't be opened; see each class.
     """
     path, profile = find_model(Path(model)), load_profile(thresholds)
-    read_apart = apart(inspected, str(path), limits)
-    return read_apart(path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
+    return apart(inspected, str(path), limits)(path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
 
 
 def inspected(path: Path, profile: Profile, **choices: Any) -> Inspected:

@@ -342,8 +342,7 @@ def _saved(program: torch.onnx.ONNXProgram, draft: Path, name: str) -> onnx.Mode
     """Save and return the graph. Its weights lie next to it when they are too big."""
     import onnx
 
-    tensors = program.model.graph.initializers.values()
-    total = sum(t.const_value.nbytes for t in tensors if t.const_value is not None)
+    total = sum(t.const_value.nbytes for t in program.model.graph.initializers.values() if t.const_value is not None)
     program.save(draft, external_data=total > files.INLINE_LIMIT_BYTES)
     model = onnx.load(draft, load_external_data=False)
     graph = model.graph

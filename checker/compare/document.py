@@ -165,8 +165,7 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
             yield Section("Photos whose vectors differ most", "", (Photos(photos),), "page")
     for label, side in sides:
         topics = Topics(blocks_of(as_side(report, side)))
-        source = side.evidence.model.source
-        yield Section(f"{label.capitalize()}: what was measured, and how", source, (topics,))
+        yield Section(f"{label.capitalize()}: what was measured, and how", side.evidence.model.source, (topics,))
 
 
 def _statistics(report: CompareReport, least: float) -> Table:
@@ -301,8 +300,7 @@ def _sarif(report: CompareReport, outcome: Report, options: FormOptions) -> str:
 
 def _junit(report: CompareReport, outcome: Report, options: FormOptions) -> str:
     """Add the index verdict. A verdict that is not required does not fail."""
-    checks = pipelines.write_junit([outcome], options)
-    root = ElementTree.fromstring(checks)  # noqa: S314 # our own document
+    root = ElementTree.fromstring(pipelines.write_junit([outcome], options))  # noqa: S314 # our own document
     for failure in list(root.iter("failure")) if "indication" not in report.required else []:
         failure.tag = "skipped"
     if (index := report.index) is not None:

@@ -253,8 +253,7 @@ def compare(best: Array, shuffled: Array) -> Chance:
 def permutations(n_images: int, n_shuffles: int, seed: int) -> npt.NDArray[np.int32]:
     """Return shuffles of the labels, (shuffle, image) int32. Each entry is the image that gets the labels."""
     rng = np.random.default_rng(seed)
-    order = np.tile(np.arange(n_images, dtype=np.int32), (n_shuffles, 1))
-    return rng.permuted(order, axis=1)
+    return rng.permuted(np.tile(np.arange(n_images, dtype=np.int32), (n_shuffles, 1)), axis=1)
 
 
 def _needed(t: Array, shuffled: Array) -> Array:

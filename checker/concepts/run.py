@@ -416,8 +416,7 @@ def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> tuple[Im
             )
         pixels = np.asarray(mask.image, np.int64)
         numbers, counts = np.unique(pixels[..., 0] + 256 * pixels[..., 1], return_counts=True)
-        enough = (numbers > 0) & (counts >= min_coverage * counts.sum())
-        return set(numbers[enough].tolist())
+        return set(numbers[(numbers > 0) & (counts >= min_coverage * counts.sum())].tolist())
 
     def concepts_of(name: str) -> set[str]:
         """Return the labels of an image, over all categories. Raises UsageError: a mask or number that is none."""

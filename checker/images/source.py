@@ -240,8 +240,7 @@ def open_iterable(images: Iterable[ImageLike], *, seed: int = 0, limit: int | No
     kind, items = _listed(images)
     entries = _path_entries(items) if kind == "paths" else _entries(kind, items)
     chosen = _drawn(entries, seed, limit)
-    word = _WORDS[kind][len(items) > 1]
-    return ImageSource(f"{len(items)} {word}", kind, chosen, len(items), seed, given=True)
+    return ImageSource(f"{len(items)} {_WORDS[kind][len(items) > 1]}", kind, chosen, len(items), seed, given=True)
 
 
 def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[RawImage]]:

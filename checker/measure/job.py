@@ -225,7 +225,7 @@ def prepare(
         if takes != item.values.shape:
             raise UsageError(
                 f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
-                f"{show_shape(takes)} after its preprocessing",
+                f"{show_shape(takes)}",
                 f"robustcheck inspect {quoted(model.path)}",
             )
         pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))

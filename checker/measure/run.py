@@ -613,8 +613,7 @@ def first_pixels(items: Sequence[Prepared | Skipped], source: ImageSource) -> Ge
     """Stack the pixels of the usable images. Raises CannotAssessError where there is none."""
     images = usable(items)
     if not images:
-        skipped = [item for item in items if isinstance(item, Skipped)]
-        check_bad(len(items), len(items), 1.0, skipped, source.named)
+        check_bad(len(items), len(items), 1.0, [item for item in items if isinstance(item, Skipped)], source.named)
     return stack(images)
 
 

@@ -436,8 +436,7 @@ def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], s
     is_split = TEXT_TOWER in {checkpoint_part(PurePosixPath(path)) for path in paths}
     is_one_folder = len({folder for folder, _ in checkpoints}) == 1
     if is_split and is_one_folder and {part for _, part in checkpoints} == FULL_AND_IMAGE_TOWER:
-        towers = [path for path in encoders if _checkpoint(path)[1] == IMAGE_TOWER]
-        return choose_model(towers, shown, address_of)
+        return choose_model([path for path in encoders if _checkpoint(path)[1] == IMAGE_TOWER], shown, address_of)
     if len(checkpoints) == 1:
         stems = {path: PurePosixPath(path).stem.casefold() for path in encoders}
         plain = [path for path, stem in stems.items() if PRECISION.search(stem) is None]

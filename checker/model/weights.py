@@ -247,8 +247,7 @@ def _without_large(content: Bytes) -> tuple[bytes, Places]:
     if not places:
         return content[:], {}
     parts.append(view[at : graph.end])
-    head = _key(GRAPH, sum(map(len, parts)))
-    return b"".join([view[: graph.start], head, *parts, view[graph.end :]]), places
+    return b"".join([view[: graph.start], _key(GRAPH, sum(map(len, parts))), *parts, view[graph.end :]]), places
 
 
 def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
@@ -489,8 +488,7 @@ def values_of(tensor: TensorProto, weights: Weights) -> GenericArray:
         return np.array(list(tensor.string_data), dtype=object).reshape(tuple(tensor.dims))
     if not _is_elsewhere(tensor, weights):
         return np.asarray(to_array(tensor))
-    content = b"".join(pieces_of(tensor, weights))
-    inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+    inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=b"".join(pieces_of(tensor, weights)))
     return np.asarray(to_array(inline))
 
 

@@ -490,8 +490,7 @@ def _images(report: Report) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
         Fact("Not usable", f"{s.n_nonfinite} not finite, {s.n_constant} constant", "representations"),
         Fact("Converted", ", ".join(f"{conversion}: {n}" for conversion, n in i.notes.items())),
     )
-    digest = i.digest
-    return facts, (Fact("", "", short=seed), Fact("", "", kind="code", short=digest))
+    return facts, (Fact("", "", short=seed), Fact("", "", kind="code", short=i.digest))
 
 
 def _execution(report: Report) -> tuple[Fact, ...]:

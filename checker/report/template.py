@@ -170,8 +170,7 @@ def check(file: Path, *, into_file: bool) -> None:
     """
     environment = _environment(file.parent)
     try:
-        source = _source(file)
-        tree = environment.parse(source, filename=str(file))
+        tree = environment.parse(_source(file), filename=str(file))
         for node in tree.find_all((nodes.Filter, nodes.Test)):
             names: Mapping[str, Any] = environment.filters if isinstance(node, nodes.Filter) else environment.tests
             if node.name not in names:

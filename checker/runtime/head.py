@@ -82,8 +82,7 @@ def head_part(opened: ModelFile) -> HeadPart:
     path = path[: end + 1]
     graph = GraphProto(name="head")
     if not in_integers:
-        kind = layers.types.get(start, TensorProto.FLOAT)
-        graph.node.append(make_node("Cast", [INPUT], [start], to=kind))
+        graph.node.append(make_node("Cast", [INPUT], [start], to=layers.types.get(start, TensorProto.FLOAT)))
     nodes, needed = needed_nodes(proto.graph.node, path[-1:], without=start)
     if opened.image_input.name in needed:
         raise CannotAssessError(

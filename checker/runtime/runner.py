@@ -71,8 +71,7 @@ def with_fixed_scales(model: ModelProto, names: Sequence[str], values: Sequence[
             continue
         quantised, *scaling = node.output
         for name in scaling:
-            tensor = from_array(np.asarray(constants[name]), name)
-            nodes.append(make_node("Constant", [], [name], value=tensor))
+            nodes.append(make_node("Constant", [], [name], value=from_array(np.asarray(constants[name]), name)))
         nodes.append(make_node("QuantizeLinear", [node.input[0], *scaling], [quantised]))
     del model.graph.node[:]
     model.graph.node.extend(nodes)

@@ -233,8 +233,7 @@ def _measure(graph: _Writer, tap: Tap) -> list[str]:
         "mean": over_all,
     }
     if tap.class_token:
-        first = graph.slice(beyond, axis=1, end=1)
-        pieces["class_beyond"] = graph.cast(graph.reshape(first, [-1, tap.features]))
+        pieces["class_beyond"] = graph.cast(graph.reshape(graph.slice(beyond, axis=1, end=1), [-1, tap.features]))
     if tap.positions:  # of the chosen features the values at all positions
         n = tap.n_measured
         shape, places = ([1, n, 1], [0, 1, -1]) if axis == 2 else ([1, 1, n], [0, -1, 1])

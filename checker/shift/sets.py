@@ -430,8 +430,7 @@ def is_correct(scores: AnyArray, right: Sequence[Classes], compete: Sequence[int
     for row, group in enumerate(right):
         mask[row, [place[index] for index in group]] = True
     best_right = np.where(mask, chosen, -np.inf).max(axis=1)
-    best_wrong = np.where(mask, -np.inf, chosen).max(axis=1)
-    return np.asarray(best_right > best_wrong)
+    return np.asarray(best_right > np.where(mask, -np.inf, chosen).max(axis=1))
 
 
 class ImageSet(NamedTuple):
@@ -545,8 +544,7 @@ def class_names(opened: ModelFile) -> Texts:
 def class_scores(runner: Runner, preprocessing: Preprocessing) -> Scores:
     """Return how many classes the model scores. The model runs on one black image."""
     opened = runner.model
-    black = np.zeros((1, *preprocessing.size, 3), dtype=np.float32)
-    output = runner.run(black).class_output
+    output = runner.run(np.zeros((1, *preprocessing.size, 3), dtype=np.float32)).class_output
     assert output is not None
     columns, head = output.shape[1], opened.head.classes if opened.head else None
     if columns < 2 or head not in (None, columns):

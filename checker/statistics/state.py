@@ -160,8 +160,7 @@ def _key(row: npt.NDArray[np.float64]) -> int:
 
     Copies of one image come into one group, and count as one there.
     """
-    content = (row + 0.0).tobytes()  # no minus before a zero
-    return int.from_bytes(hashlib.sha256(content).digest()[-4:], "big")
+    return int.from_bytes(hashlib.sha256((row + 0.0).tobytes()).digest()[-4:], "big")
 
 
 @dataclass

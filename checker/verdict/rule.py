@@ -547,8 +547,7 @@ def _scales(scaling: GraphScaling | None) -> bool:
 
 
 def _in_one(ranges: Sequence[Range], levels: Levels) -> bool:
-    channels = list(zip(levels.mean, levels.sd, strict=True))
-    return any(all(r.holds(mean, sd) for mean, sd in channels) for r in ranges)
+    return any(all(r.holds(mean, sd) for mean, sd in zip(levels.mean, levels.sd, strict=True)) for r in ranges)
 
 
 def _values(values: Sequence[float]) -> str:

@@ -23,7 +23,7 @@ from ...thresholds import profile as profiles
 from ...thresholds.profile import STATISTICS, Frozen, Profile
 from .. import pipeline
 from ..errors import CannotAssessError, UsageError
-from ..evidence import NOT_MEASURED
+from ..evidence import NOT_MEASURED, Options
 from ..images.source import digest_of_set, open_images
 from ..isolation import Tell
 from ..measure.job import Job
@@ -448,8 +448,11 @@ def check_rerun(
         hint = "" if elsewhere or disagreements(report, second, wider, elsewhere=True) else ELSEWHERE
         return _differs("rerun", f"a second run differs: {'; '.join(different[:NAMED])}{more}{hint}")
     execution = second.evidence.execution
+    assert report.binding is not None
+    others = sorted(report.binding.settings.options.keywords.items() - Options().keywords.items())
+    given = ", ".join(f"{name} {value}" for name, value in others if name != "images")
     return _agrees(
         "rerun",
         f"{second.evidence.statistics.n_images} images measured again on {execution.providers[0]}: same verdict, same "
-        f"reasons, every statistic within {tolerance:g}",
+        f"reasons, every statistic within {tolerance:g}{given and f'; as the report asks, with {given}'}",
     )

@@ -153,8 +153,7 @@ def sign(statement: JsonObject, key: Path) -> str:
         EnvironmentFaultError: the extra `sign` is missing.
     """
     _need_sign()
-    private = _key(key, private=True)
-    return as_json(sealed(payload_of(statement), private))
+    return as_json(sealed(payload_of(statement), _key(key, private=True)))
 
 
 def signed_payload(bundle: Path, public_key: Path) -> bytes:
