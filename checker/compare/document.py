@@ -43,7 +43,7 @@ FATE_CELLS: dict[Fate, Cell] = {
 _PLAIN: dict[Kind | None, tuple[str, str]] = {
     None: (
         "On the {images}, the candidate has kept the outlier features that made its reference pass.",
-        "Whether they predict robustness to natural distribution shifts is not known; no accuracy was measured.",
+        "It is not known whether they predict robustness to natural distribution shifts; no accuracy was measured.",
     ),
     "not_established": ("The comparison came to no result: {why}.", "Do the next steps below and compare again."),
     "not_applicable": (

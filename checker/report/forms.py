@@ -374,8 +374,8 @@ CLEARS: dict[Clears, tuple[str, str]] = {
 """Sign and word of each answer to "ok?"."""
 
 _MEANING: dict[Kind | None, str] = {
-    None: "The outlier features of robust CLIP encoders are present on the images that were given. Whether "
-    "they predict robustness to natural distribution shifts is not known.",
+    None: "The outlier features of robust CLIP encoders are present on the images that were given. It is "
+    "not known whether they predict robustness to natural distribution shifts.",
     "not_established": "It was not established whether the outlier features of robust CLIP encoders are present. Do "
     "the next steps, and check again.",
     "not_applicable": "The thresholds do not hold for this model, so the check says nothing of its robustness. That is "
@@ -395,8 +395,8 @@ def meaning_text(verdict: Verdict) -> str:
 _PLAIN: dict[Kind | None, tuple[str, str]] = {
     None: (
         "On the {images}, this model shows the outlier features that robust CLIP encoders show.",
-        "Whether that predicts robustness to natural distribution shifts is not known, and it says nothing of "
-        "accuracy.",
+        "It is not known whether that predicts robustness to natural distribution shifts, and the check says nothing "
+        "of accuracy.",
     ),
     "not_established": ("The check came to no result on this model: {why}.", "Do the next step and check again."),
     "not_applicable": ("This check does not apply to this model. {why}.", "This says nothing about how robust it is."),

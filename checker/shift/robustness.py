@@ -272,8 +272,8 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     above, is_pass = low > middle.high, judged.verdict == "PASS"
     outcome: Outcome = "agree" if above == is_pass else "disagree" if is_pass else "no contradiction"
     words = {
-        (True, True): ": above them, as PASS indicates",
-        (False, True): ": not above them, although PASS indicates robustness",
+        (True, True): ": above them, and the verdict is PASS",
+        (False, True): ": not above them, although the verdict is PASS",
         (True, False): ": above them. That is not a contradiction: WARN means that the outlier features are absent, or "
         "that this was not established",
         (False, False): ": not above them, and the verdict is WARN",

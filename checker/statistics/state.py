@@ -160,7 +160,7 @@ def _key(row: npt.NDArray[np.float64]) -> int:
 
     Copies of one image come into one group, and count as one there.
     """
-    return int.from_bytes(hashlib.sha256((row + 0.0).tobytes()).digest()[-4:], "big")
+    return int.from_bytes(hashlib.sha256((row + 0.0).tobytes()).digest()[-4:], "big")  # no minus before a zero
 
 
 @dataclass

@@ -295,7 +295,7 @@ def load_profile(thresholds: str | Path | Profile | None) -> Profile:
     """Return the profile that `thresholds` means. Raises UsageError for one that can't be used."""
     try:
         if isinstance(thresholds, Profile):  # `model_copy` looks at no value
-            return profiles.checked(thresholds.model_dump(), f"profile {thresholds.id}")
+            return profiles.checked(thresholds.model_dump(warnings=False), f"profile {thresholds.id}")
         return profiles.load(thresholds)
     except (profiles.ProfileError, RecursionError) as fault:
         deep = f"{thresholds}: threshold profile is nested too deeply; it must be a sealed profile"

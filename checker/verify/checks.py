@@ -450,7 +450,10 @@ def check_rerun(
     execution = second.evidence.execution
     assert report.binding is not None
     others = sorted(report.binding.settings.options.keywords.items() - Options().keywords.items())
-    given = ", ".join(f"{name} {value}" for name, value in others if name != "images")
+    asked = [f"{name} {value!r:.80}" for name, value in others if name not in {"images", "device", "preprocess"}]
+    if report.binding.settings.preprocess is not None:
+        asked.append("the preprocessing of its evidence instead of the model's own")
+    given = ", ".join(asked)
     return _agrees(
         "rerun",
         f"{second.evidence.statistics.n_images} images measured again on {execution.providers[0]}: same verdict, same "

@@ -267,14 +267,14 @@ def test_a_version_of_several_files(
 
 
 def refuses(server: object, said: str) -> None:
-    url = Url("models:/encoder/3", "models")
+    url = Url("models:/en@coder/3", "models")
     raised(EnvironmentFaultError, said, registries.resolve_mlflow, server, url)
 
 
 @real
 def test_an_answer_about_another_version_or_place_is_refused(monkeypatch: Patch) -> None:
     """An empty place would be the current folder, whose model would be measured as the registered one."""
-    answer = SimpleNamespace(name="encoder", version="3", source="s3://bucket")
+    answer = SimpleNamespace(name="en@coder", version="3", source="s3://bucket")
     server = SimpleNamespace(
         get_model_version=lambda *_: answer,
         get_run=lambda _: SimpleNamespace(info=SimpleNamespace(artifact_uri="file:///etc")),
@@ -288,12 +288,12 @@ def test_an_answer_about_another_version_or_place_is_refused(monkeypatch: Patch)
             server.get_model_version_download_uri = lambda *_, place=place: place
             refuses(server, said)
     server.get_model_version_download_uri = lambda *_: "s3://bucket"
-    assert registries.resolve_mlflow(server, Url("models:/encoder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
-    for answer.name, answer.version in (("other", "3"), ("encoder", "../9"), ("encoder", "")):
+    assert registries.resolve_mlflow(server, Url("models:/en@coder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
+    for answer.name, answer.version in (("other", "3"), ("en@coder", "../9"), ("en@coder", "")):
         refuses(server, another)
     server.set_model_version_tag = Mock()
     monkeypatch.setattr(registries, "mlflow_client", Mock(return_value=contextlib.nullcontext(server)))
-    raised(EnvironmentFaultError, another, mlflow_log.gate_model_version, "encoder", 3, "r.json")
+    raised(EnvironmentFaultError, another, mlflow_log.gate_model_version, "en@coder", 3, "r.json")
 
 
 @real

@@ -10,14 +10,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 CAN_HAVE_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BUDGET = {
-    "code lines": 29_820,
-    "nodes": 305_400,
+    "code lines": 29_825,
+    "nodes": 305_420,
     "files": 122,
     "code lines of the longest file": 450,
     "words in the first sentence of a docstring": 8,
     "most words in it": 12,
     "code lines of the tests": 21_100,
-    "nodes of the tests": 249_690,
+    "nodes of the tests": 249_700,
 }
 
 

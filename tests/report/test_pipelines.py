@@ -340,6 +340,7 @@ def fault_of(file: Path, *, into_file: bool = False) -> str:
 def test_the_examples_say_each_verdict() -> None:
     ((key, said),) = json.loads(rendered(EXAMPLES / "slack.json.j2", *EVERY, into_file=True)).items()
     assert (key, said.startswith(mark()), "<b>" in said) == ("text", True, False)
+    assert "\non the bundled photos, not yours\n" in said
     assert re.findall("\n:(warning|white_check_mark):", said).count("warning") == len(EVERY) - 2
     rows = rendered(EXAMPLES / "digests.csv.j2", *EVERY, into_file=True)
     table = list(csv.DictReader(rows.splitlines()[1:], strict=True))

@@ -343,6 +343,8 @@ def test_the_bundled_photos_are_those_of_the_package(place: Path, verify: Verify
     assert document["unfit"].startswith("on the bundled photos, not yours; of a synthetic model: repr")
     _, status, document = verify("--rerun")
     assert status["rerun"] == "agrees"
-    assert document["findings"][-1]["seen"].endswith("; as the report asks, with max_images 60, preprocess clip")
+    assert document["findings"][-1]["seen"].endswith(
+        "with max_images 60, the preprocessing of its evidence instead of the model's own"
+    )
     forge(place, evidence__images__digest="sha256:" + "0" * 64)
     assert verify()[1]["images"] == "differs"
