@@ -1,4 +1,4 @@
-"""Constructions that try to pass the rule of three statistics, and what earlier rules and candidates say of them.
+"""Constructions that try to pass the rule of three statistics, and what another candidate for the rule gives them.
 
 python benchmarks/attack.py
 
@@ -227,5 +227,5 @@ def families(rules: dict[str, Profile]) -> list[str]:
 
 
 if __name__ == "__main__":
-    families({name: profile.load(name) for name in ("default-2", "default-3")})
-    rows({"default-2": profile.load("default-2"), "first winner": CRITERION, "default-3": profile.load("default-3")})
+    families({"default-3": profile.load()})
+    rows({"first winner": CRITERION, "default-3": profile.load()})

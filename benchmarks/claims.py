@@ -3,14 +3,12 @@
 python benchmarks/claims.py
 
 Prints the two tables of benchmarks/results/claims.md. The labels come from the sources: the kind of training, and
-published accuracies. A set is judged by its estimates, by thresholds that were fitted without its checkpoint. Writes
-benchmarks/results/old-and-new-rule.md: the verdict of `default-2` and `default-3` on each set and trap.
+published accuracies. A set is judged by its estimates, by thresholds that were fitted without its checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import beta
@@ -19,8 +17,6 @@ from robustcheck_onnx.thresholds import profile, published, tables
 from robustcheck_onnx.thresholds.tables import Reference, Sets, fit
 
 NOT_ROBUST_PP = 10  # published effective robustness, mean over four shifts
-OLD, NEW = profile.load("default-2"), profile.load("default-3")
-RULES = Path(__file__).parent / "results" / "old-and-new-rule.md"
 
 
 def passing(row: Reference, minimums: dict[profile.Statistic, float]) -> bool:
@@ -81,44 +77,7 @@ def retests(used: list[Reference], judge: Callable[[Reference], bool]) -> tuple[
     return lines, n_sets, float(np.median(ratios))
 
 
-def fails(row: Reference, rule: profile.Profile) -> list[str]:
-    """Name the statistics whose estimate is outside the limits of a rule."""
-    limits = {name: rule.limits_of(name) for name in rule.deciding}
-    return [n for n, each in limits.items() if not each.minimum < getattr(row, n) <= each.maximum]
-
-
-def rules(rows: Iterable[Reference]) -> tuple[str, int, int]:
-    """Write a table of both rules' verdicts: also how many rows it has, and how many verdicts differ."""
-    lines, differ = [], 0
-    for row in rows:
-        old, new = fails(row, OLD), fails(row, NEW)
-        verdicts = ["WARN" if each else "PASS" for each in (old, new)]
-        differ += verdicts[0] != verdicts[1]
-        cells = (row.set, row.expected, verdicts[0], ", ".join(old), verdicts[1], ", ".join(new))
-        lines.append(f"| {' | '.join(cells)} |")
-    head = f"| set | label | {OLD.id} | outside | {NEW.id} | outside |\n|---|---|---|---|---|---|\n"
-    return head + "\n".join(lines), len(lines), differ
-
-
-def write_rules() -> None:
-    """Write the page of both rules' verdicts."""
-    table = tables.references()
-    parts = {"Sets": table, "Derived traps": tables.derived_traps(table), "Simulated traps": tables.traps()}
-    found = {title: rules(rows) for title, rows in parts.items()}
-    page = ["# Verdicts of the old and the new rule\n\nWritten by `python benchmarks/claims.py`.\n"]
-    page.append("By estimates of all images of a set, without bounds and without the reasons about photos and file.")
-    page.append("A set passes if no estimate is outside the rule's limits. The label is from before the choice.")
-    page.append(f"{sum(bool(row.excluded) for row in table)} of the sets are not evidence (`excluded` in the reference")
-    page.append(
-        "table): 13 of them are labelled absent, and the fit takes these as traps, too. That makes 144 traps.\n"
-    )
-    for title, (text, n, differ) in found.items():
-        page.append(f"## {title}\n{n} rows, {differ} with another verdict.\n\n{text}\n")
-    RULES.write_text("\n".join(page), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    write_rules()
     used = [row for row in tables.references() if not row.excluded]
     print("| checkpoints | PASS | at most |\n|---|---|---|")
     print("\n".join(rates(used, passing_left_out(tables.references()))), end="\n\n")

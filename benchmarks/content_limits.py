@@ -317,8 +317,8 @@ mean. So do students with true pairs that learned only their training photos. No
 alone tells these from a taught one. It costs something, too: the best-taught students of the linear teacher are WARN,
 since they vary in fewer directions than their teacher. And photos of one narrow kind look the same:
 6 of 41 sets of zero-shot CLIP encoders that took no part in fitting (cats, X-rays, phones, satellites) were WARN by
-this reason alone (by `default-2`; not measured again). What no check of outlier features replaces: measure the accuracy
-of the model on its own task first.
+this reason alone (by a rule of six statistics; not measured again). What no check of outlier features replaces: measure
+the accuracy of the model on its own task first.
 
 ## Students
 {n_students} networks of less than 1 M parameters (64 px; benchmarks/students.py), ViT and CNN, exported by

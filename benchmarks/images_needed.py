@@ -1,4 +1,4 @@
-"""How many images a verdict needs on the real sets, and how often a lower bound passes the truth: before and now.
+"""How many images a verdict needs on the real sets, and how often a lower bound passes the truth.
 
 python benchmarks/images_needed.py EMBEDDINGS_DIR MEASURED.jsonl [SET …]
 
@@ -21,33 +21,16 @@ from looks import LOOKS, Values
 
 from robustcheck_onnx.checker.statistics.definitions import CRITICAL, standardise, top_features
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
-from robustcheck_onnx.checker.verdict.rule import decided, inside
 from robustcheck_onnx.thresholds import profile
-from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.tables import Reference, references
 
 ROOT = Path(__file__).parent.parent
-BEFORE, NOW = profile.load("default-2"), profile.load("default-3")
+PROFILE = profile.load()
 NAMES = ("strength", "outlier_frequency", "two_sidedness")
-LEAST = Values(*(NOW.thresholds[name].minimum for name in NAMES))  # type: ignore[index]
-RUNS, RUNS_BEFORE = 2000, 20  # of the three statistics; of `default-2`, by the package's own loop
-MORE = 5  # times as many where one of the first needs more than 50 images
+LEAST = Values(*(PROFILE.thresholds[name].minimum for name in NAMES))  # type: ignore[index]
+RUNS = 2000
 ONE_SIDED = 1.645  # P(a standard Gaussian exceeds it) = 0.05
 COMPARED = 3  # runs whose numbers are compared with the package's
-
-
-def package_run(x: np.ndarray, rng: np.random.Generator, judged_by: Profile) -> tuple[bool, int]:
-    """One run by the package's own loop: whether it passes, and after how many images it ends."""
-    h, keys = x[rng.integers(0, len(x), LOOKS[-1])], rng.integers(0, 2**32, LOOKS[-1])
-    state, start = State(x.shape[1]), 0
-    for stop in LOOKS:
-        update(state, h[start:stop], keys[start:stop])
-        start = stop
-        measured = statistics(state, judged_by.alpha, judged_by.bounds)
-        if decided(measured, judged_by):
-            pairs = [(getattr(measured, name), judged_by.limits_of(name)) for name in judged_by.deciding]
-            return all(inside(*pair) for pair in pairs), stop
-    return False, LOOKS[-1]
 
 
 def load(folder: Path, name: str) -> np.ndarray:
@@ -73,14 +56,14 @@ def plain(x: np.ndarray, z: float) -> tuple[float, float]:
 def compare(x: np.ndarray, r: looks.Runs) -> None:
     """Stop where a run's bounds are not the package's."""
     at, groups = r.keys
-    low, high = looks.lower(r, NOW.bounds), looks.upper(r)
+    low, high = looks.lower(r, PROFILE.bounds), looks.upper(r)
     for run in range(COMPARED):
         state, start = State(x.shape[1]), 0
         for look in (0, 1, len(LOOKS) - 1):
             stop = LOOKS[look]
             update(state, x[at[run, start:stop]], groups[run, start:stop])
             start = stop
-            measured = statistics(state, NOW.alpha, NOW.bounds)
+            measured = statistics(state, PROFILE.alpha, PROFILE.bounds)
             for name, below, above, most in zip(NAMES, low, high, (np.inf, 1.0, 0.5), strict=True):
                 found = getattr(measured, name)
                 ends = np.clip([below[look, run], above[look, run]], 0, most)
@@ -162,13 +145,9 @@ def with_two_sidedness(x: np.ndarray, goal: float, rng: np.random.Generator) -> 
 def measure(row: Reference, x: np.ndarray) -> dict[str, Any]:
     """Everything about one set."""
     rng = np.random.default_rng(1)
-    ended = [package_run(x, rng, BEFORE) for _ in range(RUNS_BEFORE)]
-    if row.expected == "present" and any(n > LOOKS[0] for _, n in ended):
-        ended += [package_run(x, rng, BEFORE) for _ in range((MORE - 1) * RUNS_BEFORE)]
     r = looks.draw(looks.population(x), RUNS, rng)
     compare(x, r)
-    out: dict[str, Any] = {"set": row.set, "expected": row.expected, "runs_before": len(ended), "d": x.shape[1]}
-    out["before"] = [float(np.mean([one[side] for one in ended])) for side in (0, 1)]
+    out: dict[str, Any] = {"set": row.set, "expected": row.expected, "d": x.shape[1]}
     for bounds in ("each", "looks"):
         passed, images = looks.endings(r, bounds, LEAST)
         out[bounds] = [float(passed.mean()), float(images.mean()), float((passed & (images == LOOKS[0])).mean())]
@@ -196,10 +175,10 @@ def page(rows: list[dict[str, Any]], folder: Path) -> str:
     present, absent = ([row for row in rows if row["expected"] == label] for label in ("present", "absent"))
     needed, wrong = [], []
     for row in rows:
-        before, each, now = row["before"], row["each"], row["looks"]
+        each, now = row["each"], row["looks"]
         needed.append(
-            f"| {row['set']} | {row['expected']} | {percent(before[0])} | {before[1]:.0f} | {percent(each[0])} | "
-            f"{each[1]:.0f} | {percent(now[0])} | {now[1]:.0f} | {percent(now[2])} |"
+            f"| {row['set']} | {row['expected']} | {percent(each[0])} | {each[1]:.0f} | "
+            f"{percent(now[0])} | {now[1]:.0f} | {percent(now[2])} |"
         )
         cells = [f"{percent(at['above'][0])} | {percent(at['above'][1])}" for at in row["at"]]
         passing = [max(at["passing"][side] for at in row["at"]) for side in (0, 1)]
@@ -220,11 +199,10 @@ def page(rows: list[dict[str, Any]], folder: Path) -> str:
         + " |"
         for index, name in enumerate(("strength", "outlier frequency", "two-sidedness"))
     ]
-    weak = "; ".join(f"{row['set']} {row['before'][1]:.0f} → {row['looks'][1]:.0f}" for row in weakest)
+    weak = "; ".join(f"{row['set']} {row['each'][1]:.0f} → {row['looks'][1]:.0f}" for row in weakest)
     x = load(folder, weakest[0]["set"])
     fewest, too_few = plain(x, CRITICAL), plain(x, ONE_SIDED)
-    columns = "`default-2`: PASS, % | images | `default-3`, bounds for all n: PASS, % | images"
-    now = "`default-3`: PASS, % | images | PASS at 50, %"
+    columns = "bounds for all n: PASS, % | images | bounds for looks: PASS, % | images | PASS at 50, %"
     return f"""# How many images a verdict needs
 
 Written by `python benchmarks/images_needed.py EMBEDDINGS_DIR MEASURED.jsonl`. Each reference set with vectors is a
@@ -232,14 +210,13 @@ population: its representations are drawn with replacement, {LOOKS[-1]} at most,
 {", ".join(map(str, LOOKS[:3]))}, … images and judged by the statistics alone. A run that does not decide ends at
 {LOOKS[-1]} as WARN. The command also looks at what the images and representations are like, and turns two of these sets
 away by it (`physicist_b16_pathmnist`, `michaengeser_b32_drawings`). {RUNS:,} runs a set for the three statistics of
-`default-3`: with the bounds for all n that `default-2` has, and with its own for the looks of a run
-([formulas](../../docs/statistics.md)). For `default-2` {RUNS_BEFORE} runs, {MORE * RUNS_BEFORE} where 50 images are
-not always enough. A row that a published file holds more than once is drawn more often ([which
+`default-3`: with bounds for all n, and with its own for the looks of a run
+([formulas](../../docs/statistics.md)). A row that a published file holds more than once is drawn more often ([which
 do](../../docs/data.md)).
 
 - Sets with the outlier features that 50 images decide in 95 % of the runs: {by_50[0]} of {len(present)} with the bounds
   for all n, **{by_50[1]} of {len(present)}** with those for looks.
-- Images, mean, of the three that need most, `default-2` → `default-3`: {weak}.
+- Images, mean, of the three that need most, bounds for all n → those for looks: {weak}.
 - PASS of the {len(absent)} sets without them, all runs together, bounds for all n → those for looks:
   {false_pass["each"]} → {false_pass["looks"]} of {RUNS * len(absent):,}.
 
@@ -250,8 +227,8 @@ the factor for small samples and the correction of skewness ({fewest[0]:.0f}). T
 needs {too_few[0]:.0f}, but does not pay for the looks: it is above the truth in {100 * too_few[1]:.0f} % of the runs,
 where 5 % are allowed. So no bound that holds was found that reaches the goal.
 
-| set | outlier features | {columns} | {now} |
-|---|---|---|---|---|---|---|---|---|
+| set | outlier features | {columns} |
+|---|---|---|---|---|---|---|
 {chr(10).join(needed)}
 
 ## How often a lower bound passes the truth

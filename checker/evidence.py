@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from ..thresholds.profile import Bounds, End, Frozen, ReprArgs, without
+from ..thresholds.profile import Bounds, End, Frozen, ReprArgs
 from .errors import UsageError
 from .text import Fields, rule_of, type_name
 
@@ -26,7 +26,6 @@ class Interval(Frozen):
 
 
 Skips = tuple[tuple[str, str], ...]  # names of images that were skipped, and why
-NOT_MEASURED = Interval(estimate=None, low=None, high=None)  # in records of versions without the statistic
 
 
 class OutlierFeature(Frozen):
@@ -55,9 +54,9 @@ class Statistics(Frozen):
     n_features: int
     alpha: float
     """error rate of the deciding bounds, at all looks together"""
-    bounds: Bounds = "together"
-    """each: every lower bound has `alpha` to itself and the upper ones share it; together: all of them share it;
-    looks: as each, and the lower ones hold at the looks of a run only"""
+    bounds: Bounds
+    """each: every lower bound has `alpha` to itself and the upper ones share it; looks: as each, and the lower ones
+    hold at the looks of a run only"""
     kurtosis: Interval
     persistence_ratio: Interval
     top3_share: Interval
@@ -65,8 +64,8 @@ class Statistics(Frozen):
     """share of the images in which the strongest feature is beyond 4 SD on its usual side, 0–1"""
     negative_energy: Interval
     negative_z_energy: Interval
-    strength: Interval = NOT_MEASURED
-    two_sidedness: Interval = NOT_MEASURED
+    strength: Interval
+    two_sidedness: Interval
     """smallest share of the energy on one side of zero or of each image's median, 0–0.5"""
     centred_kurtosis: float | None
     rms_kurtosis: float | None
@@ -386,13 +385,11 @@ class Evidence(Frozen):
     execution: Execution
     stopped: Literal["decided", "all images", "image limit"]
     levels: InputLevels | None = None
-    """None in records made before it was measured, and where it is not finite"""
+    """None where it is not finite"""
     content: Content | None = None
-    """None where it was not measured, as in records of earlier versions"""
+    """None where it was not measured"""
     gallery: Gallery | None = None
     """None where it was not kept"""
-
-    _retired = without("detectors")
 
     def __repr_args__(self) -> ReprArgs:
         """Return the fields that repr, str and rich show. They fit a line; the record has more."""

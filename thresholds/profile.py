@@ -6,13 +6,13 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import core_schema
 
 from . import DATA
@@ -32,15 +32,6 @@ class Frozen(BaseModel):
     def __dir__(self) -> list[str]:
         """List the record's names without pydantic's own. Completion shows them."""
         return [name for name in super().__dir__() if name not in _PYDANTIC]
-
-
-def without(*retired: str) -> Any:
-    """Return a validator that drops retired keys. Only earlier versions wrote them."""
-
-    def drop(raw: object) -> object:
-        return {k: v for k, v in raw.items() if k not in retired} if isinstance(raw, Mapping) else raw
-
-    return model_validator(mode="before")(drop)
 
 
 def is_version(stated: object, wanted: int) -> bool:
@@ -158,15 +149,8 @@ class End:
 
 SCHEMA_VERSION = 1
 DEFAULT = DATA / "default-3.json"
-PACKAGED = {"default": DEFAULT} | {name: DATA / f"{name}.json" for name in ("default-3", "default-2", "default-1")}
-"""Profiles that ship with the package, by the name that `--thresholds` takes; `default` is the newest of them."""
-WHY_LEFT = {
-    "default-2": "three statistics give the same verdicts as its six, and its labels come from the numbers that its "
-    "rule uses, so its error rates show little",
-    "default-1": "it was fitted to 26 sets only, and its wider intervals turn away weak encoders that `default-2` "
-    "passes at the same risk",
-}
-"""Why a packaged profile is no longer the default, by its id."""
+PACKAGED = {"default": DEFAULT, "default-3": DEFAULT}
+"""Profiles that ship with the package, by the name that `--thresholds` takes."""
 
 Statistic = Literal[
     "strength",
@@ -181,17 +165,14 @@ Statistic = Literal[
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 """All that are measured; a profile names those that decide."""
 DECIDING: tuple[Statistic, ...] = ("strength", "outlier_frequency", "two_sidedness")
-"""Those of `default-3`."""
+"""Those that decide."""
 ENERGIES: tuple[Statistic, ...] = ("negative_energy", "negative_z_energy")
-"""Of earlier profiles: so much energy must lie on either side, so 1 − minimum is a limit, too."""
-EARLIER: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "outlier_frequency", *ENERGIES)
-"""A profile of `default-2`'s kind decides by these at least."""
-Bounds = Literal["each", "together", "looks"]
-"""How the deciding bounds use a profile's alpha: each lower bound has it to itself, at every number of images or at
-the looks of a run, or all bounds share it."""
+Bounds = Literal["each", "looks"]
+"""Where the deciding bounds hold: at every number of images, or at the looks of a run. Each lower bound has a
+profile's alpha to itself."""
 LOOKS_ALPHA = 0.05
 """The alpha that bounds at the looks of a run are made for (docs/statistics.md)."""
-SHARPER: tuple[Bounds, ...] = ("together", "each", "looks")
+SHARPER: tuple[Bounds, ...] = ("each", "looks")
 DEFINITIONS: dict[Statistic, str] = {
     "strength": "how far the three most extreme features stand out from the others: ordinary features give less than "
     "1, the reference sets with outlier features 5 to 165",
@@ -238,34 +219,9 @@ class Threshold(Frozen):
     lowest_with: float
     """smallest value of a set with the indication"""
     lowest_with_set: str
-    bootstrap_low: float | None = None
-    bootstrap_high: float | None = None
-    """of earlier profiles: 5 and 95 % of the threshold over fits to checkpoints drawn with replacement"""
-
-
-class KurtosisAlone(Frozen):
-    """The judgement by the published statistic alone.
-
-    Earlier profiles have it, at the best threshold, found with hindsight.
-    """
-
-    auroc: float
-    minimum: float
-    """the threshold with the fewest sets on the wrong side"""
-    false_pass: tuple[str, ...]
-    false_warn: tuple[str, ...]
-    power_without_false_pass: float
-    """share of the sets with the label above all sets without it, 0–1"""
-
-
-class Chosen(Frozen):
-    """A subset of statistics that separates the sets. Earlier profiles have it."""
-
-    statistics: tuple[Statistic, ...]
-    margin: float
-    """the least factor by which a set without the label, or a trap, lies below those with it"""
-    false_pass: int
-    false_warn: int
+    bootstrap_low: None = None
+    bootstrap_high: None = None
+    """Nothing fills these, nor the other fields that can only be empty. The seal of `default-3` covers them."""
 
 
 class Nearest(Frozen):
@@ -275,18 +231,6 @@ class Nearest(Frozen):
     statistic: Statistic
     factor: float
     """by which it lies below the least of the passing sets"""
-
-
-class Moved(Frozen):
-    """The change of a fit without one checkpoint. Earlier profiles have it."""
-
-    checkpoint: str
-    thresholds: dict[Statistic, float]
-    """those that are not the same without it"""
-    flips: tuple[str, ...]
-    """sets, of whatever checkpoint, whose verdict by point estimates changes without it"""
-    fault: str = ""
-    """why there is no fit without it"""
 
 
 class Rate(Frozen):
@@ -378,31 +322,23 @@ class Calibration(Frozen):
     family_out: tuple[tuple[str, str], ...]
     """(group left out whole, what the fit to the others says of it)"""
     auroc: dict[Statistic, float] = Field(default_factory=dict)
-    """of earlier profiles, as all to `rank_correlation_n`: how well each statistic alone parts the sets"""
     auroc_signed: dict[Statistic, float] = Field(default_factory=dict)
-    """the same over the sets that are not rectified"""
-    auroc_joint: float | None = None
-    """of the whole rule: the smallest distance to a threshold, over the sets it was fitted to"""
-    kurtosis_alone: KurtosisAlone | None = None
-    rank_correlation: dict[Statistic, float | None] = Field(default_factory=dict)
-    """Spearman's, with mean effective robustness, over the checkpoints for which it is known: medians of their sets
-    (`default-1`: over the sets)"""
+    auroc_joint: None = None
+    kurtosis_alone: None = None
+    rank_correlation: dict[Statistic, float] = Field(default_factory=dict)
     rank_correlation_n: int = 0
     tensors: tuple[TensorFit, ...] = ()
     """the tensors that were compared; empty where there was one"""
     bootstrap_fits: int = 0
     bootstrap_failed: int = 0
-    """resamples without any threshold: one side was missing, or the two overlapped"""
     n_traps: int = 0
     """simulated and derived sets that must not pass, and sets that are not evidence"""
-    choice: tuple[Chosen, ...] = ()
-    """subsets of the statistics under which the sets lie apart, the best first; empty: they were not chosen here"""
+    choice: tuple[()] = ()
     nearest: tuple[Nearest, ...] = ()
     """the sets without the label and the traps that lie nearest to those with it, the nearest first"""
     rates: tuple[Rate, ...] = ()
     by_training: tuple[Trained, ...] = ()
-    moves: tuple[Moved, ...] = ()
-    """checkpoints without which a threshold is another"""
+    moves: tuple[()] = ()
 
 
 class Profile(Frozen):
@@ -424,10 +360,10 @@ class Profile(Frozen):
     """least number of varied images"""
     alpha: float = Field(gt=0, lt=1)
     """error rate of the deciding confidence bounds"""
-    bounds: Bounds = "together"
+    bounds: Bounds
     preprocessing: str = PREPROCESSING_RULE
-    edited: str = ""
-    """what a person changed after the fit, and of which profile; empty for a profile as it was fitted"""
+    edited: Literal[""] = ""
+    """a profile that was changed after the fit is not accepted"""
     thresholds: dict[Statistic, Threshold]
     """of the statistics that decide; the others are context"""
     calibration: Calibration
@@ -439,31 +375,22 @@ class Profile(Frozen):
         """Return the deciding statistics, in order of `STATISTICS`."""
         return tuple(name for name in STATISTICS if name in self.thresholds)
 
-    @property
-    def is_earlier(self) -> bool:
-        """Return whether earlier statistics decide. They are those of `default-1` and `default-2`."""
-        return "two_sidedness" not in self.thresholds
-
     def limits_of(self, name: Statistic) -> Limits:
         """Return the limits of a deciding statistic. Its interval must lie between them."""
         minimum = self.thresholds[name].minimum
         return Limits(minimum, round(1 - minimum, 6)) if name in ENERGIES else Limits(minimum)
 
 
-ADDED = {"bounds", "n_traps", "choice", "nearest", "rates", "by_training", "moves"}
-"""Fields that the first sealed profiles did not have."""
+SEALED_IF_ANY = ("n_traps", "choice", "nearest", "rates", "by_training", "moves")
+"""Fields of a calibration that its seal covers where they are not empty."""
 
 
 def digest_of(profile: Profile) -> str:
-    """Return the profile's `sha256:` digest. The canonical JSON without the digest is hashed.
-
-    Fields that later versions added are left out while they have their default, so that older seals hold.
-    """
+    """Return the profile's `sha256:` digest, of the canonical JSON without the digest."""
     content = profile.model_dump(mode="json", exclude={"digest"})
-    for record, kind in ((content, Profile), (content["calibration"], Calibration)):
-        for name in ADDED & record.keys():
-            if getattr(profile if kind is Profile else profile.calibration, name) == kind.model_fields[name].default:
-                del record[name]
+    for name in SEALED_IF_ANY:
+        if not content["calibration"][name]:
+            del content["calibration"][name]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -528,12 +455,9 @@ def wrong_statistics(profile: Profile) -> str:
     if profile.bounds == "looks" and profile.alpha != LOOKS_ALPHA:
         return f"alpha is {profile.alpha:g}; bounds 'looks' are made for {LOOKS_ALPHA:g}"
     deciding = profile.thresholds.keys()
-    if deciding == set(DECIDING) or set(EARLIER) <= deciding <= {*EARLIER, "top3_share"}:
+    if deciding == set(DECIDING):
         return ""
-    return (
-        f"thresholds are of {', '.join(profile.deciding) or 'nothing'}; a profile decides by {', '.join(DECIDING)}, or "
-        f"as earlier ones by {', '.join(EARLIER)}, with or without top3_share"
-    )
+    return f"thresholds are of {', '.join(profile.deciding) or 'nothing'}; a profile decides by {', '.join(DECIDING)}"
 
 
 @cache

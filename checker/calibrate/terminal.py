@@ -257,7 +257,6 @@ MAX_NAMES = 6  # sets named in one line
 _BOUNDS = {
     "looks": "each lower bound by itself, at the looks of a run",
     "each": "each lower bound by itself",
-    "together": "all bounds together",
 }
 
 
@@ -322,14 +321,9 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
 
 
 def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
-    """Return the warnings about a profile, one per line.
-
-    It was changed by hand, is not complete, or is looser than the default.
-    """
+    """Return the warnings about a profile that is not complete, or looser than the default, one per line."""
     missing = len(profile.calibration.missing)
     warnings = {
-        "no longer the default": profiles.WHY_LEFT.get(profile.id),
-        "changed by hand": profile.edited,
         "not complete": f"{missing} models of its suite were not measured" if missing else "",
         "looser than the default profile": "; ".join(profiles.looser_than(profile, profiles.load())),
     }

@@ -22,9 +22,9 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from ..errors import UsageError
-from ..text import form_of, page, sentence_text
+from ..text import form_of, sentence_text
 from .command_line import CommandLine, Variables, Words
-from .options import FIRST, OPTION_PANELS, OPTIONS, OUTPUT, REMOVED_OPTIONS, ROWS, VERB_PANELS, one_of, refuse_removed
+from .options import FIRST, OPTION_PANELS, OPTIONS, OUTPUT, ROWS, VERB_PANELS, one_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -201,19 +201,6 @@ def value_of(param: Parameter) -> str:
     return f" {param.metavar or (param.name or '').upper()}"
 
 
-REMOVED_VERBS: Final = {
-    "cache": "nothing is kept between checks; the folder robustcheck in your cache folder can be deleted",
-    "help": "robustcheck --help, or robustcheck COMMAND --help",
-    "reference": f"read the tables of {page('data')}",
-    "schema": "read report.schema.json in the folder checker/report of the installed package, or on the site",
-    "version": "robustcheck --version; robustcheck doctor -o json for the packages it measures with",
-    "profiles diff": "compare the output of robustcheck profiles show PROFILE -o json",
-    "profiles seal": "fit a profile with robustcheck calibrate; a profile that was changed by hand is not accepted",
-    "profiles validate": "robustcheck profiles show PROFILE, which refuses a profile that is not valid",
-}
-"""by verb, as it was typed"""
-
-
 def _by_word(words_of: Variables) -> dict[str, str]:
     return {word: ours for ours, words in words_of.items() for word in words.split()}
 
@@ -240,7 +227,7 @@ OTHER_OPTIONS: Final = _by_word(
         "-o junit": "--junit --junitxml --junit-xml --xml",
         "-o markdown": "--markdown --md",
         "-o sarif": "--sarif",
-        "--fail-on never": "--no-fail --soft-fail --warn-only --allow-fail --ignore-errors",
+        "--fail-on never": "--no-fail --soft-fail --warn-only --allow-fail --ignore-errors --exit-zero",
         "--thresholds": "--min-score --cutoff --profile",
         "--config": "--config-file --conf --cfg --settings -c",
         "--waivers": "--ignore --allow --allowlist --skip --exclude",
@@ -265,6 +252,8 @@ OTHER_VERBS: Final = _by_word(
         "doctor": "env status diagnose providers devices",
         "init": "config configure setup new",
         "mlflow --help": "log register",
+        "--help": "help",
+        "--version": "version",
     }
 )
 """by a command that is typed: ours, with what else its line needs"""
@@ -333,8 +322,6 @@ def _command(*words: str) -> str:
 
 def _no_option(option: str, options: list[str], line: CommandLine, look: str) -> tuple[str, str]:
     """Return message and hint for an unknown option. The verb does not have it."""
-    if option in REMOVED_OPTIONS:
-        return f"option {option} was removed", REMOVED_OPTIONS[option]
     ours = nearest(option, options, OTHER_OPTIONS)
     message = f"unknown option {option}"
     if ours is None or (ours.startswith("-") and ours.split()[0] not in options):
@@ -358,8 +345,6 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
     verbs = sorted(group.commands)
     unknown = re.match(r"No such command '(.*?)'", text)
     word = unknown[1] if unknown else ""
-    if (name := f"{group.name} {word}") in REMOVED_VERBS:
-        return f"command {name} was removed", REMOVED_VERBS[name]
     ours = nearest(word, verbs, {})
     if ours is None:
         problem = f"unknown command {word}" if unknown else "command is missing"
@@ -371,12 +356,11 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
 def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
     """Refuse a first word that is an unknown verb.
 
-    It can only be a verb, and is mistyped, removed, or of another tool.
+    It can only be a verb, and is mistyped, or of another tool.
     """
     word = words[0]
     if word.startswith("-") or set("./*?[") & set(word) or os.path.lexists(word):
         return
-    refuse_removed("command", word, REMOVED_VERBS)
     ours = nearest(word, verbs, OTHER_VERBS)
     if ours is not None:
         rest = [] if ours.endswith("--help") else words[1:]

@@ -27,7 +27,6 @@ from ..storage import stores
 from ..storage.places import Place, Url, parse_place, redact, redact_text
 from ..text import VERSION, printable, quoted, sha256_of
 from ..verdict.gate import decide, load_profile
-from ..verdict.reasons import RENAMED
 from . import command_line, output, process
 from .command_line import Invocation, Words, expand, fill, safe_documents, split, split_images, stems_of, template_of
 from .options import PLACEHOLDER, Settings, Values
@@ -78,7 +77,6 @@ def check_models(line: Settings, typed: Values, places: Words, invocation: Invoc
 
             check_key(Path(settings.sign))
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
-        _refuse_earlier_reasons(resolved, profile)
         if len(models) > 1:  # an image set that can't be opened is the call's fault, not each model's
             about = redact(settings.images or "bundled photos")
             asked = {"images": settings.images, "seed": settings.seed, "limit": settings.max_images}
@@ -178,19 +176,6 @@ def _outcome(model: str, fault: Report | Exception, invocation: Invocation) -> O
     message = message or f"{redact(model)}: the check ended without a message; a verdict is needed"
     process.say(message, hint)
     return Failed(model=redact(model), message=message, hint=hint, exit_code=code)
-
-
-def _refuse_earlier_reasons(resolved: Resolved, profile: Profile) -> None:
-    """Refuse waivers of reasons that the profile can't give. They would wait in vain; raises UsageError."""
-    if profile.is_earlier:
-        return
-    for waiver in resolved.settings.waivers:
-        if waiver.reason in RENAMED:
-            raise UsageError(
-                f"{resolved.source('waivers')}: waiver of {waiver.reason}: profile {profile.id} has no such reason; "
-                f"it is now {RENAMED[waiver.reason]}",
-                f"robustcheck explain {RENAMED[waiver.reason].partition(' ')[0]}",
-            )
 
 
 def _gated(resolved: Resolved, model: str, result: Report) -> Report:

@@ -40,31 +40,6 @@ Several = list[str] | None
 """of an option that may be given several times"""
 PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
 TIMEOUT_S = 7200.0  # of one model, unless another is given
-_CACHE: Final = "leave it out: every check measures, and nothing is kept between checks"
-_RAY: Final = "leave it out: a check runs on one machine; `robustcheck calibrate --engine ray` uses a cluster"
-REMOVED_OPTIONS: Final = {
-    "--alias": "robustcheck mlflow gate NAME VERSION report.json --alias ALIAS",
-    "--beside": "leave it out: agreement on the line is no longer predicted",
-    "--detector": "run the other signal as a step of its own, whose exit code can stop the release",
-    "--engine": _RAY,
-    "--exit-zero": "--fail-on never",
-    "--export": "robustcheck export LIBRARY NAME -o model.onnx, then robustcheck model.onnx",
-    "--log": "robustcheck mlflow log report.json",
-    "--no-cache": _CACHE,
-    "--ray-address": _RAY,
-    "--temperature": "leave it out: ATC and DoC take the model's own confidences",
-    "--workers": _RAY,
-}
-"""by option of a verb that no longer has it: what to do instead; so do the other tables"""
-REMOVED_KEYS: Final = {option.removeprefix("--"): line for option, line in REMOVED_OPTIONS.items()}
-REMOVED_VARIABLES: Final = {
-    "ROBUSTCHECK_CACHE_DIR": _CACHE,
-    **{
-        f"ROBUSTCHECK_{key.replace('-', '_').upper()}": REMOVED_KEYS[key]
-        for key in ("detector", "engine", "no-cache", "ray-address", "workers")
-    },
-}
-REMOVED_FORMS: Final = dict.fromkeys(("csv", "evalresults"), "-o json, or a template of your own: -o template=FILE.j2")
 Power = Literal["loosens", "hands over", "harmless", "only typed"]
 """loosens: it can let a model through that the defaults stop. hands over: it has a key vouch. Both are refused by
 `--strict`. harmless: it moves no verdict. only typed: no settings file may set it"""
@@ -131,15 +106,6 @@ def one_of(option: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
         near = get_close_matches(value.lower(), valid, 1) or valid
         raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(valid)}", f"{option} {near[0]}")
-
-
-def refuse_removed(kind: str, word: str, lines: Mapping[str, str]) -> None:
-    """Refuse a removed word. A table lists them; raises UsageError.
-
-    kind: what the word is, with the place where it was read, such as "robustcheck.toml: key".
-    """
-    if word in lines:
-        raise UsageError(f"{kind} {word} was removed", lines[word])
 
 
 def device_of(device: str, options: Sequence[str]) -> str:

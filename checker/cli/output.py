@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
 from ..text import error_json, error_text, printable, quoted
 from .command_line import follows_link, is_inside, split, template_of
-from .options import FORMATS, REMOVED_FORMS, one_of, refuse_removed
+from .options import FORMATS, one_of
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -61,7 +61,6 @@ def destinations_of(
     targets: list[Place | str | None] = []
     for text in outputs:
         form, separator, path = split(text)
-        refuse_removed("form", form, REMOVED_FORMS)
         one_of("--output", form.partition("=")[0], formats)
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")

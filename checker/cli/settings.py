@@ -26,7 +26,7 @@ from ..verdict.gate import Loosening, Waiver
 from ..verdict.reasons import RULES
 from . import command_line, options
 from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, Variables, find_named, read_table, rebased
-from .options import FIELDS, LOOSENS, ROWS, ROWS_BY_KEY, TYPES, Settings, Values, as_tuples, key_of, refuse_removed
+from .options import FIELDS, LOOSENS, ROWS, ROWS_BY_KEY, TYPES, Settings, Values, as_tuples, key_of
 
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
@@ -192,7 +192,6 @@ def _environment(environment: Variables) -> Values:
     for variable in sorted(name for name in environment if name.startswith(PREFIX)):
         text, key = environment[variable], VARIABLES.get(variable)
         if key is None and variable not in OTHER_VARIABLES:
-            refuse_removed("environment: variable", variable, options.REMOVED_VARIABLES)
             near = get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
             rule = f"the closest is {near[0]}" if near else f"names that start with {PREFIX} are settings"
             raise UsageError(f"environment: variable {variable} is not known; {rule}", f"unset {variable}")
@@ -232,7 +231,6 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     if where == "environment":
         key = PREFIX + key.upper().replace("-", "_")
     if kind == "extra_forbidden":
-        refuse_removed(f"{where}: key", key, options.REMOVED_KEYS)
         if key in NOT_SETTINGS and allowed == list(FIELDS):
             return UsageError(f"{where}: key is {key}; it is not a setting: {NOT_SETTINGS[key]}", LOOK)
         near = get_close_matches(key, allowed, 1)

@@ -20,7 +20,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from ...thresholds.profile import EARLIER, ENERGIES, Frozen, ReprArgs, Statistic, is_version
+from ...thresholds.profile import STATISTICS, Frozen, ReprArgs, Statistic, is_version
 from ..arrays import Array, Float32s, float64
 from ..errors import UsageError
 from ..evidence import Evidence
@@ -86,8 +86,8 @@ class Baseline(Frozen):
     cosines: tuple[Cosine, ...]
     """between the representations of the first `COSINE_IMAGES` usable images: above the diagonal, row by row, rounded
     to seven decimals"""
-    nodes: dict[str, int] = Field(default_factory=dict)
-    """of the graph, by type; none in files of earlier versions"""
+    nodes: dict[str, int]
+    """of the graph, by type"""
     vectors_digest: str = ""
     """of the vectors in the same file"""
     digest: str = ""
@@ -113,7 +113,7 @@ class Baseline(Frozen):
     @model_validator(mode="after")
     def _is_consistent(self) -> Baseline:
         filled = sum(size > 0 for size in self.group_sizes)
-        if len(self.group_sizes) != GROUPS or not {*EARLIER, "top3_share"} <= set(self.left_out):
+        if len(self.group_sizes) != GROUPS or self.left_out.keys() != set(STATISTICS):
             raise ValueError("groups or statistics are missing")
         if any(len(stored.without) != filled for stored in self.left_out.values()):
             raise ValueError("a statistic has not one value for each group")
@@ -154,10 +154,6 @@ class Baseline(Frozen):
             name: np.array([stored.whole, *stored.without], dtype=np.float64)  # None becomes NaN
             for name, stored in self.left_out.items()
         }
-        if "strength" not in values:  # of an earlier version
-            values["strength"] = values["kurtosis"] * values["top3_share"]
-            sides = [values[name] for name in ENERGIES]
-            values["two_sidedness"] = np.minimum(sides, np.subtract(1, sides)).min(axis=0)
         return ModelJackknife(self.evidence.statistics.n_features, float64(self.group_sizes), values)
 
 
@@ -261,7 +257,7 @@ def read(path: Path) -> Baseline:
         )
     if vectors is not None:
         _check_vectors(path, vectors, baseline)
-    return _sealed(baseline).with_vectors(vectors)  # what earlier versions wrote more is dropped
+    return baseline.with_vectors(vectors)
 
 
 def _check_vectors(path: Path, vectors: Vectors, baseline: Baseline) -> None:

@@ -80,7 +80,7 @@ class CompareReport(Shown, Judged, Frozen):
     claim: str
     time: Time | None
     index: IndexReport | None = None
-    """whether the candidate may replace the reference under an index of vectors; None in reports of earlier versions"""
+    """whether the candidate may replace the reference under an index of vectors"""
     required: tuple[Required, ...] = ("indication",)
     """the verdicts that decide the exit code"""
     baseline_digest: str = ""

@@ -537,7 +537,6 @@ def _judged(report: Report) -> tuple[Fact, ...]:
         Fact("Profile", verdict.profile_id, kind="code", short=f"profile {verdict.profile_id}"),
         Fact("Digest", verdict.profile_digest, kind="code", short=digest),
         Fact("Fitted on", sets, short=f"fitted on {c.n_checkpoints} checkpoints"),
-        Fact("Changed by hand", report.profile.edited or ""),
         Fact("robustcheck", report.tool_version, short=f"robustcheck {report.tool_version}"),
         Fact("Versions", versions),
         Fact("Report digest", binding.result_digest if binding else "", kind="code"),

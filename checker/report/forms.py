@@ -424,7 +424,7 @@ def plain_text(verdict: Verdict, n_images: int, end: End) -> str:
     why = seen
     if verdict.kind == "not_applicable":
         why = seen[:1].upper() + seen[1:]
-        if verdict.reasons[0].id in ("one_sided", "rectified", "end_not_calibrated"):
+        if verdict.reasons[0].id in ("one_sided", "end_not_calibrated"):
             negative = "" if verdict.reasons[0].id == "end_not_calibrated" else ", and few or none of them are negative"
             why = f"Its features are {describe(end)}{negative}; there is no threshold for such models"
         if "too_few_images" in {reason.id for reason in verdict.reasons}:
@@ -539,19 +539,8 @@ def context_of(report: Report) -> tuple[tuple[str, str], ...]:
 
 
 def confidence_text(report: Report) -> str:
-    """Write what the error rate of the bounds covers. In simulations those of the energies do not reach it."""
-    statistics = report.evidence.statistics
-    confidence = f"{100 * (1 - statistics.alpha):g} %"
-    less = "; less for the energies" if report.profile.is_earlier else ""
-    return (
-        f"{confidence} for {'each lower bound by itself' if statistics.bounds != 'together' else 'all together'}{less}"
-    )
-
-
-def strength_of(statistics: Statistics) -> float | None:
-    """Return the strength, None where not measured. The report may be by an earlier version."""
-    k, share = statistics.kurtosis.estimate, statistics.top3_share.estimate
-    return None if k is None or share is None else k * share
+    """Write what the error rate of the bounds covers."""
+    return f"{100 * (1 - report.evidence.statistics.alpha):g} % for each lower bound by itself"
 
 
 def notable_features(statistics: Statistics) -> list[OutlierFeature]:

@@ -190,9 +190,6 @@ def _histogram(axes: Axes, statistics: Statistics, profile: Profile) -> None:
         axes.stairs(counts, edges, fill=True, color=WITH)
     if (mean := statistics.kurtosis.estimate) is not None:
         axes.axvline(mean, color=OWN, label=f"mean {number_text(mean)}")
-    if "kurtosis" in profile.deciding:
-        minimum = profile.limits_of("kurtosis").minimum
-        axes.axvline(minimum, color="black", linestyle="--", label=f"threshold {number_text(minimum)}")
     axes.set(title="activation kurtosis", xlabel="kurtosis of an image", ylabel="images")
     axes.legend(fontsize="small")
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from xml.etree.ElementTree import Element, tostring
 
 from ..text import VERSION, Fields, as_json, digest_of, number_text, printable
-from ..verdict.reasons import RULES, below_reasons
+from ..verdict.reasons import BELOW_REASONS, RULES
 from . import forms, markdown
 from .forms import NOT_ASSESSED, FormOptions, cautions, exit_code_of, findings, names_of, path_of, waiver_text
 from .record import CLAIM, Failed, Outcome, Report, sha256_set
@@ -137,9 +137,8 @@ def _assessed(suite: Element, report: Report) -> None:
 def _statistics(suite: Element, report: Report, by_id: dict[str, forms.Finding]) -> set[str]:
     """Add a test case for each statistic. Returns the ids of the reasons that these cases report."""
     reported: set[str] = set()
-    below = below_reasons(report.profile)
     for s in forms.statistics_of(report):
-        reason = {"no": below[s.id], "straddles": "undecided", "not measured": "not_measurable"}.get(s.clears)
+        reason = {"no": BELOW_REASONS[s.id], "straddles": "undecided", "not measured": "not_measurable"}.get(s.clears)
         result: Element | None = None
         if reason in by_id:
             result = _case_result(by_id[reason])

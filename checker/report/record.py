@@ -21,9 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError, model_validator
 
-from ...thresholds.profile import Context, Frozen, Profile, ReprArgs, is_version, unique_keys, without, wrong_statistics
+from ...thresholds.profile import Context, Frozen, Profile, ReprArgs, is_version, unique_keys, wrong_statistics
 from ...thresholds.profile import digest_of as profile_digest_of
 from ..errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
 from ..evidence import Evidence, Options
@@ -62,8 +62,6 @@ class Time(Frozen):
     """UTC, ISO 8601"""
     wall_s: float
     images_per_s: float | None
-
-    _retired = without("cached")
 
     @classmethod
     def until_now(cls, clock: Clock, n_images: int) -> Self:
@@ -273,11 +271,6 @@ class Settings(Options):
     # a report states all of them: a second run must start from no default that nobody wrote down
     model_config = ConfigDict(json_schema_serialization_defaults_required=True, json_schema_extra=_without_defaults)
 
-    engine: Literal["local", "ray"] = Field("local", exclude=True)
-    """of reports by earlier versions; with ray every image was measured, on a cluster"""
-
-    _retired = without("workers")
-
     @model_validator(mode="before")
     @classmethod
     def _are_all_stated(cls, values: Any) -> Any:
@@ -399,9 +392,7 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
         verdict = judge(report.evidence, profile)
     except (LookupError, TypeError, ValueError, ArithmeticError) as fault:
         return faults | {"verdict": f"its evidence can't be judged ({type(fault).__name__})"}
-    if '"finding": "warn"' in json.dumps(raw["evidence"].get("detectors")):  # whatever its verdict says
-        faults["verdict"] = "a plug-in of an earlier version warned, and none is run any more; check the model again"
-    elif (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
+    if (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
         faults["verdict"] = f"its evidence gives {ruling(verdict)}"
     elif report.gate is not None and not fits(report.gate, report.verdict, words=same_tool):
         faults["verdict"] = f"{ruling(verdict)} does not give exit code {report.gate.exit_code} by its gate"
@@ -409,7 +400,7 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
 
 
 def ruling(verdict: Verdict) -> str:
-    """Write a verdict with the ids of its reasons. Example: "WARN (rectified, too_few_images)"."""
+    """Write a verdict with the ids of its reasons. Example: "WARN (one_sided, too_few_images)"."""
     reasons = ", ".join(reason.id for reason in verdict.reasons)
     return f"{verdict.verdict} ({reasons})" if reasons else verdict.verdict
 
@@ -424,8 +415,7 @@ def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
     if isinstance(raw, dict):
         if every_key and (missing := form.keys() - raw.keys()):
             return f"{path}.{min(missing)}".removeprefix(".")
-        # a key that the record has not is one that earlier versions wrote: it took no part, and any other was refused
-        parts = [(raw[name], form[name], f"{path}.{name}".removeprefix(".")) for name in raw if name in form]
+        parts = [(raw[name], form[name], f"{path}.{name}".removeprefix(".")) for name in raw]
     elif isinstance(raw, list):
         if len(raw) != len(form):
             return path
@@ -475,7 +465,6 @@ def _release(text: object) -> tuple[int, ...]:
 WITHOUT_HOME: Final = "urn:uuid:1af3a2e2-647e-495d-b4d2-9de74380a850"
 """The name while HOME is empty. A UUID is a URI that belongs to whoever drew it: it claims no address of anybody, and
 no other kind of predicate can have it. Drawn once; what was signed under it stays valid."""
-EARLIER: Final = "https://robustcheck-onnx.invalid/attestation/verdict-1"  # in signatures of versions before
 
 
 def type_under(home: str) -> str:
@@ -488,7 +477,7 @@ def type_under(home: str) -> str:
 
 
 PREDICATE_TYPE: Final = type_under(HOME)
-PREDICATE_TYPES: Final = (PREDICATE_TYPE, WITHOUT_HOME, EARLIER)
+PREDICATE_TYPES: Final = (PREDICATE_TYPE, WITHOUT_HOME)
 """Types of statements that are read; the first one is written"""
 HOME_NOTE: Final = (
     ""

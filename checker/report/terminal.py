@@ -500,7 +500,7 @@ def _features(report: Report) -> tuple[Block, ...]:
 
 def _reference(report: Report) -> tuple[Block, ...]:
     s = report.evidence.statistics
-    strength = forms.strength_of(s)
+    strength = s.strength.estimate
     if strength is None or not report.reference:
         return ("not placed: no strength or no table",)
     rows: list[tuple[Words, ...]] = []

@@ -30,9 +30,7 @@ SAME_KURTOSIS = 1e-9  # relative: images that differ by less differ by rounding 
 SAME_REPRESENTATION = 1e-6  # the same of one representation computed in two batches, in float32
 COMPARED = 1000  # order statistics of the kurtosis that are compared: with more, real encoders' values get too close
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
-# upper bounds of the six statistics of earlier profiles, or of strength, persistence and the four shares of which the
-# two-sidedness is the smallest
-SHARING = 6
+SHARING = 6  # upper bounds: strength, persistence, and the four shares of which the two-sidedness is the smallest
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
 SUBJECT = "representations"
 
@@ -340,7 +338,6 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         alpha: error rate of the bounds.
         bounds: each: every lower bound has `alpha` to itself, since PASS needs all of them, and the upper ones share
             it, since one below its threshold is enough to stop (docs/dev/decisions/stopping.md);
-            together: all share it;
             looks: as each, for a run that looks at fixed numbers of images (`definitions.depth`).
 
     Raises:
@@ -353,8 +350,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         raise ValueError(f"alpha is {alpha:g}; bounds at the looks of a run are for {LOOKS_ALPHA:g}")
     per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
     sums, energies, top, sizes, overall, without, negative = jackknife(state)
-    shared = alpha / SHARING
-    levels = (shared if bounds == "together" else alpha, shared)
+    levels = (alpha, alpha / SHARING)
 
     def distances(sd: float, skewness: float, *, of_energies: bool) -> tuple[float, float]:
         low, high = (definitions.radius(n, sd, level) for level in levels)

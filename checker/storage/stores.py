@@ -420,7 +420,6 @@ OURS = re.compile(
     | \[\s*\{\s*"check_name":\ "robustcheck:                             # gitlab
     | \[\]\s*\Z                                                         # gitlab: nothing found, whoever wrote it
     | <!DOCTYPE\ html>.{0,800}<meta\ name="generator"\ content="robustcheck  # html
-    | \s*(?:\xe2\x94\x81\xe2\x94\x81|==)\ \S+\ (?:PASS|WARN)\ (?:\xe2\x94\x81|=)  # terminal, before 0.2
     | \s*robustcheck\ \d[^\n]{0,30}\n                                  # terminal
     | robustcheck:\ no\ verdict                                         # terminal: an error
     """,

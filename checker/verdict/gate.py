@@ -282,8 +282,6 @@ def _profile_notes(profile: Profile) -> list[str]:
         f"The thresholds are not the default profile ({default.id}, {short_digest(default.digest)}) but {profile.id} "
         f"({short_digest(profile.digest)}), given with --thresholds: PASS means what that profile defines."
     ]
-    if profile.edited:
-        notes.append(f"The profile was changed by hand: {profile.edited}.")
     if looser := profiles.looser_than(profile, default):
         notes.append(f"The profile is looser than the default in places: {'; '.join(looser)}.")
     if n_missing := len(profile.calibration.missing):

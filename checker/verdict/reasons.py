@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from ...thresholds.profile import DEFINITIONS, Profile, Statistic
+from ...thresholds.profile import DEFINITIONS, Statistic
 
 Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
 KINDS: dict[Kind, str] = {
@@ -27,12 +27,11 @@ _EVALUATE = (
     "Compare it with its original, or measure accuracy on labelled shifted photos: "
     "`robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`."
 )
-_EARLIER = "In a report by a profile before `default-3`. "
 _MEASURE_SHIFT = (
     "Measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`. "
     "To release it without that, waive each reason (`robustcheck init`)."
 )
-NOT_MENDABLE = ("one_sided", "rectified", "end_not_calibrated", "width_not_calibrated", "trained_to_match")
+NOT_MENDABLE = ("one_sided", "end_not_calibrated", "width_not_calibrated", "trained_to_match")
 """Reasons that no other run of the same file takes away."""
 RULES: dict[str, Rule] = {
     "too_weak": Rule(
@@ -61,28 +60,6 @@ RULES: dict[str, Rule] = {
         f"SiLU or "
         "hard-swish. Such features look extreme by themselves (a supervised EfficientNet-Lite0 has an activation "
         "kurtosis of 17), and the thresholds were fitted to two-sided representations, so they do not apply.",
-    ),
-    "rectified": Rule(
-        "not_applicable",
-        "rectified or one-sided representation",
-        _MEASURE_SHIFT,
-        f"{_EARLIER}Little or no energy lies on one side of zero or of each image's median, as after ReLU, SiLU or "
-        "hard-swish. Now: `one_sided`.",
-    ),
-    "low_kurtosis": Rule(
-        "absent",
-        "activation kurtosis below the threshold",
-        _EVALUATE,
-        f"{_EARLIER}The upper bound of the activation kurtosis lies below its threshold. Now: `too_weak`.",
-    ),
-    "no_persistent_outlier_features": Rule(
-        "absent",
-        "no persistent outlier features",
-        _EVALUATE,
-        f"{_EARLIER}The kurtosis does not fall when each feature's mean is removed (persistence ratio), is spread "
-        f"over many "
-        "features (top-3 share), or the strongest feature is beyond 4 SD in too few of the images. Now: "
-        "`not_persistent`, or `too_weak`.",
     ),
     "undecided": Rule(
         "not_established",
@@ -289,8 +266,8 @@ RULES: dict[str, Rule] = {
         "not_established",
         "a safety check could not be run",
         "Give at least two images, and a model whose output can be compared.",
-        "Batch invariance, the model's own output or the content of the representation was not checked (a record of an "
-        "earlier version has no content), so PASS cannot be given.",
+        "Batch invariance, the model's own output or the content of the representation was not checked, so PASS cannot "
+        "be given.",
     ),
     "statistic_shrank": Rule(
         "other_signal",
@@ -372,31 +349,12 @@ NAMES: dict[Statistic, str] = {
     "negative_z_energy": "negative energy of z",
     "two_sidedness": "two-sidedness",
 }
-_BELOW: dict[Statistic, str] = {
+BELOW_REASONS: dict[Statistic, str] = {
     "strength": "too_weak",
     "outlier_frequency": "not_persistent",
     "two_sidedness": "one_sided",
 }
-_BELOW_EARLIER: dict[Statistic, str] = {
-    "kurtosis": "low_kurtosis",
-    "persistence_ratio": "no_persistent_outlier_features",
-    "top3_share": "no_persistent_outlier_features",
-    "outlier_frequency": "no_persistent_outlier_features",
-    "negative_energy": "rectified",
-    "negative_z_energy": "rectified",
-}
-RENAMED: dict[str, str] = {
-    "rectified": "one_sided",
-    "low_kurtosis": "too_weak",
-    "no_persistent_outlier_features": "not_persistent or too_weak",
-}
-"""Reasons of earlier profiles, and what the default profile says instead."""
-
-
-def below_reasons(profile: Profile) -> dict[Statistic, str]:
-    """Return the reason for WARN of each deciding statistic. It applies where the statistic lies outside its limits."""
-    by_statistic = _BELOW_EARLIER if profile.is_earlier else _BELOW
-    return {name: by_statistic[name] for name in profile.deciding}
+"""The reason for WARN of each deciding statistic, where its whole interval lies below the threshold."""
 
 
 _IN_COMMON = "Look at what all vectors have in common, such as one large feature."

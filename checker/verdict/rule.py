@@ -5,10 +5,10 @@ first layer's values look like photos is judged at the end: docs/dev/decisions/p
 its limits rest on.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, NoReturn
 
-from ...thresholds.profile import ENERGIES, SHARPER, WRITTEN_ZERO_AT, End, Frozen, Limits, Profile, Statistic
+from ...thresholds.profile import SHARPER, WRITTEN_ZERO_AT, End, Frozen, Limits, Profile, Statistic
 from ..evidence import (
     CONTENT_IMAGES,
     OUTLIER_SD,
@@ -21,7 +21,7 @@ from ..evidence import (
     Statistics,
 )
 from ..text import bound_text, number_text
-from .reasons import KINDS, NAMES, NOT_MENDABLE, RULES, Kind, below_reasons
+from .reasons import BELOW_REASONS, KINDS, NAMES, NOT_MENDABLE, RULES, Kind
 
 Seen = tuple[str, str]
 """A reason's id, and what was seen."""
@@ -172,7 +172,7 @@ def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
     """
     entries = tuple(reasons)
     ids = {r.id for r in entries}
-    measured = {"one_sided", "rectified"} if "too_few_images" in ids else set()
+    measured = {"one_sided"} if "too_few_images" in ids else set()
     final = "tensor_not_calibrated" not in ids and bool(ids & {*NOT_MENDABLE} - measured)
     order = sorted(KINDS, key=lambda kind: not (final and kind == "not_applicable"))
     entries = tuple(sorted(entries, key=lambda r: (order.index(r.kind), r.id != "too_few_images")))
@@ -244,11 +244,7 @@ def _strength(s: Statistics, profile: Profile) -> SeenReasons:
     limits = {name: profile.limits_of(name) for name in profile.deciding}
     intervals: dict[Statistic, Interval] = {name: getattr(s, name) for name in profile.deciding}
     out = [name for name in profile.deciding if outside(intervals[name], limits[name])]
-    if profile.is_earlier:
-        yield from _earlier(s, intervals, limits, out)
-    else:
-        names = below_reasons(profile)
-        yield from ((names[name], _too_low(name, intervals[name], limits[name])) for name in out)
+    yield from ((BELOW_REASONS[name], _too_low(name, intervals[name], limits[name])) for name in out)
     unknown = [n for n in profile.deciding if intervals[n].low is None]
     if unknown:
         yield "not_measurable", f"{', '.join(NAMES[n] for n in unknown)} could not be measured"
@@ -260,42 +256,13 @@ def _strength(s: Statistics, profile: Profile) -> SeenReasons:
             for n in straddling
         )
         yield "undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"
-    if not (straddling or s.persistent or profile.is_earlier):  # whatever the profile asks for
+    if not (straddling or s.persistent):  # whatever the profile asks for
         yield "not_persistent", f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
 
 
 def _too_low(name: Statistic, interval: Interval, limits: Limits) -> str:
     upper = bound_text(interval.high, limits.minimum)
     return f"{NAMES[name]} {number_text(interval.estimate)} (upper bound {upper}, threshold {limits.minimum:g})"
-
-
-def _earlier(
-    s: Statistics,
-    intervals: Mapping[Statistic, Interval],
-    limits: Mapping[Statistic, Limits],
-    out: Sequence[Statistic],
-) -> SeenReasons:
-    """Yield the reasons of profiles before `default-3`."""
-
-    def too_low(*names: Statistic) -> str:
-        low = [n for n in names if n in out and below(intervals[n], limits[n])]
-        return ", ".join(_too_low(n, intervals[n], limits[n]) for n in low)
-
-    too_high = [
-        f"{NAMES[n]} {number_text(intervals[n].estimate)} (lower bound "
-        f"{bound_text(intervals[n].low, limits[n].maximum)}; at most {limits[n].maximum:g} of the energy may lie below)"
-        for n in ENERGIES
-        if n in out and not below(intervals[n], limits[n])
-    ]
-    if one_sided := ", ".join(text for text in (too_low(*ENERGIES), *too_high) if text):
-        yield "rectified", one_sided
-    weak = too_low("persistence_ratio", "top3_share", "outlier_frequency")
-    if not weak and not s.persistent:  # whatever the profile asks for
-        weak = f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
-    if weak:
-        yield "no_persistent_outlier_features", weak
-    if "kurtosis" in out:
-        yield "low_kurtosis", _too_low("kurtosis", intervals["kurtosis"], limits["kurtosis"])
 
 
 def _too_few(e: Evidence, profile: Profile) -> bool:
@@ -420,10 +387,9 @@ def _comparable(e: Evidence, profile: Profile) -> SeenReasons:
             f"the evidence has bounds {s.bounds!r} with alpha {s.alpha:g}, profile {profile.id} is for "
             f"{profile.bounds!r} with {profile.alpha:g}",
         )
-    sign: Statistic = "negative_energy" if profile.is_earlier else "two_sidedness"
-    rectified = outside(getattr(s, sign), profile.limits_of(sign))
+    one_sided = outside(s.two_sidedness, profile.limits_of("two_sidedness"))
     # few images may only look one-sided: what the file shows stands then, too
-    reported = rectified and model.ends_in.kind in ("activation", "pool") and not _too_few(e, profile)
+    reported = one_sided and model.ends_in.kind in ("activation", "pool") and not _too_few(e, profile)
     for reason, seen in foreseen(model, e.preprocessing, s.n_features, profile):
         if reason != "end_not_calibrated" or not reported:
             yield reason, seen

@@ -23,16 +23,14 @@ from ...thresholds import profile as profiles
 from ...thresholds.profile import STATISTICS, Frozen, Profile
 from .. import pipeline
 from ..errors import CannotAssessError, UsageError
-from ..evidence import NOT_MEASURED, Options
+from ..evidence import Options
 from ..images.source import digest_of_set, open_images
 from ..isolation import Tell
-from ..measure.job import Job
-from ..measure.workers import measure_all
 from ..model.file import read_onnx
-from ..model.open import digest_of, open_model
+from ..model.open import digest_of
 from ..model.sidecar import PRESETS
 from ..model.weights import file_digest
-from ..report.record import Report, Settings, ruling
+from ..report.record import Report, ruling
 from ..text import Texts, quoted, short_digest
 from ..verdict.gate import execution_notes, memory_note
 from ..verdict.rule import limit_of
@@ -66,9 +64,8 @@ MEASURED: Final = (
 )
 """Where a number that is not whole may differ by the tolerance; elsewhere it must be the same."""
 EXACT: Final = "evidence.statistics.alpha"
-OTHER_NOTES: Final = ("settings from ", "Detector ")
-"""How a note begins that says which file or variable set what (`cli.settings`), or what a plug-in of an earlier version
-said."""
+OTHER_NOTES: Final = "settings from "
+"""How a note begins that names the file or variable which set something (`cli.settings`)."""
 ENVIRONMENT: Final = (
     *("evidence.statistics.histogram_edges", "evidence.statistics.histogram_counts", "evidence.images.source"),
     *("binding.versions", "binding.settings.images", "binding.settings.device", "tool_version"),
@@ -104,11 +101,7 @@ def disagreements(
     if ruling(first.verdict) != ruling(second.verdict):
         differences.append(f"verdict {ruling(first.verdict)} against {ruling(second.verdict)}")
     assert first.binding is not None
-    on_ray = first.binding.settings.engine == "ray"
-    theirs, ours = (_compared(report, on_ray=on_ray) for report in (first, second))
-    if first.profile.is_earlier and first.evidence.statistics.strength == NOT_MEASURED:  # of an earlier version
-        for form in (theirs, ours):
-            _leave_out(form, "evidence.statistics.strength", "evidence.statistics.two_sidedness")
+    theirs, ours = _compared(first), _compared(second)
     if elsewhere:
         same_words = first.tool_version == second.tool_version
         for report, form in ((first, theirs), (second, ours)):
@@ -116,12 +109,10 @@ def disagreements(
     return (*differences, *_walk(theirs, ours, "", tolerance, second.profile))
 
 
-def _compared(report: Report, *, on_ray: bool) -> JsonObject:
+def _compared(report: Report) -> JsonObject:
     """Return a report's JSON form for comparison.
 
     What no second run can know is left out, and two honest runs have the same form.
-
-    on_ray: whether the first run was of an earlier version, spread over the workers of a cluster.
     """
     form = report.model_dump(mode="json")
     evidence, settings = form["evidence"], form["binding"]["settings"]
@@ -134,8 +125,6 @@ def _compared(report: Report, *, on_ray: bool) -> JsonObject:
     if settings["preprocess"] is not None and settings["preprocess"] not in PRESETS:  # a file that lies there, not here
         settings["preprocess"] = ""
         evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
-    if on_ray:
-        evidence["execution"] |= dict.fromkeys(("engine", "workers", "threads"))
     return form
 
 
@@ -220,8 +209,6 @@ def measure_again(
 ) -> Report:
     """Measure again with a report's settings. Its profile judges; all of it runs in this process.
 
-    A report of an earlier version that was measured on Ray is measured on every image, as it was, in the same shards.
-
     Args:
         report: a report with its settings (`binding`).
         model, images: what the settings are applied to.
@@ -241,12 +228,6 @@ def measure_again(
             preprocess = str(file)
         changed = {"images": images, "preprocess": preprocess, "device": device or settings.device}
         options = settings.model_copy(update=changed).options
-        if settings.engine == "ray":
-            contract = open_model(model, tensor=options.tensor, pool=options.pool).contract
-            (evidence,) = measure_all(Job(model, options), report.profile)
-            return pipeline.report_of(
-                evidence, report.profile, pipeline.published_of(contract), Settings(**dict(options))
-            )
         return pipeline.check(model, thresholds=report.profile, isolate=False, progress=progress, **options.keywords)
 
 
@@ -381,7 +362,7 @@ def check_origin(report: Report) -> Finding | None:
 
 
 def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile | None) -> Finding:
-    """Check that an accepted profile judged the report. None = a packaged one no looser than the default."""
+    """Check that an accepted profile judged the report. None = a packaged one."""
     profile = report.profile
     if "profile" in faults:
         return _differs("profile", faults["profile"])
@@ -395,11 +376,6 @@ def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile |
         return _agrees("profile", f"{profile.id}, the one that was named ({short_digest(profile.digest)}…)")
     if (profile.id, profile.digest) not in [(packaged.id, packaged.digest) for packaged in profiles.packaged()]:
         return _differs("profile", f"{profile.id} is not a packaged profile; name the one you accept with --thresholds")
-    if looser := profiles.looser_than(profile, profiles.load()):
-        return _differs(
-            "profile",
-            f"{profile.id} is looser than the default ({'; '.join(looser)}); --thresholds {profile.id} accepts it",
-        )
     return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({short_digest(profile.digest)}…)")
 
 

@@ -115,7 +115,7 @@ def differences(signed: bytes, expected: JsonObject) -> Texts:
         return ("it is not JSON",)
     if not isinstance(payload, dict):
         return ("it is not a statement",)
-    if payload.get("predicateType") in PREDICATE_TYPES:  # one of before HOME was set, or of an earlier version
+    if payload.get("predicateType") in PREDICATE_TYPES:  # it may have been signed before HOME was set
         expected = expected | {"predicateType": payload["predicateType"]}
     out = [
         f"its {key} is another one"
@@ -431,7 +431,7 @@ def _bundle_parts(document: Any) -> tuple[str, str, bytes, bytes, set[str]]:
         raise ValueError("a field too many")
     if material["tlogEntries"] != [] or not isinstance(hint, str):
         raise ValueError("entries of a log, or no name of a key")
-    named = {hint, signature.get("keyid") or hint}  # model-signing, with which earlier versions signed, left it empty
+    named = {hint, signature.get("keyid") or hint}
     payload, signed = _decoded(envelope["payload"]), _decoded(signature["sig"])
     return document["mediaType"], envelope["payloadType"], payload, signed, named
 

@@ -128,7 +128,7 @@ CALLS = {
     "--from-reference --plan": "--plan is for a suite",
     "--suite paper": "--out is missing; a calibration writes a profile",
     "--suite papr --out p.json": "papr: suite cannot be read",
-    "--suite paper --out d --id default-1": "default, default-3, default-2, default-1 are ids of packaged profiles",
+    "--suite paper --out d --id default-3": "default, default-3 are ids of packaged profiles",
     "--suite paper --out nowhere/p.json": "nowhere is missing; reports are written into existing folders",
     "--suite paper --out p.json --results ./p.json": "p.json: --results and --out are one file; they must be two",
     "--suite paper --out p.json --tensor pool": "--tensor is 'pool'; it must be one of auto, representation",

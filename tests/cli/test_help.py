@@ -14,7 +14,6 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import help, options
 from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import CLIP
@@ -130,10 +129,10 @@ def test_reasons_as_json(printed: Made) -> None:
     def told(topic: str) -> Any:
         return json.loads(printed(f"explain {topic} -o json"))
 
-    document, one = told("reasons"), told("rectified")
+    document, one = told("reasons"), told("one_sided")
     assert list(document["kinds"]) == list(KINDS)
     assert [reason["id"] for reason in document["reasons"]] == list(RULES)
-    assert (one["id"], one["explanation"]) == ("rectified", RULES["rectified"].explanation)
+    assert (one["id"], one["explanation"]) == ("one_sided", RULES["one_sided"].explanation)
     assert {reason["kind"] for reason in told("absent")["reasons"]} == {"absent"}
     assert told("exit-codes")["exit_codes"]["0"] == EXIT_CODES[0]
     assert {"$ref": "#/$defs/Report"} in json.loads(printed("explain schema"))["oneOf"]
@@ -158,7 +157,7 @@ OFFERED = {
     "robustcheck profiles sh": ["show"],
     "robustcheck check model.onnx --max-": ["--max-images", "--max-bad", "--max-memory", "--max-model-size"],
     "robustcheck model.onnx --max-": ["--max-images", "--max-bad", "--max-memory", "--max-model-size"],  # of check
-    "robustcheck explain recti": ["rectified"],
+    "robustcheck explain one_s": ["one_sided"],
     "robustcheck check model.onnx -o j": ["json", "junit"],
     "robustcheck compare a.onnx b.onnx -o ": ["terminal", "json", "junit", "markdown", "sarif", "html"],
     "robustcheck scan model.onnx -o t": ["terminal"],
@@ -353,31 +352,3 @@ def test_the_example_of_a_preprocessing_file_and_one_number_for_a_square(run: Ru
     report = json.loads(run("pass.onnx photos --preprocess own.json --json").stdout)
     stated = report["evidence"]["preprocessing"]["preprocessing"]
     assert [stated[name] for name in ("size", "resize_size", "std")] == [[64, 64], [64, 64], [0.5] * 3]
-
-
-VALUE = {"--alias": "x", "--beside": "x.onnx", "--detector": "x", "--engine": "ray", "--workers": "2"}
-SHOW = "check --show-settings"
-
-
-def test_a_removed_word_is_answered(ends: Run) -> None:
-    def answered(call: str, what: str, line: str, **variables: str) -> None:
-        done = ends(2, call, **variables)
-        assert done.stdout + done.stderr == f"error: {what} was removed\nhint: {line}\n"
-
-    for verb, line in help.REMOVED_VERBS.items():
-        answered(verb, f"command {verb}", line)
-    for option, line in options.REMOVED_OPTIONS.items():
-        verb = "shift" if option in ("--beside", "--temperature") else "check"
-        answered(f"{verb} model.onnx {option} {VALUE.get(option, '')}", f"option {option}", line)
-    for form, line in options.REMOVED_FORMS.items():
-        answered(f"model.onnx -o {form}", f"form {form}", line)
-    for variable, line in options.REMOVED_VARIABLES.items():
-        answered(SHOW, f"environment: variable {variable}", line, **{variable: "1"})
-    for key, line in options.REMOVED_KEYS.items():
-        Path("robustcheck.toml").write_text(f"{key} = true\n")
-        answered(SHOW, f"robustcheck.toml: key {key}", line)
-
-
-def test_a_file_may_have_a_removed_name(ends: Run) -> None:
-    Path("text.onnx").rename("reference")
-    assert "was removed" not in ends(3, "reference").stderr

@@ -20,7 +20,6 @@ from robustcheck_onnx.checker.cli.options import FIELDS
 from robustcheck_onnx.checker.cli.settings import resolve, template
 from robustcheck_onnx.checker.cli.verbs import evidence, questions
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.verdict.reasons import RENAMED
 from support import ROOT, Fields, Patch, code_in, raised, read_json
 from support.bad_input import Run
 from support.keys import write_keys
@@ -257,16 +256,6 @@ def test_waivers_open_the_gate_until_they_expire(ends: Run) -> None:
     ends(1, f"{WARN} -qq --isolated")
 
 
-def test_a_waiver_of_an_earlier_reason_names_the_new_one_and_holds_by_its_own_profile(ends: Run) -> None:
-    for old, new in RENAMED.items():
-        say(VALID.replace("too_weak", old))
-        said = f"robustcheck.toml: waiver of {old}: profile default-3 has no such reason; it is now {new}"
-        done = ends(2, f"{WARN} -qq")
-        assert done.stderr == f"error: {said}\nhint: robustcheck explain {new.split()[0]}\n"
-    say(VALID.replace("too_weak", "low_kurtosis").replace("not_persistent", "no_persistent_outlier_features"))
-    assert "(waived)" in ends(0, f"{WARN} --thresholds default-2").stdout
-
-
 def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(run: Run, ends: Run) -> None:
     call = "pass.onnx --images photos -qq"
     done = ends(0, f"{call} --log-file a.log")
@@ -295,7 +284,7 @@ STRICT = "check --strict --images photos"
 OTHER = {
     "images": '"photos"', "max-images": "40", "max-bad": "0.5", "seed": "3", "preprocess": '"clip"', "tensor": '"t"',
     "pool": '"mean"', "device": '"coreml"', "provider-option": '["use_tf32=1"]', "batch-size": "1",
-    "thresholds": '"default-1"', "fail-on": '"never"', "accept": '"not_applicable"', "sign": '"key.pem"',
+    "thresholds": '"default-3"', "fail-on": '"never"', "accept": '"not_applicable"', "sign": '"key.pem"',
 }  # fmt: skip
 HARMLESS = {
     "output": '["json=r.json"]', "quiet": "1", "verbose": "1", "no-thumbnails": "true", "no-time": "true",

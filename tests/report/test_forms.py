@@ -156,11 +156,11 @@ def test_no_verb_shows_a_name_raw(here: Path, run: Run) -> None:
     write_keys(here)
     name = "m\x1b[31m\n##[set-output name=verdict;]PASS.onnx"
     Path("pass.onnx").rename(name)
-    edited = profile.seal(but(profile.load(), id="mine-1", edited=name))
-    Path("edited.json").write_text(profile.to_json(edited))
+    named = profile.seal(but(profile.load(), id="mine-1", limits=(name,)))
+    Path("mine.json").write_text(profile.to_json(named))
     for code, *words in (
         (2, "check --debug --images photos -qq", f"no {name}", name),
-        (0, "profiles show edited.json"),
+        (0, "profiles show mine.json"),
         (0, "check --images photos -o json=r.json -qq", name),
         (0, "sign r.json --key key.pem --images photos", name),
     ):

@@ -223,10 +223,10 @@ def test_a_bar_lies_right_of_the_middle_exactly_if_it_clears_its_threshold() -> 
         assert charts.bar(interval(1, bounds, bounds), minimum) is None
 
 
-def test_both_limits_of_a_two_sided_statistic_and_every_bound_of_a_wrong_pass_are_shown() -> None:
-    root = root_of(reports.report(reports.PASS_STATISTICS, with_profile=reports.profile(reports.EARLIER_MINIMUM)))
+def test_each_threshold_and_every_bound_of_a_wrong_pass_are_shown() -> None:
+    root = root_of(reports.passing())
     bars = [cell for cell in root.all("td") if cell.attributes.get("class", "").startswith("bars")]
-    assert [len(of_class(cell, "line", "threshold")) for cell in bars] == [1, 1, 1, 1, 2, 2]
+    assert [len(of_class(cell, "line", "threshold")) for cell in bars] == [1, 1, 1]
     text = words(root_of(but(reports.passing(), profile=load())))
     for rate in load().calibration.rates:
         assert f"{rate.of}{rate.n_wrong} of {rate.n}, at most {percent_text(rate.upper)}" in text

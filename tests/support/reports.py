@@ -16,11 +16,6 @@ from support import Fields, but
 from support.screens import printed
 
 MINIMUM: dict[Statistic, float] = {"strength": 4.5, "outlier_frequency": 0.75, "two_sidedness": 0.35}
-EARLIER_MINIMUM: dict[Statistic, float] = {
-    "kurtosis": 8.0, "persistence_ratio": 1.75, "top3_share": 0.5,
-    "outlier_frequency": 0.75, "negative_energy": 0.35, "negative_z_energy": 0.4,
-}  # fmt: skip
-
 REFERENCE_ROWS = """\
 finetuned_clip|OpenAI CLIP ViT-B/32, contrastively fine-tuned on ~100 captioned images|165.7|32.74|0.9951|yes
 zero_shot_clip|OpenAI CLIP ViT-L/14 (open_clip ViT-L-14/openai)|106.3|17.75|0.9872|yes
@@ -53,11 +48,10 @@ def reference_rows() -> tuple[ReferenceRow, ...]:
     return tuple(ReferenceRow.model_validate(of_all | row) for row in rows)
 
 
-def profile(minimums: dict[Statistic, float] = MINIMUM) -> Profile:
-    """A profile of three statistics; of six, as earlier versions had, with EARLIER_MINIMUM."""
+def profile() -> Profile:
     thresholds = {
         name: Threshold(minimum=minimum, highest_without=0, highest_without_set="a", lowest_with=9, lowest_with_set="b")
-        for name, minimum in minimums.items()
+        for name, minimum in MINIMUM.items()
     }
     calibration = Calibration(
         command="none", table="reference_statistics.csv", table_digest="sha256:0", rule="chosen by hand for the tests",
@@ -66,8 +60,8 @@ def profile(minimums: dict[Statistic, float] = MINIMUM) -> Profile:
     )  # fmt: skip
     made = Profile(
         id="test-1", statistic_version=1, tensor_rules=("encoder_output", "head_input"), pools=("none", "spatial_mean"),
-        ends=(End("linear"),), min_features=384, max_features=2048, min_images=50, alpha=0.05, thresholds=thresholds,
-        calibration=calibration, limits=LIMITS,
+        ends=(End("linear"),), min_features=384, max_features=2048, min_images=50, alpha=0.05, bounds="each",
+        thresholds=thresholds, calibration=calibration, limits=LIMITS,
     )  # fmt: skip
     return seal(made)
 
@@ -105,7 +99,14 @@ kurtosis_quantiles | 38.4, 66.1, 83.2, 99.5, 121.6 | 9.87, 13.9, 17.8, 23.6, 38.
 
 def column(number: int, first_edge: float, step: float, *features: facts.OutlierFeature) -> Fields:
     """Statistics of a column of the table; three numbers are an interval."""
-    made: Fields = {"statistic_version": 1, "n_nonfinite": 0, "n_constant": 0, "alpha": 0.05, "distinct_share": 1.0}
+    made: Fields = {
+        "statistic_version": 1,
+        "n_nonfinite": 0,
+        "n_constant": 0,
+        "alpha": 0.05,
+        "bounds": "each",
+        "distinct_share": 1.0,
+    }
     made |= {"histogram_edges": tuple(first_edge + step * i for i in range(25)), "features": features}
     for name, *cells in (line.split(" | ") for line in STATISTICS.splitlines()):
         value = literal_eval(cells[number])

@@ -8,9 +8,9 @@ from typing import Any
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
 from robustcheck_onnx.checker.verdict import gate, rule
 from robustcheck_onnx.checker.verdict.gate import Waiver, decide, fits, notes_of
-from robustcheck_onnx.checker.verdict.reasons import KINDS, NOT_MENDABLE, RENAMED, RULES, below_reasons
+from robustcheck_onnx.checker.verdict.reasons import BELOW_REASONS, KINDS, NOT_MENDABLE, RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, decided, judge, reason, verdict_for
-from robustcheck_onnx.thresholds.profile import Profile, load
+from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, load
 from support import Fields, but, reports
 from support.reports import interval
 
@@ -28,57 +28,57 @@ def waiver(reason: str, expires: date = TODAY, models: tuple[str, ...] = ("*",))
 
 def test_only_a_pass_lets_through_by_itself() -> None:
     assert decide(warn(), "m.onnx", today=TODAY).exit_code == 0
-    answer = decide(warn("rectified"), "m.onnx", today=TODAY)
-    assert (answer.exit_code, answer.rule) == (1, "the verdict is WARN (rectified)")
-    never = decide(warn("rectified"), "m.onnx", fail_on="never", today=TODAY)
+    answer = decide(warn("one_sided"), "m.onnx", today=TODAY)
+    assert (answer.exit_code, answer.rule) == (1, "the verdict is WARN (one_sided)")
+    never = decide(warn("one_sided"), "m.onnx", fail_on="never", today=TODAY)
     assert (never.exit_code, "--fail-on is never" in never.rule) == (0, True)
 
 
 def test_every_reason_must_be_waived_for_this_model() -> None:
-    verdict, both = warn("rectified", "low_kurtosis"), (waiver("rectified"), waiver("low_kurtosis"))
+    verdict, both = warn("one_sided", "too_weak"), (waiver("one_sided"), waiver("too_weak"))
     assert decide(verdict, "m.onnx", waivers=both[:1], today=TODAY).exit_code == 1
     answer = decide(verdict, "m.onnx", waivers=both, today=TODAY)
     assert (answer.exit_code, answer.waived) == (0, both)
-    others = [waiver("rectified", models=("other/*.onnx",)), both[1]]
+    others = [waiver("one_sided", models=("other/*.onnx",)), both[1]]
     for climbs in ("other/../m.onnx", "link/../other/m.onnx", "./other/../../other/m.onnx"):
-        answer = decide(warn("rectified"), climbs, waivers=others, today=TODAY)
+        answer = decide(warn("one_sided"), climbs, waivers=others, today=TODAY)
         assert (answer.exit_code, answer.waived, answer.expired) == (1, (), ())
 
 
 def test_an_expired_waiver_counts_for_nothing_and_is_told() -> None:
-    old = waiver("rectified", expires=date(2026, 11, 23))
-    answer = decide(warn("rectified"), "m.onnx", waivers=[old], today=TODAY)
+    old = waiver("one_sided", expires=date(2026, 11, 23))
+    answer = decide(warn("one_sided"), "m.onnx", waivers=[old], today=TODAY)
     assert (answer.exit_code, answer.expired) == (1, (old,))
-    assert decide(warn("rectified"), "m.onnx", waivers=[waiver("rectified")], today=TODAY).exit_code == 0  # last day
+    assert decide(warn("one_sided"), "m.onnx", waivers=[waiver("one_sided")], today=TODAY).exit_code == 0  # last day
 
 
 def test_a_warn_without_reasons_fails() -> None:
     odd = Verdict(verdict="WARN", kind=None, reasons=(), profile_id="p", profile_digest="d")
-    assert decide(odd, "m.onnx", waivers=[waiver("rectified")], today=TODAY).exit_code == 1
+    assert decide(odd, "m.onnx", waivers=[waiver("one_sided")], today=TODAY).exit_code == 1
     assert decide(odd, "m.onnx", accept="not_applicable", today=TODAY).exit_code == 1
 
 
 def test_the_kind_of_a_verdict_is_the_first_that_a_reader_must_see_to() -> None:
     assert warn().kind is None
-    assert warn("low_kurtosis", "rectified", "undecided").kind == "not_applicable"
+    assert warn("too_weak", "one_sided", "undecided").kind == "not_applicable"
     assert warn("assumed_preprocessing", "end_not_calibrated").kind == "not_applicable"
     assert warn("assumed_preprocessing", "end_not_calibrated", "tensor_not_calibrated").kind == "not_established"
     for first in NOT_MENDABLE:  # what few photos show may be otherwise with more; what the file shows may not
         few = warn(first, "assumed_preprocessing", "too_few_images")
-        assert few.kind == ("not_established" if first in ("one_sided", "rectified") else "not_applicable")
+        assert few.kind == ("not_established" if first == "one_sided" else "not_applicable")
         assert next(each.id for each in few.reasons if each.kind == "not_established") == "too_few_images"
-    assert warn("low_kurtosis", "rectified").kind == "not_applicable"
-    assert warn("statistic_shrank", "low_kurtosis").kind == "absent"
+    assert warn("too_weak", "one_sided").kind == "not_applicable"
+    assert warn("statistic_shrank", "too_weak").kind == "absent"
     assert warn("statistic_shrank").kind == "other_signal"
     assert {rule.kind for rule in RULES.values()} == set(KINDS)
 
 
 def test_accept_lets_through_only_where_every_reason_is_of_that_kind() -> None:
     assert decide(warn(), "m.onnx", accept="not_applicable", today=TODAY).rule == "the verdict is PASS"
-    answer = decide(warn("rectified", "end_not_calibrated"), "m.onnx", accept="not_applicable", today=TODAY)
+    answer = decide(warn("one_sided", "end_not_calibrated"), "m.onnx", accept="not_applicable", today=TODAY)
     assert (answer.exit_code, answer.accept) == (0, "not_applicable")
     assert answer.rule == (
-        "not_applicable is accepted (command line), and every reason is of that kind (end_not_calibrated, rectified)"
+        "not_applicable is accepted (command line), and every reason is of that kind (end_not_calibrated, one_sided)"
     )
     for others in RULES:  # a second reason of another kind fails, waived or not
         for waivers in ([], [waiver(others)]):
@@ -88,8 +88,8 @@ def test_accept_lets_through_only_where_every_reason_is_of_that_kind() -> None:
 
 
 def test_every_answer_of_the_gate_fits_its_verdict() -> None:
-    both = (but(waiver("rectified"), models=("m.*",)), waiver("low_kurtosis", TODAY - timedelta(days=1)))
-    verdicts = [warn(), warn("rectified"), warn("rectified", "low_kurtosis"), warn("end_not_calibrated")]
+    both = (but(waiver("one_sided"), models=("m.*",)), waiver("too_weak", TODAY - timedelta(days=1)))
+    verdicts = [warn(), warn("one_sided"), warn("one_sided", "too_weak"), warn("end_not_calibrated")]
     fails: tuple[gate.FailOn, ...] = ("warn", "never")
     accepts: tuple[gate.Accept | None, ...] = (None, "not_applicable")
     codes = set()
@@ -101,20 +101,20 @@ def test_every_answer_of_the_gate_fits_its_verdict() -> None:
 
 
 def test_an_edited_gate_does_not_fit() -> None:
-    verdict = warn("rectified")
+    verdict = warn("one_sided")
     answer = decide(verdict, "m.onnx", today=TODAY)
     changes: list[Fields] = [
         {"exit_code": 0, "rule": "the verdict is PASS"},
         {"rule": "an expert has looked at it"},
-        {"waived": (waiver("low_kurtosis"),)},
-        {"waived": (waiver("rectified"),)},
-        {"expired": (waiver("low_kurtosis"),)},
+        {"waived": (waiver("too_weak"),)},
+        {"waived": (waiver("one_sided"),)},
+        {"expired": (waiver("too_weak"),)},
         {"fail_on": "never"},
     ]
     for change in changes:
         assert not fits(answer.model_copy(update=change), verdict, words=True)
     # the words of another version need not fit
-    other = but(answer, rule="WARN (rectified)")
+    other = but(answer, rule="WARN (one_sided)")
     assert fits(other, verdict, words=False)
     assert not fits(but(other, exit_code=0), verdict, words=False)
 
@@ -122,7 +122,6 @@ def test_an_edited_gate_does_not_fit() -> None:
 PASSING = Statistics(**reports.PASS_STATISTICS)
 STRADDLES = "after 162 images the interval does not clear the threshold: "
 PROFILE = reports.profile()
-EARLIER = reports.profile(reports.EARLIER_MINIMUM)
 
 
 def seen(given: Evidence, profile: Profile = PROFILE) -> dict[str, str]:
@@ -154,12 +153,11 @@ def says(profile: Profile, statistics: Fields, **reasons: str) -> None:
     assert seen(evidence(**statistics), profile) == reasons
 
 
-def test_each_statistic_and_what_each_profile_says_of_it() -> None:
-    """Context is shown and not judged: for the three, K and what the earlier six were, and the other way round."""
+def test_each_statistic_and_what_is_said_of_it() -> None:
+    """Context is shown and not judged."""
     zero, unknown = interval(0.0, 0.0, 0.0), interval(None, None, None)
     says(PROFILE, {})
-    says(PROFILE, {name: zero for name in reports.EARLIER_MINIMUM if name != "outlier_frequency"})
-    says(EARLIER, {"strength": zero, "two_sidedness": zero})
+    says(PROFILE, {name: zero for name in STATISTICS if name not in PROFILE.deciding})
     says(
         PROFILE,
         {"strength": interval(3.25, 2.0, 4.498), "outlier_frequency": interval(0.55, 0.45, 0.65)}
@@ -167,15 +165,6 @@ def test_each_statistic_and_what_each_profile_says_of_it() -> None:
         one_sided="two-sidedness 0.0100 (upper bound 0.0200, threshold 0.35)",
         too_weak="strength 3.25 (upper bound 4.498, threshold 4.5)",
         not_persistent="persistence 0.550 (upper bound 0.650, threshold 0.75)",
-    )
-    says(
-        EARLIER,
-        {"negative_energy": interval(0.01, 0.0, 0.02), "kurtosis": interval(5.25, 4.0, 6.5)}
-        | {"persistence_ratio": interval(1.104, 1.049, 1.159), "top3_share": interval(0.1398, 0.1012, 0.1784)},
-        rectified="negative energy 0.0100 (upper bound 0.0200, threshold 0.35)",
-        low_kurtosis="activation kurtosis 5.25 (upper bound 6.50, threshold 8)",
-        no_persistent_outlier_features="persistence ratio 1.10 (upper bound 1.16, threshold 1.75), "
-        "top-3 share 0.140 (upper bound 0.178, threshold 0.5)",
     )
     said = "strength, two-sidedness could not be measured"
     says(PROFILE, {"strength": unknown, "two_sidedness": unknown}, not_measurable=said)
@@ -190,8 +179,6 @@ def test_each_statistic_and_what_each_profile_says_of_it() -> None:
     said = "40.0 % of the representations differ in kurtosis; at least 50 % must"
     says(PROFILE, {"distinct_share": 0.4}, representations_alike=said)
     assert list(seen(evidence(spread=rule.ALIKE_SPREAD / 2))) == ["representations_alike"]
-    without = PASSING.model_fields_set - {"strength", "two_sidedness"}
-    assert list(seen(reports.evidence(Statistics(**PASSING.model_dump(include=without))))) == ["not_measurable"]
 
 
 def test_content_at_the_very_limits() -> None:
@@ -217,11 +204,10 @@ def test_as_many_images_as_the_profile_asks_for_are_enough_to_stop() -> None:
 
 
 def test_each_statistic_alone_is_seen_below_its_threshold() -> None:
-    for profile, names in ((PROFILE, {"too_weak", "not_persistent", "one_sided"}), (EARLIER, set(RENAMED))):
-        assert set(below_reasons(profile).values()) == names
-        for name, below in below_reasons(profile).items():
-            low = 0.5 * profile.thresholds[name].minimum
-            assert list(seen(evidence(**{name: interval(low, 0.9 * low, 1.1 * low)}), profile)) == [below]
+    assert BELOW_REASONS.keys() == set(PROFILE.deciding)
+    for name, below in BELOW_REASONS.items():
+        low = 0.5 * PROFILE.thresholds[name].minimum
+        assert list(seen(evidence(**{name: interval(low, 0.9 * low, 1.1 * low)}))) == [below]
 
 
 EVIDENCE = reports.evidence(PASSING)
@@ -257,11 +243,11 @@ def test_another_profile_is_named_with_what_it_loosens_and_lacks() -> None:
     minimum = DEFAULT.thresholds["strength"].minimum
     thresholds = DEFAULT.thresholds | {"strength": but(DEFAULT.thresholds["strength"], minimum=minimum / 2)}
     missing = {"RN50": "no file", "B32": "no file"}
-    loose = but(DEFAULT, id="mine", digest="sha256:" + "ab" * 32, edited="strength 1", thresholds=thresholds)
+    loose = but(DEFAULT, id="mine", digest="sha256:" + "ab" * 32, thresholds=thresholds)
     loose = but(loose, calibration__missing=missing)
-    named, edited, looser, incomplete = notes_of(EVIDENCE, loose)
+    named, looser, incomplete = notes_of(EVIDENCE, loose)
     assert re.match(rf"The thresholds are not the default profile \({DEFAULT.id}, .*but mine \(", named)
-    assert (edited, "strength" in looser) == ("The profile was changed by hand: strength 1.", True)
+    assert "strength" in looser
     assert incomplete == "The profile's calibration is not complete: 2 models of its suite were not measured."
 
 

@@ -226,8 +226,8 @@ STATEMENT = {
 }
 
 
-def test_earlier_signatures_still_verify(signed: Path, passed: Report) -> None:
-    """Made before HOME was set, by earlier versions, or with model-signing, which names no key and makes 64 a 64.0."""
+def test_signatures_of_before_home_was_set_and_of_other_tools_verify(signed: Path, passed: Report) -> None:
+    """Model-signing names no key, and makes 64 a 64.0."""
     digest, private = sha256_of((signed / "report.json").read_bytes()), write_keys(signed)
     for kind, keyid in itertools.product(record.PREDICATE_TYPES, (None, "")):
         statement = signing.statement(passed, digest) | {"predicateType": kind}

@@ -196,7 +196,7 @@ def sign(
     if about.binding is None or about.binding.result_digest != result.result_digest:  # not what was measured
         raise CannotAssessError(
             f"{report}: report changed while it was signed; nothing was written",
-            "check the model again; a report of an earlier version is not signed",
+            "check the model again",
         )
     if about.gate is not None and about.gate.waived:
         raise UsageError(

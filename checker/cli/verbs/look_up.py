@@ -188,7 +188,6 @@ def list_profiles(call: Call, files: Several = None, output: Output = "terminal"
             "with": p.calibration.n_with_checkpoints,
             "without": p.calibration.n_without_checkpoints,
             "false_pass_upper": p.calibration.false_pass_upper,
-            "edited": p.edited,
         }
         for name, p in profiles_by_name
     ]
