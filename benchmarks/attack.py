@@ -227,5 +227,5 @@ def families(rules: dict[str, Profile]) -> list[str]:
 
 
 if __name__ == "__main__":
-    families({"default-3": profile.load()})
-    rows({"first winner": CRITERION, "default-3": profile.load()})
+    families({"default-4": profile.load()})
+    rows({"first winner": CRITERION, "default-4": profile.load()})

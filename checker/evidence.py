@@ -129,6 +129,9 @@ class Content(Frozen):
     """directions in which the L2-normalised representations vary: 1 to n − 1; 0 = they do not"""
     relative_variance: float
     """share of their energy that varies between images, 0–1"""
+    mean_of_rest: float
+    """share of the energy outside of the three strongest features that their mean holds, 0–1; about 0 in the basis of
+    an SVD"""
 
 
 class Origin(Frozen):

@@ -148,8 +148,8 @@ class End:
 
 
 SCHEMA_VERSION = 1
-DEFAULT = DATA / "default-3.json"
-PACKAGED = {"default": DEFAULT, "default-3": DEFAULT}
+DEFAULT = DATA / "default-4.json"
+PACKAGED = {"default": DEFAULT, "default-4": DEFAULT}
 """Profiles that ship with the package, by the name that `--thresholds` takes."""
 
 Statistic = Literal[
@@ -219,9 +219,6 @@ class Threshold(Frozen):
     lowest_with: float
     """smallest value of a set with the indication"""
     lowest_with_set: str
-    bootstrap_low: None = None
-    bootstrap_high: None = None
-    """Nothing fills these, nor the other fields that can only be empty. The seal of `default-3` covers them."""
 
 
 class Nearest(Frozen):
@@ -321,24 +318,14 @@ class Calibration(Frozen):
     """checkpoints without which nothing can be fitted; they count in no rate"""
     family_out: tuple[tuple[str, str], ...]
     """(group left out whole, what the fit to the others says of it)"""
-    auroc: dict[Statistic, float] = Field(default_factory=dict)
-    auroc_signed: dict[Statistic, float] = Field(default_factory=dict)
-    auroc_joint: None = None
-    kurtosis_alone: None = None
-    rank_correlation: dict[Statistic, float] = Field(default_factory=dict)
-    rank_correlation_n: int = 0
     tensors: tuple[TensorFit, ...] = ()
     """the tensors that were compared; empty where there was one"""
-    bootstrap_fits: int = 0
-    bootstrap_failed: int = 0
     n_traps: int = 0
     """simulated and derived sets that must not pass, and sets that are not evidence"""
-    choice: tuple[()] = ()
     nearest: tuple[Nearest, ...] = ()
     """the sets without the label and the traps that lie nearest to those with it, the nearest first"""
     rates: tuple[Rate, ...] = ()
     by_training: tuple[Trained, ...] = ()
-    moves: tuple[()] = ()
 
 
 class Profile(Frozen):
@@ -376,21 +363,13 @@ class Profile(Frozen):
         return tuple(name for name in STATISTICS if name in self.thresholds)
 
     def limits_of(self, name: Statistic) -> Limits:
-        """Return the limits of a deciding statistic. Its interval must lie between them."""
-        minimum = self.thresholds[name].minimum
-        return Limits(minimum, round(1 - minimum, 6)) if name in ENERGIES else Limits(minimum)
-
-
-SEALED_IF_ANY = ("n_traps", "choice", "nearest", "rates", "by_training", "moves")
-"""Fields of a calibration that its seal covers where they are not empty."""
+        """Return the limits of a deciding statistic, between which its interval must lie."""
+        return Limits(self.thresholds[name].minimum)
 
 
 def digest_of(profile: Profile) -> str:
     """Return the profile's `sha256:` digest, of the canonical JSON without the digest."""
     content = profile.model_dump(mode="json", exclude={"digest"})
-    for name in SEALED_IF_ANY:
-        if not content["calibration"][name]:
-            del content["calibration"][name]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 

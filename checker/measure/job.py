@@ -53,7 +53,7 @@ from ..images.source import Digests, ImageSource, Item, Skipped, Tensor, check_b
 from ..model.layers import show_shape
 from ..model.open import ModelFile
 from ..statistics import state as sums
-from ..statistics.definitions import LOOK_EVERY, effective_rank, relative_variance, unit_rows
+from ..statistics.definitions import LOOK_EVERY, effective_rank, mean_of_rest, relative_variance, unit_rows
 from ..text import VERSION, Texts, frozen, quoted
 
 
@@ -104,7 +104,12 @@ def content_of(rows: DescribedRows) -> Content | None:
     if not chosen:
         return None
     u = np.stack([row.u for row in chosen])
-    return Content(n=len(chosen), effective_rank=effective_rank(u), relative_variance=relative_variance(u))
+    return Content(
+        n=len(chosen),
+        effective_rank=effective_rank(u),
+        relative_variance=relative_variance(u),
+        mean_of_rest=mean_of_rest(u),
+    )
 
 
 SHOWN: Final = 64  # images of the outlier-feature map

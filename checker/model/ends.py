@@ -165,7 +165,6 @@ def _end_of_join(op: str, under: Sequence[End]) -> End:
         alike = under[0] if len(set(under)) == 1 else None
         return alike or (of_activation[0] if of_activation else End("other", "Concat"))
     unknown = [end for end in under if end not in LINEAR_ENDS and end.kind != "linear_of"]
-    unknown.sort(key=lambda end: end.op == "Gather")  # a look-up passes alone: whatever else is added counts first
     if unknown:
         return unknown[0]
     return End("other", op) if op not in SUMS else STREAM if SUM in under else SUM

@@ -561,6 +561,11 @@ def variance_text(content: Content | None) -> str:
     return "not measured" if content is None else text.percent_text(content.relative_variance)
 
 
+def rest_text(content: Content | None) -> str:
+    """Write in per cent how much of the other features' energy their mean holds."""
+    return "not measured" if content is None else text.percent_text(content.mean_of_rest)
+
+
 def max_median_text(statistics: Statistics) -> str:
     """Write the max-median ratio. It is "infinite" where it was measured and a median is 0."""
     if statistics.max_median_ratio is None and statistics.rms_kurtosis is not None:

@@ -478,6 +478,7 @@ def _context(report: Report) -> Table:
         *("max-median ratio", forms.max_median_text(s), "spread over images", percent_text(s.spread)),
         *("effective rank", forms.rank_text(report.evidence.content)),
         *("relative variance", forms.variance_text(report.evidence.content)),
+        *("mean of the rest", forms.rest_text(report.evidence.content)),
         *itertools.chain(*forms.context_of(report)),
     ]
     cells: list[Words] = [Cell(text, "" if i % 2 else "dim") for i, text in enumerate(values)]

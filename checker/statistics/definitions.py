@@ -301,6 +301,37 @@ def effective_rank(h: npt.ArrayLike) -> float:
     return float(np.exp(-np.sum(shares * np.log(shares))))
 
 
+def mean_of_rest(h: npt.ArrayLike) -> float:
+    """Measure which share of the energy outside of the three strongest features their mean holds.
+
+    Σ_(i≠k) r_i·r_k / ((n − 1) Σ_i |r_i|²), r_i the L2-normalised representation without the three features of the
+    largest shares in K: E[r]·E[r] / E[r·r], with the product of means taken over pairs of different images, so that
+    sampling adds nothing on average.
+
+    An uncentred singular value decomposition of the representations puts their mean along its first feature, so
+    nothing of it is left for the rest. Where training made the outlier features, the mean lies along many features
+    (docs/dev/decisions/made-basis.md).
+
+    Args:
+        h: (image, feature), finite, no row constant; any float dtype.
+
+    Returns:
+        0 to 1. Degenerate: 0 for fewer than two images, with three features or fewer, and where the estimate is not
+        positive.
+
+    >>> mean_of_rest([[1.0, -0.5, 0.5, -1.0, 9.0]] * 2)
+    1.0
+    >>> mean_of_rest([[1.0, -0.5, 0.0, 0.0, 9.0], [-1.0, 0.5, 0.0, 0.0, 9.0]])
+    0.0
+    """
+    u = unit_rows(h)
+    top = top_features((standardise(u) ** 4).sum(axis=0))
+    rest = np.delete(u, top, axis=1)
+    energy = float(np.sum(rest**2))
+    of_pairs = float(np.sum(rest.sum(axis=0) ** 2)) - energy
+    return of_pairs / ((len(u) - 1) * energy) if of_pairs > 0 else 0.0
+
+
 CONFIDENCE = 0.95  # of every interval of an accuracy or a correlation
 FIRST_LOOK = 50  # images; the least that a profile asks for, unless it asks for more
 LOOK_EVERY = 16  # images between two later looks

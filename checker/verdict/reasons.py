@@ -31,7 +31,13 @@ _MEASURE_SHIFT = (
     "Measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`. "
     "To release it without that, waive each reason (`robustcheck init`)."
 )
-NOT_MENDABLE = ("one_sided", "end_not_calibrated", "width_not_calibrated", "trained_to_match")
+NOT_MENDABLE = (
+    "one_sided",
+    "end_not_calibrated",
+    "mean_on_one_feature",
+    "width_not_calibrated",
+    "trained_to_match",
+)
 """Reasons that no other run of the same file takes away."""
 RULES: dict[str, Rule] = {
     "too_weak": Rule(
@@ -230,6 +236,16 @@ RULES: dict[str, Rule] = {
         "nothing about it. Learned scales of a final norm make or hide large features, a squashing activation bounds "
         "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images "
         "on one axis, where it reads as an outlier feature that the encoder does not have.",
+    ),
+    "mean_on_one_feature": Rule(
+        "not_applicable",
+        "the mean of all images lies along the strongest features alone",
+        "If a rotation or a reduction (SVD, PCA) was folded into the last layer, check the encoder without it. "
+        + _MEASURE_SHIFT,
+        "A singular value decomposition that is folded into the last layer makes an outlier feature: its first "
+        "coordinate is the direction of the mean representation, so it is extreme in every photo, whatever the encoder "
+        "has learned, and next to nothing of the mean is left for the other features. In the reference encoders the "
+        "mean lies along many features: it holds 14 % or more of the energy outside of the three strongest.",
     ),
     "width_not_calibrated": Rule(
         "not_applicable",

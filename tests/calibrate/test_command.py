@@ -46,7 +46,7 @@ def test_the_profile_parts_the_suite_and_says_what_it_rests_on(calibrated: Calib
     fitted = profile.load(calibrated.profile)
     c = fitted.calibration
     assert (fitted.id, fitted.tensor, c.suite) == ("mini", "representation", "mini")
-    assert (fitted.tensor_rules, fitted.ends) == (("encoder_output",), (End("other", "Gather"),))
+    assert (fitted.tensor_rules, fitted.ends) == (("encoder_output",), (End("linear"),))
     assert (c.left_out_false_pass, c.missed, c.missing, c.date) == ((), (), (), tables.read(calibrated.table)[0].date)
     assert "2 checkpoints with and 4 without it: too few" in c.few
     assert f"{N_IMAGES} images" in c.images
@@ -128,7 +128,7 @@ CALLS = {
     "--from-reference --plan": "--plan is for a suite",
     "--suite paper": "--out is missing; a calibration writes a profile",
     "--suite papr --out p.json": "papr: suite cannot be read",
-    "--suite paper --out d --id default-3": "default, default-3 are ids of packaged profiles",
+    "--suite paper --out d --id default-4": "default, default-4 are ids of packaged profiles",
     "--suite paper --out nowhere/p.json": "nowhere is missing; reports are written into existing folders",
     "--suite paper --out p.json --results ./p.json": "p.json: --results and --out are one file; they must be two",
     "--suite paper --out p.json --tensor pool": "--tensor is 'pool'; it must be one of auto, representation",

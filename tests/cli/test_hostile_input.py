@@ -210,7 +210,7 @@ TEXTS = [
     (SHIFT, "jsonl", ROW % "\\ud800", "bad.jsonl: label is '"),
     (PROFILE, "json", SEALED.replace('"min_images": 50', f'"min_images": {DIGITS}'), "is not JSON (Exceeds the limit"),
     (PROFILE, "json", SEALED.replace('m": 4.762', f'm": {DIGITS[:400]}'), "Input should be a valid number"),
-    (PROFILE, "json", SEALED.replace("default-3", "\\ud800"), "digest does not match the content"),
+    (PROFILE, "json", SEALED.replace("default-4", "\\ud800"), "digest does not match the content"),
     (PROFILE, "json", DEEP, "nested too deeply"),
     (CONFIG, "toml", f"seed = {DIGITS}\n", "is not TOML (Exceeds the limit (4300 digits)"),
     (CONFIG, "toml", f"seed = 0x{'f' * 5000}\n", "an integer has 20000 bits; TOML's have 63 and a sign"),

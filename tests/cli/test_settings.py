@@ -284,7 +284,7 @@ STRICT = "check --strict --images photos"
 OTHER = {
     "images": '"photos"', "max-images": "40", "max-bad": "0.5", "seed": "3", "preprocess": '"clip"', "tensor": '"t"',
     "pool": '"mean"', "device": '"coreml"', "provider-option": '["use_tf32=1"]', "batch-size": "1",
-    "thresholds": '"default-3"', "fail-on": '"never"', "accept": '"not_applicable"', "sign": '"key.pem"',
+    "thresholds": '"default-4"', "fail-on": '"never"', "accept": '"not_applicable"', "sign": '"key.pem"',
 }  # fmt: skip
 HARMLESS = {
     "output": '["json=r.json"]', "quiet": "1", "verbose": "1", "no-thumbnails": "true", "no-time": "true",

@@ -182,7 +182,7 @@ def test_a_width_that_the_graph_leaves_open_is_not_known() -> None:
     assert found.facts["representation"]["shape"] == (None, None)
     assert (found.can_pass.answer, why(found)) == ("unknown", ["width_not_calibrated"])
     assert answer(found) == (
-        "unknown, because the graph does not show how many features `embedding` has; profile default-3 holds for 384 "
+        "unknown, because the graph does not show how many features `embedding` has; profile default-4 holds for 384 "
         "to 2048 → Measure it: robustcheck m.onnx"
     )
 

@@ -69,7 +69,15 @@ def expected(images: Path, n: int = 50, without: Sequence[int] = ()) -> Fields:
     u = h / np.linalg.norm(h, axis=1, keepdims=True)
     squares = np.linalg.svd(u - u.mean(axis=0), compute_uv=False) ** 2
     rank = np.exp(scipy.stats.entropy(squares))
-    return {"n": n, "effective_rank": rank, "relative_variance": squares.sum() / n}
+    strongest = np.argsort(-np.mean(scipy.stats.zscore(h, axis=1) ** 4, axis=0))[:3]
+    products = np.delete(u, strongest, axis=1) @ np.delete(u, strongest, axis=1).T
+    others = products[~np.eye(n, dtype=bool)].mean()
+    return {
+        "n": n,
+        "effective_rank": rank,
+        "relative_variance": squares.sum() / n,
+        "mean_of_rest": others / products.diagonal().mean(),
+    }
 
 
 def assert_same(found: Content | None, wanted: Fields, rtol: float = 1e-5) -> None:
@@ -122,7 +130,7 @@ def test_only_described_images_are_kept_and_no_more_than_there_can_be() -> None:
     assert merge_described(many[:3], many[3:]) == many[:DESCRIBED]
     assert (described_rows(h, [None] * 3), content_of(())) == ((), None)
     copies = described_rows(normal(60, 8), [sketch] * 60)
-    assert content_of(copies) == Content(n=1, effective_rank=0.0, relative_variance=0.0)
+    assert content_of(copies) == Content(n=1, effective_rank=0.0, relative_variance=0.0, mean_of_rest=0.0)
     assert not job.is_complete(copies)
 
 

@@ -21,7 +21,7 @@ class Tensor:
 
 def types(assert_robust: rc.AssertRobust) -> None:
     """What each call gives."""
-    rc.check(b"", images=[Path("a.jpg")], max_images=64, thresholds="default-3")
+    rc.check(b"", images=[Path("a.jpg")], max_images=64, thresholds="default-4")
     rc.check(onnx.ModelProto(), images=[Image.new("RGB", (8, 8))])
     report = rc.check("m.onnx", images=np.zeros((4, 3, 8, 8), np.float32))
     assert_type(report, rc.Report)

@@ -13,7 +13,14 @@ from robustcheck_onnx.checker.shift.robustness import difference
 from robustcheck_onnx.checker.shift.sets import is_correct
 from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.statistics.definitions import SAME, effective_rank, relative_variance, unit_rows, wilson
+from robustcheck_onnx.checker.statistics.definitions import (
+    SAME,
+    effective_rank,
+    mean_of_rest,
+    relative_variance,
+    unit_rows,
+    wilson,
+)
 from robustcheck_onnx.checker.statistics.state import State, update
 from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
 from support import normal, raised, sized
@@ -81,6 +88,33 @@ def test_scales_of_images_and_rotations_change_nothing() -> None:
         assert relative_variance(changed) == pytest.approx(relative_variance(h), rel=1e-9)
 
 
+def strong(n: int, d: int = 64, *, seed: int = 8) -> np.ndarray:
+    """Representations about a mean of their own, with three strong features."""
+    rng = default_rng(seed)
+    return rng.normal(size=(n, d)) + np.concatenate([[20.0, -15.0, 12.0], default_rng(9).normal(0, 0.7, d - 3)])
+
+
+def test_the_mean_of_the_rest_is_that_of_all_pairs_of_different_images() -> None:
+    u = unit_rows(strong(9))
+    assert set(definitions.top_features((stats.zscore(u, axis=1) ** 4).sum(axis=0))) == {0, 1, 2}
+    rest = u[:, 3:]
+    products = [rest[i] @ rest[k] for i in range(9) for k in range(9) if i != k]
+    expected = np.mean(products) / np.mean([row @ row for row in rest])
+    assert mean_of_rest(strong(9)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_few_images_add_nothing_to_the_mean_of_the_rest() -> None:
+    draws = [mean_of_rest(strong(10, seed=seed)) for seed in range(300)]
+    error = np.std(draws) / np.sqrt(len(draws))
+    assert abs(np.mean(draws) - mean_of_rest(strong(30_000))) < 3 * error < 0.01
+
+
+def test_the_svd_of_other_images_leaves_the_rest_no_mean() -> None:
+    basis = np.linalg.svd(strong(200, seed=1))[2].T
+    assert mean_of_rest(strong(50)) > 0.25
+    assert mean_of_rest(strong(50) @ basis) < 0.02
+
+
 def test_float16_near_its_end_does_not_overflow() -> None:
     h = normal(10, 300, seed=4) * 1e4
     assert relative_variance(h.astype(np.float16)) == pytest.approx(relative_variance(h), rel=1e-3)
@@ -90,6 +124,8 @@ def test_nothing_varies() -> None:
     same = np.tile(normal(64, seed=5).astype(np.float32), (50, 1))
     for h in (np.zeros((0, 5)), np.ones((1, 5)), np.outer(np.arange(1.0, 51.0), [1.0, 2.0, -0.3]), same):
         assert (effective_rank(h), relative_variance(h)) == (0.0, 0.0)
+    for h in (np.array([[1.0, 2.0, 5.0, 0.0]]), normal(9, 3, seed=5), np.eye(9)):
+        assert mean_of_rest(h) == 0.0  # one image; nothing but the three; different features in each image
 
 
 def test_what_float32_rounding_leaves_is_below_the_limit() -> None:

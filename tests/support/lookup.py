@@ -1,7 +1,8 @@
-"""An ONNX model that looks representations up by image index: measured vectors through the real command.
+"""An ONNX model that gives back representations by image index: measured vectors through the real command.
 
 The index is written into the top-left pixel block of each PNG photo (red + 256·green + 65536·blue), read
-back by the graph from the preprocessed pixels, and a row of the embedding matrix is returned. Nothing is
+back by the graph from the preprocessed pixels, and selects a row of the embedding matrix. The matrix is the weight of a
+linear layer that reads a one-hot vector, since no profile holds for a representation that ends in a look-up. Nothing is
 computed from the photo: the contract says so in `source.synthetic`.
 """
 
@@ -77,7 +78,13 @@ def passing_rows(
 LOOK_UP = """
     block = Slice({image}, [0,0], [{px},{px}], [2,3]); rgb = ReduceMean(block, [2,3], keepdims=0)
     digits = Mul(rgb, 255.0); whole = Round(digits); weighted = Mul(whole, places)
-    number = ReduceSum(weighted, [1], keepdims=0); integer = Cast(number, to=INT64); index = Mod(integer, {n})
+    number = ReduceSum(weighted, [1], keepdims={keepdims})
+    integer = Cast(number, to=INT64); index = Mod(integer, {n})
+"""
+LINEAR = """
+    selected = Equal(index, numbers); one_hot = Cast(selected, to={element}); {rows} = MatMul(one_hot, embeddings)
+"""
+GATHER = """
     {rows} = Gather(embeddings, index, axis=0)
 """
 
@@ -107,12 +114,17 @@ def write_lookup_model(
     first, last = graph(before), graph(then)
     image = first[-1][2][0] if first else "image"
     rows = "rows" if any(output in node[2] for node in last) else output
-    text = LOOK_UP.format(image=image, px=BLOCK_PX, n=len(matrix), rows=rows)
-    nodes = [*first, *graph(text), *last]
+    element = helper.np_dtype_to_tensor_dtype(matrix.dtype)
+    # 0 times NaN is NaN, so one such row would spoil all; and a linear layer after another one is not an encoder's end
+    is_linear = rows == output and bool(np.isfinite(matrix).all())
+    index = LOOK_UP.format(image=image, px=BLOCK_PX, n=len(matrix), keepdims=int(is_linear))
+    look_up = (LINEAR if is_linear else GATHER).format(rows=rows, element=TensorProto.DataType.Name(element))
+    nodes = [*first, *graph(index + look_up), *last]
     given = {"places": np.array([1, 256, 65536], np.float32), "embeddings": matrix}
+    if is_linear:
+        given["numbers"] = np.arange(len(matrix))[None]
     given |= {name: np.asarray(value) for name, value in weights.items()}
     given |= constants_of(nodes, {"image", *given})
-    element = helper.np_dtype_to_tensor_dtype(matrix.dtype)
     pixels = ("image", TensorProto.FLOAT, ("batch", 3, size_px, size_px))
     made = [*([] if outputs and rows != output else [(output, element, ("batch", matrix.shape[1]))]), *outputs]
     model = build(nodes, made, given, inputs=[pixels])

@@ -39,9 +39,9 @@ def test_the_profile_is_for_the_statistics_of_this_version_and_names_its_table()
 
 
 def test_the_default_profile_is_the_only_one_and_stays_as_it_was_sealed() -> None:
-    assert DEFAULT.digest == "sha256:8eb4682159bcb40ce4b0cf64fcc8b61e7380324ac4fea141b4349a3705e700c3"
-    assert (DEFAULT.id, DEFAULT.deciding, DEFAULT.bounds) == ("default-3", DECIDING, "looks")
-    assert profile.load("default-3") == profile.load("default") == profile.load(Path("default")) == DEFAULT
+    assert DEFAULT.digest == "sha256:3c201af15926e29817af6edd2134d71d37db6b90e15aee7c4743dcd3136d063f"
+    assert (DEFAULT.id, DEFAULT.deciding, DEFAULT.bounds) == ("default-4", DECIDING, "looks")
+    assert profile.load("default-4") == profile.load("default") == profile.load(Path("default")) == DEFAULT
     assert profile.packaged() == (DEFAULT,)
 
 
@@ -154,7 +154,7 @@ def test_an_edited_profile_fails_its_digest_until_it_is_sealed_again(tmp_path: P
         assert profile.load(path) == each
     # no other profile goes by the id of a packaged one
     path.write_text(profile.to_json(profile.seal(but(DEFAULT, min_images=2))), encoding="utf-8")
-    raised(profile.ProfileError, r"p\.json: id is default-3, but the content is not that of the", profile.load, path)
+    raised(profile.ProfileError, r"p\.json: id is default-4, but the content is not that of the", profile.load, path)
 
 
 def test_an_end_is_written_as_it_was_read() -> None:
@@ -221,7 +221,7 @@ def test_the_page_on_robustness_is_what_its_script_writes_and_has_scipys_correla
 def test_the_default_is_written_by_its_command_byte_for_byte(ends: Run, tmp_path: Path) -> None:
     out = ends(0, f"calibrate --from-reference --out {tmp_path}/default.json").stdout
     assert (tmp_path / "default.json").read_bytes() == profile.DEFAULT.read_bytes()
-    assert f"profile default-3 {DEFAULT.digest}" in out
+    assert f"profile default-4 {DEFAULT.digest}" in out
 
 
 def test_the_page_of_the_default(ends: Run) -> None:
@@ -255,7 +255,7 @@ def test_list_names_the_packaged_ones_and_files(capsys: Capture, tmp_path: Path)
     assert process.run(app.app, ["profiles", "list", str(path), "-o", "json"]) == 0  # the schema does not name it
     listed = json.loads(capsys.readouterr().out)["profiles"]
     assert [(row["profile"], row["id"], row["with"], row["without"]) for row in listed] == [
-        ("default", "default-3", 13, 42),
+        ("default", "default-4", 13, 42),
         (str(path), "mine", 13, 42),
     ]
     assert robustcheck("profiles", "list") == 0

@@ -11,6 +11,9 @@ import pytest
 from numpy.random import Generator, default_rng
 
 from robustcheck_onnx import check
+from robustcheck_onnx.checker import demo
+from robustcheck_onnx.checker.images.preprocess import apply
+from robustcheck_onnx.checker.images.source import Picture, open_images
 from support import EMBEDDINGS, lookup, needs_embeddings
 
 
@@ -80,6 +83,47 @@ def test_real_embeddings(tmp_path: Path, photos_300: list[Path]) -> None:
         if not right:
             wrong[name] = (verdict, reasons)
     assert wrong == {}
+
+
+ROTATED = (
+    "esthetics_dinov2_s14", "graffiti_vit_in21k", "ik_openclip_bigG_laion2b", "kruchji_mcip_so400m",
+    "facenet512_celeb", "fijohak_megadescriptor_t224", "run_dinov2s_focus_cls", "run_lite0_pool",
+    "densenet121_histo", "brkfst_resnet50_v1",
+)  # fmt: skip
+
+
+@pytest.mark.long
+@needs_embeddings
+def test_an_svd_of_real_vectors_in_the_last_layer_never_passes(tmp_path: Path, photos_300: list[Path]) -> None:
+    """The rotation is fitted to every other image, and the check reads the others: more than half clear all limits."""
+    cleared, reasons_of = [], {}
+    for name in ROTATED:
+        x = np.load(EMBEDDINGS / f"{name}.npz", allow_pickle=False)["x"].astype(np.float64)
+        turned = x[1::2] @ np.linalg.svd(x[::2])[2].T
+        model = lookup.write_lookup_model(tmp_path / f"{name}.onnx", turned.astype(np.float32))
+        report = check(model, images=listed(tmp_path, photos_300[: len(turned)]), device="cpu")
+        model.unlink()
+        reasons_of[name] = {reason.id for reason in report.reasons}
+        s = report.evidence.statistics
+        if all((getattr(s, n).low or 0) > limit.minimum for n, limit in report.profile.thresholds.items()):
+            cleared.append(name)
+    assert {name for name, reasons in reasons_of.items() if "mean_on_one_feature" not in reasons} == set()
+    assert len(cleared) > len(ROTATED) / 2, cleared
+
+
+def test_an_svd_folded_into_the_last_layer_never_passes(tmp_path: Path) -> None:
+    """The demo's encoder about a mean of its own, in which no feature stands out, and the same after the SVD."""
+    weights, mean = demo.train()
+    photos = [apply(demo.PREPROCESSING, item.image) for item in open_images(None).items() if isinstance(item, Picture)]
+    inputs = demo.halves(np.stack(photos))[0]
+    wanted = default_rng(0).normal(0, ((inputs - mean) @ weights).std(), weights.shape[1])
+    shifted = mean - np.linalg.lstsq(weights.T, wanted, rcond=None)[0]
+    basis = np.linalg.svd((inputs[::2] - shifted) @ weights)[2].T
+    reasons = {}
+    for name, rotated in (("plain", weights), ("folded", weights @ basis)):
+        demo.write(tmp_path / f"{name}.onnx", "ordinary", rotated, shifted)
+        reasons[name] = {reason.id for reason in check(tmp_path / f"{name}.onnx").reasons}
+    assert reasons == {"plain": {"too_weak", "not_persistent"}, "folded": {"mean_on_one_feature"}}
 
 
 N, D = 128, 1024

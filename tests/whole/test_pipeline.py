@@ -124,8 +124,8 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: Place, t
     for other, said in (
         (changed, "digest does not match the"),
         (profile.seal(but(changed, alpha=0.01)), "alpha is 0"),
-        (but(changed, alpha=2.0), "profile default-3: alpha: "),
-        (profile.seal(changed), "id is default-3, but the content is not"),
+        (but(changed, alpha=2.0), "profile default-4: alpha: "),
+        (profile.seal(changed), "id is default-4, but the content is not"),
         (profile.seal(but(changed, id="default")), "id is default, but the content is not"),
     ):
         raised(UsageError, said, check, model, images=photos, thresholds=other)
