@@ -203,10 +203,11 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
     rows += [("•", note) for note in report.notes if report.evidence.model.synthetic in note and passes]
     table = columns(pen, "=statistic", ">value", ">must be", "ok?")
     for statistic in report.profile.deciding:
-        interval, limits = getattr(statistics, statistic), report.profile.limits_of(statistic)
-        clears = forms.clears(interval, limits)
+        interval = getattr(statistics, statistic)
+        minimum = report.profile.minimum_of(statistic)
+        clears = forms.clears(interval, minimum)
         sign = {"yes": "✓", "no": "✗"}.get(clears, "~")
-        cells = (reasons.NAMES[statistic], number_text(interval.estimate), str(limits), f"{sign} {clears}")
+        cells = (reasons.NAMES[statistic], number_text(interval.estimate), f"> {minimum:g}", f"{sign} {clears}")
         table.add_row(*map(pen.say, cells))
     images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
     colour = f"bold {COLOURS[verdict.verdict]}"
