@@ -151,8 +151,7 @@ def passes(measured: Statistics, judged_by: Profile | dict[str, float]) -> bool:
     """Whether the estimates lie inside the limits."""
     if isinstance(judged_by, dict):
         return all(getattr(measured, name).estimate > minimum for name, minimum in judged_by.items())
-    limits = {name: judged_by.limits_of(name) for name in judged_by.deciding}
-    return all(at.minimum < getattr(measured, name).estimate < at.maximum for name, at in limits.items())
+    return all(getattr(measured, name).estimate > judged_by.minimum_of(name) for name in judged_by.deciding)
 
 
 def rows(rules: dict[str, Profile | dict[str, float]]) -> list[str]:
@@ -202,7 +201,7 @@ def last_look(h: np.ndarray, keys: np.ndarray, judged_by: Profile) -> Statistics
 
 def clears(measured: Statistics, judged_by: Profile) -> bool:
     """Return whether the whole interval of each deciding statistic lies inside its limits."""
-    return all(inside(getattr(measured, name), judged_by.limits_of(name)) for name in judged_by.deciding)
+    return all(inside(getattr(measured, name), judged_by.minimum_of(name)) for name in judged_by.deciding)
 
 
 def families(rules: dict[str, Profile]) -> list[str]:

@@ -303,7 +303,7 @@ def attempt(h: Array, fit: Attempt) -> Tried:
     content = (
         effective_rank(first) >= rule.MIN_EFFECTIVE_RANK and relative_variance(first) >= rule.MIN_RELATIVE_VARIANCE
     )
-    inside = all(rule.inside(getattr(run, name), PROFILE.limits_of(name)) for name in PROFILE.deciding)
+    inside = all(rule.inside(getattr(run, name), PROFILE.minimum_of(name)) for name in PROFILE.deciding)
     return Tried(inside and content and any(f.persistent for f in run.features), mean_of_rest(first))
 
 

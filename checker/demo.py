@@ -131,7 +131,7 @@ def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
         "weights": weights.astype(np.float32),
     }
     if is_planted:
-        planted = np.random.default_rng(0).normal(0, OTHERS_SD, width)
+        planted = np.random.default_rng(0).normal(0, OTHERS_SD, size=(width,))
         planted[PLANTED_FEATURE] = PLANTED_SD
         constants["planted"] = planted.astype(np.float32)
     model = parse_model(GRAPH.format(name=name, width=width, last=last, shift=shift))
@@ -207,10 +207,11 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
     rows += [("•", note) for note in report.notes if report.evidence.model.synthetic in note and passes]
     table = columns(pen, "=statistic", ">value", ">must be", "ok?")
     for statistic in report.profile.deciding:
-        interval, limits = getattr(statistics, statistic), report.profile.limits_of(statistic)
-        clears = forms.clears(interval, limits)
+        interval = getattr(statistics, statistic)
+        minimum = report.profile.minimum_of(statistic)
+        clears = forms.clears(interval, minimum)
         sign = {"yes": "✓", "no": "✗"}.get(clears, "~")
-        cells = (reasons.NAMES[statistic], number_text(interval.estimate), str(limits), f"{sign} {clears}")
+        cells = (reasons.NAMES[statistic], number_text(interval.estimate), f"> {minimum:g}", f"{sign} {clears}")
         table.add_row(*map(pen.say, cells))
     images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
     colour = f"bold {COLOURS[verdict.verdict]}"

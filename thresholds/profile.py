@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import core_schema
@@ -198,17 +197,6 @@ class ProfileError(HintedError):
     """A profile that cannot be used."""
 
 
-class Limits(NamedTuple):
-    """The values between which a whole interval passes."""
-
-    minimum: float
-    maximum: float = math.inf
-
-    def __str__(self) -> str:
-        """Write the limits for a table: `> 7.5`, `0.35 to 0.65`."""
-        return f"> {self.minimum:g}" if self.maximum == math.inf else f"{self.minimum:g} to {self.maximum:g}"
-
-
 class Threshold(Frozen):
     """A threshold and the gap around it. A confidence bound must exceed it for PASS."""
 
@@ -362,9 +350,9 @@ class Profile(Frozen):
         """Return the deciding statistics, in order of `STATISTICS`."""
         return tuple(name for name in STATISTICS if name in self.thresholds)
 
-    def limits_of(self, name: Statistic) -> Limits:
-        """Return the limits of a deciding statistic, between which its interval must lie."""
-        return Limits(self.thresholds[name].minimum)
+    def minimum_of(self, name: Statistic) -> float:
+        """Return the threshold of a deciding statistic, which its whole interval must exceed."""
+        return self.thresholds[name].minimum
 
 
 def digest_of(profile: Profile) -> str:

@@ -342,7 +342,7 @@ def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
     """Render the thresholds and the rates of errors. Each has its gap; the fit left the checkpoints out in turn."""
     rows = [
         (
-            *(NAMES[statistic], Cell(str(profile.limits_of(statistic)), "bold")),
+            *(NAMES[statistic], Cell(f"> {gap.minimum:g}", "bold")),
             *(f"≤ {number_text(gap.highest_without)}", f"≥ {number_text(gap.lowest_with)}"),
         )
         for statistic in profile.deciding

@@ -477,14 +477,12 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
     """Return the statistic that is closest to its threshold. Its interval is compared, for the progress line."""
     gaps = []
     for name in profile.deciding:
-        interval, limits = getattr(statistics, name), profile.limits_of(name)
+        interval = getattr(statistics, name)
+        minimum = profile.minimum_of(name)
         if interval.low is not None and interval.high is not None:
-            inside = min(interval.low - limits.minimum, limits.maximum - interval.high)
-            outside = max(limits.minimum - interval.high, interval.low - limits.maximum)
-            gap = max(inside, outside) / (interval.high - interval.low + 1e-12)
-            gaps.append(
-                (gap, f"{NAMES[name]} {interval.low:.3g}–{interval.high:.3g} against {str(limits).removeprefix('> ')}")
-            )
+            distance = max(interval.low - minimum, minimum - interval.high)
+            gap = distance / (interval.high - interval.low + 1e-12)
+            gaps.append((gap, f"{NAMES[name]} {interval.low:.3g}–{interval.high:.3g} against {minimum:g}"))
     return min(gaps)[1] if gaps else ""
 
 

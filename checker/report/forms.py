@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
-from ...thresholds.profile import STATISTICS, End, Limits, Profile, Statistic
+from ...thresholds.profile import STATISTICS, End, Profile, Statistic
 from .. import text
 from ..errors import COMMANDS, UsageError
 from ..evidence import CLIP, IMAGENET, TOP_FEATURES, Content, Interval, OutlierFeature, Preprocessing, Statistics
@@ -438,13 +438,13 @@ def verdict_text(verdict: Verdict) -> str:
     return f"{verdict.verdict} · {verdict.kind}" if verdict.kind else verdict.verdict
 
 
-def clears(interval: Interval, limits: Limits) -> Clears:
+def clears(interval: Interval, minimum: float) -> Clears:
     """Return on which side of the threshold the interval lies. The verdict's own comparisons decide."""
     if interval.low is None or interval.high is None:
         return "not measured"
-    if inside(interval, limits):
+    if inside(interval, minimum):
         return "yes"
-    return "no" if outside(interval, limits) else "straddles"
+    return "no" if outside(interval, minimum) else "straddles"
 
 
 class JudgedStatistic(NamedTuple):
@@ -452,13 +452,13 @@ class JudgedStatistic(NamedTuple):
 
     id: Statistic
     interval: Interval
-    limits: Limits
-    """PASS needs the whole interval inside"""
+    minimum: float
+    """the threshold; PASS needs the whole interval above it"""
 
     @property
-    def minimum(self) -> float:
-        """Return the threshold that the interval must exceed."""
-        return self.limits.minimum
+    def must_be(self) -> str:
+        """Write the threshold for a table: `> 7.5`."""
+        return f"> {self.minimum:g}"
 
     @property
     def name(self) -> str:
@@ -473,16 +473,17 @@ class JudgedStatistic(NamedTuple):
     @property
     def clears(self) -> Clears:
         """Return on which side of the threshold the interval lies."""
-        return clears(self.interval, self.limits)
+        return clears(self.interval, self.minimum)
 
     def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
         """Write the interval in enough digits. They show on which side of the threshold each bound lies."""
-        return text.interval_text(self.interval.low, self.interval.high, self.limits, between=between, missing=missing)
+        limits = [self.minimum]
+        return text.interval_text(self.interval.low, self.interval.high, limits, between=between, missing=missing)
 
 
 def judged(statistics: Statistics, profile: Profile) -> list[JudgedStatistic]:
     """Return the deciding statistics, in the profile's order."""
-    return [JudgedStatistic(name, getattr(statistics, name), profile.limits_of(name)) for name in profile.deciding]
+    return [JudgedStatistic(name, getattr(statistics, name), profile.minimum_of(name)) for name in profile.deciding]
 
 
 WITHOUT_SCORES = "Measure it on its own task, or compare it with its original. To accept it: `robustcheck init`"

@@ -101,7 +101,7 @@ def check_frame(report: Report) -> pd.DataFrame:
     profile, rows = report.profile, list[Row]()
     for name in STATISTICS:
         interval = getattr(report.evidence.statistics, name)
-        limits = profile.limits_of(name) if name in profile.deciding else None
+        minimum = profile.minimum_of(name) if name in profile.deciding else None
         rows.append(
             {
                 "statistic": name,
@@ -109,9 +109,8 @@ def check_frame(report: Report) -> pd.DataFrame:
                 "estimate": interval.estimate,
                 "low": interval.low,
                 "high": interval.high,
-                "minimum": None if limits is None else limits.minimum,
-                "maximum": None if limits is None else limits.maximum,
-                "clears": None if limits is None else clears(interval, limits),
+                "minimum": minimum,
+                "clears": None if minimum is None else clears(interval, minimum),
             }
         )
     return frame(rows, "statistic")
@@ -177,7 +176,7 @@ def check_figure(report: Report) -> Figure:
     file = PurePath(report.evidence.model.file).name
     drawing, (histogram, bars, plane) = figure(headline(report.verdict, file, statistics.n_images), 3)
     _histogram(histogram, statistics, report.profile)
-    rows = [(s.name, s.interval, s.limits.minimum, s.clears == "yes") for s in statistics_of(report)]
+    rows = [(s.name, s.interval, s.minimum, s.clears == "yes") for s in statistics_of(report)]
     intervals(bars, rows, "value / threshold")
     bars.set_title("evidence against thresholds")
     _suite(plane, statistics, report.reference)

@@ -145,7 +145,7 @@ def _statistics(suite: Element, report: Report, by_id: dict[str, forms.Finding])
             reported.add(reason)
         elif reason is not None:
             text = "the verdict rests on other reasons" if s.clears == "straddles" else RULES[reason].title
-            numbers = f"{number_text(s.interval.estimate)} ({s.bounds()}), threshold {s.limits}"
+            numbers = f"{number_text(s.interval.estimate)} ({s.bounds()}), threshold {s.must_be}"
             result = _element("skipped", message=f"{s.name} {numbers}: {text}", type=s.clears)
         _case(suite, "statistics", s.id, result)
     return reported

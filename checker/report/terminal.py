@@ -465,7 +465,7 @@ def _evidence(report: Report, *, aligned: bool) -> tuple[tuple[Words, ...], ...]
     for s, (low, dash, high) in zip(statistics, bounds, strict=True):
         answer = Cell(" ".join(forms.CLEARS[s.clears]), "pass" if s.clears == "yes" else "warn")
         interval = f"{low:>{widest}}{dash}{high}" if dash else low
-        rows.append((s.name, Cell(s.value, "bold"), interval, str(s.limits), answer))
+        rows.append((s.name, Cell(s.value, "bold"), interval, s.must_be, answer))
     return tuple(rows)
 
 

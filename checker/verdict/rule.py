@@ -8,7 +8,7 @@ its limits rest on.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, NoReturn
 
-from ...thresholds.profile import SHARPER, WRITTEN_ZERO_AT, End, Frozen, Limits, Profile, Statistic
+from ...thresholds.profile import SHARPER, WRITTEN_ZERO_AT, End, Frozen, Profile, Statistic
 from ..evidence import (
     CONTENT_IMAGES,
     OUTLIER_SD,
@@ -187,41 +187,32 @@ def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
     )
 
 
-def outside(interval: Interval, limits: Limits) -> bool:
-    """Return whether the whole interval lies outside the limits. No more images would bring it in."""
-    if interval.low is None or interval.high is None:
-        return False
-    return below(interval, limits) or interval.low > limits.maximum
+def outside(interval: Interval, minimum: float) -> bool:
+    """Return whether the whole interval lies below the threshold. No more images would lift it above."""
+    return interval.low is not None and interval.high is not None and interval.high < minimum
 
 
-def below(interval: Interval, limits: Limits) -> bool:
-    """Tell whether the whole interval lies below the threshold."""
-    return interval.high is not None and interval.high < limits.minimum
-
-
-def inside(interval: Interval, limits: Limits) -> bool:
-    """Return whether the whole interval lies inside the limits. Only that counts for PASS."""
-    if interval.low is None or interval.high is None:
-        return False
-    return limits.minimum < interval.low and interval.high < limits.maximum
+def inside(interval: Interval, minimum: float) -> bool:
+    """Return whether the whole interval lies above the threshold. Only that counts for PASS."""
+    return interval.low is not None and interval.high is not None and interval.low > minimum
 
 
 def decided(statistics: Statistics, profile: Profile) -> bool:
     """Return whether more images can't change the statistics' answer. This rule stops the run.
 
-    True once enough images were measured and either every interval lies inside its limits or one lies outside.
+    True once enough images were measured and either every interval lies above its threshold or one lies below.
     (The caller checks that enough of them are varied.)
     """
     if statistics.n_images < profile.min_images:
         return False
-    pairs = [(getattr(statistics, name), profile.limits_of(name)) for name in profile.deciding]
+    pairs = [(getattr(statistics, name), profile.minimum_of(name)) for name in profile.deciding]
     return all(inside(*pair) for pair in pairs) or any(outside(*pair) for pair in pairs)
 
 
 def judge(evidence: Evidence, profile: Profile) -> Verdict:
     """Judge the evidence against the profile.
 
-    PASS needs every deciding interval inside its limits, enough varied photo-like images, and a comparable,
+    PASS needs every deciding interval above its threshold, enough varied photo-like images, and a comparable,
     trained, sound measurement. Everything else is WARN, with each reason that applies.
 
     Args:
@@ -243,18 +234,18 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
 
 
 def _strength(s: Statistics, profile: Profile) -> SeenReasons:
-    limits = {name: profile.limits_of(name) for name in profile.deciding}
+    minimums = {name: profile.minimum_of(name) for name in profile.deciding}
     intervals: dict[Statistic, Interval] = {name: getattr(s, name) for name in profile.deciding}
-    out = [name for name in profile.deciding if outside(intervals[name], limits[name])]
-    yield from ((BELOW_REASONS[name], _too_low(name, intervals[name], limits[name])) for name in out)
+    out = [name for name in profile.deciding if outside(intervals[name], minimums[name])]
+    yield from ((BELOW_REASONS[name], _too_low(name, intervals[name], minimums[name])) for name in out)
     unknown = [n for n in profile.deciding if intervals[n].low is None]
     if unknown:
         yield "not_measurable", f"{', '.join(NAMES[n] for n in unknown)} could not be measured"
-    straddling = [n for n in profile.deciding if not inside(intervals[n], limits[n])]
+    straddling = [n for n in profile.deciding if not inside(intervals[n], minimums[n])]
     if straddling and not unknown and not out:
         numbers = ", ".join(
-            f"{NAMES[n]} {bound_text(intervals[n].low, *limits[n])} to "
-            f"{bound_text(intervals[n].high, *limits[n])} (threshold {str(limits[n]).removeprefix('> ')})"
+            f"{NAMES[n]} {bound_text(intervals[n].low, minimums[n])} to "
+            f"{bound_text(intervals[n].high, minimums[n])} (threshold {minimums[n]:g})"
             for n in straddling
         )
         yield "undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"
@@ -262,9 +253,9 @@ def _strength(s: Statistics, profile: Profile) -> SeenReasons:
         yield "not_persistent", f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
 
 
-def _too_low(name: Statistic, interval: Interval, limits: Limits) -> str:
-    upper = bound_text(interval.high, limits.minimum)
-    return f"{NAMES[name]} {number_text(interval.estimate)} (upper bound {upper}, threshold {limits.minimum:g})"
+def _too_low(name: Statistic, interval: Interval, minimum: float) -> str:
+    upper = bound_text(interval.high, minimum)
+    return f"{NAMES[name]} {number_text(interval.estimate)} (upper bound {upper}, threshold {minimum:g})"
 
 
 def _too_few(e: Evidence, profile: Profile) -> bool:
@@ -395,7 +386,7 @@ def _comparable(e: Evidence, profile: Profile) -> SeenReasons:
             f"the evidence has bounds {s.bounds!r} with alpha {s.alpha:g}, profile {profile.id} is for "
             f"{profile.bounds!r} with {profile.alpha:g}",
         )
-    one_sided = outside(s.two_sidedness, profile.limits_of("two_sidedness"))
+    one_sided = outside(s.two_sidedness, profile.minimum_of("two_sidedness"))
     # few images may only look one-sided: what the file shows stands then, too
     reported = one_sided and model.ends_in.kind in ("activation", "pool") and not _too_few(e, profile)
     for reason, seen in foreseen(model, e.preprocessing, s.n_features, profile):

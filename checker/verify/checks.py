@@ -101,7 +101,8 @@ def disagreements(
     if ruling(first.verdict) != ruling(second.verdict):
         differences.append(f"verdict {ruling(first.verdict)} against {ruling(second.verdict)}")
     assert first.binding is not None
-    theirs, ours = _compared(first), _compared(second)
+    theirs = _compared(first)
+    ours = _compared(second)
     if elsewhere:
         same_words = first.tool_version == second.tool_version
         for report, form in ((first, theirs), (second, ours)):

@@ -308,9 +308,7 @@ def test_data_frames(scanned: rc.ScanReport, compared: rc.CompareReport) -> None
     frame = shown.to_frame()
     for name in STATISTICS:
         assert frame.loc[name, ["estimate", "low", "high"]].to_dict() == dict(getattr(shown.evidence.statistics, name))
-    assert frame["minimum"].dropna().to_dict() == {
-        i: shown.profile.limits_of(i).minimum for i in shown.profile.deciding
-    }
+    assert frame["minimum"].dropna().to_dict() == {i: shown.profile.minimum_of(i) for i in shown.profile.deciding}
     kurtosis = {i: layer.statistics.kurtosis for i, layer in enumerate(scanned.layers, 1)}
     assert dict(scanned.to_frame()["kurtosis"]) == kurtosis
     assert list(compared.to_frame()["keeps"]) == [change.keeps for change in compared.statistics]

@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.report.terminal import REASONS_LISTED, document_of
 from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, decide
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
-from robustcheck_onnx.thresholds.profile import Limits, load
+from robustcheck_onnx.thresholds.profile import load
 from support import Fields, but, reports, sized
 from support.bad_input import agrees
 from support.outcomes import NOTHING, gated
@@ -332,7 +332,7 @@ def test_clears() -> None:
         (1.0, 2.0, "straddles"),
         (None, None, "not measured"),
     ):
-        assert forms.clears(Interval(estimate=2.0, low=low, high=high), Limits(2.0)) == answer
+        assert forms.clears(Interval(estimate=2.0, low=low, high=high), 2.0) == answer
 
 
 def test_the_pure_words() -> None:

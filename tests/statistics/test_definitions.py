@@ -91,7 +91,8 @@ def test_scales_of_images_and_rotations_change_nothing() -> None:
 def strong(n: int, d: int = 64, *, seed: int = 8) -> np.ndarray:
     """Representations about a mean of their own, with three strong features."""
     rng = default_rng(seed)
-    return rng.normal(size=(n, d)) + np.concatenate([[20.0, -15.0, 12.0], default_rng(9).normal(0, 0.7, d - 3)])
+    mean = np.concatenate([[20.0, -15.0, 12.0], default_rng(9).normal(0, 0.7, d - 3)])
+    return np.asarray(rng.normal(size=(n, d)) + mean)
 
 
 def test_the_mean_of_the_rest_is_that_of_all_pairs_of_different_images() -> None:

@@ -84,7 +84,7 @@ def test_thresholds_lie_two_thirds_up_the_gap() -> None:
     assert got["outlier_frequency"].minimum == pytest.approx(low + (high - low) * 2 / 3, abs=6e-4)
     low, high = rows["run_lite0_logits"].two_sidedness, rows["shopthelook_marqo_fashionsiglip"].two_sidedness
     assert got["two_sidedness"].minimum == pytest.approx(low + (high - low) * 2 / 3, abs=6e-4)
-    assert [str(DEFAULT.limits_of(name)) for name in DECIDING] == ["> 4.762", "> 0.641", "> 0.37"]
+    assert [DEFAULT.minimum_of(name) for name in DECIDING] == [4.762, 0.641, 0.37]
 
 
 def test_every_reference_set_falls_on_its_side_by_its_point_estimates() -> None:

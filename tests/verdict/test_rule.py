@@ -151,7 +151,7 @@ def test_several_weak_constants_are_seen_too() -> None:
     h = normal(64, 384)
     h[:, :3] = 6.6, -6.6, 6.6  # about 5.8 SD each: every threshold is cleared
     measured = stats(h)
-    assert rule.inside(measured.strength, PROFILE.limits_of("strength"))
+    assert rule.inside(measured.strength, PROFILE.minimum_of("strength"))
     verdict = judge(evidence(measured), PROFILE)
     assert ids(verdict) == {"constant_feature"}
     assert sorted(verdict.reasons[0].seen.split(": ")[0].removeprefix("features ").split(", ")) == ["0", "1", "2"]
