@@ -304,7 +304,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             content: Bytes = b""
-            if status.st_size >= MAPPED_BYTES and stamps_writes(status := aged_status(file.fileno())):
+            if status.st_size >= MAPPED_BYTES and stamps_writes(status := aged_status(file.fileno(), "model file")):
                 with suppress(OSError, ValueError):
                     os.fsync(file.fileno())
                     content = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
