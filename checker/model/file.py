@@ -28,7 +28,7 @@ from ...thresholds.profile import Frozen, unique_keys
 from ..errors import NEWER, CannotAssessError, UsageError
 from ..evidence import Preprocessing
 from ..isolation import max_model_bytes
-from ..storage.places import local_path, nearest_path
+from ..storage.places import existing_parent, local_path, nearest_path
 from ..text import Texts, digest_of, frozen, quoted
 from .layers import check_dimensions, check_well_formed
 from .weights import (
@@ -269,7 +269,7 @@ def missing(path: Path) -> UsageError:
     near, repository = nearest_path(path), REPOSITORY.fullmatch(str(path))
     if near is None and repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
         return UsageError("no such file", f"Did you mean hf://{repository[1]}?")
-    return UsageError("no such file", f"Did you mean {near}?" if near else f"ls {quoted(path.parent)}")
+    return UsageError("no such file", f"Did you mean {near}?" if near else f"ls {quoted(existing_parent(path))}")
 
 
 def _check_size(size_bytes: int) -> None:

@@ -89,13 +89,22 @@ def is_hub_offline() -> bool:
 
 def nearest_path(path: Path) -> Path | None:
     """Return the file that a mistyped path means. None where no name is close."""
-    folder = path.parent if path.parent.is_dir() else nearest_path(path.parent)
-    if folder is None or not path.name:
-        return None
-    names = sorted(file.name for file in folder.glob("*"))
-    near = get_close_matches(path.stem, [Path(name).stem for name in names], 1, 0.7)  # v1.onnx is not v2.onnx
-    near = get_close_matches(path.name, [name for name in names if Path(name).stem in near], 1, 0)
-    return folder / near[0] if near else None
+    near = existing_parent(path)
+    for part in path.relative_to(near).parts:
+        names = sorted(file.name for file in near.glob("*"))
+        stems = get_close_matches(
+            Path(part).stem, [Path(name).stem for name in names], 1, 0.6
+        )  # v1.onnx is not v2.onnx
+        close = get_close_matches(part, [name for name in names if Path(name).stem in stems], 1, 0)
+        if not close:
+            return None
+        near /= close[0]
+    return near
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the folder of a path that exists. It is the last one on the way to the file."""
+    return next(parent for parent in (*path.parents, path) if os.path.isdir(parent) or parent == parent.parent)  # noqa: PTH112
 
 
 Place = Path | Url

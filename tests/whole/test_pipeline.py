@@ -34,7 +34,20 @@ from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
-from support import PATIENCE_S, Capture, Fields, Patch, Place, but, documents, lookup, normal, onnx_models, raised
+from support import (
+    PATIENCE_S,
+    TORN_NPY,
+    Capture,
+    Fields,
+    Patch,
+    Place,
+    but,
+    documents,
+    lookup,
+    normal,
+    onnx_models,
+    raised,
+)
 from support.bad_input import Run
 from support.measuring import never_decided, never_narrow
 
@@ -309,6 +322,9 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
     raised(UsageError, "compressed", load_representations, place)
     with zipfile.ZipFile(place, "w") as archive, archive.open("representations.npy", "w") as header:
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)})
+    raised(UsageError, "not readable", load_representations, place)
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("representations.npy", TORN_NPY)
     raised(UsageError, "not readable", load_representations, place)
     place.unlink()
     os.mkfifo(place)
