@@ -237,7 +237,7 @@ def test_a_report_of_images_in_memory_is_never_measured_again(lookup_pass: Place
     for rerun, images in ((True, None), (None, photos), (True, str(photos))):
         raised(rc.UsageError, said, rc.verify, file, model, images=images, rerun=rerun)
     alone, rested = (rc.verify(file, model, rerun=rerun, today=date(2026, 1, 1)) for rerun in (None, False))
-    assert (alone.exit_code, rested.exit_code) == (1, 0)
+    assert (alone.exit_code, rested.exit_code) == (1, 1)
     seen = {finding.check: finding.seen for finding in rested.findings}["images"]
     assert seen == "80 images in memory, handed over in Python, can't be opened again"
 
