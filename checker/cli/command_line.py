@@ -411,6 +411,15 @@ def is_address(word: str) -> bool:
     return "://" in word or (_ADDRESS.match(word) is not None and not os.path.lexists(word))
 
 
+def target_of(model: str) -> str:
+    """Return the file that a model's links lead to. It is absolute where the model is; "" without links."""
+    typed, target = os.path.abspath(model), os.path.realpath(model)  # noqa: PTH100 # `..` is not followed
+    if is_address(model) or target == typed:
+        return ""
+    is_relative = not os.path.isabs(model) and os.path.splitdrive(typed)[0] == os.path.splitdrive(target)[0]  # noqa: PTH117
+    return (os.path.relpath(target) if is_relative else target).replace(os.sep, "/")
+
+
 def refuse_missing(models: Words) -> None:
     """Refuse a missing model before others are measured. Raises UsageError."""
     for model in models:

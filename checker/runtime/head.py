@@ -266,7 +266,7 @@ def head_from_file(path: Path, n_features: int) -> LinearHead:
         raise UsageError(f"{path}: head is missing; no such file", "--head FILE.npy, a matrix (class, feature)")
     try:
         if path.suffix == ".npy":
-            tensors = {"weight": np.lib.format.open_memmap(path, mode="r")}
+            tensors: dict[str, GenericArray] = {"weight": np.lib.format.open_memmap(path, mode="r")}
         elif path.suffix == ".safetensors":
             tensors = _safetensors(path)
         else:

@@ -280,7 +280,7 @@ def test_a_write_within_a_tick_of_the_last_is_seen_in_memory_too(kind: str) -> N
     answers: list[str] = []
 
     def attack(monkeypatch: Patch) -> None:
-        real_read, real_digest = files.read_file, weights._digest_of
+        real_read, real_digest = weights.read_file, weights._digest_of
 
         def put(content: bytes) -> None:
             with Path("ram/weights.bin").open("r+b") as file:
