@@ -104,7 +104,8 @@ RULES: dict[str, Rule] = {
     "too_few_images": Rule(
         "not_established",
         "too few varied images",
-        "Give more varied photos (`--images DIR`); a first look, at the bundled ones: `robustcheck MODEL`.",
+        "Give more varied photos (`--images`) or raise `--max-images`; a first look, at the bundled ones: `robustcheck "
+        "MODEL`.",
         "On few images a few features can look extreme: supervised ResNet-50s had a strength of 13 on 13 photos of "
         "bags and of 165 on 20 product photos. Duplicates and near-duplicates do not count.",
     ),

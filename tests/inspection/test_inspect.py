@@ -151,8 +151,8 @@ def test_a_file_of_the_calibrated_kinds_can_pass() -> None:
 
 def test_a_reason_stands_in_the_answer_with_what_helps() -> None:
     assert answer(of_file(linear_encoder())) == (
-        "no, because neither the file, a sidecar nor an option gives the preprocessing → Name what the model was "
-        "trained with (clip, imagenet or a JSON file): robustcheck m.onnx --preprocess imagenet"
+        "only with --preprocess, because neither the file, a sidecar nor an option gives the preprocessing → Name "
+        "what the model was trained with (clip, imagenet or a JSON file): robustcheck m.onnx --preprocess imagenet"
     )
 
 
@@ -205,7 +205,9 @@ def test_nothing_is_needed_where_the_size_is_open(ends: Run) -> None:
     text = asked(ends(0, "inspect m.onnx"))
     said = "preprocessing is missing, and the input size is dynamic; an option or sidecar must give it"
     assert f"preprocessing ? by ? px, not known: {said}" in text
-    assert f"Can this file pass? no, because {said} → robustcheck m.onnx --preprocess clip (or" in text
+    assert (
+        f"Can this file pass? only with --preprocess, because {said} → robustcheck m.onnx --preprocess clip (or" in text
+    )
     assert "Can this file pass? yes" in asked(ends(0, "inspect m.onnx --preprocess clip"))
 
 
