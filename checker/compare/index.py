@@ -24,7 +24,8 @@ from ..arrays import NOT_READABLE, AnyArray, Array, Bools, Counts, Floats
 from ..errors import EnvironmentFaultError, UsageError, install_hint
 from ..evidence import Evidence, Interval
 from ..statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds
-from ..text import interval_text, number_text, short_provider
+from ..storage.places import existing_parent, nearest_path
+from ..text import interval_text, number_text, quoted, short_provider
 from ..verdict.reasons import INDEX_REASONS, INDEX_STEPS
 from .pairs import TIED, Compared, procrustes
 
@@ -534,6 +535,8 @@ class VectorFile(NamedTuple):
     path: Path
     option: str
     """that names the file"""
+    n: int
+    """of its vectors"""
     width: int
     read: Callable[[], Blocks]
 
@@ -583,7 +586,7 @@ def open_vectors(path: Path, option: str) -> VectorFile:
             raise ValueError(
                 f"its array has shape ({n}, {width}) and is of kind {kind}; floats (vector, feature) needed"
             )
-    return VectorFile(path, option, width, read)
+    return VectorFile(path, option, n, width, read)
 
 
 @contextlib.contextmanager
@@ -593,6 +596,12 @@ def readable(path: Path, option: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(f"{path}: package {fault.name} is missing", install_hint("data")) from fault
+    except FileNotFoundError as fault:
+        near = nearest_path(path)
+        raise UsageError(
+            f"{path}: file of {option} can't be used (No such file or directory)",
+            f"{option} {quoted(near)}" if near else f"ls {quoted(existing_parent(path))}",
+        ) from fault
     except NOT_READABLE as fault:
         raise UsageError(
             f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",

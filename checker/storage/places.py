@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from ..errors import UsageError
 from ..text import Texts, frozen, type_name
@@ -89,9 +89,12 @@ def is_hub_offline() -> bool:
 
 def nearest_path(path: Path) -> Path | None:
     """Return the file that a mistyped path means. None where no name is close."""
+    if "\\" in path.name:  # a path of Windows
+        path = Path(PureWindowsPath(path.name).name)
     near = existing_parent(path)
     for part in path.relative_to(near).parts:
-        names = sorted(file.name for file in near.glob("*"))
+        suffix = Path(part).suffix.lower()
+        names = sorted(file.name for file in near.glob("*") if not suffix or _is_alike(suffix, file.suffix.lower()))
         stems = get_close_matches(
             Path(part).stem, [Path(name).stem for name in names], 1, 0.6
         )  # v1.onnx is not v2.onnx
@@ -100,6 +103,10 @@ def nearest_path(path: Path) -> Path | None:
             return None
         near /= close[0]
     return near
+
+
+def _is_alike(suffix: str, other: str) -> bool:
+    return not other or bool(get_close_matches(suffix, [other]))
 
 
 def existing_parent(path: Path) -> Path:

@@ -258,9 +258,8 @@ def test_waivers_open_the_gate_until_they_expire(ends: Run) -> None:
     say(f'{VALID}models = ["release/**"]\n')
     Path("release").mkdir()
     Path("release/linked").symlink_to("..")
-    Path("release/warn.onnx").symlink_to("../warn.onnx")
     shutil.copy("warn.onnx", "release/own.onnx")
-    for model, code in (("own.onnx", 0), ("warn.onnx", 1), ("linked/warn.onnx", 1), ("linked/release/own.onnx", 0)):
+    for model, code in (("own.onnx", 0), ("linked/warn.onnx", 1), ("linked/release/own.onnx", 0)):
         ends(code, f"{WARN} -qq".replace("warn.onnx", f"release/{model}"))
     ends(1, f"{WARN} -qq --isolated")
 

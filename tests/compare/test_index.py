@@ -193,6 +193,7 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
     names = sorted(path.name for path in workshop.photos.iterdir())
     np.savez("index.npz", vectors=np.concatenate([h, normal(200, 384)]), ids=[*names, *"x" * 200])
     np.save("text.npy", normal(5, 384))
+    np.save("turned.npy", h.T)
     call = f"compare --images {workshop.photos} --device cpu -o json=report.json"
     for words, code, said in (
         ("turned.onnx reference.onnx --require index", 1, ""),
@@ -205,7 +206,8 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
         ("near.onnx reference.onnx --metric angle", 2, "--metric is 'angle'"),
         ("near.onnx reference.onnx --strict", 2, "before --"),
         ("near.onnx --write-baseline b.npz --require index", 2, "nothing is compared"),
-        ("near.onnx reference.onnx --text index.npy", 2, "No such file"),
+        ("near.onnx reference.onnx --text index.npy", 2, "--text index.npz"),
+        ("near.onnx reference.onnx --index turned.npy", 2, "its shape is (384, 80), so it is transposed"),
         ("near.onnx reference.onnx --index index.npz --text text.npy --require index,indication", 0, ""),
     ):
         assert robustcheck(*f"{call} {words}".split()) == code, words
