@@ -24,13 +24,13 @@ class Rule(NamedTuple):
 
 
 _EVALUATE = (
-    "Compare it with its original, or measure accuracy on labelled shifted photos: "
+    "Compare it with its original, or, if it gives class scores, measure accuracy on labelled shifted photos: "
     "`robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`."
 )
 _EARLIER = "In a report by a profile before `default-3`. "
 _MEASURE_SHIFT = (
-    "Measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`. "
-    "To release it without that, waive each reason (`robustcheck init`)."
+    "If it gives class scores, measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS "
+    "--shifted SHIFTED_PHOTOS`. To release it without that, waive each reason (`--waivers FILE`; `robustcheck init`)."
 )
 NOT_MENDABLE = ("one_sided", "rectified", "end_not_calibrated", "width_not_calibrated", "trained_to_match")
 """Reasons that no other run of the same file takes away."""

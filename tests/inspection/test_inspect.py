@@ -159,7 +159,7 @@ def test_a_reason_stands_in_the_answer_with_what_helps() -> None:
 def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends() -> None:
     path = save(classifier(512, output="output"), Path("MODEL.onnx"))
     found = of_file(path)
-    step = "→ Measure accuracy on labelled photos instead: `robustcheck shift MODEL.onnx --in PHOTOS"
+    step = "→ If it gives class scores, measure accuracy on labelled photos instead: `robustcheck shift MODEL.onnx --in"
     assert squeezed(step) in squeezed(lines(found, verbose=True))
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert answer(found) == (
