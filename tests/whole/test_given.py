@@ -222,7 +222,7 @@ def test_a_preprocessed_image_has_the_size_that_its_contract_says_where_the_grap
 
 def test_compare_and_scan_take_them_too(lookup_pass: Place) -> None:
     model, photos = lookup_pass
-    report = rc.compare(model, model, images=pictures(photos))
+    report = rc.compare(model, model, pictures(photos))
     assert report.candidate.evidence.images.source == "80 images in memory"
     assert report.passed
     for call in (rc.scan, rc.compare):
