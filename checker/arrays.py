@@ -1,6 +1,9 @@
 """Turn arrays of any library into NumPy arrays. The library is not imported."""
 
-from typing import Any, Protocol, cast, runtime_checkable
+import tokenize
+import zipfile
+import zlib
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,11 @@ Indices = npt.NDArray[np.intp]
 Counts = npt.NDArray[np.int64]
 GenericArray = npt.NDArray[np.generic]
 AnyArray = npt.NDArray[Any]
+NOT_READABLE: Final = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, MemoryError, OverflowError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""what NumPy raises where a file is not one of its own, is damaged or encrypted, or claims what it does not hold"""
 
 
 def float64(values: npt.ArrayLike) -> Array:

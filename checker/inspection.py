@@ -256,11 +256,12 @@ def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str) -> st
     return RULES[name].next_step
 
 
-# reasons that an option of the call takes away
-MENDED_BY_OPTIONS = (
-    *("assumed_preprocessing", "preprocessing_against_contract", "assumed_tensor"),
-    *("normalised_twice", "unusual_pixels"),
-)
+MENDED_BY_OPTIONS = {
+    "assumed_preprocessing": "--preprocess",
+    "assumed_tensor": "--tensor or --pool",
+    **dict.fromkeys(("preprocessing_against_contract", "normalised_twice", "unusual_pixels"), "another --preprocess"),
+}
+"""by reason: the option of the call that takes it away"""
 _ANSWERS = {
     "yes": Cell("✓ can pass", "pass"),
     "no": Cell("✗ can't pass", "warn"),
@@ -270,12 +271,16 @@ _ANSWERS = {
 
 def document_of(report: Inspected) -> Document:
     """Return an inspection's document. The next step is of the reason that is hardest to remove."""
-    facts, can_pass = report.facts, report.can_pass
+    facts, can_pass, answer = report.facts, report.can_pass, _ANSWERS[report.can_pass.answer]
     words, step = "yes: the thresholds are for models like this one; the numbers decide", ("", "")
     words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:
         hardest = min(can_pass.reasons, key=lambda r: r.id in MENDED_BY_OPTIONS)
         words = f"{can_pass.answer}, because {hardest.seen}"
+        if hardest.id in MENDED_BY_OPTIONS:
+            options = " and ".join(dict.fromkeys(MENDED_BY_OPTIONS[r.id] for r in can_pass.reasons))
+            words = f"only with {options}, because {hardest.seen}"
+            answer = Cell(f"▲ needs {options}", "warn")
         step = step_of(hardest.next_step, report.file, scores=facts.get("class_output") is not None)
     is_read = "representation" in facts
     command = re.compile(r"(robustcheck (?:\w+ )?)MODEL(?=[ `])")  # a file's own name may have the word, too
@@ -294,7 +299,7 @@ def document_of(report: Inspected) -> Document:
         notes=(),
         limits="",
         version=VERSION,
-        verdict=_ANSWERS[can_pass.answer],
+        verdict=answer,
         reasons=tuple(reasons) if is_read else (),
         step=step,
         remark="Nothing was measured: `robustcheck check` gives the verdict.",

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO, Final, Literal, Self, cast
+from typing import Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ..thresholds.profile import Frozen
+from .arrays import NOT_READABLE
 from .errors import EnvironmentFaultError, UsageError
 from .evidence import PreprocessingFacts
 from .storage.places import local_path
@@ -199,14 +200,10 @@ def load_representations(path: str | Path) -> Representations:
             raise ValueError("a name or digest is not text")
         if not np.isfinite(values).all():
             raise ValueError("a value is not finite")
-    except (OSError, *_DAMAGE) as fault:
+    except NOT_READABLE as fault:
         raise UsageError(
             f"{local}: representations file is not readable ({' '.join(str(fault).split())[:200]}); it must be one "
             "that this tool wrote",
             "robustcheck model.onnx --images photos/ --save-representations rows.npz",
         ) from fault
     return Representations(values, tuple(names), tuple(digests), provenance)
-
-
-_DAMAGE: Final = (ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile)
-"""what a reader raises where a file claims what it does not hold"""

@@ -310,6 +310,9 @@ def _made(name: str) -> nn.Module:
     where, _, factory = name.partition(":")
     if not (where and factory):
         raise CallError(f"{name}: name has no colon; it must be package.module:factory", "my_models.vision:build")
+    if where.endswith(".py"):
+        module_name = where.removesuffix(".py").removeprefix("./").replace("/", ".")
+        raise CallError(f"{name}: {where} is a file; a module is named without .py", f"{module_name}:{factory}")
     working_folder = str(Path.cwd())
     sys.path.append(working_folder)  # last: it shadows nothing that is installed
     try:

@@ -411,10 +411,27 @@ def is_address(word: str) -> bool:
     return "://" in word or (_ADDRESS.match(word) is not None and not os.path.lexists(word))
 
 
+def target_of(model: str) -> str:
+    """Return the file that a model's links lead to. It is absolute where the model is; "" without links."""
+    typed, target = os.path.abspath(model), os.path.realpath(model)  # noqa: PTH100 # `..` is not followed
+    if is_address(model) or target == typed:
+        return ""
+    is_relative = not os.path.isabs(model) and os.path.splitdrive(typed)[0] == os.path.splitdrive(target)[0]  # noqa: PTH117
+    return (os.path.relpath(target) if is_relative else target).replace(os.sep, "/")
+
+
+def with_blanks(words: Words) -> list[str]:
+    """Return the words with the first ones as one name, typed without quotes. None of them unless it exists."""
+    names = (" ".join(words[:n]) for n in range(2, len(words) + 1))
+    return next(([name, *words[len(name.split(" ")) :]] for name in names if os.path.lexists(name)), [])
+
+
 def refuse_missing(models: Words) -> None:
     """Refuse a missing model before others are measured. Raises UsageError."""
-    for model in models:
+    for at, model in enumerate(models):
         if not is_address(model) and not os.path.lexists(model):
+            if again := with_blanks(models[at:]):
+                raise UsageError(f"{model}: no such file; a name with blanks needs quotes", quoted(again[0]))
             # not where the files are there: ONNX Runtime
             from ..model.addresses import parse_model
             from ..model.file import missing

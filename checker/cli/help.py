@@ -23,7 +23,7 @@ from typer.exceptions import TyperException
 
 from ..errors import UsageError
 from ..text import form_of, sentence_text
-from .command_line import CommandLine, Variables, Words
+from .command_line import CommandLine, Variables, Words, with_blanks
 from .options import FIRST, OPTION_PANELS, OPTIONS, OUTPUT, ROWS, VERB_PANELS, one_of
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ OTHER_OPTIONS: Final = _by_word(
     {
         "": "--model --models --model-path --onnx --onnx-path -m --reference --ref --base --teacher --candidate",
         "--images": "--data --dataset --datasets --data-dir --data-path --dir --folder --image-dir --img-dir --input "
-        "--inputs --photos --pictures --samples-dir --source --path --val -d -i",
+        "--inputs --photos --pictures --samples-dir --source --path --val -d -i --images",
         "--preprocess": "--preprocessing --transform --transforms --normalize --normalise --normalization",
         "robustcheck explain preprocessing": "--size --input-size --image-size --img-size --imgsz --resize --crop "
         "--input-shape --shape --mean --std --layout",
@@ -222,13 +222,16 @@ OTHER_OPTIONS: Final = _by_word(
         "--device cuda": "--gpu --gpus --cuda --use-gpu",
         "--device cpu": "--cpu --no-gpu --no-cuda",
         "--device tensorrt": "--trt --tensorrt",
-        "--output": "--format --fmt --out --output-format --output-file --report --save",
+        "--output": "--format --fmt --out --output-format --output-file --report --save -f",
         "-o html": "--html",
         "-o junit": "--junit --junitxml --junit-xml --xml",
         "-o markdown": "--markdown --md",
         "-o sarif": "--sarif",
         "--fail-on never": "--no-fail --soft-fail --warn-only --allow-fail --ignore-errors --exit-zero",
-        "--thresholds": "--min-score --cutoff --profile",
+        "--thresholds": "--profile",
+        "thresholds are in a profile: robustcheck profiles show default": "--threshold --min-score --cutoff",
+        "--index": "--index-file --vector-index --vectors",
+        "--fail-on": "--severity --level",
         "--config": "--config-file --conf --cfg --settings -c",
         "--waivers": "--ignore --allow --allowlist --skip --exclude",
         "--verbose": "--verbosity --log-level --loglevel",
@@ -236,9 +239,12 @@ OTHER_OPTIONS: Final = _by_word(
         "--isolated": "--no-config",
     }
 )
-"""by an option that is typed: ours (with its value, where theirs takes none), a command, or "" for an argument"""
+"""by an option that is typed: ours (with its value, where theirs takes none), what to do, or "" for an argument"""
+PHOTOS: Final = ("--images", "--in", "--concepts")
+"""what names the photos: a verb has one of these"""
 OTHER_VERBS: Final = _by_word(
     {
+        "check -o report.html": "report html",
         "check": "run test tests validate analyze analyse evaluate eval assess score gate measure audit predict infer",
         "compare": "diff cmp regress versus vs",
         "inspect": "info show summary summarize describe view print cat",
@@ -304,10 +310,14 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
         return _no_verb(context.command, text, line, command)
     extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", text.replace("(s)", "s"))
     if extra:
-        *before, last = line.words
-        takes_images = any("--images" in p.opts for p in params)
-        is_last = takes_images and last == extra[1] and Path(last).exists()
-        return f"unexpected argument {extra[1]}", _command(*before, "--images", last) if is_last else look
+        again, place = list(line.words), extra[1]
+        if not Path(place).exists() or place not in again:
+            return f"unexpected argument {place}", look
+        if line.verb == "inspect":
+            return f"unexpected argument {place}; inspect measures nothing", _command("check", *again[1:])
+        again.remove(place)
+        photos = next((name for p in params for name in p.opts if name in PHOTOS), "")
+        return f"unexpected argument {place}", _command(*again, photos, place) if photos else look
     return text, look
 
 
@@ -324,9 +334,11 @@ def _no_option(option: str, options: list[str], line: CommandLine, look: str) ->
     """Return message and hint for an unknown option. The verb does not have it."""
     ours = nearest(option, options, OTHER_OPTIONS)
     message = f"unknown option {option}"
+    if ours == PHOTOS[0]:
+        ours = next((name for name in PHOTOS if name in options), ours)
     if ours is None or (ours.startswith("-") and ours.split()[0] not in options):
         return message, look
-    if ours.startswith("robustcheck"):
+    if ours and not ours.startswith("-"):
         return message, ours
     if ours in GROUP_OPTIONS:
         return f"{message}. Did you mean {ours}?", _command(ours)
@@ -365,6 +377,8 @@ def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
     if ours is not None:
         rest = [] if ours.endswith("--help") else words[1:]
         raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))
+    if again := with_blanks(words):
+        raise UsageError(f"{word} is neither a command nor a file; a name with blanks needs quotes", _command(*again))
     model = f"{word}.onnx"
     hint = _command(model, *words[1:]) if Path(model).is_file() else "robustcheck --help"
     raise UsageError(f"{word} is neither a command nor a file", hint)

@@ -184,6 +184,7 @@ def _gated(resolved: Resolved, model: str, result: Report) -> Report:
     decision = decide(
         result.verdict,
         model,
+        leads_to=command_line.target_of(model),
         waivers=settings.waivers,
         waived_in=resolved.source("waivers"),
         fail_on=settings.fail_on,

@@ -101,11 +101,15 @@ def row(
     return field(default=default, metadata={"row": entry})
 
 
+PDF: Final = "-o report.html, and print that page as a PDF"
+
+
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
     """Refuse a value that is not a valid choice. Raises UsageError with the closest one."""
     if value not in valid:
         near = get_close_matches(value.lower(), valid, 1) or valid
-        raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(valid)}", f"{option} {near[0]}")
+        hint = PDF if value.lower().endswith("pdf") else f"{option} {near[0]}"
+        raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(valid)}", hint)
 
 
 def device_of(device: str, options: Sequence[str]) -> str:
@@ -228,7 +232,8 @@ class Settings:
         (), "A file, in the form of its suffix: .json, .html, .xml (JUnit), .md, .sarif or .txt. Or a form: "
         "terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, gitlab, predicate, cyclonedx, or "
         "template=FILE.j2; with =PATH into a file. May be repeated. {model} in a path: one file per model. The "
-        "terminal report goes to stdout unless another form does. --json is -o json.", "FORMAT[=PATH]", OUTPUT,
+        "terminal report goes to stdout unless another form does. --json is -o json. Two runs at once need two files.",
+        "FORMAT[=PATH]", OUTPUT,
         HARMLESS,
         "a file's outputs stay in its folder and replace only our own reports; none is a template",
         "--output", "-o", about="FORMAT or FORMAT=PATH, as -o. Default: the terminal report.",

@@ -253,7 +253,7 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
         if not getattr(waiver, key).strip():
             raise UsageError(f"{where} {key} is blank; a waiver must name who accepted what, and why", f'{key} = "…"')
     if not waiver.models or not all(waiver.models):
-        raise UsageError(f"{where} models is {list(waiver.models)}; it must name models", 'models = ["*"]')
+        raise UsageError(f"{where} models is {list(waiver.models)}; it must name models", 'models = ["**"]')
 
 
 def _rebased(layer: Values, folder: Path) -> Values:
@@ -278,7 +278,7 @@ def value_text(key: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()  # as it is written in a file
     if isinstance(value, dict):  # a waiver
-        of = "" if value["models"] == ["*"] else f" for {', '.join(value['models'])}"
+        of = "" if value["models"] == ["**"] else f" for {', '.join(value['models'])}"
         return f"{value['reason']}{of}, until {value['expires']} by {value['owner']}"
     if value not in (None, []):
         return "; ".join(value_text(key, v) for v in value) if isinstance(value, list) else str(value)
@@ -317,13 +317,14 @@ def template() -> str:
 
 WAIVER_TEMPLATE = """
 # An accepted reason for WARN: it no longer fails the run, up to and with the day in `expires`. The report still shows
-# WARN, and who accepted what. `models`: globs of the model's path as it is typed. One such table for each reason.
+# WARN, and who accepted what. `models`: globs of the model's path as it is typed; `**` is any folders, `*` none. One
+# such table for each reason.
 #[[waivers]]
 #reason = "too_few_images"
 #because = "the model sees ten scenes in all"
 #owner = "name@example.org"
 #expires = 2026-12-31
-#models = ["*"]
+#models = ["**"]
 """
 
 

@@ -21,14 +21,13 @@ import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ...thresholds.profile import STATISTICS, Frozen, ReprArgs, Statistic, is_version
-from ..arrays import Array, Float32s, float64
+from ..arrays import NOT_READABLE, Array, Float32s, float64
 from ..errors import UsageError
 from ..evidence import Evidence
 from ..images.source import digest_of_set
 from ..statistics.state import GROUPS
 from ..storage.stores import write_atomically
 from ..text import VERSION, Texts, as_json, digest_of, quoted, sha256_of
-from .index import DAMAGE
 from .pairs import MAX_ROWS, ModelJackknife, Side, cosines, decisive_features, jackknife_of
 
 SCHEMA_VERSION = 1
@@ -230,7 +229,7 @@ def read(path: Path) -> Baseline:
         raw = json.loads(text)
     except OSError as fault:
         raise UsageError(f"{path}: baseline is not readable ({fault.strerror}); it must be a file", AGAIN) from fault
-    except DAMAGE as fault:
+    except NOT_READABLE as fault:
         raise UsageError(f"{path}: baseline is not JSON ({fault}); it must be one document", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("document") != "baseline":
         raise UsageError(f"{path}: file is not a baseline; `--write-baseline` writes one", AGAIN)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -21,11 +20,12 @@ import numpy as np
 from pydantic import Field
 
 from ...thresholds.profile import Frozen
-from ..arrays import AnyArray, Array, Bools, Counts, Floats
+from ..arrays import NOT_READABLE, AnyArray, Array, Bools, Counts, Floats
 from ..errors import EnvironmentFaultError, UsageError, install_hint
 from ..evidence import Evidence, Interval
 from ..statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds
-from ..text import interval_text, number_text, short_provider
+from ..storage.places import existing_parent, nearest_path
+from ..text import interval_text, number_text, quoted, short_provider
 from ..verdict.reasons import INDEX_REASONS, INDEX_STEPS
 from .pairs import TIED, Compared, procrustes
 
@@ -526,11 +526,6 @@ BLOCK: Final = 8192  # vectors that are read and multiplied at once
 NAMES: Final = ("vectors", "embeddings", "representations", "embedding", "vector")
 """names of the vectors where a file holds several arrays"""
 IDS: Final = ("ids", "id", "names", "name")
-DAMAGE: Final = (
-    *(OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-"""what a reader raises where a file is damaged or encrypted, or claims what it does not hold"""
 Blocks = Iterator[tuple[AnyArray, Sequence[Any]]]
 
 
@@ -540,6 +535,8 @@ class VectorFile(NamedTuple):
     path: Path
     option: str
     """that names the file"""
+    n: int
+    """of its vectors"""
     width: int
     read: Callable[[], Blocks]
 
@@ -589,7 +586,7 @@ def open_vectors(path: Path, option: str) -> VectorFile:
             raise ValueError(
                 f"its array has shape ({n}, {width}) and is of kind {kind}; floats (vector, feature) needed"
             )
-    return VectorFile(path, option, width, read)
+    return VectorFile(path, option, n, width, read)
 
 
 @contextlib.contextmanager
@@ -599,7 +596,13 @@ def readable(path: Path, option: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(f"{path}: package {fault.name} is missing", install_hint("data")) from fault
-    except DAMAGE as fault:
+    except FileNotFoundError as fault:
+        near = nearest_path(path)
+        raise UsageError(
+            f"{path}: file of {option} can't be used (No such file or directory)",
+            f"{option} {quoted(near)}" if near else f"ls {quoted(existing_parent(path))}",
+        ) from fault
+    except NOT_READABLE as fault:
         raise UsageError(
             f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",
             f"numpy.save('vectors.npy', vectors)  # floats (vector, feature); then {option} vectors.npy",
@@ -617,7 +620,7 @@ def _vectors_of(names: Sequence[str]) -> str:
 def _arrays(path: Path) -> Mapping[str, Any]:
     """Return what can be sliced of a file, by name. Its bytes are mapped."""
     if path.suffix == ".npy":
-        return {"vectors": np.load(path, mmap_mode="r", allow_pickle=False)}
+        return {"vectors": np.lib.format.open_memmap(path, mode="r")}
     if path.suffix == ".npz":
         with zipfile.ZipFile(path) as archive:
             return {member.filename.removesuffix(".npy"): _mapped(path, member) for member in archive.infolist()}

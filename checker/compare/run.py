@@ -39,9 +39,8 @@ MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
 
 class CompareOptions(RunOptions, total=False):
-    """The keyword arguments of `compare` without models. Those of `RunOptions` are among them."""
+    """The keyword arguments of `compare` without models and images. Those of `RunOptions` are among them."""
 
-    images: Images | None
     tolerance: float
     thresholds: str | Path | Profile | None
     index: IndexOptions
@@ -54,12 +53,18 @@ class CompareOptions(RunOptions, total=False):
 
 @overload
 def compare(
-    candidate: str | Path, reference: None = None, *, baseline: None = None, **options: Unpack[CompareOptions]
+    candidate: str | Path,
+    reference: None = None,
+    images: Images | None = None,
+    *,
+    baseline: None = None,
+    **options: Unpack[CompareOptions],
 ) -> FirstBaseline: ...
 @overload
 def compare(
     candidate: str | Path,
     reference: str | Path | None = None,
+    images: Images | None = None,
     *,
     baseline: str | Path | Baseline | None = None,
     **options: Unpack[CompareOptions],
@@ -67,6 +72,7 @@ def compare(
 def compare(
     candidate: str | Path,
     reference: str | Path | None = None,
+    images: Images | None = None,
     *,
     baseline: str | Path | Baseline | None = None,
     tolerance: float = TOLERANCE,
@@ -74,7 +80,6 @@ def compare(
     index: IndexOptions = IndexOptions(),  # noqa: B008 # frozen
     require: Sequence[Required] = ("indication",),
     write_baseline: str | Path | None = None,
-    images: Images | None = None,
     isolate: bool = True,
     limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
@@ -85,6 +90,7 @@ def compare(
     Args:
         candidate: path of an ONNX file.
         reference: another one; None = the baseline. Without either, nothing is compared, and there is no verdict.
+        images: as in `check`.
         baseline: in place of a reference, the `next_baseline` of an earlier run, or the file that it was written to.
         tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1; 0.2 unless it is given.
         thresholds: as in `check`.
@@ -93,7 +99,6 @@ def compare(
         write_baseline: file for the candidate's numbers; one that ends in .npz gets the vectors, too. It is written
             after the comparison, so an error leaves an earlier file as it was. That of `baseline` is replaced only
             where the report's `exit_code` is 0.
-        images: as in `check`.
         isolate: as in `check`; one child reads both models.
         limits: as in `check`.
         progress: as in `check`.
@@ -211,7 +216,9 @@ def _index_report(
         if file.width != width:
             raise UsageError(
                 f"{file.path}: vectors of {option} have {file.width} features; those of the reference have {width}",
-                "name the reference that made them",
+                f"numpy.save({file.path.name!r}, vectors.T): its shape is ({file.n}, {file.width}), so it is transposed"
+                if file.n == width
+                else "name the reference that made them",
             )
     report = IndexReport(options=options)
     if old is None:

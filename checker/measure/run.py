@@ -265,13 +265,13 @@ def batches(
         first_look: images at the first look.
         progress: called after every batch; before the first one is through, after every image.
         label: what the progress says next to the numbers.
-        n_shown: images that the progress has shown before.
+        n_shown: images that were read, and that the progress has shown, before. Its rate is that of the others.
     """
     clock, is_first = time.perf_counter(), True
 
     def tell() -> None:
         if progress is not None:
-            rate = read.n_read / (time.perf_counter() - clock)
+            rate = max(0, read.n_read - n_shown) / (time.perf_counter() - clock)
             progress(Progress(read.n_read, n_images, rate, label()))
 
     def tick() -> None:

@@ -531,6 +531,8 @@ class Constants:
 
     def _unpacked(self, node: NodeProto) -> GenericArray | None:
         """Unpack a weight of 4 or 8 bits. Each row is what the layer gives for a unit vector."""
+        if len(node.input) < 3:  # ONNX Runtime refuses it
+            return None
         scales = self.value(node.input[2])
         size = integer(node, "K", 0)
         if scales is None or size < 1:

@@ -28,7 +28,7 @@ from ...thresholds.profile import Frozen, unique_keys
 from ..errors import NEWER, CannotAssessError, UsageError
 from ..evidence import Preprocessing
 from ..isolation import max_model_bytes
-from ..storage.places import local_path, nearest_path
+from ..storage.places import existing_parent, local_path, nearest_path
 from ..text import Texts, digest_of, frozen, quoted
 from .layers import check_dimensions, check_well_formed
 from .weights import (
@@ -269,7 +269,7 @@ def missing(path: Path) -> UsageError:
     near, repository = nearest_path(path), REPOSITORY.fullmatch(str(path))
     if near is None and repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
         return UsageError("no such file", f"Did you mean hf://{repository[1]}?")
-    return UsageError("no such file", f"Did you mean {near}?" if near else f"ls {quoted(path.parent)}")
+    return UsageError("no such file", f"Did you mean {near}?" if near else f"ls {quoted(existing_parent(path))}")
 
 
 def _check_size(size_bytes: int) -> None:
@@ -304,7 +304,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             content: Bytes = b""
-            if status.st_size >= MAPPED_BYTES and stamps_writes(status := aged_status(file.fileno())):
+            if status.st_size >= MAPPED_BYTES and stamps_writes(status := aged_status(file.fileno(), "model file")):
                 with suppress(OSError, ValueError):
                     os.fsync(file.fileno())
                     content = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)

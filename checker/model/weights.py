@@ -16,10 +16,9 @@ A large model file is treated the same way: it is mapped, not copied, and ONNX R
 in it. Linux stamps only the first write through a memory map until that write is on the disk: so a file is brought
 there between its stamp and its digest (`fsync`), and whatever is written from then on shows. File systems without a
 disk (tmpfs) never stamp such writes; there, and where the file system is unknown, a model file is copied
-(`stamps_writes`).
+(`stamps_writes`). Weights in files of their own are not copied, so such a write to them goes unseen there.
 """
 
-import errno
 import hashlib
 import math
 import mmap
@@ -83,19 +82,28 @@ STAMPING = frozenset(("ext4", "xfs", "btrfs"))  # file systems of Linux that sta
 MOUNTS = Path("/proc/self/mountinfo")
 
 
-def aged_status(file: int | Path) -> os.stat_result:
+def aged_status(file: int | Path, subject: str) -> os.stat_result:
     """Return the status of a file or folder, once aged.
 
-    Its times are then two clock ticks old, so that any later write shows.
+    Its status then changed two clock ticks ago or more, so that any later write shows. The time of the content is not
+    looked at, since its owner may set it to any day. A time in the future counts as young.
 
-    Raises OSError, also where the file goes on changing for a second.
+    Args:
+        file: its path, or the number of an open file.
+        subject: what to call it in errors.
+
+    Raises OSError; CannotAssessError where it stays young for a second.
     """
     for _ in range(AGES):
         status = os.stat(file)  # noqa: PTH116 # an open file, too
-        if not 0 <= time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < 2 * TICK_NS:
+        if time.time_ns() - status.st_ctime_ns >= 2 * TICK_NS:
             return status
         time.sleep(TICK_NS / 1e9)
-    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    raise CannotAssessError(
+        f"{subject} goes on changing, or changed in the future by this machine's clock; weights that are measured must "
+        "not change",
+        "run again when nothing writes to it any more; compare `stat` of the file with `date`",
+    )
 
 
 def stamps_writes(status: os.stat_result) -> bool:
@@ -118,13 +126,13 @@ def read_file(location: str, target: Path, folder: Path, open_folder: OpenFolder
         target: its resolved path.
         folder: the resolved folder that `open_folder` holds.
 
-    Raises OSError.
+    Raises as `aged_status`.
     """
     below = target.relative_to(folder)
     between = [folder / part for part in below.parents if part != Path()]
-    stamps = {path: stamp_of(aged_status(path)) for path in between}
+    stamps = {path: stamp_of(aged_status(path, f"folder {path}")) for path in between}
     with (open_folder.path / below).open("rb") as file:
-        status = aged_status(file.fileno())
+        status = aged_status(file.fileno(), f"weights file {location}")
         stamps[target] = stamp_of(status)  # first: whatever is written from here on shows
         with suppress(OSError):  # a file system without a disk
             os.fsync(file.fileno())

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import get_attribute_value, make_node, make_tensor_value_info
 
-from ..arrays import Array, GenericArray, float64
+from ..arrays import NOT_READABLE, Array, GenericArray, float64
 from ..errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint, unfit
 from ..model.file import Graph
 from ..model.layers import FLOATS, LINEAR, RESHAPE, Layers, build_layers, inputs_of, needed_nodes, text_of, with_shapes
@@ -266,7 +266,7 @@ def head_from_file(path: Path, n_features: int) -> LinearHead:
         raise UsageError(f"{path}: head is missing; no such file", "--head FILE.npy, a matrix (class, feature)")
     try:
         if path.suffix == ".npy":
-            tensors = {"weight": np.load(path, allow_pickle=False)}
+            tensors: dict[str, GenericArray] = {"weight": np.lib.format.open_memmap(path, mode="r")}
         elif path.suffix == ".safetensors":
             tensors = _safetensors(path)
         else:
@@ -274,7 +274,7 @@ def head_from_file(path: Path, n_features: int) -> LinearHead:
                 f"{path}: head is a {path.suffix or 'nameless'} file; it must be .npy or .safetensors",
                 "numpy.save('head.npy', weight)",
             )
-    except (OSError, ValueError, EOFError, TypeError, KeyError) as fault:
+    except NOT_READABLE as fault:
         raise UsageError(
             f"{path}: head is not readable ({' '.join(str(fault).split())[:200]})", "--head FILE.npy"
         ) from fault

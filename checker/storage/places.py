@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from ..errors import UsageError
 from ..text import Texts, frozen, type_name
@@ -89,13 +89,29 @@ def is_hub_offline() -> bool:
 
 def nearest_path(path: Path) -> Path | None:
     """Return the file that a mistyped path means. None where no name is close."""
-    folder = path.parent if path.parent.is_dir() else nearest_path(path.parent)
-    if folder is None or not path.name:
-        return None
-    names = sorted(file.name for file in folder.glob("*"))
-    near = get_close_matches(path.stem, [Path(name).stem for name in names], 1, 0.7)  # v1.onnx is not v2.onnx
-    near = get_close_matches(path.name, [name for name in names if Path(name).stem in near], 1, 0)
-    return folder / near[0] if near else None
+    if "\\" in path.name:  # a path of Windows
+        path = Path(PureWindowsPath(path.name).name)
+    near = existing_parent(path)
+    for part in path.relative_to(near).parts:
+        suffix = Path(part).suffix.lower()
+        names = sorted(file.name for file in near.glob("*") if not suffix or _is_alike(suffix, file.suffix.lower()))
+        stems = get_close_matches(
+            Path(part).stem, [Path(name).stem for name in names], 1, 0.6
+        )  # v1.onnx is not v2.onnx
+        close = get_close_matches(part, [name for name in names if Path(name).stem in stems], 1, 0)
+        if not close:
+            return None
+        near /= close[0]
+    return near
+
+
+def _is_alike(suffix: str, other: str) -> bool:
+    return not other or bool(get_close_matches(suffix, [other]))
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the folder of a path that exists. It is the last one on the way to the file."""
+    return next(parent for parent in (*path.parents, path) if os.path.isdir(parent) or parent == parent.parent)  # noqa: PTH112
 
 
 Place = Path | Url

@@ -39,8 +39,8 @@ class Waiver(Frozen):
     owner: str = Field(min_length=1)
     expires: date
     """the last day on which it holds"""
-    models: Texts = ("*",)
-    """globs of the model's path as it was given; any of them"""
+    models: Texts = ("**",)
+    """globs of the model's path as it was given, and as its links lead; any of them"""
 
 
 class Loosening(Frozen):
@@ -74,6 +74,7 @@ def decide(
     verdict: Verdict,
     model: str,
     *,
+    leads_to: str = "",
     waivers: Sequence[Waiver] = (),
     waived_in: str = "",
     fail_on: FailOn = "warn",
@@ -87,16 +88,17 @@ def decide(
 
     A reason of another kind next to the accepted one fails, though a waiver accepts it: the two are not added up.
 
-    model: as it was typed; one that climbs (release/../other.onnx) must match a waiver's glob without that, too.
+    model: as it was typed; one that climbs (release/../other.onnx) must match a waiver's globs without that, too.
+    leads_to: the file that links lead to, which must match them, too; "" without links.
     waived_in, fail_on_from, accept_from: where waivers, fail_on and accept were set, for the rule's sentence.
     loosening: told as it is; it decides nothing here.
     """
     reasons = {reason.id for reason in verdict.reasons}
-    spellings = [model, normpath(model)] if ".." in model.split("/") else [model]
+    spellings = [model, *([normpath(model)] if ".." in model.split("/") else []), *([leads_to] if leads_to else [])]
     about = [
         w
         for w in waivers
-        if w.reason in reasons and any(all(fnmatchcase(name, glob) for name in spellings) for glob in w.models)
+        if w.reason in reasons and all(any(is_match(name, glob) for glob in w.models) for name in spellings)
     ]
     holding = tuple(w for w in about if w.expires >= today)
     expired = tuple(w for w in about if w.expires < today)
@@ -123,6 +125,22 @@ def decide(
     )
 
 
+def is_match(path: str, glob: str) -> bool:
+    """Return whether a glob matches a path. `**` is any number of folders; no other wildcard matches a slash.
+
+    >>> [is_match("release/v1/m.onnx", glob) for glob in ("release/*/m.onnx", "release/**", "release/*", "*")]
+    [True, True, False, False]
+    """
+    parts = path.split("/")
+    reached = {0}  # how many parts the glob may have matched so far
+    for part in glob.split("/"):
+        if part == "**":
+            reached = set(range(min(reached), len(parts) + 1)) if reached else reached
+        else:
+            reached = {at + 1 for at in reached if at < len(parts) and fnmatchcase(parts[at], part)}
+    return len(parts) in reached
+
+
 def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
     """Return whether a gate is consistent with a verdict. Its exit code, its waivers and its rule must belong together.
 
@@ -134,7 +152,7 @@ def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
     today = min(days) if days else max((waiver.expires for waiver in gate.expired), default=date.min)
     if not days and gate.expired:
         today = date.fromordinal(min(today.toordinal() + 1, date.max.toordinal()))
-    listed = [waiver.model_copy(update={"models": ("*",)}) for waiver in (*gate.waived, *gate.expired)]
+    listed = [waiver.model_copy(update={"models": ("**",)}) for waiver in (*gate.waived, *gate.expired)]
     new = decide(
         verdict,
         "",

@@ -24,12 +24,12 @@ class Rule(NamedTuple):
 
 
 _EVALUATE = (
-    "Compare it with its original, or measure accuracy on labelled shifted photos: "
+    "Compare it with its original, or, if it gives class scores, measure accuracy on labelled shifted photos: "
     "`robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`."
 )
 _MEASURE_SHIFT = (
-    "Measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`. "
-    "To release it without that, waive each reason (`robustcheck init`)."
+    "If it gives class scores, measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS "
+    "--shifted SHIFTED_PHOTOS`. To release it without that, waive each reason (`--waivers FILE`; `robustcheck init`)."
 )
 NOT_MENDABLE = (
     "one_sided",
@@ -87,7 +87,8 @@ RULES: dict[str, Rule] = {
     "too_few_images": Rule(
         "not_established",
         "too few varied images",
-        "Give more varied photos (`--images DIR`); a first look, at the bundled ones: `robustcheck MODEL`.",
+        "Give more varied photos (`--images`) or raise `--max-images`; a first look, at the bundled ones: `robustcheck "
+        "MODEL`.",
         "On few images a few features can look extreme: supervised ResNet-50s had a strength of 13 on 13 photos of "
         "bags and of 165 on 20 product photos. Duplicates and near-duplicates do not count.",
     ),

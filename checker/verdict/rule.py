@@ -267,7 +267,9 @@ def _sufficient(e: Evidence, profile: Profile) -> SeenReasons:
     sanity, s = e.images.sanity, e.statistics
     enough = min(sanity.n_varied, s.n_images)
     if _too_few(e, profile):
-        yield ("too_few_images", f"{enough} varied images were measured; at least {profile.min_images} are needed")
+        left_out = e.images.n_available - e.images.n_read
+        limit = f", and --max-images left out {left_out}" if left_out else ""
+        yield "too_few_images", f"{enough} varied images were measured{limit}; at least {profile.min_images} are needed"
     yield from ((finding.id, finding.seen) for finding in sanity.findings)
     if s.spread is None or s.spread < ALIKE_SPREAD:
         yield (

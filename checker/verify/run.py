@@ -1,6 +1,7 @@
 """Run all checks of a report for `verify`. They run in order, and the exit code follows.
 
-The exit code is 0 only where every check that was made agrees and the verdict is PASS.
+The exit code is 0 only where every check that was made agrees, a rerun or a signature supports the numbers, and the
+verdict is PASS.
 """
 
 from __future__ import annotations  # help() names the types as the package does
@@ -52,13 +53,16 @@ class Verification(Shown, NoTruth, Frozen):
 
     @property
     def result(self) -> str:
-        """Return the result, such as VERIFIED or DOES NOT HOLD."""
-        passed = self.verdict == "PASS"
-        if self.exit_code == 0:
-            return "VERIFIED" if passed else "VERIFIED, WARN waived"
+        """Return the result, such as VERIFIED or DOES NOT HOLD, with what supports the numbers."""
         if self.exit_code == 3:
             return "DOES NOT HOLD"
-        return "NOT VERIFIED: nothing but the report vouches for it" if passed else "VERIFIED, but WARN"
+        if not agreed(self.findings, "rerun", "signature"):
+            return "NOT VERIFIED: nothing was measured again, and no signature was checked"
+        measured = agreed(self.findings, "rerun")
+        how = "VERIFIED" if measured else "VERIFIED by its signature, not measured again"
+        if self.verdict == "PASS":
+            return how
+        return f"{how}, WARN waived" if self.exit_code == 0 else f"{how}, but WARN"
 
     @property
     def says(self) -> str:
@@ -126,8 +130,8 @@ def verify(
         images: where they are, the path or URL of a set; not needed for the bundled photos.
         thresholds: the profile that is accepted; None = the packaged profile of the same id, unless it is looser than
             the default.
-        rerun: measure again with the report's settings; None = where the images are at hand, and then a PASS needs
-            that rerun or a signature as its witness; False = rest on the report alone.
+        rerun: measure again with the report's settings; None = where the images are at hand. Without a rerun only a
+            signature that holds gives exit code 0.
         device: for the rerun; None = the one that the report's run was asked for.
         signature: the bundle that `sign` wrote; needs `public_key` or an identity.
         public_key: the key that you trust; needs `signature`.
@@ -136,8 +140,7 @@ def verify(
         certificate_oidc_issuer: URL of the identity provider that must vouch for that name.
         trust_config: client trust config of the Sigstore instance; None = the public one, whose keys are brought up to
             date over the network, unless ROBUSTCHECK_OFFLINE forbids it.
-        accept_waivers: let waivers count that are in the report and hold today; a signature must vouch for them, or
-            `rerun` be False.
+        accept_waivers: let waivers count that are in the report and hold today; a signature must vouch for them.
         elsewhere: let a rerun agree with a report of another machine, version, or name of the image set: those are not
             compared, and numbers may differ by more (docs/verify.md). So it is with a signature that holds, or where
             `device` is not the report's. A report itself never loosens what a rerun compares.
@@ -187,7 +190,7 @@ def verify(
     else:
         elsewhere |= agreed(findings, "signature") or device not in (None, report.binding.settings.device)
         findings.append(checks.check_rerun(report, model, image_set, device, progress, elsewhere=elsewhere))
-    code, rule = _decide(report, findings, rerun, accept_waivers, today or datetime.now(UTC).date())
+    code, rule = _decide(report, findings, accept_waivers, today or datetime.now(UTC).date())
     return Verification(
         tool_version=VERSION,
         report=str(report_file),
@@ -253,10 +256,8 @@ def _is_repeated(report: Report, report_file: Path, image_set: str | None, rerun
     return at_hand if rerun is None else rerun
 
 
-def _decide(
-    report: Report, findings: list[Finding], rerun: bool | None, accept_waivers: bool, today: date
-) -> tuple[Literal[0, 1, 3], str]:
-    """Return the exit code and its rule. A PASS needs a witness, unless `rerun` is False."""
+def _decide(report: Report, findings: list[Finding], accept_waivers: bool, today: date) -> tuple[Literal[0, 1, 3], str]:
+    """Return the exit code and its rule. Code 0 needs a rerun or a signature."""
     differing = [finding.check for finding in findings if finding.status == "differs"]
     if differing:
         return 3, f"{', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}: the report does not hold"
@@ -265,17 +266,14 @@ def _decide(
     if code == 1 and accept_waivers and report.gate is not None:
         decision = decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
         # a rerun vouches for the numbers, not for who waived what
-        if not (rerun is False or agreed(findings, "signature")):
+        if not agreed(findings, "signature"):
             rule += "; the waivers in the report count only with a signature" if report.gate.waived else ""
         elif decision.exit_code == 0:
             code = 0
             rule = f"everything that was checked agrees; {decision.rule} in the report, which --accept-waivers accepts"
-    if code == 0 and rerun is None and not agreed(findings, "rerun", "signature"):
-        rerun_too = "" if report.evidence.images.given else "measure again (--images), "
-        return 1, (
-            f"nothing but the report says that its numbers are right: {rerun_too}check a signature (--public-key), or "
-            "rely on the report (--no-rerun)"
-        )
+    if code == 0 and not agreed(findings, "rerun", "signature"):
+        rerun_too = "" if report.evidence.images.given else "measure again (--images), or "
+        return 1, f"nothing but the report says that its numbers are right: {rerun_too}check a signature (--public-key)"
     return code, rule
 
 
@@ -299,7 +297,7 @@ def _rests_on(findings: list[Finding], signer: Path | Identity | None) -> str:
         return f"The numbers: {' and '.join(parts)}."
     return (
         "The numbers: only the report itself. They fit this model's digest, but nothing here shows that they were "
-        "measured; --images with --rerun or a signature would."
+        "measured; --images or a signature would."
     )
 
 

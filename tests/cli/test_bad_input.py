@@ -15,11 +15,16 @@ from support.bad_input import Run, assert_says, contents, small_files, without_p
 
 # What a reader says of a file is in the tests of model/ and images/; here a file of each kind goes through the command.
 # A call of export is checked before any library is imported.
-CALLS = {"CHECK": "pass.onnx --images photos", "SMALLER": "export onnx pass.onnx -o m.onnx"}
+CALLS = {
+    "DEEP": "aa/" * 1300 + "x.onnx",
+    "CHECK": "pass.onnx --images photos",
+    "SMALLER": "export onnx pass.onnx -o m.onnx",
+}
 TABLE = """
-'no folder/x.onnx' => 2 => ls 'no folder' => no folder/x.onnx: no such file
+'no folder/x.onnx' => 2 => ls . => no folder/x.onnx: no such file
 'a\x1b[31m.onnx' => 2 => ls . => a\\x1b[31m.onnx: no such file
 '\udcff.onnx' => 2 => ls . => \\udcff.onnx: no such file
+DEEP => 2 => ls . => aa/…/x.onnx: no such file
 edge.onnx --images photos --device cpu => 3 => robustcheck inspect edge.onnx => edge.onnx: ONNX Runtime … refuses the
     model: …'conv.wxight'…
 pipe => 2 => ls -lL pipe => pipe: model is a device or pipe; a regular file is needed

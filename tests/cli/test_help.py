@@ -282,6 +282,22 @@ quantize pass.onnx  =>  2  =>  robustcheck export onnx -o int8.onnx --precision 
 info pass.onnx  =>  2  =>  robustcheck inspect pass.onnx
 convert model.pt  =>  2  =>  robustcheck export --help
 resnet50  =>  2  =>  robustcheck --help
+pass.onnx photos -o report.pdf  =>  2  =>  -o report.html, and print that page as a PDF
+report pass.onnx photos  =>  2  =>  robustcheck check -o report.html pass.onnx photos
+pass.onnx photos --threshold 3  =>  2  =>  thresholds are in a profile: robustcheck profiles show default
+shift pass.onnx --images photos  =>  2  =>  robustcheck shift pass.onnx --in photos
+concepts pass.onnx --images photos  =>  2  =>  robustcheck concepts pass.onnx --concepts photos
+compare pass.onnx warn.onnx photos --seed 1  =>  2  =>  robustcheck compare pass.onnx warn.onnx --seed 1 --images photos
+compare pass.onnx warn.onnx --index-file v.npy  =>  2  =>  robustcheck compare pass.onnx warn.onnx --index v.npy
+pass.onnx foto/  =>  2  =>  Did you mean photos?
+pass.onnx --images foto  =>  2  =>  --images photos
+pass.onnx 'C:\\data\\photos'  =>  2  =>  Did you mean photos?
+pass.onnx --images x.parquet  =>  2  =>  --images FOLDER
+my model.onnx  =>  2  =>  robustcheck 'my model.onnx'
+check my model.onnx  =>  2  =>  'my model.onnx'
+pass.onnx photos --severity low  =>  2  =>  robustcheck check pass.onnx photos --fail-on low
+pass.onnx photos -f json  =>  2  =>  robustcheck check pass.onnx photos --output json
+inspect pass.onnx photos  =>  2  =>  robustcheck check pass.onnx photos
 """
 MEASURES = "it would measure now"
 
@@ -293,11 +309,13 @@ def _world(here: Path, monkeypatch: Patch) -> None:
         (here / name).mkdir()
         shutil.copy("pass.onnx", f"{name}/v1.onnx")
     for name, content in {
-        "both/a.png model.tar.gz model.onnx.gz both/b.png": b"x", "model.zip model.pt": b"PK\3\4",
+        "both/a.png model.tar.gz model.onnx.gz both/b.png": b"x", "x.sarif": b"{}", "model.zip model.pt": b"PK\3\4",
         "model.engine": b"ftrt", "model.tflite": b"\0\0\0\0TFL3", "pre.json": b'{"size": 64}',
     }.items():  # fmt: skip
         for each in name.split():
             (here / each).write_bytes(content)
+
+    shutil.copy("pass.onnx", "my model.onnx")
 
     def refuse(*_: object, **__: object) -> None:
         raise CannotAssessError(MEASURES)

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,12 @@ def test_waivers_open_the_gate_until_they_expire(ends: Run) -> None:
     warns(1, "▲ WARN · absent · exit code 1", expired)
     say(f'{VALID}models = ["other/*"]\n')
     warns(1)
+    say(f'{VALID}models = ["release/**"]\n')
+    Path("release").mkdir()
+    Path("release/linked").symlink_to("..")
+    shutil.copy("warn.onnx", "release/own.onnx")
+    for model, code in (("own.onnx", 0), ("linked/warn.onnx", 1), ("linked/release/own.onnx", 0)):
+        ends(code, f"{WARN} -qq".replace("warn.onnx", f"release/{model}"))
     ends(1, f"{WARN} -qq --isolated")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 from unittest.mock import Mock
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ from robustcheck_onnx.checker.report.document import Table, cell_of, document_of
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import rule as verdicts
 from robustcheck_onnx.checker.verdict.reasons import NAMES, RULES
-from support import Capture, Patch, but, raised, read_json, read_text, robustcheck
+from support import TORN_NPY, Capture, Patch, but, raised, read_json, read_text, robustcheck
 from support.comparisons import Workshop, alike, ids, judged, planted, rotation
 from support.screens import assert_it_is_accessible, assert_it_loads_nothing, parse, shown, words
 
@@ -81,6 +82,8 @@ def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> N
     workshop.model("b", planted())
     workshop.model("broken", np.full((80, 384), np.nan))
     Path("link").symlink_to("outside")
+    with zipfile.ZipFile("torn.npz", "w") as archive:
+        archive.writestr("vectors.npy", TORN_NPY)
     call = f"compare --images {workshop.photos} --device cpu -o json=report.json"
     for line, said in {
         "a.onnx": "REFERENCE.onnx is missing",
@@ -88,6 +91,7 @@ def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> N
         "a.onnx b.onnx --baseline b.json": "compared with one of them",
         "a.onnx --baseline b.json": "baseline is not readable",
         "a.onnx --baseline b.onnx": "baseline is not JSON",
+        "a.onnx --baseline torn.npz": "baseline is not JSON",
         "a.onnx --write-baseline x.json": "nothing is compared, so there is no report for --output",
         "a.onnx b.onnx --write-baseline a.onnx": "must not replace it",
         "a.onnx b.onnx --write-baseline report.json": "which a report uses too",

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.compare import index as vectors
 from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import sha256_of
-from support import Capture, Patch, but, normal, raised, read_json, read_text, robustcheck
+from support import TORN_NPY, Capture, Patch, but, normal, raised, read_json, read_text, robustcheck
 from support.comparisons import Array, Workshop, numbers, planted, rotation, rounded
 
 H = planted(d=64, n=100)
@@ -159,6 +159,8 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
     np.savez("two.npz", a=H, b=H)
     np.savez_compressed("small.npz", vectors=H)
     Path("short.npy").write_bytes(Path("zero.npy").read_bytes()[:-9])
+    Path("torn.npy").write_bytes(TORN_NPY)
+    Path("archive.npy").write_bytes(Path("two.npz").read_bytes())
     for suffix in ("npy", "npz", "safetensors", "parquet", "csv"):
         Path(f"text.{suffix}").write_text("no vectors")
     pq.write_table(pa.table({"vector": [[1.0], [1.0, 2.0]]}), "ragged.parquet")
@@ -175,7 +177,8 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
         "ragged.parquet": "a row of vector has not 1 values",
         "empty.parquet": "no rows",
         "text.csv": "must be .npy, .npz, .safetensors or .parquet",
-        **dict.fromkeys(("short.npy", "text.npy", "text.npz", "text.safetensors", "text.parquet"), ""),
+        "archive.npy": "the magic string is not correct",
+        **dict.fromkeys(("short.npy", "torn.npy", "text.npy", "text.npz", "text.safetensors", "text.parquet"), ""),
     }.items():
         with pytest.raises(UsageError, match=f"{name}: file of --index can't be used .*{said}"):
             list(vectors.open_vectors(Path(name), "--index").blocks())
@@ -190,6 +193,7 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
     names = sorted(path.name for path in workshop.photos.iterdir())
     np.savez("index.npz", vectors=np.concatenate([h, normal(200, 384)]), ids=[*names, *"x" * 200])
     np.save("text.npy", normal(5, 384))
+    np.save("turned.npy", h.T)
     call = f"compare --images {workshop.photos} --device cpu -o json=report.json"
     for words, code, said in (
         ("turned.onnx reference.onnx --require index", 1, ""),
@@ -202,7 +206,8 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
         ("near.onnx reference.onnx --metric angle", 2, "--metric is 'angle'"),
         ("near.onnx reference.onnx --strict", 2, "before --"),
         ("near.onnx --write-baseline b.npz --require index", 2, "nothing is compared"),
-        ("near.onnx reference.onnx --text index.npy", 2, "No such file"),
+        ("near.onnx reference.onnx --text index.npy", 2, "--text index.npz"),
+        ("near.onnx reference.onnx --index turned.npy", 2, "its shape is (384, 80), so it is transposed"),
         ("near.onnx reference.onnx --index index.npz --text text.npy --require index,indication", 0, ""),
     ):
         assert robustcheck(*f"{call} {words}".split()) == code, words

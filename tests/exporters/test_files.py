@@ -183,6 +183,7 @@ def test_head_names_the_representation(tmp_path: Path, monkeypatch: Patch) -> No
 
 ROWS = """encoder: => 2 => encoder:: name has no colon; it must be package.module:factory
 no_such_module:make => 2 => module no_such_module is not found
+./my_vision.py:encoder => 2 => ./my_vision.py is a file; a module is named without .py
 my_vision:nothing => 2 => my_vision has no function nothing
 my_vision:raises => 3 => factory raised KeyError: 'no such thing'
 my_vision:not_a_module => 3 => factory returned int; it must return a torch.nn.Module

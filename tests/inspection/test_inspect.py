@@ -151,15 +151,15 @@ def test_a_file_of_the_calibrated_kinds_can_pass() -> None:
 
 def test_a_reason_stands_in_the_answer_with_what_helps() -> None:
     assert answer(of_file(linear_encoder())) == (
-        "no, because neither the file, a sidecar nor an option gives the preprocessing → Name what the model was "
-        "trained with (clip, imagenet or a JSON file): robustcheck m.onnx --preprocess imagenet"
+        "only with --preprocess, because neither the file, a sidecar nor an option gives the preprocessing → Name "
+        "what the model was trained with (clip, imagenet or a JSON file): robustcheck m.onnx --preprocess imagenet"
     )
 
 
 def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends() -> None:
     path = save(classifier(512, output="output"), Path("MODEL.onnx"))
     found = of_file(path)
-    step = "→ Measure accuracy on labelled photos instead: `robustcheck shift MODEL.onnx --in PHOTOS"
+    step = "→ If it gives class scores, measure accuracy on labelled photos instead: `robustcheck shift MODEL.onnx --in"
     assert squeezed(step) in squeezed(lines(found, verbose=True))
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert answer(found) == (
@@ -205,7 +205,9 @@ def test_nothing_is_needed_where_the_size_is_open(ends: Run) -> None:
     text = asked(ends(0, "inspect m.onnx"))
     said = "preprocessing is missing, and the input size is dynamic; an option or sidecar must give it"
     assert f"preprocessing ? by ? px, not known: {said}" in text
-    assert f"Can this file pass? no, because {said} → robustcheck m.onnx --preprocess clip (or" in text
+    assert (
+        f"Can this file pass? only with --preprocess, because {said} → robustcheck m.onnx --preprocess clip (or" in text
+    )
     assert "Can this file pass? yes" in asked(ends(0, "inspect m.onnx --preprocess clip"))
 
 

@@ -146,7 +146,8 @@ def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
 ) -> None:
     version = register(lookup_pass[0])
     other = str(client.create_model_version("encoder", Path("registered").absolute().as_uri()).version)
-    good, champion = write(passed, "pass.json"), "--no-rerun --alias champion"
+    photos = f"--images {lookup_pass[1]}"
+    good, champion = write(passed, "pass.json"), f"{photos} --alias champion"
     Path("broken.json").write_text("{")
 
     def gate(code: int, words: str, of: str = version) -> tuple[str, str, object]:
@@ -156,7 +157,7 @@ def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
         return said, tags["robustcheck.reasons"], client.get_registered_model("encoder").aliases
 
     held = {"next": other}
-    assert gate(0, f"{good} --no-rerun --alias next", other) == ("open PASS", "", held)
+    assert gate(0, f"{good} {photos} --alias next", other) == ("open PASS", "", held)
     client.set_registered_model_alias("encoder", "by-hand", version)
     held["by-hand"] = version
     for report, code, said, words in (
@@ -166,7 +167,7 @@ def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
     ):
         opened = ("open PASS", "", held | {"champion": version})
         assert gate(0, f"{good} {champion}") == opened
-        assert gate(0, f"{good} --no-rerun") == opened  # still open: nothing is taken
+        assert gate(0, f"{good} {photos}") == opened  # still open: nothing is taken
         if code == 3:  # an empty field more: other bytes
             with Path("registered/model.onnx").open("ab") as model:
                 model.write(b"\x1a\x00")
@@ -183,10 +184,10 @@ def test_no_alias_moves_for_a_synthetic_model_or_on_bundled_photos(
 ) -> None:
     version = register(synthetic)
     report = write(check(synthetic, images=lookup_pass[1]))
-    found = verify(report, synthetic, rerun=False)
+    found = verify(report, synthetic, images=lookup_pass[1])
     assert (found.verdict, found.exit_code) == ("PASS", 0)
     for unfit in ("of a synthetic model: planted", "on the bundled photos, not yours"):
-        words = f"gate encoder {version} {report} --no-rerun --alias champion"
+        words = f"gate encoder {version} {report} --images {lookup_pass[1]} --alias champion"
         mlflow(1, words, f"gate is closed; the PASS is {unfit}")
         assert client.get_registered_model("encoder").aliases == {}
         assert client.get_model_version("encoder", version).tags["robustcheck.verdict"] == "none"

@@ -169,6 +169,13 @@ def test_what_looks_wrong_and_is_not(opened: Any) -> None:
     assert (image.name, image.size) == ("image", None)
 
 
+def test_a_packed_layer_without_scales_is_refused_by_the_runtime(opened: Any) -> None:
+    """Its weight can't be read, which says nothing of the reader."""
+    layer = "y = com.microsoft:MatMulNBits(features, packed, K=16, N=4, bits=8, block_size=16)"
+    model = opened(written(layer, packed=np.zeros((4, 1, 16), np.uint8)))
+    raised(CannotAssessError, "refuses the model: .* has input size 2 not in range", Runner, model, "cpu")
+
+
 def test_the_limits_of_the_runtime_are_allowed() -> None:
     assert OPSET is not None
     assert IR_VERSION is not None

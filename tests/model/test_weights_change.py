@@ -1,12 +1,15 @@
 """Weights that change while a model runs: nobody knows which ones were measured, so there is no verdict."""
 
+import ctypes
 import hashlib
 import json
 import mmap
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from support import Patch, Place, lookup, normal, raised
 BESIDE = ("weights.bin", "passing.bin")
 MAPPED = ("inline.onnx", "passing.onnx")
 MODEL = Path("model.onnx")
+NEW_MOUNTS, PRIVATE = 0x20000, 0x44000  # CLONE_NEWNS; MS_REC | MS_PRIVATE
 Change = Callable[[Path, Path], None]
 Folders = tuple[Path, Path]
 
@@ -236,15 +240,74 @@ def test_every_run_of_a_model_looks() -> None:
     assert not np.array_equal(again, before)
 
 
-def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(tmp_path: Path, monkeypatch: Patch) -> None:
-    """A second write within one tick of the first leaves the same times: on ramfs it went unseen."""
-    file = tmp_path / "w.bin"
-    file.write_bytes(b"a")
-    written_ns = file.stat().st_ctime_ns
-    now_ns = [written_ns]
+@pytest.fixture
+def clock(monkeypatch: Patch) -> list[int]:
+    """The time in nanoseconds, by which files are aged: it passes while something sleeps."""
+    now_ns = [0]
     monkeypatch.setattr(time, "time_ns", lambda: now_ns[0])
     monkeypatch.setattr(time, "sleep", lambda s: now_ns.append(now_ns.pop() + round(s * 1e9)))
-    weights.aged_status(file)
-    assert now_ns[0] - written_ns == 2 * weights.TICK_NS
-    monkeypatch.setattr(time, "time_ns", lambda: file.stat().st_ctime_ns)  # it never stops changing
-    raised(OSError, "busy", weights.aged_status, file)
+    return now_ns
+
+
+@pytest.mark.parametrize("content_time", [1e9, 2e9])
+def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(content_time: float, clock: list[int]) -> None:
+    """A second write within one tick of the first leaves the same times, whatever day its owner gives the content."""
+    file = Path("weights.bin")
+    file.write_bytes(b"a")
+    os.utime(file, (content_time, content_time))
+    clock[0] = written_ns = file.stat().st_ctime_ns
+    weights.aged_status(file, "it")
+    assert clock[0] - written_ns == 2 * weights.TICK_NS
+
+
+def test_weights_that_do_not_age_are_refused(clock: list[int]) -> None:
+    """They change all the time, or the clock that stamped them is an hour ahead."""
+    said = (
+        r"^model\.onnx: weights file weights\.bin goes on changing, or changed in the future by this machine's clock; "
+    )
+    ahead_ns = 3600 * 10**9
+    clock[0] = Path("weights.bin").stat().st_ctime_ns - ahead_ns
+    raised(CannotAssessError, said, open_model, MODEL)
+    clock[0] += ahead_ns
+    assert open_model(MODEL).external_digests
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has mount namespaces")
+@pytest.mark.parametrize("kind", [b"ramfs", b"tmpfs"])
+def test_a_write_within_a_tick_of_the_last_is_seen_in_memory_too(kind: bytes, monkeypatch: Patch) -> None:
+    """The modification times lie in 2033. On ramfs that was a PASS under the digest of weights that give a WARN.
+
+    The thread has a mount namespace of its own, which ends with it.
+    """
+    ram, real_read, real_digest = Path("ram"), weights.read_file, weights._digest_of
+
+    def put(other: str) -> None:
+        with (ram / "weights.bin").open("r+b") as file:
+            file.write(Path(other).read_bytes())
+        os.utime(ram / "weights.bin", (2e9, 2e9))
+
+    def write_and_read(*of: Any) -> weights.ExternalFile:
+        put("weights.bin")
+        return real_read(*of)
+
+    def digest_and_write(file: Any) -> str:
+        digest = real_digest(file)
+        put("passing.bin")
+        return digest
+
+    def attack() -> list[str]:
+        libc = ctypes.CDLL(None)
+        if libc.unshare(NEW_MOUNTS) or libc.mount(b"", b"/", None, PRIVATE, None):
+            pytest.skip("only root may make a mount namespace")
+        assert libc.mount(b"", bytes(ram), kind, 0, None) == 0
+        for name in ("model.onnx", "weights.bin"):
+            shutil.copy(name, ram)
+        return [raised(CannotAssessError, "", check, ram / "model.onnx", images="photos").message for _ in range(3)]
+
+    ram.mkdir()
+    monkeypatch.setattr(files, "read_file", write_and_read)
+    monkeypatch.setattr(weights, "_digest_of", digest_and_write)
+    with ThreadPoolExecutor(1) as thread:
+        answers = thread.submit(attack).result()
+    said = "ram/model.onnx: weights file weights.bin changed during the run; it must not change after it was digested"
+    assert answers == [said] * 3

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.runtime.head import LinearHead, head_from_file, read_head, score_difference
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import Fields, normal, onnx_models, raised
+from support import TORN_NPY, Fields, normal, onnx_models, raised
 from support.onnx_models import save
 from support.onnx_models import written as support_written
 
@@ -194,6 +194,8 @@ def test_a_file_that_is_no_head(tmp_path: Path) -> None:
         ("vector.npy", W[0], "2 axes of floats"),
         ("whole.npy", W.astype(int), "2 axes of floats"),
         ("one.npy", W[:1], "two or more classes"),
+        ("torn.npy", TORN_NPY, "not readable"),
+        ("archive.npy", b"PK\3\4", "not readable"),
         ("damaged.safetensors", b"\x08\0\0\0\0\0\0\0{}{}{}{}", "not readable"),
         ("other.safetensors", safetensors.save({"kernel": W}), "one must be named weight"),
         ("bias.safetensors", safetensors.save({"weight": W, "bias": B[:3]}), r"bias \(3,\)"),

@@ -72,6 +72,8 @@ def normal(*shape: int, seed: int = 0) -> NDArray[np.float64]:
     return default_rng(seed).normal(size=shape)
 
 
+TORN_NPY = b"\x93NUMPY\1\0v\0" + b"(" * 118
+"""an .npy file with a header that is not even Python's tokens"""
 PIXELS = normal(5, 8, 8, 3, seed=1).astype(np.float32)
 """five preprocessed images, (image, height, width, channel)"""
 

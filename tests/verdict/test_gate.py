@@ -2,7 +2,9 @@
 
 import re
 from datetime import date, timedelta
+from glob import glob as glob_files
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
@@ -11,7 +13,7 @@ from robustcheck_onnx.checker.verdict.gate import Waiver, decide, fits, notes_of
 from robustcheck_onnx.checker.verdict.reasons import BELOW_REASONS, KINDS, NOT_MENDABLE, RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, decided, judge, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, load
-from support import Fields, but, reports
+from support import Fields, Patch, but, reports
 from support.reports import interval
 
 DEFAULT = load()
@@ -22,7 +24,7 @@ def warn(*ids: str) -> Verdict:
     return verdict_for((reason(name, "x") for name in ids), DEFAULT)
 
 
-def waiver(reason: str, expires: date = TODAY, models: tuple[str, ...] = ("*",)) -> Waiver:
+def waiver(reason: str, expires: date = TODAY, models: tuple[str, ...] = ("**",)) -> Waiver:
     return Waiver(reason=reason, because="known", owner="vision team", expires=expires, models=models)
 
 
@@ -43,6 +45,29 @@ def test_every_reason_must_be_waived_for_this_model() -> None:
     for climbs in ("other/../m.onnx", "link/../other/m.onnx", "./other/../../other/m.onnx"):
         answer = decide(warn("one_sided"), climbs, waivers=others, today=TODAY)
         assert (answer.exit_code, answer.waived, answer.expired) == (1, (), ())
+
+
+def test_a_waivers_glob_matches_what_python_finds(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"m.onnx", "release/m.onnx", "release/m2.onnx", "release/v1/m.onnx", "release/v1/a/m.onnx", "other/m.onnx"}
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
+    globs = "* *.onnx */m.onnx release/* release/** release/**/m.onnx **/v1/*.onnx ** **/** r*/m?.onnx release/[!v]*"
+    found = {
+        glob: {path for path in glob_files(glob, recursive=True) if Path(path).is_file()}  # noqa: PTH207
+        for glob in globs.split()
+    }
+    assert {glob: {path for path in files if gate.is_match(path, glob)} for glob in found} == found
+    assert all(found.values())
+
+
+def test_where_a_link_leads_must_be_waived_too() -> None:
+    other = "other/m.onnx"
+    for globs, code in ((("release/*",), 1), (("other/*",), 1), (("release/*", "other/*"), 0), (("**",), 0)):
+        waivers = [waiver("one_sided", models=globs)]
+        answer = decide(warn("one_sided"), "release/m.onnx", leads_to=other, waivers=waivers, today=TODAY)
+        assert answer.exit_code == code
 
 
 def test_an_expired_waiver_counts_for_nothing_and_is_told() -> None:

@@ -61,6 +61,11 @@ def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> Non
     assert (verdict.profile_id, verdict.profile_digest) == (PROFILE.id, PROFILE.digest)
 
 
+def test_images_that_an_option_left_out_are_counted() -> None:
+    seen = [reason.seen for reason in judge(evidence(planted(n=49)), PROFILE).reasons]
+    assert seen[0] == "49 varied images were measured, and --max-images left out 251; at least 50 are needed"
+
+
 AMISS: list[tuple[Fields, str]] = [
     ({"model": {"random_weights": True}}, "untrained"),
     ({"model": {"file_changed": True}}, "file_changed"),

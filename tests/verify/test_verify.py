@@ -13,10 +13,12 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Failed, Report, read, read_one, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.checker.verify import signature
 from robustcheck_onnx.checker.verify.checks import check_images
 from robustcheck_onnx.checker.verify.run import verify as verify_report
 from robustcheck_onnx.thresholds import profile
@@ -74,7 +76,7 @@ def test_images_are_not_compared_where_a_skipped_one_is_not_named(passed: Report
 def test_a_report_that_holds(verify: Verify, passed: Report) -> None:
     agrees = dict.fromkeys(("report", "model", "profile", "verdict"), "agrees")
     code, status, document = verify()
-    assert code == document["exit_code"] == 0
+    assert code == document["exit_code"] == 1  # --no-rerun, and no signature
     assert status == agrees | dict.fromkeys(("signature", "images", "rerun"), "not checked")
     assert "only the report itself" in document["rests_on"]
     code, status, document = verify(images="photos")
@@ -95,15 +97,17 @@ def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report
 
 
 def test_the_terminal_says_what_nobody_checked_or_vouched_for(place: Path, capsys: Capture, monkeypatch: Patch) -> None:
-    """ "VERIFIED, but WARN" would be wrong twice."""
     monkeypatch.setenv("COLUMNS", "400")  # a long path of the tests is not folded
     words = ["verify", place / "report.json", place / "model.onnx"]
-    alone = ("nothing but the report says that its numbers are right", "NOT VERIFIED", "report.json says PASS")
-    for more, code, said in (["--no-rerun"], 0, ("VERIFIED",)), ([], 1, alone):
-        assert robustcheck(*words, *more) == code
+    unmeasured = "▲ NOT VERIFIED: nothing was measured again, and no signature was checked · exit code 1"
+    alone = ("nothing but the report says that its numbers are right", unmeasured, "report.json says PASS")
+    for more in ["--no-rerun"], []:
+        assert robustcheck(*words, *more) == 1
         shown = " ".join(capsys.readouterr().out.split())
-        assert (shown.count("– not checked"), [text for text in said if text not in shown]) == (3, [])
-    found = verify_report(place / "report.json", place / "model.onnx", rerun=False)
+        assert (shown.count("– not checked"), [text for text in alone if text not in shown]) == (3, [])
+    assert robustcheck(*words, "--images", place / "photos") == 0
+    assert "✓ VERIFIED · exit code 0" in capsys.readouterr().out
+    found = verify_report(place / "report.json", place / "model.onnx", images=place / "photos")
     signed = but(found, result="VERIFIED", rests_on="The numbers: josé signed them.")
     assert "The numbers: jos\\xe9 signed them." in shown_of(signed, ascii_only=True)  # a name is exact
     flip(place / "model.onnx")
@@ -118,7 +122,7 @@ def test_one_byte_of_the_model_and_of_its_external_weights(place: Path, verify: 
     proto = onnx.load(place / "model.onnx")
     onnx.save(proto, place / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
     put(place, check(place / "model.onnx", images=place / "photos"))
-    assert verify()[0] == 0
+    assert verify(images="photos")[0] == 0
     for file, byte in (("weights.bin", -1), ("model.onnx", 0), ("model.onnx", 1000), ("model.onnx", -1)):
         flip(place / file, byte)
         code, status, document = verify(images="photos")
@@ -143,7 +147,7 @@ def test_a_profile_that_nobody_accepted(place: Path, passed: Report, verify: Ver
     own = profile.seal(but(profile.load(), min_images=2, id="mine-1"))
     (place / "mine.json").write_text(profile.to_json(own), encoding="utf-8")
     put(place, sealed(but(passed, profile=own, verdict=judge(passed.evidence, own))))
-    for accepted, found in ([], (3, "differs")), (["--thresholds", place / "mine.json"], (0, "agrees")):
+    for accepted, found in ([], (3, "differs")), (["--thresholds", place / "mine.json"], (1, "agrees")):
         code, status, _ = verify(*accepted)
         assert (code, status["profile"]) == found
     assert verify("--thresholds", "default")[0] == 3
@@ -201,7 +205,9 @@ def let_through(report: Report, last_day: int, fail_on: gate.FailOn = "warn") ->
     return to_json(sealed(but(report, gate=answer)))
 
 
-def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report, verify: Verify) -> None:
+def test_waivers_count_only_where_they_are_accepted(
+    place: Path, warning: Report, verify: Verify, capsys: Capture
+) -> None:
     """And a second run vouches for none of them, so `sign`, which makes one, does not sign them."""
     put(place, let_through(warning, 5))
     words = (
@@ -216,10 +222,18 @@ def test_waivers_count_only_where_they_are_accepted(place: Path, warning: Report
     assert robustcheck(*words, "-qq") == 2
     assert not (place / "report.sigstore.json").exists()
     assert verify()[0] == 1
-    assert verify("--accept-waivers")[0] == 0
+    assert verify("--accept-waivers")[0] == 1
     code, status, document = verify("--accept-waivers", images="photos")
     assert (code, status["rerun"]) == (1, "agrees")
     assert "the waivers in the report count only with a signature" in document["rule"]
+    report = read_one(place / "report.json")
+    signed = signature.statement(report, file_digest(place / "report.json"), place / "model.onnx")
+    (place / "report.sigstore.json").write_text(signature.sign(signed, place / "key.pem"))
+    by_key = ("--public-key", place / "key.pub")
+    assert [verify(*by_key)[0], verify(*by_key, "--accept-waivers")[0]] == [1, 0]
+    capsys.readouterr()
+    robustcheck("verify", place / "report.json", place / "model.onnx", *by_key, "--accept-waivers")
+    assert "✓ VERIFIED by its signature, not measured again, WARN waived · exit code 0" in capsys.readouterr().out
     for fail_on in ("warn", "never"):
         put(place, let_through(warning, -1, fail_on))
         assert verify("--accept-waivers")[0] == 1
@@ -277,7 +291,7 @@ def test_a_rerun_needs_the_images(verify: Verify) -> None:
 def test_a_document_of_several_models(place: Path, passed: Report, warned: tuple[Path, Report], verify: Verify) -> None:
     failed = Failed(model="x.onnx", message="gone", hint="", exit_code=3)
     put(place, forms.render("json", [passed, failed, warned[1]]))
-    assert verify()[0] == 0
+    assert verify(images="photos")[0] == 0
     shutil.copy(warned[0], place / "model.onnx")
     assert verify()[0] == 1
     flip(place / "model.onnx")

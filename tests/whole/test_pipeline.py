@@ -34,7 +34,20 @@ from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
-from support import PATIENCE_S, Capture, Fields, Patch, Place, but, documents, lookup, normal, onnx_models, raised
+from support import (
+    PATIENCE_S,
+    TORN_NPY,
+    Capture,
+    Fields,
+    Patch,
+    Place,
+    but,
+    documents,
+    lookup,
+    normal,
+    onnx_models,
+    raised,
+)
 from support.bad_input import Run
 from support.measuring import never_decided, never_narrow
 
@@ -86,6 +99,8 @@ def test_progress_is_told_after_every_batch_and_nothing_is_printed(lookup_pass: 
         *(("first images", n, 80, False) for n in range(1, 17)),
         *(("", n, 80, n >= 50) for n in (16, 32, 48, 50, 64, 80)),  # a batch ends where the run looks
     ]
+    # the first 16 were read before they were measured, so they have no rate
+    assert [p.n_done for p in seen if p.images_per_s] == [32, 48, 50, 64, 80]
 
 
 def test_a_bad_image_is_seen_or_not_by_the_seed_of_a_run_that_stops_early(lookup_pass: Place, tmp_path: Path) -> None:
@@ -309,6 +324,9 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
     raised(UsageError, "compressed", load_representations, place)
     with zipfile.ZipFile(place, "w") as archive, archive.open("representations.npy", "w") as header:
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)})
+    raised(UsageError, "not readable", load_representations, place)
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("representations.npy", TORN_NPY)
     raised(UsageError, "not readable", load_representations, place)
     place.unlink()
     os.mkfifo(place)

@@ -22,7 +22,7 @@ Rerun = Annotated[
     bool | None,
     option(
         "Measure again with the report's settings; every statistic must agree. Default: where the images can be "
-        "read. With --no-rerun and no signature a PASS rests on the report alone.",
+        "read. Without a rerun and a signature nothing but the report supports a PASS, and the exit code is 1.",
         None,
         VERDICT,
         "--rerun/--no-rerun",
