@@ -452,8 +452,9 @@ def is_ours(place: Place, pattern: re.Pattern[bytes] = OURS) -> bool | None:
     Only the first bytes are read, and nothing is parsed. pattern: how such documents start.
     """
     with suppress(OSError):
-        start = _start_of(place)
-        return not start or pattern.match(start) is not None
+        if isinstance(place, Url) or place.is_file():
+            start = _start_of(place)
+            return not start or pattern.match(start) is not None
     return None
 
 
@@ -476,13 +477,14 @@ def remove_earlier(place: Place) -> None:
         return
     with suppress(OSError):
         place.resolve().unlink()
-    with suppress(OSError):  # a file that is mounted, as into a container, can't be removed
-        os.truncate(place, 0)
-    if place.is_file() and place.stat().st_size > 0:
+        return
+    try:
+        os.truncate(place, 0)  # a file that is mounted, as into a container, can't be removed
+    except OSError as fault:
         raise EnvironmentFaultError(
-            f"{place}: report of an earlier run is not removed; it must not pass for the report of this run",
+            f"{place}: report of an earlier run is not removed ({fault.strerror}); it is not of this run",
             f"ls -ld {quoted(place.parent)} {quoted(place)}",
-        )
+        ) from fault
 
 
 def write_atomically(place: Place, text: str | bytes) -> None:

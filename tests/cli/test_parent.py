@@ -60,8 +60,7 @@ def test_it_opens_no_model_no_photo_and_nothing_beside_them(here: Path) -> None:
         "inspect pass.onnx -o json=i.json",
     )
     assert codes == [1, 1, 0, 1, 1, 0]
-    outputs = ["c.html", "i.json", "r.html", "r.json"]  # the first bytes of what may be replaced
-    assert opened == sorted([*outputs, "p.json", "robustcheck.toml"])
+    assert opened == ["p.json", "r.html", "r.json", "robustcheck.toml"]
     assert read_json("r.json")["verdict"]["verdict"] == "WARN"
 
 
