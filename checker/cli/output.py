@@ -150,7 +150,7 @@ def _conflict(path: Path, reads: Iterable[Place], is_own: Callable[[Path], bool 
     """Return why a document must not replace what is at a path; "" where it may. The file is not parsed."""
     if any(isinstance(read, Path) and read.exists() and path.samefile(read) for read in reads):
         return "a file that this run reads; a report must not replace it"
-    if path.is_file() and not is_own(path):
+    if path.is_file() and path.stat().st_size > 0 and not is_own(path):
         return "a file that is there already; only an empty file, or one that robustcheck wrote there, is replaced"
     return ""
 
