@@ -3,8 +3,8 @@
     python benchmarks/kills.py [--kills 200] [--signals 100] [--aimed 60] [--seed 1]
 
 Every file must be, to the last byte, the earlier one, the one that an undisturbed run writes, or the error that
-belongs there. Prints a table, on stderr what is wrong, and ends with 1 if anything is. Needs Linux (/proc) and the
-extra `sign`.
+belongs there; a report may also be gone after a kill. Prints a table, on stderr what is wrong, and ends with 1 if
+anything is. Needs Linux (/proc) and the extra `sign`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from kills_runs import COMMAND, MODEL, SIGNATURE, TABLE, Files, Run, contents, execute, fill, prepare
 
-from robustcheck_onnx.checker.cli.output import UNFINISHED, error_document
+from robustcheck_onnx.checker.cli.output import error_document
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.verify import signature as signing
 from robustcheck_onnx.checker.verify.run import report_about
@@ -46,7 +46,7 @@ class Blow:
     number: signal.Signals
     to_group: bool = False
     aim: str = ""
-    """moment that it follows at once: the first "mark" on a document, or the first "new" one; empty: any moment"""
+    """moment that it follows at once: the first document that is "gone", or the first "new" one; empty: any moment"""
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class Blow:
             (signal.SIGINT, True): "SIGINT to the group (Ctrl-C)",
             (signal.SIGTERM, False): "SIGTERM",
         }[self.number, self.to_group]
-        return words + {"": "", "mark": ", while it marks", "new": ", while it writes"}[self.aim]
+        return words + {"": "", "gone": ", while it removes", "new": ", while it writes"}[self.aim]
 
 
 @dataclass
@@ -116,13 +116,18 @@ def strike(run: Run, blow: Blow, after_s: float, row: Row) -> None:
 
 
 def wait_for(run: Run, aim: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait for the first document that is marked, or new; or for the end of the process."""
-    stamps = {name: Path(name).stat().st_mtime_ns for name in run.forms}
+    """Wait for the first document that is gone, or new; or for the end of the process."""
+    earlier = {name: Path(name).stat().st_ino for name in run.forms}
     while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # its number stays its own
-        changed = [found for name in run.forms if (found := Path(name).stat()).st_mtime_ns != stamps[name]]
-        sizes = {len(run.new[name]) for name in run.forms}
-        if any(aim == "mark" or found.st_size in sizes for found in changed):
-            return
+        for name, number in earlier.items():
+            try:
+                is_new = Path(name).stat().st_ino != number
+            except FileNotFoundError:
+                if aim == "gone":
+                    return
+                continue
+            if is_new and aim == "new":
+                return
         time.sleep(0.001)
 
 
@@ -145,7 +150,7 @@ def processes_with(mark: bytes) -> Iterator[int]:
 
 
 def word_of(run: Run, name: str, files: Files, number: signal.Signals) -> str:
-    """What a file is: none, earlier, new, unfinished, error; or half-written, which it must never be."""
+    """What a file is: none, earlier, new, error; or half-written, which it must never be."""
     content = files.get(name)
     if content is None:
         return "none"
@@ -157,10 +162,9 @@ def word_of(run: Run, name: str, files: Files, number: signal.Signals) -> str:
         return "new" if is_table(Path(name)) else "half-written"
     if content == run.new[name]:
         return "new"
-    if form := run.forms.get(name):
-        if content == error_document(form, *UNFINISHED, MODEL).encode():
-            return "unfinished"
-        if number in STOPS and content == error_document(form, STOPS[number][1], "", STOPS[number][0], MODEL).encode():
+    if (form := run.forms.get(name)) and number in STOPS:
+        code, message = STOPS[number]
+        if content == error_document(form, message, "", code, MODEL).encode():
             return "error"
     return "half-written"
 
@@ -188,20 +192,21 @@ def is_table(path: Path) -> bool:
 def judged(run: Run, words: Mapping[str, str], code: int, number: signal.Signals) -> tuple[str, list[str]]:
     """What is left as a whole, and what is wrong with it."""
     faults = [f"{name} is {word}" for name, word in words.items() if word in ("half-written", "about another document")]
-    missing = [name for name, word in words.items() if word == "none" and name not in (SIGNATURE, TABLE)]
+    may_be_gone = (SIGNATURE, TABLE, *run.forms)
+    missing = [name for name, word in words.items() if word == "none" and name not in may_be_gone]
     faults += [f"{name} is gone" for name in missing]
     kinds = {words[name] for name in run.forms} or {word for name, word in words.items() if name in run.earlier}
     kinds -= {"earlier"} if run.name == "sign" and words[SIGNATURE] == "new" else set()  # its report never changes
     signature = words.get(SIGNATURE, "")
     is_new = kinds == {"new"} and signature in ("", "new")
-    left = "written" if is_new else "part written" if "new" in kinds else "part marked" if "earlier" in kinds else ""
+    left = "written" if is_new else "part written" if "new" in kinds else "part removed" if "earlier" in kinds else ""
     if kinds == {"earlier"} and signature in ("", "earlier"):
         left = "as before"
-    left = left or ("error" if kinds == {"error"} else "unfinished")
+    left = left or ("error" if kinds == {"error"} else "removed")
     if run.name == "check" and (signature, left) not in (
         ("earlier", "as before"),
         ("new", "written"),
-        *(("none", other) for other in ("part marked", "unfinished", "part written", "error")),
+        *(("none", other) for other in ("part removed", "removed", "part written", "error")),
     ):
         faults.append(f"the signature is {signature}, and the documents are {left}: {words}")
     if run.name == "sign" and signature == "none":
@@ -238,13 +243,13 @@ def planned(runs: Sequence[Run], kills: int, signals: int, aimed: int) -> list[t
     for stop, some in zip(stops, (signals - signals // 2, signals // 2), strict=True):
         plan += [(run, stop, n) for run, n in zip(runs, shares(some, [29, 7, 7, 7]), strict=True)]
     numbers = (signal.SIGKILL, signal.SIGTERM)
-    aims = [(number, aim) for aim in ("mark", "new") for number in numbers]
+    aims = [(number, aim) for aim in ("gone", "new") for number in numbers]
     for (number, aim), some in zip(aims, shares(aimed, [1, 1, 2, 1]), strict=True):
         plan.append((runs[0], Blow(number, aim=aim), some))
     return [one for one in plan if one[2] > 0]
 
 
-LEFT = ("as before", "part marked", "unfinished", "error", "part written", "written")
+LEFT = ("as before", "part removed", "removed", "error", "part written", "written")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -252,7 +257,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--signals", type=int, default=100)
-    parser.add_argument("--aimed", type=int, default=60, help="kills and signals while a check marks or writes")
+    parser.add_argument("--aimed", type=int, default=60, help="kills and signals while a check removes or writes")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(words)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here would be ignored there

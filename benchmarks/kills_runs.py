@@ -28,7 +28,7 @@ class Run:
     name: str
     words: tuple[str, ...]
     forms: Mapping[str, str]
-    """documents that are marked as unfinished while it runs: form by file"""
+    """documents that are removed before it measures: form by file"""
     earlier: Files
     new: Files
 

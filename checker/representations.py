@@ -130,7 +130,7 @@ class Saver:
                 rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
                 names, digests, about = map(np.array, (self._names, self._digests, provenance.model_dump_json()))
                 with temporary.open("xb") as file:
-                    np.savez(file, representations=rows, names=names, digests=digests, made_with=about)
+                    np.savez(file, made_with=about, representations=rows, names=names, digests=digests)
                 temporary.replace(self._path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -382,7 +382,7 @@ LIMITS = (
     "otherwise (in a normalisation layer, in pooling, in a linear map of rectified features, in a PCA or another "
     "change of basis) are not judged by these thresholds.",
     "The statistics depend on the basis and on the mean vector of the representation: a linear layer that was made, "
-    "not learned, can pass, for example one with a row along the mean or with a shifted bias.",
+    "not learned, can pass, such as a layer that has a row along the mean or a shifted bias.",
     SHIFTS_MEANT,
 )
 IMAGES = "each set on its own photos, in-distribution for its source (the sources are in the table)"

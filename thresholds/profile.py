@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import core_schema
 
-from . import DATA
+from . import DATA, MOST_BYTES, read_bytes
 
 ReprArgs = list[tuple[str, object]]  # what a record shows of itself: names and values
 _PYDANTIC = {name for name in dir(BaseModel) if name[0] != "_"} - {"model_copy", "model_dump", "model_dump_json"}
@@ -387,9 +387,10 @@ def load(spec: str | Path | None = None) -> Profile:
     is_packaged = path in PACKAGED.values()
     name = path.name if is_packaged else str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, MOST_BYTES).decode()
     except (OSError, UnicodeDecodeError) as fault:
-        raise ProfileError(f"{name}: threshold profile cannot be read ({fault})") from fault
+        why = getattr(fault, "strerror", fault)
+        raise ProfileError(f"{name}: threshold profile cannot be read ({why})") from fault
     try:
         raw = json.loads(text, object_pairs_hook=unique_keys)
     except ValueError as fault:  # an integer of thousands of digits, too

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from . import DATA, published, read_toml
+from . import DATA, MOST_BYTES, published, read_bytes, read_toml
 from .profile import Frozen, HintedError, refuse_version
 from .published import IMAGENET, MEAN_SHIFTS, SHIFTS, effective_robustness
 
@@ -138,7 +138,7 @@ def open_suite(spec: str | Path) -> Opened:
     """
     path = PACKAGED.get(str(spec), Path(spec))
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MOST_BYTES)
         raw = read_toml(content)
     except OSError as fault:
         near = difflib.get_close_matches(str(spec), PACKAGED, 1)

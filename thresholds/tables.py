@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError, model_validator
 
-from . import DATA
+from . import DATA, read_bytes
 from .profile import DECIDING, STATISTICS, End, Frozen, HintedError, Statistic, Threshold, first_fault, refuse_version
 
 TABLE = "reference_statistics.csv"
@@ -234,6 +234,9 @@ class Result(Frozen):
         return self
 
 
+LARGEST_BYTES = 1 << 24  # of a table; a row has some KB
+
+
 def rounded(value: float | None) -> float | None:
     """Round a number to a table's digits.
 
@@ -256,9 +259,10 @@ def read(path: Path) -> list[Result]:
         ResultsError: not readable, a line that is not a row, or of a newer schema.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, LARGEST_BYTES).decode()
     except (OSError, UnicodeDecodeError) as fault:
-        raise ResultsError(f"{path}: results table cannot be read ({fault}); JSON lines") from fault
+        why = getattr(fault, "strerror", fault)
+        raise ResultsError(f"{path}: results table cannot be read ({why}); JSON lines") from fault
     lines = text.split("\n")
     complete, torn = lines[:-1], lines[-1]
     rows = [_row(path, number, line) for number, line in enumerate(complete, 1) if line.strip()]

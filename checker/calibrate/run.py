@@ -24,7 +24,7 @@ from typing import Any
 import platformdirs
 
 from ...thresholds import profile as profiles
-from ...thresholds import tables
+from ...thresholds import read_bytes, tables
 from ...thresholds.profile import STATISTICS
 from ...thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
 from ...thresholds.tables import TENSORS, Measured, Result, rounded
@@ -374,7 +374,7 @@ def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
     if stale := [row for row in rows if keys.get(row.id, row.key) != row.key]:
         append(superseded(path), stale)
     text = "".join(tables.to_line(row) for row in current)
-    if path.read_text(encoding="utf-8") != text:
+    if read_bytes(path, tables.LARGEST_BYTES).decode() != text:
         write_atomically(path, text)
     return current
 

@@ -172,18 +172,19 @@ def find(folder: Path) -> Path | None:
 
 def read_table(path: Path, *, required: bool) -> Values | None:
     """Read the settings in a file. None for a pyproject.toml without a table of them, unless `required`."""
+    from ...thresholds import MOST_BYTES, read_start, read_toml  # keeps `--help` fast
+
     look = f"ls -ld {path}"
     if not path.exists():
         raise UsageError(f"{path}: settings file is missing", "robustcheck init")
     if not path.is_file():
         raise UsageError(f"{path}: settings file is not a regular file; it must be a TOML file", look)
     try:
-        content = path.read_bytes()
+        content = read_start(path, MOST_BYTES + 1)  # `read_toml` refuses more
     except OSError as fault:
         raise EnvironmentFaultError(
             f"{path}: settings file is not readable ({fault.strerror}); the check does not run without it", look
         ) from fault
-    from ...thresholds import read_toml  # keeps `--help` fast
 
     try:
         document = read_toml(content)
@@ -275,7 +276,7 @@ class Invocation:
 
     line: CommandLine
     documents: Documents | None = None
-    """as `CommandLine.documents`; None until a verb has read its settings"""
+    """as `CommandLine.documents`; None: those of the line"""
     annotates: bool | None = None
     """whether to annotate on GitHub Actions; None until a verb has read its settings"""
     judged: bool = False
@@ -413,7 +414,8 @@ def is_address(word: str) -> bool:
 
 def target_of(model: str) -> str:
     """Return the file that a model's links lead to. It is absolute where the model is; "" without links."""
-    typed, target = os.path.abspath(model), os.path.realpath(model)  # noqa: PTH100 # `..` is not followed
+    typed = os.path.abspath(model)  # noqa: PTH100 # `..` is not followed
+    target = os.path.realpath(model)
     if is_address(model) or target == typed:
         return ""
     is_relative = not os.path.isabs(model) and os.path.splitdrive(typed)[0] == os.path.splitdrive(target)[0]  # noqa: PTH117

@@ -310,7 +310,8 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
         return _no_verb(context.command, text, line, command)
     extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", text.replace("(s)", "s"))
     if extra:
-        again, place = list(line.words), extra[1]
+        again = list(line.words)
+        place = extra[1]
         if not Path(place).exists() or place not in again:
             return f"unexpected argument {place}", look
         if line.verb == "inspect":

@@ -24,11 +24,11 @@ from ..report import forms
 from ..report.forms import FormOptions, exit_code_of, one_model
 from ..report.record import Failed, Outcome, Report, sealed
 from ..storage import stores
-from ..storage.places import Place, Url, parse_place, redact, redact_text
+from ..storage.places import Url, redact, redact_text
 from ..text import VERSION, printable, quoted, sha256_of
 from ..verdict.gate import decide, load_profile
 from . import command_line, output, process
-from .command_line import Invocation, Words, expand, fill, safe_documents, split, split_images, stems_of, template_of
+from .command_line import Invocation, Words, expand, fill, split, split_images, template_of
 from .options import PLACEHOLDER, Settings, Values
 from .output import Destination, Destinations, check_target, deliver, destinations_of, progress_lines, write_files
 from .settings import Resolved, of_check, refuse_loosening
@@ -36,7 +36,6 @@ from .settings import Resolved, of_check, refuse_loosening
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Places = Sequence[Place]
 GPUS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
 """one of these is there on a system with an NVIDIA GPU: a server, a Jetson, Windows' Linux"""
 CHILD_BYTES = 1 << 29
@@ -53,8 +52,7 @@ def check_models(line: Settings, typed: Values, places: Words, invocation: Invoc
         line: the options of the command line.
         typed: those of them that were typed.
         places: the models, perhaps with their photos.
-        invocation: is told where documents go, since the settings may come from a file, and each model may have its
-            own.
+        invocation: is told whether the run annotates, and whether it judged.
         wall: has the child processes that read models and images.
     """
     words, photos = split_images(places, images_typed=line.images is not None, strict=line.strict)
@@ -63,16 +61,13 @@ def check_models(line: Settings, typed: Values, places: Words, invocation: Invoc
         refuse_loosening(resolved, invocation.line)
     settings = resolved.settings
     invocation.annotates = not settings.no_ci
-    folder = output.folder_of(resolved, "output")
-    invocation.documents = safe_documents(settings.output, stems_of(words), folder, strict=settings.strict)
     models = expand(words)
     wall.limits = settings.limits
-    reads = _files_read(resolved, models)
-    outputs = _outputs_of(resolved, models, reads)
+    outputs = _outputs_of(resolved, models)
+    output.remove_earlier(outputs.documents)
     command_line.refuse_missing(models)
-    with log_written(settings, reads):
-        output.mark_unfinished(outputs.documents, models[0] if len(models) == 1 else "", outputs.signed)
-        if settings.sign is not None:  # its import takes long: the documents are marked by now
+    with log_written(settings):
+        if settings.sign is not None:  # its import takes long: the earlier documents are gone by now
             from ..verify.signature import check_key
 
             check_key(Path(settings.sign))
@@ -99,18 +94,19 @@ class _Outputs(NamedTuple):
     """the reports with a signature next to them"""
 
 
-def _outputs_of(resolved: Resolved, models: Words, reads: Places) -> _Outputs:
+def _outputs_of(resolved: Resolved, models: Words) -> _Outputs:
     """Return what a run writes. All of it is checked before anything is measured; raises as the checks do."""
     settings = resolved.settings
-    documents = _destinations(resolved, models, reads)
+    _refuse_templates(resolved)
+    documents = _destinations(resolved, models)
     for form, path, _ in documents:
         if (file := template_of(form)) is not None:
             from ..report import template
 
             template.check(Path(file), into_file=path is not None)
-    saved = files_of_representations(settings.save_representations, models, reads, documents)
-    signed = signed_reports(settings.sign, documents, models, reads)
-    output.check_bundles(resolved, signed)
+    saved = files_of_representations(settings.save_representations, models, documents)
+    signed = signed_reports(settings.sign, documents, models)
+    output.check_bundles(resolved, signed, documents)
     output.check_log(resolved)
     for document in documents:
         one_model(document.form, 1 if document.model else len(models))
@@ -199,19 +195,7 @@ def _gated(resolved: Resolved, model: str, result: Report) -> Report:
     return sealed(result.model_copy(update={"gate": decision, **changed}))
 
 
-def _files_read(resolved: Resolved, models: Words) -> list[Place]:
-    """Return the files that the run reads. No report may replace one of them. Raises as `storage.parse_place`."""
-    settings = resolved.settings
-    names = [resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
-    names += [resolved.source("waivers")] if resolved.is_from("typed", "waivers") else []
-    reads = [parse_place(name) for name in names if name]
-    for model in models:
-        with suppress(UsageError):  # a URL that is refused: this model's own error, when its turn comes
-            reads.append(parse_place(model))
-    return reads + [Path(file) for file in template_files(resolved)]
-
-
-def _destinations(resolved: Resolved, models: Words, reads: Places) -> list[Destination]:
+def _destinations(resolved: Resolved, models: Words) -> list[Destination]:
     """Return where the documents of `-o` go. Raises as `destinations_of`, `models.fill` and `check_outputs`."""
     outputs: list[str] = []  # as if each file were typed
     about: list[str] = []  # the model that each is about; "" for all
@@ -221,7 +205,7 @@ def _destinations(resolved: Resolved, models: Words, reads: Places) -> list[Dest
         outputs += [f"{form}{sign}{name}" for name in fill(path, models)] if own else [text]
         about += models if own else [""]
     output.check_outputs(resolved, outputs)
-    destinations = zip(destinations_of(outputs, reads, forms.OUTPUTS), about, strict=True)
+    destinations = zip(destinations_of(outputs, (), forms.OUTPUTS), about, strict=True)
     return sorted((d._replace(model=model) for d, model in destinations), key=lambda d: d.model != "")
 
 
@@ -322,14 +306,14 @@ class _LogLines(logging.Formatter):
 
 
 @contextmanager
-def log_written(settings: Settings, reads: Places) -> Iterator[None]:
+def log_written(settings: Settings) -> Iterator[None]:
     """Write the package's log while the block runs. It goes to stderr (-vv) and to a file."""
     handlers: list[logging.Handler] = []
     if settings.verbose > 1:
         handlers.append(logging.StreamHandler(sys.stderr))
     if settings.log_file is not None:
         path = Path(settings.log_file)
-        check_target(path, reads)
+        check_target(path, (), "log", "--log-file ", partial(stores.is_ours, pattern=stores.LOG))
         try:
             handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
         except OSError as fault:
@@ -343,7 +327,7 @@ def log_written(settings: Settings, reads: Places) -> Iterator[None]:
             LOG.addHandler(handler)
         if handlers:
             LOG.setLevel(logging.DEBUG)
-            LOG.info("robustcheck %s", VERSION)  # `check_log` knows it by this
+            LOG.info("robustcheck %s", VERSION)  # `stores.LOG` knows it by this
         yield
     finally:
         for handler in handlers:
@@ -352,9 +336,7 @@ def log_written(settings: Settings, reads: Places) -> Iterator[None]:
         LOG.setLevel(level)
 
 
-def files_of_representations(
-    path: str | None, models: Words, reads: Places, destinations: Destinations
-) -> dict[str, str]:
+def files_of_representations(path: str | None, models: Words, destinations: Destinations) -> dict[str, str]:
     """Return the file of `--save-representations` per model.
 
     It is checked before anything is opened; empty where none is set.
@@ -375,23 +357,20 @@ def files_of_representations(
     files = dict(zip(models, fill(path, models, option), strict=True))
     for file in files.values():
         checked_path(file)
-        output.check_extra(option, Path(file), reads, destinations, "rows.npz")
+        output.check_extra(option, Path(file), (), destinations, "rows.npz")
     return files
 
 
-def signed_reports(key: str | None, destinations: Destinations, models: Words, reads: Places) -> list[Destination]:
+def signed_reports(key: str | None, destinations: Destinations, models: Words) -> list[Destination]:
     """Return the reports that a run signs, each with its model. They are JSON in a file; none without a key.
 
     Args:
         key: the private key's file.
         destinations: of the documents.
         models: those that are checked.
-        reads: files that the run reads; no signature may replace one of them.
 
     Raises:
-        UsageError: no JSON report goes to a file, a JSON report is about several models, or a signature would go to a
-            file that the run writes or reads.
-        EnvironmentFaultError: the folder can't be written.
+        UsageError: no JSON report goes to a file, or a JSON report is about several models.
     """
     if key is None:
         return []
@@ -415,15 +394,6 @@ def signed_reports(key: str | None, destinations: Destinations, models: Words, r
         raise UsageError(
             "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
         )
-    paths = [*map(output.bundle_at, signed), *(d.path for d in destinations if isinstance(d.path, Path))]
-    written = list(map(os.path.realpath, paths))
-    for dest in signed:
-        check_target(bundle := output.bundle_at(dest), reads)
-        if written.count(os.path.realpath(bundle)) > 1:
-            raise UsageError(
-                f"{bundle}: signature of {dest.path} can't be written here; another document of this run has this path",
-                f"-o json=report.json {again}",
-            )
     return signed
 
 
@@ -456,11 +426,8 @@ def sign_reports(
         stores.write_atomically(bundle, text)
 
 
-def template_files(resolved: Resolved) -> list[str]:
-    """Return the templates that the settings name.
-
-    Raises UsageError: a settings file or a variable names one, or one is a URL, or `template` stands alone.
-    """
+def _refuse_templates(resolved: Resolved) -> None:
+    """Refuse a template that a settings file or a variable names, a URL, and `template` alone. Raises UsageError."""
     named = [file for text in resolved.settings.output if (file := template_of(split(text)[0])) is not None]
     for file in named:
         if not file:
@@ -477,4 +444,3 @@ def template_files(resolved: Resolved) -> list[str]:
             raise UsageError(
                 f"--output is template={file}; a template must be a file on this machine", "copy it here first"
             )
-    return named

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import threading
 import time
@@ -16,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
-from ..text import error_json, error_text, printable, quoted
-from .command_line import follows_link, is_inside, split, template_of
+from ..errors import EnvironmentFaultError, UsageError, as_error
+from ..text import VERSION, error_json, error_text, printable, quoted
+from .command_line import follows_link, may_write, split, template_of
 from .options import FORMATS, one_of
 
 if TYPE_CHECKING:
@@ -83,19 +82,30 @@ def destinations_of(
 
 
 def check_target(
-    place: Place, reads: Iterable[Place] = (), label: str = "report path", option: str = "-o json="
+    place: Place,
+    reads: Iterable[Place] = (),
+    label: str = "report path",
+    option: str = "-o json=",
+    is_own: Callable[[Path], bool | None] | None = None,
 ) -> None:
     """Check early that a place can get a report. That is before the work starts, and no connection is made.
 
-    A report must not replace a file that the run reads, nor the weights and sidecars next to a model that it reads, nor
-    any image or ONNX file. Devices, pipes and links are fine.
+    A report replaces an empty file or an earlier report, and no file that the run reads. Devices, pipes and links are
+    fine.
 
-    reads: what the run reads. label, option: name the place in errors, and write it in hints.
-    Raises UsageError (a folder, no such folder, links in a circle, a web server, a file that is read, an image),
-    EnvironmentFaultError (a folder that can't be written, a package that is missing).
+    Args:
+        place: where the report goes.
+        reads: what the run reads.
+        label: names the place in errors.
+        option: writes it in hints.
+        is_own: returns whether a file may be replaced; None: a document of this tool, or an empty file.
+
+    Raises:
+        UsageError: a folder, no such folder, links in a circle, a web server, a file that is read, another file.
+        EnvironmentFaultError: a folder that can't be written, a package that is missing.
     """
     from ..storage.places import Url, local_path
-    from ..storage.stores import open_url
+    from ..storage.stores import is_ours, open_url
 
     if isinstance(place, Url):
         if place.is_http:
@@ -124,41 +134,24 @@ def check_target(
                 f"{path}: folder {folder} is missing; reports are written into existing folders",
                 f"mkdir -p {quoted(folder)}",
             )
-        if path.exists() and (conflict := _replaced(path, reads)):
+        if path.exists() and (conflict := _conflict(path, reads, is_own or is_ours)):
             other = path.with_name("report.json") if path.suffix == ".json" else path.with_suffix(".json")
-            raise UsageError(f"{path}: {label} is {conflict}; a report must not replace it", f"{option}{quoted(other)}")
+            if not option.endswith("json="):
+                other = path.with_name(f"new-{path.name}")
+            raise UsageError(f"{path}: {label} is {conflict}", f"{option}{quoted(other)}")
     except OSError as fault:
         raise UsageError(f"{path}: {label} is not usable ({fault.strerror}); it must be a file", look) from fault
     if not path.exists() and not os.access(folder, os.W_OK):
         raise EnvironmentFaultError(f"{path}: folder {folder} is not writable; reports are written into it", look)
 
 
-def _replaced(path: Path, reads: Iterable[Place]) -> str:
-    """Return what a report must not replace at an existing path. "" where it may.
-
-    A report or a signature of this tool is not an image, and not part of a model; no model has to be read to know that.
-    """
-    from ..report.record import is_verdict
-    from ..storage.places import SUFFIXES
-    from ..storage.stores import is_ours
-
-    is_other = path.is_file() and not (is_ours(path) or is_verdict(path))
-    files = [read for read in reads if isinstance(read, Path)]
-    if is_other:
-        from ..model.file import external_locations, may_be_model
-        from ..model.sidecar import sidecar_paths
-
-        for read in files[:]:
-            with suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it
-                if read.is_file() and may_be_model(read):
-                    files += sidecar_paths(read)
-                    # a model reached through a link may keep its weights next to the target
-                    folders = (read.parent, read.resolve().parent)
-                    files += [folder / name for name in external_locations(read)[1] for folder in folders]
-    if any(read.exists() and path.samefile(read) for read in files):
-        return "a file that this run reads"
-    endings = {p.suffix.lower() for p in (path, path.resolve())}  # a link may have another one
-    return "an existing image or model" if is_other and endings & {*SUFFIXES, ".onnx"} else ""
+def _conflict(path: Path, reads: Iterable[Place], is_own: Callable[[Path], bool | None]) -> str:
+    """Return why a document must not replace what is at a path; "" where it may. The file is not parsed."""
+    if any(isinstance(read, Path) and read.exists() and path.samefile(read) for read in reads):
+        return "a file that this run reads; a report must not replace it"
+    if path.is_file() and path.stat().st_size > 0 and not is_own(path):
+        return "a file that is there already; only an empty file, or one that robustcheck wrote there, is replaced"
+    return ""
 
 
 def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: Destinations, example: str) -> None:
@@ -166,39 +159,26 @@ def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: D
 
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
-    check_target(path, reads, f"path of {option}", f"{option} ")
+    from ..storage.stores import FILES, is_ours
+
+    check_target(path, reads, f"path of {option}", f"{option} ", partial(is_ours, pattern=FILES))
     if path.resolve() in [d.path.resolve() for d in destinations if isinstance(d.path, Path)]:
         raise UsageError(f"{option} is {path}, which a report uses too; it must be another file", f"{option} {example}")
 
 
-UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "run it again", 137)
-"""Message, hint and exit code (a shell's for SIGKILL) of the document that stands until the run has a result."""
+def remove_earlier(destinations: Destinations) -> None:
+    """Remove the documents of an earlier run, and their signatures, before anything is measured.
 
-
-def mark_unfinished(destinations: Destinations, model: str, signed: Destinations = ()) -> None:
-    """Replace earlier documents by one that says "not finished". A process that is killed can't do it.
-
-    Called when the work starts. A file that is missing, or not a document of this tool, stays as it is. Before
-    the first document, the signatures next to all of them go: whenever a kill comes, none is next to an error.
-
-    model: what the documents are about, as it was typed; empty for several. signed: reports that get a signature.
+    So a run leaves none of them, even if it is killed. All signatures go first: none is ever next to another document.
     Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
-    from ..report.record import remove_verdict
-    from ..storage.places import redact
-    from ..storage.stores import is_ours, replace_with_error
+    from ..storage import stores
 
-    for report in signed:
-        remove_verdict(bundle_at(report))
-    ours = [(form, path, about) for form, path, about in destinations if path is not None and is_ours(path)]
-    for form, path, _ in ours:
+    files = [(form, path) for form, path, _ in destinations if path is not None]
+    for form, path in files:
         remove_signature(form, path)
-    for form, path, about in ours:
-        try:
-            replace_with_error(path, error_document(form, *UNFINISHED, redact(about or model)))
-        except EnvironmentFaultError:
-            if is_ours(path):  # else there is no room, and the earlier document is gone at least
-                raise
+    for _, path in files:
+        stores.remove_earlier(path)
 
 
 def remove_signature(form: str, report: Place) -> None:
@@ -309,12 +289,13 @@ def print_report(render: Callable[..., RenderableType], color: str) -> None:
 
 
 def plain(report: RenderableType) -> str:
-    """Return a report as text for a file. It has 100 columns and no colour."""
+    """Return a report as text for a file. It has 100 columns, no colour, and a first line that shows whose it is."""
     from rich.console import Console
 
     buffer = io.StringIO()
     Console(file=buffer, width=100, no_color=True).print(report, crop=False)
-    return buffer.getvalue()
+    text = buffer.getvalue()
+    return text if text.startswith("robustcheck ") else f"robustcheck {VERSION}\n{text}"
 
 
 def console_for(color: str = "auto") -> Console:
@@ -339,10 +320,6 @@ def ascii_only(console: Console) -> bool:
     return not encoding.lower().replace("-", "").startswith("utf")
 
 
-_LOG: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
-"""how a log of ours starts: `log_written` writes this line first"""
-
-
 def folder_of(resolved: Resolved, key: str) -> Path | None:
     """Return the folder that outputs must stay in.
 
@@ -363,39 +340,49 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
         form, _, path = split(text)
         if path not in ("", "-"):
             shown = redact(path)
-            _refuse_unsafe(resolved, "report", f"output is {form}={shown}", f"-o {form}={quoted(shown)}", path)
+            _refuse_unsafe(resolved, f"output is {form}={shown}", f"-o {form}={quoted(shown)}", path)
 
 
 def check_written(resolved: Resolved, option: str, path: Path) -> None:
     """Refuse the place of a further file of a verb, as `check_outputs`."""
-    _refuse_unsafe(resolved, "file", f"{option} is {path}", f"{option} {quoted(path)}", str(path))
+    _refuse_unsafe(resolved, f"{option} is {path}", f"{option} {quoted(path)}", str(path))
 
 
-def check_bundles(resolved: Resolved, signed: Iterable[Destination]) -> None:
-    """Refuse places of signatures, as `check_outputs`. Their names follow from those of the reports."""
-    for bundle in map(bundle_at, signed):
-        words = (f"signature is {bundle}", "-o json=report.json --sign KEY")
-        _refuse_unsafe(resolved, "signature", *words, str(bundle), "output", "sign")
+def check_bundles(resolved: Resolved, signed: Destinations, destinations: Destinations) -> None:
+    """Refuse places of signatures, as `check_outputs` and `check_target`, also those of documents of this run.
+
+    Their names follow from those of the reports.
+    """
+    from ..report.record import is_verdict
+
+    again = "-o json=report.json --sign KEY"
+    bundles = [bundle_at(report) for report in signed]
+    documents = [document.path for document in destinations if isinstance(document.path, Path)]
+    written = [os.path.realpath(path) for path in (*bundles, *documents)]
+    for bundle in bundles:
+        _refuse_unsafe(resolved, f"signature is {bundle}", again, str(bundle), "output", "sign")
+        if written.count(os.path.realpath(bundle)) > 1:
+            raise UsageError(
+                f"{bundle}: signature can't be written here; another document of this run has this path", again
+            )
+        check_target(bundle, (), "signature", "--sign KEY -o json=", is_verdict)
 
 
 def check_log(resolved: Resolved) -> None:
     """Refuse the place of the log, as `check_outputs`."""
     if (name := resolved.settings.log_file) is not None:
-        _refuse_unsafe(resolved, "log", f"log-file is {name}", f"--log-file {quoted(name)}", name, "log-file")
+        _refuse_unsafe(resolved, f"log-file is {name}", f"--log-file {quoted(name)}", name, "log-file")
 
 
-def _refuse_unsafe(resolved: Resolved, kind: str, label: str, again: str, path: str, *keys: str) -> None:
-    """Refuse an unsafe place for an output. A settings file may not name it, or a run must not replace what is there.
+def _refuse_unsafe(resolved: Resolved, label: str, again: str, path: str, *keys: str) -> None:
+    """Refuse a place for an output that a settings file may not name, or that a link leads to.
 
     keys: of the settings that name it; it must stay in the folder of the first one. None: `output`.
     """
-    from ..report.record import is_verdict
-    from ..storage.stores import is_ours
-
     keys = keys or ("output",)
     folder, where = folder_of(resolved, keys[0]), resolved.file or "environment"
     is_named = folder is not None or resolved.is_from("file", *keys)
-    if folder is not None and not is_inside(path, folder):
+    if folder is not None and not may_write(path, folder):
         raise UsageError(
             f"{where}: {label}; a settings file may only name files in its folder, without links that leave it",
             f"{again}  # the command line may name any place",
@@ -405,21 +392,6 @@ def _refuse_unsafe(resolved: Resolved, kind: str, label: str, again: str, path: 
             f"{label}, which follows a link; a link in a checkout can lead anywhere, so none is followed",
             f"ls -ld {quoted(path)}",
         )
-    is_own = {"report": is_ours, "signature": is_verdict, "log": _is_log}
-    if is_named and Path(path).exists() and not is_own[kind](Path(path)):
-        raise UsageError(
-            f"{where}: {label}; the file that is there is not a {kind} of robustcheck, and a settings file replaces no "
-            "other",
-            f"{again}  # the command line may replace it",
-        )
-
-
-def _is_log(path: Path) -> bool:
-    with suppress(OSError):
-        if path.is_file():
-            with path.open("rb") as file:
-                return _LOG.match(file.read(80)) is not None
-    return False
 
 
 def bundle_at(signed: Destination) -> Path:

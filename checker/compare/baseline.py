@@ -20,6 +20,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from ...thresholds import read_bytes
 from ...thresholds.profile import STATISTICS, Frozen, ReprArgs, Statistic, is_version
 from ..arrays import NOT_READABLE, Array, Float32s, float64
 from ..errors import UsageError
@@ -31,6 +32,7 @@ from ..text import VERSION, Texts, as_json, digest_of, quoted, sha256_of
 from .pairs import MAX_ROWS, ModelJackknife, Side, cosines, decisive_features, jackknife_of
 
 SCHEMA_VERSION = 1
+LARGEST_BYTES = 1 << 28  # of a file: 1,024 vectors of 4,096 features have 16 MiB
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the
 # debiased CKA has an SD of 0.023 over 64 images and reaches 0.10 (`judge.UNRELATED_CKA`); over 80, 0.018 and 0.07.
 COSINE_IMAGES = 80
@@ -211,9 +213,10 @@ def write(path: Path, baseline: Baseline) -> None:
 
 def _read_file(path: Path) -> tuple[str, Vectors | None]:
     """Return the document of a baseline's file, and its vectors. Raises what NumPy raises for another file."""
+    content = read_bytes(path, LARGEST_BYTES)
     if path.suffix != ".npz":
-        return path.read_text(encoding="utf-8"), None
-    with np.load(path, allow_pickle=False) as archive:
+        return content.decode(), None
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         vectors = Vectors(archive["vectors"].astype(np.float32), tuple(map(str, archive["digests"])))
         return str(archive["baseline"]), vectors
 

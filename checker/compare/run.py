@@ -14,6 +14,7 @@ from typing import Any, Unpack, overload
 
 import numpy as np
 
+from ...thresholds import read_bytes
 from ...thresholds.profile import Profile
 from ..arrays import float64
 from ..errors import CannotAssessError, UsageError, unfit
@@ -123,7 +124,9 @@ def compare(
         return _save_baseline(_apart(baseline, limits, asked), write_baseline, baseline)
     limits.refuse_here()
     stored = None if baseline is None else baselines.load(baseline)
-    baseline_digest = sha256_of(Path(baseline).read_bytes()) if isinstance(baseline, str | Path) else ""
+    baseline_digest = (
+        sha256_of(read_bytes(Path(baseline), baselines.LARGEST_BYTES)) if isinstance(baseline, str | Path) else ""
+    )
     named = (("--index", index.file), ("--text", index.text))
     files = {option: open_vectors(file, option) for option, file in named if file is not None}
     jobs = [job.Job(model, run) for model in models]

@@ -255,15 +255,6 @@ def drop_pages(content: Bytes) -> None:
         content.madvise(mmap.MADV_DONTNEED)
 
 
-def may_be_model(path: Path) -> bool:
-    """Whether a file starts as an ONNX model does.
-
-    It starts with the field of the IR version; a large list or archive does not.
-    """
-    with path.open("rb") as file:
-        return file.read(1) == b"\x08"
-
-
 def missing(path: Path) -> UsageError:
     """Return the error for a model that does not exist. Its hint is the nearest name or address."""
     near, repository = nearest_path(path), REPOSITORY.fullmatch(str(path))

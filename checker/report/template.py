@@ -20,6 +20,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from ...thresholds import read_bytes
 from ...thresholds.profile import DEFINITIONS
 from .. import isolation
 from ..errors import EXIT_CODES, CannotAssessError, EnvironmentFaultError, UsageError
@@ -287,16 +288,9 @@ def _source(file: Path) -> str:
     if not file.name.endswith(SUFFIX) or file.name == SUFFIX:
         raise _error(file, f"its name must end in {SUFFIX}")
     try:
-        if not file.is_file():
-            raise _error(file, "it is missing or no file")
-        with file.open("rb") as content:
-            source = content.read(LARGEST_SOURCE_BYTES + 1)
+        return read_bytes(file, LARGEST_SOURCE_BYTES).decode()
     except OSError as fault:
         raise _error(file, f"it is not readable ({fault.strerror})") from fault
-    if len(source) > LARGEST_SOURCE_BYTES:
-        raise _error(file, f"it has more than {LARGEST_SOURCE_BYTES} bytes")
-    try:
-        return source.decode("utf-8")
     except UnicodeDecodeError as fault:
         raise _error(file, "it is not UTF-8") from fault
 

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import quote, unquote
 
+from ...thresholds import read_start
 from ..errors import EnvironmentFaultError, UsageError, install_hint
 from ..text import quoted
 from .places import HIDDEN, Place, Url, parse_place, redact_text, secrets
@@ -408,7 +409,8 @@ def copied(file: Path | RemoteFile) -> Iterator[Path]:
 
 OURS = re.compile(
     rb"""
-      \{.{0,180}"tool":\ ?"robustcheck"                                 # json, of every verb
+      \{.{0,180}"tool":\ ?"robustcheck"(?!,\s*"document":\s*"baseline")  # json, of every verb
+    | \{\s*"schema":\ "robustcheck\.                                    # json of inspect
     | \{\s*"tool":\ \{\s*"name":\ "robustcheck"                          # predicate
     | .{0,60}<testsuites\ name="robustcheck"                             # junit
     | \{\s*"\$schema":.{0,250}"driver":\ \{\s*"name":\ "robustcheck"       # sarif
@@ -427,14 +429,61 @@ OURS = re.compile(
 )
 """How a document of this tool starts, by its form; nothing else is ever replaced by an error."""
 OURS_WITHIN_BYTES = 1500
+LOG = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
+"""How a log of this tool starts."""
+FILES = re.compile(
+    rb"""
+      \{\s*"schema_version":\ \d+,\s*"tool":\ "robustcheck",\s*"document":\ "baseline"
+    | \{\s*"schema_version":\ \d+,\s*"id":\ "[^"]{1,400}",\s*"statistic_version":          # profile
+    | PK\x03\x04.{26}(?:baseline|made_with)\.npy.{0,600}"\0\0\0%b   # baseline with vectors, representations
+    | \#\ accuracies\ measured\ by\ robustcheck\                                          # suite entry
+    """
+    % "robustcheck".encode("utf-32-le"),
+    re.VERBOSE | re.DOTALL,
+)
+"""How the files of this tool start that hold its numbers and are not reports."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def is_ours(place: Place) -> bool:
-    """Return whether a document of this tool lies there. False for what can't be read."""
+def is_ours(place: Place, pattern: re.Pattern[bytes] = OURS) -> bool | None:
+    """Return whether a document of this tool, or an empty file, lies there. None for nothing, and what can't be read.
+
+    Only the first bytes are read, and nothing is parsed. pattern: how such documents start.
+    """
     with suppress(OSError):
-        return (isinstance(place, Url) or place.is_file()) and OURS.match(_start_of(place)) is not None
-    return False
+        if isinstance(place, Url) or place.is_file():
+            start = _start_of(place)
+            return not start or pattern.match(start) is not None
+    return None
+
+
+def remove_earlier(place: Place) -> None:
+    """Remove a document of an earlier run. One in a store, or a file that can't be removed, is emptied.
+
+    Another file stays. Raises UsageError for one in a store, EnvironmentFaultError where the document would stay.
+    """
+    is_earlier = is_ours(place)
+    if is_earlier is False and isinstance(place, Url):
+        raise UsageError(
+            f"{place}: report's URL is a file that is there already; only an empty file, or one that robustcheck wrote "
+            "there, is replaced",
+            f"-o json={place}.json",
+        )
+    if not is_earlier:
+        return
+    if isinstance(place, Url):
+        open_url(place).write_bytes(b"")
+        return
+    with suppress(OSError):
+        place.resolve().unlink()
+        return
+    try:
+        os.truncate(place, 0)  # a file that is mounted, as into a container, can't be removed
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{place}: report of an earlier run is not removed ({fault.strerror}); it is not of this run",
+            f"ls -ld {quoted(place.parent)} {quoted(place)}",
+        ) from fault
 
 
 def write_atomically(place: Place, text: str | bytes) -> None:
@@ -476,30 +525,22 @@ def write_atomically(place: Place, text: str | bytes) -> None:
 def replace_with_error(place: Place, document: str) -> None:
     """Replace a report with an error document. So no report of an earlier run passes for this one's.
 
-    Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have
-    been given a wrong path. Raises EnvironmentFaultError as write_atomically does; in a file, a document of this tool
-    is gone then, or empty, where that can be: better none than the PASS of an earlier run.
+    Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have been
+    given a wrong path. The document goes first: better none than the PASS of an earlier run.
+    Raises EnvironmentFaultError as `remove_earlier` and `write_atomically`.
     """
+    remove_earlier(place)
     if isinstance(place, Url):
         with suppress(FileNotFoundError):
-            if not OURS.match(_start_of(place)):
+            if _start_of(place):
                 return
-    elif place.is_dir() or not place.parent.is_dir() or (place.is_file() and not is_ours(place)):
+    elif place.is_dir() or not place.parent.is_dir() or (place.is_file() and place.stat().st_size > 0):
         return
-    try:
-        write_atomically(place, document)
-    except EnvironmentFaultError:
-        if isinstance(place, Path) and place.is_file():
-            with suppress(OSError):
-                place.resolve().unlink(missing_ok=True)
-            with suppress(OSError):  # a file that is mounted, as into a container, can't be removed
-                os.truncate(place, 0)
-        raise
+    write_atomically(place, document)
 
 
 def _start_of(place: Place) -> bytes:
     """Read enough of a document to show whose it is. Raises FileNotFoundError, StoreError, OSError."""
     if isinstance(place, Url):
         return open_url(place).read_bytes(OURS_WITHIN_BYTES)
-    with place.open("rb") as file:
-        return file.read(OURS_WITHIN_BYTES)
+    return read_start(place, OURS_WITHIN_BYTES)

@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...thresholds import read_bytes
 from ...thresholds.profile import unique_keys
 from ..errors import EnvironmentFaultError, UsageError, install_hint
 from ..report.record import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, Report, predicate_of, sha256_set
@@ -289,15 +290,11 @@ def signed_by_identity(bundle: Path, identity: Identity) -> bytes:
 def content_of(path: Path, label: str, hint: str) -> bytes:
     """Read a small file. label: names it in errors. Raises UsageError: missing, not readable, too large."""
     try:
-        if not path.is_file():  # a folder, a pipe, a device: nothing to wait for
-            raise UsageError(f"{path}: {label} is missing or no file; it must be one", hint)
-        with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
+        return read_bytes(path, LARGEST_BYTES)
     except OSError as fault:
-        raise UsageError(f"{path}: {label} is not readable ({fault.strerror}); it must be a file", hint) from fault
-    if len(content) > LARGEST_BYTES:
-        raise UsageError(f"{path}: {label} has more than {LARGEST_BYTES} bytes; it must be a small text file", hint)
-    return content
+        raise UsageError(
+            f"{path}: {label} is not readable ({fault.strerror}); it must be a small text file", hint
+        ) from fault
 
 
 def _need_extra(extra: str, subject: str, *packages: str) -> None:

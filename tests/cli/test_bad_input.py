@@ -90,12 +90,12 @@ CHECK -o terminal=r.txt -o terminal=photos/../r.txt => 2 => -o json=report.json 
     only one document fits there
 CHECK -o json=loop.json => 2 => ls -ld . => loop.json: report path is a link that leads in a circle; it must be a
     file
-CHECK -o json=link.json => 2 => -o json=report.json => link.json: report path is an existing image or model; a report
-    must not replace it
+CHECK -o json=link.json => 2 => -o json=report.json => link.json: report path is a file that is there already; only an
+    empty file, or one that robustcheck wrote there, is replaced
 CHECK -o json=absent/r.json => 2 => mkdir -p absent => absent/r.json: folder absent is missing; reports are written
     into existing folders
-CHECK -o json=./pass.onnx => 2 => -o json=pass.json => pass.onnx: report path is a file that this run reads; a report
-    must not replace it
+CHECK -o json=./pass.onnx => 2 => -o json=pass.json => pass.onnx: report path is a file that is there already; only an
+    empty file, or one that robustcheck wrote there, is replaced
 --version model.onnx => 2 => robustcheck --version => argument is model.onnx; --version takes none
 pass.onnx --quiet=3 => 2 => robustcheck check --help => --quiet is given a value; it takes none
 inspect pass.onnx b => 2 => robustcheck inspect --help => unexpected argument b
@@ -107,8 +107,9 @@ scan https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https
     it must be a file on this machine
 compare pass.onnx https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https://***@h/m.onnx: model is
     a URL; here it must be a file on this machine
-compare pass.onnx pass.onnx --images good.tar --write-baseline good.tar => 2 => --write-baseline good.json => good.tar:
-    path of --write-baseline is a file that this run reads; a report must not replace it
+compare pass.onnx pass.onnx --images good.tar --write-baseline good.tar => 2 => --write-baseline new-good.tar =>
+    good.tar: path of --write-baseline is a file that is there already; only an empty file, or one that robustcheck
+    wrote there, is replaced
 profiles shw default => 2 => robustcheck profiles show default => unknown command shw. Did you mean show?
 profiles qqq => 2 => robustcheck profiles --help => unknown command qqq; robustcheck profiles needs one of list, show
 profiles => 2 => robustcheck profiles --help => command is missing; robustcheck profiles needs one of list, show

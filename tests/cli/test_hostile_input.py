@@ -215,7 +215,7 @@ TEXTS = [
     (CONFIG, "toml", f"seed = {DIGITS}\n", "is not TOML (Exceeds the limit (4300 digits)"),
     (CONFIG, "toml", f"seed = 0x{'f' * 5000}\n", "an integer has 20000 bits; TOML's have 63 and a sign"),
     (CONFIG, "toml", "a." * 50_000 + "b = 1\n", "line 1 has more than 500 dots"),
-    (CONFIG, "toml", "# " + "x" * (1 << 20) + "\n", "it has 1048579 bytes, more than 1048576"),
+    (CONFIG, "toml", "# " + "x" * (1 << 20) + "\n", "it has more than 1,048,576 bytes"),
     (SUITE, "toml", f"a = {DEEP}\n", "suite is not TOML"),
     (TABLE, "jsonl", DEEP, "line 1: row is not JSON ("),
 ]

@@ -540,14 +540,16 @@ def test_a_settings_file_replaces_nothing_that_is_not_ours(ends: Run) -> None:
     say('output = ["html=page.html"]')
     link("page.html", "real.html")
     page = Path("real.html")
-    for content in (b"my page\n", b"", b"\x00"):
+    for content in (b"my page\n", b"\x00"):
         page.write_bytes(content)
-        assert ends(2, f"{CHECK} -- pass.onnx").stderr.splitlines() == [
-            "error: robustcheck.toml: output is html=page.html; the file that is there is not a report of "
-            "robustcheck, and a settings file replaces no other",
-            "hint: -o html=page.html  # the command line may replace it",
-        ]
-        assert page.read_bytes() == content
+        for word in ("-o html=page.html", ""):
+            assert ends(2, f"{CHECK} {word} -- pass.onnx").stderr.splitlines() == [
+                "error: page.html: report path is a file that is there already; only an empty file, or one that "
+                "robustcheck wrote there, is replaced",
+                "hint: -o json=page.json",
+            ]
+            assert page.read_bytes() == content
+    page.write_bytes(b"")
     for word in ("-o html=page.html", ""):  # after the first it is ours
         ends(0, f"{CHECK} {word} -- pass.onnx")
         assert "PASS" in page.read_text()
@@ -580,11 +582,10 @@ def test_with_strict_a_report_of_the_command_line_follows_no_link_of_the_checkou
 def test_a_log_that_a_settings_file_names(above: Path, ends: Run) -> None:
     link("r.json", "../.bashrc")
     Path("start.sh").write_text(SECRET)
-    Path("empty.py").touch()
-    stranger = "the file that is there is not a log of robustcheck"
-    for path, rule in {"../new": LEAVES, "r.json": LEAVES, "start.sh": stranger, "empty.py": stranger}.items():
+    stranger = "error: start.sh: log is a file that is there already"
+    for path, said in {"../new": LEAVES, "r.json": LEAVES, "start.sh": stranger}.items():
         say(f'log-file = "{path}"')
-        ends(2, f"{CHECK} -o junit=r.xml -- pass.onnx", "error: robustcheck.toml: log-file is ", rule)
+        ends(2, f"{CHECK} -o junit=r.xml -- pass.onnx", said)
         assert (Path("start.sh").read_text(), unchanged(above)) == (SECRET, True)
 
 
@@ -605,9 +606,9 @@ def test_a_signature_beside_a_report_that_a_settings_file_names(above: Path, end
     ends(2, call, LEAVES)
     bundle.unlink()
     bundle.write_text("mine")
-    ends(2, call, "the file that is there is not a signature of robustcheck")
+    ends(2, call, "r.sigstore.json: signature is a file that is there already")
     assert bundle.read_text() == "mine"
-    bundle.unlink()
+    bundle.write_text("")
     for _ in range(2):  # the second time it is ours
         ends(0, call)
     say('sign = "key.pem"')

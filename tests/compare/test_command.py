@@ -93,7 +93,7 @@ def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> N
         "a.onnx --baseline b.onnx": "baseline is not JSON",
         "a.onnx --baseline torn.npz": "baseline is not JSON",
         "a.onnx --write-baseline x.json": "nothing is compared, so there is no report for --output",
-        "a.onnx b.onnx --write-baseline a.onnx": "must not replace it",
+        "a.onnx b.onnx --write-baseline a.onnx": "a.onnx: path of --write-baseline is a file that is there already",
         "a.onnx b.onnx --write-baseline report.json": "which a report uses too",
         "--strict -o html=link -- a.onnx b.onnx": "output is html=link, which follows a link",
         "--strict --write-baseline link -- a.onnx b.onnx": "--write-baseline is link, which follows a link",

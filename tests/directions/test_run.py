@@ -355,7 +355,7 @@ def test_bad_calls(small: Path, tmp_path: Path, capsys: Capture, monkeypatch: Pa
         ("model.onnx --in odd --baseline timn", 2, "--baseline is 'timn'"),
         ("model.onnx --tensor features", 2, "--tensor or --pool is given without --head"),
         ("model.onnx --max-images 1", 3, "with a representation that is not constant is 1; at least 2"),
-        ("model.onnx --head head.npy -o json=head.npy", 2, "a report must not replace it"),
+        ("model.onnx --head head.npy -o json=head.npy", 2, "head.npy: report path is a file that is there already"),
         ("encoder.onnx --head head.npy -qq", 0, ""),
         ("joined.onnx --head head.npy --tensor features -qq", 0, ""),
     ):

@@ -260,7 +260,7 @@ def test_a_wrong_call_says_nothing_about_the_file(ends: Run) -> None:
     values = but(CLIP, size=(8, 8), resize_size=(8, 8)).model_dump_json()
     (own := Path("pre.json")).write_text(values)
     ends(0, "inspect m.onnx --preprocess pre.json")
-    ends(2, "inspect m.onnx --preprocess pre.json -o pre.json", "pre.json: report path is a file that this run reads")
+    ends(2, "inspect m.onnx --preprocess pre.json -o pre.json", "pre.json: report path is a file that is there already")
     assert own.read_text() == values  # an input stays
     save(written("left = Conv(image, w24x3x3x3); right = Conv(image, w24x3x3x3)", "left", "right"), Path("m.onnx"))
     done = ends(2, "inspect m.onnx")  # the file's own fault: nothing was asked for

@@ -130,7 +130,7 @@ def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: Place) 
         ({"MODEL": model, "IMAGES": ""}, "--images is missing; with --strict"),
         ({"MODEL": "--fail-on=never"}, "error: --fail-on=never: "),
         ({"MODEL": '$(touch pwned)"; touch pwned; "', "ARGS": "--device\n$(touch pwned)"}, "error: "),
-        ({"MODEL": "m.onnx", "REPORT": "m.onnx"}, "a report must not replace it"),
+        ({"MODEL": "m.onnx", "REPORT": "m.onnx"}, "m.onnx: report path is a file that is there already"),
         ({"MODEL": "m.onnx", "ARGS": "--tensor 'a"}, "args can't be split as a shell splits words (No closing quotat"),
     ):
         done, outputs = check(**{"IMAGES": photos} | inputs)

@@ -328,12 +328,12 @@ STRANGER = "a file of somebody else\n"
 pytestmark = pytest.mark.usefixtures("own_temporary_folder", "here")
 
 
-def test_other_verbs_replace_an_earlier_document_when_their_work_starts(ends: Run, monkeypatch: Patch) -> None:
-    """What a killed process leaves is what stood there when the work was under way."""
-    left = list[int]()
+def test_other_verbs_remove_an_earlier_document_before_they_read_anything(ends: Run, monkeypatch: Patch) -> None:
+    """A process that is killed leaves what was there when the work was under way."""
+    left = list[bool]()
 
     def work(*_: object, **__: object) -> None:
-        left.append(code_in("r.json"))
+        left.append(Path("r.json").exists())
         raise MemoryError
 
     for function, words in {
@@ -346,7 +346,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(ends: Ru
         Path("r.json").write_text(error_json("stands for an earlier PASS", "", 3))
         monkeypatch.setattr(f"robustcheck_onnx.checker.{function}", work)
         ends(4, f"{words} -o json=r.json", "error: memory")
-        assert (left.pop(), code_in("r.json")) == (137, 4)
+        assert (left.pop(), code_in("r.json")) == (False, 4)
 
 
 def test_no_report_replaces_weights_beside_a_model(ends: Run) -> None:
@@ -364,10 +364,10 @@ def test_no_report_replaces_weights_beside_a_model(ends: Run) -> None:
         "current.onnx -o json=link",
         "compare store/m.onnx --write-baseline store/m.onnx.data",
     ):
-        ends(2, f"{words} -qq", "is a file that this run reads; a report must not replace it")
+        ends(2, f"{words} -qq", "is a file that is there already; only an empty file, or one that robustcheck wrote")
         assert weights.read_bytes() == content
-    Path("store/other.data").write_text(STRANGER)  # a file that the model does not name
-    ends(1, "store/m.onnx --max-images 3 -qq -o json=store/other.data")
+    weights.write_bytes(b"")
+    ends(1, "pass.onnx --images photos --max-images 3 -qq -o json=store/m.onnx.data")  # nothing is lost
 
 
 def test_an_error_is_one_document_on_stdout_and_no_pass_in_a_file(ends: Run) -> None:
@@ -449,11 +449,13 @@ def test_reports_are_put_into_stores(ends: Run, memory: Any) -> None:
 def test_a_store_holds_no_earlier_pass_while_a_check_runs(ends: Run, memory: Any, monkeypatch: Patch) -> None:
     """Who is killed leaves what stands there; who is stopped by a signal does not wait for a store."""
     memory.pipe_file("/r.json", text.error_json("stands for an earlier PASS", "", 3).encode())
-    memory.pipe_file("/notes.json", b"{}")  # what is not a report stays until there is a result
     monkeypatch.setattr(pipeline, "check", Mock(side_effect=KeyboardInterrupt))
-    ends(130, f"{CALL} -o json=memory://r.json -o json=memory://new.json -o json=memory://notes.json")
-    assert error_code(memory.cat_file("/r.json")) == 137
-    assert (memory.exists("/new.json"), memory.cat_file("/notes.json")) == (False, b"{}")
+    for _ in range(2):  # an empty object is replaced, too
+        ends(130, f"{CALL} -o json=memory://r.json -o json=memory://new.json")
+        assert (memory.cat_file("/r.json"), memory.exists("/new.json")) == (b"", False)
+    memory.pipe_file("/notes.json", b"{}")
+    ends(2, f"{CALL} -o json=memory://notes.json", "notes.json: report's URL is a file that is there already; only an")
+    assert memory.cat_file("/notes.json") == b"{}"
 
 
 def test_reports_that_cannot_be_put_there(ends: Run, memory: Any, monkeypatch: Patch) -> None:

@@ -381,15 +381,15 @@ def test_faults_with_their_line(written: Made, here: Path) -> None:
         ("{% for i in range(10 ** 6) %}x{% endfor %}", "line 1 of the template: Range too big"),
         ("{% for i in range(99999) %}{{ 'x' * 999 }}{% endfor %}", "its text has more than 10 MiB"),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "it is nested too deeply"),
-        ("x" * (1 << 20) + "y", "it has more than 1048576 bytes"),
+        ("x" * (1 << 20) + "y", "it has more than 1,048,576 bytes"),
     ):
         message = fault_of(written(source, "own/t.j2"))
         assert said in message
         assert "secret" not in message.replace("../secret.txt", "")
     (here / "latin.j2").write_bytes(b"\xff")
     for name, said in {
-        "none.j2": "it is missing or no file",
-        "..j2": "it is missing or no file",
+        "none.j2": "it is not readable (No such file or directory)",
+        "..j2": "it is not readable (No such file or directory)",
         "secret.txt": "its name must end in .j2",
         ".j2": "its name must end in .j2",
         "latin.j2": "it is not UTF-8",
@@ -442,7 +442,8 @@ def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(checks: Run, writ
     checks(4, "-o json=r.json -o template=broken.j2=out.txt", said)
     assert read_json("r.json")["verdict"]["verdict"] == "PASS"
     written("no model", "pass.onnx")
-    checks(3, "-o template=t.j2=new.txt -o template=t.j2=mine.txt")
+    checks(2, "-o template=t.j2=mine.txt", "mine.txt: report path is a file that is there already")
+    checks(3, "-o template=t.j2=new.txt")
     for name, start in (("out", "4)\n"), ("new", "3)\nerror: pass.onnx")):
         assert Path(f"{name}.txt").read_text().startswith(f"robustcheck: no verdict (exit code {start}")
     assert mine.read_text() == "a file of somebody else\n"
@@ -454,9 +455,9 @@ def test_how_it_is_named(checks: Run, written: Made, ends: Run) -> None:
         "template": "it needs the template's file",
         "template=pass.onnx": "its name must end in .j2",
         "template=t.j2=": "a path must follow the equals sign",
-        "template=t.j2=t.j2": "is a file that this run reads",
+        "template=t.j2=t.j2": "is a file that is there already",
         "template=https://example.org/t.j2": "a template must be a file on this machine",
-        "json=t.j2 -o template=t.j2": "is a file that this run reads",
+        "json=t.j2 -o template=t.j2": "is a file that is there already",
     }.items():
         checks(2, f"-o {output}", said)
         assert {path: path.read_bytes() for path in before} == before, output

@@ -242,22 +242,20 @@ def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(tmp_path:
     assert not taken.exists()
 
 
-def test_a_report_replaces_no_sidecar_no_image_and_no_model(tmp_path: Path) -> None:
+def test_a_report_replaces_an_empty_file_a_document_of_ours_and_no_other_file(tmp_path: Path) -> None:
     """A slip of the hand: `-o json=m.robustcheck.json` reads like a report of m.onnx."""
     save(encoder(), tmp_path / "m.onnx", external=True)
     (tmp_path / "list.txt").write_text("a.jpg\n")
-    named = (f"file://{tmp_path}/m.onnx", f"local://{tmp_path}/list.txt", "memory://m/other.onnx")
-    reads = [places.parse_place(each) for each in named]
-    for name in ("m.robustcheck.json", "preprocessor_config.json", "photo.PNG", "other.onnx"):
+    for name in ("m.robustcheck.json", "photo.PNG", "other.onnx", "notes"):
         target = tmp_path / name
-        output.check_target(target, reads)  # nothing is there
+        output.check_target(target)  # nothing is there
         target.write_text('{"size": [8, 8]}')
-        if name.endswith(".json"):
-            output.check_target(target, [tmp_path / "photos"])  # beside no model, it is replaced as ever
-        fault = raised(UsageError, "a report must not replace it", output.check_target, target, reads)
+        fault = raised(UsageError, "is a file that is there already; only an empty file", output.check_target, target)
         assert fault.hint != f"-o json={target}"
-        target.write_text(text.error_json("m", "h", 3))
-        output.check_target(target, reads)  # a document of ours
+        for ours in ("", text.error_json("m", "h", 3)):
+            target.write_text(ours)
+            output.check_target(target)
+            raised(UsageError, "is a file that this run reads", output.check_target, target, [target])
     for name in ("m.onnx", "m.onnx.data", "list.txt"):
         for place in (tmp_path / name, places.parse_place(f"file://{tmp_path}/{name}")):
-            raised(UsageError, "a report must not replace it", output.check_target, place, reads)
+            raised(UsageError, "is a file that is there already", output.check_target, place)

@@ -39,7 +39,7 @@ def test_the_profile_is_for_the_statistics_of_this_version_and_names_its_table()
 
 
 def test_the_default_profile_is_the_only_one_and_stays_as_it_was_sealed() -> None:
-    assert DEFAULT.digest == "sha256:3c201af15926e29817af6edd2134d71d37db6b90e15aee7c4743dcd3136d063f"
+    assert DEFAULT.digest == "sha256:58ad0690bcbe4294c49049ba51b99e5aca1e6a7ac24bd566636de3bc9a3a774c"
     assert (DEFAULT.id, DEFAULT.deciding, DEFAULT.bounds) == ("default-4", DECIDING, "looks")
     assert profile.load("default-4") == profile.load("default") == profile.load(Path("default")) == DEFAULT
     assert profile.packaged() == (DEFAULT,)

@@ -160,14 +160,14 @@ def test_keys_that_cannot_serve(place: Path, monkeypatch: Patch, capsys: Capture
     for names, said in {
         "text key.pub": "not readable; it must be a PEM file",
         "edwards curve.pem": "is of another kind; it must be on the",
-        "none .": "is missing or no file",
+        "none .": "private key is not readable",
         "locked.pem": "is encrypted",
     }.items():
         for name in names.split():
             raised(UsageError, said, signing.check_key, place / name)
     for name in ("key.pem", "text"):
         raised(UsageError, "public key is not readable", signing.signed_payload, file, place / name)
-    raised(UsageError, "public key is missing", signing.signed_payload, file, place / "none")
+    raised(UsageError, "public key is not readable .No such file", signing.signed_payload, file, place / "none")
     for password, name, said in (("wrong", "locked.pem", "password right"), ("secret", "key.pem", "is not encrypted")):
         monkeypatch.setenv(signing.PASSWORD, password)
         raised(UsageError, said, signing.check_key, place / name)
@@ -182,7 +182,7 @@ def test_how_signing_and_verifying_are_called(place: Path, capsys: Capture, monk
     """What needs no instance of Sigstore of test_keyless.py; NAME and ISSUER are its two options."""
     monkeypatch.chdir(place)
     for words, said in {
-        "sign --key key.pem -o key.pem": "is a file that this run reads",
+        "sign --key key.pem -o key.pem": "key.pem: signature is a file that is there already",
         "sign --key key.pem --keyless": "exclude each other", "sign": "exclude each other",
         "sign --key key.pem --trust-config t.json": "--trust-config belongs to --keyless",
         "verify --verify-signature": "belong together", "verify NAMEa": "belong together",
@@ -401,11 +401,11 @@ def test_several_models_each_with_its_own_report(here: Path) -> None:
 def test_what_cannot_be_signed_is_refused_before_measuring(here: Path, monkeypatch: Patch, capsys: Capture) -> None:
     never_measured(monkeypatch)
     Path("report.sigstore.json").unlink()
-    shutil.copy("key.pem", "r.sigstore.json")
+    shutil.copy("key.pem", "k.sigstore.json")
     a_file, one, taken, of_this_machine = (
         "--sign signs the JSON report in a file; -o json=PATH must name one",
         "for 2 models; a signature is about one",
-        "r.sigstore.json: signature of r.json can't be written here",
+        "r.sigstore.json: signature can't be written here",
         "; a report that is signed must go to a file on this machine",
     )
     for call, said in {
@@ -414,12 +414,12 @@ def test_what_cannot_be_signed_is_refused_before_measuring(here: Path, monkeypat
         "model.onnx warn.onnx -o json=all.json --sign key.pem": f"--output is json=all.json {one}",
         "model.onnx -o json=memory://b/r.json --sign key.pem": f"json=memory://b/r.json{of_this_machine}",
         "model.onnx -o json=/dev/null --sign key.pem": f"--output is json=/dev/null{of_this_machine}",
-        "model.onnx -o json=key.pem --sign key.pem": "key.pem: report path is a file that this run reads",
+        "model.onnx -o json=key.pem --sign key.pem": "key.pem: report path is a file that is there already",
         "model.onnx -o json=r.json -o html=r.sigstore.json --sign key.pem": taken,
         "model.onnx -o json=r.json -o json=r.txt --sign key.pem": taken,
-        "model.onnx -o json=r.json --sign r.sigstore.json": "report path is a file that this run reads",
-        "model.onnx -o json=r.json --sign photos": "photos: private key is missing or no file",
-        "model.onnx -o json=r.json --sign key.pub": "key.pub: private key is not readable",
+        "model.onnx -o json=k.json --sign k.sigstore.json": "k.sigstore.json: signature is a file that is there",
+        "model.onnx -o json=s.json --sign photos": "photos: private key is not readable (Is a directory)",
+        "model.onnx -o json=s.json --sign key.pub": "key.pub: private key is not readable",
     }.items():
         before = {path: path.read_bytes() for path in here.glob("*.pem")}
         assert check(*call.split(), "-qq", sign="") == 2, call
@@ -489,30 +489,31 @@ def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
 
 @pytest.mark.parametrize("sign", ["key.pem", ""])
 def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, sign: str, monkeypatch: Patch) -> None:
-    """All earlier signatures go before the first of their reports is marked: nothing can be tidied after SIGKILL."""
-    real, left = stores.replace_with_error, list[list[Any]]()
+    """All earlier signatures go before the first of their reports: nothing can be tidied after SIGKILL."""
+    real, left = stores.remove_earlier, list[list[str]]()
     for end in ("json", "sigstore.json"):
         shutil.copy(f"report.{end}", f"other.{end}")
 
-    def replace(*words: Any) -> None:
+    def remove(place: Any) -> None:
         left.append([path.name for path in here.glob("*.sigstore.json")])
-        real(*words)
+        real(place)
 
     def measured(*_: object, **__: object) -> None:
-        left.append([read_json(name)["error"]["exit_code"] for name in ("report.json", "other.json")])
+        left.append([name for name in ("report.json", "other.json") if Path(name).exists()])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stores, "replace_with_error", replace)
+    monkeypatch.setattr(stores, "remove_earlier", remove)
     monkeypatch.setattr("robustcheck_onnx.checker.pipeline.check", measured)
     assert check("model.onnx", "-o", "json=report.json", "-o", "json=other.json", sign=sign) == 130
-    assert (left[:3], list(here.glob("*.sigstore.json"))) == ([[], [], [137, 137]], [])
+    assert (left[:3], list(here.glob("*.sigstore.json"))) == ([[], [], []], [])
 
 
 def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -> None:
     about_files = {"mediaType": record.MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
     for content in ("mine", "{}", "[]", json.dumps(about_files), "[" * 100_000):
         (here / "report.sigstore.json").write_text(content, encoding="utf-8")
-        assert check("text.onnx", "-o", "json=report.json", "-qq") == 3
+        assert check("text.onnx", "-o", "json=report.json", "-qq", sign="") == 3
+        assert check("text.onnx", "-o", "json=report.json", "-qq") == 2  # a signature would take its place
         assert (here / "report.sigstore.json").read_text(encoding="utf-8") == content
 
 

@@ -19,7 +19,7 @@ import typer
 from ...text import Texts
 from ..command_line import Invocation
 from ..options import CI, ROWS, VERDICT, Settings, Values, as_tuples, completing, key_of, parameter
-from ..output import deliver, destinations_of, mark_unfinished, print_report, progress_line
+from ..output import deliver, destinations_of, print_report, progress_line, remove_earlier
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -84,26 +84,21 @@ class Question(Call):
         if not self.settings.quiet:
             sys.stdout.write(f"{line}\n")
 
-    def reads(self, *places: Place | str | None) -> None:
-        """Note what the verb reads: no document may replace it.
+    def begin(self, *reads: Path | None) -> None:
+        """Find out where documents go, and remove those of an earlier run. Nothing was opened before.
 
-        What the table's options name is noted, too. places: a text is PATH or NAME=PATH.
+        reads: the files of robustcheck that the verb reads, such as a report; no document may replace one of them.
         """
-        from ...storage.places import parse_place
-
-        settings = self.settings
-        named = [place for place in (*places, settings.preprocess, settings.images, settings.thresholds) if place]
-        named += [path for place in named if isinstance(place, str) and (path := place.partition("=")[2])]
-        self.read_places = [parse_place(place) if isinstance(place, str) else place for place in named]
-        self.destinations = destinations_of(self.settings.output, self.read_places, self._forms)
+        self.read_files = [path for path in reads if path is not None]
+        self.destinations = destinations_of(self.settings.output, self.read_files, self._forms)
+        remove_earlier(self.destinations)
 
     def measured(self, function: Callable[..., Result], model: Path, *places: Any, **own: Any) -> Result:
-        """Call a question's function; show progress meanwhile. Its documents are marked as unfinished first.
+        """Call a question's function; show progress meanwhile.
 
         places: more of its arguments. own: options of the verb's own; they count before those of the table.
         """
         limits = self.settings.limits
-        mark_unfinished(self.destinations, str(model))
         with progress_line(self.settings.quiet, str(model)) as progress:
             return function(model, *places, **self.options | own, limits=limits, progress=progress)
 

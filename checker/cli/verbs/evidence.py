@@ -104,7 +104,7 @@ def verify(
         raise UsageError(
             f"{report}: REPORT.json comes before MODEL.onnx", f"robustcheck verify {quoted(model)} {quoted(report)}"
         )
-    call.reads(report, model, images, thresholds, public_key, signature, trust_config)
+    call.begin(report)
     if verify_signature or public_key is not None or certificate_identity is not None:
         signature = signature or bundle_of(report)
     result = call.measured(
@@ -165,21 +165,21 @@ def sign(
     measures itself.
     """
     from ...model.weights import file_digest
-    from ...report.record import bundle_of, sealed
+    from ...report.record import bundle_of, is_verdict, sealed
     from ...storage.stores import write_atomically
     from ...verify import signature
     from ...verify.run import report_about, verify
 
     _refuse_signers(key, keyless, trust_config)
     bundle = out or bundle_of(report)
-    check_target(bundle, [path for path in (report, model, key, thresholds, trust_config) if path is not None])
+    check_target(bundle, (), "signature", "--out ", is_verdict)
     # before a rerun, which can take long
     if key is not None:
         signature.check_key(key)
     else:
         signature.check_token(trust_config)
     digest = file_digest(report) if report.is_file() else ""
-    call.reads()
+    call.begin()
     result = call.measured(
         partial(verify, report),
         model,
@@ -257,9 +257,10 @@ def log(
     The exit code is not a verdict: 0 means that it is logged, also a WARN.
     """
     from ...integrations.mlflow_log import log_report
+    from ...isolation import apart
     from ...report.record import read_one
 
-    logged = read_one(report)
+    logged = apart(read_one, str(report))(report)
     if html is not None and not html.is_file():
         raise UsageError(
             f"{html}: HTML report is missing; no such file", f"robustcheck model.onnx --images photos/ -o html={html}"

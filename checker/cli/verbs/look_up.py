@@ -15,7 +15,7 @@ from ...errors import EXIT_CODES, CannotAssessError, UsageError
 from ...text import as_json, count_text, quoted
 from ..help import Verbs
 from ..options import Output, Several, Values, argument, option
-from ..output import check_target, console_for, mark_unfinished
+from ..output import check_target, console_for
 from . import FORMS, Call, Question, output_of, takes
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def init(call: Call, path: Path = Path("robustcheck.toml"), force: bool = False)
             f"{path}: file holds more than these settings; write [tool.{command_line.TABLE}] into it by hand",
             "robustcheck init robustcheck.toml",
         )
-    check_target(path)
+    check_target(path, is_own=Path.is_file)  # --force replaces any file
     if os.path.lexists(path) and not force:
         raise UsageError(
             f"{path}: file exists already; init does not replace it", f"robustcheck init {quoted(path)} --force"
@@ -268,10 +268,9 @@ def inspect(call: Question, model: Path) -> int:
     from ...verdict.gate import load_profile
 
     settings, path = call.settings, inspection.find_model(model)
+    call.begin()
     profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
     chosen = {"tensor": settings.tensor, "pool": settings.pool, "preprocess": settings.preprocess}
-    call.reads(path)
-    mark_unfinished(call.destinations, str(path))
     try:
         result = inspection.inspect(path, thresholds=profile, limits=settings.limits, **chosen)
     except NotReadError:

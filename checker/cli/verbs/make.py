@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import RobustcheckError, UsageError
 from ..options import IMAGES, MODEL, OUTPUT, SPEED, VERDICT, Output, Several, argument, one_of, option
-from ..output import ascii_only, check_target, console_for, progress_line
+from ..output import ascii_only, check_extra, check_target, console_for, progress_line
 from . import AS_FOR_A_CHECK, Call, takes
 
 
@@ -242,7 +242,7 @@ def calibrate(
     if out is None and not plan:
         raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
     if out is not None:
-        check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
+        check_extra("--out", out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name], (), "p.json")
     target, color = out or Path("plan"), call.settings.color
     if from_reference:
         return write_profile(default_profile(table_text()), {}, target, output, color)
@@ -267,7 +267,7 @@ def calibrate(
         run.check_labels(opened)
         if table.resolve() == target.resolve():
             raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
-        check_target(table, [Path(suite or "")])
+        check_target(table, [Path(suite or "")], is_own=Path.is_file)  # `open_table` refuses what is not a table
         rows, failed = measured(opened, settings, table, call.settings.quiet)
     refuse_failed(failed, target, table, allow_missing)
     return write_profile(fitted(rows, name, tensor, failed, opened), failed, target, output, color)

@@ -179,11 +179,9 @@ def compare(
             "nothing is compared, so there is no report for --output, and none for --require", "leave it out"
         )
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
-    call.reads(candidate, reference, baseline, index, text)
-    if write_baseline is not None:
-        others = list(call.read_places)
-        if baseline in others:
-            others.remove(baseline)  # it may be replaced, by a PASS
+    call.begin(baseline, index, text)
+    if write_baseline is not None:  # it may be the baseline, which a PASS replaces
+        others = [path for path in (index, text) if path is not None]
         check_extra("--write-baseline", write_baseline, others, call.destinations, "baseline.json")
     result = call.measured(
         compare_models,
@@ -223,9 +221,9 @@ def scan(call: Question, model: Model, block: Several = None) -> int:
     """
     from ...scan import run
 
-    call.reads(model)
+    call.begin()
     if (saved := call.settings.save_representations) is not None:
-        check_extra("--save-representations", Path(saved), call.read_places, call.destinations, "rows.npz")
+        check_extra("--save-representations", Path(saved), (), call.destinations, "rows.npz")
     return call.answer(call.measured(run.scan, model, blocks=block or (), save_representations=saved))
 
 
@@ -292,9 +290,9 @@ def shift(
         )
     labelled, unlabelled = shifted or [], target or []
     (unlabelled or labelled).extend(more or ())  # a shell makes several words of one pattern
-    call.reads(model, report, inside, *labelled, *unlabelled, *(classes or ()))
+    call.begin(report)
     if suite_entry is not None:
-        check_extra("--suite-entry", suite_entry, call.read_places, call.destinations, "entry.toml")
+        check_extra("--suite-entry", suite_entry, (), call.destinations, "entry.toml")
     result = call.measured(
         measure_shift,
         model,
@@ -356,7 +354,7 @@ def concepts(
     """
     from ...concepts import run
 
-    call.reads(model, head, concept_set)
+    call.begin()
     report = call.measured(
         run.concepts,
         model,
@@ -408,6 +406,6 @@ def directions(
     from ...directions import run
 
     one_of("--baseline", baseline, SOURCES)
-    call.reads(model, head, inside, *(shifted or ()), *(classes or ()))
+    call.begin()
     sets = {"labelled": inside, "shifted": shifted or (), "classes": classes or ()}
     return call.answer(call.measured(run.directions, model, head=head, baseline=baseline, **sets))

@@ -1,0 +1,84 @@
+"""Every place of the package that opens a file, and why it may. The first process parses nothing that others wrote."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from support import ROOT, read_text
+
+ROOMS = ("checker", "exporters", "face", "thresholds")
+OPENERS = r"open|open_memmap|fdopen|read_text|read_bytes|FileIO|fromfile|memmap|safe_open|urlopen|ParquetFile|ZipFile"
+LOADERS = r"(json|np|onnx|pickle|tomllib|torch)\.load"
+WHY = """
+the one function: regular files, to a limit, without waiting:
+    thresholds:read_start
+a file of the package:
+    checker/report/record:json_schema checker/shift/sets:_table thresholds/published:_aliases
+    thresholds/published:_read thresholds/published:baselines_of thresholds/published:sources
+    thresholds/tables:table_text
+a file of the system:
+    checker/isolation:Wall.n_side_by_side checker/isolation:_own_bytes checker/model/weights:stamps_writes
+    checker/runtime/devices:cpu_name
+a stream of this process:
+    checker/child:_read checker/child:main checker/cli/process:_end checker/cli/process:_mend_streams
+    checker/cli/process:say
+it is written:
+    checker/calibrate/run:append checker/cli/process:announce checker/storage/stores:write_atomically
+what a child of this process has just written:
+    checker/calibrate/terminal:_sizes
+a number of bytes of a store's file:
+    checker/storage/stores:RemoteFile.open checker/storage/stores:RemoteFile.stream checker/storage/stores:_start_of
+    checker/storage/stores:download
+the digest of a report that is signed; its bytes go into a hash alone:
+    checker/model/weights:file_digest
+behind the wall (`calibrate` and `export` read models of one's own in the first process):
+    checker/compare/baseline:_read_file checker/compare/index:_arrays checker/compare/index:_mapped
+    checker/compare/index:_parquet checker/concepts/run:_table checker/images/containers:Table._open
+    checker/images/containers:_cell checker/images/containers:_read_span checker/images/containers:_tar_members
+    checker/images/containers:read_file checker/images/containers:read_remote
+    checker/images/containers:tensor_entries checker/images/listing:_text checker/images/preprocess:_decode
+    checker/model/file:_read_bytes checker/model/sidecar:read_object checker/model/weights:OpenFolder.__init__
+    checker/model/weights:_check_length checker/model/weights:pieces_of checker/model/weights:read_file
+    checker/pipeline:check_stored checker/representations:Saver.write checker/runtime/head:head_from_file
+    checker/shift/sets:_from_file checker/storage/registries:HubFile.stream checker/storage/registries:library_of
+of the Python API, on a file that its caller names:
+    checker/representations:load_representations
+of `export`, which reads a model of one's own and judges nothing:
+    exporters/contract:_tensor exporters/contract:file_digest exporters/contract:open_photo
+    exporters/contract:read_preprocessing exporters/contract:weights_file exporters/files:_parsed
+    exporters/files:halve exporters/files:quantise exporters/run: exporters/run:_lines exporters/run:_saved
+    exporters/torch_models:read_checkpoint
+"""
+"""Under each reason MODULE:FUNCTION. A new place belongs behind the wall, or calls `thresholds.read_bytes`."""
+
+
+def openers(node: ast.AST, where: str = "") -> Iterator[str]:
+    """Yield the function of each mention of what opens a file, as in `open(path)`, `path.read_text` or `np.load`."""
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield from openers(child, f"{where}.{name}".lstrip("."))
+                continue
+            case ast.Name(id=name) if name != "read_bytes" and re.fullmatch(OPENERS, name):  # `thresholds.read_bytes`
+                yield where
+            case ast.Attribute(attr=name) if re.fullmatch(OPENERS, name) or re.fullmatch(LOADERS, ast.unparse(child)):
+                yield where
+        yield from openers(child, where)
+
+
+def test_every_opening_of_a_file_has_a_reason() -> None:
+    found = {
+        f"{path.relative_to(ROOT).with_suffix('')}:{function}".replace("/__init__:", ":")
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        for function in openers(ast.parse(read_text(path)))
+    }
+    listed = re.findall(r"\S+:\S*(?=[ \n])", re.sub(r"(?m)^\S.*$", "", WHY))
+    assert (sorted(found - {*listed}), sorted({*listed} - found), len(listed)) == ([], [], len({*listed}))
+
+
+def test_a_new_opening_is_seen() -> None:
+    seen = "open(p)\np.open()\np.read_text()\nmap(Path.read_bytes, p)\nnp.load(p)\nos.open(p, 0)"
+    assert list(openers(ast.parse(seen), "f")) == ["f"] * 6
+    assert list(openers(ast.parse("read_bytes(p, 9)\nread_start(p, 9)\nprofile.load(p)\nis_open(p)"))) == []
+    assert list(openers(ast.parse("class A:\n def f(p):\n  open(p)"))) == ["A.f"]
