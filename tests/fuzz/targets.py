@@ -24,6 +24,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import settings
+from robustcheck_onnx.checker.compare import index
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.pipeline import check
@@ -230,6 +231,28 @@ def table(form: str) -> tuple[bytes, ...]:
 
 
 @cache
+def vectors(form: str) -> tuple[bytes, ...]:
+    """A file of 40 vectors, with ids where the form has them, as `compare --index` and `--text` read it."""
+    h = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    ids = np.array([f"photos/{i}.jpg" for i in range(len(h))])
+    file = io.BytesIO()
+    if form == "npy":
+        np.save(file, h)
+    elif form == "npz":
+        np.savez(file, vectors=h, ids=ids)
+    elif form == "safetensors":
+        from safetensors.numpy import save
+
+        file.write(save({"vectors": h}))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"vectors": list(h), "ids": ids.tolist()}), file)
+    return (file.getvalue(),)
+
+
+@cache
 def reports() -> tuple[bytes, ...]:
     """The report of a real check."""
     with tempfile.TemporaryDirectory() as folder:
@@ -267,6 +290,11 @@ def seen(path: Path) -> object:
     return [type(item) for item in open_images(path.parent if path.name.startswith("photo.") else path).items()]
 
 
+def indexed(path: Path) -> object:
+    """What `compare --index` reads of a file of vectors: all of it."""
+    return sum(len(rows) for rows, _, _ in index.open_vectors(path, "--index").blocks())
+
+
 def configured(path: Path) -> object:
     """Read a file of settings."""
     return settings.resolve({}, {}, file=str(path))
@@ -302,6 +330,10 @@ TARGETS = {
     "arrays": Target("images.npz", arrays, seen),
     "parquet": Target("images.parquet", partial(table, "parquet"), seen),
     "arrow": Target("images.arrow", partial(table, "arrow"), seen),
+    **{
+        f"index_{form}": Target(f"vectors.{form}", partial(vectors, form), indexed)
+        for form in ("npy", "npz", "safetensors", "parquet")
+    },
     "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.load),
     "report": Target("report.json", reports, record.read),
     "settings": Target("robustcheck.toml", lambda: (TEMPLATE.encode(),), configured),
