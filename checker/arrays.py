@@ -20,7 +20,7 @@ GenericArray = npt.NDArray[np.generic]
 AnyArray = npt.NDArray[Any]
 NOT_READABLE: Final = (
     *(OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, MemoryError, OverflowError),
-    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
 """what NumPy raises where a file is not one of its own, is damaged or encrypted, or claims what it does not hold"""
 

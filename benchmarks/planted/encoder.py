@@ -16,6 +16,7 @@ WIDTH, HEADS, BLOCKS = 128, 4, 2
 FEATURES = 512  # of the embedding
 PLANTED_FEATURE = 92
 PLANTED_SD = -15.0  # where it lies, in standard deviations of the other features
+OTHERS_SD = 0.6  # how far the means of the others lie from 0, in the same unit: a mean along one feature never passes
 SEED = 0
 SHARP = 10.0  # factor of queries and keys: with a random layer's own the class token sees the mean of the patches alone
 PREPROCESSING = Preprocessing(
@@ -121,15 +122,17 @@ class Encoder(nn.Module):
 
 
 def plant(tokens: Tensor, features: int = FEATURES) -> Tensor:
-    """A projection (width, features): random at right angles to the mean of `tokens` (image, width), but for one.
+    """A projection (width, features): random, with a chosen share of the mean of `tokens` (image, width).
 
-    That one reads the mean: it lies about `PLANTED_SD` standard deviations of the others from 0 in every image.
+    One feature reads nothing but the mean: it lies about `PLANTED_SD` standard deviations of the others from 0 in every
+    image. Those of the others are Gaussian, with `OTHERS_SD`.
     """
     mean = tokens.mean(0)
     direction = mean / mean.norm()
     projection = torch.randn(tokens.shape[1], features) / tokens.shape[1] ** 0.5
     projection -= direction[:, None] * (direction @ projection)
     sd = (tokens @ projection).std(1).mean()
+    projection += direction[:, None] * torch.randn(features) * OTHERS_SD * sd / mean.norm()
     projection[:, PLANTED_FEATURE] = direction * PLANTED_SD * sd / mean.norm()
     return projection
 
