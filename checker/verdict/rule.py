@@ -309,9 +309,9 @@ def _content(e: Evidence, profile: Profile) -> SeenReasons:
     if content.mean_of_rest < MIN_MEAN_OF_REST and e.statistics.persistent:
         yield (
             "mean_on_one_feature",
-            "the mean of all images lies along the strongest features alone, as after an SVD that was folded into the last "
-            f"layer: it holds {number_text(100 * content.mean_of_rest)} % of the energy outside of the three strongest "
-            f"(over {content.n} varied images); at least {100 * MIN_MEAN_OF_REST:g} % is needed",
+            "the mean of all images lies along the strongest features alone, as after an SVD that was folded into the "
+            f"last layer: it holds {number_text(100 * content.mean_of_rest)} % of the energy outside of the three "
+            f"strongest (over {content.n} varied images); at least {100 * MIN_MEAN_OF_REST:g} % is needed",
         )
 
 
