@@ -527,6 +527,8 @@ NAMES: Final = ("vectors", "embeddings", "representations", "embedding", "vector
 """names of the vectors where a file holds several arrays"""
 IDS: Final = ("ids", "id", "names", "name")
 Blocks = Iterator[tuple[AnyArray, Sequence[Any]]]
+LISTS: Final = ("list<", "large_list<", "fixed_size_list<")
+"""Types of a Parquet column that may hold vectors."""
 
 
 class VectorFile(NamedTuple):
@@ -654,11 +656,12 @@ def _parquet(path: Path) -> tuple[int, int, str, Callable[[], Blocks]]:
 
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
-    if not file.metadata.num_rows:
-        raise ValueError("it has no rows")
-    name = _vectors_of([field.name for field in file.schema_arrow if "list<" in str(field.type)])
+    name = _vectors_of([field.name for field in file.schema_arrow if str(field.type).startswith(LISTS)])
     columns = [name, *[key for key in IDS if key in names][:1]]
-    first = next(file.iter_batches(1, columns=[name]))[0].flatten().to_numpy(zero_copy_only=False)
+    batch = next(file.iter_batches(1, columns=[name]), None)
+    if batch is None:  # the number of rows that the file claims may be wrong
+        raise ValueError("it has no rows")
+    first = batch[0].flatten().to_numpy(zero_copy_only=False)
 
     def read() -> Blocks:
         for batch in file.iter_batches(BLOCK, columns=columns):

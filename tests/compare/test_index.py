@@ -160,6 +160,7 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
     np.savez_compressed("small.npz", vectors=H)
     Path("short.npy").write_bytes(Path("zero.npy").read_bytes()[:-9])
     Path("torn.npy").write_bytes(TORN_NPY)
+    pq.write_table(pa.table({"vectors": [{"inner": [1.0, 2.0]}] * 4}), "struct.parquet")
     # NumPy evaluates what comes after the comma
     Path("type.npy").write_bytes(Path("zero.npy").read_bytes().replace(b"'<f", b"',f"))
     Path("archive.npy").write_bytes(Path("two.npz").read_bytes())
@@ -180,6 +181,7 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
         "empty.parquet": "no rows",
         "text.csv": "must be .npy, .npz, .safetensors or .parquet",
         "type.npy": "invalid syntax",
+        "struct.parquet": "arrays with two axes are missing",
         "archive.npy": "the magic string is not correct",
         **dict.fromkeys(("short.npy", "torn.npy", "text.npy", "text.npz", "text.safetensors", "text.parquet"), ""),
     }.items():
