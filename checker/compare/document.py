@@ -19,7 +19,7 @@ from ..verdict.reasons import NAMES, Kind
 from ..verdict.rule import Reason
 from .index import IndexReason
 from .judge import CompareReport, range_text
-from .pairs import MIN_CKA, Compared, Fate, FeatureFate, Keeps
+from .pairs import MIN_CKA, NEEDED, Compared, Fate, FeatureFate, Keeps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +37,7 @@ FATE_CELLS: dict[Fate, Cell] = {
     "rotated": Cell("✗ rotated away", "warn"),
     "uncorrelated": Cell("✗ another one", "warn"),
     "undecided": Cell("? undecided", "warn"),
+    "weaker": Cell("✗ weaker", "warn"),
     "lost": Cell("✗ lost", "warn"),
 }
 """the same of an outlier feature"""
@@ -45,17 +46,21 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
         "On the {images}, the candidate has kept the outlier features that made its reference pass.",
         "It is not known whether they predict robustness to natural distribution shifts; no accuracy was measured.",
     ),
-    "not_established": ("The comparison came to no result: {why}.", "Do the next steps below and compare again."),
+    "not_established": (
+        "The comparison came to no result: {reasons[0].seen}.",
+        "Do the next steps below and compare again.",
+    ),
     "not_applicable": (
-        "The comparison cannot judge these two models: the thresholds do not hold for them, or they are too different.",
+        "The comparison cannot judge these two models: {reasons[0].seen}.",
         "This does not show how robust the candidate is; measure its accuracy on shifted photos to find out.",
     ),
     "absent": (
-        "On the {images}, the candidate does not show the outlier features that robust CLIP encoders show.",
-        "If its reference shows them, they were lost: look at how the candidate was made before you release it.",
+        "On the {images}, the candidate does not show the outlier features that its reference shows: "
+        "{reasons[0].title}.",
+        "Look at how the candidate was made before you release it.",
     ),
     "other_signal": (
-        "On the {images}, the candidate differs from its reference in what made the reference pass.",
+        "On the {images}, the candidate has not kept what its reference has: {reasons[0].title}.",
         "Read the reasons below, and look at how the candidate was made before you release it.",
     ),
 }
@@ -64,8 +69,7 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 def plain_text(report: CompareReport) -> str:
     """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
     images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
-    why = report.verdict.reasons[0].seen if report.verdict.reasons else ""
-    text = " ".join(_PLAIN[report.verdict.kind]).format(images=images, why=why)
+    text = " ".join(_PLAIN[report.verdict.kind]).format(images=images, reasons=report.verdict.reasons)
     if report.index and "indication" not in report.required:
         return f"{report.index.plain} Only this is required. On outlier features it is {report.verdict.verdict}: {text}"
     return f"{report.verdict.verdict}{report.index_words}: {text}"
@@ -81,7 +85,6 @@ def document_of(report: CompareReport) -> Document:
         reasons = tuple(sorted(reasons, key=lambda reason: reason.kind != "other_signal"))
     required = [s for s in report.statistics if s.keeps != "not required"]
     counts = [sum(s.keeps == "kept" for s in required), sum(f.fate == "kept" for f in report.features)]
-    in_line = f"; {index.plain}" if index and "index" in report.required else ""
     decisive: Reason | IndexReason | None = reasons[0] if reasons else None
     if index and "indication" not in report.required:
         decisive = index.reason
@@ -106,7 +109,7 @@ def document_of(report: CompareReport) -> Document:
         step=(decisive.next_step, f"robustcheck explain {decisive.id}") if decisive else ("", ""),
         remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict_text(candidate.verdict)}, "
         f"the reference {verdict_text(report.reference.verdict)}.",
-        line=one_line(outcome) + in_line,
+        line=_line(report, outcome),
         tiles=(
             (
                 "Statistics kept",
@@ -123,6 +126,15 @@ def document_of(report: CompareReport) -> Document:
             ("Images measured", report.n_images, "in pairs" if report.paired else "not in pairs"),
         ),
     )
+
+
+def _line(report: CompareReport, outcome: Report) -> str:
+    """Write the required verdicts in one line. It begins with one that stops the run."""
+    line = one_line(outcome)
+    if "index" not in report.required:
+        return line
+    index = report.index.plain if report.index else "✗ vector index: no verdict."
+    return f"{index} On outlier features: {line}" if report.index_first else f"{line}; {index}"
 
 
 def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
@@ -210,7 +222,7 @@ def _similarity(report: CompareReport) -> Section:
         none = Cell("Not compared: the baseline's images, or their order, are not the candidate's.", "dim")
         return Section("As a whole", "", (none,))
     rows = [
-        ("alike", similarity.text),
+        ("alike", f"{similarity.text}, {similarity.distance_text}"),
         ("linear CKA", f"{number_text(similarity.cka)} before it is debiased"),
         (
             "cosines between images",
@@ -223,7 +235,7 @@ def _similarity(report: CompareReport) -> Section:
         rows.append(
             ("same top-1 class", f"{percent_text(classes.value)} of {classes.n} images ({bounds}; {by_chance})")
         )
-    remark = f"PASS needs a debiased CKA of {MIN_CKA:g}, and classes that agree more than by chance"
+    remark = f"{NEEDED} for PASS, and classes that agree more than by chance"
     return Section("As a whole", remark, (Facts(tuple(rows)),))
 
 
@@ -299,12 +311,15 @@ def _sarif(report: CompareReport, outcome: Report, options: FormOptions) -> str:
 
 
 def _junit(report: CompareReport, outcome: Report, options: FormOptions) -> str:
-    """Add the index verdict. A verdict that is not required does not fail."""
+    """Add the index verdict, in the place of `index_first`. A verdict that is not required does not fail."""
     root = ElementTree.fromstring(pipelines.write_junit([outcome], options))  # noqa: S314 # our own document
     for failure in list(root.iter("failure")) if "indication" not in report.required else []:
         failure.tag = "skipped"
     if (index := report.index) is not None:
-        case = ElementTree.SubElement(root[0], "testcase", name="verdict", classname="robustcheck.index", time="0.0")
+        case = ElementTree.Element("testcase", name="verdict", classname="robustcheck.index", time="0.0")
+        root[0].insert(1 if report.index_first else len(root[0]), case)
+        if report.index_first:
+            root[0][0].insert(0, ElementTree.Element("property", name="index_verdict", value=index.verdict))
         if index.verdict != "compatible":
             tag = "failure" if "index" in report.required else "skipped"
             ElementTree.SubElement(case, tag, message=printable(index.plain), type=index.verdict)

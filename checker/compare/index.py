@@ -115,11 +115,18 @@ class IndexReport(Frozen):
     """how the two files differ"""
 
     def because(self, name: str, verdict: IndexVerdict, seen: str, next_step: str = "") -> IndexReport:
-        """Return the report with one more reason. re-embed counts before undecided."""
+        """Return the report with one more reason. re-embed counts before undecided, and other_index before all.
+
+        Where another model made the index, the reference's vectors are not those that queries meet: nothing is known of
+        the index, and embedding it again does not help if the wrong reference was named.
+        """
         step = next_step or INDEX_REASONS.get(name, ("", ""))[1] or INDEX_STEPS[verdict]
         reason = IndexReason(id=name, verdict=verdict, seen=seen, next_step=step)
+        reasons = sorted((*self.reasons, reason), key=lambda each: each.id != "other_index")
         worst = "re-embed" if "re-embed" in (self.verdict, verdict) else "undecided"
-        return self.model_copy(update={"reasons": (*self.reasons, reason), "verdict": worst})
+        if reasons[0].id == "other_index":
+            worst = "undecided"
+        return self.model_copy(update={"reasons": tuple(reasons), "verdict": worst})
 
     @property
     def reason(self) -> IndexReason | None:

@@ -15,11 +15,11 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from ...thresholds.profile import Frozen, Profile, ReprArgs
 from ..errors import UsageError
-from ..evidence import Evidence, Interval
+from ..evidence import OUTLIER_SD, Evidence, Interval
 from ..report import notebook
 from ..report.document import Shown
 from ..report.record import Judged, Time
-from ..text import frozen, interval_text, number_text
+from ..text import frozen, interval_text, number_text, percent_text
 from ..verdict.reasons import NAMES
 from ..verdict.rule import NoTruth, Verdict, reason, verdict_for
 from . import pairs
@@ -111,6 +111,11 @@ class CompareReport(Shown, Judged, Frozen):
             if self.index is None
             else f" · {SIGNS[self.index.verdict]} index {self.index.verdict}"
         )
+
+    @property
+    def index_first(self) -> bool:
+        """Whether a line begins with the index verdict: it decides the exit code alone, or alone stops the run."""
+        return "index" in self.required and ("indication" not in self.required or (self.passed and self.exit_code == 1))
 
     @property
     def colour(self) -> Literal["PASS", "WARN"]:
@@ -232,8 +237,7 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
     """Return PASS, or WARN with every reason. It is never PASS where the candidate alone would be WARN.
 
     A reference that is WARN itself has nothing that could be kept: `reference_without_indication`. Representations of
-    another width, or of another tensor rule, are shown and not compared: `not_comparable`. Where nothing but the
-    evidence is in the way, a debiased CKA below `pairs.MIN_CKA` is `undecided`.
+    another width, or of another tensor rule, are shown and not compared: `not_comparable`.
 
     Args:
         candidate: judged by itself.
@@ -246,13 +250,13 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
     def say(name: str, text: str) -> None:
         seen.setdefault(name, []).append(text)
 
-    reference, similarity = comparison.reference, comparison.similarity
+    reference = comparison.reference
     different = _differences(candidate.evidence, reference.evidence)
     if different:
         say("not_comparable", "; ".join(different))
     if comparison.stale:
         say("stale_baseline", "; ".join(comparison.stale))
-    for text in pairs.unrelated(similarity, comparison.agreement):
+    for text in pairs.unrelated(comparison.similarity, comparison.agreement):
         say("unrelated", text)
     if reference.verdict.verdict == "WARN":
         ids = ", ".join(r.id for r in reference.verdict.reasons)
@@ -262,12 +266,6 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
             say(name, text)
     for own in candidate.verdict.reasons:
         say(own.id, f"the candidate by itself: {own.seen}")
-    if similarity is not None and similarity.is_below(pairs.MIN_CKA) and seen.keys() <= {"undecided"}:
-        say(
-            "undecided",
-            f"the outlier features are there, and the rest may not be: {similarity.text}; a CKA of "
-            f"{pairs.MIN_CKA:g} is needed",
-        )
     return verdict_for((reason(name, "; ".join(texts)) for name, texts in seen.items()), profile)
 
 
@@ -310,11 +308,14 @@ def _lost(comparison: Comparison, tolerance: float, rule: str) -> Iterator[tuple
             f"{_named(unclear)}: not clear whether in step with the reference's over the images "
             f"({_correlations(unclear)}; a lower bound of {pairs.MIN_CORRELATION:g} is needed)",
         )
-    if lost := of("lost"):
-        yield (
-            "outlier_feature_lost",
-            f"{_named(lost)}: not found in the candidate, neither as a feature nor as a direction",
-        )
+    for fate in ("weaker", "lost"):
+        if gone := of(fate):
+            now = [f"{percent_text(f.candidate_frequency)} instead of {percent_text(f.frequency)}" for f in gone]
+            yield (
+                "outlier_feature_lost",
+                f"{_named(gone)}: {fate}, beyond {OUTLIER_SD:g} SD in {', '.join(now)} of the images; at least {least} "
+                "of that must be kept",
+            )
     # inside a file the head moves along; an encoder's output is read by others, by index
     if (moved := of("moved")) and rule == "encoder_output":
         where = ", ".join(f"{f.index} is now {f.to} (r = {f.correlation:+.2f})" for f in moved)
@@ -325,6 +326,9 @@ def _lost(comparison: Comparison, tolerance: float, rule: str) -> Iterator[tuple
             "representation_rotated",
             f"{_named(rotated)}: spread over other features; the best rotation gives back {shares} of its energy",
         )
+    alike = comparison.similarity
+    if alike is not None and alike.is_changed and not alike.is_below(pairs.UNRELATED_CKA):
+        yield "representation_changed", f"{alike.text}, {alike.distance_text}; {pairs.NEEDED}"
 
 
 def _named(features: list[FeatureFate]) -> str:

@@ -32,7 +32,11 @@ MAX_ROWS = 1024  # rows kept for similarity and matching, the first of the seede
 # and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
 # that were not made from each other have 0.07 to 0.86 on the same images: this finds what shares next to nothing.
 UNRELATED_CKA = 0.1
-MIN_CKA = 0.7  # debiased CKA that a PASS needs; benchmarks/results/chimeras.md shows what has more and less
+# What a PASS needs besides the outlier features: benchmarks/results/chimeras.md shows what has more and less of each
+MIN_CKA = 0.7  # debiased CKA
+MIN_SAME_NEAREST = 0.5  # share of the images
+MIN_NEAREST_DISTANCE = 0.9  # `nearest_distance`
+NEEDED = f"at least {MIN_CKA:g}, {100 * MIN_SAME_NEAREST:g} % and {MIN_NEAREST_DISTANCE:g} are needed"
 
 
 @dataclass
@@ -182,10 +186,20 @@ class Similarity(Frozen):
     """RMS difference of the cosines between images, means included (0 after any rotation); None for one image"""
     same_nearest: float | None = None
     """share of the images whose nearest other image, by cosine, is the same in both; None for one or two images"""
+    nearest_distance: float | None = None
+    """mean of 1 − cosine to each image's nearest other image, relative to all others, candidate / reference; None for
+    one or two images, and where those of the reference are alike"""
 
     def is_below(self, limit: float) -> bool:
         """Whether the measured debiased CKA is below a limit."""
         return self.cka_debiased is not None and self.cka_debiased < limit
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether one of the three numbers that were measured is below what a PASS needs."""
+        measured = (self.cka_debiased, self.same_nearest, self.nearest_distance)
+        needed = (MIN_CKA, MIN_SAME_NEAREST, MIN_NEAREST_DISTANCE)
+        return any(value is not None and value < least for value, least in zip(measured, needed, strict=True))
 
     @property
     def text(self) -> str:
@@ -193,6 +207,12 @@ class Similarity(Frozen):
         nearest = percent_text(self.same_nearest)
         cka = "–" if self.cka_debiased is None else bound_text(self.cka_debiased, UNRELATED_CKA, MIN_CKA)
         return f"debiased CKA {cka}, same nearest neighbour in {nearest} of {self.n_images} images"
+
+    @property
+    def distance_text(self) -> str:
+        """Return the distance of the nearest neighbours as text. It distinguishes a copy from a collapse."""
+        distance = bound_text(self.nearest_distance, MIN_NEAREST_DISTANCE)
+        return f"nearest neighbours {distance} times as far away, relative to all others"
 
 
 def similarity(x: Array, y: Array) -> Similarity:
@@ -230,7 +250,12 @@ def similarity_of(k: Array, m: Array) -> Similarity:
         debiased = _alignment(_hsic(k, m), _hsic(k, k), _hsic(m, m), float((k * k).sum()))
     change = _rms_off_diagonal(k - m) if len(k) > 1 else None
     return Similarity(
-        n_images=len(k), cka=biased, cka_debiased=debiased, cosine_change=change, same_nearest=same_nearest(k, m)
+        n_images=len(k),
+        cka=biased,
+        cka_debiased=debiased,
+        cosine_change=change,
+        same_nearest=same_nearest(k, m),
+        nearest_distance=nearest_distance(k, m),
     )
 
 
@@ -267,6 +292,25 @@ def same_nearest(k: Array, m: Array) -> float | None:
     others = [np.where(np.eye(len(k), dtype=bool), -np.inf, matrix) for matrix in (k, m)]
     ours, theirs = (matrix >= matrix.max(axis=1, keepdims=True) - TIED for matrix in others)
     return float(np.mean((ours & theirs).sum(axis=1) / (ours | theirs).sum(axis=1)))
+
+
+def nearest_distance(k: Array, m: Array) -> float | None:
+    """Return how far away each image's nearest other image is in k, in comparison with m.
+
+    Far away as 1 − cosine, relative to all other images: outlier features that grew bring all images closer alike, and
+    a collapse brings those of one kind closer.
+
+    Args:
+        k, m: (image, image) cosines between the same images in two representations.
+
+    Returns:
+        The ratio of k's value to m's; None for fewer than three images, and where that of m is not above rounding.
+    """
+    if len(k) < 3:
+        return None
+    off = ~np.eye(len(k), dtype=bool)
+    ours, theirs = ((1 - np.where(off, x, -1).max(axis=1).mean()) / max(1 - x[off].mean(), TIED) for x in (k, m))
+    return float(ours / theirs) if theirs > TIED else None
 
 
 def procrustes(x: Array, y: Array) -> Array:
@@ -316,9 +360,13 @@ SAME_DIRECTION = 0.9  # share of a feature's energy that the best rotation must 
 # RMS change of the cosines between images. Real CLIP embeddings: rotated and rounded to 8 bits 0.0006, rotated with
 # 10 % noise 0.008; with the outlier features taken out 0.037 (the weakest encoder) to 0.35.
 SAME_COSINES = 0.02
+# Median cosine of an image's two vectors from which they were not rotated. 21 real sets: after a rotation at most 0.03;
+# after any other change with the same cosines between images (an outlier feature removed or × 0.9, 5 or 6 bits) 0.97
+SAME_VECTORS = 0.9
+WEAKER = 0.5  # share of the images that a feature must keep to be called weaker, and not lost
 FEW_IMAGES = 16  # below, correlations say nothing: no feature is kept, and none is looked for elsewhere
 LISTED = 16  # features whose fate is reported
-Fate = Literal["kept", "moved", "rotated", "uncorrelated", "undecided", "lost"]
+Fate = Literal["kept", "moved", "rotated", "uncorrelated", "undecided", "weaker", "lost"]
 
 
 class FeatureFate(Frozen):
@@ -383,10 +431,12 @@ def follow_features(
     stand out like that in the reference already: two outlier features of one encoder can correlate at −1. rotated: no
     single feature is, but the cosines between images are the reference's (`SAME_COSINES`), as after any rotation, and
     the best rotation gives the feature back (`SAME_DIRECTION`; alone it would say little, for a rotation fits few
-    images well).
+    images well). Nor is it rotated where the vectors are the reference's (`SAME_VECTORS`), or are so by chance
+    (`MIN_CKA`, which a rotation does not change).
     uncorrelated: the same index stands out, and its r is below the limit (upper bound). undecided: it stands out, and
     the interval of r contains the limit, or there are fewer than `FEW_IMAGES` images, or one of the two does not vary.
-    lost: none of these.
+    weaker: the same index correlates with it as for kept, and is beyond 4 SD on the same side at least half as often
+    (`WEAKER`). lost: none of these.
 
     Args:
         ours: the candidate.
@@ -408,10 +458,14 @@ def follow_features(
     r = correlations(x, values) if values is not None and len(x) >= FEW_IMAGES else None
     by_index = list[Fate]()
     for column, (feature, place, was) in enumerate(zip(features, places, frequencies, strict=True)):
-        if not (same_width and look.stands_out(feature.index, place, was)):
-            by_index.append("lost")
-        else:
-            by_index.append("undecided" if values is None else correlated_fate(x[:, feature.index], values[:, column]))
+        fate: Fate = "lost"
+        if same_width:
+            there: Fate = "undecided" if values is None else correlated_fate(x[:, feature.index], values[:, column])
+            if look.stands_out(feature.index, place, was):
+                fate = there
+            elif there == "kept" and ours.share(feature.index, place) >= WEAKER * was > 0:
+                fate = "weaker"
+        by_index.append(fate)
     claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
     out = []
     for column, (feature, place, was, initial) in enumerate(zip(features, places, frequencies, by_index, strict=True)):
@@ -423,9 +477,14 @@ def follow_features(
                 fate, to = "moved", other
                 claimed.add(other)
             # not where every feature of the candidate correlates with it: no rotation is needed then
-            elif fate == "lost" and look.recovered is not None and (np.abs(r[:, column]) < SAME_FEATURE).any():
+            elif (
+                fate in ("weaker", "lost")
+                and look.recovered is not None
+                and (np.abs(r[:, column]) < SAME_FEATURE).any()
+            ):
                 explained = float(look.recovered[feature.index])
-                fate = "rotated" if explained >= SAME_DIRECTION else "lost"
+                if explained >= SAME_DIRECTION:
+                    fate, to = "rotated", None
         if to is not None and r is not None:
             correlated = to
         shown = feature.index if to is None and same_width else to
@@ -464,11 +523,17 @@ class _Search:
 
     @cached_property
     def recovered(self) -> Array | None:
-        """(feature,) the share of its energy that the best rotation gives back. None where the cosines changed."""
+        """(feature,) the share of its energy that the best rotation gives back. None where nothing was rotated.
+
+        A rotation changes the vectors and not the cosines between images, so it does not change the CKA either. By
+        chance cosines can be alike, too: those between images of two unrelated encoders of many features.
+        """
         x, y = self.x, self.y
-        if len(x) > 1 and _rms_off_diagonal(cosines(x) - cosines(y)) <= SAME_COSINES:
-            return np.asarray(1 - np.sum((procrustes(x, y) - y) ** 2, axis=0) / np.sum(y**2, axis=0))
-        return None
+        alike = similarity(x, y)
+        is_same = x.shape == y.shape and np.median((x * y).mean(axis=1)) >= SAME_VECTORS
+        if is_same or (alike.cosine_change or 0) > SAME_COSINES or alike.is_below(MIN_CKA):
+            return None
+        return np.asarray(1 - np.sum((procrustes(x, y) - y) ** 2, axis=0) / np.sum(y**2, axis=0))
 
     def moved(self, r: Array, place: int, was: float, claimed: Container[int]) -> int | None:
         """Return the candidate's feature that a feature of the reference became. The most correlated one, or None.

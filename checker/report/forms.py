@@ -24,8 +24,8 @@ from ..errors import COMMANDS, UsageError
 from ..evidence import CLIP, IMAGENET, TOP_FEATURES, Content, Interval, OutlierFeature, Preprocessing, Statistics
 from ..text import Fields, as_json, error_json, frozen, number_text, printable
 from ..verdict.gate import ON_BUNDLED, Waiver
-from ..verdict.reasons import NAMES, RULES, Kind
-from ..verdict.rule import Reason, Verdict, describe, inside, outside
+from ..verdict.reasons import NAMES, Kind
+from ..verdict.rule import Reason, Verdict, describe, inside, outside, side_of
 from .record import Failed, Outcome, ReferenceRow, Report, predicate_of, sealed, to_json
 
 TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "gitlab", "predicate", "cyclonedx")
@@ -125,13 +125,7 @@ class Finding(NamedTuple):
     @property
     def title(self) -> str:
         """Return the reason's title."""
-        return title_of(self.reason)
-
-
-def title_of(reason: Reason) -> str:
-    """Return a reason's title. It is its id where this version does not know it."""
-    rule = RULES.get(reason.id)
-    return rule.title if rule else reason.id
+        return self.reason.title
 
 
 def findings(report: Report) -> tuple[Finding, ...]:
@@ -401,7 +395,8 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
     "not_established": ("The check came to no result on this model: {why}.", "Do the next step and check again."),
     "not_applicable": ("This check does not apply to this model. {why}.", "This says nothing about how robust it is."),
     "absent": (
-        "On the {images}, this model does not show the outlier features that robust CLIP encoders show.",
+        "On the {images}, this model does not show the outlier features that robust CLIP encoders show: "
+        "{reasons[0].title}.",
         "It may be robust all the same.",
     ),
     "other_signal": (
@@ -411,26 +406,27 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 }
 
 
-def plain_text(verdict: Verdict, n_images: int, end: End) -> str:
+def plain_text(verdict: Verdict, statistics: Statistics, end: End) -> str:
     """Explain a verdict to a reader without statistics. It takes a few sentences.
 
     Args:
         verdict: of the check.
-        n_images: how many images were measured.
+        statistics: that it judges.
         end: what the representation comes out of.
     """
+    n_images = statistics.n_images
     images = f"{n_images:,} {'photo that was' if n_images == 1 else 'photos that were'} measured"
     seen = verdict.reasons[0].seen if verdict.reasons else ""
     why = seen
     if verdict.kind == "not_applicable":
         why = seen[:1].upper() + seen[1:]
         if verdict.reasons[0].id in ("one_sided", "end_not_calibrated"):
-            negative = "" if verdict.reasons[0].id == "end_not_calibrated" else ", and few or none of them are negative"
-            why = f"Its features are {describe(end)}{negative}; there is no threshold for such models"
+            side = "" if verdict.reasons[0].id == "end_not_calibrated" else f", and {side_of(statistics)}"
+            why = f"Its features are {describe(end)}{side}; there is no threshold for such models"
         if "too_few_images" in {reason.id for reason in verdict.reasons}:
             why += ". More photos will not change that"
     plain = " ".join(_PLAIN[verdict.kind])
-    return f"{verdict.verdict}: {plain}".replace("{images}", images).replace("{why}", why)
+    return f"{verdict.verdict}: {plain.format(images=images, why=why, reasons=verdict.reasons)}"
 
 
 def verdict_text(verdict: Verdict) -> str:

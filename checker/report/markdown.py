@@ -68,7 +68,7 @@ def section(outcome: Outcome) -> str:
 def reasons(entries: Sequence[Reason]) -> list[str]:
     """List the reasons as one block. Each has what was seen, and the next step; without any there is no block."""
     items = [
-        f"- **{text(forms.title_of(reason))}** ({text(reason.id)}, {text(reason.kind)}): {text(reason.seen)}  \n"
+        f"- **{text(reason.title)}** ({text(reason.id)}, {text(reason.kind)}): {text(reason.seen)}  \n"
         f"  → {prose(reason.next_step)}"
         for reason in entries
     ]

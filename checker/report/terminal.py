@@ -204,10 +204,9 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason]) -> Parts:
         if reason.kind != before:
             rows.append((Text(), pen.say(f"{reason.kind}: {KINDS[reason.kind]}", "dim")))
             before = reason.kind
-        rule = RULES.get(reason.id)
         step = pen.say(f"→ {reason.next_step}")
         step.highlight_regex(r"`[^`]*`", "cyan")
-        title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
+        title = line(pen.say(f"{reason.title}  " if reason.id in RULES else "", "bold"), pen.say(reason.id, "dim"))
         rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]
     remark = "`robustcheck explain REASON` shows more"
     return [section(pen, "Reasons and next steps", remark, hanging(rows))] if rows else []
@@ -405,7 +404,7 @@ def document_of(report: Report) -> Document:
             Cell(ON_BUNDLED.removeprefix("on "), "warn") if images.bundled else name(images.source),
             name(f"tensor {model.tensor}"),
         ),
-        summary=forms.plain_text(verdict, n_images, model.ends_in),
+        summary=forms.plain_text(verdict, report.evidence.statistics, model.ends_in),
         sections=(Section("", "", (noted, statistics), "brief"), *_whole(report)),
         notes=report.notes,
         limits="",
@@ -567,7 +566,7 @@ def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
         hint = [write(f"hint: {outcome.hint}", "dim")] if outcome.hint else []
         said = hanging([(pen.say("✗", "red"), pen.say(forms.without_model(outcome)))])
         return Group(pen.name(model, "bold"), said, *hint)
-    plain = forms.plain_text(outcome.verdict, outcome.evidence.statistics.n_images, outcome.evidence.model.ends_in)
+    plain = forms.plain_text(outcome.verdict, outcome.evidence.statistics, outcome.evidence.model.ends_in)
     ids = reason_ids(pen, outcome.verdict.reasons)
     return Group(pen.name(model, "bold"), *_marked(pen, forms.loosened(outcome)), pen.say(plain), *ids)
 

@@ -6,9 +6,9 @@ from ...thresholds.profile import DEFINITIONS, Statistic
 
 Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
 KINDS: dict[Kind, str] = {
-    "not_established": "the run can be repaired: images, preprocessing, export, profile",
+    "not_established": "the check cannot tell: look at the images, preprocessing, export or profile",
     "not_applicable": "the thresholds do not hold for this kind of representation, or for how the model was trained",
-    "absent": "the run was sound, and the outlier features are not there",
+    "absent": "the outlier features were not found in what was measured",
     "other_signal": "another signal than the check's own: a comparison with a reference",
 }
 """What a reason means for the outlier features, in words; in the order of a report (but see `verdict_for`)."""
@@ -70,11 +70,9 @@ RULES: dict[str, Rule] = {
     "undecided": Rule(
         "not_established",
         "the evidence does not decide",
-        "Give more varied in-distribution images (`--images`, `--max-images`). Where a comparison's CKA is too low, "
-        "see how the candidate was made.",
-        "A confidence interval contains its threshold after all images that were given. `robustcheck compare` gives "
-        "this reason for a debiased CKA from 0.1 to 0.7, too: the outlier features are there, and the rest differs as "
-        "much as where each vector is mixed with another image's. More images do not change that.",
+        "Give more varied in-distribution images (`--images`, `--max-images`).",
+        "A confidence interval contains its threshold after all images that were given. In `robustcheck compare` it is "
+        "the interval of a ratio, or that of a feature's correlation.",
     ),
     "not_measurable": Rule(
         "not_established",
@@ -127,8 +125,8 @@ RULES: dict[str, Rule] = {
         "looks like this.",
     ),
     "little_content": Rule(
-        "absent",
-        "the representation holds little but its mean",
+        "not_established",
+        "the photos, or what the model makes of them, hardly differ",
         "Check again with photos of many kinds of things. If that gives the same, measure the model's accuracy on its "
         "own task.",
         "The representations hardly differ from their mean, or in few directions only (relative variance, effective "
@@ -297,13 +295,13 @@ RULES: dict[str, Rule] = {
     ),
     "outlier_feature_lost": Rule(
         "other_signal",
-        "an outlier feature of the reference is gone",
+        "an outlier feature of the reference is gone or weaker",
         "Compare the model after each step that made it, and evaluate it on shifted data before it replaces the "
         "reference.",
         "`robustcheck compare`: the candidate no longer has an outlier feature of the reference: not under its index, "
-        "not under another index that correlates with it over the images, and not in a rotated representation. A "
-        "feature that stands out under the same index but is not in step with the reference's over the images does "
-        "not count: a constant added to anything stands out.",
+        "not under another index that correlates with it over the images, and not in a rotated representation. Or the "
+        "feature is beyond 4 SD in fewer images than must be kept. A feature that stands out under the same index but "
+        "is not in step with the reference's over the images does not count: a constant added to anything stands out.",
     ),
     "representation_permuted": Rule(
         "other_signal",
@@ -319,6 +317,17 @@ RULES: dict[str, Rule] = {
         "`robustcheck compare`: an outlier feature of the reference is in the candidate as one direction over many "
         "features. A rotation loses no information and hides outlier features, so a check of the candidate does not "
         "find them.",
+    ),
+    "representation_changed": Rule(
+        "other_signal",
+        "the photos have other neighbours, or closer ones, than in the reference",
+        "Compare the model after each step that made it. Where the change is intended (finetuning), measure its "
+        "accuracy or the recall of a search instead.",
+        "`robustcheck compare`: the debiased CKA is below 0.7, or fewer than half of the photos have the same nearest "
+        "neighbour, or the nearest neighbours are less than 0.9 times as far away, relative to all others, as in the "
+        "reference. A copy that was quantised or has some noise keeps all three. A mixture with the vector of another "
+        "photo and a collapse (vectors that moved towards the mean of their class) do not, although their outlier "
+        "features are as strong as the reference's or stronger. A strongly finetuned model may have this reason, too.",
     ),
     "unrelated": Rule(
         "other_signal",

@@ -20,7 +20,7 @@ from ..evidence import (
     PreprocessingFacts,
     Statistics,
 )
-from ..text import bound_text, number_text
+from ..text import bound_text, number_text, percent_text
 from .reasons import BELOW_REASONS, KINDS, NAMES, NOT_MENDABLE, RULES, Kind
 
 Seen = tuple[str, str]
@@ -135,6 +135,11 @@ class Reason(Frozen):
     seen: str
     next_step: str
 
+    @property
+    def title(self) -> str:
+        """Return the reason's title. It is its id where this version does not know it."""
+        return RULES[self.id].title if self.id in RULES else self.id
+
 
 class NoTruth:
     """A record that is neither true nor false."""
@@ -171,13 +176,14 @@ def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
 
     A reason that no run can repair brings its kind to the front, but not where a tensor was chosen: the reason is about
     that tensor. With too few images only what the file shows can't be repaired: more images may have both sides.
+    `undecided` comes after what was decided: a comparison may have lost one thing while another is not clear.
     """
     entries = tuple(reasons)
     ids = {r.id for r in entries}
     measured = {"one_sided"} if "too_few_images" in ids else set()
     final = "tensor_not_calibrated" not in ids and bool(ids & {*NOT_MENDABLE} - measured)
     order = sorted(KINDS, key=lambda kind: not (final and kind == "not_applicable"))
-    entries = tuple(sorted(entries, key=lambda r: (order.index(r.kind), r.id != "too_few_images")))
+    entries = tuple(sorted(entries, key=lambda r: (r.id == "undecided", order.index(r.kind), r.id != "too_few_images")))
     return Verdict(
         verdict="WARN" if entries else "PASS",
         kind=entries[0].kind if entries else None,
@@ -253,6 +259,15 @@ def _strength(s: Statistics, profile: Profile) -> SeenReasons:
         yield "not_persistent", f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
 
 
+def side_of(s: Statistics) -> str:
+    """Write how much energy is on one side of zero or of each image's median, whichever is less even."""
+    about_zero = s.negative_energy.estimate or 0.0
+    about_median = s.negative_z_energy.estimate or 0.0
+    if abs(about_zero - 0.5) >= abs(about_median - 0.5):
+        return f"{percent_text(about_zero)} of the energy is negative"
+    return f"{percent_text(about_median)} of the energy is below each image's median"
+
+
 def _too_low(name: Statistic, interval: Interval, minimum: float) -> str:
     upper = bound_text(interval.high, minimum)
     return f"{NAMES[name]} {number_text(interval.estimate)} (upper bound {upper}, threshold {minimum:g})"
@@ -305,7 +320,8 @@ def _content(e: Evidence, profile: Profile) -> SeenReasons:
             f"{100 * MIN_RELATIVE_VARIANCE:g} % must"
         )
     if low:
-        yield "little_content", f"over {content.n} varied images {', and '.join(low)}"
+        seen = f"over {content.n} varied images {', and '.join(low)}"
+        yield "little_content", f"the photos, or what the model makes of them, hardly differ: {seen}"
     if content.mean_of_rest < MIN_MEAN_OF_REST and e.statistics.persistent:
         yield (
             "mean_on_one_feature",

@@ -149,6 +149,16 @@ def test_an_index_is_read_from_each_kind_of_file(tmp_path: Path, monkeypatch: Pa
     assert (other.id, other.verdict) == ("other_index", "undecided")
 
 
+def test_an_index_of_another_model_comes_before_what_the_candidate_changed() -> None:
+    """Embedding the index again does not help if the wrong reference was named."""
+    other = block(np.roll(H, 2, axis=0), *(f"{row}.jpg" for row in range(100)))
+    for candidate in (np.roll(H, 1, axis=0), H @ rotation(64), 2 * H):
+        report = index_of(candidate, index=[other], metric="dot")
+        assert index_of(candidate, metric="dot").verdict == "re-embed"
+        assert (report.verdict, report.reason) == ("undecided", report.reasons[0])
+        assert report.plain.endswith("Name the reference that the index was made with.")
+
+
 def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     zero, broken = H.copy(), H.copy()

@@ -17,7 +17,18 @@ from robustcheck_onnx.checker.compare.pairs import ClassAgreement, unrelated
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report.record import to_json
 from support import EMBEDDINGS, Capture, Fields, but, lookup, needs_embeddings, normal, raised, reports, robustcheck
-from support.comparisons import Workshop, alike, ids, judged, judged_by, planted, rotation, rounded, same_mean, stored
+from support.comparisons import (
+    Workshop,
+    alike,
+    ids,
+    judged,
+    judged_by,
+    planted,
+    rotation,
+    rounded,
+    same_mean,
+    stored,
+)
 
 
 def test_what_was_not_kept_is_said() -> None:
@@ -44,13 +55,14 @@ def test_a_chimera_never_passes_and_a_copy_does() -> None:
     noise, known = h.std(axis=0) * draw.normal(size=h.shape), stored(h)
     for other in (np.roll(h, 1, axis=0), h[::-1]):
         for chimera, expected in (
-            ((h + other) / 2, {"undecided"}),
+            ((h + other) / 2, {"representation_changed"}),
             (np.where(is_outlier, h, h.mean(axis=0) + noise), {"unrelated"}),
             (np.where(is_outlier, h, other), {"unrelated"}),
         ):
             for report in (judged(chimera, h), judged_by(known, chimera)):
                 assert {f.fate for f in report.features} <= {"kept", "undecided"}
-                assert (report.candidate.verdict.passed, ids(report)) == (True, expected)
+                # a feature of mixed vectors may or may not follow the reference's
+                assert (report.candidate.verdict.passed, ids(report) - {"undecided"}) == (True, expected)
                 found = alike(report)
                 assert found.text in report.verdict.reasons[0].seen
                 assert (np.array([found.cka_debiased, found.same_nearest], float) < (0.6, 0.2)).all()
@@ -61,6 +73,23 @@ def test_a_chimera_never_passes_and_a_copy_does() -> None:
             found = alike(report)
             assert (np.array([found.cka_debiased, found.same_nearest], float) > (0.9, 0.5)).all()
     assert (alike(judged(h + noise / 2, h)).cka_debiased or 0) > 0.8
+
+
+def test_a_collapse_never_passes() -> None:
+    """90 % of the variation within twelve kinds of images is removed. The outlier features are as strong as before."""
+    own, kinds = planted(120), default_rng(6).normal(0, 0.8, (12, 384))[np.arange(120) % 12]
+    candidate = own.mean(axis=0) + np.sqrt(0.1) * (own - own.mean(axis=0)) + kinds
+    for report in (judged(candidate, own + kinds), judged_by(stored(own + kinds), candidate)):
+        assert (report.candidate.verdict.passed, ids(report)) == (True, {"representation_changed"})
+        assert "relative to all others; at least 0.7, 50 % and 0.9 are needed" in report.reasons[0].seen
+
+
+@needs_embeddings
+def test_real_features_that_shrank_are_not_called_rotated() -> None:
+    """In 10 of 12 draws the weakest of three was, though each vector has a cosine of 0.9997 to what it was."""
+    x = np.load(EMBEDDINGS / "clipv_caltech_rn50.npz", allow_pickle=False)["x"].astype(np.float64)
+    (reason,) = judged(np.where(np.isin(np.arange(1024), (526, 48, 222)), 0.95 * x, x), x).reasons
+    assert (reason.id, "222: weaker, beyond 4 SD in" in reason.seen) == ("outlier_feature_lost", True)
 
 
 def test_a_loss_inside_the_tolerance_passes_and_outside_it_warns() -> None:
@@ -143,7 +172,7 @@ def test_real_clip_embeddings(name: str) -> None:
     d, draw = x.shape[1], default_rng(1)
     of_top = np.isin(np.arange(d), judged(x, x).reference.carrying)
     mixed = judged((x + np.roll(x, 40, axis=0)) / 2, x)  # neighbours can be of one class
-    assert "undecided" in ids(mixed)
+    assert "representation_changed" in ids(mixed)
     assert 0.2 < (alike(mixed).cka_debiased or 0) < 0.7
     for kept in (rounded(x), x + 0.3 * x.std(axis=0) * draw.normal(size=x.shape)):
         report = judged(kept, x)

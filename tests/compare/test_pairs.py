@@ -53,13 +53,17 @@ def test_the_nearest_neighbour_is_that_of_a_search_tree() -> None:
     x = normal(70, 6) + 1
     y = x + 0.3 * normal(70, 6, seed=1)
     units = [h / np.linalg.norm(h, axis=1, keepdims=True) for h in (x, y)]
-    nearest = [spatial.KDTree(unit).query(unit, k=2)[1][:, 1] for unit in units]
-    truth = np.mean(nearest[0] == nearest[1])
+    (far, nearest), (far_before, before) = (spatial.KDTree(unit).query(unit, k=2) for unit in units)
+    truth = np.mean(nearest[:, 1] == before[:, 1])
     assert 0.2 < truth < 0.8
     # each image three times, and one of three moves a little: it was one of the two nearest of the others
     thrice, moved = (np.repeat(x[:10], 3, axis=0) for _ in range(2))
     moved[::3] += 0.01 * normal(10, 6, seed=2)
     ours, theirs, three, other = (pairs.cosines(pairs.scaled(h)) for h in (x, y, thrice, moved))
+    # half the square of the distance of two unit vectors is 1 − their cosine
+    ratio = np.mean(far_before[:, 1] ** 2) / np.mean(far[:, 1] ** 2)
+    ratio *= np.mean(spatial.distance.pdist(units[0]) ** 2) / np.mean(spatial.distance.pdist(units[1]) ** 2)
+    assert [pairs.nearest_distance(*each) for each in ((theirs, ours), (three, three))] == [pytest.approx(ratio), None]
     for a, b, same in (
         (ours, theirs, truth),
         (three, three, 1),
@@ -196,6 +200,22 @@ def test_a_rotation_is_told_from_a_loss_and_a_constant_and_few_images_keep_nothi
         (h[:16], "kept"),
     ):
         assert fates_of(candidate, h[: len(candidate)])[7].fate in fates.split(" or ")
+
+
+def test_a_feature_that_shrank_is_weaker_and_nothing_is_rotated() -> None:
+    """The vectors are the same but for one feature, which is beyond 4 SD in half of the images, and then in fewer."""
+    h = planted(100, strength=6.2, features=(7, 30))
+    h[:, 7] *= 1.5
+    for left, fate in ((1, "kept"), (0.92, "weaker"), (0.1, "lost")):
+        assert fates_of(h * np.where(np.arange(384) == 30, left, 1), h)[30].fate == fate
+
+
+def test_cosines_that_are_alike_by_chance_are_not_a_rotation() -> None:
+    """Two encoders of many features, whose images all have the same cosine but for the noise of so many features."""
+    h, other = (normal(60, 2048, seed=seed) for seed in (0, 1))
+    h[:, 7] += 60
+    other[:, 9] += 60
+    assert fates_of(other, h)[7].fate == "lost"
 
 
 @given(share=st.floats(0, 1), seed=st.integers(0, 99), n=st.integers(16, 120))

@@ -215,14 +215,15 @@ def test_content_at_the_very_limits() -> None:
         "needed"
     )
     little: Fields = {"effective_rank": 3.9, "relative_variance": 0.0031}
+    said = "the photos, or what the model makes of them, hardly differ: over"
     few = {"too_few_images": "the content was measured on 49 varied images; it needs 50"}
     cases: list[tuple[Fields, dict[str, str]]] = [
         ({"effective_rank": rule.MIN_EFFECTIVE_RANK, "relative_variance": rule.MIN_RELATIVE_VARIANCE}, {}),
-        ({"effective_rank": 3.9}, {"little_content": f"over 50 varied images {rank}"}),
-        ({"relative_variance": 0.0031}, {"little_content": f"over 50 varied images {variance}"}),
+        ({"effective_rank": 3.9}, {"little_content": f"{said} 50 varied images {rank}"}),
+        ({"relative_variance": 0.0031}, {"little_content": f"{said} 50 varied images {variance}"}),
         ({"mean_of_rest": 0.1299}, {"mean_on_one_feature": mean}),
         ({"mean_of_rest": 0.13}, {}),
-        ({"n": 49} | little, few | {"little_content": f"over 49 varied images {rank}, and {variance}"}),
+        ({"n": 49} | little, few | {"little_content": f"{said} 49 varied images {rank}, and {variance}"}),
     ]
     for changes, reasons in cases:
         assert seen(reports.evidence(PASSING, content=but(reports.CONTENT, **changes))) == reasons
