@@ -241,6 +241,25 @@ class InputLevels(Frozen):
     sd: tuple[float, ...]
 
 
+class Int8Sums(Frozen):
+    """The share of an exact sum of uint8 by int8 products that ONNX Runtime gives on a CPU."""
+
+    plain: float
+    """in a session as every run opens it: below 1 where sums saturate"""
+    exact: float
+    """in a session with `session.x64quantprecision`: 1"""
+
+    @property
+    def saturates(self) -> bool:
+        """Return whether sums saturate."""
+        return self.plain < 1
+
+    @property
+    def words(self) -> str:
+        """Return the predicate of a sentence about these sums."""
+        return f"saturate at {100 * self.plain:.1f} % of the exact sum" if self.saturates else "are exact"
+
+
 class Execution(Frozen):
     """The requested and the obtained execution. It also counts what ran where."""
 
@@ -260,6 +279,8 @@ class Execution(Frozen):
     precision: str
     optimization: str
     """graph optimisation level: all, basic or none"""
+    int8_sums: Int8Sums | None = None
+    """on the processor, of an int8 file"""
     fallback_reason: str = ""
     """why `auto` uses the CPU"""
     engine: str = ""

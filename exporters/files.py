@@ -36,6 +36,7 @@ CALIBRATION_PHOTOS = 128  # used at most; more hardly widen a range
 FEWEST_CALIBRATION_PHOTOS = 16  # ranges of fewer photos cut off what the next ones have
 _QUANTISING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _QUANTISED = _QUANTISING | {"MatMulInteger", "ConvInteger", "QLinearConv"}
+_EXACT_SUMS = "session.x64quantprecision"  # of a session's config: its int8 sums do not saturate
 _INFERRED_KEY = "onnx.infer"  # ONNX Runtime's mark in metadata_props
 
 
@@ -157,7 +158,9 @@ def deliver(
             model = draw(draft)
             tell("comparing the file with the original")
             agreement = measure(draft, images, references, precision=precision, input_name=model.graph.input[0].name)
-            parity = {**agreement._asdict(), "batches": BATCHES, "photos": PARITY_PHOTOS}
+            parity: Fields = {**agreement._asdict(), "batches": BATCHES, "photos": PARITY_PHOTOS}
+            if precision in contract.INT8:
+                parity["int8_sums"] = {"plain": int8_sums(), "exact": int8_sums(_EXACT_SUMS)}
             contract.embed(model, {**content, "precision": precision, "parity": parity}, draft.parent)
             draft.write_bytes(model.SerializeToString(deterministic=True))
             size = _put_in_place(draft, path)
@@ -249,6 +252,31 @@ def run_file(
         raise
     except Exception as error:  # its exception types are private; all of them mean the same here
         raise ExportError(f"{problem} ({first_line(error)})", hint) from error
+
+
+def int8_sums(*switched_on: str) -> float:
+    """Measure a sum of uint8 by int8 products on this CPU, as a share of the exact sum.
+
+    The checker measures the same (`checker/runtime/devices.py`).
+
+    Args:
+        switched_on: entries of the session's config.
+    """
+    import onnxruntime as ort
+    from onnx import numpy_helper, parser
+
+    x, w = np.full((1, 64), 255, np.uint8), np.full((64, 1), 127, np.int8)
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 13]> probe (uint8[1, 64] x) => (int32[1, 1] y) { y = MatMulInteger(x, w) }'
+    )
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    for entry in switched_on:
+        options.add_session_config_entry(entry, "1")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    total = session.run(None, {"x": x})[0].item()
+    return float(total / (x.astype(int) @ w.astype(int)).item())
 
 
 def agreement(reference: Array, other: Array) -> Agreement:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.devices import int8_sums
 from robustcheck_onnx.exporters import ExportError, contract, files, quiet, run
 from support import PATIENCE_S, PHOTOS, Capture, Fields, Patch, lookup, onnx_models, raised, robustcheck
 from support.onnx_models import written
@@ -319,6 +320,7 @@ def test_contract_and_parity(encoder: Path, made: Made, photos: list[Path], prec
     assert (capfd.readouterr(), left_in()) == (("", ""), ["fp32.onnx", "int8.onnx"])
     before, after = contract_of(encoder), contract_of(record.path)
     parity, images = after.pop("parity"), pixels(photos[:5])
+    assert parity["int8_sums"] == int8_sums().model_dump()
     assert {name for name in after if after[name] != before.get(name)} == {"precision", "versions", "graph_digest"}
     truth = represent(encoder, images)
     seen = [files.agreement(truth[:n], represent(record.path, images[:n])) for n in (1, 2, 5)]
