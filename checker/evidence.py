@@ -193,6 +193,9 @@ class ModelFacts(Frozen):
     ran alone, and then what counts; None = not measured"""
     output_difference: float | None
     """largest relative difference of the model's own output with and without the added output"""
+    saturating_pairs: float | None = None
+    """share of the pairs of int8 weights whose products with activations of 255 need more than 16 bits; None: no such
+    weights"""
 
 
 class PreprocessingFacts(Frozen):
