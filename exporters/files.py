@@ -265,7 +265,8 @@ def int8_sums(*switched_on: str) -> float:
     import onnxruntime as ort
     from onnx import numpy_helper, parser
 
-    x, w = np.full((1, 64), 255, np.uint8), np.full((64, 1), 127, np.int8)
+    x = np.full((1, 64), 255, np.uint8)
+    w = np.full((64, 1), 127, np.int8)
     model = parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 13]> probe (uint8[1, 64] x) => (int32[1, 1] y) { y = MatMulInteger(x, w) }'
     )
@@ -479,26 +480,17 @@ def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, 
 
 
 def unsigned_weights(model: onnx.ModelProto, folder: Path) -> None:
-    """Rewrite the int8 weights of a QDQ file as uint8, with zero points that are larger by 128.
-
-    Their values remain the same. What other nodes than DequantizeLinear read stays as it is.
+    """Rewrite the int8 weights of a QDQ file as uint8 of the same values, with zero points that are larger by 128.
 
     Args:
-        model: changed in place, without its external weights.
+        model: as ONNX Runtime's quantiser wrote it, without its external weights; changed in place.
         folder: where those are; changed in place, too.
     """
     import onnx
 
     signed = {each.name: each for each in model.graph.initializer if each.data_type == onnx.TensorProto.INT8}
-    read_otherwise = {
-        name for node in model.graph.node if node.op_type != "DequantizeLinear" for name in node.input if name in signed
-    }
-    rewritten = set[str]()
-    for node in model.graph.node:
-        weight, _, zero = [*node.input, "", ""][:3]
-        if node.op_type == "DequantizeLinear" and {weight, zero} <= signed.keys() - read_otherwise:
-            rewritten |= {weight, zero}
-    for name in rewritten:
+    nodes = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    for name in {name for node in nodes for name in node.input} & signed.keys():
         _add_128(signed[name], folder)
 
 

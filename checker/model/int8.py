@@ -42,9 +42,11 @@ def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
 
 def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Iterator[tuple[NodeProto, str]]:
     """Yield the layers whose weight is int8, with its name. ONNX Runtime turns int8 activations of QDQ into uint8."""
-    quantised = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    makers = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
+    quantised = {name: input_at(node, 0) for node in makers for name in node.output}
     for node in proto.graph.node:
-        name, is_unsigned = "", True
+        name = ""
+        is_unsigned = True
         if node.op_type in FLOAT_LAYERS and input_at(node, 0) in quantised:
             name = quantised.get(input_at(node, 1), "")
         elif node.op_type in WEIGHT_AT:

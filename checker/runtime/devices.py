@@ -277,7 +277,8 @@ RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model r
 
 
 TERMS = 64  # of the sum that is tried
-LARGEST_UINT8, LARGEST_INT8 = np.uint8(255), np.int8(127)  # of activations and of weights
+LARGEST_UINT8 = np.uint8(255)  # of activations
+LARGEST_INT8 = np.int8(127)  # of weights that ONNX Runtime quantises
 EXACT_SUMS = "session.x64quantprecision"  # with it a session takes int8 weights as uint8, whose sums do not saturate
 
 

@@ -345,7 +345,7 @@ def test_ranges_are_of_the_calibration_photos_and_none_of_the_parity_photos(made
     whole = onnx_models.weight(24, 3, 3, 3)  # one scale for each of the convolution's channels
     assert_allclose(values[kernels.input[1]], np.abs(whole).max(axis=(1, 2, 3)) / 127, rtol=1e-5)
     stored, scales, zeros = (values[name] for name in kernels.input)
-    assert (str(stored.dtype), str(zeros.dtype), set(zeros)) == ("uint8", "uint8", {128})
+    assert (stored.dtype.name, set(zeros)) == ("uint8", {128})
     steps = (stored.astype(np.float64) - 128) - whole / scales[:, None, None, None]
     assert np.abs(steps).max() < 0.501
 
@@ -356,35 +356,21 @@ def test_int8_qdq_is_exact_on_a_cpu_whose_int8_sums_saturate(tmp_path: Path, mon
     weights[1::2, 1::2] = 0
     nodes = onnx_models.graph("flat = Flatten(image); representation = MatMul(flat, w)")
     model = onnx_models.build(nodes, ["representation"], {"w": weights})
-    photos = [tmp_path / "white.png", tmp_path / "black.png"]
-    for photo, level in zip(photos, (255, 0), strict=True):
-        Image.new("L", (8, 8), level).save(photo)
-    white = np.ones((1, 3, 8, 8), np.float32)
-
-    def transform(image: Image.Image) -> contract.Array:
-        return np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
+    photo = tmp_path / "white.png"
+    Image.new("L", (8, 8), 255).save(photo)
+    white = np.ones((3, 8, 8), np.float32)
 
     def sums(name: str) -> Any:
         folder = tmp_path / name
         folder.mkdir()
         path = onnx_models.save(model, folder / "m.onnx")
-        files.quantise(path, "int8-qdq", photos, transform, name=name)
-        return outputs_of(path, white)["representation"][0]
+        files.quantise(path, "int8-qdq", [photo], lambda _: white, name=name)
+        return outputs_of(path, white[None])["representation"][0]
 
     step = 192 / 255  # of the output
     assert_allclose(sums("unsigned"), [192, 96] * 8, atol=step)
     monkeypatch.setattr(files, "unsigned_weights", Mock())
     assert_allclose(sums("signed"), [192 * int8_sums().plain, 96] * 8, atol=2 * step)
-
-
-def test_int8_weights_that_another_node_reads_stay_as_they_are() -> None:
-    weights: Fields = {"w8": np.ones((192, 4), np.int8), "scale": np.float32(1), "zero": np.int8(0)}
-    text = "flat = Flatten(image); w = DequantizeLinear(w8, scale, zero); product = MatMul(flat, w)"
-    for more, kind in (("", "uint8"), ("; other = Cast(w8, to=FLOAT)", "int8")):
-        model = onnx_models.build(onnx_models.graph(text + more), ["product"], weights)
-        files.unsigned_weights(model, Path())
-        stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-        assert {str(stored[name].dtype) for name in ("w8", "zero")} == {kind}
 
 
 def test_weights_beside_the_file_stay_there(encoder: Path, made: Made, photos: list[Path], monkeypatch: Patch) -> None:
@@ -398,8 +384,7 @@ def test_weights_beside_the_file_stay_there(encoder: Path, made: Made, photos: l
     outside = {
         each.data_type for each in onnx.load(path, load_external_data=False).graph.initializer if each.data_location
     }
-    assert onnx.TensorProto.UINT8 in outside
-    assert onnx.TensorProto.INT8 not in outside
+    assert outside & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8} == {onnx.TensorProto.UINT8}
     assert_array_equal(represent(path, pixels(photos[:5])), rows)
     onnx.save(onnx.load(encoder), encoder, save_as_external_data=True, location="other.onnx.data", size_threshold=0)
     assert made("int8-qdq").path.read_bytes() == whole
@@ -526,7 +511,7 @@ def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: 
 @pytest.mark.long
 @pytest.mark.usefixtures("capsys")
 def test_int8_qdq_of_a_real_classifier_keeps_its_vectors_on_every_cpu(efficientnet_lite0: Path, tmp_path: Path) -> None:
-    """With int8 weights, the worst 5 % of the photos had a cosine of 0.82 on a CPU whose int8 sums saturate."""
+    """With int8 weights, the smallest cosine was 0.82 on a CPU whose int8 sums saturate."""
     out, calibration = tmp_path / "int8.onnx", tmp_path / "calibration"
     calibration.mkdir()
     for photo in PHOTOS[5:29]:
@@ -535,6 +520,4 @@ def test_int8_qdq_of_a_real_classifier_keeps_its_vectors_on_every_cpu(efficientn
     assert robustcheck("export", "onnx", efficientnet_lite0, *words) == 0
     fields = contract.checked_preprocessing(contract_of(out)["preprocessing"], "photos")
     others = np.asarray(images_of(PHOTOS[29:61], fields))
-    ours, theirs = (represent(path, others) for path in (out, efficientnet_lite0))
-    cosines = (ours * theirs).sum(axis=1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
-    assert np.quantile(cosines, 0.05) > 0.98
+    assert files.agreement(represent(efficientnet_lite0, others), represent(out, others)).min_cosine > 0.96

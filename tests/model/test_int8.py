@@ -1,7 +1,5 @@
 """Pairs of int8 weights whose products exceed 16 bits: in every form of a quantised layer, and in files of others."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -34,10 +32,8 @@ def share(text: str, weight: Array) -> float | None:
     [
         (QDQ + "y = MatMul(a, w)", COLUMN),
         (QDQ + "y = Gemm(a, w, transB=1)", COLUMN.T),
-        (QDQ + "y = Conv(a, w)", COLUMN.reshape(1, 6, 1, 1)),
         (QDQ + "y = Conv(a, w)", COLUMN.reshape(1, 3, 1, 2).swapaxes(1, 3)),  # channels of one place are a pair
         (DYNAMIC + "y = MatMulInteger(a, w8, z)", COLUMN),
-        (DYNAMIC + "y = ConvInteger(a, w8, z)", COLUMN.reshape(1, 6, 1, 1)),
         ("y = com.microsoft:DynamicQuantizeMatMul(image, w8, scale)", COLUMN),
         ("q = QuantizeLinear(image, scale, zero); y = QLinearConv(q, scale, zero, w8, scale, signed, scale, zero)",
          COLUMN.reshape(1, 6, 1, 1)),
@@ -63,13 +59,6 @@ def test_weights_without_int8_sums_have_no_pairs() -> None:
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("op", ["MatMulInteger", "ConvInteger"])
-@pytest.mark.parametrize("shape", [(), (6,), (0, 6), (6, 0), (1, 6), (1, 0, 1, 1)])
+@pytest.mark.parametrize("shape", [(), (6,), (0, 6), (1, 6), (1, 0, 1, 1)])
 def test_a_weight_of_any_shape_is_read(op: str, shape: tuple[int, ...]) -> None:
     assert share(f"{DYNAMIC}y = {op}(a, w8, z)", np.ones(shape, np.int8)) in (None, 0)
-
-
-def test_a_weight_outside_of_the_file_is_read(here: Path) -> None:
-    weight = np.vstack([COLUMN] * 500)
-    model = build(graph(QDQ.strip() + "; y = MatMul(a, w)"), ["y"], OTHERS | {"w8": weight})
-    file = read_onnx(save(model, here / "m.onnx", external=True))
-    assert saturating_pairs(file.proto, file.weights) == pytest.approx(1 / 3)
