@@ -193,6 +193,9 @@ class ModelFacts(Frozen):
     ran alone, and then what counts; None = not measured"""
     output_difference: float | None
     """largest relative difference of the model's own output with and without the added output"""
+    saturating_pairs: float | None = None
+    """share of the pairs of int8 weights whose products with activations of 255 need more than 16 bits; None: no such
+    weights"""
 
 
 class PreprocessingFacts(Frozen):
@@ -241,6 +244,25 @@ class InputLevels(Frozen):
     sd: tuple[float, ...]
 
 
+class Int8Sums(Frozen):
+    """The share of an exact sum of uint8 by int8 products that ONNX Runtime gives on a CPU."""
+
+    plain: float
+    """in a session as every run opens it: below 1 where sums saturate"""
+    exact: float
+    """in a session with `session.x64quantprecision`: 1"""
+
+    @property
+    def saturates(self) -> bool:
+        """Return whether sums saturate."""
+        return self.plain < 1
+
+    @property
+    def words(self) -> str:
+        """Return the predicate of a sentence about these sums."""
+        return f"saturate at {100 * self.plain:.1f} % of the exact sum" if self.saturates else "are exact"
+
+
 class Execution(Frozen):
     """The requested and the obtained execution. It also counts what ran where."""
 
@@ -260,6 +282,8 @@ class Execution(Frozen):
     precision: str
     optimization: str
     """graph optimisation level: all, basic or none"""
+    int8_sums: Int8Sums | None = None
+    """on the processor, of an int8 file"""
     fallback_reason: str = ""
     """why `auto` uses the CPU"""
     engine: str = ""

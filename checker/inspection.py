@@ -15,6 +15,7 @@ from .errors import RobustcheckError, UsageError
 from .evidence import GraphScaling, ModelFacts, PreprocessingFacts
 from .isolation import NO_LIMITS, Limits, apart
 from .measure.run import model_facts
+from .model.int8 import saturating_pairs
 from .model.layers import show_shape
 from .model.open import ModelFile, open_model
 from .model.sidecar import find_preprocessing, models_below, takes_no_image
@@ -22,7 +23,7 @@ from .report.document import Cell, Document, Facts, File, Section, Shown, Table,
 from .report.forms import step_of
 from .runtime.runner import scales_over_batch
 from .text import VERSION, Fields, as_json, error_json, frozen, quoted
-from .verdict.gate import load_profile
+from .verdict.gate import int8_notes, load_profile
 from .verdict.reasons import RULES
 from .verdict.rule import Reason, foreseen, reason, steps_text
 
@@ -164,6 +165,7 @@ def inspect_json(inspection: Inspection) -> Fields:
         **_fields(model, "digest", "model_digest"),
         "external": _all(model.external, "location", "size_bytes", "digest"),
         **_fields(model, "size_bytes", "opsets", "ir_version", "producer", "precision"),
+        "saturating_pairs": saturating_pairs(model.graph.proto, model.graph.file.weights),
         "representation": {
             **_fields(chosen, "tensor", "shape", "rule", "pool"),
             "ends_in": str(chosen.ends_in),
@@ -296,7 +298,8 @@ def document_of(report: Inspected) -> Document:
         facts=(),
         summary=f"Can this file pass? {words}",
         sections=_sections(facts) if is_read else (),
-        notes=(),
+        notes=tuple(int8_notes(facts.get("saturating_pairs"))),
+        notes_in_short=True,
         limits="",
         version=VERSION,
         verdict=answer,

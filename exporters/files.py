@@ -36,6 +36,7 @@ CALIBRATION_PHOTOS = 128  # used at most; more hardly widen a range
 FEWEST_CALIBRATION_PHOTOS = 16  # ranges of fewer photos cut off what the next ones have
 _QUANTISING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _QUANTISED = _QUANTISING | {"MatMulInteger", "ConvInteger", "QLinearConv"}
+_EXACT_SUMS = "session.x64quantprecision"  # of a session's config: its int8 sums do not saturate
 _INFERRED_KEY = "onnx.infer"  # ONNX Runtime's mark in metadata_props
 
 
@@ -157,7 +158,9 @@ def deliver(
             model = draw(draft)
             tell("comparing the file with the original")
             agreement = measure(draft, images, references, precision=precision, input_name=model.graph.input[0].name)
-            parity = {**agreement._asdict(), "batches": BATCHES, "photos": PARITY_PHOTOS}
+            parity: Fields = {**agreement._asdict(), "batches": BATCHES, "photos": PARITY_PHOTOS}
+            if precision in contract.INT8:
+                parity["int8_sums"] = {"plain": int8_sums(), "exact": int8_sums(_EXACT_SUMS)}
             contract.embed(model, {**content, "precision": precision, "parity": parity}, draft.parent)
             draft.write_bytes(model.SerializeToString(deterministic=True))
             size = _put_in_place(draft, path)
@@ -249,6 +252,32 @@ def run_file(
         raise
     except Exception as error:  # its exception types are private; all of them mean the same here
         raise ExportError(f"{problem} ({first_line(error)})", hint) from error
+
+
+def int8_sums(*switched_on: str) -> float:
+    """Measure a sum of uint8 by int8 products on this CPU, as a share of the exact sum.
+
+    The checker measures the same (`checker/runtime/devices.py`).
+
+    Args:
+        switched_on: entries of the session's config.
+    """
+    import onnxruntime as ort
+    from onnx import numpy_helper, parser
+
+    x = np.full((1, 64), 255, np.uint8)
+    w = np.full((64, 1), 127, np.int8)
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 13]> probe (uint8[1, 64] x) => (int32[1, 1] y) { y = MatMulInteger(x, w) }'
+    )
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    for entry in switched_on:
+        options.add_session_config_entry(entry, "1")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    total = session.run(None, {"x": x})[0].item()
+    return float(total / (x.astype(int) @ w.astype(int)).item())
 
 
 def agreement(reference: Array, other: Array) -> Agreement:
@@ -392,8 +421,9 @@ def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, 
     int8-dynamic: int8 weights, one scale a tensor; activations are scaled in every run, over the whole batch. Depthwise
     convolutions and those on the image stay float: with one scale for all their channels they lose most (measured on
     EfficientNet-Lite0: cosine 0.78 with them, 0.976 without).
-    int8-qdq: int8 weights, one scale a channel; activations are scaled by the smallest and largest value over `photos`.
-    No percentile is cut off: what lies far out is what this project looks for.
+    int8-qdq: weights of 8 bits, one scale a channel; activations are scaled by the smallest and largest value over
+    `photos`. No percentile is cut off: what lies far out is what this project looks for. The weights are uint8 with
+    zero point 128, the same numbers as int8: ONNX Runtime's sums of uint8 by int8 saturate on some CPUs.
     The outputs keep their names and stay float32. Weights next to the file stay there.
 
     Args:
@@ -439,12 +469,45 @@ def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, 
             "--precision fp16",
         )
     contract.keep_metadata(result, _INFERRED_KEY.__ne__)
+    if precision == "int8-qdq":
+        unsigned_weights(result, quantised.parent)
     weights.unlink(missing_ok=True)
     for file in quantised.parent.iterdir():
         file.replace(draft.with_name(file.name))
     draft.write_bytes(result.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(draft))
     return result
+
+
+def unsigned_weights(model: onnx.ModelProto, folder: Path) -> None:
+    """Rewrite the int8 weights of a QDQ file as uint8 of the same values, with zero points that are larger by 128.
+
+    Args:
+        model: as ONNX Runtime's quantiser wrote it, without its external weights; changed in place.
+        folder: where those are; changed in place, too.
+    """
+    import onnx
+
+    signed = {each.name: each for each in model.graph.initializer if each.data_type == onnx.TensorProto.INT8}
+    nodes = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    for name in {name for node in nodes for name in node.input} & signed.keys():
+        _add_128(signed[name], folder)
+
+
+def _add_128(tensor: onnx.TensorProto, folder: Path) -> None:
+    """Make an int8 tensor uint8: with 128 added, only the first bit of each byte is another one."""
+    import onnx
+
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        values = onnx.numpy_helper.to_array(tensor).view(np.uint8) ^ 128
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    start, size = int(entries.get("offset") or 0), int(entries["length"])
+    content = np.memmap(folder / entries["location"], np.uint8, "r+", start, (size,))
+    content ^= 128
+    content.flush()
+    tensor.data_type = onnx.TensorProto.UINT8
 
 
 def _delicate(graph: onnx.GraphProto) -> list[str]:

@@ -18,7 +18,7 @@ from ...thresholds import read_bytes
 from ...thresholds.profile import Profile
 from ..arrays import float64
 from ..errors import CannotAssessError, UsageError, unfit
-from ..evidence import Evidence, RunOptions
+from ..evidence import Evidence, Int8Sums, RunOptions
 from ..images.source import Images, Item, Picture, Skipped
 from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
 from ..measure import job
@@ -393,8 +393,19 @@ def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_bas
         notes.append("Candidate and reference are the same file, byte for byte.")
     if fields := baselines.changed_preprocessing(candidate.evidence, reference.evidence):
         notes.append(f"Candidate and reference preprocess differently ({fields}), each as its file says.")
+    notes += _other_cpu_note(candidate.evidence.execution.int8_sums, reference.evidence.execution.int8_sums)
     notes_by_model = [notes_of(side.evidence, profile) for side in (candidate, reference)]
     notes += [note for note in notes_by_model[0] if note in notes_by_model[1]]
     for name, mine, others in (("candidate", *notes_by_model), ("reference", *notes_by_model[::-1])):
         notes += [f"Of the {name}: {note}" for note in mine if note not in others]
     return tuple(notes)
+
+
+def _other_cpu_note(candidate: Int8Sums | None, reference: Int8Sums | None) -> list[str]:
+    """Note that two int8 files ran on CPUs of which one makes int8 sums saturate."""
+    if candidate is None or reference is None or candidate.saturates == reference.saturates:
+        return []
+    return [
+        f"int8 sums {candidate.words} on the CPU of the candidate and {reference.words} on that of the reference: "
+        "one file can give different vectors on the two."
+    ]

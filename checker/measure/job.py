@@ -443,7 +443,7 @@ class Facts:
             "model": [(m.digest, m.tensor, m.pool) for m in self.models],
             "preprocessing": self.preprocessing,
             "list of images": (self.n_images, self.names),
-            "execution": [(e.providers, e.optimization, e.runtime) for e in self.executions],
+            "execution": [(e.providers, e.optimization, e.runtime, e.int8_sums) for e in self.executions],
         }
 
 

@@ -25,6 +25,7 @@ from ..images.sanity import DESCRIBED
 from ..images.source import Images, ImageSource, Item, Skipped, check_bad, open_images, open_iterable, prefetch
 from ..isolation import LOG, Progress, Tell
 from ..model.image_input import fed_as
+from ..model.int8 import saturating_pairs
 from ..model.open import ModelFile, open_model
 from ..model.sidecar import find_preprocessing
 from ..runtime.devices import CPU, cpu_threads, expects_accelerator
@@ -412,6 +413,7 @@ def model_facts(
         batch_difference=batch_difference,
         fixed_scale_difference=fixed_scale_difference,
         output_difference=output_difference,
+        saturating_pairs=saturating_pairs(opened.graph.proto, opened.graph.file.weights),
     )
 
 

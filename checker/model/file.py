@@ -26,7 +26,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from ...thresholds.profile import Frozen, unique_keys
 from ..errors import NEWER, CannotAssessError, UsageError
-from ..evidence import Preprocessing
+from ..evidence import Int8Sums, Preprocessing
 from ..isolation import max_model_bytes
 from ..storage.places import existing_parent, local_path, nearest_path
 from ..text import Texts, digest_of, frozen, quoted
@@ -385,6 +385,8 @@ class Parity(Frozen):
     min_cosine: float
     batches: tuple[int, ...]
     photos: int
+    int8_sums: Int8Sums | None = None
+    """on the processor that an int8 file was compared on; None: of another precision, or not known"""
 
 
 class ZeroShot(Frozen):

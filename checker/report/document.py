@@ -502,6 +502,7 @@ def _execution(report: Report) -> tuple[Fact, ...]:
     ran = only or ", ".join(f"{name} {count_text(n, 'node')}" for name, n in counts.items())
     threads = count_text(run.threads, "thread")
     how = [run.device, threads, run.precision]
+    sums = run.int8_sums.words if run.int8_sums else ""
     facts = (
         Fact("Asked for", run.requested, short=f"{run.requested} → {provider}" + (f" ({ran})" if ran else "")),
         Fact("Providers", ", ".join(short_provider(p) for p in run.providers)),
@@ -510,6 +511,7 @@ def _execution(report: Report) -> tuple[Fact, ...]:
         Fact("Heavy nodes on the CPU", ", ".join(f"{n} {op}" for op, n in run.heavy_on_cpu.items())),
         Fact("Device", run.device, threads, short=", ".join(part for part in how if part)),
         Fact("Precision", run.precision),
+        Fact("int8 sums", sums, short=f"int8 sums {sums}" if sums else ""),
         Fact("Graph optimisation", run.optimization),
         Fact("ONNX Runtime", run.runtime, short=f"ONNX Runtime {run.runtime}"),
     )

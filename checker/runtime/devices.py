@@ -18,16 +18,20 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import field
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import numpy as np
 import onnxruntime as ort
+from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from ...thresholds.profile import Frozen
 from ..errors import UsageError
+from ..evidence import Int8Sums
 from ..model.open import supported_versions
 from ..text import Texts, frozen
 
@@ -272,6 +276,36 @@ RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model r
 )
 
 
+TERMS = 64  # of the sum that is tried
+LARGEST_UINT8 = np.uint8(255)  # of activations
+LARGEST_INT8 = np.int8(127)  # of weights that ONNX Runtime quantises
+EXACT_SUMS = "session.x64quantprecision"  # with it a session takes int8 weights as uint8, whose sums do not saturate
+
+
+@cache
+def int8_sums() -> Int8Sums:
+    """Measure the sum of 64 products 255 · 127 on the CPU, as a share of the exact sum.
+
+    On x86 CPUs without VNNI, ONNX Runtime adds pairs of such products in 16 bits, which saturate at 32767.
+    """
+    return Int8Sums(plain=_share_of_exact_sum(), exact=_share_of_exact_sum(EXACT_SUMS))
+
+
+def _share_of_exact_sum(*switched_on: str) -> float:
+    """Compute the sum in a session with these entries of its config."""
+    head = '<ir_version: 8, opset_import: ["" : 13]>'
+    model = parse_model(f"{head} probe (uint8[1, {TERMS}] x) => (int32[1, 1] y) {{ y = MatMulInteger(x, w) }}")
+    model.graph.initializer.append(from_array(np.full((TERMS, 1), LARGEST_INT8), "w"))
+    options = ort.SessionOptions()
+    options.log_severity_level = ORT_FATAL
+    options.intra_op_num_threads = 1
+    for entry in switched_on:
+        options.add_session_config_entry(entry, "1")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    (total,) = session.run(None, {"x": np.full((1, TERMS), LARGEST_UINT8)})
+    return float(total.item() / (TERMS * int(LARGEST_UINT8) * int(LARGEST_INT8)))
+
+
 OURS = ("robustcheck-onnx", "robustcheck-onnx-cpu")  # the same code, with a large and a small ONNX Runtime
 PACKAGES = (*OURS, "numpy", "onnx", "Pillow", "pydantic", "rich", "typer")
 CUDA_WHEELS = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu13")
@@ -315,6 +349,7 @@ class Facts:
     cpu: str
     threads: int
     cores: int
+    int8_sums: Int8Sums
 
 
 def diagnose() -> tuple[MachineFinding, ...]:
@@ -346,6 +381,7 @@ def gather() -> Facts:
         cpu=cpu_name(),
         threads=cpu_threads(),
         cores=os.cpu_count() or 1,
+        int8_sums=int8_sums(),
     )
 
 
@@ -362,6 +398,7 @@ def examine(facts: Facts) -> tuple[MachineFinding, ...]:
         _gpu(facts),
         *_cuda(facts),
         MachineFinding(check="processor", status="ok", detail=cores),
+        _int8(facts.int8_sums),
     )
 
 
@@ -404,6 +441,13 @@ def _gpu(facts: Facts) -> MachineFinding:
         detail = f"{listed}; {driver}; this ONNX Runtime has no {CUDA}"
         return MachineFinding(check=check, status="warn", detail=detail, fix=_reinstall(facts, WITH_CUDA))
     return MachineFinding(check=check, status="ok", detail=f"{listed}; {driver}")
+
+
+def _int8(sums: Int8Sums) -> MachineFinding:
+    detail = f"sums of uint8 activations and int8 weights {sums.words} on this CPU"
+    if sums.saturates:
+        detail += "; where they are exact, an int8 file can give other vectors"
+    return MachineFinding(check="int8 sums", status="ok", detail=detail)
 
 
 def _flavour_to_keep(facts: Facts) -> str:

@@ -15,7 +15,7 @@ from ..evidence import Execution
 from ..model.layers import LINEAR
 from ..model.open import ModelFile
 from ..text import quoted
-from .devices import CPU, ORT_FATAL, RUN_ERRORS, parse_device, preload_cuda, why_missing
+from .devices import CPU, ORT_FATAL, RUN_ERRORS, int8_sums, parse_device, preload_cuda, why_missing
 
 # ONNX Runtime 1.31 ends the process (microsoft/onnxruntime#28392) when this one meets a float16 ViT on the CPU.
 CRASHING = {"fp16": ["NchwcTransformer"]}
@@ -97,6 +97,7 @@ def describe(
         threads=threads,
         precision=model.precision,
         optimization=level,
+        int8_sums=int8_sums() if model.precision == "int8" else None,
         fallback_reason=reason,
     )
 

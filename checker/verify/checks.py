@@ -32,7 +32,7 @@ from ..model.sidecar import PRESETS
 from ..model.weights import file_digest
 from ..report.record import Report, ruling
 from ..text import Texts, quoted, short_digest
-from ..verdict.gate import execution_notes, memory_note
+from ..verdict.gate import execution_notes, int8_notes, memory_note
 from ..verdict.rule import limit_of
 from .signature import (
     Identity,
@@ -150,7 +150,8 @@ def _leave_out_environment(report: Report, form: JsonObject, *, same_words: bool
     evidence["statistics"]["features"] = sorted(feature.index for feature in report.evidence.statistics.persistent)
     evidence["gallery"] = [image["name"] for image in (evidence["gallery"] or {"shown": []})["shown"]]
     evidence["images"]["sanity"] = sorted(finding["id"] for finding in evidence["images"]["sanity"]["findings"])
-    machine = execution_notes(report.evidence.execution)
+    execution = report.evidence.execution
+    machine = execution_notes(execution) + int8_notes(report.evidence.model.saturating_pairs, execution.int8_sums)
     form["notes"] = [note for note in form["notes"] if note not in machine]
     if not same_words:
         _leave_out(form, "notes", "claim", "reference", "published", "evidence.model.why")

@@ -11,11 +11,13 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from robustcheck_onnx.checker import text
-from robustcheck_onnx.checker.compare import baseline, pairs
+from robustcheck_onnx.checker.compare import baseline, pairs, run
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.compare.pairs import ClassAgreement, unrelated
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.evidence import Int8Sums
 from robustcheck_onnx.checker.report.record import to_json
+from robustcheck_onnx.thresholds.profile import load
 from support import EMBEDDINGS, Capture, Fields, but, lookup, needs_embeddings, normal, raised, reports, robustcheck
 from support.comparisons import (
     Workshop,
@@ -23,6 +25,8 @@ from support.comparisons import (
     ids,
     judged,
     judged_by,
+    measured,
+    paired,
     planted,
     rotation,
     rounded,
@@ -257,6 +261,16 @@ def test_a_stale_baseline_is_a_reason() -> None:
     wide = judged_by(known, planted(70, d=400))
     assert ids(wide) == {"not_comparable", "unrelated"}  # other values, too: CKA needs no equal width
     assert wide.features == ()
+
+
+def test_two_int8_files_on_cpus_of_which_one_saturates_are_noted() -> None:
+    profile, side = load(), paired(planted(), planted()).candidate
+    exact, less = Int8Sums(plain=1, exact=1), Int8Sums(plain=0.5059, exact=1)
+    said = "are exact on the CPU of the candidate and saturate at 50.6 % of the exact sum on that of the reference"
+    for theirs, expected in ((less, [f"int8 sums {said}"]), (exact, []), (None, [])):
+        one, other = (but(measured(side, profile), evidence__execution__int8_sums=sums) for sums in (exact, theirs))
+        notes = run._notes(one, other, profile, is_baseline=True)
+        assert [note.partition(":")[0] for note in notes if "int8" in note] == expected
 
 
 def write(path: Path, document: Fields) -> None:

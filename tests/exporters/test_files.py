@@ -25,6 +25,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.devices import int8_sums
 from robustcheck_onnx.exporters import ExportError, contract, files, quiet, run
 from support import PATIENCE_S, PHOTOS, Capture, Fields, Patch, lookup, onnx_models, raised, robustcheck
 from support.onnx_models import written
@@ -319,6 +320,7 @@ def test_contract_and_parity(encoder: Path, made: Made, photos: list[Path], prec
     assert (capfd.readouterr(), left_in()) == (("", ""), ["fp32.onnx", "int8.onnx"])
     before, after = contract_of(encoder), contract_of(record.path)
     parity, images = after.pop("parity"), pixels(photos[:5])
+    assert parity["int8_sums"] == int8_sums().model_dump()
     assert {name for name in after if after[name] != before.get(name)} == {"precision", "versions", "graph_digest"}
     truth = represent(encoder, images)
     seen = [files.agreement(truth[:n], represent(record.path, images[:n])) for n in (1, 2, 5)]
@@ -342,6 +344,33 @@ def test_ranges_are_of_the_calibration_photos_and_none_of_the_parity_photos(made
     kernels = next(node for node in graph.node if getattr(values.get(node.input[0]), "shape", ()) == (24, 3, 3, 3))
     whole = onnx_models.weight(24, 3, 3, 3)  # one scale for each of the convolution's channels
     assert_allclose(values[kernels.input[1]], np.abs(whole).max(axis=(1, 2, 3)) / 127, rtol=1e-5)
+    stored, scales, zeros = (values[name] for name in kernels.input)
+    assert (stored.dtype.name, set(zeros)) == ("uint8", {128})
+    steps = (stored.astype(np.float64) - 128) - whole / scales[:, None, None, None]
+    assert np.abs(steps).max() < 0.501
+
+
+def test_int8_qdq_is_exact_on_a_cpu_whose_int8_sums_saturate(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Of a white image, the sum of all 192 values is made of pairs that saturate, and that of every other is not."""
+    weights = np.ones((192, 16), np.float32)
+    weights[1::2, 1::2] = 0
+    nodes = onnx_models.graph("flat = Flatten(image); representation = MatMul(flat, w)")
+    model = onnx_models.build(nodes, ["representation"], {"w": weights})
+    photo = tmp_path / "white.png"
+    Image.new("L", (8, 8), 255).save(photo)
+    white = np.ones((3, 8, 8), np.float32)
+
+    def sums(name: str) -> Any:
+        folder = tmp_path / name
+        folder.mkdir()
+        path = onnx_models.save(model, folder / "m.onnx")
+        files.quantise(path, "int8-qdq", [photo], lambda _: white, name=name)
+        return outputs_of(path, white[None])["representation"][0]
+
+    step = 192 / 255  # of the output
+    assert_allclose(sums("unsigned"), [192, 96] * 8, atol=step)
+    monkeypatch.setattr(files, "unsigned_weights", Mock())
+    assert_allclose(sums("signed"), [192 * int8_sums().plain, 96] * 8, atol=2 * step)
 
 
 def test_weights_beside_the_file_stay_there(encoder: Path, made: Made, photos: list[Path], monkeypatch: Patch) -> None:
@@ -352,6 +381,10 @@ def test_weights_beside_the_file_stay_there(encoder: Path, made: Made, photos: l
         made("int8-qdq")
     data = path.with_name("int8.onnx.data")
     assert left_in() == ["fp32.onnx", path.name, data.name]
+    outside = {
+        each.data_type for each in onnx.load(path, load_external_data=False).graph.initializer if each.data_location
+    }
+    assert outside & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8} == {onnx.TensorProto.UINT8}
     assert_array_equal(represent(path, pixels(photos[:5])), rows)
     onnx.save(onnx.load(encoder), encoder, save_as_external_data=True, location="other.onnx.data", size_threshold=0)
     assert made("int8-qdq").path.read_bytes() == whole
@@ -473,3 +506,18 @@ def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: 
     # one image at a time, the dynamic form has a verdict, which says what it holds for
     assert robustcheck(*call, "--batch-size", "1") == 0
     assert "Of the candidate: The verdict holds for batches of one image" in capsys.readouterr().out
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("capsys")
+def test_int8_qdq_of_a_real_classifier_keeps_its_vectors_on_every_cpu(efficientnet_lite0: Path, tmp_path: Path) -> None:
+    """With int8 weights, the smallest cosine was 0.82 on a CPU whose int8 sums saturate."""
+    out, calibration = tmp_path / "int8.onnx", tmp_path / "calibration"
+    calibration.mkdir()
+    for photo in PHOTOS[5:29]:
+        (calibration / photo.name).symlink_to(photo)
+    words = ["--precision", "int8-qdq", "--calibration-images", calibration, "-o", out]
+    assert robustcheck("export", "onnx", efficientnet_lite0, *words) == 0
+    fields = contract.checked_preprocessing(contract_of(out)["preprocessing"], "photos")
+    others = np.asarray(images_of(PHOTOS[29:61], fields))
+    assert files.agreement(represent(efficientnet_lite0, others), represent(out, others)).min_cosine > 0.96

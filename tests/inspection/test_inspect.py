@@ -200,6 +200,20 @@ def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image() -> Non
         assert (noted in answer(found)) == (batch == "batch")
 
 
+def test_int8_weights_whose_sums_saturate_are_noted() -> None:
+    end = """
+        a, scale, zero = DynamicQuantizeLinear(features); whole = MatMulInteger(a, proj, zero)
+        float = Cast(whole, to=FLOAT); embedding = Mul(float, scale)
+    """
+    proj = np.full((24, 512), 20, np.int8)
+    proj[:2] = 100  # one pair of twelve
+    for weights, expected in ((proj, 1 / 12), (proj // 2, 0)):
+        found = of_file(linear_encoder(end, proj=weights), preprocess="clip")
+        assert found.facts["saturating_pairs"] == pytest.approx(expected)
+        noted = "int8 sums saturate for this file (8.3 % of the pairs of weights can exceed 16 bits)"
+        assert (noted in " ".join(lines(found).split())) == (expected > 0)
+
+
 def test_nothing_is_needed_where_the_size_is_open(ends: Run) -> None:
     linear_encoder(size=None)
     text = asked(ends(0, "inspect m.onnx"))

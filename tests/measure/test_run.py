@@ -9,7 +9,7 @@ import onnx
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.evidence import Evidence, Int8Sums
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job, conclude, merge, nothing_yet
 from robustcheck_onnx.checker.measure.workers import measure_all
@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.model.file import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile
-from support import Patch, lookup, raised
+from support import Patch, but, lookup, raised
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, never_decided, vectors
 from support.measuring import job as new_job
 from support.onnx_models import classifier, encoder, save
@@ -83,6 +83,15 @@ def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, m
     facts = measure.probe(measure.open_job(new_job(path, max_images=8)))
     assert levels == [facts.executions[0].optimization] == ["none"]
     assert (facts.models[0].output_difference or 0) > 0.1
+
+
+def test_int8_sums_that_saturate_on_one_worker_alone_are_not_merged(tmp_path: Path) -> None:
+    facts = measure.probe(measure.open_job(new_job(save(classifier(), tmp_path / "m.onnx"), max_images=8)))
+    exact, less = (
+        replace(facts, executions=(but(facts.executions[0], int8_sums=Int8Sums(plain=plain, exact=1)),))
+        for plain in (1, 0.5)
+    )
+    assert (exact.differs_from(exact), exact.differs_from(less)) == ("", "execution")
 
 
 def assert_as_alone(job: Job, n_passes: int) -> tuple[Evidence, ...]:

@@ -172,6 +172,12 @@ def test_what_only_some_runs_have_is_said() -> None:
     assert f"opset 18 · opset 1 (com.microsoft) · pytorch 2.13.0 weights.bin {digest}" in text
 
 
+def test_the_execution_of_an_int8_file_shows_whether_its_sums_saturate() -> None:
+    text = given(execution={"precision": "int8", "int8_sums": {"plain": 0.5059, "exact": 1}})
+    assert "int8 sums saturate at 50.6 % of the exact sum" in words_of(text)
+    assert "int8 sums" not in given()
+
+
 def test_a_note_is_not_said_twice() -> None:
     noted = ("Synthetic model: feature 3 raised by 15 SD.", "no libcudart.so.13", "1 skipped (a.jpg: truncated)")
     text = given(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
+from robustcheck_onnx.checker.runtime.devices import int8_sums
 from robustcheck_onnx.checker.runtime.runner import Runner, scales_over_batch
 from robustcheck_onnx.checker.runtime.session import translate
 from support import PATIENCE_S, PIXELS, Fields, Patch, normal, raised
@@ -126,6 +127,11 @@ def test_what_else_mixes_the_batch_is_left(runner: Any) -> None:
     ):
         (fixed,) = runner(quantised("apart", end), batch_size=1).fixed_scale_invariances(UNLIKE)
         assert fixed > 0.3
+
+
+def test_the_execution_of_an_int8_file_alone_has_the_int8_sums_of_this_cpu(runner: Any) -> None:
+    assert runner(quantised("apart")).execution.int8_sums == int8_sums()
+    assert runner(encoder()).execution.int8_sums is None
 
 
 def test_no_answer_without_dynamic_quantisers_or_with_a_fixed_batch(runner: Any) -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from robustcheck_onnx.checker.cli.options import device_of
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.evidence import Int8Sums
 from robustcheck_onnx.checker.runtime import devices
 from robustcheck_onnx.checker.runtime.devices import CPU, CUDA, TENSORRT, parse_device
 from support import INSTALLED, ROOT, Capture, Fields, Patch, raised, read_json
 
 OPENVINO = "OpenVINOExecutionProvider"
+CPUINFO = Path("/proc/cpuinfo")
 EXACT = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
 
 
@@ -64,7 +66,8 @@ HEALTHY = devices.Facts(
     runtime="1.31.1", runtime_cuda="13.0",
     providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
     opset=26, gpus=(H100,), driver_cuda="13.0", torch="2.13.0+cu130", cuda_fault="", cpu="a processor", threads=2,
-    cores=8, cuda_wheels={"nvidia-cuda-runtime": "13.0.1", "nvidia-cudnn-cu13": "9.9.0"},
+    cores=8, int8_sums=Int8Sums(plain=1, exact=1),
+    cuda_wheels={"nvidia-cuda-runtime": "13.0.1", "nvidia-cudnn-cu13": "9.9.0"},
 )  # fmt: skip
 BOTH = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
 TWO_WHEELS = {"onnxruntime": "1.32.0", "onnxruntime-openvino": "1.24.1"}
@@ -83,9 +86,28 @@ def test_healthy_gpu() -> None:
 
 
 def test_no_gpu_is_no_fault() -> None:
-    *_, gpu, processor = devices.examine(replace(HEALTHY, gpus=()))
+    *_, gpu, processor, _ = devices.examine(replace(HEALTHY, gpus=()))
     assert (gpu.status, gpu.detail) == ("ok", "none (nvidia-smi lists none); the CPU is used")
     assert processor.check == "processor"  # nothing of CUDA between them
+
+
+def test_a_pair_of_int8_products_is_exact_or_saturates_in_16_bits() -> None:
+    sums, pair = devices.int8_sums(), 255 * 127 + 255 * 127
+    assert sums.exact == 1
+    assert sums.plain == pytest.approx(32767 / pair if sums.saturates else 1)
+
+
+@pytest.mark.skipif(not CPUINFO.is_file(), reason="needs Linux")
+def test_int8_sums_of_an_x86_cpu_are_exact_with_vnni_and_without_avx2() -> None:
+    (flags,) = {line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")} or {""}
+    assert devices.int8_sums().saturates == (" avx2" in flags and "vnni" not in flags)
+
+
+def test_int8_sums_that_saturate_are_shown_and_not_a_fault() -> None:
+    assert finding(HEALTHY, "int8 sums").detail == "sums of uint8 activations and int8 weights are exact on this CPU"
+    found = finding(replace(HEALTHY, int8_sums=Int8Sums(plain=0.5059, exact=1)), "int8 sums")
+    assert (found.status, found.fix) == ("ok", "")
+    assert "saturate at 50.6 % of the exact sum on this CPU; where they are exact, an int8 file can" in found.detail
 
 
 def test_faults() -> None:
@@ -131,7 +153,8 @@ def test_this_environment(capfd: Capture) -> None:
     facts = devices.gather()
     assert (facts.runtime, len(facts.wheels), facts.providers[-1]) == (ort.__version__, 1, "CPUExecutionProvider")
     assert {"numpy", "onnx", INSTALLED} <= set(facts.packages)
-    assert {found.check for found in devices.diagnose()} >= {"Python", "ONNX Runtime wheels", "processor"}
+    checks = {found.check for found in devices.diagnose()}
+    assert checks >= {"Python", "ONNX Runtime wheels", "processor", "int8 sums"}
     assert capfd.readouterr() == ("", "")
 
 

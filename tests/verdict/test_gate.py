@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.checker.evidence import Evidence, Statistics
+from robustcheck_onnx.checker.evidence import Evidence, Int8Sums, Statistics
 from robustcheck_onnx.checker.verdict import gate, rule
 from robustcheck_onnx.checker.verdict.gate import Waiver, decide, fits, notes_of
 from robustcheck_onnx.checker.verdict.reasons import BELOW_REASONS, KINDS, NOT_MENDABLE, RULES
@@ -265,6 +265,18 @@ def test_notes_come_of_the_profile_the_model_the_images_and_the_execution_in_thi
     assert synthetic == "Synthetic model: feature 92 was shifted."
     assert bundled.startswith("Measured on the bundled photos, not yours: for a release gate, give photos")
     assert lowered.startswith("Graph optimisation was lowered to basic:")
+
+
+def test_a_file_whose_int8_sums_saturate_is_noted_from_half_a_percent_with_what_this_cpu_does() -> None:
+    sums = Int8Sums(plain=0.5059, exact=1)
+    said = "ONNX Runtime's int8 sums saturate for this file (0.5 % of the pairs of weights can exceed 16 bits)"
+    for share, noted in ((None, 0), (0.0, 0), (0.0049, 0), (0.005, 1)):
+        evidence = but(EVIDENCE, model__saturating_pairs=share, execution__int8_sums=sums)
+        notes = notes_of(evidence, DEFAULT)
+        assert (len(notes), said in "".join(notes)) == (noted, noted == 1)
+    assert notes[0].endswith(" On this CPU such sums saturate at 50.6 % of the exact sum.")
+    (unmeasured,) = gate.int8_notes(0.005)
+    assert unmeasured.endswith("its vectors differ from the exact ones.")
 
 
 def test_a_verdict_for_batches_of_one_image_says_so() -> None:

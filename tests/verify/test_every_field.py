@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.checker.errors import RobustcheckError
+from robustcheck_onnx.checker.evidence import Int8Sums
 from robustcheck_onnx.checker.report.record import Report, edits, read, result_digest_of, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verify import checks
@@ -173,6 +174,18 @@ def test_the_report_itself_holds(document: Fields, second: Report, whole: Whole)
     assert document["verdict"]["verdict"] == "PASS"
     assert document["gate"] is not None
     assert (whole(document, second), whole(document, None)) == (False, False)
+
+
+def test_a_report_of_another_cpu_whose_int8_sums_saturate_agrees_elsewhere(second: Report) -> None:
+    made = []
+    for plain in (0.5059, 1):
+        execution: Fields = {"evidence__execution__int8_sums": Int8Sums(plain=plain, exact=1)}
+        report = but(second, evidence__model__saturating_pairs=0.02, **execution)
+        made.append(but(report, notes=gate.notes_of(report.evidence, report.profile)))
+    there, here = made
+    assert there.notes != here.notes
+    assert disagreements(there, here, elsewhere=True) == ()
+    assert disagreements(there, here) != ()
 
 
 def shortened(report: Report, n: int) -> Report:
