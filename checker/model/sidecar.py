@@ -385,7 +385,7 @@ def find_preprocessing(
             an input of dynamic size and nothing that names one.
     """
     if option is not None:
-        preprocessing, source, origin, exceptions = _from_option(option, input_size)
+        preprocessing, source, origin, exceptions = from_option(option, input_size)
     elif contract_preprocessing is not None:
         with about(f"{model_path}: contract"):
             _check_size(contract_preprocessing, input_size)
@@ -464,7 +464,11 @@ def says_pixels(sidecar: Path) -> bool:
     return sidecar.name != "config.json" or "pretrained_cfg" in read_object(sidecar)
 
 
-def _from_option(option: str, input_size: Edges | None) -> Chosen:
+def from_option(option: str, input_size: Edges | None) -> Chosen:
+    """Return the preprocessing that `--preprocess` states.
+
+    Raises UsageError: neither a preset nor a JSON file that exists; as `parse_config`.
+    """
     if option in PRESETS:
         preset = PRESETS[option]
         if input_size is None:
