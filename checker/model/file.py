@@ -422,6 +422,11 @@ class Contract(Frozen):
         return tensors
 
 
+def stated_in(contract: Contract | None) -> tuple[Preprocessing | None, str]:
+    """Return the preprocessing of a contract and what stated it there. Without a contract it is None."""
+    return (None, "") if contract is None else (contract.preprocessing, contract.preprocessing_from)
+
+
 def parse_contract(model: ModelProto, where: str) -> Contract | None:
     """Read the contract from a model's metadata properties. None when the model has none.
 

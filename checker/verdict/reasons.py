@@ -31,6 +31,21 @@ _MEASURE_SHIFT = (
     "If it gives class scores, measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS "
     "--shifted SHIFTED_PHOTOS`. To release it without that, waive each reason (`--waivers FILE`; `robustcheck init`)."
 )
+CLIP_STEP = (
+    "Name what the model was trained with, `--preprocess imagenet` for ImageNet's values or `--preprocess FILE` for "
+    "others. If it was trained like CLIP: `robustcheck MODEL --images PHOTOS --preprocess clip`."
+)
+"""the next step of `assumed_preprocessing` for a model that can pass"""
+IMAGENET_STEP = (
+    "Name what the model was trained with, `--preprocess clip` for CLIP's values or `--preprocess FILE` for others. If "
+    "it was trained on ImageNet: `robustcheck MODEL --images PHOTOS --preprocess imagenet`."
+)
+"""the same for a model with another end"""
+DYNAMIC_STEP = (
+    "Dynamic int8 scales over the batch; `robustcheck export onnx FP32.onnx --precision int8-qdq` does not. For the "
+    "verdict on batches of one image: `robustcheck MODEL --images PHOTOS --batch-size 1`."
+)
+"""the next step of `batch_dependent` for an int8 model"""
 NOT_MENDABLE = (
     "one_sided",
     "end_not_calibrated",
@@ -185,8 +200,9 @@ RULES: dict[str, Rule] = {
     "assumed_preprocessing": Rule(
         "not_established",
         "preprocessing was assumed",
-        "Name what the model was trained with (clip, imagenet or a JSON file): "
-        "`robustcheck MODEL --images PHOTOS --preprocess imagenet`. Or put the library's configuration next to it.",
+        "Name what the model was trained with: `--preprocess clip` for models trained like CLIP, `--preprocess "
+        "imagenet` for models trained on ImageNet, `--preprocess FILE` for others. Or put the library's configuration "
+        "next to the file.",
         "An ONNX file does not define how pixels become inputs. With the wrong mean, size or colour order the model "
         "sees out-of-distribution inputs, and those fake outlier features.",
     ),

@@ -21,7 +21,7 @@ from ..evidence import (
     Statistics,
 )
 from ..text import bound_text, number_text
-from .reasons import BELOW_REASONS, KINDS, NAMES, NOT_MENDABLE, RULES, Kind
+from .reasons import BELOW_REASONS, CLIP_STEP, DYNAMIC_STEP, IMAGENET_STEP, KINDS, NAMES, NOT_MENDABLE, RULES, Kind
 
 Seen = tuple[str, str]
 """A reason's id, and what was seen."""
@@ -79,7 +79,7 @@ def foreseen(
             "tensor_not_calibrated",
             f"`{model.tensor}` is of the kind {kind}; profile {profile.id} holds for {', '.join(profile.tensor_rules)}",
         )
-    if model.ends_in not in profile.ends or model.ends_in.can_make_outliers:
+    if not _is_calibrated_end(model, profile):
         yield "end_not_calibrated", f"`{model.tensor}` is {describe(model.ends_in)}"
     if n_features is not None and not profile.min_features <= n_features <= profile.max_features:
         yield (
@@ -87,6 +87,27 @@ def foreseen(
             f"the representation has {n_features} features; profile {profile.id} holds for "
             f"{profile.min_features} to {profile.max_features}",
         )
+
+
+def _is_calibrated_end(model: ModelFacts, profile: Profile) -> bool:
+    """Return whether the thresholds hold for what the representation ends in."""
+    return model.ends_in in profile.ends and not model.ends_in.can_make_outliers
+
+
+def step_for(name: str, model: ModelFacts, profile: Profile, precision: str = "") -> str | None:
+    """Return the next step of a reason that depends on the model. None where the rule's own step is right.
+
+    Args:
+        name: the reason's id.
+        model: what was read.
+        profile: what the thresholds hold for.
+        precision: of the measured model, where it was measured.
+    """
+    if name == "assumed_preprocessing":
+        return CLIP_STEP if _is_calibrated_end(model, profile) else IMAGENET_STEP
+    if name == "batch_dependent" and precision == "int8":
+        return DYNAMIC_STEP
+    return None
 
 
 def scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> Seen | None:
@@ -230,7 +251,9 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
         *_content(evidence, profile),
         *_strength(evidence.statistics, profile),
     ]
-    return verdict_for((reason(name, seen) for name, seen in applying), profile)
+    precision = evidence.execution.precision
+    reasons = (reason(name, seen, step_for(name, evidence.model, profile, precision)) for name, seen in applying)
+    return verdict_for(reasons, profile)
 
 
 def _strength(s: Statistics, profile: Profile) -> SeenReasons:

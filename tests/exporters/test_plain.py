@@ -13,8 +13,10 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from robustcheck_onnx.checker.cli.plain import stated_preprocessing
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.evidence import CLIP
+from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters.contract import Array
+from robustcheck_onnx.thresholds.profile import load
 from support import PHOTOS, Capture, onnx_models, raised, robustcheck
 from support.bad_input import Run, assert_says
 from support.onnx_models import written
@@ -109,6 +111,13 @@ def test_a_batch_of_one_is_compared_photo_by_photo(capfd: Capture) -> None:
     assert "at batch 1 on 5 photos" in capfd.readouterr().out
     assert contract_of(OUT)["parity"]["batches"] == [1]
     assert open_model(OUT).image_input.batch == 1
+
+
+def test_the_contract_does_not_hide_who_stated_the_preprocessing() -> None:
+    assert exported(plain_encoder(), "--preprocess", "clip") == 0
+    facts = inspect_model(OUT, load()).preprocessing
+    assert facts is not None
+    assert (facts.source, facts.origin, facts.is_claimed) == ("contract", "contract (--preprocess clip)", True)
 
 
 REFUSED = {

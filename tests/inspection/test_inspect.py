@@ -152,7 +152,8 @@ def test_a_file_of_the_calibrated_kinds_can_pass() -> None:
 def test_a_reason_stands_in_the_answer_with_what_helps() -> None:
     assert answer(of_file(linear_encoder())) == (
         "only with --preprocess, because neither the file, a sidecar nor an option gives the preprocessing → Name "
-        "what the model was trained with (clip, imagenet or a JSON file): robustcheck m.onnx --preprocess imagenet"
+        "what the model was trained with, `--preprocess imagenet` for ImageNet's values or `--preprocess FILE` for "
+        "others. If it was trained like CLIP: robustcheck m.onnx --preprocess clip"
     )
 
 
