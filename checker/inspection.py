@@ -252,11 +252,9 @@ def _next_step(name: str, model: ModelFile, facts: ModelFacts, profile: Profile,
         tensor = f" --tensor {quoted(chosen.tensor)}" if chosen.tensor_assumed else ""
         pool = f" --pool {chosen.pool}" if chosen.pool_assumed else ""
         return f"If that is what you deploy, say so: `{check}{tensor}{pool}`."
-    if step := step_for(name, facts, profile):
-        return step
     if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
         return "Export it in another way. No profile can hold for a model that ends like this."
-    return RULES[name].next_step
+    return step_for(name, facts, profile) or RULES[name].next_step
 
 
 MENDED_BY_OPTIONS = {

@@ -34,7 +34,7 @@ from ..evidence import (
 )
 from ..text import Fields, as_json, error_json, frozen, number_text, printable
 from ..verdict.gate import ON_BUNDLED, Waiver
-from ..verdict.reasons import NAMES, RULES, Kind
+from ..verdict.reasons import NAMES, RULES, WITHOUT_SCORES, Kind
 from ..verdict.rule import Reason, Verdict, describe, inside, outside
 from .record import Failed, Outcome, ReferenceRow, Report, predicate_of, sealed, to_json
 
@@ -514,9 +514,6 @@ class JudgedStatistic(NamedTuple):
 def judged(statistics: Statistics, profile: Profile) -> list[JudgedStatistic]:
     """Return the deciding statistics, in the profile's order."""
     return [JudgedStatistic(name, getattr(statistics, name), profile.minimum_of(name)) for name in profile.deciding]
-
-
-WITHOUT_SCORES = "Measure it on its own task, or compare it with its original. To accept it: `robustcheck init`"
 
 
 def step_of(step: str, model: str, photos: str = "", explain: str = "", *, scores: bool) -> tuple[str, str]:

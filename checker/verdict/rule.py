@@ -21,7 +21,23 @@ from ..evidence import (
     Statistics,
 )
 from ..text import bound_text, number_text
-from .reasons import BELOW_REASONS, CLIP_STEP, DYNAMIC_STEP, IMAGENET_STEP, KINDS, NAMES, NOT_MENDABLE, RULES, Kind
+from .reasons import (
+    BELOW_REASONS,
+    CLIP_STEP,
+    COMPARED_WITHOUT_SCORES,
+    DYNAMIC_COMPARED,
+    DYNAMIC_STEP,
+    IMAGENET_STEP,
+    KINDS,
+    MEASURE_SHIFT,
+    NAMES,
+    NOT_MENDABLE,
+    RULES,
+    WITHOUT_SCORES,
+    Kind,
+)
+
+SHIFT = "robustcheck shift"  # in a step that needs class scores
 
 Seen = tuple[str, str]
 """A reason's id, and what was seen."""
@@ -107,7 +123,23 @@ def step_for(name: str, model: ModelFacts, profile: Profile, precision: str = ""
         return CLIP_STEP if _is_calibrated_end(model, profile) else IMAGENET_STEP
     if name == "batch_dependent" and precision == "int8":
         return DYNAMIC_STEP
+    if SHIFT in RULES[name].next_step and not _gives_scores(model):
+        return WITHOUT_SCORES
     return None
+
+
+def step_in_comparison(name: str, model: ModelFacts, precision: str) -> str | None:
+    """Return the next step of a reason in a comparison, which never advises to compare. None for the rule's own."""
+    if name == "batch_dependent" and precision == "int8":
+        return DYNAMIC_COMPARED
+    if SHIFT not in RULES[name].next_step:
+        return None
+    return MEASURE_SHIFT if _gives_scores(model) else COMPARED_WITHOUT_SCORES
+
+
+def _gives_scores(model: ModelFacts) -> bool:
+    """Return whether a model has a head, as `robustcheck shift` needs it."""
+    return model.rule != "encoder_output"
 
 
 def scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> Seen | None:

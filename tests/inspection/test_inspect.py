@@ -165,7 +165,7 @@ def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends() -> N
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert answer(found) == (
         "no, because `features` is the output of an activation (Relu) → Measure it on its own task, or compare it with "
-        "its original. To accept it: robustcheck init"
+        "its original. To accept it: robustcheck MODEL.onnx --waivers FILE"
     )
     named = "If that is what you deploy, say so: `robustcheck MODEL.onnx --tensor features`."
     assert found.can_pass.reasons[1].next_step == named

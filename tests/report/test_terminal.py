@@ -240,7 +240,9 @@ def test_reasons_are_sorted_by_kind_and_the_first_step_is_of_the_verdicts_kind()
 
 def test_a_model_without_class_scores_is_not_sent_to_measure_its_accuracy() -> None:
     assert "\n  robustcheck shift models" in terminal_text(shown_for("one_sided"))
-    assert "\n  robustcheck init\n" in terminal_text(shown_for("one_sided", rule="encoder_output"))
+    assert "\n  robustcheck models/efficientnet-lite0.onnx --waivers FILE\n" in terminal_text(
+        shown_for("one_sided", rule="encoder_output")
+    )
 
 
 def test_too_few_photos_come_first_but_where_the_file_can_not_pass() -> None:
