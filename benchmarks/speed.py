@@ -110,7 +110,7 @@ for name in ("ViT-B-32", "RN50"):
     out = []
     for name in ("ViT-B-32", "RN50"):
         model = Model(name, folder / f"{name}.pt", folder / f"{name}.onnx")
-        _export("open_clip", name, "--weights", model.checkpoint, "--preprocessing", clip, "-o", model.onnx)
+        _export("open_clip", name, "--weights", model.checkpoint, "--preprocess", clip, "-o", model.onnx)
         out.append(model)
     lite = folder / "efficientnet-lite0.onnx"
     _export("torch", "robustcheck_onnx.exporters.demo:efficientnet_lite0", "-o", lite)

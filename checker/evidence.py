@@ -205,8 +205,16 @@ class PreprocessingFacts(Frozen):
     source: Literal["contract", "sidecar", "user", "assumed", "tensors"]
     fields: tuple[tuple[str, str, str], ...]
     """(field, value, where it came from)"""
+    origin: str = ""
+    """what states it: an option, a sidecar's name, or the contract, with what stated it there; empty in reports of an
+    early version"""
     against_contract: bool = False
     """whether an option overruled what the file's contract says"""
+
+    @property
+    def is_claimed(self) -> bool:
+        """Return whether an option alone states it, of this call or of the one that wrote the contract."""
+        return self.source == "user" or (self.source == "contract" and "--preprocess" in self.origin)
 
 
 class ImageFacts(Frozen):

@@ -15,6 +15,7 @@ from .errors import RobustcheckError, UsageError
 from .evidence import GraphScaling, ModelFacts, PreprocessingFacts
 from .isolation import NO_LIMITS, Limits, apart
 from .measure.run import model_facts
+from .model.file import stated_in
 from .model.int8 import saturating_pairs
 from .model.layers import show_shape
 from .model.open import ModelFile, open_model
@@ -25,7 +26,7 @@ from .runtime.runner import scales_over_batch
 from .text import VERSION, Fields, as_json, error_json, frozen, quoted
 from .verdict.gate import int8_notes, load_profile
 from .verdict.reasons import RULES
-from .verdict.rule import Reason, foreseen, reason, steps_text
+from .verdict.rule import Reason, foreseen, reason, step_for, steps_text
 
 INSPECT_SCHEMA: Final = "robustcheck.inspect/2"
 LISTED = 8  # models of a folder that an error names
@@ -104,10 +105,10 @@ def inspect_model(
         UsageError, CannotAssessError: as `open_model`; for `preprocess` as `find_preprocessing`.
     """
     model = open_model(path, tensor=tensor, pool=pool)
-    contract = model.contract.preprocessing if model.contract else None
+    contract, stated_by = stated_in(model.contract)
     preprocessing, fault = None, None
     try:
-        preprocessing = find_preprocessing(path, preprocess, contract, model.image_input.size)
+        preprocessing = find_preprocessing(path, preprocess, contract, model.image_input.size, stated_by=stated_by)
     except UsageError as error:  # everything else can be shown
         if preprocess is not None:
             raise
@@ -229,7 +230,7 @@ def _can_pass(
         if reason_id == "assumed_preprocessing" and fault is not None:
             reasons.append(reason(reason_id, _without_file(model.path, fault), fault.hint))
         else:
-            reasons.append(reason(reason_id, seen, _next_step(reason_id, model, facts, check)))
+            reasons.append(reason(reason_id, seen, _next_step(reason_id, model, facts, profile, check)))
     if not reasons and n_features is None:
         seen = (
             f"the graph does not show how many features `{facts.tensor}` has; profile {profile.id} holds for "
@@ -246,7 +247,7 @@ def _can_pass(
     return CanPass(answer="no" if reasons else "yes", reasons=tuple(reasons))
 
 
-def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str) -> str:
+def _next_step(name: str, model: ModelFile, facts: ModelFacts, profile: Profile, check: str) -> str:
     """Return the next step that removes a reason. It is a command where possible."""
     chosen = model.representation
     if name == "assumed_tensor":
@@ -255,7 +256,7 @@ def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str) -> st
         return f"If that is what you deploy, say so: `{check}{tensor}{pool}`."
     if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
         return "Export it in another way. No profile can hold for a model that ends like this."
-    return RULES[name].next_step
+    return step_for(name, facts, profile) or RULES[name].next_step
 
 
 MENDED_BY_OPTIONS = {

@@ -45,7 +45,7 @@ PRECISIONS = ("fp32", "fp16", *INT8)
 CLASS_PLACE = "{}"  # where a template takes the class name
 CHECKPOINT_MARKS = (b"PK", b"\x80")  # zip (torch, npz) and pickle (old torch; read without unpickling code)
 SAFETENSORS_MARK = b"{"  # after eight bytes of length
-FIELDS_FILE = "give it with --preprocessing FILE; robustcheck explain preprocessing shows one"  # a hint
+FIELDS_FILE = "give it with --preprocess FILE; robustcheck explain preprocessing shows one"  # a hint
 
 _DEFAULTS: Fields = {
     "crop": "center",
@@ -342,27 +342,6 @@ def _checks(fields: Fields) -> Iterator[tuple[str, bool, str]]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def read_preprocessing(path: Path) -> Fields:
-    """Return the preprocessing in a JSON file, checked.
-
-    Raises:
-        ExportError: the file is missing, is not a JSON object, or a field is wrong (exit 2).
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CallError(
-            f"{path}: preprocessing is unreadable ({error}); it must be a JSON object",
-            f"python -m json.tool {quoted(path)}",
-        ) from error
-    if not isinstance(values, dict):
-        raise CallError(
-            f"{path}: preprocessing is a JSON {type(values).__name__}; it must be an object",
-            "robustcheck explain preprocessing",
-        )
-    return checked_preprocessing(values, str(path))
 
 
 def shared_preprocessing(candidates: Mapping[str, Fields], name: str) -> Fields:

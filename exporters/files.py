@@ -9,7 +9,6 @@ import difflib
 import json
 import math
 import os
-import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from PIL import Image
 
 from . import CallError, ExportError, MissingError, Tell, contract, first_line, ignore_progress, quiet, quoted
 from .contract import Array, Arrays, Fields, Photos, Source, graph_digest
+from .plain import QUANTISING, ReadPlain, command_of, described, precision_of
 
 if TYPE_CHECKING:
     import onnx
@@ -34,9 +34,8 @@ PHOTO_WORDS = ("photo", "parity is measured on real photos", "--parity-images FO
 INLINE_LIMIT_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB; the rest is room for the graph
 CALIBRATION_PHOTOS = 128  # used at most; more hardly widen a range
 FEWEST_CALIBRATION_PHOTOS = 16  # ranges of fewer photos cut off what the next ones have
-_QUANTISING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-_QUANTISED = _QUANTISING | {"MatMulInteger", "ConvInteger", "QLinearConv"}
 _EXACT_SUMS = "session.x64quantprecision"  # of a session's config: its int8 sums do not saturate
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _INFERRED_KEY = "onnx.infer"  # ONNX Runtime's mark in metadata_props
 
 
@@ -87,7 +86,7 @@ class ExportRecord(NamedTuple):
     """What was written, for the person who asked.
 
     size_bytes: with the weights next to the file. outputs: name → number of features. calibrated_on: photos that
-    int8-qdq took its ranges from; 0 for other precisions.
+    int8-qdq took its ranges from; 0 for other precisions. batches: the batch sizes that were compared.
     """
 
     path: Path
@@ -95,6 +94,8 @@ class ExportRecord(NamedTuple):
     outputs: Mapping[str, int]
     parity: Agreement
     calibrated_on: int
+    precision: str
+    batches: tuple[int, ...]
 
 
 def check_call(path: Path, precision: str, photos: Photos) -> None:
@@ -157,8 +158,10 @@ def deliver(
             draft = Path(folder) / path.name
             model = draw(draft)
             tell("comparing the file with the original")
-            agreement = measure(draft, images, references, precision=precision, input_name=model.graph.input[0].name)
-            parity: Fields = {**agreement._asdict(), "batches": BATCHES, "photos": PARITY_PHOTOS}
+            image = model.graph.input[0]
+            batches = _batches_of(image)
+            agreement = measure(draft, images, references, precision=precision, input_name=image.name, batches=batches)
+            parity: Fields = {**agreement._asdict(), "batches": batches, "photos": PARITY_PHOTOS}
             if precision in contract.INT8:
                 parity["int8_sums"] = {"plain": int8_sums(), "exact": int8_sums(_EXACT_SUMS)}
             contract.embed(model, {**content, "precision": precision, "parity": parity}, draft.parent)
@@ -171,7 +174,13 @@ def deliver(
             f"df -h {where}; ls -ld {where}",
         ) from error
     outputs = {name: rows.shape[1] for name, rows in references.items()}
-    return ExportRecord(path, size, outputs, agreement, calibrated_on)
+    return ExportRecord(path, size, outputs, agreement, calibrated_on, precision, batches)
+
+
+def _batches_of(image: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """Return the batch sizes that an input accepts, of those that are compared."""
+    (size, *_) = image.type.tensor_type.shape.dim
+    return (1,) if size.dim_value == 1 else BATCHES
 
 
 def data_of(path: Path) -> Path:
@@ -195,33 +204,45 @@ def _put_in_place(draft: Path, path: Path) -> int:
     return size
 
 
-def measure(path: Path, photos: Array, references: Arrays, *, precision: str, input_name: str) -> Agreement:
-    """Compare the file with the original. It runs at every batch size, on ONNX Runtime's CPU provider.
+def measure(
+    path: Path,
+    photos: Array,
+    references: Arrays,
+    *,
+    precision: str,
+    input_name: str,
+    batches: Sequence[int] = BATCHES,
+) -> Agreement:
+    """Compare the file with the original at every batch size, on ONNX Runtime's CPU provider.
 
     Args:
         path: ONNX file.
         photos: (image, channel, height, width) float32, at least PARITY_PHOTOS of them.
         references: output name → (image, feature), computed one photo at a time, so that a model whose
             result depends on the rest of the batch disagrees.
+        batches: the batch sizes; with (1,) alone, every photo is compared.
 
     Raises:
         ExportError: the file does not load, an output has another shape, is not finite or disagrees beyond
             TOLERANCES[precision] (exit 3).
     """
+    parts = [slice(n) for n in batches]
+    if tuple(batches) == (1,):
+        parts = [slice(i, i + 1) for i in range(len(photos))]
     outputs = run_file(
         path,
         list(references),
-        [{input_name: photos[:n]} for n in BATCHES],
+        [{input_name: photos[part]} for part in parts],
         f"{path.name}: ONNX Runtime could not run the exported graph",
         "report the model name and the versions of torch and onnxruntime",
         disabled_optimizers=_CRASHES.get(precision, []),
     )
     tolerance, seen = TOLERANCES[precision], list[Agreement]()
-    for batch, arrays in zip(BATCHES, outputs, strict=True):
+    for part, arrays in zip(parts, outputs, strict=True):
         for (name, reference), array in zip(references.items(), arrays, strict=True):
-            where = f"{path.name}: output {name} at batch {batch}"
+            where = f"{path.name}: output {name} at batch {len(reference[part])}"
             try:
-                found = agreement(reference[:batch], array)
+                found = agreement(reference[part], array)
             except ValueError as error:
                 raise ExportError(f"{where}: {error}", _HINT) from error
             if found.max_rel > tolerance.max_rel or found.min_cosine < tolerance.min_cosine:
@@ -238,15 +259,25 @@ def measure(path: Path, photos: Array, references: Arrays, *, precision: str, in
 
 
 def run_file(
-    path: Path, outputs: Sequence[str], feeds: Sequence[Arrays], problem: str, hint: str, **options: Any
+    path: Path,
+    outputs: Sequence[str],
+    feeds: Sequence[Arrays],
+    problem: str,
+    hint: str,
+    graph: bytes | None = None,
+    **options: Any,
 ) -> list[list[Array]]:
-    """Return a file's outputs for each feed; the error starts with `problem`."""
+    """Return a file's outputs for each feed; the error starts with `problem`. `graph` replaces the file's graph."""
     import onnxruntime as ort
 
     session_options = ort.SessionOptions()
     session_options.log_severity_level = 4  # it writes to the terminal by itself; the exception has all of it
+    if graph is not None:
+        session_options.add_session_config_entry(_WEIGHTS_FOLDER, str(path.parent.resolve()))
     try:
-        session = ort.InferenceSession(str(path), session_options, providers=["CPUExecutionProvider"], **options)
+        session = ort.InferenceSession(
+            graph or str(path), session_options, providers=["CPUExecutionProvider"], **options
+        )
         return [session.run(outputs, feed) for feed in feeds]
     except MemoryError:
         raise
@@ -307,32 +338,37 @@ def quantise_file(
     photos: Photos,
     calibration: Photos,
     matched_to: str | None = None,
+    restates: bool = False,
+    read_plain: ReadPlain | None = None,
     tell: Tell = ignore_progress,
 ) -> ExportRecord:
-    """Write the fp16 or int8 form of a file. It is an fp32 file with its contract.
+    """Write the fp16 or int8 form of an fp32 file, or give a file without a contract its contract.
 
-    Parity is measured against the fp32 file, run photo by photo on ONNX Runtime's CPU provider.
+    Parity is measured against the file, run photo by photo on ONNX Runtime's CPU provider.
 
     Args:
-        path: the fp32 file. out: another one, ends in .onnx.
-        precision: fp16, int8-dynamic or int8-qdq.
+        path: the file. out: another one, ends in .onnx.
+        precision: fp16, int8-dynamic or int8-qdq; fp32 for the contract alone.
         photos: at least 5 image files for parity. calibration: image files for int8-qdq.
         tell: as for `run.run`.
         matched_to: as for `run.run`; only where the file's contract does not say otherwise.
+        restates: whether the call states a preprocessing, which a file with a contract has already.
+        read_plain: reads what the contract of a file without one must hold; None refuses such a file.
 
     Raises:
         ExportError: 2 for the call, 3 when the file can't be read or no faithful file can be made, 4 for the disk.
             Nothing is left.
     """
     check_call(out, precision, photos)
-    if precision == "fp32":
-        raise CallError(
-            f"--precision is fp32; an ONNX file is made smaller: {', '.join(contract.PRECISIONS[1:])}",
-            shlex.join(["robustcheck", "export", "onnx", str(path), "--precision", contract.INT8[-1], "-o", str(out)]),
-        )
     chosen = calibration_photos(precision, calibration, photos)
     tell(f"opening {path.name}")
-    proto, content = _opened(path)
+    proto = _parsed(path)
+    if _has_contract(proto):
+        _check_call_with_contract(path, out, precision, restates=restates)
+        proto, content = _opened(proto, path)
+    else:
+        proto = _inlined(proto)
+        content = _described(proto, path, read_plain)
     if matched_to is not None:
         already = content["source"].get("matched_to")
         if already not in (None, matched_to):
@@ -342,7 +378,11 @@ def quantise_file(
             )
         content["source"]["matched_to"] = matched_to
     _check_target(path, out, proto)
-    _check_fp32(path, proto, content["precision"])
+    if precision == "fp32":
+        precision = content["precision"]  # the file's own
+    else:
+        _check_fp32(path, proto, content["precision"])
+    is_copied = precision == content["precision"]
     transform = partial(contract.preprocess, contract.checked_preprocessing(content["preprocessing"], str(path)))
     prepared = _parity_inputs(path, photos, transform)
     there = [output.name for output in proto.graph.output]
@@ -352,10 +392,12 @@ def quantise_file(
             f"robustcheck inspect {quoted(path)}",
         )
     tell("running the original on the photos")
-    references = _references(path, proto.graph.input[0].name, prepared, sorted(content["tensors"], key=there.index))
+    references = _references(path, proto, prepared, sorted(content["tensors"], key=there.index))
 
     def draw(draft: Path) -> onnx.ModelProto:
         _copy(path, proto, draft)
+        if is_copied:
+            return _parsed(draft)
         tell("quantising")
         if precision == "fp16":
             return halve(draft, name=str(path))
@@ -463,7 +505,7 @@ def quantise(draft: Path, precision: str, photos: Photos, transform: Transform, 
                 "--precision fp16, or another opset: onnx.version_converter",
             ) from error
     result = onnx.load(quantised, load_external_data=False)
-    if not any(node.op_type in _QUANTISING for node in result.graph.node):
+    if not any(node.op_type in QUANTISING for node in result.graph.node):
         raise ExportError(
             f"{name}: number of layers that ONNX Runtime can quantise is 0; {precision} would be the fp32 model",
             "--precision fp16",
@@ -556,11 +598,8 @@ def halve(draft: Path, *, name: str) -> onnx.ModelProto:
     return onnx.load(draft, load_external_data=False)
 
 
-def _opened(path: Path) -> tuple[onnx.ModelProto, Fields]:
-    """Return the graph without its external weights, and its contract."""
-    from onnx import inliner
-
-    proto = _parsed(path)
+def _opened(proto: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, Fields]:
+    """Return the graph without its functions, and its contract."""
     content = _contract_of(proto, path)
     if (stated := content.get("graph_digest")) is not None:
         try:
@@ -572,7 +611,44 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, Fields]:
                 f"{path}: graph or weights are not those that its contract was written for; changed after the export",
                 "export the model again, or write a new contract (the page 'Your ONNX file' says how)",
             )
-    return inliner.inline_local_functions(proto) if proto.functions else proto, content
+    return _inlined(proto), content
+
+
+def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph without functions."""
+    from onnx import inliner
+
+    return inliner.inline_local_functions(proto) if proto.functions else proto
+
+
+def _has_contract(proto: onnx.ModelProto) -> bool:
+    """Return whether a file has a contract."""
+    return any(prop.key == contract.METADATA_KEY for prop in proto.metadata_props)
+
+
+def _check_call_with_contract(path: Path, out: Path, precision: str, *, restates: bool) -> None:
+    """Refuse what a file with a contract does not need."""
+    if restates:
+        words = [] if precision == "fp32" else ["--precision", precision]
+        raise CallError(
+            f"{path}: --preprocess is given, and the file has a contract, which states its preprocessing already",
+            command_of(path, out, *words) if words else f"robustcheck {quoted(path)}",
+        )
+    if precision == "fp32":
+        raise CallError(
+            f"--precision is fp32; an ONNX file with a contract is made smaller: {', '.join(contract.PRECISIONS[1:])}",
+            command_of(path, out, "--precision", contract.INT8[-1]),
+        )
+
+
+def _described(proto: onnx.ModelProto, path: Path, read_plain: ReadPlain | None) -> Fields:
+    """Return the contract for a file without one."""
+    if read_plain is None:
+        raise ExportError(
+            f"{path}: contract is missing; it must state how photos become the input",
+            f"robustcheck export onnx {quoted(path)} --preprocess clip -o {quoted(path.with_suffix('.contract.onnx'))}",
+        )
+    return described(proto, path, read_plain(path))
 
 
 def _parsed(path: Path) -> onnx.ModelProto:
@@ -598,11 +674,6 @@ def _contract_of(proto: onnx.ModelProto, path: Path) -> Fields:
     """Return the contract in a file. It must be there and whole."""
     hint = f"robustcheck inspect {quoted(path)}"
     texts = [prop.value for prop in proto.metadata_props if prop.key == contract.METADATA_KEY]
-    if not texts:
-        raise ExportError(
-            f"{path}: contract is missing; to quantise it, robustcheck must know how photos become its input",
-            'export it with `robustcheck export`, or write the contract as the page "Your ONNX file" says',
-        )
     try:
         content: Fields = json.loads(texts[-1])
         stated = content["schema_version"]
@@ -638,13 +709,9 @@ def _check_target(path: Path, out: Path, proto: onnx.ModelProto) -> None:
 
 
 def _check_fp32(path: Path, proto: onnx.ModelProto, precision: str) -> None:
-    import onnx
-
-    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    if any(node.op_type in _QUANTISED for node in proto.graph.node):
-        precision = precision if precision in contract.INT8 else "int8"
-    elif any(weight.data_type in halves for weight in proto.graph.initializer):
-        precision = "fp16"
+    own = precision_of(proto)
+    if own != "fp32":
+        precision = own
     if precision != "fp32":
         raise CallError(
             f"{path}: precision is {precision}; fp16 and int8 are made from an fp32 file",
@@ -652,14 +719,15 @@ def _check_fp32(path: Path, proto: onnx.ModelProto, precision: str) -> None:
         )
 
 
-def _references(path: Path, input_name: str, images: Sequence[Array], outputs: list[str]) -> Arrays:
-    """Run the fp32 file photo by photo."""
+def _references(path: Path, proto: onnx.ModelProto, images: Sequence[Array], outputs: list[str]) -> Arrays:
+    """Run the graph of a file photo by photo. The graph may have an output that the file lacks."""
     runs = run_file(
         path,
         outputs,
-        [{input_name: image[None]} for image in images],
+        [{proto.graph.input[0].name: image[None]} for image in images],
         f"{path}: ONNX Runtime could not run it",
         f"robustcheck inspect {quoted(path)}",
+        graph=proto.SerializeToString(),
     )
     rows = {name: np.concatenate(values) for name, values in zip(outputs, zip(*runs, strict=True), strict=True)}
     for name, values in rows.items():

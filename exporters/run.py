@@ -19,6 +19,7 @@ import numpy as np
 from . import CallError, ExportError, Tell, contract, files, first_line, ignore_progress, import_error, quiet, quoted
 from .contract import Array, Arrays, Fields, Loaded, Photos, Prompts, Wanted
 from .files import calibration_photos, quantise, quantise_file
+from .plain import ReadPlain
 
 if TYPE_CHECKING:
     import onnx
@@ -42,11 +43,12 @@ def run(
     weights: str | None = None,
     precision: str = "fp32",
     random_weights: bool = False,
-    preprocessing: Path | None = None,
+    preprocessing: Fields | None = None,
     head: str | None = None,
     zero_shot: str | None = None,
     templates: str | None = None,
     matched_to: str | None = None,
+    read_plain: ReadPlain | None = None,
     photos: Photos,
     calibration: Photos = (),
     tell: Tell = ignore_progress,
@@ -55,14 +57,16 @@ def run(
 
     Args:
         source: one of SOURCES.
-        name: the library's name of the model; for torch "package.module:factory"; for onnx the fp32 file.
+        name: the library's name of the model; for torch "package.module:factory"; for onnx the file.
         out: target, ends in .onnx.
         weights, random_weights, head: see contract.Wanted.
-        precision: fp32, fp16, int8-dynamic or int8-qdq; for the source onnx one of the last three.
-        preprocessing: JSON file that replaces the library's preprocessing.
+        precision: fp32, fp16, int8-dynamic or int8-qdq; for the source onnx fp32 gives a file without a contract its
+            contract alone.
+        preprocessing: the contract's fields, which replace the library's preprocessing.
         zero_shot, templates: open_clip and transformers only: see read_prompts.
         matched_to: the encoder whose vectors the model was trained to give (distillation, feature matching), or "none"
             where it was trained otherwise; None = not said.
+        read_plain: onnx only: see files.quantise_file.
         photos: at least 5 image files on which parity is measured.
         calibration: image files that int8-qdq takes the ranges of activations from.
         tell: called with what is done, when each stage begins.
@@ -85,14 +89,15 @@ def run(
             "--matched-to none, or the name of the encoder",
         )
     if source == "onnx":
-        settled = {"weights": weights, "random-weights": random_weights or None, "preprocessing": preprocessing}
+        settled = {"weights": weights, "random-weights": random_weights or None}
         settled |= {"head": head, "zero-shot": zero_shot, "templates": templates}
         if given := [option for option, value in settled.items() if value is not None]:
             raise CallError(
-                f"--{given[0]} is given; an ONNX file has its weights, preprocessing and outputs already",
+                f"--{given[0]} is given; an ONNX file has its weights and outputs already",
                 command("onnx", "--precision", "int8-qdq"),
             )
         options: Fields = {"precision": precision, "photos": photos, "calibration": calibration, "tell": tell}
+        options |= {"restates": preprocessing is not None, "read_plain": read_plain}
         return quantise_file(Path(name), out, matched_to=matched_to, **options)
     if head and source != "torch":
         raise CallError(
@@ -110,7 +115,9 @@ def run(
         )
     files.check_call(out, precision, photos)
     calibration_photos(precision, calibration, photos)  # before a model is loaded
-    fields = contract.read_preprocessing(preprocessing) if preprocessing else None
+    fields = None
+    if preprocessing is not None:
+        fields = contract.checked_preprocessing(preprocessing, "--preprocess")
     prompts = None if zero_shot is None else read_prompts(zero_shot, templates)
     tell(f"loading {name} from {source}")
     loaded = load(source, Wanted(name, weights, random_weights, fields, head, prompts))
@@ -275,7 +282,7 @@ def preprocessed(loaded: Loaded, photos: Photos) -> Array:
             raise ExportError(
                 f"{loaded.source.name}: preprocessing makes {list(theirs.shape)} of {path.name}; "
                 f"it must be {list(takes)}",
-                "--preprocessing FILE with resize_mode shortest or squash",
+                "--preprocess FILE with resize_mode shortest or squash",
             )
         ours = contract.preprocess(loaded.preprocessing, image)
         apart = contract.grey_levels_apart(loaded.preprocessing, ours, theirs)
@@ -283,7 +290,7 @@ def preprocessed(loaded: Loaded, photos: Photos) -> Array:
             raise ExportError(
                 f"{loaded.source.name}: preprocessing in the contract is {apart:.3g} grey levels from the "
                 f"library's own on {path.name}; at most {MAX_GREY_LEVELS:g}",
-                "the contract cannot describe this model's preprocessing; give another with --preprocessing FILE",
+                "the contract cannot describe this model's preprocessing; give another with --preprocess FILE",
             )
         arrays.append(theirs)
     return np.stack(arrays).astype(np.float32)

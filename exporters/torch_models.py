@@ -113,7 +113,7 @@ def timm_contract(config: Fields, name: str) -> Fields:
     if mode is None:
         raise CallError(
             f"{name}: crop mode is {config['crop_mode']}; it must be center, squash or border",
-            "give --preprocessing FILE",
+            "give --preprocess FILE",
         )
     fields = {
         "size": [height, width],
@@ -262,7 +262,7 @@ def load_torch(wanted: Wanted) -> Loaded:
 
     The module's forward returns a tensor (the representation) or a dict with the keys representation, pooled,
     logits. What the exporter cannot see for itself, the module has in attributes:
-        preprocessing: dict with the contract's fields (or --preprocessing FILE)
+        preprocessing: dict with the contract's fields (or --preprocess FILE)
         weights: text that names the weights, e.g. a checkpoint's file name (or --weights FILE)
         weights_digest: "sha256:…" of that file; without it the digest is taken of the state dict
         synthetic: names what was planted by hand; leave it out for a model as it was trained
@@ -291,7 +291,7 @@ def load_torch(wanted: Wanted) -> Loaded:
     if not isinstance(fields, dict):
         raise CallError(
             f"{name}: preprocessing is not given; the module has no attribute `preprocessing`",
-            'give --preprocessing FILE (a JSON object, see the page "Your ONNX file")',
+            'give --preprocess FILE (a JSON object, see the page "Your ONNX file")',
         )
     fields = checked_preprocessing(fields, name)
     digest = contract.file_digest(path) if path else getattr(module, "weights_digest", "")

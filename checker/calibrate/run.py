@@ -313,7 +313,7 @@ def _export(folder: Path, task: Task) -> None:
     if entry.random_weights:
         call.append("--random-weights")
     if entry.preprocessing:
-        call += ["--preprocessing", str((folder / entry.preprocessing).resolve())]
+        call += ["--preprocess", str((folder / entry.preprocessing).resolve())]
     if entry.head:
         call += ["--head", entry.head]
     command = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", *call]

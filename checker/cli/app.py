@@ -68,7 +68,7 @@ app.verb(
     panel=FIRST,
     examples=(
         "robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx",
-        "robustcheck export torch mypackage.models:make --preprocessing preprocessing.json -o model.onnx",
+        "robustcheck export torch mypackage.models:make --preprocess preprocessing.json -o model.onnx",
         "robustcheck export onnx model.onnx --precision int8-qdq --calibration-images photos/ -o int8.onnx",
     ),
     codes="Exit codes: 0 written, and it agrees with the original · 2 usage · 3 not exported · 4 environment.",

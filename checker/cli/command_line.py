@@ -339,6 +339,9 @@ def _take_option(word: str, rest: list[str], declared: Mapping[str, TyperOption]
 
 
 SUFFIX = ".onnx"
+_GLOB = re.compile(r"[*?]|\[.+\]")
+_STORE = re.compile(r"(?!(hf|https?|models|runs):)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+"""what starts a URL of a store, which can list a folder; those of hubs, registries and web servers name files"""
 _ADDRESS = re.compile(r"(models|runs):/[^/]")
 
 
@@ -362,17 +365,21 @@ def expand(words: Words) -> list[str]:
 def split_images(words: Words, *, images_typed: bool, strict: bool) -> tuple[list[str], str | None]:
     """Split the image set off the typed places: `robustcheck model.onnx photos/`.
 
-    It is the last place, with images and no ONNX file. `--strict` takes photos from `--images` alone.
+    It is the last place, with images and no ONNX file; behind a model also a folder in a store. `--strict` takes photos
+    from `--images` alone.
 
     Raises:
-        UsageError: no model comes first, more than one image set, a folder with both images and ONNX files; a report.
+        UsageError: no model comes first, more than one image set, a place with both images and ONNX files, a last
+            folder with neither; a report.
     """
     holds = {word: _holds(word) for word in words}
+    if len(words) > 1 and not (images_typed or strict):
+        holds[words[-1]] = _holds_as_last(words[-1], holds[words[-1]])
     images = [word for word in words if holds[word] == {"images"}]
     models = [word for word in words if word not in images]
     if not images and len(words) > 1 and len(holds[words[-1]]) > 1 and not (images_typed or strict):
         raise UsageError(
-            f"{words[-1]}: folder holds images and ONNX files; it is not clear which are meant",
+            f"{words[-1]}: place holds images and ONNX files; it is not clear which are meant",
             f"{shlex.join(['robustcheck', *models[:-1]])} --images {quoted(words[-1])}",
         )
     is_first = words[0] in images
@@ -404,7 +411,37 @@ def _holds(word: str) -> set[str]:
         return {"models"} if not images else {"images", "models"} if any(_below(word)) else {"images"}
     if form_of(word) not in ("", "terminal") and not is_address(word):
         raise UsageError(f"{word}: this is the name of a report, not of a model", f"-o {quoted(word)}")
-    return {"images" if word.lower().endswith(places.SET_SUFFIXES) else "models"}
+    return _named_as(word)
+
+
+def _holds_as_last(word: str, holds: set[str]) -> set[str]:
+    """Return whether the last of several places has images or models. What may be a model counts as one.
+
+    Raises UsageError: a folder with neither.
+    """
+    from ..storage import places  # keeps `--help` fast
+
+    if holds != {"models"}:
+        return holds
+    if _STORE.match(word) and not word.lower().endswith(SUFFIX):
+        return {"images"}
+    if os.path.isdir(word) and not any(_below(word)):  # noqa: PTH112
+        raise UsageError(
+            f"no photos in {word}, and no {SUFFIX} files; a model's photos, or models, must be in the folder",
+            f"ls {quoted(word)}  # photos are known by suffix: .jpg, .png, .webp, …",
+        )
+    if is_address(word) or os.path.lexists(word) or not _GLOB.search(word):
+        return holds
+    paths = places.expand(Path(word).parts, _unreadable, lambda folder: list(_below(folder)))
+    found = [_holds(path) if os.path.isdir(path) else _named_as(path) for path in paths]  # noqa: PTH112
+    return set().union(*found) or holds
+
+
+def _named_as(file: str) -> set[str]:
+    """Return whether a file's suffix is that of images. Any other may be a model's."""
+    from ..storage import places  # keeps `--help` fast
+
+    return {"images" if file.lower().endswith(places.SET_SUFFIXES) else "models"}
 
 
 def is_address(word: str) -> bool:
@@ -457,7 +494,7 @@ def _models_of(word: str) -> list[str]:
                 f"find {quoted(word)} -name '*{SUFFIX}'",
             )
         return models
-    if re.search(r"[*?]|\[.+\]", word):  # a lone bracket is part of a name
+    if _GLOB.search(word):  # a lone bracket is part of a name
         models = [
             model
             for path in places.expand(Path(word).parts, _unreadable, lambda folder: list(_below(folder)))

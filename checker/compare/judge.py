@@ -21,7 +21,7 @@ from ..report.document import Shown
 from ..report.record import Judged, Time
 from ..text import frozen, interval_text, number_text, percent_text
 from ..verdict.reasons import NAMES
-from ..verdict.rule import NoTruth, Verdict, reason, verdict_for
+from ..verdict.rule import NoTruth, Verdict, reason, step_in_comparison, verdict_for
 from . import pairs
 from .baseline import Baseline
 from .index import SIGNS, IndexReport, Required
@@ -259,6 +259,9 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
     for text in pairs.unrelated(comparison.similarity, comparison.agreement):
         say("unrelated", text)
     if reference.verdict.verdict == "WARN":
+        for own in reference.verdict.reasons:
+            if own.id == "assumed_preprocessing":  # comes first: the others may follow from it
+                say(own.id, f"the reference by itself: {own.seen}")
         ids = ", ".join(r.id for r in reference.verdict.reasons)
         say("reference_without_indication", f"the reference by itself is WARN ({ids})")
     elif not different:
@@ -266,7 +269,10 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
             say(name, text)
     for own in candidate.verdict.reasons:
         say(own.id, f"the candidate by itself: {own.seen}")
-    return verdict_for((reason(name, "; ".join(texts)) for name, texts in seen.items()), profile)
+    measured = candidate.evidence
+    precision = measured.execution.precision
+    steps = {name: step_in_comparison(name, measured.model, precision) for name in seen}
+    return verdict_for((reason(name, "; ".join(texts), steps[name]) for name, texts in seen.items()), profile)
 
 
 def _differences(candidate: Evidence, reference: Evidence) -> list[str]:

@@ -337,7 +337,13 @@ def _index_url(url: Url) -> tuple[Kind, Entries]:
             f"{spec}: image set is not readable (no such file or folder); it must be {KINDS}", "look at the URL"
         ) from fault
     if kind == "directory":
-        return _by_content(spec, "folder", file, _visible(file.names_below()))
+        names = _visible(file.names_below())
+        if models := [name for name in names if name.lower().endswith(".onnx")]:  # it may have been meant as a model
+            raise UsageError(
+                f"{spec}: folder holds ONNX files ({models[0]}); one in a store that gives photos must hold none",
+                f"--images {shlex.quote(spec.rstrip('/') + '/*.jpg')}",
+            )
+        return _by_content(spec, "folder", file, names)
     return _of_file(spec, file)
 
 

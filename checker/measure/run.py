@@ -24,6 +24,7 @@ from ..images.preprocess import least_edge
 from ..images.sanity import DESCRIBED
 from ..images.source import Images, ImageSource, Item, Skipped, check_bad, open_images, open_iterable, prefetch
 from ..isolation import LOG, Progress, Tell
+from ..model.file import stated_in
 from ..model.image_input import fed_as
 from ..model.int8 import saturating_pairs
 from ..model.open import ModelFile, open_model
@@ -102,9 +103,9 @@ def read_inputs(job: Job, *, source: ImageSource | None = None) -> Inputs:
     models = [open_model(job.model, tensor=tensor, pool=job.options.pool) for tensor in job.tensors]
     if _own_outputs(models):  # the same bytes: kept once, they can be 2 GiB
         models[1:] = [replace(model, graph=models[0].graph) for model in models[1:]]
-    contract = models[0].contract
+    contract, stated_by = stated_in(models[0].contract)
     preprocessing = find_preprocessing(
-        job.model, job.options.preprocess, contract.preprocessing if contract else None, models[0].image_input.size
+        job.model, job.options.preprocess, contract, models[0].image_input.size, stated_by=stated_by
     )
     preprocessing = fed_as(preprocessing, models[0].image_input, job.model)
     if source is None:

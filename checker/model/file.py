@@ -403,6 +403,8 @@ class Contract(Frozen):
 
     schema_version: Literal[1]
     preprocessing: Preprocessing
+    preprocessing_from: str = Field(default="", max_length=200)
+    """the option or the sidecar that stated it when a plain file got its contract; empty where an exporter knew it"""
     tensors: dict[str, TensorEntry]
     """keys are names of graph outputs; "representation" is always there"""
     source: Source
@@ -420,6 +422,11 @@ class Contract(Frozen):
         if "representation" not in tensors:
             raise ValueError('there is no entry "representation"')
         return tensors
+
+
+def stated_in(contract: Contract | None) -> tuple[Preprocessing | None, str]:
+    """Return the preprocessing of a contract and what stated it there. Without a contract it is None."""
+    return (None, "") if contract is None else (contract.preprocessing, contract.preprocessing_from)
 
 
 def parse_contract(model: ModelProto, where: str) -> Contract | None:

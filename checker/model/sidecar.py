@@ -363,7 +363,12 @@ IMAGELESS_PARTS = frozenset(
 
 
 def find_preprocessing(
-    model_path: Path, option: str | None, contract_preprocessing: Preprocessing | None, input_size: Edges | None
+    model_path: Path,
+    option: str | None,
+    contract_preprocessing: Preprocessing | None,
+    input_size: Edges | None,
+    *,
+    stated_by: str = "",
 ) -> PreprocessingFacts:
     """Find the preprocessing of a model.
 
@@ -379,17 +384,19 @@ def find_preprocessing(
         contract_preprocessing: what the model's contract says; None without a contract.
         input_size: height and width (px) of the model's input; None where it leaves them open. Presets and the
             assumption (torchvision's ImageNet values) take that size.
+        stated_by: the option or the sidecar that stated the contract's; empty where an exporter knew it.
 
     Raises:
         UsageError: a value that is missing, impossible or not supported; a size that is not the model's;
             an input of dynamic size and nothing that names one.
     """
     if option is not None:
-        preprocessing, source, origin, exceptions = _from_option(option, input_size)
+        preprocessing, source, origin, exceptions = from_option(option, input_size)
     elif contract_preprocessing is not None:
         with about(f"{model_path}: contract"):
             _check_size(contract_preprocessing, input_size)
-        preprocessing, source, origin, exceptions = contract_preprocessing, "contract", "contract", {}
+        named = f"contract ({stated_by})" if stated_by else "contract"
+        preprocessing, source, origin, exceptions = contract_preprocessing, "contract", named, {}
     else:
         preprocessing, source, origin, exceptions = _from_sidecar(model_path, input_size)
     values = preprocessing.model_dump()
@@ -397,6 +404,7 @@ def find_preprocessing(
         preprocessing=preprocessing,
         source=source,
         fields=tuple((field, _short(value), exceptions.get(field, origin)) for field, value in values.items()),
+        origin=origin if option is None else f"--preprocess {option}",
         against_contract=contract_preprocessing is not None and preprocessing != contract_preprocessing,
     )
 
@@ -464,7 +472,11 @@ def says_pixels(sidecar: Path) -> bool:
     return sidecar.name != "config.json" or "pretrained_cfg" in read_object(sidecar)
 
 
-def _from_option(option: str, input_size: Edges | None) -> Chosen:
+def from_option(option: str, input_size: Edges | None) -> Chosen:
+    """Return the preprocessing that `--preprocess` states.
+
+    Raises UsageError: neither a preset nor a JSON file that exists; as `parse_config`.
+    """
     if option in PRESETS:
         preset = PRESETS[option]
         if input_size is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 from ..evidence import Interval, Origin
 from ..text import MIB, Texts, count_text, frozen, name_text, number_text, short_digest, short_provider
 from ..verdict.rule import Reason, steps_text
-from .forms import preprocessing_text
+from .forms import origin_text, preprocessing_text
 from .record import Report, Time, to_json
 
 if TYPE_CHECKING:
@@ -445,10 +445,11 @@ def _preprocessing(report: Report) -> tuple[Fact, ...]:
     if p.source == "tensors":
         return (Fact("Steps", TENSORS, short=TENSORS), *_entered(report))
     steps, assumed = preprocessing_text(p.preprocessing), p.source == "assumed"
+    origin = origin_text(p)
     overruled = "against the contract in the file" if p.against_contract else ""
     return (
         Fact("Steps", steps, short=steps),
-        Fact("Said by", p.source, overruled, short="" if assumed else p.source, caution=p.source if assumed else ""),
+        Fact("Source", origin, overruled, short="" if assumed else origin, caution=origin if assumed else ""),
         *(Fact(field, value, where) for field, value, where in p.fields),
         *_entered(report),
     )

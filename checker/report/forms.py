@@ -21,10 +21,20 @@ from typing import Literal, NamedTuple
 from ...thresholds.profile import STATISTICS, End, Profile, Statistic
 from .. import text
 from ..errors import COMMANDS, UsageError
-from ..evidence import CLIP, IMAGENET, TOP_FEATURES, Content, Interval, OutlierFeature, Preprocessing, Statistics
+from ..evidence import (
+    CLIP,
+    IMAGENET,
+    TOP_FEATURES,
+    Content,
+    Interval,
+    OutlierFeature,
+    Preprocessing,
+    PreprocessingFacts,
+    Statistics,
+)
 from ..text import Fields, as_json, error_json, frozen, number_text, printable
 from ..verdict.gate import ON_BUNDLED, Waiver
-from ..verdict.reasons import NAMES, Kind
+from ..verdict.reasons import NAMES, WITHOUT_SCORES, Kind
 from ..verdict.rule import Reason, Verdict, describe, inside, outside, side_of
 from .record import Failed, Outcome, ReferenceRow, Report, predicate_of, sealed, to_json
 
@@ -189,11 +199,29 @@ def loosened(report: Report) -> Iterator[str]:
 def cautions(report: Report) -> list[str]:
     """Write what comes before the verdict, one line each.
 
-    Reported are what can loosen the gate, and photos that are not the reader's.
+    Reported are what can loosen the gate, photos that are not the reader's, and a preprocessing that is only claimed.
 
     A report from Python has no gate, and says nothing of the first.
     """
-    return list(filter(None, [loosening_text(report), ON_BUNDLED if report.evidence.images.bundled else ""]))
+    on_bundled = ON_BUNDLED if report.evidence.images.bundled else ""
+    return list(filter(None, [loosening_text(report), on_bundled, claim_text(report)]))
+
+
+def claim_text(report: Report) -> str:
+    """Write that an option alone states the preprocessing of a PASS. It is empty for other reports."""
+    preprocessing = report.evidence.preprocessing
+    if not report.verdict.passed or not preprocessing.is_claimed:
+        return ""
+    origin = preprocessing.origin.removeprefix("contract (").removesuffix(")")
+    return printable(f"preprocessing stated only by {origin or 'an option'}")
+
+
+def origin_text(preprocessing: PreprocessingFacts) -> str:
+    """Write what states a preprocessing."""
+    origin = preprocessing.origin or preprocessing.source
+    if preprocessing.source == "assumed":
+        return "assumed"
+    return printable(f"from {'the ' * origin.startswith('contract')}{origin}")
 
 
 def all_cautions(outcomes: Sequence[Outcome]) -> list[str]:
@@ -217,8 +245,10 @@ def one_line(report: Report) -> str:
     """Write the verdict in one line. `-q` and logs show it: "WARN · absent model.onnx: too_weak"."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = text.name_text(report.evidence.model.file, ascii_only=False)
-    photos = f" ({ON_BUNDLED})" if report.evidence.images.bundled else ""
-    return f"{verdict_text(report.verdict)} {file}{photos}" + (f": {reasons}" if reasons else "")
+    limits = filter(None, [ON_BUNDLED if report.evidence.images.bundled else "", claim_text(report)])
+    limited = "; ".join(limits)
+    shown = f" ({limited})" if limited else ""
+    return f"{verdict_text(report.verdict)} {file}{shown}" + (f": {reasons}" if reasons else "")
 
 
 def line_of(outcome: Outcome) -> str:
@@ -482,9 +512,6 @@ def judged(statistics: Statistics, profile: Profile) -> list[JudgedStatistic]:
     return [JudgedStatistic(name, getattr(statistics, name), profile.minimum_of(name)) for name in profile.deciding]
 
 
-WITHOUT_SCORES = "Measure it on its own task, or compare it with its original. To accept it: `robustcheck init`"
-
-
 def step_of(step: str, model: str, photos: str = "", explain: str = "", *, scores: bool) -> tuple[str, str]:
     """Split a next step into words and a command. The command works as it is printed.
 
@@ -644,13 +671,14 @@ def preprocessing_text(p: Preprocessing) -> str:
         steps.append("centre crop")
     if p.rescale != 1 / 255:  # what every library does unless told otherwise
         steps.append(f"pixels × {p.rescale:.4g}")
-    steps.append(_normalisation(p))
+    steps.append(normalisation_text(p))
     if p.color_order != "RGB":
         steps.append(p.color_order)
     return f"{p.size[1]}×{p.size[0]} px: {', '.join(steps)}"
 
 
-def _normalisation(p: Preprocessing) -> str:
+def normalisation_text(p: Preprocessing) -> str:
+    """Write the mean and SD of a preprocessing. Known ones have a name."""
     for name, standard in (("CLIP", CLIP), ("ImageNet", IMAGENET)):
         if (p.mean, p.std) == (standard.mean, standard.std):
             return f"{name} mean and SD"

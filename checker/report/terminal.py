@@ -1,6 +1,6 @@
 """Lay out documents in the terminal, and make that of a check. Pure.
 
-The short report has at most 16 lines at 80 columns; `-v` shows all. The verdict is the last line of both.
+The short report has at most 17 lines at 80 columns; `-v` shows all. The verdict is the last line of both.
 
 Only bold, dim and the eight basic colours are used, never white, black or a background, and no colour carries
 a meaning alone, so that it reads the same on dark, light and colourless output.
@@ -26,6 +26,7 @@ from ..verdict.reasons import KINDS, RULES
 from ..verdict.rule import Reason
 from . import forms
 from .document import (
+    TENSORS,
     Block,
     Cell,
     Chart,
@@ -391,6 +392,7 @@ def document_of(report: Report) -> Document:
     photos = "" if images.bundled else f" --images {texts.quoted(images.source)}"
     n_images = report.evidence.statistics.n_images
     noted = Facts(tuple((Cell("note", "bold"), note) for note in remarks if verdict.passed))
+    pixels = Facts(((Cell("preprocessing"), _pixels(report)),))
     statistics = Table(("statistic", ">value", "=interval", "=must be", "ok?"), _evidence(report, aligned=False))
     return Document(
         question="check",
@@ -405,18 +407,27 @@ def document_of(report: Report) -> Document:
             name(f"tensor {model.tensor}"),
         ),
         summary=forms.plain_text(verdict, report.evidence.statistics, model.ends_in),
-        sections=(Section("", "", (noted, statistics), "brief"), *_whole(report)),
+        sections=(Section("", "", (pixels, noted, statistics), "brief"), *_whole(report)),
         notes=report.notes,
         limits="",
         version=report.tool_version,
         line=forms.one_line(report),
         verdict=_verdict_cell(report),
         exit_code=gate.exit_code if gate else None,
-        cautions=tuple(filter(None, [forms.loosening_text(report), *forms.loosened(report)])),
+        cautions=tuple(filter(None, [forms.loosening_text(report), forms.claim_text(report), *forms.loosened(report)])),
         reasons=verdict.reasons,
         step=forms.step_of(step, model.file, photos, explain, scores=model.rule != "encoder_output"),
         n_hidden=0 if verdict.passed else len(remarks),
     )
+
+
+def _pixels(report: Report) -> Words:
+    """Return the line on the preprocessing, with what states it. An assumed one is a warning."""
+    preprocessing = report.evidence.preprocessing
+    if preprocessing.source == "tensors":
+        return TENSORS
+    text = f"{forms.normalisation_text(preprocessing.preprocessing)}, {forms.origin_text(preprocessing)}"
+    return Cell(text, "warn") if preprocessing.source == "assumed" else text
 
 
 def _verdict_cell(report: Report) -> Cell:

@@ -27,10 +27,37 @@ _EVALUATE = (
     "Compare it with its original, or, if it gives class scores, measure accuracy on labelled shifted photos: "
     "`robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`."
 )
-_MEASURE_SHIFT = (
+MEASURE_SHIFT = (
     "If it gives class scores, measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS "
-    "--shifted SHIFTED_PHOTOS`. To release it without that, waive each reason (`--waivers FILE`; `robustcheck init`)."
+    "--shifted SHIFTED_PHOTOS`. To release it without that, waive each reason (`--waivers FILE`)."
 )
+WITHOUT_SCORES = (
+    "Measure it on its own task, or compare it with its original. To accept it: `robustcheck MODEL --images PHOTOS "
+    "--waivers FILE`."
+)
+"""the next step where a reason's is `robustcheck shift`, and the model gives no class scores"""
+COMPARED_WITHOUT_SCORES = "Measure it on its own task."
+"""the same in a comparison"""
+CLIP_STEP = (
+    "Name what the model was trained with, `--preprocess imagenet` for ImageNet's values or `--preprocess FILE` for "
+    "others. If it was trained like CLIP: `robustcheck MODEL --images PHOTOS --preprocess clip`."
+)
+"""the next step of `assumed_preprocessing` for a model that can pass"""
+IMAGENET_STEP = (
+    "Name what the model was trained with, `--preprocess clip` for CLIP's values or `--preprocess FILE` for others. If "
+    "it was trained on ImageNet: `robustcheck MODEL --images PHOTOS --preprocess imagenet`."
+)
+"""the same for a model with another end"""
+DYNAMIC_COMPARED = (
+    "Dynamic int8 scales over the batch: add `--batch-size 1` for batches of one image, or quantise statically "
+    "(`--precision int8-qdq`)."
+)
+"""the next step of `batch_dependent` for an int8 model in a comparison"""
+DYNAMIC_STEP = (
+    "Dynamic int8 scales over the batch; `robustcheck export onnx FP32.onnx --precision int8-qdq` does not. For the "
+    "verdict on batches of one image: `robustcheck MODEL --images PHOTOS --batch-size 1`."
+)
+"""the next step of `batch_dependent` for an int8 model"""
 NOT_MENDABLE = (
     "one_sided",
     "end_not_calibrated",
@@ -61,7 +88,7 @@ RULES: dict[str, Rule] = {
     "one_sided": Rule(
         "not_applicable",
         "one-sided representation",
-        _MEASURE_SHIFT,
+        MEASURE_SHIFT,
         f"Two-sidedness: {DEFINITIONS['two_sidedness']}. Its upper bound lies below the threshold, as after ReLU, "
         f"SiLU or "
         "hard-swish. Such features look extreme by themselves (a supervised EfficientNet-Lite0 has an activation "
@@ -175,7 +202,7 @@ RULES: dict[str, Rule] = {
     "trained_to_match": Rule(
         "not_applicable",
         "trained to match another encoder's vectors",
-        _MEASURE_SHIFT,
+        MEASURE_SHIFT,
         "A model trained to give another encoder's vectors (distillation, feature matching) shows that encoder's "
         "outlier features because they are in the mean of its targets, whatever else it has learned: the less it has "
         "learned, the clearer they are. The thresholds were calibrated on encoders that were not trained in this way.",
@@ -183,8 +210,9 @@ RULES: dict[str, Rule] = {
     "assumed_preprocessing": Rule(
         "not_established",
         "preprocessing was assumed",
-        "Name what the model was trained with (clip, imagenet or a JSON file): "
-        "`robustcheck MODEL --images PHOTOS --preprocess imagenet`. Or put the library's configuration next to it.",
+        "Name what the model was trained with: `--preprocess clip` for models trained like CLIP, `--preprocess "
+        "imagenet` for models trained on ImageNet, `--preprocess FILE` for others. Or put the library's configuration "
+        "next to the file.",
         "An ONNX file does not define how pixels become inputs. With the wrong mean, size or colour order the model "
         "sees out-of-distribution inputs, and those fake outlier features.",
     ),
@@ -230,7 +258,7 @@ RULES: dict[str, Rule] = {
     "end_not_calibrated": Rule(
         "not_applicable",
         "no threshold for a representation that ends like this",
-        _MEASURE_SHIFT,
+        MEASURE_SHIFT,
         "No representation of this kind with outlier features was among the reference sets, so the thresholds say "
         "nothing about it. Learned scales of a final norm make or hide large features, a squashing activation bounds "
         "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images "
@@ -240,7 +268,7 @@ RULES: dict[str, Rule] = {
         "not_applicable",
         "the mean of all images lies along the strongest features alone",
         "If a rotation or a reduction (SVD, PCA) was folded into the last layer, check the encoder without it. "
-        + _MEASURE_SHIFT,
+        "Otherwise measure it on its own task. To accept it: `robustcheck MODEL --images PHOTOS --waivers FILE`.",
         "A singular value decomposition that is folded into the last layer makes an outlier feature: its first "
         "coordinate is the direction of the mean representation, so it is extreme in every photo, whatever the encoder "
         "has learned, and next to nothing of the mean is left for the other features. In the reference encoders the "
@@ -249,7 +277,7 @@ RULES: dict[str, Rule] = {
     "width_not_calibrated": Rule(
         "not_applicable",
         "no threshold for this width",
-        _MEASURE_SHIFT,
+        MEASURE_SHIFT,
         "Kurtosis is bounded by about the number of features; the thresholds hold for the widths of the reference "
         "sets.",
     ),

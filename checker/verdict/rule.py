@@ -21,7 +21,23 @@ from ..evidence import (
     Statistics,
 )
 from ..text import bound_text, number_text, percent_text
-from .reasons import BELOW_REASONS, KINDS, NAMES, NOT_MENDABLE, RULES, Kind
+from .reasons import (
+    BELOW_REASONS,
+    CLIP_STEP,
+    COMPARED_WITHOUT_SCORES,
+    DYNAMIC_COMPARED,
+    DYNAMIC_STEP,
+    IMAGENET_STEP,
+    KINDS,
+    MEASURE_SHIFT,
+    NAMES,
+    NOT_MENDABLE,
+    RULES,
+    WITHOUT_SCORES,
+    Kind,
+)
+
+SHIFT = "robustcheck shift"  # in a step that needs class scores
 
 Seen = tuple[str, str]
 """A reason's id, and what was seen."""
@@ -79,7 +95,7 @@ def foreseen(
             "tensor_not_calibrated",
             f"`{model.tensor}` is of the kind {kind}; profile {profile.id} holds for {', '.join(profile.tensor_rules)}",
         )
-    if model.ends_in not in profile.ends or model.ends_in.can_make_outliers:
+    if not _is_calibrated_end(model, profile):
         yield "end_not_calibrated", f"`{model.tensor}` is {describe(model.ends_in)}"
     if n_features is not None and not profile.min_features <= n_features <= profile.max_features:
         yield (
@@ -87,6 +103,43 @@ def foreseen(
             f"the representation has {n_features} features; profile {profile.id} holds for "
             f"{profile.min_features} to {profile.max_features}",
         )
+
+
+def _is_calibrated_end(model: ModelFacts, profile: Profile) -> bool:
+    """Return whether the thresholds hold for what the representation ends in."""
+    return model.ends_in in profile.ends and not model.ends_in.can_make_outliers
+
+
+def step_for(name: str, model: ModelFacts, profile: Profile, precision: str = "") -> str | None:
+    """Return the next step of a reason that depends on the model. None where the rule's own step is right.
+
+    Args:
+        name: the reason's id.
+        model: what was read.
+        profile: what the thresholds hold for.
+        precision: of the measured model, where it was measured.
+    """
+    if name == "assumed_preprocessing":
+        return CLIP_STEP if _is_calibrated_end(model, profile) else IMAGENET_STEP
+    if name == "batch_dependent" and precision == "int8":
+        return DYNAMIC_STEP
+    if SHIFT in RULES[name].next_step and not _gives_scores(model):
+        return WITHOUT_SCORES
+    return None
+
+
+def step_in_comparison(name: str, model: ModelFacts, precision: str) -> str | None:
+    """Return the next step of a reason in a comparison, which never advises to compare. None for the rule's own."""
+    if name == "batch_dependent" and precision == "int8":
+        return DYNAMIC_COMPARED
+    if SHIFT not in RULES[name].next_step:
+        return None
+    return MEASURE_SHIFT if _gives_scores(model) else COMPARED_WITHOUT_SCORES
+
+
+def _gives_scores(model: ModelFacts) -> bool:
+    """Return whether a model has a head, as `robustcheck shift` needs it."""
+    return model.rule != "encoder_output"
 
 
 def scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> Seen | None:
@@ -236,7 +289,9 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
         *_content(evidence, profile),
         *_strength(evidence.statistics, profile),
     ]
-    return verdict_for((reason(name, seen) for name, seen in applying), profile)
+    precision = evidence.execution.precision
+    reasons = (reason(name, seen, step_for(name, evidence.model, profile, precision)) for name, seen in applying)
+    return verdict_for(reasons, profile)
 
 
 def _strength(s: Statistics, profile: Profile) -> SeenReasons:

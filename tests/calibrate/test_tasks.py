@@ -142,7 +142,7 @@ EXPORTS = {
     "weights=w.pt": "--weights {0}/w.pt",
     "weights=there": "--weights {0}/there",
     "weights=not/there": "--weights {0}/not/there",
-    "random_weights=yes preprocessing=p.json head=h": "--random-weights --preprocessing {0}/p.json --head h",
+    "random_weights=yes preprocessing=p.json head=h": "--random-weights --preprocess {0}/p.json --head h",
 }
 
 

@@ -140,9 +140,9 @@ SMALLER --precision int8-static => 2 => --precision int8-dynamic => precision is
 SMALLER --precision fp16,int8-qdq => 2 => --precision int8-qdq => precision is fp16,int8-qdq; it must be one of fp32,
     fp16, int8-dynamic, int8-qdq
 SMALLER => 2 => robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx => --precision is fp32; an ONNX file
-    is made smaller: fp16, int8-dynamic, int8-qdq
+    with a contract is made smaller: fp16, int8-dynamic, int8-qdq
 SMALLER --precision int8-qdq --weights w.pt => 2 => robustcheck export onnx pass.onnx --precision int8-qdq -o m.onnx =>
-    --weights is given; an ONNX file has its weights, preprocessing and outputs already
+    --weights is given; an ONNX file has its weights and outputs already
 SMALLER --precision int8-qdq --calibration-images nowhere => 2 => --images FOLDER => nowhere: image set is not readable
     (…); it must be …
 SMALLER --precision int8-qdq --calibration-images five => 2 => --calibration-images FOLDER => number of calibration
@@ -155,8 +155,16 @@ SMALLER --precision int8-dynamic => 3 => robustcheck export onnx pass.onnx --par
     => pass.onnx: preprocessing leaves photos in 4 sizes; parity is measured on batches, which need one size
 export onnx pass.onnx -o pass.onnx --precision int8-qdq => 2 => -o pass-int8.onnx => pass.onnx: target is the file that
     is quantised, or its weights; it must be another file
-export torch net:build -o m.onnx --preprocessing p_text.json => 2 => python -m json.tool p_text.json => p_text.json:
-    preprocessing is unreadable (…); it must be a JSON object
+export torch net:build -o m.onnx --preprocess p_text.json => 2 => python -m json.tool p_text.json => p_text.json:
+    content is not readable JSON (…); a preprocessing file must be
+SMALLER --preprocess clip => 2 => robustcheck pass.onnx => pass.onnx: --preprocess is given, and the file has a
+    contract, which states its preprocessing already
+SMALLER --precision fp16 --preprocess clip => 2 => robustcheck export onnx pass.onnx --precision fp16 -o m.onnx =>
+    pass.onnx: --preprocess is given, and the file has a contract, which states its preprocessing already
+SMALLER --preprocess clp => 2 => --preprocess clip => --preprocess: value is clp; it must be clip, imagenet or a JSON
+    file that exists
+SMALLER --preprocessing clip => 2 => robustcheck export onnx pass.onnx -o m.onnx --preprocess clip => unknown option
+    --preprocessing. Did you mean --preprocess?
 """
 WITH_TORCH = """
 export transformers openai/clip-nope -o m.onnx => 4 => run `hf download openai/clip-nope` where there is a network and
@@ -181,9 +189,9 @@ export torchvision resnet18 -o m.onnx --weights V9 => 2 => --weights IMAGENET1K_
     be one of IMAGENET1K_V1, … or an existing file
 export transformers ./absent -o m.onnx => 4 => place config.json, model.safetensors and preprocessor_config.json in
     ./absent => ./absent: folder is missing; the name must be a folder made by save_pretrained, or org/repo
-export torch net:build -o m.onnx --preprocessing p_net.json => 2 => set the module's attribute `weights`, or give
+export torch net:build -o m.onnx --preprocess p_net.json => 2 => set the module's attribute `weights`, or give
     --weights FILE or --random-weights => net:build: weights are not given; random weights are refused
-export torch net:build -o m.onnx --preprocessing p_net.json --weights pickle.onnx => 3 => save it again with … =>
+export torch net:build -o m.onnx --preprocess p_net.json --weights pickle.onnx => 3 => save it again with … =>
     pickle.onnx: checkpoint is unreadable (it holds Python objects or code, which are never unpickled); …
 """
 

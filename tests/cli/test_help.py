@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli.command_line import split_images
 from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import CLIP
@@ -23,7 +25,7 @@ from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.exporters import run as exporter
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 from support import ROOT, Made, Patch, bad_input, raised, repository
-from support.bad_input import COMMAND, Run, agrees, environment
+from support.bad_input import COMMAND, Run, agrees, assert_says, environment
 
 GROUP = get_command(cli.app)
 assert isinstance(GROUP, TyperGroup)
@@ -360,6 +362,47 @@ def test_a_last_place_with_photos_is_the_images_and_a_suffix_is_the_form(run: Ru
         assert (done.returncode, settings["images"]) == (0, place)
         assert Path(name).read_text().startswith(start)
     assert run("pass.onnx photos -- --json").returncode == 2  # a file of that name
+
+
+def test_what_follows_a_model_is_photos_unless_it_may_hold_a_model(here: Path) -> None:
+    for folder in ("empty", "words", "mixed"):
+        Path(folder).mkdir()
+    Path("words/readme.md").write_text("no photo")
+    photo = next(Path("photos").iterdir())
+    for name in ("m.onnx", photo.name):
+        shutil.copy(photo, Path("mixed") / name)
+    for place in ("photos/*", "s3://bucket/photos", "gs://bucket/a.b/c/", "memory://box"):
+        assert split_images(["m.onnx", place], images_typed=False, strict=False) == (["m.onnx"], place)
+    models = [
+        "mixed/*.onnx",
+        "s3://b/m.onnx",
+        "hf://org/repo",
+        "https://host/model",
+        "models:/m/1",
+        "none/*",
+        "words/*",
+    ]
+    for place in models:
+        assert split_images(["m.onnx", place], images_typed=False, strict=False) == (["m.onnx", place], None)
+    for place in ("empty", "words", "s3://bucket/photos"):
+        for typed, strict in ((True, False), (False, True)):
+            assert split_images(["m.onnx", place], images_typed=typed, strict=strict) == (["m.onnx", place], None)
+    refused = {"empty/": "no photos in empty/", "words": "no photos in words", "mixed": "mixed: place holds images and"}
+    refused["mixed/*"] = r"mixed/\*: place holds images and"
+    for place, said in refused.items():
+        raised(UsageError, said, split_images, ["m.onnx", place], images_typed=False, strict=False)
+
+
+def test_a_folder_in_a_store_that_gives_photos_holds_no_model(run: Run) -> None:
+    store = fsspec.filesystem("memory")
+    for photo in Path("photos").iterdir():
+        store.pipe(f"/given/{photo.name}", photo.read_bytes())
+    done = run("pass.onnx memory://given -q")
+    assert (done.returncode, done.stdout) == (0, "PASS pass.onnx\n")
+    store.pipe("/given/other.onnx", Path("warn.onnx").read_bytes())
+    done = run("pass.onnx memory://given -q")
+    said = "memory://given: folder holds ONNX files (other.onnx); one in a store that gives photos must hold none"
+    assert_says(done, 2, said, "--images 'memory://given/*.jpg'")
 
 
 def test_the_example_of_a_preprocessing_file_and_one_number_for_a_square(run: Run) -> None:

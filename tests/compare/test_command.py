@@ -8,6 +8,7 @@ from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
 
 import robustcheck_onnx as rc
@@ -18,6 +19,7 @@ from robustcheck_onnx.checker.report.document import Table, cell_of, document_of
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict.reasons import NAMES
 from support import TORN_NPY, Capture, Patch, but, raised, read_json, read_text, robustcheck
+from support.bad_input import Run
 from support.comparisons import Workshop, alike, ids, judged, planted, rotation
 from support.screens import assert_it_is_accessible, assert_it_loads_nothing, parse, shown, words
 
@@ -192,3 +194,14 @@ def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told() -> None:
     (frequency,) = [each.ratio for each in report.statistics if each.name == "outlier_frequency"]
     assert frequency.low is None
     assert f"(ratio {number_text(frequency.estimate)}, no bounds)" in reasons["statistic_shrank"]
+
+
+def test_a_reference_without_preprocessing_is_sent_to_preprocess(here: Path, run: Run) -> None:
+    bare = onnx.load("pass.onnx")
+    del bare.metadata_props[:]
+    onnx.save(bare, here / "bare.onnx")
+    report = json.loads(run("compare pass.onnx bare.onnx --images photos -o json").stdout)
+    reasons = {reason["id"]: reason["next_step"] for reason in report["verdict"]["reasons"]}
+    names = list(reasons)
+    assert names.index("assumed_preprocessing") < names.index("reference_without_indication")
+    assert "`--preprocess clip` for models trained like CLIP" in reasons["assumed_preprocessing"]

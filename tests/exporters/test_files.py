@@ -97,10 +97,9 @@ def test_half_precision() -> None:
 @pytest.mark.long
 def test_a_size_the_model_cannot_run_at() -> None:
     size = {"size": [31, 31], "resize_mode": "squash", "resize_size": [31, 31], "interpolation": "bicubic"}
-    Path("p.json").write_text(json.dumps(size))
     for source, name in (("timm", "test_vit"), ("torchvision", "vit_b_32")):
         with refused(3, r"model cannot run on \[31, 31\] px input"):
-            exported(source, name, random_weights=True, preprocessing=Path("p.json"))
+            exported(source, name, random_weights=True, preprocessing=size)
         assert left_in() == []
 
 
@@ -416,7 +415,7 @@ NO_LAYERS = "relu = Relu(image); gap = GlobalAveragePool(relu); representation =
 SPOILT: list[tuple[Callable[[onnx.ModelProto], Any], int, str]] = [
     (lambda _: None, 2, "ONNX file is missing"),
     (lambda _: b"\x08\xff\xff no model", 3, "file is not an ONNX model"),
-    (lambda m: onnx.ModelProto(graph=m.graph), 3, "contract is missing; to quantise it, robustcheck must know how"),
+    (lambda m: onnx.ModelProto(graph=m.graph), 3, "contract is missing; it must state how photos become the input"),
     (lambda m: m.SerializeToString().replace(b'{"', b"  "), 3, "contract is damaged (JSONDecodeError"),
     (lambda m: with_contract(m, schema_version=True), 3, "contract does not match schema 1"),
     (lambda m: with_contract(m, precision="fp16"), 2, "precision is fp16; fp16 and int8 are made from an fp32 file"),

@@ -255,7 +255,7 @@ def test_checkpoints_that_are_refused() -> None:
     torch.save(torchvision.models.resnet50().state_dict(), "state.pth")
     said = "preprocessing of this checkpoint is not known"
     caught = raised(ExportError, said, exported, "torchvision", "resnet50", weights="state.pth")
-    assert "--preprocessing FILE" in caught.hint
+    assert "--preprocess FILE" in caught.hint
 
 
 def test_state_digest_sees_every_bit() -> None:

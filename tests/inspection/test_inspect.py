@@ -152,7 +152,8 @@ def test_a_file_of_the_calibrated_kinds_can_pass() -> None:
 def test_a_reason_stands_in_the_answer_with_what_helps() -> None:
     assert answer(of_file(linear_encoder())) == (
         "only with --preprocess, because neither the file, a sidecar nor an option gives the preprocessing → Name "
-        "what the model was trained with (clip, imagenet or a JSON file): robustcheck m.onnx --preprocess imagenet"
+        "what the model was trained with, `--preprocess imagenet` for ImageNet's values or `--preprocess FILE` for "
+        "others. If it was trained like CLIP: robustcheck m.onnx --preprocess clip"
     )
 
 
@@ -164,7 +165,7 @@ def test_of_several_reasons_the_answer_names_the_one_that_no_option_mends() -> N
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert answer(found) == (
         "no, because `features` is the output of an activation (Relu) → Measure it on its own task, or compare it with "
-        "its original. To accept it: robustcheck init"
+        "its original. To accept it: robustcheck MODEL.onnx --waivers FILE"
     )
     named = "If that is what you deploy, say so: `robustcheck MODEL.onnx --tensor features`."
     assert found.can_pass.reasons[1].next_step == named

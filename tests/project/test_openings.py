@@ -45,8 +45,7 @@ of the Python API, on a file that its caller names:
     checker/representations:load_representations
 of `export`, which reads a model of one's own and judges nothing:
     exporters/contract:_tensor exporters/contract:file_digest exporters/contract:open_photo
-    exporters/contract:read_preprocessing exporters/contract:weights_file exporters/files:_add_128
-    exporters/files:_parsed
+    exporters/contract:weights_file exporters/files:_add_128 exporters/files:_parsed
     exporters/files:halve exporters/files:quantise exporters/run: exporters/run:_lines exporters/run:_saved
     exporters/torch_models:read_checkpoint
 """

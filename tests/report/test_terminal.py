@@ -198,15 +198,30 @@ def test_one_line() -> None:
     )
 
 
+def test_a_pass_whose_preprocessing_only_an_option_states_says_so_first() -> None:
+    claims = [("user", "--preprocess clip"), ("contract", "contract (--preprocess clip)")]
+    for source, origin in claims:
+        stated = but(passing(), evidence__preprocessing__source=source, evidence__preprocessing__origin=origin)
+        _, first, *rest = terminal_text(stated, 80).splitlines()
+        assert first == "! preprocessing stated only by --preprocess clip"
+        assert any(line.startswith("preprocessing ") and origin in line for line in rest)
+        assert "(preprocessing stated only by --preprocess clip)" in one_line(stated)
+    for source, origin in [("sidecar", "open_clip_config.json"), ("contract", "contract (open_clip_config.json)")]:
+        stated = but(passing(), evidence__preprocessing__source=source, evidence__preprocessing__origin=origin)
+        assert "stated only by" not in terminal_text(stated, 80) + one_line(stated)
+        assert origin in terminal_text(stated, 80)
+    assert "preprocessing ImageNet mean and SD, assumed\n" in terminal_text(warning(), 80)
+
+
 def shown_for(*names: str, rule: str = "head_input") -> Report:
     """The WARN of MADE with these reasons, of a tensor that this rule found."""
     verdict = verdict_for((reason(name, f"{name} was seen") for name in names), load())
     return but(warning(), verdict=verdict, evidence__model__rule=rule)
 
 
-def test_the_short_report_is_16_lines_at_most() -> None:
+def test_the_short_report_is_17_lines_at_most() -> None:
     for shown in (passing(), undecided(), *(shown_for(name) for name in RULES), shown_for(*RULES)):
-        assert max(len(terminal_text(shown, width).splitlines()) for width in (80, 100, 140)) <= 16
+        assert max(len(terminal_text(shown, width).splitlines()) for width in (80, 100, 140)) <= 17
     assert f" and {len(RULES) - REASONS_LISTED} more -v explains them" in words_of(terminal_text(shown_for(*RULES), 80))
 
 
@@ -231,7 +246,9 @@ def test_reasons_are_sorted_by_kind_and_the_first_step_is_of_the_verdicts_kind()
 
 def test_a_model_without_class_scores_is_not_sent_to_measure_its_accuracy() -> None:
     assert "\n  robustcheck shift models" in terminal_text(shown_for("one_sided"))
-    assert "\n  robustcheck init\n" in terminal_text(shown_for("one_sided", rule="encoder_output"))
+    assert "\n  robustcheck models/efficientnet-lite0.onnx --waivers FILE\n" in terminal_text(
+        shown_for("one_sided", rule="encoder_output")
+    )
 
 
 def test_too_few_photos_come_first_but_where_the_file_can_not_pass() -> None:

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.images.preprocess import apply_uint8
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.checker.verdict.gate import notes_of
-from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.reasons import CLIP_STEP, RULES, WITHOUT_SCORES
 from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS, End, load
 from support import PHOTOS, Fields, but, lookup, normal, reports
@@ -110,10 +110,37 @@ def test_one_thing_amiss_is_a_warning_with_its_reason() -> None:
         assert verdict.verdict == "WARN"
         seen = {r.id: r.seen for r in verdict.reasons}
         assert seen[reason]
-        assert next(r.next_step for r in verdict.reasons if r.id == reason) == RULES[reason].next_step
+        step = CLIP_STEP if reason == "assumed_preprocessing" else RULES[reason].next_step
+        if "robustcheck shift" in step and e.model.rule == "encoder_output":
+            step = WITHOUT_SCORES
+        assert next(r.next_step for r in verdict.reasons if r.id == reason) == step
         before = dict(foreseen(e.model, e.preprocessing, e.statistics.n_features, PROFILE))
         assert before.items() <= seen.items()
         assert (reason in before) == (reason in FORESEEN), reason
+
+
+def test_what_can_pass_is_offered_clip_first_and_what_can_not_imagenet() -> None:
+    for end, first, other in (("linear", "clip", "imagenet"), ("activation:Relu", "imagenet", "clip")):
+        e = evidence(preprocessing="assumed", model={"ends_in": end})
+        step = next(r.next_step for r in judge(e, PROFILE).reasons if r.id == "assumed_preprocessing")
+        assert f"`robustcheck MODEL --images PHOTOS --preprocess {first}`" in step
+        assert f"`--preprocess {other}` for " in step
+
+
+def test_a_model_without_a_head_is_not_sent_to_shift_and_nobody_to_init() -> None:
+    for read_as in ("encoder_output", "head_input"):
+        reasons = judge(evidence(np.maximum(planted(), 0), model={"rule": read_as}), PROFILE).reasons
+        steps = " ".join(r.next_step for r in reasons)
+        assert ("robustcheck shift" in steps) == (read_as == "head_input")
+        assert "--waivers FILE" in steps
+        assert "robustcheck init" not in steps
+
+
+def test_of_int8_that_depends_on_its_batch_the_step_is_a_batch_of_one() -> None:
+    for precision, said in {"int8": "`robustcheck MODEL --images PHOTOS --batch-size 1`", "fp32": "eval mode"}.items():
+        e = but(evidence(model={"batch_difference": 0.3}), execution__precision=precision)
+        (reason,) = judge(e, PROFILE).reasons
+        assert said in reason.next_step
 
 
 def test_numbers_are_the_same_within_the_rounding_of_their_precision() -> None:

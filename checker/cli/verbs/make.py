@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import RobustcheckError, UsageError
+from ...text import quoted
 from ..options import IMAGES, MODEL, OUTPUT, SPEED, VERDICT, Output, Several, argument, one_of, option
 from ..output import ascii_only, check_extra, check_target, console_for, progress_line
 from . import AS_FOR_A_CHECK, Call, takes
@@ -18,8 +19,8 @@ from . import AS_FOR_A_CHECK, Call, takes
     quiet={"help": "No progress."},
     source=argument("open_clip, timm, torchvision, transformers, torch, or onnx.", "SOURCE", show_default=True),
     name=argument(
-        "The model's name in that library. torch: package.module:factory. onnx: an fp32 file with a contract, "
-        "to be quantised.",
+        "The model's name in that library. torch: package.module:factory. onnx: a file, which gets a contract if it "
+        "has none, and is converted to --precision.",
         "NAME",
         show_default=True,
     ),
@@ -27,7 +28,12 @@ from . import AS_FOR_A_CHECK, Call, takes
     weights=option("The library's name of the pretrained weights, or a checkpoint file.", "NAME", MODEL),
     precision=option("fp32, fp16, int8-dynamic or int8-qdq.", "PRECISION", MODEL),
     random_weights=option("Allow an untrained model; the file says so.", None, MODEL),
-    preprocessing=option("torch: JSON file that says how pixels become inputs.", "FILE", MODEL),
+    preprocess=option(
+        "How pixels become inputs: clip, imagenet or a JSON file. For torch, and for an ONNX file without a contract. "
+        "Default: that of the library, or of a sidecar next to the file.",
+        "WHICH",
+        MODEL,
+    ),
     head=option("torch: name of the last linear layer, such as fc.", "LAYER", MODEL),
     zero_shot=option(
         "open_clip, transformers CLIP: add a classifier's head of these class names, one per line (or the word "
@@ -62,7 +68,7 @@ def export(
     weights: str | None = None,
     precision: str = "fp32",
     random_weights: bool = False,
-    preprocessing: Path | None = None,
+    preprocess: str | None = None,
     head: str | None = None,
     zero_shot: str | None = None,
     templates: str | None = None,
@@ -74,13 +80,20 @@ def export(
 
     The file contains its preprocessing and the names of its tensors.
     """
-    from ....exporters.files import BATCHES, CALIBRATION_PHOTOS, PARITY_PHOTOS
+    from ....exporters.files import CALIBRATION_PHOTOS, PARITY_PHOTOS
     from ....exporters.run import run
     from ...isolation import tell_stage
+    from ..plain import read_plain, stated_preprocessing
 
+    preprocessing = None
+    if preprocess is not None:
+        preprocessing = stated_preprocessing(preprocess)
     photos = _photo_files("parity", parity_images, 8)
     calibrated = precision == "int8-qdq" or calibration_images is not None
     calibration = _photo_files("calibration", calibration_images, CALIBRATION_PHOTOS + 8) if calibrated else []
+    others = f"-o {quoted(out)}"
+    if precision != "fp32":
+        others = f"--precision {quoted(precision)} {others}"
     with progress_line(call.settings.quiet) as progress:
         record = run(
             source,
@@ -90,6 +103,7 @@ def export(
             precision=precision,
             random_weights=random_weights,
             preprocessing=preprocessing,
+            read_plain=partial(read_plain, option=preprocess, again=others),
             head=head,
             zero_shot=zero_shot,
             templates=templates,
@@ -102,8 +116,8 @@ def export(
     if record.calibrated_on:
         sys.stdout.write(f"ranges of activations from {record.calibrated_on} photos ({where})\n")
     sys.stdout.write(
-        f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {precision}, outputs {', '.join(record.outputs)})\n"
-        f"parity with the original at batch {', '.join(map(str, BATCHES))} on {PARITY_PHOTOS} photos: "
+        f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {record.precision}, outputs {', '.join(record.outputs)})\n"
+        f"parity with the original at batch {', '.join(map(str, record.batches))} on {PARITY_PHOTOS} photos: "
         f"max absolute {parity.max_abs:.2g}, max relative {parity.max_rel:.2g}, min cosine {parity.min_cosine:.7f}\n"
     )
     return 0
