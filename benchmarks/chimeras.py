@@ -4,8 +4,8 @@
 
 Prints the tables of benchmarks/results/chimeras.md. EMBEDDINGS_DIR holds one <set>.npz per set (entry x: (image,
 feature)). Rows that occur twice count once. The references are the sets that pass against themselves. A chimera has the
-outlier features, and is not a copy. A collapse is a copy whose images lie closer together. Each MODEL is quantised,
-rounded and given wrong preprocessing, and compared with itself on the bundled photos.
+outlier features, and is not a copy. A collapse is a copy in which images of a kind lie closer together. Each MODEL is
+quantised, rounded and given wrong preprocessing, and compared with itself on the bundled photos.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def candidates(x: Array, outliers: tuple[int, ...]) -> dict[str, Array]:
             what = f"*collapse:* {removed} % of the variation within {name} groups removed"
             made[what] = collapsed(x, n_groups, (1 - removed / 100) ** 0.5)
     for removed in (90, 75, 50):
-        what = f"*collapse:* {removed} % of all variation removed"
+        what = f"{removed} % of all variation removed"
         made[what] = x.mean(axis=0) + (1 - removed / 100) ** 0.5 * (x - x.mean(axis=0))
     return made | {
         "another image's vector": other,
