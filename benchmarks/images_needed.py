@@ -210,7 +210,7 @@ population: its representations are drawn with replacement, {LOOKS[-1]} at most,
 {", ".join(map(str, LOOKS[:3]))}, … images and judged by the statistics alone. A run that does not decide ends at
 {LOOKS[-1]} as WARN. The command also looks at what the images and representations are like, and turns two of these sets
 away by it (`physicist_b16_pathmnist`, `michaengeser_b32_drawings`). {RUNS:,} runs a set for the three statistics of
-`default-3`: with bounds for all n, and with its own for the looks of a run
+`default-4`: with bounds for all n, and with its own for the looks of a run
 ([formulas](../../docs/statistics.md)). A row that a published file holds more than once is drawn more often ([which
 do](../../docs/data.md)).
 

@@ -703,8 +703,8 @@ def _check_target(path: Path, out: Path, proto: onnx.ModelProto) -> None:
             for each in read
         ):
             raise CallError(
-                f"{out}: target is the file that is quantised, or its weights; it must be another file",
-                f"-o {quoted(path.with_name(path.stem + '-int8.onnx'))}",
+                f"{out}: target is the file that is read, or its weights; it must be another file",
+                f"-o {quoted(path.with_name(path.stem + '-new.onnx'))}",
             )
 
 

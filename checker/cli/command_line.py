@@ -340,8 +340,8 @@ def _take_option(word: str, rest: list[str], declared: Mapping[str, TyperOption]
 
 SUFFIX = ".onnx"
 _GLOB = re.compile(r"[*?]|\[.+\]")
-_STORE = re.compile(r"(?!(hf|https?|models|runs):)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-"""what starts a URL of a store, which can list a folder; those of hubs, registries and web servers name files"""
+_STORE = re.compile(r"(?!(hf|https?|models|runs|file|local):)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+"""what starts a URL of a store, which can list a folder; others name files, or places of this machine"""
 _ADDRESS = re.compile(r"(models|runs):/[^/]")
 
 
@@ -423,8 +423,9 @@ def _holds_as_last(word: str, holds: set[str]) -> set[str]:
 
     if holds != {"models"}:
         return holds
-    if _STORE.match(word) and not word.lower().endswith(SUFFIX):
-        return {"images"}
+    if _STORE.match(word):
+        names_model = word.lower().endswith(SUFFIX) or word.lower().partition("?")[0].endswith(SUFFIX)
+        return holds if names_model else {"images"}
     if os.path.isdir(word) and not any(_below(word)):  # noqa: PTH112
         raise UsageError(
             f"no photos in {word}, and no {SUFFIX} files; a model's photos, or models, must be in the folder",

@@ -161,7 +161,7 @@ def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: D
     """
     from ..storage.stores import FILES, is_ours
 
-    check_target(path, reads, f"path of {option}", f"{option} ", partial(is_ours, pattern=FILES))
+    check_target(path, reads, f"path of {option}", f"{option} ", partial(is_ours, pattern=FILES[option]))
     if path.resolve() in [d.path.resolve() for d in destinations if isinstance(d.path, Path)]:
         raise UsageError(f"{option} is {path}, which a report uses too; it must be another file", f"{option} {example}")
 

@@ -46,7 +46,7 @@ def read_plain(path: Path, *, option: str | None, again: str) -> Plain:
         n_features = chosen.shape[chosen.feature_axis]
     return Plain(
         preprocessing=facts.preprocessing.model_dump(),
-        stated_by=f"--preprocess {option}" if facts.source == "user" else facts.fields[-1][2],
+        stated_by=f"--preprocess {Path(option).name}" if option is not None else facts.fields[-1][2],
         input_name=model.image_input.name,
         tensor=chosen.tensor,
         n_features=n_features,

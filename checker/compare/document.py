@@ -16,7 +16,7 @@ from ..report.record import Report
 from ..text import as_json, count_text, number_text, percent_text, printable
 from ..verdict.gate import BUNDLED_NOTE, Gate, fallback_note
 from ..verdict.reasons import NAMES, Kind
-from ..verdict.rule import Reason
+from ..verdict.rule import Reason, Verdict
 from .index import IndexReason
 from .judge import CompareReport, range_text
 from .pairs import MIN_CKA, NEEDED, Compared, Fate, FeatureFate, Keeps
@@ -69,10 +69,17 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 def plain_text(report: CompareReport) -> str:
     """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
     images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
-    text = " ".join(_PLAIN[report.verdict.kind]).format(images=images, reasons=report.verdict.reasons)
+    text = " ".join(_PLAIN[report.verdict.kind]).format(images=images, reasons=_ordered(report.verdict))
     if report.index and "indication" not in report.required:
         return f"{report.index.plain} Only this is required. On outlier features it is {report.verdict.verdict}: {text}"
     return f"{report.verdict.verdict}{report.index_words}: {text}"
+
+
+def _ordered(verdict: Verdict) -> tuple[Reason, ...]:
+    """Return the reasons as they are shown: what was lost comes before what a check of the candidate alone gives."""
+    if verdict.kind != "absent":
+        return verdict.reasons
+    return tuple(sorted(verdict.reasons, key=lambda reason: reason.kind != "other_signal"))
 
 
 def document_of(report: CompareReport) -> Document:
@@ -80,9 +87,7 @@ def document_of(report: CompareReport) -> Document:
     verdict, candidate, alike, index = report.verdict, report.candidate, report.similarity, report.index
     outcome = as_side(report, candidate)
     usual = {BUNDLED_NOTE, *fallback_note(candidate.evidence.execution)}
-    reasons = verdict.reasons
-    if verdict.kind == "absent":  # what was lost comes before what a check of the candidate alone says
-        reasons = tuple(sorted(reasons, key=lambda reason: reason.kind != "other_signal"))
+    reasons = _ordered(verdict)
     required = [s for s in report.statistics if s.keeps != "not required"]
     counts = [sum(s.keeps == "kept" for s in required), sum(f.fate == "kept" for f in report.features)]
     decisive: Reason | IndexReason | None = reasons[0] if reasons else None

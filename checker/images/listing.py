@@ -332,19 +332,24 @@ def _index_url(url: Url) -> tuple[Kind, Entries]:
             folder = file
             for _ in parts[first:]:
                 folder = folder.parent
-            return _by_content(spec, "glob", folder, _visible(folder.names_like("/".join(parts[first:]))))
+            matching = _visible(folder.names_like("/".join(parts[first:])))
+            return _by_content(spec, "glob", folder, _without_models(spec, matching))
         raise UsageError(
             f"{spec}: image set is not readable (no such file or folder); it must be {KINDS}", "look at the URL"
         ) from fault
     if kind == "directory":
-        names = _visible(file.names_below())
-        if models := [name for name in names if name.lower().endswith(".onnx")]:  # it may have been meant as a model
-            raise UsageError(
-                f"{spec}: folder holds ONNX files ({models[0]}); one in a store that gives photos must hold none",
-                f"--images {shlex.quote(spec.rstrip('/') + '/*.jpg')}",
-            )
-        return _by_content(spec, "folder", file, names)
+        return _by_content(spec, "folder", file, _without_models(spec, _visible(file.names_below())))
     return _of_file(spec, file)
+
+
+def _without_models(spec: str, names: list[str]) -> list[str]:
+    """Return the names of a place in a store. Raises UsageError where it holds an ONNX file: it may be meant, too."""
+    if models := [name for name in names if name.lower().endswith(".onnx")]:
+        raise UsageError(
+            f"{spec}: place holds ONNX files ({models[0]}); one in a store that gives photos must hold none",
+            f"--images {shlex.quote(spec.rstrip('/*') + '/*.jpg')}",
+        )
+    return names
 
 
 def _index_pattern(place: Place) -> tuple[Kind, Entries]:

@@ -403,7 +403,7 @@ class Contract(Frozen):
 
     schema_version: Literal[1]
     preprocessing: Preprocessing
-    preprocessing_from: str = Field(default="", max_length=200)
+    preprocessing_from: str = Field(default="", max_length=300)
     """the option or the sidecar that stated it when a plain file got its contract; empty where an exporter knew it"""
     tensors: dict[str, TensorEntry]
     """keys are names of graph outputs; "representation" is always there"""

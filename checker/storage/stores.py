@@ -431,17 +431,21 @@ OURS = re.compile(
 OURS_WITHIN_BYTES = 1500
 LOG = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
 """How a log of this tool starts."""
-FILES = re.compile(
-    rb"""
-      \{\s*"schema_version":\ \d+,\s*"tool":\ "robustcheck",\s*"document":\ "baseline"
-    | \{\s*"schema_version":\ \d+,\s*"id":\ "[^"]{1,400}",\s*"statistic_version":          # profile
-    | PK\x03\x04.{26}(?:baseline|made_with)\.npy.{0,600}"\0\0\0%b   # baseline with vectors, representations
-    | \#\ accuracies\ measured\ by\ robustcheck\                                          # suite entry
-    """
-    % "robustcheck".encode("utf-32-le"),
-    re.VERBOSE | re.DOTALL,
-)
-"""How the files of this tool start that hold its numbers and are not reports."""
+_MADE_BY = "robustcheck".encode("utf-32-le")  # NumPy's text in an archive
+FILES = {
+    "--write-baseline": re.compile(
+        rb"""\{\s*"schema_version":\ \d+,\s*"tool":\ "robustcheck",\s*"document":\ "baseline"
+        | PK\x03\x04.{26}baseline\.npy.{0,600}"\0\0\0%b"""
+        % _MADE_BY,
+        re.VERBOSE | re.DOTALL,
+    ),
+    "--out": re.compile(
+        rb"""\{\s*"schema_version":\ \d+,\s*"id":\ "[^"]{1,400}",\s*"statistic_version":""", re.VERBOSE | re.DOTALL
+    ),
+    "--save-representations": re.compile(rb"""PK\x03\x04.{26}made_with\.npy.{0,600}"\0\0\0%b""" % _MADE_BY, re.DOTALL),
+    "--suite-entry": re.compile(rb"# accuracies measured by robustcheck "),
+}
+"""How the files of this tool start that hold its numbers and are not reports, by the option that writes them."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

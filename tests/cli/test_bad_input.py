@@ -153,8 +153,8 @@ SMALLER --precision int8-qdq --calibration-images some --parity-images photos =>
     some/bad….png: calibration photo is unreadable (…); ranges are taken from real photos
 SMALLER --precision int8-dynamic => 3 => robustcheck export onnx pass.onnx --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE
     => pass.onnx: preprocessing leaves photos in 4 sizes; parity is measured on batches, which need one size
-export onnx pass.onnx -o pass.onnx --precision int8-qdq => 2 => -o pass-int8.onnx => pass.onnx: target is the file that
-    is quantised, or its weights; it must be another file
+export onnx pass.onnx -o pass.onnx --precision int8-qdq => 2 => -o pass-new.onnx => pass.onnx: target is the file that
+    is read, or its weights; it must be another file
 export torch net:build -o m.onnx --preprocess p_text.json => 2 => python -m json.tool p_text.json => p_text.json:
     content is not readable JSON (…); a preprocessing file must be
 SMALLER --preprocess clip => 2 => robustcheck pass.onnx => pass.onnx: --preprocess is given, and the file has a

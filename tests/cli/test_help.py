@@ -376,6 +376,9 @@ def test_what_follows_a_model_is_photos_unless_it_may_hold_a_model(here: Path) -
     models = [
         "mixed/*.onnx",
         "s3://b/m.onnx",
+        "s3://b/m.onnx?versionId=3",
+        f"file://{Path('mixed').resolve()}",
+        "local:///photos/*",
         "hf://org/repo",
         "https://host/model",
         "models:/m/1",
@@ -400,9 +403,10 @@ def test_a_folder_in_a_store_that_gives_photos_holds_no_model(run: Run) -> None:
     done = run("pass.onnx memory://given -q")
     assert (done.returncode, done.stdout) == (0, "PASS pass.onnx\n")
     store.pipe("/given/other.onnx", Path("warn.onnx").read_bytes())
-    done = run("pass.onnx memory://given -q")
-    said = "memory://given: folder holds ONNX files (other.onnx); one in a store that gives photos must hold none"
-    assert_says(done, 2, said, "--images 'memory://given/*.jpg'")
+    for place in ("memory://given", "memory://given/*"):
+        done = run(f"pass.onnx {place} -q")
+        said = f"{place}: place holds ONNX files (other.onnx); one in a store that gives photos must hold none"
+        assert_says(done, 2, said, "--images 'memory://given/*.jpg'")
 
 
 def test_the_example_of_a_preprocessing_file_and_one_number_for_a_square(run: Run) -> None:

@@ -387,7 +387,7 @@ def test_weights_beside_the_file_stay_there(encoder: Path, made: Made, photos: l
     assert_array_equal(represent(path, pixels(photos[:5])), rows)
     onnx.save(onnx.load(encoder), encoder, save_as_external_data=True, location="other.onnx.data", size_threshold=0)
     assert made("int8-qdq").path.read_bytes() == whole
-    with refused(2, "the file that is quantised, or its weights"):
+    with refused(2, "the file that is read, or its weights"):
         exported("onnx", "fp32.onnx", "other.onnx", precision="int8-dynamic")
 
 
