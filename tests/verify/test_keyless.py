@@ -251,7 +251,7 @@ def test_offline_and_without_a_network(place: Path, instance: Instance, monkeypa
 def test_a_trust_config_that_is_none(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     monkeypatch.setenv(signing.TOKEN, instance.token())
     for name, said in (
-        ("none.json", "trust config is missing"),
+        ("none.json", "trust config is not readable"),
         ("report.json", "it must be Sigstore's ClientTrustConfig"),
     ):
         assert sign(place, "--trust-config", place / name, trust=False) == 2
