@@ -14,6 +14,7 @@ from .text import Fields, rule_of, type_name
 
 OUTLIER_SD = 4.0  # of an image's features; docs/statistics.md
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
+ROUNDINGS = 3  # distances of two reference runs beyond which a difference is more than rounding
 CONTENT_IMAGES = 50  # varied images that content is measured on: the effective rank grows with their number
 
 
@@ -271,6 +272,33 @@ class Int8Sums(Frozen):
         return f"saturate at {100 * self.plain:.1f} % of the exact sum" if self.saturates else "are exact"
 
 
+class ReferenceRun(Frozen):
+    """A few of the measured images, run once more on the CPU by reference arithmetic."""
+
+    by: Literal["exact int8 sums", "no graph optimisation"]
+    n_images: int = 0
+    cosine: float | None = None
+    """median over the images of the cosine of the two representations; None: no reference run was possible"""
+    worst_cosine: float | None = None
+    """the smallest"""
+    difference: float | None = None
+    """largest relative difference, max |a − b| / rms(a) of an image"""
+    floor: float | None = None
+    """median cosine of two reference runs, which differ by rounding alone; None: not measured, as where the difference
+    is small"""
+    shifts: dict[str, float] = Field(default_factory=dict)
+    """reference less machine of each statistic of the verdict and of the content, over these images"""
+    failed: str = ""
+    """why no reference run was possible"""
+
+    @property
+    def exceeds_rounding(self) -> bool:
+        """Return whether the machine's difference is more than rounding (docs/dev/decisions/reference-run.md)."""
+        if self.cosine is None or self.floor is None:
+            return False
+        return 1 - self.cosine > ROUNDINGS * (1 - self.floor)
+
+
 class Execution(Frozen):
     """The requested and the obtained execution. It also counts what ran where."""
 
@@ -292,11 +320,22 @@ class Execution(Frozen):
     """graph optimisation level: all, basic or none"""
     int8_sums: Int8Sums | None = None
     """on the processor, of an int8 file"""
+    arithmetic: Literal["machine", "exact"] | None = None
+    """whose int8 sums were asked for; exact: they did not saturate, whatever the CPU does by itself"""
+    reference: ReferenceRun | None = None
+    """what reference arithmetic makes of the same images; None: not run, as for float32 on the CPU"""
     fallback_reason: str = ""
     """why `auto` uses the CPU"""
     engine: str = ""
     """what spread the images over several workers: ray; empty where one process measured them all"""
     workers: int = 1
+
+    @property
+    def machine(self) -> str:
+        """Name what computed: the device, and what its int8 sums do where they saturate."""
+        if self.arithmetic != "exact" and self.int8_sums is not None and self.int8_sums.saturates:
+            return f"this CPU ({self.device}, whose int8 sums {self.int8_sums.words})"
+        return self.device
 
 
 class SeenImage(Frozen):
@@ -344,6 +383,7 @@ class Options(Frozen):
     max_images: int | None = None
     max_bad: float = 0.01
     batch_size: PositiveInt = 32
+    arithmetic: Literal["machine", "exact"] | None = None
     # until here
 
     @field_validator("images")
@@ -408,6 +448,10 @@ class RunOptions(TypedDict, total=False):
     """Largest share of images that may be unusable, such as 0.01. Default: 0.01."""
     batch_size: int
     """Batch size, 1 to 32. Default: 32."""
+    arithmetic: Literal["machine", "exact"] | None
+    """Whose int8 sums the verdict is about. machine: those of this machine, whatever others compute. exact: those of a
+    CPU on which int8 sums do not saturate (VNNI, ARM). Default: those of this machine; WARN where exact sums could
+    change the verdict."""
 
 
 class Evidence(Frozen):

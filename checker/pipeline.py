@@ -20,7 +20,8 @@ from .images.listing import parse_image_set
 from .images.source import Images, ImageSource
 from .isolation import LOG, NO_LIMITS, Limits, Progress, Tell
 from .measure import run as measure
-from .measure.job import Job, conclude, versions
+from .measure.job import FirstImages, Job, conclude, versions
+from .measure.reference import with_references
 from .model.addresses import Model, on_this_machine, parse_model
 from .model.file import Contract
 from .report.record import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
@@ -77,6 +78,7 @@ def check(
             max_images: Stop after this many images. Default: all.
             max_bad: Largest share of images that may be unusable, 0 to 1. Default: 0.01.
             batch_size: Images at once, 1 to 32. Default: 32.
+            arithmetic: machine or exact. Default: this machine; WARN where exact sums could change the verdict.
 
     Returns:
         The report: `report.passed`, `report.reasons`, `report.save("report.html")`.
@@ -185,7 +187,9 @@ def _measured(
         _log_opened(opened)
         isolation.tell_stage(progress, "trying the model on a few images")
         watch = None if saver is None else saver.add
-        facts, total, is_decided = measure.until_decided(opened, profile, chain(first, decoded), progress, watch)
+        kept = FirstImages()
+        facts, total, is_decided = measure.until_decided(opened, profile, chain(first, decoded), progress, watch, kept)
+    facts = with_references(opened, facts, kept)
     (evidence,) = conclude(job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)
 

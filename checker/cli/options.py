@@ -215,6 +215,13 @@ class Settings:
         "a model is tried with other numbers of images at once; with 1, alone",
         about="Images at once, 1 to 32.", min=1, max=32,
     )
+    arithmetic: Literal["machine", "exact"] | None = row(
+        None, "Whose int8 sums the verdict is about. machine: those of this machine, whatever others compute. exact: "
+        "those of a CPU on which int8 sums do not saturate (VNNI, ARM). Default: those of this machine; WARN where "
+        "exact sums could change the verdict.", "WHOSE", MODEL, ONLY_TYPED,
+        "it says which machine a verdict is about",
+        about="machine or exact. Default: this machine; WARN where exact sums could change the verdict.",
+    )
     thresholds: str | None = row(
         None, "Judge by this threshold profile. Default: the packaged one.", "PROFILE", VERDICT, LOOSENS,
         "another profile judges", about="A threshold profile. Default: the packaged one.", example="default",

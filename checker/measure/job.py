@@ -29,7 +29,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...thresholds.profile import Profile
-from ..arrays import Float32s, GenericArray
+from ..arrays import AnyArray, Float32s, GenericArray
 from ..errors import CannotAssessError, RobustcheckError, UsageError, unfit
 from ..evidence import (
     CONTENT_IMAGES,
@@ -363,6 +363,26 @@ def input_levels(levels: LevelSums, facts: Facts) -> InputLevels | None:
 def named_skips(skipped: Sequence[Skipped]) -> Skips:
     """Return names and reasons of the first skips. A report shows at most `NAMED_SKIPS`."""
     return tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS])
+
+
+IMAGES_OF_CHECK: Final = 8  # that run once more by reference arithmetic
+
+
+@dataclass
+class FirstImages:
+    """The first images of a run, with the representations that were measured."""
+
+    limit: int = IMAGES_OF_CHECK
+    pixels: list[GenericArray] = field(default_factory=list)
+    """(height, width, channel) of each, as it was fed"""
+    rows: list[list[AnyArray]] = field(default_factory=list)
+    """by image: (feature,) of each tensor"""
+
+    def add(self, pixels: Sequence[GenericArray], rows: Sequence[AnyArray]) -> None:
+        """Add a batch, up to the limit. rows: (image, feature) of each tensor."""
+        for index in range(min(len(pixels), self.limit - len(self.pixels))):
+            self.pixels.append(pixels[index])
+            self.rows.append([array[index] for array in rows])
 
 
 @dataclass

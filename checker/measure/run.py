@@ -17,7 +17,7 @@ import numpy as np
 
 from ...thresholds.profile import Profile
 from ..arrays import AnyArray, Float32s, GenericArray
-from ..errors import CannotAssessError, unfit
+from ..errors import CannotAssessError, UsageError, unfit
 from ..evidence import STOCK, Execution, ModelFacts, Options, PreprocessingFacts, RunOptions, Statistics
 from ..images.containers import Entries
 from ..images.preprocess import least_edge
@@ -39,7 +39,7 @@ from ..verdict.gate import model_notes
 from ..verdict.reasons import NAMES
 from ..verdict.rule import decided
 from . import job
-from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, Prepared, nothing_yet, prepare, stack
+from .job import SHARD_IMAGES, Facts, FirstImages, ImagesRead, Job, Measurement, Prepared, nothing_yet, prepare, stack
 
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
 FIRST_IMAGES = "first images"  # the stage before the first batch is through
@@ -131,15 +131,44 @@ def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
 
 
 def open_runner(
-    inputs: Inputs, models: Sequence[ModelFile] = (), *, photos: bool = True, threads: int | None = None
+    inputs: Inputs,
+    models: Sequence[ModelFile] = (),
+    *,
+    photos: bool = True,
+    threads: int | None = None,
+    device: str | None = None,
+    level: str = "all",
+    exact: bool = False,
 ) -> Runner:
     """Open a session for photos or for tensors. Photos are preprocessed by it, tensors are already.
 
-    models: the tensors that it reads; none = the first one. threads: as in `open_job`.
+    Args:
+        inputs: the job.
+        models: the tensors that it reads; none = the first one.
+        photos: whether it gets photos.
+        threads: as in `open_job`.
+        device: None = the job's.
+        level: of graph optimisation.
+        exact: whether int8 sums must be exact, where the job does not ask for it.
     """
     run, (first, *also) = inputs.job.options, models or inputs.models[:1]
     preprocessing = inputs.preprocessing.preprocessing if photos else None
-    return Runner(first, run.device, preprocessing=preprocessing, also=also, threads=threads, batch_size=run.batch_size)
+    asked = run.device if device is None else device
+    is_exact = exact or run.arithmetic == "exact"
+    if is_exact and asked not in ("auto", "cpu"):
+        raise UsageError(
+            f"--device is {asked}; the CPU alone computes exact int8 sums (--arithmetic exact)", "--device cpu"
+        )
+    return Runner(
+        first,
+        "cpu" if is_exact else asked,
+        preprocessing=preprocessing,
+        also=also,
+        threads=threads,
+        batch_size=run.batch_size,
+        level=level,
+        exact=is_exact,
+    )
 
 
 def _own_outputs(models: Sequence[ModelFile]) -> bool:
@@ -198,13 +227,18 @@ def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, l
             models.append(model_facts(model, output, *measured))
     facts = Facts(
         models=tuple(models or map(model_facts, opened.models)),
-        executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),
+        executions=tuple(_execution(runner, opened.job.options) for runner in opened.runners for _ in runner.models),
         preprocessing=opened.preprocessing,
         source=replace(opened.source, entries=Entries.of([])),
         n_images=len(opened.source),
         names=opened.source.names_digest,
     )
     return facts, rows
+
+
+def _execution(runner: Runner, options: Options) -> Execution:
+    """Return the description of a session, with the arithmetic that was asked for."""
+    return runner.execution.model_copy(update={"arithmetic": options.arithmetic})
 
 
 def decode(
@@ -328,6 +362,7 @@ def add_batch(
     batch: Sequence[Prepared],
     watch: Watch | None = None,
     measured: Sequence[AnyArray] = (),
+    kept: FirstImages | None = None,
 ) -> None:
     """Run one batch and add its representations.
 
@@ -337,6 +372,7 @@ def add_batch(
         batch: from `batches`.
         watch: is shown the usable representations of the first tensor.
         measured: the representations, where they are measured already.
+        kept: gets the batch's images and representations, until it has enough.
 
     Raises:
         CannotAssessError: a representation of more than `MAX_FEATURES` features.
@@ -346,6 +382,8 @@ def add_batch(
     if not measured:
         pixels = stack(batch)
         measured = [array for runner in opened.runners for array in runner.represent(pixels)]
+    if kept is not None:
+        kept.add([item.pixels for item in batch], measured)
     for index, array in enumerate(measured):
         tensor = total.tensors[index]
         if tensor.state is None:
@@ -419,9 +457,17 @@ def model_facts(
 
 
 def until_decided(
-    opened: Opened, profile: Profile, decoded: Iterator[Prepared | Skipped], progress: Tell | None, watch: Watch | None
+    opened: Opened,
+    profile: Profile,
+    decoded: Iterator[Prepared | Skipped],
+    progress: Tell | None,
+    watch: Watch | None,
+    kept: FirstImages,
 ) -> tuple[Facts, Measurement, bool]:
-    """Try the model, and measure until the evidence decides. True: it does; False: the images end first."""
+    """Try the model, and measure until the evidence decides. True: it does; False: the images end first.
+
+    kept: gets the first images.
+    """
     batch_size = opened.job.options.batch_size
 
     def counted() -> Iterator[Prepared | Skipped]:
@@ -449,7 +495,7 @@ def until_decided(
     for batch in of_images:
         own, rows = [array[: len(batch)] for array in rows], [array[len(batch) :] for array in rows]
         are_all = all(len(array) == len(batch) for array in own)  # else they end inside this batch: it runs
-        add_batch(opened, total, batch, watch, own if are_all else ())
+        add_batch(opened, total, batch, watch, own if are_all else (), kept)
         state, n_usable = total.tensors[0].state, total.images.n_usable
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue

@@ -1,13 +1,15 @@
-"""Find int8 weights whose sums saturate on some CPUs.
+"""Find int8 weights whose sums saturate on some CPUs, and write them in a form that no CPU saturates.
 
 On x86 CPUs with AVX2 and without VNNI, ONNX Runtime adds products of uint8 activations and int8 weights in pairs of 16
 bits.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
+from onnx.numpy_helper import from_array
 
 from ..arrays import GenericArray
 from .layers import input_at, integer
@@ -67,3 +69,42 @@ def _terms(node: NodeProto, values: GenericArray) -> GenericArray:
     if integer(node, "transB", 0):
         return values.T
     return values.reshape(-1, values.shape[-1])
+
+
+OFFSET = 128  # between an int8 weight and the same weight as uint8
+
+
+def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
+    """Write the int8 weights of layers that DequantizeLinear feeds as uint8 with zero point 128.
+
+    Products of two uint8 values are added in 32 bits on every CPU, so that no sum saturates: the model computes what
+    the file says. The model is changed in place and returned.
+
+    Args:
+        model: the whole graph.
+        weights: where its weights are.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = {name for node, name in _int8_layers(model, tensors) if node.op_type in FLOAT_LAYERS}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    makers = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in names]
+    made: list[TensorProto] = []
+    for node in makers:
+        name = node.input[0]
+        zero = tensors.get(input_at(node, 2))
+        if uses[name] > 1 or (zero is None and input_at(node, 2)):
+            continue
+        values = values_of(tensors[name], weights).astype(np.int16) + OFFSET
+        scale_shape = tuple(tensors[node.input[1]].dims) if node.input[1] in tensors else ()
+        zeros = np.zeros(scale_shape, np.int16) if zero is None else values_of(zero, weights).astype(np.int16)
+        unsigned, zero_point = f"{name}_unsigned", f"{name}_unsigned_zero_point"
+        made.append(from_array(values.astype(np.uint8), unsigned))
+        made.append(from_array((zeros + OFFSET).astype(np.uint8), zero_point))
+        inputs = (unsigned, node.input[1], zero_point)
+        del node.input[:]
+        node.input.extend(inputs)
+    replaced = names - {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in replaced]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, *made])
+    return model

@@ -199,12 +199,22 @@ def loosened(report: Report) -> Iterator[str]:
 def cautions(report: Report) -> list[str]:
     """Write what comes before the verdict, one line each.
 
-    Reported are what can loosen the gate, photos that are not the reader's, and a preprocessing that is only claimed.
+    Reported are what can loosen the gate, photos that are not the reader's, a preprocessing that is only claimed, and
+    the arithmetic that was asked for.
 
     A report from Python has no gate, and says nothing of the first.
     """
     on_bundled = ON_BUNDLED if report.evidence.images.bundled else ""
-    return list(filter(None, [loosening_text(report), on_bundled, claim_text(report)]))
+    return list(filter(None, [loosening_text(report), on_bundled, claim_text(report), arithmetic_text(report)]))
+
+
+def arithmetic_text(report: Report) -> str:
+    """Write whose arithmetic the verdict is about, where an option says it; else it is empty."""
+    arithmetic = report.evidence.execution.arithmetic
+    if arithmetic is None:
+        return ""
+    about = "exact int8 sums" if arithmetic == "exact" else "this machine's arithmetic alone"
+    return f"the verdict is about {about} (--arithmetic {arithmetic})"
 
 
 def claim_text(report: Report) -> str:
@@ -245,7 +255,8 @@ def one_line(report: Report) -> str:
     """Write the verdict in one line. `-q` and logs show it: "WARN · absent model.onnx: too_weak"."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = text.name_text(report.evidence.model.file, ascii_only=False)
-    limits = filter(None, [ON_BUNDLED if report.evidence.images.bundled else "", claim_text(report)])
+    on_bundled = ON_BUNDLED if report.evidence.images.bundled else ""
+    limits = filter(None, [on_bundled, claim_text(report), arithmetic_text(report)])
     limited = "; ".join(limits)
     shown = f" ({limited})" if limited else ""
     return f"{verdict_text(report.verdict)} {file}{shown}" + (f": {reasons}" if reasons else "")

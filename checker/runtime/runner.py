@@ -22,6 +22,7 @@ from ..errors import CannotAssessError, EnvironmentFaultError, UsageError, unfit
 from ..evidence import Preprocessing
 from ..images.preprocess import channels, scales_finitely
 from ..model.image_input import DTYPES, ImageInput
+from ..model.int8 import with_unsigned_weights
 from ..model.open import ModelFile
 from ..model.representation import apply_pool
 from ..model.weights import refuse_changed
@@ -201,6 +202,7 @@ MOST_IMAGES = 1024  # in a forward pass on a GPU, until memory runs out; callers
 # On a CPU larger passes save nothing and leave its caches, and small ones side by side, one a core, wait for no other
 # core (benchmarks/results/performance.md). The number is fixed: other batches, other last digits.
 MOST_IMAGES_ON_CPU = 4
+LARGEST_REWRITTEN = 2**30  # bytes of a file whose weights are written again for exact sums; a session keeps both
 TRIED = 5  # images that run alone, and once more together, to see whether representations depend on the batch
 BATCH_SIZE = 32  # images that callers give at once, by default
 SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2, "fp8": 5e-2, "fp4": 5e-2}
@@ -229,6 +231,8 @@ class Runner:
             one of `model`, must be an output of the graph as its author wrote it.
         threads: cores for ONNX Runtime; None = all that this process may use.
         batch_size: images that callers give at once; no more of them run at a time.
+        level: of graph optimisation; a key of `LEVELS`.
+        exact: int8 sums do not saturate, whatever the CPU does by itself.
 
     Raises:
         UsageError: no such device.
@@ -245,8 +249,11 @@ class Runner:
         also: Sequence[ModelFile] = (),
         threads: int | None = None,
         batch_size: int = BATCH_SIZE,
+        level: str = "all",
+        exact: bool = False,
     ) -> None:
         self.model = model
+        self._is_exact = exact
         self.models = (model, *also)
         assert not also or not any(opened.added_output for opened in self.models)
         self._device, self._batch_size = device, batch_size
@@ -255,10 +262,10 @@ class Runner:
         side_by_side = max(1, min(self._cores, batch_size // (self.fixed_batch or MOST_IMAGES_ON_CPU)))
         # one pass at a time on a GPU, and in one thread for good: CUDA keeps a context a thread
         self._run_side_by_side(1 if expects_accelerator(device) else side_by_side)
-        self._open("all")
+        self._open(level)
         if self.execution.providers[0] == CPU and self._n_passes != side_by_side:  # a GPU that could not start
             self._run_side_by_side(side_by_side)
-            self._open("all")
+            self._open(level)
         self._scaling: ort.InferenceSession | None = None
         if preprocessing is not None and model.image_input.dtype != "uint8":
             self._scaling = self._open_scaling(preprocessing)
@@ -276,11 +283,16 @@ class Runner:
 
     def _graph(self, *, with_addition: bool) -> bytes:
         graph = self.model.graph
+        if self._is_exact and self.model.precision == "int8" and self.model.size_bytes <= LARGEST_REWRITTEN:
+            whole = graph.with_addition() if with_addition else graph.own()
+            return bytes(with_unsigned_weights(ModelProto.FromString(whole), graph.file.weights).SerializeToString())
         mapped = graph.mapped(with_addition=with_addition) if self._maps else None
         return mapped or (graph.with_addition() if with_addition else graph.own())
 
     def _open_graph(self, graph: bytes, level: str = "all", device: str = "") -> tuple[ort.InferenceSession, str]:
-        return open_session(graph, self.model, device or self._device, level, threads=self._threads)
+        return open_session(
+            graph, self.model, device or self._device, level, threads=self._threads, exact=self._is_exact
+        )
 
     def _open_scaling(self, preprocessing: Preprocessing) -> ort.InferenceSession:
         """Open the session that scales uint8 pixels. It makes the model's input, on the device that the model got."""
@@ -293,6 +305,10 @@ class Runner:
             device = "cuda" if first == TENSORRT else "cpu"
         graph = input_graph(preprocessing, self.model.image_input)
         return self._open_graph(graph, device=device)[0]
+
+    def close(self) -> None:
+        """Free the session's memory. Nothing runs after that."""
+        del self._session
 
     @property
     def fixed_batch(self) -> int | None:

@@ -15,7 +15,7 @@ from ..evidence import Execution
 from ..model.layers import LINEAR
 from ..model.open import ModelFile
 from ..text import quoted
-from .devices import CPU, ORT_FATAL, RUN_ERRORS, int8_sums, parse_device, preload_cuda, why_missing
+from .devices import CPU, EXACT_SUMS, ORT_FATAL, RUN_ERRORS, int8_sums, parse_device, preload_cuda, why_missing
 
 # ONNX Runtime 1.31 ends the process (microsoft/onnxruntime#28392) when this one meets a float16 ViT on the CPU.
 CRASHING = {"fp16": ["NchwcTransformer"]}
@@ -39,11 +39,11 @@ OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allo
 
 
 def open_session(
-    graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int
+    graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int, exact: bool = False
 ) -> tuple[ort.InferenceSession, str]:
     """Open a session on `device`, proved to be there. Also returns why `auto` fell back to the CPU ("" if it did not).
 
-    threads: cores it may use.
+    threads: cores it may use. exact: int8 sums do not saturate, whatever the CPU does by itself.
 
     Raises:
         UsageError: no such device.
@@ -51,7 +51,7 @@ def open_session(
         CannotAssessError: ONNX Runtime can't load the model.
     """
     asked = parse_device(device)
-    wanted, session_on = asked.provider, partial(_session, graph, model, level, threads)
+    wanted, session_on = asked.provider, partial(_session, graph, model, level, threads, exact)
     if wanted == CPU:
         return session_on([CPU]), ""
     reason = why_missing(wanted)
@@ -129,7 +129,9 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
     return CannotAssessError(f"{model.path}: ONNX Runtime {ort.__version__} refuses the model: {text[:400]}", hint)
 
 
-def _session(graph: bytes, model: ModelFile, level: str, threads: int, providers: list[Any]) -> ort.InferenceSession:
+def _session(
+    graph: bytes, model: ModelFile, level: str, threads: int, exact: bool, providers: list[Any]
+) -> ort.InferenceSession:
     ort.disable_telemetry_events()  # nothing of a check leaves the machine
     ort.set_default_logger_severity(ORT_FATAL)  # of allocators: a session's own level does not hold for them
     options = ort.SessionOptions()
@@ -141,6 +143,8 @@ def _session(graph: bytes, model: ModelFile, level: str, threads: int, providers
     # idle threads would spin on the cores that decode the next photos: measured, a quarter of the processor time
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if exact:
+        options.add_session_config_entry(EXACT_SUMS, "1")
     if model.external_folder is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(model.external_folder)

@@ -22,7 +22,7 @@ from ...thresholds import profile as profiles
 from ...thresholds.profile import Frozen, Profile
 from ..errors import UsageError
 from ..evidence import Evidence, Execution, ImageFacts, Int8Sums, Skips
-from ..text import Texts, short_digest
+from ..text import Texts, number_text, short_digest
 from .rule import Verdict, expected_levels, is_raw, limit_of
 
 FailOn = Literal["warn", "never"]
@@ -289,7 +289,23 @@ def execution_notes(execution: Execution) -> list[str]:
             f"Graph optimisation was lowered to {execution.optimization}: at a higher level, reading the "
             "representation changed the model's own output."
         )
-    return notes
+    return notes + reference_notes(execution)
+
+
+def reference_notes(execution: Execution) -> list[str]:
+    """Note what reference arithmetic made of a few images, where it differs by more than rounding, or did not run."""
+    run = execution.reference
+    if run is None:
+        return []
+    if run.failed:
+        return [f"No image could be run once more by reference arithmetic ({run.by}): {run.failed}"]
+    if not run.exceeds_rounding:
+        return []
+    return [
+        f"What {execution.machine} computes differs from {run.by} on the CPU by more than rounding: over "
+        f"{run.n_images} images the cosine of the two vectors is {number_text(run.cosine)} (median), and that of two "
+        f"reference runs {number_text(run.floor)}."
+    ]
 
 
 SATURATING_PAIRS = 0.005  # one scale per channel 0.015 to 0.021, per tensor below 0.0003, 7 bits and uint8 0

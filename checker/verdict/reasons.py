@@ -305,6 +305,16 @@ RULES: dict[str, Rule] = {
         "With the representation as an extra output the model's own output changed, so what was measured is not the "
         "model that will be deployed.",
     ),
+    "runtime_differs": Rule(
+        "not_established",
+        "the answer depends on the machine",
+        "Decide which machine will run the model. For one with exact int8 sums (VNNI, ARM): `robustcheck MODEL "
+        "--images PHOTOS --arithmetic exact`. For this one alone: `--arithmetic machine`.",
+        "A few of the images ran once more on the CPU by reference arithmetic: int8 sums that do not saturate, or a "
+        "graph without optimisation. Moved by what that changes, the numbers give another verdict. On x86 CPUs without "
+        "VNNI, ONNX Runtime's int8 sums saturate; a GPU may compute in TF32, and another provider in bfloat16 or "
+        "float16.",
+    ),
     "unchecked": Rule(
         "not_established",
         "a safety check could not be run",

@@ -5,7 +5,7 @@ first layer's values look like photos is judged at the end: docs/dev/decisions/p
 its limits rest on.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, NoReturn
 
 from ...thresholds.profile import SHARPER, WRITTEN_ZERO_AT, End, Frozen, Profile, Statistic
@@ -13,6 +13,7 @@ from ..evidence import (
     CONTENT_IMAGES,
     OUTLIER_SD,
     TOP_FEATURES,
+    Content,
     Evidence,
     GraphScaling,
     Interval,
@@ -282,6 +283,7 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
         The verdict; `reasons` is empty exactly if it is PASS.
     """
     applying = [
+        *_runtime(evidence, profile),
         *_comparable(evidence, profile),
         *_pixels(evidence),
         *_sound(evidence),
@@ -292,6 +294,56 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
     precision = evidence.execution.precision
     reasons = (reason(name, seen, step_for(name, evidence.model, profile, precision)) for name, seen in applying)
     return verdict_for(reasons, profile)
+
+
+def _runtime(e: Evidence, profile: Profile) -> SeenReasons:
+    """Yield the reason where reference arithmetic could move the verdict.
+
+    The statistics of all images are moved by what reference arithmetic moves them on the few that it ran on.
+    """
+    run, arithmetic = e.execution.reference, e.execution.arithmetic
+    if run is None or not run.shifts or arithmetic == "machine":
+        return
+    moved = _moved(e, run.shifts)
+    here, there = _measured_ids(e, profile), _measured_ids(moved, profile)
+    if bool(here) == bool(there):
+        return
+    answers = [f"WARN ({', '.join(ids)})" if ids else "PASS" for ids in (here, there)]
+    changes = [
+        f"{NAMES[name]} {number_text(getattr(e.statistics, name).estimate)} → "
+        f"{number_text(getattr(moved.statistics, name).estimate)}"
+        for name in profile.deciding
+        if name in run.shifts
+    ]
+    yield (
+        "runtime_differs",
+        f"by the measured numbers it is {answers[0]} as {e.execution.machine} computes it, and {answers[1]} by "
+        f"{run.by} on the CPU ({run.n_images} images ran once more: {', '.join(changes)})",
+    )
+
+
+def _measured_ids(e: Evidence, profile: Profile) -> list[str]:
+    """Return the reasons that measured numbers give."""
+    return [name for name, _ in (*_content(e, profile), *_strength(e.statistics, profile))]
+
+
+def _moved(e: Evidence, shifts: Mapping[str, float]) -> Evidence:
+    """Return the evidence with moved statistics and content."""
+    intervals: dict[str, Interval] = {
+        name: _moved_interval(getattr(e.statistics, name), shifts[name]) for name in NAMES if name in shifts
+    }
+    content = e.content
+    if content is not None:
+        values = {name: getattr(content, name) + by for name, by in shifts.items() if name in Content.model_fields}
+        content = content.model_copy(update=values)
+    statistics = e.statistics.model_copy(update=intervals)
+    return e.model_copy(update={"statistics": statistics, "content": content})
+
+
+def _moved_interval(interval: Interval, by: float) -> Interval:
+    """Return the interval with each of its numbers moved."""
+    moved = {name: None if value is None else value + by for name, value in interval}
+    return Interval(**moved)
 
 
 def _strength(s: Statistics, profile: Profile) -> SeenReasons:

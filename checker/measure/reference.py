@@ -1,0 +1,153 @@
+"""Run a few images once more by reference arithmetic. It shows what the machine makes of a file.
+
+The reference is the CPU. Where int8 sums saturate on it, they are computed without saturation; elsewhere the graph is
+not optimised. docs/dev/decisions/reference-run.md has the measurements that this rests on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Literal, get_args
+
+import numpy as np
+
+from ...thresholds.profile import LOOKS_ALPHA, Statistic
+from ..arrays import AnyArray, Array, GenericArray, float64
+from ..errors import CannotAssessError, EnvironmentFaultError
+from ..evidence import Execution, ReferenceRun
+from ..runtime.devices import CPU
+from ..runtime.runner import SAME_OUTPUT, Runner
+from ..runtime.session import relative_difference
+from ..statistics import definitions
+from ..statistics import state as sums
+from ..text import frozen
+from .job import Facts, FirstImages
+from .run import Opened, open_runner
+
+IMAGES_OF_COMPARISON: Final = 16  # more than of a check: they decide whether an index verdict stands
+IMAGES_OF_FLOOR: Final = 4  # for which a second reference run gives the floor of rounding
+LARGE_BYTES: Final = 2**30  # of a file whose first session is closed before the reference opens its own
+
+
+@frozen
+class Reference:
+    """A reference run of one tensor."""
+
+    run: ReferenceRun
+    rows: AnyArray | None = None
+    """(image, feature) by reference arithmetic; None where no reference run was possible"""
+
+
+def kind_of(execution: Execution) -> Literal["exact int8 sums", "no graph optimisation"] | None:
+    """Return the reference arithmetic of a run. None where none is needed."""
+    if execution.arithmetic == "exact":
+        return None
+    if execution.int8_sums is not None:
+        return "exact int8 sums" if execution.int8_sums.saturates else "no graph optimisation"
+    return None if execution.providers[0] == CPU else "no graph optimisation"
+
+
+def with_references(opened: Opened, facts: Facts, first: FirstImages) -> Facts:
+    """Return the facts with a reference run of each tensor, where one is needed. It is the last use of the sessions."""
+    references = reference_runs(opened, first)
+    executions = [
+        execution if reference is None else execution.model_copy(update={"reference": reference.run})
+        for execution, reference in zip(facts.executions, references, strict=True)
+    ]
+    return replace(facts, executions=tuple(executions))
+
+
+def reference_runs(opened: Opened, first: FirstImages) -> list[Reference | None]:
+    """Run the first images by reference arithmetic. One for each tensor; None where none is needed.
+
+    The sessions of files over 1 GiB are closed: nothing runs in them afterwards.
+    """
+    found: list[Reference | None] = []
+    for runner in opened.runners:
+        place = len(found)
+        kind = kind_of(runner.execution.model_copy(update={"arithmetic": opened.job.options.arithmetic}))
+        if kind is None or len(first.pixels) < 2:
+            found += [None] * len(runner.models)
+            continue
+        rows = [np.stack([of_image[place + i] for of_image in first.rows]) for i in range(len(runner.models))]
+        if runner.model.size_bytes > LARGE_BYTES:
+            runner.close()
+        found += _run(opened, runner, kind, np.stack(first.pixels), rows)
+    return found
+
+
+def _run(
+    opened: Opened,
+    runner: Runner,
+    kind: Literal["exact int8 sums", "no graph optimisation"],
+    pixels: GenericArray,
+    measured: Sequence[AnyArray],
+) -> list[Reference | None]:
+    """Compare the measured representations of one session with those of the reference."""
+    is_exact = kind == "exact int8 sums"
+    level, other_level = ("all", "none") if is_exact else ("none", "all")
+    try:
+        reference = _represented(opened, runner, pixels, level, is_exact=is_exact)
+        same = SAME_OUTPUT[runner.execution.precision]
+        differences = [relative_difference(*pair) for pair in zip(reference, measured, strict=True)]
+        second: Sequence[AnyArray] = ()
+        if max(differences) > same and (is_exact or runner.execution.providers[0] != CPU):
+            second = _represented(opened, runner, pixels[:IMAGES_OF_FLOOR], other_level, is_exact=is_exact)
+    except (CannotAssessError, EnvironmentFaultError) as fault:
+        failed = ReferenceRun(by=kind, failed=fault.message)
+        return [Reference(failed)] * len(measured)
+    found: list[Reference | None] = []
+    for index, (exact, own) in enumerate(zip(reference, measured, strict=True)):
+        cosines = cosine(exact, own)
+        floor = float(np.median(cosine(exact[:IMAGES_OF_FLOOR], second[index]))) if second else None
+        run = ReferenceRun(
+            by=kind,
+            n_images=len(own),
+            cosine=float(np.median(cosines)),
+            worst_cosine=float(cosines.min()),
+            difference=differences[index],
+            floor=floor,
+            shifts=shifts(exact, own),
+        )
+        found.append(Reference(run, exact))
+    return found
+
+
+def _represented(
+    opened: Opened, runner: Runner, pixels: GenericArray, level: str, *, is_exact: bool
+) -> tuple[AnyArray, ...]:
+    """Represent images in a session of their own on the CPU."""
+    photos = opened.source.kind != "tensors"
+    other = open_runner(opened, runner.models, photos=photos, device="cpu", level=level, exact=is_exact)
+    return other.represent_in_batches(pixels)
+
+
+def cosine(a: AnyArray, b: AnyArray) -> Array:
+    """Return the cosine of the two representations of each image, (image,). 0 where one is not finite or zero."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(all="ignore"):
+        values = (x * y).sum(axis=1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
+    return float64(np.nan_to_num(values, nan=0.0))
+
+
+def shifts(reference: AnyArray, measured: AnyArray) -> dict[str, float]:
+    """Subtract the statistics of measured representations from those of the reference's, over the same images.
+
+    Those of the verdict and those of the content. None is there where one of the two has no finite value.
+    """
+    ours, theirs = _estimates(measured), _estimates(reference)
+    return {name: theirs[name] - ours[name] for name in ours if name in theirs}
+
+
+def _estimates(h: AnyArray) -> dict[str, float]:
+    """Estimate the statistics of a few representations (image, feature)."""
+    state = sums.State(h.shape[1])
+    usable = sums.update(state, h, np.arange(len(h))).usable
+    if not state.n:
+        return {}
+    measured = sums.statistics(state, LOOKS_ALPHA)
+    values = {name: getattr(measured, name).estimate for name in get_args(Statistic)}
+    rows = h[usable]
+    values["effective_rank"] = definitions.effective_rank(rows)
+    values["relative_variance"] = definitions.relative_variance(rows)
+    values["mean_of_rest"] = definitions.mean_of_rest(rows)
+    return {name: value for name, value in values.items() if value is not None}
