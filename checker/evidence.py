@@ -331,10 +331,22 @@ class Execution(Frozen):
     workers: int = 1
 
     @property
+    def saturates(self) -> bool:
+        """Return whether int8 sums of this run saturated."""
+        return self.arithmetic != "exact" and self.int8_sums is not None and self.int8_sums.saturates
+
+    @property
+    def sums_words(self) -> str:
+        """Return the predicate of a sentence about the int8 sums of this run. It is empty for other files."""
+        if self.int8_sums is None:
+            return ""
+        return "are exact (--arithmetic exact)" if self.arithmetic == "exact" else self.int8_sums.words
+
+    @property
     def machine(self) -> str:
         """Name what computed: the device, and what its int8 sums do where they saturate."""
-        if self.arithmetic != "exact" and self.int8_sums is not None and self.int8_sums.saturates:
-            return f"this CPU ({self.device}, whose int8 sums {self.int8_sums.words})"
+        if self.int8_sums is not None and self.saturates:
+            return f"this CPU ({self.device}, whose int8 sums {self.sums_words})"
         return self.device
 
 
@@ -383,7 +395,7 @@ class Options(Frozen):
     max_images: int | None = None
     max_bad: float = 0.01
     batch_size: PositiveInt = 32
-    arithmetic: Literal["machine", "exact"] | None = None
+    arithmetic: Literal['machine', 'exact'] | None = None
     # until here
 
     @field_validator("images")
@@ -448,7 +460,7 @@ class RunOptions(TypedDict, total=False):
     """Largest share of images that may be unusable, such as 0.01. Default: 0.01."""
     batch_size: int
     """Batch size, 1 to 32. Default: 32."""
-    arithmetic: Literal["machine", "exact"] | None
+    arithmetic: Literal['machine', 'exact'] | None
     """Whose int8 sums the verdict is about. machine: those of this machine, whatever others compute. exact: those of a
     CPU on which int8 sums do not saturate (VNNI, ARM). Default: those of this machine; WARN where exact sums could
     change the verdict."""

@@ -21,7 +21,7 @@ from .images.source import Images, ImageSource
 from .isolation import LOG, NO_LIMITS, Limits, Progress, Tell
 from .measure import run as measure
 from .measure.job import FirstImages, Job, conclude, versions
-from .measure.reference import with_references
+from .measure.reference import reference_runs, with_references
 from .model.addresses import Model, on_this_machine, parse_model
 from .model.file import Contract
 from .report.record import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
@@ -189,7 +189,7 @@ def _measured(
         watch = None if saver is None else saver.add
         kept = FirstImages()
         facts, total, is_decided = measure.until_decided(opened, profile, chain(first, decoded), progress, watch, kept)
-    facts = with_references(opened, facts, kept)
+    facts = with_references(facts, reference_runs(opened, kept))
     (evidence,) = conclude(job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)
 

@@ -27,6 +27,7 @@ from ..statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds
 from ..storage.places import existing_parent, nearest_path
 from ..text import interval_text, number_text, quoted, short_provider
 from ..verdict.reasons import INDEX_REASONS, INDEX_STEPS
+from .machine import MachineLoss
 from .pairs import TIED, Compared, procrustes
 
 Metric = Literal["cosine", "dot", "euclidean"]
@@ -113,6 +114,8 @@ class IndexReport(Frozen):
     """what ran both, and how close their vectors are"""
     differs: tuple[str, ...] = ()
     """how the two files differ"""
+    machine: MachineLoss | None = None
+    """how far the vectors are from the reference's by reference arithmetic; None: it was not needed, or not possible"""
 
     def because(self, name: str, verdict: IndexVerdict, seen: str, next_step: str = "") -> IndexReport:
         """Return the report with one more reason. re-embed counts before undecided, and other_index before all.
@@ -147,6 +150,8 @@ class IndexReport(Frozen):
         for reason in self.reasons:
             yield reason.verdict, f"{reason.seen}. {reason.next_step}"
         yield "run by", self.ran
+        if self.machine is not None:
+            yield "machine", self.machine.text
         for name, number in self.numbers.items():
             needs = "" if number.needs is None else f"; {number.needs:g} is needed"
             yield name, f"{number_text(number.estimate, 5)} ({_bounds(number)}{needs})"
@@ -322,6 +327,26 @@ def concluded_index(report: IndexReport, both: Sequence[Compared], nodes: Sequen
         f"{name} {old.get(name, 0)} → {new.get(name, 0)}" for name in {**old, **new} if old.get(name) != new.get(name)
     )
     return report.model_copy(update={"ran": ran, "differs": differs})
+
+
+def on_another_machine(report: IndexReport, loss: MachineLoss | None) -> IndexReport:
+    """Return the report with what reference arithmetic says. The answer is undecided where it could be another one.
+
+    An index that another model made stays so on every machine.
+    """
+    report = report.model_copy(update={"machine": loss})
+    if loss is None or any(reason.id == "other_index" for reason in report.reasons):
+        return report
+    if report.verdict == "compatible":
+        worst = report.numbers["cosine, worst 5 %"].low
+        differs = worst is not None and loss.scaled(worst) < report.options.min_cosine
+    else:
+        differs = loss.is_of_machine
+    if not differs:
+        return report
+    step = INDEX_REASONS["runtime_differs"][1]
+    reason = IndexReason(id="runtime_differs", verdict="undecided", seen=loss.text, next_step=step)
+    return report.model_copy(update={"reasons": (reason, *report.reasons), "verdict": "undecided"})
 
 
 def _facts(evidence: Evidence, nodes: Counter[str]) -> dict[str, str]:

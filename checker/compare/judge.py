@@ -267,12 +267,32 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
     elif not different:
         for name, text in _lost(comparison, tolerance, candidate.evidence.model.rule):
             say(name, text)
+        for text in _of_machine(comparison, tolerance, candidate.evidence):
+            say("runtime_differs", text)
     for own in candidate.verdict.reasons:
         say(own.id, f"the candidate by itself: {own.seen}")
     measured = candidate.evidence
     precision = measured.execution.precision
     steps = {name: step_in_comparison(name, measured.model, precision) for name in seen}
     return verdict_for((reason(name, "; ".join(texts), steps[name]) for name, texts in seen.items()), profile)
+
+
+def _of_machine(comparison: Comparison, tolerance: float, candidate: Evidence) -> Iterator[str]:
+    """Yield the statistics that reference arithmetic keeps and the machine's does not, or the other way around."""
+    runs = [evidence.execution.reference for evidence in (candidate, comparison.reference.evidence)]
+    if candidate.execution.arithmetic is not None or not any(run and run.shifts for run in runs):
+        return
+    for change in comparison.statistics:
+        ours, theirs = ((run.shifts.get(change.name, 0.0) if run else 0.0) for run in runs)
+        ratio, before = change.ratio.estimate, change.reference
+        if change.keeps == "not required" or ratio is None or change.candidate is None or before is None:
+            continue
+        moved = (change.candidate + ours) / (before + theirs) if before + theirs > 0 else 0.0
+        if (moved >= 1 - tolerance) != (ratio >= 1 - tolerance):
+            yield (
+                f"{NAMES[change.name]} has the ratio {number_text(ratio)} as {candidate.execution.machine} computes "
+                f"it, and {number_text(moved)} by reference arithmetic"
+            )
 
 
 def _differences(candidate: Evidence, reference: Evidence) -> list[str]:

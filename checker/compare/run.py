@@ -18,10 +18,12 @@ from ...thresholds import read_bytes
 from ...thresholds.profile import Profile
 from ..arrays import float64
 from ..errors import CannotAssessError, UsageError, unfit
-from ..evidence import Evidence, Int8Sums, RunOptions
+from ..evidence import Evidence, Execution, RunOptions
 from ..images.source import Images, Item, Picture, Skipped
 from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
 from ..measure import job
+from ..measure.job import FirstImages
+from ..measure.reference import IMAGES_OF_COMPARISON, Reference, reference_runs, with_references
 from ..measure.run import Opened, batches, decode_with, key_of, open_job, prepare_item, probe, settle
 from ..report.record import Clock, Time
 from ..runtime.runner import RunOutput
@@ -32,8 +34,18 @@ from ..verdict.gate import load_profile, notes_of
 from . import baseline as baselines
 from . import pairs
 from .baseline import COSINE_IMAGES, Baseline, Vectors
-from .index import IndexOptions, IndexReport, Required, VectorFile, compare_vectors, concluded_index, open_vectors
+from .index import (
+    IndexOptions,
+    IndexReport,
+    Required,
+    VectorFile,
+    compare_vectors,
+    concluded_index,
+    on_another_machine,
+    open_vectors,
+)
 from .judge import CLAIM, TOLERANCE, CompareReport, Comparison, FirstBaseline, judge_pair, required_of
+from .machine import MachineLoss, loss_of
 from .pairs import Compared, Pair, Side, cosines, similarity, similarity_of
 
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
@@ -137,9 +149,12 @@ def compare(
         opened.append(replace(open_job(model_job, source=opened[0].source), described=None))
     tell_stage(progress, "trying the models on a few images")
     facts = [probe(model) for model in opened]
-    pair, read, described = _run(opened[0], opened[-1], progress)
+    firsts = FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON)
+    pair, read, described = _run(opened[0], opened[-1], progress, firsts)
     if pair.candidate.state.n == 0:
         _say_none_usable(jobs, pair, read.n_usable)
+    references = [reference_runs(model, first)[0] for model, first in zip(opened, firsts, strict=False)]
+    facts = [with_references(fact, [run]) for fact, run in zip(facts, references, strict=True)]
     evidence = [
         job.conclude(model_job, fact, job.Measurement([job.TensorSums(side.state, described=rows)], read), profile)[0]
         for model_job, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
@@ -160,9 +175,34 @@ def compare(
     tell_stage(progress, "comparing the vectors")
     index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
     index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
+    if run.arithmetic is None:
+        loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
+        index_report = on_another_machine(index_report, loss)
     added = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
     report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
     return _save_baseline(report.with_baseline(new_baseline), write_baseline, baseline)
+
+
+def _machine_loss(
+    pair: Pair, old: Vectors | None, references: Sequence[Reference | None], evidence: Sequence[Evidence]
+) -> MachineLoss | None:
+    """Compare candidate and reference over the first images by both arithmetics.
+
+    None where no reference run was needed or possible, or the reference's vectors of these images are not there. A
+    baseline's vectors stand for both arithmetics.
+    """
+    run = next((each for each in references if each is not None and each.rows is not None), None)
+    if run is None or old is None:
+        return None
+    places = {digest: row for row, digest in enumerate(old.digests)}
+    digests = [digest for _, digest in pair.images[: run.run.n_images]]
+    if not all(digest in places for digest in digests):
+        return None
+    measured = pair.candidate.vectors[: len(digests)], old.rows[[places[digest] for digest in digests]]
+    ours, *theirs = [None if each is None else each.rows for each in references]
+    exact = ours, theirs[0] if theirs else None
+    of_machine = evidence[0 if references[0] is run else 1].execution
+    return loss_of(measured, exact, of_machine.machine, run.run.by)
 
 
 def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path | Baseline | None) -> None:
@@ -318,8 +358,12 @@ class _Both(job.Prepared):
     """for the reference"""
 
 
-def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, job.ImagesRead, list[job.DescribedRows]]:
+def _run(
+    first: Opened, second: Opened, progress: Tell | None, firsts: tuple[FirstImages, FirstImages]
+) -> tuple[Pair, job.ImagesRead, list[job.DescribedRows]]:
     """Run every usable image through both models. The same model twice is run once.
+
+    firsts: get the first images of each.
 
     Returns their sums, the images, and of each model the rows that its content is measured on.
     """
@@ -346,6 +390,8 @@ def _run(first: Opened, second: Opened, progress: Tell | None) -> tuple[Pair, jo
             is_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
             usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
             pair.images += [(both.name, both.digest) for both in usable[: pairs.MAX_ROWS - len(pair.images)]]
+            firsts[0].add([both.pixels for both in usable], [ours.representation[is_usable]])
+            firsts[1].add([both.other.pixels for both in usable], [theirs.representation[is_usable]])
             for index, output in enumerate((ours, theirs)):
                 rows = job.described_rows(output.representation[is_usable], [both.sketch for both in usable])
                 described[index] = job.merge_described(described[index], rows)
@@ -393,7 +439,7 @@ def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_bas
         notes.append("Candidate and reference are the same file, byte for byte.")
     if fields := baselines.changed_preprocessing(candidate.evidence, reference.evidence):
         notes.append(f"Candidate and reference preprocess differently ({fields}), each as its file says.")
-    notes += _other_cpu_note(candidate.evidence.execution.int8_sums, reference.evidence.execution.int8_sums)
+    notes += _other_cpu_note(candidate.evidence.execution, reference.evidence.execution)
     notes_by_model = [notes_of(side.evidence, profile) for side in (candidate, reference)]
     notes += [note for note in notes_by_model[0] if note in notes_by_model[1]]
     for name, mine, others in (("candidate", *notes_by_model), ("reference", *notes_by_model[::-1])):
@@ -401,11 +447,11 @@ def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_bas
     return tuple(notes)
 
 
-def _other_cpu_note(candidate: Int8Sums | None, reference: Int8Sums | None) -> list[str]:
-    """Note that two int8 files ran on CPUs of which one makes int8 sums saturate."""
-    if candidate is None or reference is None or candidate.saturates == reference.saturates:
+def _other_cpu_note(candidate: Execution, reference: Execution) -> list[str]:
+    """Note that int8 sums saturated in one of two runs of int8 files alone."""
+    if candidate.int8_sums is None or reference.int8_sums is None or candidate.saturates == reference.saturates:
         return []
     return [
-        f"int8 sums {candidate.words} on the CPU of the candidate and {reference.words} on that of the reference: "
-        "one file can give different vectors on the two."
+        f"int8 sums {candidate.sums_words} on the CPU of the candidate and {reference.sums_words} on that of the "
+        "reference: one file can give different vectors on the two."
     ]

@@ -46,9 +46,8 @@ def kind_of(execution: Execution) -> Literal["exact int8 sums", "no graph optimi
     return None if execution.providers[0] == CPU else "no graph optimisation"
 
 
-def with_references(opened: Opened, facts: Facts, first: FirstImages) -> Facts:
-    """Return the facts with a reference run of each tensor, where one is needed. It is the last use of the sessions."""
-    references = reference_runs(opened, first)
+def with_references(facts: Facts, references: Sequence[Reference | None]) -> Facts:
+    """Return the facts with the reference run of each tensor, where there is one."""
     executions = [
         execution if reference is None else execution.model_copy(update={"reference": reference.run})
         for execution, reference in zip(facts.executions, references, strict=True)

@@ -72,39 +72,57 @@ def _terms(node: NodeProto, values: GenericArray) -> GenericArray:
 
 
 OFFSET = 128  # between an int8 weight and the same weight as uint8
+WEIGHT_ZERO_AT = {"QLinearConv": 5, "QLinearMatMul": 5, "QGemm": 5, "ConvInteger": 3, "MatMulInteger": 3}
+WEIGHT_ZERO_AT |= {"DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5, "DequantizeLinear": 2}
+"""operators that take a weight, and the number of the weight's zero point among their inputs"""
 
 
 def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
-    """Write the int8 weights of layers that DequantizeLinear feeds as uint8 with zero point 128.
+    """Write the int8 weights of layers as uint8, with zero points that are 128 larger.
 
     Products of two uint8 values are added in 32 bits on every CPU, so that no sum saturates: the model computes what
-    the file says. The model is changed in place and returned.
+    the file says. The model is changed in place and returned. A weight that several nodes read stays as it is.
 
     Args:
         model: the whole graph.
         weights: where its weights are.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = {name for node, name in _int8_layers(model, tensors) if node.op_type in FLOAT_LAYERS}
+    names = {name for _, name in _int8_layers(model, tensors)}
     uses = Counter(name for node in model.graph.node for name in node.input)
-    makers = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in names]
     made: list[TensorProto] = []
-    for node in makers:
-        name = node.input[0]
-        zero = tensors.get(input_at(node, 2))
-        if uses[name] > 1 or (zero is None and input_at(node, 2)):
+    replaced: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type not in WEIGHT_ZERO_AT:
             continue
-        values = values_of(tensors[name], weights).astype(np.int16) + OFFSET
-        scale_shape = tuple(tensors[node.input[1]].dims) if node.input[1] in tensors else ()
-        zeros = np.zeros(scale_shape, np.int16) if zero is None else values_of(zero, weights).astype(np.int16)
+        weight_at = WEIGHT_AT.get(node.op_type, 0)
+        name = input_at(node, weight_at)
+        zero_name = input_at(node, WEIGHT_ZERO_AT[node.op_type])
+        if name not in names or uses[name] > 1 or (zero_name and zero_name not in tensors):
+            continue
+        if zero_name:
+            zeros = values_of(tensors[zero_name], weights)
+        else:
+            zeros = np.zeros(_shape_of_zeros(node, tensors), np.int8)
         unsigned, zero_point = f"{name}_unsigned", f"{name}_unsigned_zero_point"
-        made.append(from_array(values.astype(np.uint8), unsigned))
-        made.append(from_array((zeros + OFFSET).astype(np.uint8), zero_point))
-        inputs = (unsigned, node.input[1], zero_point)
-        del node.input[:]
-        node.input.extend(inputs)
-    replaced = names - {name for node in model.graph.node for name in node.input}
+        made.append(_unsigned(unsigned, values_of(tensors[name], weights)))
+        made.append(_unsigned(zero_point, zeros))
+        node.input.extend([""] * (WEIGHT_ZERO_AT[node.op_type] + 1 - len(node.input)))
+        node.input[weight_at] = unsigned
+        node.input[WEIGHT_ZERO_AT[node.op_type]] = zero_point
+        replaced.add(name)
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in replaced]
     del model.graph.initializer[:]
     model.graph.initializer.extend([*kept, *made])
     return model
+
+
+def _unsigned(name: str, values: GenericArray) -> TensorProto:
+    """Return int8 values as a uint8 tensor."""
+    return from_array((values.astype(np.int16) + OFFSET).astype(np.uint8), name)
+
+
+def _shape_of_zeros(node: NodeProto, tensors: Mapping[str, TensorProto]) -> tuple[int, ...]:
+    """Return the shape of a zero point that a node leaves out: that of DequantizeLinear's scale, else a scalar's."""
+    scale = tensors.get(input_at(node, 1)) if node.op_type == "DequantizeLinear" else None
+    return () if scale is None else tuple(scale.dims)

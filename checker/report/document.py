@@ -503,7 +503,7 @@ def _execution(report: Report) -> tuple[Fact, ...]:
     ran = only or ", ".join(f"{name} {count_text(n, 'node')}" for name, n in counts.items())
     threads = count_text(run.threads, "thread")
     how = [run.device, threads, run.precision]
-    sums = run.int8_sums.words if run.int8_sums else ""
+    sums = run.sums_words
     facts = (
         Fact("Asked for", run.requested, short=f"{run.requested} → {provider}" + (f" ({ran})" if ran else "")),
         Fact("Providers", ", ".join(short_provider(p) for p in run.providers)),

@@ -205,7 +205,12 @@ def cautions(report: Report) -> list[str]:
     A report from Python has no gate, and says nothing of the first.
     """
     on_bundled = ON_BUNDLED if report.evidence.images.bundled else ""
-    return list(filter(None, [loosening_text(report), on_bundled, claim_text(report), arithmetic_text(report)]))
+    return list(filter(None, [loosening_text(report), on_bundled, *limits_of(report)]))
+
+
+def limits_of(report: Report) -> list[str]:
+    """Write what the verdict is limited to, one line each: what only an option states, and whose arithmetic was run."""
+    return list(filter(None, [claim_text(report), arithmetic_text(report)]))
 
 
 def arithmetic_text(report: Report) -> str:
@@ -256,7 +261,7 @@ def one_line(report: Report) -> str:
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = text.name_text(report.evidence.model.file, ascii_only=False)
     on_bundled = ON_BUNDLED if report.evidence.images.bundled else ""
-    limits = filter(None, [on_bundled, claim_text(report), arithmetic_text(report)])
+    limits = filter(None, [on_bundled, *limits_of(report)])
     limited = "; ".join(limits)
     shown = f" ({limited})" if limited else ""
     return f"{verdict_text(report.verdict)} {file}{shown}" + (f": {reasons}" if reasons else "")

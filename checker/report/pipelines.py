@@ -30,7 +30,7 @@ GROUPS = {
     ),
     "sound": (
         *("nonfinite_representations", "constant_representations", "constant_feature", "batch_dependent"),
-        *("output_changed", "unchecked", "little_content"),
+        *("output_changed", "runtime_differs", "unchecked", "little_content"),
     ),
     "images": (
         *("too_few_images", "duplicate_images", "near_duplicate_images", "images_not_varied"),

@@ -414,7 +414,7 @@ def document_of(report: Report) -> Document:
         line=forms.one_line(report),
         verdict=_verdict_cell(report),
         exit_code=gate.exit_code if gate else None,
-        cautions=tuple(filter(None, [forms.loosening_text(report), forms.claim_text(report), *forms.loosened(report)])),
+        cautions=tuple(filter(None, [forms.loosening_text(report), *forms.limits_of(report), *forms.loosened(report)])),
         reasons=verdict.reasons,
         step=forms.step_of(step, model.file, photos, explain, scores=model.rule != "encoder_output"),
         n_hidden=0 if verdict.passed else len(remarks),

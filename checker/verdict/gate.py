@@ -21,7 +21,7 @@ from pydantic import Field
 from ...thresholds import profile as profiles
 from ...thresholds.profile import Frozen, Profile
 from ..errors import UsageError
-from ..evidence import Evidence, Execution, ImageFacts, Int8Sums, Skips
+from ..evidence import Evidence, Execution, ImageFacts, Skips
 from ..text import Texts, number_text, short_digest
 from .rule import Verdict, expected_levels, is_raw, limit_of
 
@@ -190,7 +190,7 @@ def notes_of(evidence: Evidence, profile: Profile) -> Texts:
     return (
         *_profile_notes(profile),
         *model_notes(evidence.model.synthetic, left_out=evidence.model.left_out),
-        *int8_notes(evidence.model.saturating_pairs, evidence.execution.int8_sums),
+        *int8_notes(evidence.model.saturating_pairs, evidence.execution),
         *_run_notes(evidence),
         *image_notes(evidence.images),
         *execution_notes(evidence.execution),
@@ -311,16 +311,17 @@ def reference_notes(execution: Execution) -> list[str]:
 SATURATING_PAIRS = 0.005  # one scale per channel 0.015 to 0.021, per tensor below 0.0003, 7 bits and uint8 0
 
 
-def int8_notes(saturating_pairs: float | None, sums: Int8Sums | None = None) -> list[str]:
+def int8_notes(saturating_pairs: float | None, execution: Execution | None = None) -> list[str]:
     """Note that int8 sums of a file saturate on some CPUs.
 
     Args:
         saturating_pairs: as in `ModelFacts`.
-        sums: of the CPU that it ran on; None where it did not run.
+        execution: how it ran; None where it did not run.
     """
     if saturating_pairs is None or saturating_pairs < SATURATING_PAIRS:
         return []
-    here = f" On this CPU such sums {sums.words}." if sums else ""
+    words = "" if execution is None else execution.sums_words
+    here = f" On this CPU such sums {words}." if words else ""
     share = f"{100 * saturating_pairs:.1f} % of the pairs of weights can exceed 16 bits"
     return [
         "On x86 CPUs with AVX2 and without VNNI, ONNX Runtime's int8 sums saturate for this file "

@@ -438,6 +438,12 @@ INDEX_REASONS: dict[str, tuple[str, str]] = {
         "a photo's vector in the index is not the reference's vector of that photo.",
         "Name the reference that the index was made with.",
     ),
+    "runtime_differs": (
+        "by reference arithmetic the vectors are much closer to the reference's, or further away: the answer is about "
+        "this machine, and not about the file.",
+        "For a machine with exact int8 sums (VNNI, ARM), add `--arithmetic exact`. For this one alone, add "
+        "`--arithmetic machine`.",
+    ),
     "no_vectors": (
         "the baseline was written without vectors.",
         "Write the baseline with --write-baseline FILE.npz, which keeps vectors.",

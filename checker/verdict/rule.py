@@ -317,7 +317,7 @@ def _runtime(e: Evidence, profile: Profile) -> SeenReasons:
     ]
     yield (
         "runtime_differs",
-        f"by the measured numbers it is {answers[0]} as {e.execution.machine} computes it, and {answers[1]} by "
+        f"the measured numbers give {answers[0]} as {e.execution.machine} computes them, and {answers[1]} by "
         f"{run.by} on the CPU ({run.n_images} images ran once more: {', '.join(changes)})",
     )
 
@@ -342,8 +342,8 @@ def _moved(e: Evidence, shifts: Mapping[str, float]) -> Evidence:
 
 def _moved_interval(interval: Interval, by: float) -> Interval:
     """Return the interval with each of its numbers moved."""
-    moved = {name: None if value is None else value + by for name, value in interval}
-    return Interval(**moved)
+    moved = [None if value is None else value + by for value in (interval.estimate, interval.low, interval.high)]
+    return Interval(estimate=moved[0], low=moved[1], high=moved[2])
 
 
 def _strength(s: Statistics, profile: Profile) -> SeenReasons:

@@ -151,7 +151,7 @@ def _leave_out_environment(report: Report, form: JsonObject, *, same_words: bool
     evidence["gallery"] = [image["name"] for image in (evidence["gallery"] or {"shown": []})["shown"]]
     evidence["images"]["sanity"] = sorted(finding["id"] for finding in evidence["images"]["sanity"]["findings"])
     execution = report.evidence.execution
-    machine = execution_notes(execution) + int8_notes(report.evidence.model.saturating_pairs, execution.int8_sums)
+    machine = execution_notes(execution) + int8_notes(report.evidence.model.saturating_pairs, execution)
     form["notes"] = [note for note in form["notes"] if note not in machine]
     if not same_words:
         _leave_out(form, "notes", "claim", "reference", "published", "evidence.model.why")

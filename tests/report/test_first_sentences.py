@@ -51,6 +51,7 @@ other_statistic_version | candidate.evidence.statistics.statistic_version | 99
 batch_dependent | candidate.evidence.model.fixed_scale_difference | 0.1
 output_changed | candidate.evidence.model.output_difference | 0.1
 unchecked | candidate.evidence.model.batch_difference | None
+runtime_differs | candidate.evidence.execution.reference | {'by': 'exact int8 sums', 'shifts': {'strength': -99}}
 statistic_shrank | statistics.0.keeps | 'shrank'
 undecided | statistics.0.keeps | 'undecided'
 outlier_feature_lost | features.0.fate | 'lost'

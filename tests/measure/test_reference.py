@@ -1,0 +1,272 @@
+"""Reference runs: whether the machine or the file gives the answer, of a check and of an index."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+from numpy.testing import assert_array_equal
+from onnx import ModelProto
+from onnxruntime import InferenceSession
+
+from robustcheck_onnx.checker.compare import machine
+from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport, Number, on_another_machine
+from robustcheck_onnx.checker.evidence import CLIP, Execution, Int8Sums, Options, ReferenceRun
+from robustcheck_onnx.checker.measure import reference
+from robustcheck_onnx.checker.measure.job import FirstImages, Job
+from robustcheck_onnx.checker.measure.run import open_job, probe
+from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.int8 import saturating_pairs, with_unsigned_weights
+from robustcheck_onnx.checker.runtime.devices import int8_sums
+from robustcheck_onnx.checker.verdict.gate import reference_notes
+from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.thresholds.profile import load
+from support import Capture, but, read_json, robustcheck
+from support.onnx_models import build, graph, save
+from support.reports import interval, passing
+
+PROFILE = load()
+EVIDENCE = but(passing().evidence, statistics__statistic_version=PROFILE.statistic_version)
+SATURATING, EXACT = Int8Sums(plain=0.5, exact=1), Int8Sums(plain=1, exact=1)
+WIDTH = 64
+WEIGHTS: dict[str, Any] = {
+    "scale": np.array(1 / 255, np.float32),
+    "zero": np.array(0, np.uint8),
+    "fine": np.full(WIDTH, 1 / 127, np.float32),
+    "signed": np.zeros(WIDTH, np.int8),
+    "one": np.array(1 / 127, np.float32),
+    "null": np.array(0, np.int8),
+    "w8": default_rng(0).integers(-127, 128, (3 * WIDTH, WIDTH)).astype(np.int8),
+    "to": np.array([-1, 3 * WIDTH], np.int64),
+}
+QUANTISED = "q = QuantizeLinear(image, scale, zero); f = Reshape(q, to)"
+FORMS = {
+    "QDQ, one scale per channel": f"{QUANTISED}; a = DequantizeLinear(f, scale, zero); "
+    "w = DequantizeLinear(w8, fine, signed, axis=1); y = MatMul(a, w)",
+    "QDQ without a zero point": f"{QUANTISED}; a = DequantizeLinear(f, scale, zero); "
+    "w = DequantizeLinear(w8, one); y = MatMul(a, w)",
+    "QLinearMatMul": f"{QUANTISED}; p = QLinearMatMul(f, scale, zero, w8, one, null, one, zero); "
+    "y = DequantizeLinear(p, one, zero)",
+    "MatMulInteger": f"{QUANTISED}; p = MatMulInteger(f, w8, zero, null); y = Cast(p, to=FLOAT)",
+    "MatMulInteger without zero points": f"{QUANTISED}; p = MatMulInteger(f, w8); y = Cast(p, to=FLOAT)",
+}
+
+
+def written(text: str) -> Path:
+    nodes = graph(text)
+    used = {name for node in nodes for name in node[1]}
+    arrays = {name: values for name, values in WEIGHTS.items() if name in used}
+    return save(build(nodes, [nodes[-1][2][0]], arrays), "m.onnx")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_weights_as_uint8_give_the_exact_sums(form: str) -> None:
+    file = read_onnx(written(FORMS[form]))
+    unsigned = with_unsigned_weights(ModelProto.FromString(Path("m.onnx").read_bytes()), file.weights)
+    kinds = {tensor.name: tensor.data_type for tensor in unsigned.graph.initializer}
+    assert "w8" not in kinds
+    assert kinds["w8_unsigned"] == 2  # uint8
+    assert saturating_pairs(file.proto, file.weights) is not None
+    assert saturating_pairs(unsigned, file.weights) is None
+    pixels = default_rng(2).random((5, 3, 8, 8)).astype(np.float32)
+    feed = {unsigned.graph.input[0].name: pixels}
+    (found,) = InferenceSession(unsigned.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+    levels = np.round(pixels * np.float32(255)).astype(np.int64).reshape(5, -1)
+    sums = levels @ WEIGHTS["w8"].astype(np.int64)
+    if form.startswith("MatMulInteger"):
+        assert_array_equal(found, sums)
+    elif form == "QLinearMatMul":
+        # scale of the product / (scale of the pixels · scale of the weights): 1/127 / (1/255 · 1/127)
+        assert np.abs(found * 127 - np.clip(np.round(sums / 255), 0, 255)).max() < 1.001
+    else:
+        np.testing.assert_allclose(found, sums / 255 / 127, rtol=1e-5, atol=1e-5)
+
+
+def executed(**changes: Any) -> Execution:
+    return but(EVIDENCE.execution, **changes)
+
+
+def test_a_reference_is_run_where_the_machine_can_differ_from_the_file() -> None:
+    cuda = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    for changes, expected in (
+        ({}, None),
+        ({"int8_sums": SATURATING, "precision": "int8"}, "exact int8 sums"),
+        ({"int8_sums": EXACT, "precision": "int8"}, "no graph optimisation"),
+        ({"int8_sums": SATURATING, "precision": "int8", "providers": cuda}, "exact int8 sums"),
+        ({"providers": cuda}, "no graph optimisation"),
+        ({"int8_sums": SATURATING, "precision": "int8", "arithmetic": "machine"}, "exact int8 sums"),
+        ({"int8_sums": SATURATING, "precision": "int8", "arithmetic": "exact"}, None),
+    ):
+        assert reference.kind_of(executed(**changes)) == expected
+
+
+@pytest.mark.usefixtures("here")
+def test_a_reference_run_gives_the_distance_to_the_measured_vectors() -> None:
+    """The measured vectors are moved by hand, as saturation would move them."""
+    written(FORMS["QDQ, one scale per channel"])
+    opened = open_job(Job(Path("m.onnx"), options()))
+    (runner,) = opened.runners
+    facts = probe(opened)
+    assert facts.executions[0].int8_sums == int8_sums()
+    pixels = default_rng(3).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    (rows,) = runner.represent(pixels)
+    moved = rows.copy()
+    moved[:, 0] += 5 * np.abs(rows).max()
+    for measured, is_same in ((rows, True), (moved, False)):
+        first = FirstImages(limit=4)
+        first.add(list(pixels), [measured])
+        (found,) = reference.reference_runs(opened, first)
+        assert found is not None
+        assert found.rows is not None
+        assert found.run.n_images == 4
+        cosines = [
+            np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(found.rows, measured, strict=False)
+        ]
+        assert found.run.cosine == pytest.approx(np.median(cosines), abs=1e-6)
+        assert found.run.worst_cosine == pytest.approx(min(cosines), abs=1e-6)
+        assert (found.run.difference or 0) == pytest.approx(0, abs=1e-3) if is_same else (found.run.difference or 0) > 1
+        assert (abs(found.run.shifts["strength"]) < 1e-2) is is_same
+        (execution,) = reference.with_references(facts, [found]).executions
+        assert execution.reference == found.run
+
+
+def options() -> Options:
+    Path("p.json").write_text(but(CLIP, size=(8, 8), resize_size=(8, 8)).model_dump_json(), encoding="utf-8")
+    return Options(images="photos", preprocess="p.json", device="cpu")
+
+
+def run_of(cosine: float, floor: float | None) -> ReferenceRun:
+    return ReferenceRun(by="exact int8 sums", n_images=8, cosine=cosine, worst_cosine=cosine, difference=1, floor=floor)
+
+
+@pytest.mark.parametrize(
+    ("distance", "floor", "expected"),
+    [  # median 1 − cosine of machine ~ exact and of exact ~ no optimisation: docs/dev/decisions/reference-run.md
+        (0.046, 0.0006, True),
+        (0.0135, 0.0018, True),
+        (0.0026, 0.0015, False),
+        (0.037, 0.031, False),
+        (0.0030, 0.0029, False),
+    ],
+)
+def test_saturation_exceeds_rounding_and_a_transformer_does_not(
+    distance: float, floor: float, *, expected: bool
+) -> None:
+    run = run_of(1 - distance, 1 - floor)
+    assert run.exceeds_rounding is expected
+    notes = reference_notes(executed(reference=run, int8_sums=SATURATING, precision="int8"))
+    assert len(notes) == expected
+    assert all("this CPU" in note and "exact int8 sums" in note for note in notes)
+
+
+def test_without_a_floor_nothing_is_said_of_rounding_and_a_failed_run_is_noted() -> None:
+    assert not run_of(0.5, None).exceeds_rounding
+    failed = ReferenceRun(by="exact int8 sums", failed="ONNX Runtime refuses the model")
+    assert reference_notes(executed(reference=failed)) == [
+        "No image could be run once more by reference arithmetic (exact int8 sums): ONNX Runtime refuses the model"
+    ]
+
+
+def judged(strength: float, shift: float, **changes: Any) -> list[str]:
+    run = run_of(0.9, 0.99).model_copy(update={"shifts": {"strength": shift}})
+    evidence = but(EVIDENCE, statistics__strength=interval(strength, strength - 0.1, strength + 0.1))
+    execution = executed(reference=run, int8_sums=SATURATING, precision="int8", **changes)
+    verdict = judge(but(evidence, execution=execution), PROFILE)
+    return [reason.id for reason in verdict.reasons]
+
+
+def test_a_verdict_that_reference_arithmetic_could_move_is_warn() -> None:
+    above = PROFILE.minimum_of("strength") + 5
+    assert judged(above, -1) == []
+    assert judged(above, -10) == ["runtime_differs"]
+    assert judged(above - 10, 10) == ["runtime_differs", "too_weak"]
+    assert judged(above - 10, 1) == ["too_weak"]
+    assert judged(above, -10, arithmetic="machine") == []
+    assert judged(above - 10, 10, arithmetic="machine") == ["too_weak"]
+
+
+def test_the_reason_names_the_machine_and_both_answers() -> None:
+    run = run_of(0.9, 0.99).model_copy(update={"shifts": {"strength": -1e3}})
+    execution = executed(reference=run, int8_sums=SATURATING, precision="int8")
+    (reason,) = judge(but(EVIDENCE, execution=execution), PROFILE).reasons
+    assert execution.device in reason.seen
+    assert "int8 sums saturate at 50.0 %" in reason.seen
+    assert "the measured numbers give PASS as" in reason.seen
+    assert "WARN (too_weak)" in reason.seen
+    assert "--arithmetic exact" in reason.next_step
+
+
+def test_the_distances_of_two_files_are_compared_by_both_arithmetics() -> None:
+    a = np.array([[1.0, 0.0], [0.0, 1.0]])
+    tilted = np.array([[1.0, 1.0], [1.0, 1.0]])
+    loss = machine.loss_of((tilted, a), (a, None), "this CPU", "exact int8 sums")
+    assert loss is not None
+    assert loss.n_images == 2
+    assert loss.here == pytest.approx(1 - np.sqrt(0.5))
+    assert loss.there == pytest.approx(0)
+    assert loss.is_of_machine
+    assert machine.loss_of((a, a), (None, None), "", "") is None
+    assert machine.loss_of((a, a[:, :1]), (a, None), "", "") is None
+    assert machine.loss_of((np.full((2, 2), np.nan), a), (a, None), "", "") is None
+
+
+def index_report(verdict: str, low: float) -> IndexReport:
+    numbers = {"cosine, worst 5 %": Number(estimate=low, low=low, high=low, needs=0.9)}
+    report = IndexReport(options=IndexOptions(), n_images=100, numbers=numbers)
+    return report if verdict == "compatible" else report.because("cosine", "re-embed", "the vectors differ")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "low", "here", "there", "expected"),
+    [
+        ("re-embed", 0.85, 0.05, 0.005, "undecided"),  # saturation: the exact file is ten times as close
+        ("re-embed", 0.85, 0.05, 0.04, "re-embed"),  # the loss is in the file
+        ("compatible", 0.95, 0.02, 0.01, "compatible"),
+        ("compatible", 0.95, 0.02, 0.05, "undecided"),  # 1 − 0.05 · 2.5 is below 0.9
+    ],
+)
+def test_an_index_verdict_that_is_about_the_machine_is_undecided(
+    verdict: str, low: float, here: float, there: float, expected: str
+) -> None:
+    loss = machine.MachineLoss(n_images=16, machine="this CPU", by="exact int8 sums", here=here, there=there)
+    report = on_another_machine(index_report(verdict, low), loss)
+    assert report.verdict == expected
+    assert (report.reasons[:1] != () and report.reasons[0].id == "runtime_differs") is (expected == "undecided")
+    assert ("machine", loss.text) in list(report.rows())
+
+
+def test_an_index_of_another_model_stays_so_on_every_machine() -> None:
+    loss = machine.MachineLoss(n_images=16, machine="this CPU", by="exact int8 sums", here=0.05, there=0.001)
+    report = index_report("re-embed", 0.8).because("other_index", "undecided", "other vectors")
+    found = on_another_machine(report, loss)
+    assert [reason.id for reason in found.reasons] == [reason.id for reason in report.reasons]
+
+
+@pytest.mark.usefixtures("here")
+def test_the_arithmetic_that_was_asked_for_leads_the_report(capsys: Capture) -> None:
+    written(FORMS["QDQ, one scale per channel"])
+    options()
+    arguments = ["m.onnx", "--images", "photos", "--preprocess", "p.json", "--device", "cpu"]
+    for words, said in (
+        ([], None),
+        (["--arithmetic", "exact"], "the verdict is about exact int8 sums (--arithmetic exact)"),
+        (["--arithmetic", "machine"], "the verdict is about this machine's arithmetic alone (--arithmetic machine)"),
+    ):
+        assert robustcheck(*arguments, *words, "-o", "json=r.json", "-o", "terminal") == 1
+        shown = " ".join(capsys.readouterr().out.split())
+        assert ("--arithmetic" in shown.partition("m.onnx")[0]) is (said is not None)
+        assert said is None or said in shown
+        execution = read_json(Path("r.json"))["evidence"]["execution"]
+        assert execution["arithmetic"] == (words[-1] if words else None)
+        assert (execution["reference"] is None) is (words[-1:] == ["exact"])
+
+
+@pytest.mark.usefixtures("here")
+def test_exact_sums_are_computed_by_the_cpu_alone(capsys: Capture) -> None:
+    written(FORMS["MatMulInteger"])
+    options()
+    arguments = ["m.onnx", "--images", "photos", "--preprocess", "p.json", "--arithmetic", "exact"]
+    assert robustcheck(*arguments, "--device", "cuda") == 2
+    assert "--device is cuda; the CPU alone computes exact int8 sums" in capsys.readouterr().err
