@@ -1,5 +1,9 @@
 """Reference runs: whether the machine or the file gives the answer, of a check and of an index."""
 
+import platform
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +274,35 @@ def test_exact_sums_are_computed_by_the_cpu_alone(capsys: Capture) -> None:
     arguments = ["m.onnx", "--images", "photos", "--preprocess", "p.json", "--arithmetic", "exact"]
     assert robustcheck(*arguments, "--device", "cuda") == 2
     assert "--device is cuda; the CPU alone computes exact int8 sums" in capsys.readouterr().err
+
+
+EMULATED = """
+import sys
+import robustcheck_onnx as rc
+report = rc.check("m.onnx", "bundled", preprocess="p.json", isolate=False, device="cpu", max_images=16)
+print(report.evidence.execution.model_dump_json())
+"""
+
+
+@pytest.mark.long
+@pytest.mark.process
+@pytest.mark.usefixtures("here")
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="the package qemu-user emulates a CPU without VNNI")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the packages of this machine do not run on an x86 CPU")
+def test_sums_saturate_on_an_emulated_cpu_without_vnni_and_not_in_its_reference_run() -> None:
+    written(FORMS["MatMulInteger"])
+    options()
+    command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", EMULATED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    execution = Execution.model_validate_json(done.stdout)
+    run = execution.reference
+    assert execution.int8_sums is not None
+    assert run is not None
+    # 64 products 255 · 127 in pairs that end at 32767: 32 · 32767 / (64 · 255 · 127)
+    assert execution.int8_sums.plain == pytest.approx(32767 / (2 * 255 * 127))
+    assert execution.int8_sums.exact == 1
+    assert run.by == "exact int8 sums"
+    assert run.floor == pytest.approx(1, abs=1e-6)
+    assert run.worst_cosine is not None
+    assert run.worst_cosine < 0.99
+    assert run.exceeds_rounding
