@@ -52,6 +52,7 @@ class Case(NamedTuple):
     answer: str
     """what is right"""
     reason: str = ""
+    """several are joined by "or": which one depends on how alike the vectors of the model are"""
     options: str = ""
 
 
@@ -219,6 +220,7 @@ def of_crops(index: Index, _: Index, path: Path) -> None:
     np.savez(path, vectors=index.rows[len(PHOTOS) :])
 
 
+UNSURE = "other_index or untested_index"
 ACCEPT = "--accept-untested-index"
 CASES = (
     Case("right, ids are the names", npz(same), "compatible"),
@@ -252,7 +254,7 @@ CASES = (
         "--metric dot",
     ),
     Case("another model", other_model, "undecided", "other_index"),
-    Case("another model, no ids", other_model_without_ids, "undecided", "untested_index"),
+    Case("another model, no ids", other_model_without_ids, "undecided", UNSURE),
     Case("noise", npz(noise), "undecided", "other_index"),
     Case("noise, no ids", npz(noise, None), "undecided", "other_index"),
     Case("ids shuffled", shuffled, "undecided", "other_ids"),
@@ -262,7 +264,7 @@ CASES = (
     Case("rotated", npz(rotated), "undecided", "changed_index"),
     Case("rotated, no ids", npz(rotated, None), "undecided", "other_index"),
     Case("features in another order", npz(permuted), "undecided", "changed_index"),
-    Case("features in another order, no ids", npz(permuted, None), "undecided", "untested_index"),
+    Case("features in another order, no ids", npz(permuted, None), "undecided", UNSURE),
     Case("centred", npz(centred), "undecided", "changed_index"),
     Case("centred, no ids", npz(centred, None), "undecided", "other_index"),
     Case("PCA, same width", npz(rebuilt), "undecided", "changed_index"),
@@ -312,7 +314,7 @@ def lines(models: dict[str, Path], folder: Path) -> Iterator[str]:
         other = Index(foreign(rows, indexes, name), indexes[name].ids)
         for case in CASES:
             answer, code, reason, seen = judged(case, folder / f"{model.stem}.onnx", indexes[name], other, folder)
-            is_right = (answer, code, reason) == (case.answer, CODES[case.answer], case.reason)
+            is_right = (answer, code) == (case.answer, CODES[case.answer]) and reason in case.reason.split(" or ")
             right = "yes" if is_right else f"**no**: {case.answer} {case.reason}"
             yield f"| {name} | {case.what} | {answer} | {code} | {reason} | {right} | {seen} |\n"
 

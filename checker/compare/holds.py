@@ -57,11 +57,8 @@ def form_of(sample: Floats, reference: Array) -> str:
 
 def _forms(sample: Floats, reference: Array) -> Iterator[str]:
     n, width = sample.shape
-    if width > QUANTISED // 2 or n >= FEWEST_QUANTISED:
-        if int(_counted(sample, axis=1).max()) <= 2:
-            yield "binary: each vector of the index has two values"
-        if (sample == np.round(sample)).all():
-            yield "quantised: the index holds whole numbers, which are codes and not vectors"
+    if _counted(sample, axis=1).max() <= 2 < width:
+        yield "binary: each vector of the index has two values"
     if n >= FEWEST_QUANTISED and np.quantile(_counted(sample, axis=0), 0.95) <= QUANTISED:
         yield f"quantised: each feature of the index has at most {QUANTISED} values"
     _, values, directions = np.linalg.svd(unit_rows(sample), full_matrices=False)

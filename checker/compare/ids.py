@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -22,30 +22,6 @@ class Matches(NamedTuple):
     n_ids: int
 
 
-class _Names:
-    """The names of photos. An id may be the end of one, or end with one."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.whole = defaultdict[str, set[int]](set)
-        self.ends = defaultdict[str, set[int]](set)
-        for photo, name in enumerate(names):
-            self.whole[name].add(photo)
-            for first in range(name.count("/")):
-                self.ends[name.split("/", first + 1)[-1]].add(photo)
-        self._depth = max(name.count("/") for name in names) + 1
-
-    def named(self, name: str) -> set[int]:
-        """Return the photos with this name."""
-        return self.whole.get(name, set())
-
-    def ended_by(self, name: str) -> set[int]:
-        """Return the photos whose path ends with an id, or is the end of the id's path."""
-        parts = name.rsplit("/", self._depth)
-        tails = ["/".join(parts[first:]) for first in range(1, len(parts))]
-        longest = next((tail for tail in tails if tail in self.whole), "")
-        return self.ends.get(name, set()) | self.named(longest)
-
-
 def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
     """Match each photo with the one vector whose id is its name, in the surest way in which any id matches it.
 
@@ -56,30 +32,35 @@ def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
         names: of the photos.
         ids: of the vectors, in their order.
     """
-    plain = [_plain(name) for name in names]
-    full, short = _Names(plain), _Names([_without_suffix(name) for name in plain])
-    best = dict[int, tuple[int, int]]()
-    ambiguous = set[int]()
-    n_ids = 0
+    photos_of = defaultdict[str, dict[int, int]](dict)
+    """way by photo; of an id, and of the end of an id, which begins with a slash"""
+    depth = 1
+    for photo, name in enumerate(map(_plain, names)):
+        photos_of[name][photo] = 0
+        depth = max(depth, 1 + name.count("/"))
+        for way, form in ((1, name), (2, _without_suffix(name))):
+            for end in (f"/{form}", *_ends(form, depth)):
+                photos_of[end].setdefault(photo, way)
+    n_ids, n_claims, row_of = 0, Counter[tuple[int, int]](), dict[tuple[int, int], int]()
     for row, name in enumerate(map(_plain, ids)):
         n_ids += 1
-        ways = (full.named(name), full.ended_by(name), short.named(name) | short.ended_by(name))
-        way, photos = next(((way, photos) for way, photos in enumerate(ways) if photos), (len(WAYS), set[int]()))
-        for photo in photos:
-            known, _ = best.get(photo, (len(WAYS), 0))
-            if way < known:
-                best[photo] = (way, row)
-                ambiguous.discard(photo)
-            if way == known or (way < known and len(photos) > 1):
-                ambiguous.add(photo)
-    clear = {photo: found for photo, found in best.items() if photo not in ambiguous}
-    counts = {name: sum(way == place for way, _ in clear.values()) for place, name in enumerate(WAYS)}
-    return Matches(
-        rows={row: photo for photo, (_, row) in clear.items()},
-        ways={name: n for name, n in counts.items() if n},
-        n_ambiguous=len(ambiguous),
-        n_ids=n_ids,
-    )
+        ends = (name, *(f"/{end}" for end in _ends(name, depth)))
+        found = next((photos_of[end] for end in ends if end in photos_of), {})
+        surest = [photo for photo, way in found.items() if way == min(found.values())]
+        for photo in surest:
+            claim = (photo, found[photo])
+            n_claims[claim] += len(surest)
+            row_of[claim] = row
+    best = dict(sorted(n_claims, reverse=True))  # of a photo's ways the surest is the last
+    clear = [claim for claim in best.items() if n_claims[claim] == 1]
+    ways = Counter(WAYS[way] for _, way in clear)
+    return Matches({row_of[claim]: claim[0] for claim in clear}, ways, len(best) - len(clear), n_ids)
+
+
+def _ends(name: str, depth: int) -> list[str]:
+    """Return a path without its first folders, the longest first. depth: parts of the longest one at most."""
+    parts = name.rsplit("/", depth)
+    return ["/".join(parts[first:]) for first in range(len(parts))]
 
 
 def _plain(name: str) -> str:

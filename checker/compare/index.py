@@ -330,45 +330,48 @@ def tested(report: IndexReport, reference: Array, file: Neighbours) -> IndexRepo
     """
     spaces = holds.spacing(reference)
     is_there = holds.is_same(file.nearest, spaces)
-    photos = sorted(file.own)
-    rows = np.array([file.own[photo] for photo in photos], np.float64).reshape(len(photos), reference.shape[1])
-    cosines = cosine(rows, reference[photos])
-    is_own = holds.is_same(cosines, spaces[photos])
-    is_nearest = cosines >= file.nearest[photos] - TIED
-    there = _share(is_there, needs=None if photos else holds.SAME_SHARE)
+    there = _share(is_there, needs=None if file.own else holds.SAME_SHARE)
     numbers = {"index: nearest cosine": quantile(file.nearest, 0.5), "index: vector is there": there}
-    own: Number | None = None
-    if photos:
-        own = _share(is_own, needs=holds.SAME_SHARE)
-        numbers |= {
-            "index: own cosine": quantile(cosines, 0.5),
-            "index: own vector": own,
-            "index: own id nearest": _share(is_nearest),
-        }
     report = report.model_copy(update={"numbers": report.numbers | numbers, "tested": "no"})
-    by_ids = own is not None and _reaches(own.low)
-    if by_ids or (_reaches(there.low) and (own is None or _reaches(own.high))):
-        report = report.model_copy(update={"tested": "by ids" if by_ids else "by vectors"})
-        sizes = lengths(rows)[is_own] if by_ids else file.nearest_lengths[is_there]
-        theirs = lengths(reference)[np.array(photos)[is_own] if by_ids else is_there]
-        return _with_lengths(report, sizes, theirs)
+    if file.own:
+        return _by_ids(report, reference, file, is_there)
     if _reaches(there.low):
-        seen = f"{is_there.sum()} of {len(is_there)} photos have their vector in the index, and {is_own.sum()} of "
-        return report.because("other_ids", "undecided", f"{seen}{len(photos)} have it under their own id")
-    if photos and not is_own.all():
-        mostly = float(is_nearest.mean()) >= holds.SAME_SHARE
-        text = holds.form_of(file.sample, reference) or holds.moved(rows, reference[photos], is_nearest=mostly)
-        if text and not _reaches(own.high if own else None):
-            return report.because("changed_index", "undecided", f"the index is {text}")
-        seen = f"{len(photos) - is_own.sum()} of {len(photos)} photos have another vector in the index than the "
-        seen += f"reference's (cosine {number_text(float(np.median(cosines[~is_own])))}, median)"
-        return report.because("other_index", "undecided", seen)
-    return _without_ids(report, reference, file, int(is_there.sum()))
+        return _found(report, "by vectors", file.nearest_lengths[is_there], lengths(reference[is_there]))
+    return _not_found(report, reference, file, is_there)
 
 
-def _without_ids(report: IndexReport, reference: Array, file: Neighbours, n_there: int) -> IndexReport:
-    """Judge an index in which too few photos are known. n_there: photos whose vector is in it."""
-    if not n_there:
+def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: Bools) -> IndexReport:
+    """Judge an index in which some photos are known by their ids. is_there: (photo,) the vector is there, anywhere."""
+    photos = sorted(file.own)
+    rows, theirs = float64([file.own[photo] for photo in photos]), reference[photos]
+    cosines = cosine(rows, theirs)
+    is_own = holds.is_same(cosines, holds.spacing(reference)[photos])
+    own, nearest = _share(is_own, needs=holds.SAME_SHARE), _share(cosines >= file.nearest[photos] - TIED)
+    numbers = report.numbers | {"index: own vector": own, "index: own id nearest": nearest}
+    report = report.model_copy(update={"numbers": numbers})
+    n_other, is_elsewhere = int((~is_own).sum()), _reaches(report.numbers["index: vector is there"].low)
+    if _reaches(own.low):
+        return _found(report, "by ids", lengths(rows[is_own]), lengths(theirs[is_own]))
+    if is_elsewhere and _reaches(own.high):
+        return _found(report, "by vectors", file.nearest_lengths[is_there], lengths(reference[is_there]))
+    if is_elsewhere:
+        seen = f"the index has the photos' vectors, but {n_other} of {len(photos)} are under the id of another photo"
+        return report.because("other_ids", "undecided", seen)
+    if not n_other:
+        return _not_found(report, reference, file, is_there)
+    text = "" if _reaches(own.high) else holds.form_of(file.sample, reference)
+    if not text and not _reaches(own.high):
+        text = holds.moved(rows, theirs, is_nearest=_reaches(nearest.estimate))
+    if text:
+        return report.because("changed_index", "undecided", f"the index is {text}")
+    seen = f"{n_other} of {len(photos)} photos have another vector in the index than the reference's (cosine "
+    seen += f"{number_text(float(np.median(cosines[~is_own])))}, median)"
+    return report.because("other_index", "undecided", seen)
+
+
+def _not_found(report: IndexReport, reference: Array, file: Neighbours, is_there: Bools) -> IndexReport:
+    """Judge an index in which too few photos are known. is_there: (photo,) the vector is there."""
+    if not is_there.any():
         if text := holds.form_of(file.sample, reference):
             return report.because("changed_index", "undecided", f"the index is {text}")
         if text := holds.mean_differs(file.sample, reference):
@@ -376,27 +379,29 @@ def _without_ids(report: IndexReport, reference: Array, file: Neighbours, n_ther
             return report.because("other_index", "undecided", f"the index is {text}", step)
     if report.options.accept_untested:
         return report
-    seen = f"{UNTESTED}: {n_there} of {report.n_images} photos have their vector in it, and {len(file.own)} have an id"
+    n_there, n = int(is_there.sum()), report.n_images
+    seen = f"{UNTESTED}: {n_there} of {n} photos have their vector in it, and {len(file.own)} have an id there"
     return report.because("untested_index", "undecided", seen)
 
 
-def _with_lengths(report: IndexReport, sizes: Floats, theirs: Floats) -> IndexReport:
-    """Judge the lengths of the photos' vectors in the index, where a search sees them.
+def _found(report: IndexReport, how: Tested, sizes: Floats, theirs: Floats) -> IndexReport:
+    """Judge the lengths of the photos' vectors in an index of the reference, where a search sees them.
 
     Without a metric, vectors of one length are as good as the reference's: every metric orders them as the cosine does.
 
     Args:
-        report: with `tested`.
-        sizes, theirs: lengths in the index, and the reference's.
+        report: of the vectors.
+        how: the vectors were found.
+        sizes, theirs: their lengths in the index, and the reference's.
     """
-    ratios = sizes / theirs
-    numbers = report.numbers | {"index: length, relative": quantile(ratios, 0.5)}
-    report = report.model_copy(update={"numbers": numbers})
-    is_constant = bool(sizes.std() < CONSTANT_LENGTH * sizes.mean())
-    is_seen = report.options.metric != "cosine" and not (report.options.metric is None and is_constant)
-    if not is_seen or float(np.median(np.minimum(ratios, 1 / ratios))) >= SAME_LENGTH:
+    ratio = quantile(sizes / theirs, 0.5)
+    numbers = report.numbers | {"index: length, relative": ratio}
+    report = report.model_copy(update={"numbers": numbers, "tested": how})
+    is_constant = report.options.metric is None and bool(sizes.std() < CONSTANT_LENGTH * sizes.mean())
+    kept = np.minimum(sizes / theirs, theirs / sizes)
+    if report.options.metric == "cosine" or is_constant or float(np.median(kept)) >= SAME_LENGTH:
         return report
-    seen = f"vectors in the index are {number_text(float(np.median(ratios)))} times as long as the reference's"
+    seen = f"vectors in the index are {number_text(ratio.estimate)} times as long as the reference's"
     return report.because("index_lengths", "undecided", seen)
 
 

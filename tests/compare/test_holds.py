@@ -97,7 +97,7 @@ def test_an_index_that_does_not_hold_the_references_vectors_is_named() -> None:
         return np.concatenate([rows, REST @ change])
 
     for rows, ids, expected, seen in (
-        (whole(H[order]), ids_of(*NAMES), "other_ids", "100 of 100 photos have their vector in the index"),
+        (whole(H[order]), ids_of(*NAMES), "other_ids", "are under the id of another photo"),
         (whole(noise), ids_of(*NAMES), "other_index", "100 of 100 photos have another vector"),
         (noise, None, "other_index", "its mean|the mean of its vectors"),
         (moved(turned, rotation(64)), ids_of(*NAMES), "changed_index", "the index is rotated"),
@@ -112,7 +112,6 @@ def test_an_index_that_does_not_hold_the_references_vectors_is_named() -> None:
             "reduced: the vectors of the index lie in 21",
         ),
         (np.where(whole(H) > mean, 1.0, -1.0), None, "changed_index", "two values"),
-        (np.round(20 * (whole(H) - mean)), None, "changed_index", "whole numbers"),
         (words, None, "changed_index", "at most 256 values"),
         (
             whole(H + 0.8 * normal(100, 64, seed=6)),
