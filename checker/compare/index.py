@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -738,7 +739,7 @@ def open_vectors(path: Path, option: str) -> VectorFile:
 
             def read_ids() -> Iterator[Any]:
                 for first in range(0, n if ids else 0, BLOCK):
-                    yield from ids[0][first : min(first + BLOCK, n)].tolist()
+                    yield from _texts(ids[0][first : min(first + BLOCK, n)])
 
         if n < 2 or not width or kind != "f":
             codes = "; whole numbers are codes of a quantised or binary index" if kind in "biu" else ""
@@ -766,6 +767,15 @@ def readable(path: Path, option: str) -> Iterator[None]:
             f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",
             f"numpy.save('vectors.npy', vectors)  # floats (vector, feature); then {option} vectors.npy",
         ) from fault
+
+
+def _texts(ids: AnyArray) -> list[Any]:
+    """Return ids as a list. NumPy does not look at the code points of texts, and Python fails at wrong ones."""
+    if ids.dtype.kind == "U":
+        points = np.frombuffer(ids.tobytes(), np.dtype(np.uint32).newbyteorder(ids.dtype.byteorder))
+        if points.max(initial=0) > sys.maxunicode:
+            raise ValueError("an id is not text")
+    return list(ids.tolist())
 
 
 def _vectors_of(names: Sequence[str]) -> str:

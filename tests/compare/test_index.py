@@ -179,6 +179,10 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
     # NumPy evaluates what comes after the comma
     Path("type.npy").write_bytes(Path("zero.npy").read_bytes().replace(b"'<f", b"',f"))
     Path("archive.npy").write_bytes(Path("two.npz").read_bytes())
+    bad_text = np.array(["a.jpg"] * 4).view(np.uint32)
+    bad_text[7] = 0x110000
+    np.savez("ids.npz", vectors=np.eye(4), ids=bad_text.view("U5"))
+    raised(UsageError, "ids.npz: .*an id is not text", list, vectors.open_vectors(Path("ids.npz"), "--index").ids())
     for suffix in ("npy", "npz", "safetensors", "parquet", "csv"):
         Path(f"text.{suffix}").write_text("no vectors")
     pq.write_table(pa.table({"vector": [[1.0], [1.0, 2.0]]}), "ragged.parquet")
