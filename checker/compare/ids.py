@@ -44,6 +44,8 @@ def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
     n_ids, n_claims, row_of = 0, Counter[tuple[int, int]](), dict[tuple[int, int], int]()
     for row, name in enumerate(map(_plain, ids)):
         n_ids += 1
+        if name.rpartition("/")[2] not in photos_of:
+            continue  # as most: an index holds more than the photos
         ends = (name, *(f"/{end}" for end in _ends(name, depth)))
         found = next((photos_of[end] for end in ends if end in photos_of), {})
         surest = [photo for photo, way in found.items() if way == min(found.values())]
