@@ -48,7 +48,7 @@ def queries(n: int) -> tuple[np.ndarray, np.ndarray]:
 def ours(path: Path, n: int) -> str:
     """Search as `compare --index` does."""
     blocks = vectors.open_vectors(path, "--index").blocks()
-    new, old = vectors.search(queries(n), blocks, "cosine", ()).ranked
+    new, old = vectors.search(queries(n), blocks, "cosine", {}).ranked
     return f"recall@10 {vectors.recall_bounds(new, old, 10, 'cosine')[0].mean():.4f}"
 
 

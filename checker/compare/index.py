@@ -10,23 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from ...thresholds.profile import Frozen
-from ..arrays import NOT_READABLE, AnyArray, Array, Bools, Counts, Floats
+from ..arrays import NOT_READABLE, AnyArray, Array, Bools, Counts, Floats, float64
 from ..errors import EnvironmentFaultError, UsageError, install_hint
 from ..evidence import Evidence, Interval
 from ..statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds
 from ..storage.places import existing_parent, nearest_path
 from ..text import interval_text, number_text, quoted, short_provider
 from ..verdict.reasons import INDEX_REASONS, INDEX_STEPS
+from . import holds
+from .ids import match_ids
 from .machine import MachineLoss
 from .pairs import TIED, Compared, procrustes
 
@@ -34,26 +37,31 @@ Metric = Literal["cosine", "dot", "euclidean"]
 Change = Literal["none", "normalised", "not normalised", "permuted", "rotated"]
 IndexVerdict = Literal["compatible", "re-embed", "undecided"]
 Required = Literal["indication", "index"]
+Tested = Literal["by ids", "by vectors", "no"]
 Share = Annotated[float, Field(ge=0, le=1)]
 FEWEST_IMAGES: Final = 72  # from which the 5 % quantile has a lower bound
 WORST: Final = 5  # images that are shown
 TIED_SHARE: Final = 0.05  # of the neighbours that ties may hide before they are named as the reason
-SAME_VECTOR: Final = 0.98  # cosine of a photo's vector in the index to the reference's
 UNSOUND: Final = {
     *("duplicate_images", "near_duplicate_images", "images_not_varied", "nonfinite_representations"),
     *("constant_representations", "batch_dependent", "output_changed", "unchecked"),
 }
 """reasons of a check for which vectors or images can't be taken as they were measured"""
+OTHER_VECTORS: Final = ("other_index", "other_ids", "changed_index", "index_lengths")
+"""reasons for which an index does not hold the reference's vectors"""
+ACCEPT: Final = "--accept-untested-index"
+UNTESTED: Final = "it was not tested whether the reference made the index"
 SIGNS: Final[dict[IndexVerdict, str]] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
 OWN: Final = "in its own vectors"
 SAME_LENGTH: Final = 0.9  # of the median of the shorter vector's length divided by the longer one's
 KS: Final = (1, 5, 10)  # neighbours that are counted
+SAMPLE: Final = 2048  # vectors that show of which form an index is
 SEEN: Final = 2 * KS[-1] + 1  # nearest vectors that are looked at: so many that ties at the last one are seen
 CONSTANT_LENGTH = 1e-3  # SD of the lengths relative to their mean: float16 vectors of length 1 have 2e-4
 UNEXPLAINED = 0.1  # share of 1 − cosine that may be left: a rotation of few images always leaves less than before
 WIDEST_PERMUTED = 4096  # features: all pairs of them are compared, in 128 MiB
-Block = tuple[Floats, Floats, Sequence[str]]
-"""vectors (vector, feature), their `lengths`, and their ids or none"""
+Block = tuple[Floats, Floats]
+"""vectors (vector, feature), and their `lengths`"""
 
 
 class IndexOptions(Frozen):
@@ -69,6 +77,8 @@ class IndexOptions(Frozen):
     """of recall@10 of the candidate's queries among the reference's vectors, and of the classes that stay"""
     metric: Metric | None = None
     """what orders neighbours in the index; None: not known, so cosine, and the lengths must stay, too"""
+    accept_untested: bool = False
+    """whether `compatible` is possible where it could not be tested whether the reference made the index"""
 
 
 class Number(Interval):
@@ -107,8 +117,14 @@ class IndexReport(Frozen):
     """the simple change of all vectors that explains the difference"""
     n_vectors: int = 0
     """of the index in a file"""
-    n_own: int | None = None
-    """vectors there whose id is a compared photo's: they show whether the reference made the index"""
+    tested: Tested | None = None
+    """how it was shown that the reference made that index"""
+    ids: dict[str, int] = Field(default_factory=dict)
+    """photos that have a vector there by its id, by the way in which the id matches"""
+    n_ambiguous: int = 0
+    """photos that several ids match, or whose id matches another photo, too"""
+    n_ids: int = 0
+    """of that index"""
     worst: tuple[WorstImage, ...] = ()
     ran: str = ""
     """what ran both, and how close their vectors are"""
@@ -118,16 +134,16 @@ class IndexReport(Frozen):
     """how far the vectors are from the reference's by reference arithmetic; None: it was not needed, or not possible"""
 
     def because(self, name: str, verdict: IndexVerdict, seen: str, next_step: str = "") -> IndexReport:
-        """Return the report with one more reason. re-embed counts before undecided, and other_index before all.
+        """Return the report with one more reason. re-embed counts before undecided, and `OTHER_VECTORS` before all.
 
-        Where another model made the index, the reference's vectors are not those that queries meet: nothing is known of
+        Where the index does not hold the reference's vectors, those are not what queries meet: nothing is known of
         the index, and embedding it again does not help if the wrong reference was named.
         """
         step = next_step or INDEX_REASONS.get(name, ("", ""))[1] or INDEX_STEPS[verdict]
         reason = IndexReason(id=name, verdict=verdict, seen=seen, next_step=step)
-        reasons = sorted((*self.reasons, reason), key=lambda each: each.id != "other_index")
+        reasons = sorted((*self.reasons, reason), key=lambda each: each.id not in OTHER_VECTORS)
         worst = "re-embed" if "re-embed" in (self.verdict, verdict) else "undecided"
-        if reasons[0].id == "other_index":
+        if reasons[0].id in OTHER_VECTORS:
             worst = "undecided"
         return self.model_copy(update={"reasons": tuple(reasons), "verdict": worst})
 
@@ -141,9 +157,10 @@ class IndexReport(Frozen):
         """Return the verdict with its first reason, or the numbers that decide."""
         decide = [f"{name} {number_text(n.estimate)} ({_bounds(n)})" for name, n in self.numbers.items() if n.needs]
         because = f": {r.seen}. {r.next_step}" if (r := self.reason) else f". Measured: {'; '.join(decide)}."
-        if self.n_vectors and self.n_own == 0:
-            because += " No id in the index is a compared photo's, so it was not tested whether the reference made it."
-        return f"{SIGNS[self.verdict]} vector index: {self.verdict}{because}"
+        untested = ""
+        if self.verdict == "compatible" and self.tested == "no":
+            untested = f", but {UNTESTED} (accepted by {ACCEPT})"
+        return f"{SIGNS[self.verdict]} vector index: {self.verdict}{untested}{because}"
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Yield label and text of each line. They are the same in every form for people."""
@@ -157,8 +174,18 @@ class IndexReport(Frozen):
             yield name, f"{number_text(number.estimate, 5)} ({_bounds(number)}{needs})"
         if self.n_vectors:
             yield "index", f"{self.options.file}, {self.n_vectors:,} vectors"
+            yield "ids", self._ids_text()
+            yield "made by", "not tested" if self.tested == "no" else f"the reference, tested {self.tested}"
         if self.differs:
             yield "files differ", "; ".join(self.differs)
+
+    def _ids_text(self) -> str:
+        """Describe which ids of the index are a photo's."""
+        if not self.n_ids:
+            return "none in the file"
+        ways = ", ".join(f"{n} by {way}" for way, n in self.ids.items()) or "none"
+        ambiguous = f"; {self.n_ambiguous} ambiguous, so not matched" if self.n_ambiguous else ""
+        return f"of {self.n_images} photos, matched: {ways}{ambiguous}"
 
 
 def _bounds(number: Number) -> str:
@@ -172,6 +199,7 @@ def compare_vectors(
     options: IndexOptions,
     text: Array | None,
     index: Iterable[Block] | None,
+    ids: Iterable[str] = (),
 ) -> IndexReport:
     """Measure the two vectors of each image, and judge each number.
 
@@ -181,13 +209,16 @@ def compare_vectors(
         options: what `compatible` needs.
         text: (class, feature) embeddings.
         index: the vectors of a file.
+        ids: of these vectors, or none.
     """
     paths, digests = zip(*images, strict=True)
     metric: Metric = options.metric or "cosine"
-    rows = (reference, lengths(reference), digests)
-    photos = search([candidate, np.roll(reference, 1, axis=0), reference], [rows], metric, digests)
-    own = search([candidate], [(candidate, lengths(candidate), digests)], metric, digests)
-    in_file = search([candidate, reference], index or (), metric, [PurePath(path).name for path in paths])
+    matches = match_ids(paths, ids)
+    every = {row: row for row in range(len(images))}
+    rows = [(reference, lengths(reference))]
+    photos = search([candidate, np.roll(reference, 1, axis=0), reference], rows, metric, every)
+    own = search([candidate], [(candidate, lengths(candidate))], metric, every)
+    in_file = search([candidate, reference], index or (), metric, matches.rows)
     searched = {"among the photos": photos, OWN: own} | ({} if index is None else {"in the index": in_file})
     # of equal vectors one search is that of both: products of other shapes differ by rounding
     recalls, tied = _recalls(searched, metric, options.min_recall, is_same=np.array_equal(candidate, reference))
@@ -211,7 +242,9 @@ def compare_vectors(
             for row in np.argsort(cosines, kind="stable")[:WORST]
         ),
         n_vectors=in_file.n_vectors,
-        n_own=len(in_file.own),
+        ids=dict(matches.ways),
+        n_ambiguous=matches.n_ambiguous,
+        n_ids=matches.n_ids,
     )
     if change in ("permuted", "rotated"):
         seen = f"{change}: after undoing it, the cosine of the same image is {number_text(after)} (worst 5 %)"
@@ -222,10 +255,8 @@ def compare_vectors(
     if shared >= options.min_recall:
         seen = f"the query of another photo finds the same neighbours, too (recall {number_text(shared)})"
         report = report.because("same_for_all", "undecided", seen)
-    if (nearest := min(in_file.own, default=1.0)) < SAME_VECTOR:
-        seen = f"a photo's vector in the index has cosine {number_text(nearest)} to the reference's"
-        report = report.because("other_index", "undecided", seen)
-    return _judged(report, tied)
+    report = _judged(report, tied)
+    return report if index is None else tested(report, reference, in_file)
 
 
 def _distances(candidate: Array, reference: Array, options: IndexOptions) -> dict[str, Number]:
@@ -290,6 +321,100 @@ def _judged(report: IndexReport, tied: Mapping[str, float]) -> IndexReport:
     return report
 
 
+def tested(report: IndexReport, reference: Array, file: Neighbours) -> IndexReport:
+    """Test whether the index of a file holds the reference's vectors, and judge that.
+
+    By ids, the lower bound of the share of photos whose own vector is the reference's (`holds.is_same`) must reach
+    `holds.SAME_SHARE`. By vectors, that of the share of all photos whose vector is there under any id, or without one.
+    Bounds decide and no single photo does: one replaced vector of 141 changes nothing, and of ten vectors nothing is
+    known. Otherwise the reason is what the index holds instead, if that can be seen.
+
+    Args:
+        report: of the vectors; the recall in the index is among its numbers.
+        reference: (photo, feature).
+        file: what the photos found in the index, the reference's vectors last.
+    """
+    spaces = holds.spacing(reference)
+    is_there = holds.is_same(file.nearest, spaces)
+    there = _share(is_there, needs=None if file.own else holds.SAME_SHARE)
+    numbers = {"index: nearest cosine": quantile(file.nearest, 0.5), "index: vector is there": there}
+    report = report.model_copy(update={"numbers": report.numbers | numbers, "tested": "no"})
+    if file.own:
+        return _by_ids(report, reference, file, is_there)
+    if _reaches(there.low):
+        return _found(report, "by vectors", file.nearest_lengths[is_there], lengths(reference[is_there]))
+    return _not_found(report, reference, file, is_there)
+
+
+def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: Bools) -> IndexReport:
+    """Judge an index in which some photos are known by their ids. is_there: (photo,) the vector is there, anywhere."""
+    photos = sorted(file.own)
+    rows, theirs = float64([file.own[photo] for photo in photos]), reference[photos]
+    cosines = cosine(rows, theirs)
+    is_own = holds.is_same(cosines, holds.spacing(reference)[photos])
+    own, nearest = _share(is_own, needs=holds.SAME_SHARE), _share(cosines >= file.nearest[photos] - TIED)
+    numbers = report.numbers | {"index: own vector": own, "index: own id nearest": nearest}
+    report = report.model_copy(update={"numbers": numbers})
+    n_other, is_elsewhere = int((~is_own).sum()), _reaches(report.numbers["index: vector is there"].low)
+    if _reaches(own.low):
+        return _found(report, "by ids", lengths(rows[is_own]), lengths(theirs[is_own]))
+    if is_elsewhere and _reaches(own.high):
+        return _found(report, "by vectors", file.nearest_lengths[is_there], lengths(reference[is_there]))
+    if is_elsewhere:
+        seen = f"the index has the photos' vectors, but {n_other} of {len(photos)} are under the id of another photo"
+        return report.because("other_ids", "undecided", seen)
+    if not n_other:
+        return _not_found(report, reference, file, is_there)
+    text = "" if _reaches(own.high) else holds.form_of(file.sample, reference)
+    if not text and not _reaches(own.high):
+        text = holds.moved(rows, theirs, is_nearest=_reaches(nearest.estimate))
+    if text:
+        return report.because("changed_index", "undecided", f"the index is {text}")
+    seen = f"{n_other} of {len(photos)} photos have another vector in the index than the reference's (cosine "
+    seen += f"{number_text(float(np.median(cosines[~is_own])))}, median)"
+    return report.because("other_index", "undecided", seen)
+
+
+def _not_found(report: IndexReport, reference: Array, file: Neighbours, is_there: Bools) -> IndexReport:
+    """Judge an index in which too few photos are known. is_there: (photo,) the vector is there."""
+    if not is_there.any():
+        if text := holds.form_of(file.sample, reference):
+            return report.because("changed_index", "undecided", f"the index is {text}")
+        if text := holds.mean_differs(file.sample, reference):
+            step = "Name the reference that made it, or give its vectors before they were centred or rotated."
+            return report.because("other_index", "undecided", f"the index is {text}", step)
+    if report.options.accept_untested:
+        return report
+    n_there, n = int(is_there.sum()), report.n_images
+    seen = f"{UNTESTED}: {n_there} of {n} photos have their vector in it, and {len(file.own)} have an id there"
+    return report.because("untested_index", "undecided", seen)
+
+
+def _found(report: IndexReport, how: Tested, sizes: Floats, theirs: Floats) -> IndexReport:
+    """Judge the lengths of the photos' vectors in an index of the reference, where a search sees them.
+
+    Without a metric, vectors of one length are as good as the reference's: every metric orders them as the cosine does.
+
+    Args:
+        report: of the vectors.
+        how: the vectors were found.
+        sizes, theirs: their lengths in the index, and the reference's.
+    """
+    ratio = quantile(sizes / theirs, 0.5)
+    numbers = report.numbers | {"index: length, relative": ratio}
+    report = report.model_copy(update={"numbers": numbers, "tested": how})
+    is_constant = report.options.metric is None and bool(sizes.std() < CONSTANT_LENGTH * sizes.mean())
+    kept = np.minimum(sizes / theirs, theirs / sizes)
+    if report.options.metric == "cosine" or is_constant or float(np.median(kept)) >= SAME_LENGTH:
+        return report
+    seen = f"vectors in the index are {number_text(ratio.estimate)} times as long as the reference's"
+    return report.because("index_lengths", "undecided", seen)
+
+
+def _reaches(bound: float | None) -> bool:
+    return bound is not None and bound >= holds.SAME_SHARE
+
+
 def _share(values: Array | Any, most: Array | Any = None, needs: float | None = None) -> Number:
     """Return the mean of shares, one per image, with its Wilson interval.
 
@@ -332,10 +457,10 @@ def concluded_index(report: IndexReport, both: Sequence[Compared], nodes: Sequen
 def on_another_machine(report: IndexReport, loss: MachineLoss | None) -> IndexReport:
     """Return the report with what reference arithmetic says. The answer is undecided where it could be another one.
 
-    An index that another model made stays so on every machine.
+    An index that does not hold the reference's vectors stays so on every machine.
     """
     report = report.model_copy(update={"machine": loss})
-    if loss is None or any(reason.id == "other_index" for reason in report.reasons):
+    if loss is None or any(reason.id in OTHER_VECTORS for reason in report.reasons):
         return report
     if report.verdict == "compatible":
         worst = report.numbers["cosine, worst 5 %"].low
@@ -473,11 +598,17 @@ class Neighbours(NamedTuple):
     ranked: list[Ranked]
     """of each array of queries"""
     n_vectors: int
-    own: list[float]
-    """cosine of each image's vector in the index, known by its id, to the last query of the image"""
+    own: dict[int, Floats]
+    """each image's vector in the index, known by its id"""
+    nearest: Array
+    """(image,) largest cosine of any vector in the index to the last query of the image"""
+    nearest_lengths: Floats
+    """(image,) of these vectors"""
+    sample: Floats
+    """(vector, feature) the first `SAMPLE` of the index"""
 
 
-def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, names: Sequence[str]) -> Neighbours:
+def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, own: Mapping[int, int]) -> Neighbours:
     """Find the nearest vectors of queries. In float32, one matrix product per block.
 
     Args:
@@ -485,20 +616,27 @@ def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, na
         blocks: the index.
         metric: what orders neighbours. cosine: q·v / ‖v‖. dot: q·v. euclidean: q·v − ‖v‖² / 2, which falls as the
             distance grows. Each is divided by ‖q‖, which changes no order.
-        names: of the images. A vector whose id is an image's name is not a neighbour of that image.
+        own: image by the number of its vector, which is not a neighbour of that image.
     """
     stacked = np.concatenate(queries)
     units, doubled = unit_rows(stacked).astype(np.float32).T, 2 * lengths(stacked)
     best = Ranked(np.full((len(stacked), SEEN), -np.inf, np.float32), np.full((len(stacked), SEEN), -1))
-    n_vectors, own = 0, list[float]()
-    images = {name: image for image, name in enumerate(names)}
-    for vectors, sizes, ids in blocks:
+    n_images = len(queries[0])
+    nearest, nearest_lengths = np.full(n_images, -1.0), np.ones(n_images)
+    sample = [np.zeros((0, queries[0].shape[1]), np.float32)]
+    n_vectors, vectors_of = 0, dict[int, Floats]()
+    for vectors, sizes in blocks:
         scores, length = np.asarray(vectors, np.float32) @ units, sizes[:, None]
-        for row, name in enumerate(ids):
-            if (image := images.get(name)) is not None:
-                same_image = slice(image, None, len(queries[0]))
-                own.append(float(scores[row, same_image][-1] / sizes[row]))
-                scores[row, same_image] = -np.inf
+        cosines = scores[:, -n_images:] / length
+        row = cosines.argmax(axis=0)
+        cosine_there = cosines[row, np.arange(n_images)]
+        nearest_lengths = np.where(cosine_there > nearest, sizes[row], nearest_lengths)
+        nearest = np.maximum(nearest, cosine_there)
+        sample.append(np.array(vectors[: max(0, SAMPLE - n_vectors)]))
+        for number, image in own.items():
+            if n_vectors <= number < n_vectors + len(vectors):
+                vectors_of[image] = np.array(vectors[number - n_vectors])
+                scores[number - n_vectors, image::n_images] = -np.inf
         if metric == "cosine":
             scores /= length
         elif metric == "euclidean":
@@ -506,7 +644,8 @@ def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, na
         _add(best, scores, n_vectors)
         n_vectors += len(vectors)
     parts = [np.split(values, len(queries)) for values in best]
-    return Neighbours([Ranked(*part) for part in zip(*parts, strict=True)], n_vectors, own)
+    ranked = [Ranked(*part) for part in zip(*parts, strict=True)]
+    return Neighbours(ranked, n_vectors, vectors_of, float64(nearest), nearest_lengths, np.concatenate(sample))
 
 
 def _add(best: Ranked, scores: Floats, start: int) -> None:
@@ -558,7 +697,7 @@ BLOCK: Final = 8192  # vectors that are read and multiplied at once
 NAMES: Final = ("vectors", "embeddings", "representations", "embedding", "vector")
 """names of the vectors where a file holds several arrays"""
 IDS: Final = ("ids", "id", "names", "name")
-Blocks = Iterator[tuple[AnyArray, Sequence[Any]]]
+Blocks = Iterator[AnyArray]
 LISTS: Final = ("list<", "large_list<", "fixed_size_list<")
 """Types of a Parquet column that may hold vectors."""
 
@@ -573,17 +712,24 @@ class VectorFile(NamedTuple):
     """of its vectors"""
     width: int
     read: Callable[[], Blocks]
+    read_ids: Callable[[], Iterator[Any]]
+
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of the vectors, if the file holds any."""
+        with readable(self.path, self.option):
+            for name in self.read_ids():
+                yield name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
     def blocks(self) -> Iterator[Block]:
         """Yield the vectors in blocks. Raises UsageError where one has no direction."""
         n = 0
         with readable(self.path, self.option), np.errstate(over="ignore", invalid="ignore"):
-            for vectors, ids in self.read():
+            for vectors in self.read():
                 rows = np.asarray(vectors, np.float32)
                 if not (sound := np.isfinite(size := lengths(rows)) & (size > 0)).all():
                     raise ValueError(f"vector {n + int(sound.argmin())} is zero or not finite")
                 n += len(rows)
-                yield rows, size, list(map(str, ids))
+                yield rows, size
 
 
 def open_vectors(path: Path, option: str) -> VectorFile:
@@ -601,7 +747,7 @@ def open_vectors(path: Path, option: str) -> VectorFile:
     """
     with readable(path, option):
         if path.suffix == ".parquet":
-            n, width, kind, read = _parquet(path)
+            n, width, kind, read, read_ids = _parquet(path)
         else:
             arrays = _arrays(path)
             shapes = {
@@ -613,14 +759,19 @@ def open_vectors(path: Path, option: str) -> VectorFile:
             (n, width), kind = shapes[name], arrays[name][:1].dtype.kind
 
             def read() -> Blocks:
-                for some in (slice(first, min(first + BLOCK, n)) for first in range(0, n, BLOCK)):
-                    yield arrays[name][some], ids[0][some].tolist() if ids else ()
+                for first in range(0, n, BLOCK):
+                    yield arrays[name][first : min(first + BLOCK, n)]
+
+            def read_ids() -> Iterator[Any]:
+                for first in range(0, n if ids else 0, BLOCK):
+                    yield from _texts(ids[0][first : min(first + BLOCK, n)])
 
         if n < 2 or not width or kind != "f":
+            codes = "; whole numbers are codes of a quantised or binary index" if kind in "biu" else ""
             raise ValueError(
-                f"its array has shape ({n}, {width}) and is of kind {kind}; floats (vector, feature) needed"
+                f"its array has shape ({n}, {width}) and is of kind {kind}{codes}; floats (vector, feature) needed"
             )
-    return VectorFile(path, option, n, width, read)
+    return VectorFile(path, option, n, width, read, read_ids)
 
 
 @contextlib.contextmanager
@@ -641,6 +792,15 @@ def readable(path: Path, option: str) -> Iterator[None]:
             f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",
             f"numpy.save('vectors.npy', vectors)  # floats (vector, feature); then {option} vectors.npy",
         ) from fault
+
+
+def _texts(ids: AnyArray) -> list[Any]:
+    """Return ids as a list. NumPy does not look at the code points of texts, and Python fails at wrong ones."""
+    if ids.dtype.kind == "U":
+        points = np.frombuffer(ids.tobytes(), np.dtype(np.uint32).newbyteorder(ids.dtype.byteorder))
+        if points.max(initial=0) > sys.maxunicode:
+            raise ValueError("an id is not text")
+    return list(ids.tolist())
 
 
 def _vectors_of(names: Sequence[str]) -> str:
@@ -683,25 +843,30 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> AnyArray:
         return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
 
 
-def _parquet(path: Path) -> tuple[int, int, str, Callable[[], Blocks]]:
+def _parquet(path: Path) -> tuple[int, int, str, Callable[[], Blocks], Callable[[], Iterator[Any]]]:
     import pyarrow.parquet as pq  # noqa: PLC0415 # an extra
 
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
     name = _vectors_of([field.name for field in file.schema_arrow if str(field.type).startswith(LISTS)])
-    columns = [name, *[key for key in IDS if key in names][:1]]
+    ids = [key for key in IDS if key in names][:1]
     batch = next(file.iter_batches(1, columns=[name]), None)
     if batch is None:  # the number of rows that the file claims may be wrong
         raise ValueError("it has no rows")
     first = batch[0].flatten().to_numpy(zero_copy_only=False)
 
     def read() -> Blocks:
-        for batch in file.iter_batches(BLOCK, columns=columns):
+        for batch in file.iter_batches(BLOCK, columns=[name]):
             batch.validate(full=True)
-            vectors, *ids = (batch[column] for column in columns)
+            vectors = batch[name]
             if vectors.null_count or {len(row) for row in vectors} != {len(first)}:
                 raise ValueError(f"a row of {name} has not {len(first)} values")
             flat = vectors.flatten().to_numpy(zero_copy_only=False)
-            yield flat.reshape(len(vectors), -1), ids[0].to_pylist() if ids else ()
+            yield flat.reshape(len(vectors), -1)
 
-    return file.metadata.num_rows, len(first), first.dtype.kind, read
+    def read_ids() -> Iterator[Any]:
+        for batch in file.iter_batches(BLOCK, columns=ids) if ids else ():
+            batch.validate(full=True)
+            yield from batch[ids[0]].to_pylist()
+
+    return file.metadata.num_rows, len(first), first.dtype.kind, read, read_ids

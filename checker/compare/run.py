@@ -257,11 +257,15 @@ def _index_report(
     width = reference.statistics.n_features
     for option, file in files.items():
         if file.width != width:
+            reduced = ", as after a PCA" if file.width < width else ""
+            step = f"name the reference that made them, or give vectors as it makes them{reduced and ', not reduced'}"
+            if file.n == width:
+                step = f"numpy.save({file.path.name!r}, vectors.T): its shape is ({file.n}, {file.width}), so it is "
+                step += "transposed"
             raise UsageError(
-                f"{file.path}: vectors of {option} have {file.width} features; those of the reference have {width}",
-                f"numpy.save({file.path.name!r}, vectors.T): its shape is ({file.n}, {file.width}), so it is transposed"
-                if file.n == width
-                else "name the reference that made them",
+                f"{file.path}: vectors of {option} have {file.width} features{reduced}; those of the reference have "
+                f"{width}",
+                step,
             )
     report = IndexReport(options=options)
     if old is None:
@@ -276,9 +280,10 @@ def _index_report(
         return report.because("another_width", "re-embed", seen)
     if len(images) < 2:
         return report.because("other_images", "undecided", "the baseline has other images")
-    text = np.concatenate([rows for rows, *_ in files["--text"].blocks()]) if "--text" in files else None
-    index = files["--index"].blocks() if "--index" in files else None
-    return compare_vectors(ours, theirs, images, options, text, index)
+    text = np.concatenate([rows for rows, _ in files["--text"].blocks()]) if "--text" in files else None
+    if (index := files.get("--index")) is None:
+        return compare_vectors(ours, theirs, images, options, text, None)
+    return compare_vectors(ours, theirs, images, options, text, index.blocks(), index.ids())
 
 
 def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:

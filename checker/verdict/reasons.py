@@ -435,7 +435,7 @@ INDEX_REASONS: dict[str, tuple[str, str]] = {
     "ties": ("rounding decides which neighbours are found, so it is not known how many were kept.", _IN_COMMON),
     "same_for_all": ("the query of another photo finds the same neighbours, so kept ones show nothing.", _IN_COMMON),
     "other_index": (
-        "a photo's vector in the index is not the reference's vector of that photo.",
+        "vectors of photos in the index are not the reference's vectors of these photos.",
         "Name the reference that the index was made with.",
     ),
     "runtime_differs": (
@@ -443,6 +443,23 @@ INDEX_REASONS: dict[str, tuple[str, str]] = {
         "this machine, and not about the file.",
         "For a machine with exact int8 sums (VNNI, ARM), add `--arithmetic exact`. For this one alone, add "
         "`--arithmetic machine`.",
+    ),
+    "other_ids": (
+        "the index holds the reference's vectors under the ids of other photos.",
+        "Write vectors and ids in the same order.",
+    ),
+    "changed_index": (
+        "the index holds vectors that were reduced, quantised, rotated or centred, or are near the reference's.",
+        "Give the vectors as the reference makes them, before any such change; a search of the changed ones "
+        "changes its queries, too.",
+    ),
+    "index_lengths": (
+        "the vectors in the index have other lengths than the reference's, which the search sees.",
+        "If vectors are normalised or scaled before they are searched, use `--metric cosine`.",
+    ),
+    "untested_index": (
+        "too few photos have their vector in the index to test whether the reference made it.",
+        "Give 35 or more photos that are in the index. To go without this test, use `--accept-untested-index`.",
     ),
     "no_vectors": (
         "the baseline was written without vectors.",

@@ -28,15 +28,19 @@ H = planted(d=64, n=100)
 
 
 def index_of(
-    candidate: Array, reference: Array = H, index: Iterable[vectors.Block] | None = None, **options: object
+    candidate: Array,
+    reference: Array = H,
+    index: Iterable[vectors.Block] | None = None,
+    ids: Iterable[str] = (),
+    **options: object,
 ) -> IndexReport:
     images = [(f"{row}.jpg", f"digest {row}") for row in range(len(candidate))]
     text = normal(9, reference.shape[1], seed=4)
-    return vectors.compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, index)
+    return vectors.compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, index, ids)
 
 
-def block(rows: Array, *ids: str) -> vectors.Block:
-    return rows, vectors.lengths(rows), ids
+def block(rows: Array) -> vectors.Block:
+    return rows, vectors.lengths(rows)
 
 
 def recalls(report: IndexReport) -> list[float | None]:
@@ -70,8 +74,8 @@ def test_neighbours_that_cannot_be_told_apart_are_not_kept() -> None:
     assert (index_of(np.ones_like(H)).numbers["recall@1 among the photos"].high or 1) < 0.2
     ids, twice = [f"{row}.jpg" for row in range(100)], np.concatenate([H, H])  # in an index, each vector twice
     for names in ((), (*ids, *"x" * 100)):  # one is not the photo's own by its id
-        assert recalls(index_of(H, index=[block(twice, *names)])) == [1, 1, 1]
-    assert (recalls(index_of(H, H + 0.05 * normal(*H.shape), [block(twice, *names)]))[-1] or 0) > 0.8
+        assert recalls(index_of(H, index=[block(twice)], ids=names)) == [1, 1, 1]
+    assert (recalls(index_of(H, H + 0.05 * normal(*H.shape), [block(twice)], names))[-1] or 0) > 0.8
 
 
 def test_any_scale_of_the_vectors_is_compared() -> None:
@@ -140,20 +144,21 @@ def test_an_index_is_read_from_each_kind_of_file(tmp_path: Path, monkeypatch: Pa
     save_file({"embeddings": half}, tmp_path / "v.safetensors")
     pq.write_table(pa.table({"id": ids, "vector": [*half]}), tmp_path / "v.parquet", row_group_size=30)
     for suffix, named in (("npy", []), ("npz", ids), ("safetensors", []), ("parquet", ids)):
-        blocks = list(vectors.open_vectors(tmp_path / f"v.{suffix}", "--index").blocks())
+        file = vectors.open_vectors(tmp_path / f"v.{suffix}", "--index")
+        blocks = list(file.blocks())
         assert max(len(rows) for rows, *_ in blocks) == 32
         assert_array_equal(np.concatenate([rows for rows, *_ in blocks]), half)
-        assert [name for *_, names in blocks for name in names] == named
-        assert recalls(index_of(H, index=blocks)) == [1, 1, 1]
-    (other,) = index_of(H, index=[block(np.roll(H, 1, axis=0), *ids)]).reasons
-    assert (other.id, other.verdict) == ("other_index", "undecided")
+        assert list(file.ids()) == named
+        report = index_of(H, index=blocks, ids=named)
+        assert recalls(report) == [1, 1, 1]
+        assert (report.verdict, report.tested) == ("compatible", "by ids" if named else "by vectors")
 
 
 def test_an_index_of_another_model_comes_before_what_the_candidate_changed() -> None:
     """Embedding the index again does not help if the wrong reference was named."""
-    other = block(np.roll(H, 2, axis=0), *(f"{row}.jpg" for row in range(100)))
+    other, ids = block(normal(*H.shape, seed=8)), [f"{row}.jpg" for row in range(100)]
     for candidate in (np.roll(H, 1, axis=0), H @ rotation(64), 2 * H):
-        report = index_of(candidate, index=[other], metric="dot")
+        report = index_of(candidate, index=[other], ids=ids, metric="dot")
         assert index_of(candidate, metric="dot").verdict == "re-embed"
         assert (report.verdict, report.reason) == ("undecided", report.reasons[0])
         assert report.plain.endswith("Name the reference that the index was made with.")
@@ -174,6 +179,10 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
     # NumPy evaluates what comes after the comma
     Path("type.npy").write_bytes(Path("zero.npy").read_bytes().replace(b"'<f", b"',f"))
     Path("archive.npy").write_bytes(Path("two.npz").read_bytes())
+    bad_text = np.array(["a.jpg"] * 4).view(np.uint32)
+    bad_text[7] = 0x110000
+    np.savez("ids.npz", vectors=np.eye(4), ids=bad_text.view("U5"))
+    raised(UsageError, "ids.npz: .*an id is not text", list, vectors.open_vectors(Path("ids.npz"), "--index").ids())
     for suffix in ("npy", "npz", "safetensors", "parquet", "csv"):
         Path(f"text.{suffix}").write_text("no vectors")
     pq.write_table(pa.table({"vector": [[1.0], [1.0, 2.0]]}), "ragged.parquet")
@@ -228,7 +237,8 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
         assert robustcheck(*f"{call} {words}".split()) == code, words
         assert said in capsys.readouterr().err
     report = read_json("report.json")["index"]
-    assert (report["verdict"], report["n_vectors"], report["n_own"]) == ("compatible", 280, len(names))
+    assert (report["verdict"], report["n_vectors"], report["tested"]) == ("compatible", 280, "by ids")
+    assert report["ids"] == {"whole name": len(names)}
     assert {"recall@10 in the index", "top-1 class kept"} <= report["numbers"].keys()
     page = read_text(workshop.folder / "report.html")
     assert all(said in page for said in ("data:image/jpeg", "It holds small copies of photos"))

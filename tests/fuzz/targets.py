@@ -25,6 +25,7 @@ from PIL import Image
 from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import settings
 from robustcheck_onnx.checker.compare import index
+from robustcheck_onnx.checker.compare.ids import match_ids
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.pipeline import check
@@ -291,8 +292,10 @@ def seen(path: Path) -> object:
 
 
 def indexed(path: Path) -> object:
-    """What `compare --index` reads of a file of vectors: all of it."""
-    return sum(len(rows) for rows, _, _ in index.open_vectors(path, "--index").blocks())
+    """What `compare --index` reads of a file of vectors: all of it, and which ids are a photo's."""
+    file = index.open_vectors(path, "--index")
+    matches = match_ids([f"photos/{i}.jpg" for i in range(40)], file.ids())
+    return sum(len(rows) for rows, _ in file.blocks()), matches
 
 
 def configured(path: Path) -> object:

@@ -103,10 +103,14 @@ PER_SET = {"help": "Stop after this many images of each set."}
         "Largest share of each statistic of the reference that may be lost, from 0 to below 1.", "SHARE", VERDICT
     ),
     index=option(
-        "Look for neighbours in this index, too: .npy, .npz, .safetensors or .parquet with vectors of the reference, "
-        "and perhaps ids.",
+        "Look for neighbours in this index, too, and test whether the reference made it: .npy, .npz, .safetensors or "
+        ".parquet. Of several arrays the vectors are named vectors, embeddings, representations, embedding or vector; "
+        "the file names of the photos, if it has them, ids, id, names or name.",
         "FILE",
         VECTORS,
+    ),
+    accept_untested_index=option(
+        "Allow compatible where too few photos are in the index to test whether the reference made it.", None, VECTORS
     ),
     text=option("Embeddings of classes: does the most similar class of each image stay?", "FILE", VECTORS),
     metric=option(
@@ -134,6 +138,7 @@ def compare(
     write_baseline: Path | None = None,
     tolerance: float = 0.2,
     index: Path | None = None,
+    accept_untested_index: bool = False,
     text: Path | None = None,
     metric: str | None = None,
     min_cosine: float = 0.9,
@@ -159,9 +164,10 @@ def compare(
     for word in required:
         one_of("--require", word, ("indication", "index"))
     one_of("--metric", metric or "cosine", ("cosine", "dot", "euclidean"))
-    asked = IndexOptions.model_validate(
-        {"file": index, "text": text, "metric": metric, "min_cosine": min_cosine, "min_recall": min_recall}
-    )
+    limits = {"min_cosine": min_cosine, "min_recall": min_recall, "accept_untested": accept_untested_index}
+    asked = IndexOptions.model_validate({"file": index, "text": text, "metric": metric, **limits})
+    if accept_untested_index and index is None:
+        raise UsageError("--accept-untested-index is given without --index", "--index FILE --accept-untested-index")
     settings, is_alone = call.settings, reference is None and baseline is None
     if settings.strict:
         resolved = Resolved(settings)

@@ -1,0 +1,74 @@
+"""Match the ids in an index of vectors with the names of photos. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+WAYS: Final = ("whole name", "end of the path", "name without suffix")
+"""how an id may match, the surest first"""
+
+
+class Matches(NamedTuple):
+    """The photos whose id is in an index."""
+
+    rows: Mapping[int, int]
+    """photo by the number of its vector"""
+    ways: Mapping[str, int]
+    """number of photos by way"""
+    n_ambiguous: int
+    """photos that several ids match, or whose id matches another photo, too"""
+    n_ids: int
+
+
+def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
+    """Match each photo with the one vector whose id is its name, in the surest way in which any id matches it.
+
+    The whole name comes first, then a path that ends with the other one (the photo `photos/a.jpg` with the id `a.jpg`
+    or `x/photos/a.jpg`), then both without the suffix of the photo's name. An ambiguous photo is not matched.
+
+    Args:
+        names: of the photos.
+        ids: of the vectors, in their order.
+    """
+    photos_of = defaultdict[str, dict[int, int]](dict)
+    """way by photo; of an id, and of the end of an id, which begins with a slash"""
+    depth = 1
+    for photo, name in enumerate(map(_plain, names)):
+        photos_of[name][photo] = 0
+        depth = max(depth, 1 + name.count("/"))
+        for way, form in ((1, name), (2, _without_suffix(name))):
+            for end in (f"/{form}", *_ends(form, depth)):
+                photos_of[end].setdefault(photo, way)
+    n_ids, n_claims, row_of = 0, Counter[tuple[int, int]](), dict[tuple[int, int], int]()
+    for row, name in enumerate(map(_plain, ids)):
+        n_ids += 1
+        if name.rpartition("/")[2] not in photos_of:
+            continue  # as most: an index holds more than the photos
+        ends = (name, *(f"/{end}" for end in _ends(name, depth)))
+        found = next((photos_of[end] for end in ends if end in photos_of), {})
+        surest = [photo for photo, way in found.items() if way == min(found.values())]
+        for photo in surest:
+            claim = (photo, found[photo])
+            n_claims[claim] += len(surest)
+            row_of[claim] = row
+    best = dict(sorted(n_claims, reverse=True))  # of a photo's ways the surest is the last
+    clear = [claim for claim in best.items() if n_claims[claim] == 1]
+    ways = Counter(WAYS[way] for _, way in clear)
+    return Matches({row_of[claim]: claim[0] for claim in clear}, ways, len(best) - len(clear), n_ids)
+
+
+def _ends(name: str, depth: int) -> list[str]:
+    """Return a path without its first folders, the longest first. depth: parts of the longest one at most."""
+    parts = name.rsplit("/", depth)
+    return ["/".join(parts[first:]) for first in range(len(parts))]
+
+
+def _plain(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _without_suffix(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + (last.rpartition(".")[0] or last)
