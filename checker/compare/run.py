@@ -292,7 +292,7 @@ def _report(
     **added: Any,
 ) -> CompareReport:
     numbers = {name: value for name, value in vars(comparison).items() if name != "stale"}
-    return CompareReport(
+    report = CompareReport(
         tool_version=VERSION,
         verdict=judge_pair(candidate, comparison, tolerance, profile),
         tolerance=tolerance,
@@ -308,6 +308,7 @@ def _report(
         **numbers,
         **added,
     )
+    return report.decided()
 
 
 @frozen
