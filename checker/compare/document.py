@@ -20,7 +20,7 @@ from ..verdict.reasons import NAMES, Kind
 from ..verdict.rule import Reason, Verdict
 from .index import IndexReason
 from .judge import CompareReport, range_text
-from .pairs import MIN_CKA, NEEDED, Compared, Fate, FeatureFate, Keeps
+from .pairs import MIN_CKA, NEEDED, Compared, Fate, FeatureFate, Keeps, smallest_losses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -263,7 +263,15 @@ def _statistics(report: CompareReport, least: float) -> Table:
         ratio = Cell(range_text(statistic.ratio), bar=Ratio(statistic.ratio, least, cell.style))
         rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, cell))
     most = sum(s.keeps != "not required" for s in report.statistics)
-    return Table(("statistic", ">candidate", ">reference", "ratio", "=kept?"), tuple(rows), most=most)
+    heads = ("statistic", ">candidate", ">reference", "ratio", "=kept?")
+    return Table(heads, tuple(rows), legend=_smallest(report), most=most)
+
+
+def _smallest(report: CompareReport) -> str:
+    """Write the smallest losses that would not have been answered by kept. It is empty where nothing was kept."""
+    losses = [(NAMES[each.name], smallest_losses(each, report.tolerance)) for each in report.statistics]
+    texts = [f"{name} {percent_text(loss[0])} (shrank: {percent_text(loss[1])})" for name, loss in losses if loss]
+    return f"smallest loss that would not be kept: {', '.join(texts)}" if texts else ""
 
 
 def _features(report: CompareReport) -> Section:

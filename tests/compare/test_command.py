@@ -154,6 +154,11 @@ def test_what_was_kept_is_told(kept: CompareReport) -> None:
     for said in ("✓ PASS", with_, kept_words, *tiles, "Exit code 0: the verdict is PASS."):
         assert said in text
     assert "WARN" not in text
+    losses = (
+        "smallest loss that would not be kept: strength 20.0 % (shrank: 20.0 %), persistence 14.2 % (shrank: 25.4 %)"
+    )
+    assert losses in text
+    assert "smallest loss" not in shown(judged(planted() @ rotation(384), planted()))
 
 
 def test_every_number_of_the_tables_is_the_reports() -> None:
