@@ -32,6 +32,7 @@ SIZES = (50, 100, 300)
 DRAWS = 12
 TOLERANCE = 0.2
 STEPS = 10
+NOT_KEPT = ("undecided", "shrank")
 PROFILE = load()
 
 
@@ -54,13 +55,13 @@ def strength_of(candidate: Array, reference: Array) -> pairs.StatisticChange:
 
 def clears(h: Array) -> bool:
     """Return whether the statistics of a model clear all thresholds, as a PASS of a comparison with itself needs."""
-    statistics = state.statistics(pair_of(h, h).candidate.state, PROFILE.alpha)
+    statistics = state.statistics(pair_of(h, h).candidate.state, PROFILE.alpha, PROFILE.bounds)
     return all(inside(getattr(statistics, name), PROFILE.minimum_of(name)) for name in PROFILE.deciding)
 
 
 def smallest(reference: Array, answers: Sequence[str]) -> float:
     """Return the smallest loss of the strength that has one of these answers."""
-    statistics = state.statistics(pair_of(reference, reference).candidate.state, PROFILE.alpha)
+    statistics = state.statistics(pair_of(reference, reference).candidate.state, PROFILE.alpha, PROFILE.bounds)
     features = [feature.index for feature in pairs.decisive_features(statistics)]
 
     def change_at(scale: float) -> pairs.StatisticChange:
@@ -89,9 +90,12 @@ def rows(folder: Path) -> list[str]:
         for n in SIZES:
             draws = [np.random.default_rng(seed).permutation(len(x))[:n] for seed in range(DRAWS)]
             n_warn = sum(not clears(x[draw]) for draw in draws)
-            seen, named = (smallest(x[draws[0]], answers) for answers in (("undecided", "shrank"), ("shrank",)))
+            losses = ["–", "–"]
+            first = next((draw for draw in draws if clears(x[draw])), None)
+            if first is not None:
+                losses = [f"{100 * smallest(x[first], answers):.1f} %" for answers in (NOT_KEPT, NOT_KEPT[1:])]
             of = f"{n_warn} of {DRAWS}" if n < len(x) else ("yes" if n_warn else "no")
-            table.append(f"| {title} | {n} | {100 * seen:.1f} % | {100 * named:.1f} % | {of} |")
+            table.append(f"| {title} | {n} | {losses[0]} | {losses[1]} | {of} |")
             print(table[-1], flush=True)
     return table
 
@@ -104,7 +108,8 @@ The candidate is a set of real vectors with its persistent outlier features scal
 loss of the strength that `robustcheck compare` does not answer by `kept`, and the smallest that it answers by `shrank`,
 at the default tolerance of {TOLERANCE:g}. Both models are measured on the same photos, so the intervals are narrow, and
 the tolerance limits what is seen: more photos hardly help. The last column counts the draws of so many photos in which
-the set compared with itself is WARN, because its own statistics do not clear the thresholds of the check.
+the set compared with itself is WARN, because its own statistics do not clear the thresholds of the check. The
+losses are of the first draw that is not WARN; a dash means that there is none.
 
 | vectors | photos | not `kept` from | `shrank` from | WARN against itself |
 |---|---|---|---|---|

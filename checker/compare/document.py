@@ -405,6 +405,18 @@ def _junit(report: CompareReport, outcome: Report, options: FormOptions) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
 
+def announced(report: CompareReport) -> Report:
+    """Return the candidate's report with the reasons of the required verdicts alone, for GitHub's annotations."""
+    index = report.index.reason if report.index else None
+    reasons = report.reasons if "indication" in report.required else ()
+    if "index" in report.required and index is not None:
+        own = Reason(id="index_verdict", kind="other_signal", seen=index.seen, next_step=index.next_step)
+        reasons = (own, *reasons)
+    gate = Gate(exit_code=report.exit_code, fail_on="warn", rule=report.rule)
+    verdict = report.verdict.model_copy(update={"reasons": reasons})
+    return as_side(report, report.candidate).model_copy(update={"gate": gate, "verdict": verdict})
+
+
 def pictured(report: CompareReport) -> Report:
     """Return the candidate's report with a gallery. Its images are those whose vectors differ most."""
     worst = report.index.worst if report.index else ()

@@ -370,7 +370,11 @@ def summary(outcomes: Sequence[Outcome], options: FormOptions, room: int = SUMMA
 
     Empty where not even that sentence fits.
     """
-    full = markdown.write_markdown(outcomes, options)
+    return cut(markdown.write_markdown(outcomes, options), room)
+
+
+def cut(full: str, room: int) -> str:
+    """Cut a Markdown report as `summary`."""
     if len(full.encode()) < room:
         return full
     left = room - len(_CUT.encode()) - 1
