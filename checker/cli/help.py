@@ -244,7 +244,7 @@ PHOTOS: Final = ("--images", "--in", "--concepts")
 """what names the photos: a verb has one of these"""
 OTHER_VERBS: Final = _by_word(
     {
-        "check -o report.html": "report html",
+        "check --help": "report html",
         "check": "run test tests validate analyze analyse evaluate eval assess score gate measure audit predict infer",
         "compare": "diff cmp regress versus vs",
         "inspect": "info show summary summarize describe view print cat",
@@ -298,6 +298,8 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
         epilog = (context.command.epilog if context else "") or ""
         shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog) if name.startswith("-") else None
         example = epilog.partition("\n")[0].removeprefix(EXAMPLE) if epilog.startswith(EXAMPLE) else look
+        if line.verb == "shift":
+            return f"{name} is missing; {command} needs it", example
         return f"{name} is missing; {command} needs it", (
             _command(*line.words, *shown[1].split()) if shown else example
         )

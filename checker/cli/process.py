@@ -124,7 +124,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
         document = error_document(form, message, hint, code, line.model)
         with suppress(RobustcheckError, OSError):  # the error itself is on stderr
             place = parse_place(path) if path else None
-            if not document or (stopped and isinstance(place, Url)):
+            if not document or (stopped and isinstance(place, Url)) or line.reads(path):
                 continue
             # a terminal report is for people, who have read stderr: only one of an earlier run is replaced
             if place and (form != "terminal" or (isinstance(place, Path) and place.is_file())):

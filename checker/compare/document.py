@@ -15,7 +15,7 @@ from ..report.document import Cell, Document, Facts, Photo, Photos, Ratio, Secti
 from ..report.forms import SIGNS, STOPPED, FormOptions, cautions, fingerprint, one_line, path_of, verdict_text
 from ..report.record import Report
 from ..text import as_json, count_text, number_text, percent_text, printable
-from ..verdict.gate import BUNDLED_NOTE, Gate, fallback_note
+from ..verdict.gate import BUNDLED_NOTE, fallback_note
 from ..verdict.reasons import NAMES, Kind
 from ..verdict.rule import Reason, Verdict
 from .index import IndexReason
@@ -90,10 +90,7 @@ def answer(report: CompareReport) -> str:
 
 def cause(reason: Reason) -> str:
     """Write why a comparison came to no result, to follow "because"."""
-    seen = reason.seen
-    for side, words in (("candidate", "new file"), ("reference", "reference")):
-        if seen.startswith(f"the {side} by itself: "):
-            seen = seen.replace(f"the {side} by itself: ", f"the {words} by itself is WARN: ", 1)
+    seen = reason.seen.replace(" by itself: ", " by itself is WARN: ", 1)
     return f"the photos do not decide: {seen}" if reason.id == "undecided" else seen
 
 
@@ -355,8 +352,7 @@ def figure_of(report: CompareReport) -> Figure:
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
     """Write the comparison as JUnit or SARIF. It ends in a newline."""
-    gate = Gate(exit_code=report.exit_code, fail_on="warn", rule=report.rule)
-    outcome = as_side(report, report.candidate).model_copy(update={"gate": gate})
+    outcome = as_side(report, report.candidate)
     return (_junit if form == "junit" else _sarif)(report, outcome, options)
 
 
@@ -366,14 +362,11 @@ def _sarif(report: CompareReport, outcome: Report, options: FormOptions) -> str:
     (run,) = document["runs"]
     if "indication" not in report.required:
         run["results"] = [result | {"level": "note"} for result in run["results"]]
-    model = run["properties"]["models"][0]
-    if report.index_words:
-        run["properties"]["models"][0] = {"indexVerdict": report.index.verdict if report.index else None} | model
     if report.index_words and (report.index is None or report.index.verdict != "compatible"):
         title = {"text": "The candidate does not fit the index of vectors"}
         rule = {"id": "index_verdict", "shortDescription": title, "fullDescription": title, "help": title}
         run["tool"]["driver"]["rules"].append(rule | {"defaultConfiguration": {"level": "warning"}})
-        place = {"artifactLocation": {"uri": model["uri"]}, "region": {"startLine": 1}}
+        place = {"artifactLocation": {"uri": run["properties"]["models"][0]["uri"]}, "region": {"startLine": 1}}
         result = {
             "ruleId": rule["id"],
             "level": "error",
@@ -405,18 +398,6 @@ def _junit(report: CompareReport, outcome: Report, options: FormOptions) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
 
-def announced(report: CompareReport) -> Report:
-    """Return the candidate's report with the reasons of the required verdicts alone, for GitHub's annotations."""
-    index = report.index.reason if report.index else None
-    reasons = report.reasons if "indication" in report.required else ()
-    if "index" in report.required and index is not None:
-        own = Reason(id="index_verdict", kind="other_signal", seen=index.seen, next_step=index.next_step)
-        reasons = (own, *reasons)
-    gate = Gate(exit_code=report.exit_code, fail_on="warn", rule=report.rule)
-    verdict = report.verdict.model_copy(update={"reasons": reasons})
-    return as_side(report, report.candidate).model_copy(update={"gate": gate, "verdict": verdict})
-
-
 def pictured(report: CompareReport) -> Report:
     """Return the candidate's report with a gallery. Its images are those whose vectors differ most."""
     worst = report.index.worst if report.index else ()
@@ -436,6 +417,7 @@ def as_side(report: CompareReport, side: Compared) -> Report:
     return Report(
         tool_version=report.tool_version,
         verdict=report.verdict,
+        gate=report.gated().gate,
         notes=(*report.notes, f"compared with {reference_name(report)}"),
         evidence=side.evidence,
         profile=report.profile,

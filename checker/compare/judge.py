@@ -20,6 +20,7 @@ from ..report import notebook
 from ..report.document import Shown
 from ..report.record import Judged, Time, to_json
 from ..text import frozen, interval_text, number_text, percent_text
+from ..verdict.gate import Gate
 from ..verdict.reasons import NAMES
 from ..verdict.rule import NoTruth, Verdict, reason, step_in_comparison, verdict_for
 from . import pairs
@@ -48,13 +49,6 @@ def range_text(interval: Interval) -> str:
     return interval_text(interval.low, interval.high, missing=estimate)
 
 
-class Decision(Frozen):
-    """The exit code, and what decided it."""
-
-    exit_code: Literal[0, 1]
-    rule: str
-
-
 class CompareReport(Shown, Judged, Frozen):
     """Everything that `robustcheck compare` found."""
 
@@ -62,8 +56,8 @@ class CompareReport(Shown, Judged, Frozen):
     tool: str = "robustcheck"
     document: Literal["compare"] = "compare"
     tool_version: str
-    decision: Decision | None = None
-    """what the required verdicts make of the run: `exit_code` and `rule` as a document shows them"""
+    gate: Gate | None = None
+    """what the required verdicts make of the run"""
     verdict: Verdict
     tolerance: float
     baseline: str = ""
@@ -150,13 +144,13 @@ class CompareReport(Shown, Judged, Frozen):
             ("images", self.n_images),
         ]
 
-    def decided(self) -> CompareReport:
-        """Return the report with the decision on what it holds now."""
-        return self.model_copy(update={"decision": Decision(exit_code=self.exit_code, rule=self.rule)})
+    def gated(self) -> CompareReport:
+        """Return the report with the gate of what it holds now."""
+        return self.model_copy(update={"gate": Gate(exit_code=self.exit_code, fail_on="warn", rule=self.rule)})
 
     def to_json(self) -> str:
         """Return the JSON document, as `-o json`."""
-        return to_json(self.decided())
+        return to_json(self.gated())
 
     def to_junit(self) -> str:
         """Return the JUnit document, as `-o junit`."""

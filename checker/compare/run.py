@@ -308,7 +308,7 @@ def _report(
         **numbers,
         **added,
     )
-    return report.decided()
+    return report.gated()
 
 
 @frozen

@@ -327,12 +327,12 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
     At most MAX_ANNOTATIONS of a kind; the last one says then how many more there are. Without line breaks.
     """
     kinds: dict[str, list[tuple[str, str, str]]] = {"error": [], "warning": [], "notice": []}
-    errors_first = sorted(_named(outcomes), key=lambda named: isinstance(named[1], Report))
-    for name, outcome in errors_first:
+    for name, outcome in _named(outcomes):
         path = printable(path_of(outcome, options))
         if isinstance(outcome, Failed):
             hint = f"; hint: {outcome.hint}" if outcome.hint else ""
-            kinds["error"].append((path, "robustcheck: could not assess", printable(outcome.message + hint)))
+            # before the reasons, of which GitHub shows some
+            kinds["error"].insert(0, (path, "robustcheck: could not assess", printable(outcome.message + hint)))
             continue
         for caution in cautions(outcome):
             kinds["notice"].append((path, "robustcheck", f"{name}{caution}"))

@@ -65,9 +65,9 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
         rule = f"the index verdict is {index.verdict}"
         (ended,) = run["invocations"]
         assert (ended["exitCode"], ended["exitCodeDescription"]) == (code, "STOPPED: " * code + rule)
-        decision = {"exit_code": code, "rule": rule}
         fields = json.loads(report.to_json())
-        assert (fields["decision"], [*fields].index("decision")) == (decision, [*fields].index("verdict") - 1)
+        assert (fields["gate"]["exit_code"], fields["gate"]["rule"]) == (code, rule)
+        assert [*fields].index("gate") < [*fields].index("verdict")
         assert {result["level"] for result in run["results"]} == {level}
         page, text = report.to_html(), shown(report)
         headings = report.to_markdown().split("## ")[1], page.split("title>")[1], text.splitlines()[-1]

@@ -151,7 +151,7 @@ def compare(
     from ... import isolation
     from ...compare import FirstBaseline
     from ...compare import compare as compare_models
-    from ...compare.document import announced, pictured
+    from ...compare.document import pictured
     from ...compare.index import IndexOptions
     from ..models import form_options
     from ..settings import Resolved, refuse_loosening
@@ -203,7 +203,7 @@ def compare(
             photos = form_options(settings, [pictured(result)], ["html"], wall)
         result = result.model_copy(update={"thumbnails": photos.thumbnails})
     code = call.answer(result)
-    process.announce([announced(result)], call.destinations, enabled=not settings.no_ci, summary=result.to_markdown())
+    process.announce((), call.destinations, enabled=not settings.no_ci, summary=result.to_markdown())
     call.invocation.judged = True
     return code
 
