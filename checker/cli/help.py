@@ -244,7 +244,7 @@ PHOTOS: Final = ("--images", "--in", "--concepts")
 """what names the photos: a verb has one of these"""
 OTHER_VERBS: Final = _by_word(
     {
-        "check --help": "report html",
+        "check -o report.html": "report html",
         "check": "run test tests validate analyze analyse evaluate eval assess score gate measure audit predict infer",
         "compare": "diff cmp regress versus vs",
         "inspect": "info show summary summarize describe view print cat",
@@ -298,10 +298,10 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
         epilog = (context.command.epilog if context else "") or ""
         shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog) if name.startswith("-") else None
         example = epilog.partition("\n")[0].removeprefix(EXAMPLE) if epilog.startswith(EXAMPLE) else look
-        if line.verb == "shift":
-            return f"{name} is missing; {command} needs it", example
         return f"{name} is missing; {command} needs it", (
-            _command(*line.words, *shown[1].split()) if shown else example
+            _command(*line.words, *shown[1].split())
+            if shown and not (name == "--in" and line.arguments[1:])
+            else example
         )
     if param is not None:
         name = max(param.opts, key=len)
@@ -378,7 +378,7 @@ def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
         return
     ours = nearest(word, verbs, OTHER_VERBS)
     if ours is not None:
-        rest = [] if ours.endswith("--help") else words[1:]
+        rest = [] if ours.endswith("--help") else [word for word in words[1:] if not form_of(f".{word}")]
         raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))
     if again := with_blanks(words):
         raise UsageError(f"{word} is neither a command nor a file; a name with blanks needs quotes", _command(*again))

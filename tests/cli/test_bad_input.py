@@ -324,7 +324,7 @@ def test_a_refused_report_leaves_what_the_run_reads_as_it_is(ends: Run) -> None:
 
 def test_hints_lead_somewhere_and_an_earlier_version_is_named(ends: Run) -> None:
     for line, hint in (
-        ("report html", "robustcheck check --help"),
+        ("report html", "robustcheck check -o report.html\n"),
         ("shift pass.onnx photos", "robustcheck shift model.onnx --in photos/ --shifted sketches/"),
         ("pass.onnx -o report.docx", "the suffix chooses the form: .sarif.json, .sarif, .cdx.json, .json, .html, "),
     ):

@@ -43,6 +43,19 @@ def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop
     assert re.fullmatch(line, capsys.readouterr().out)
 
 
+def test_python_has_the_words_of_the_command(workshop: Workshop, capsys: Capture) -> None:
+    old, new = workshop.model("old", planted()), workshop.model("new", planted() @ rotation(384))
+    call = ["compare", new, old, "--images", workshop.photos, "--device", "cpu", "--no-time"]
+    report = but(rc.compare(new, old, workshop.photos, device="cpu"), time=None)
+    assert robustcheck(*call, "-o", "markdown") == report.exit_code == 1
+    assert capsys.readouterr().out == report.to_markdown()
+    assert f"The new file rotated away 1 of 1 outlier features of {old}" in document_of(report).summary
+    assert robustcheck(*call, "-q", "--require", "index") == 1
+    error = raised(rc.IndexVerdictError, "", rc.assert_same_index, new, old, workshop.photos, device="cpu")
+    first, *_ = str(error).splitlines()
+    assert capsys.readouterr().out.startswith(f"{first} On outlier features: WARN · ")
+
+
 def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
     lost = judged(planted() @ rotation(384), planted())
     assert CompareReport.model_validate_json(lost.to_json()).model_dump() == lost.model_dump()
