@@ -45,7 +45,13 @@ def is_version(stated: object, wanted: int) -> bool:
 def first_fault(fault: ValidationError) -> str:
     """Write the first fault of a record in one line. Its place comes first."""
     first = fault.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}{earlier_version(fault)}"
+
+
+def earlier_version(fault: ValidationError) -> str:
+    """Write that an earlier version may have made a record in which a field is missing or not known."""
+    kind = fault.errors(include_url=False)[0]["type"]
+    return "; an earlier version may have made it" if kind in ("missing", "extra_forbidden") else ""
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -251,6 +251,12 @@ class CommandLine:
 
         return redact(next((word for word in self.arguments if word.lower().endswith(".onnx")), ""))
 
+    def reads(self, path: str) -> bool:
+        """Return whether an argument, or an option but `-o`, names this file."""
+        options = [typed for name, typed in self.options.items() if name != "output"]
+        words = [*self.arguments, *chain(*options)]
+        return os.path.isfile(path) and os.path.realpath(path) in map(os.path.realpath, filter(None, words))  # noqa: PTH113
+
     def documents(self) -> Documents:
         """Return each `-o FORM[=PATH]` as (form, path). Path "" is stdout; paths that hold `{model}` are left out.
 

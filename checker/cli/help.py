@@ -299,7 +299,9 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
         shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog) if name.startswith("-") else None
         example = epilog.partition("\n")[0].removeprefix(EXAMPLE) if epilog.startswith(EXAMPLE) else look
         return f"{name} is missing; {command} needs it", (
-            _command(*line.words, *shown[1].split()) if shown else example
+            _command(*line.words, *shown[1].split())
+            if shown and not (name == "--in" and line.arguments[1:])
+            else example
         )
     if param is not None:
         name = max(param.opts, key=len)
@@ -376,7 +378,7 @@ def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
         return
     ours = nearest(word, verbs, OTHER_VERBS)
     if ours is not None:
-        rest = [] if ours.endswith("--help") else words[1:]
+        rest = [] if ours.endswith("--help") else [word for word in words[1:] if not form_of(f".{word}")]
         raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))
     if again := with_blanks(words):
         raise UsageError(f"{word} is neither a command nor a file; a name with blanks needs quotes", _command(*again))

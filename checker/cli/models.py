@@ -107,7 +107,7 @@ def _outputs_of(resolved: Resolved, models: Words) -> _Outputs:
     saved = files_of_representations(settings.save_representations, models, documents)
     signed = signed_reports(settings.sign, documents, models)
     output.check_bundles(resolved, signed, documents)
-    output.check_log(resolved)
+    output.check_log(resolved, documents)
     for document in documents:
         one_model(document.form, 1 if document.model else len(models))
     return _Outputs(documents, saved, signed)
@@ -205,7 +205,9 @@ def _destinations(resolved: Resolved, models: Words) -> list[Destination]:
         outputs += [f"{form}{sign}{name}" for name in fill(path, models)] if own else [text]
         about += models if own else [""]
     output.check_outputs(resolved, outputs)
-    destinations = zip(destinations_of(outputs, (), forms.OUTPUTS), about, strict=True)
+    photos = resolved.settings.images
+    reads = [Path(photos)] if photos else []
+    destinations = zip(destinations_of(outputs, reads, forms.OUTPUTS), about, strict=True)
     return sorted((d._replace(model=model) for d, model in destinations), key=lambda d: d.model != "")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, ge
 import typer
 
 from ..errors import UsageError
-from ..text import Texts, frozen
+from ..text import FORM_OF, Texts, frozen
 
 if TYPE_CHECKING:
     from ..evidence import Options
@@ -109,6 +109,8 @@ def one_of(option: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
         near = get_close_matches(value.lower(), valid, 1) or valid
         hint = PDF if value.lower().endswith("pdf") else f"{option} {near[0]}"
+        if near is valid and "." in value and not hint.startswith(PDF):
+            hint = f"the suffix chooses the form: {', '.join(FORM_OF)}"
         raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(valid)}", hint)
 
 

@@ -368,10 +368,16 @@ def check_bundles(resolved: Resolved, signed: Destinations, destinations: Destin
         check_target(bundle, (), "signature", "--sign KEY -o json=", is_verdict)
 
 
-def check_log(resolved: Resolved) -> None:
-    """Refuse the place of the log, as `check_outputs`."""
-    if (name := resolved.settings.log_file) is not None:
-        _refuse_unsafe(resolved, f"log-file is {name}", f"--log-file {quoted(name)}", name, "log-file")
+def check_log(resolved: Resolved, destinations: Destinations) -> None:
+    """Refuse the place of the log, as `check_outputs`, and that of a report."""
+    name = resolved.settings.log_file
+    if name is None:
+        return
+    _refuse_unsafe(resolved, f"log-file is {name}", f"--log-file {quoted(name)}", name, "log-file")
+    if os.path.realpath(name) in [os.path.realpath(d.path) for d in destinations if isinstance(d.path, Path)]:
+        raise UsageError(
+            f"--log-file is {name}, which a report uses too; it must be another file", "--log-file robustcheck.log"
+        )
 
 
 def _refuse_unsafe(resolved: Resolved, label: str, again: str, path: str, *keys: str) -> None:

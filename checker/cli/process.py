@@ -124,7 +124,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
         document = error_document(form, message, hint, code, line.model)
         with suppress(RobustcheckError, OSError):  # the error itself is on stderr
             place = parse_place(path) if path else None
-            if not document or (stopped and isinstance(place, Url)):
+            if not document or (stopped and isinstance(place, Url)) or line.reads(path):
                 continue
             # a terminal report is for people, who have read stderr: only one of an earlier run is replaced
             if place and (form != "terminal" or (isinstance(place, Path) and place.is_file())):
@@ -147,7 +147,9 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
             )
 
 
-def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *, enabled: bool = True) -> None:
+def announce(
+    outcomes: Sequence[Outcome], destinations: Sequence[Destination], *, enabled: bool = True, summary: str = ""
+) -> None:
     """Annotate models and write the summary on GitHub Actions.
 
     The summary is appended to the step's; elsewhere nothing happens.
@@ -159,6 +161,7 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
         outcomes: what the run reports.
         destinations: where its reports went.
         enabled: False for `--no-ci`.
+        summary: the Markdown report; empty for that of the outcomes.
     """
     if not enabled or os.environ.get("GITHUB_ACTIONS") != "true":
         return
@@ -174,9 +177,10 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
         try:
             path = Path(file)
             used_bytes = path.stat().st_size if path.exists() else 0
-            text = pipelines.summary(outcomes, options, pipelines.SUMMARY_BYTES - used_bytes)
-            with path.open("a", encoding="utf-8") as summary:
-                summary.write(text)
+            room = pipelines.SUMMARY_BYTES - used_bytes
+            text = pipelines.cut(summary, room) if summary else pipelines.summary(outcomes, options, room)
+            with path.open("a", encoding="utf-8") as appended:
+                appended.write(text)
             if not text:
                 sys.stderr.write("note: GITHUB_STEP_SUMMARY is full (1 MiB); the summary is left out\n")
         except OSError as fault:

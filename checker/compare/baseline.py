@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ...thresholds import read_bytes
-from ...thresholds.profile import STATISTICS, Frozen, ReprArgs, Statistic, is_version
+from ...thresholds.profile import STATISTICS, Frozen, ReprArgs, Statistic, earlier_version, is_version
 from ..arrays import NOT_READABLE, Array, Float32s, float64
 from ..errors import UsageError
 from ..evidence import Evidence
@@ -248,8 +248,10 @@ def read(path: Path) -> Baseline:
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "content"
+        rule = f"it must be as it was written{earlier_version(fault)}"
         raise UsageError(
-            f"{path}: baseline has a wrong {where} ({first['msg']}); it must be as it was written", again
+            f"{path}: baseline has a wrong {where} ({first['msg']}); {rule}",
+            again,
         ) from fault
     except ValueError:  # a number that is not finite
         computed = ""

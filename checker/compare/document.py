@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -11,15 +12,15 @@ from xml.etree import ElementTree
 from ..evidence import Gallery, SeenImage
 from ..report import notebook, pipelines
 from ..report.document import Cell, Document, Facts, Photo, Photos, Ratio, Section, Table, Topics, blocks_of, name
-from ..report.forms import SIGNS, FormOptions, cautions, fingerprint, one_line, path_of, verdict_text
+from ..report.forms import SIGNS, STOPPED, FormOptions, cautions, fingerprint, one_line, path_of, verdict_text
 from ..report.record import Report
 from ..text import as_json, count_text, number_text, percent_text, printable
-from ..verdict.gate import BUNDLED_NOTE, Gate, fallback_note
+from ..verdict.gate import BUNDLED_NOTE, fallback_note
 from ..verdict.reasons import NAMES, Kind
 from ..verdict.rule import Reason, Verdict
 from .index import IndexReason
 from .judge import CompareReport, range_text
-from .pairs import MIN_CKA, NEEDED, Compared, Fate, FeatureFate, Keeps
+from .pairs import MIN_CKA, NEEDED, Compared, Fate, FeatureFate, Keeps, smallest_losses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,38 +42,92 @@ FATE_CELLS: dict[Fate, Cell] = {
     "lost": Cell("✗ lost", "warn"),
 }
 """the same of an outlier feature"""
-_PLAIN: dict[Kind | None, tuple[str, str]] = {
-    None: (
-        "On the {images}, the candidate has kept the outlier features that made its reference pass.",
-        "It is not known whether they predict robustness to natural distribution shifts; no accuracy was measured.",
-    ),
-    "not_established": (
-        "The comparison came to no result: {reasons[0].seen}.",
-        "Do the next steps below and compare again.",
-    ),
-    "not_applicable": (
-        "The comparison cannot judge these two models: {reasons[0].seen}.",
-        "This does not show how robust the candidate is; measure its accuracy on shifted photos to find out.",
-    ),
-    "absent": (
-        "On the {images}, the candidate does not show the outlier features that its reference shows: "
-        "{reasons[0].title}.",
-        "Look at how the candidate was made before you release it.",
-    ),
-    "other_signal": (
-        "On the {images}, the candidate has not kept what its reference has: {reasons[0].title}.",
-        "Read the reasons below, and look at how the candidate was made before you release it.",
-    ),
+ACTS: dict[Fate, str] = {
+    "lost": "lost",
+    "uncorrelated": "replaced",
+    "rotated": "rotated away",
+    "weaker": "weakened",
+    "moved": "moved",
 }
+"""what the new file did to an outlier feature that it did not keep"""
+ADVICE: dict[Kind | None, str] = {
+    None: "It is not known whether they predict robustness to natural distribution shifts; no accuracy was measured.",
+    "not_established": "Do the next steps below and compare again.",
+    "not_applicable": "This does not show how robust the new file is; measure its accuracy on shifted photos to find "
+    "out.",
+    "absent": "Look at how the new file was made before you release it.",
+    "other_signal": "Read the reasons below, and look at how the new file was made before you release it.",
+}
+"""what follows the answer, by the kind of the verdict"""
 
 
 def plain_text(report: CompareReport) -> str:
-    """Explain the verdict in two sentences. The reader knows no statistic; what it means and what to do."""
-    images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
-    text = " ".join(_PLAIN[report.verdict.kind]).format(images=images, reasons=_ordered(report.verdict))
-    if report.index and "indication" not in report.required:
-        return f"{report.index.plain} Only this is required. On outlier features it is {report.verdict.verdict}: {text}"
-    return f"{report.verdict.verdict}{report.index_words}: {text}"
+    """Explain the verdicts to a reader who knows no statistic. The one that stops the run leads."""
+    text = f"{answer(report)} {ADVICE[report.kind]}"
+    verdict = report.verdict.verdict
+    if not report.index_first:
+        others = f" · {report.index_words}" if report.index_words else ""
+        return f"{verdict}{others}: {text}"
+    index = report.index.plain if report.index else f"{report.index_words}."
+    only = "" if "indication" in report.required else " Only this is required."
+    return f"{index}{only} On outlier features it is {verdict}: {text}"
+
+
+def answer(report: CompareReport) -> str:
+    """Answer in numbers whether the new file kept the outlier features of its reference. It is one sentence."""
+    reference = f"{'the baseline ' if report.baseline else ''}{reference_name(report)}"
+    first = next(iter(_ordered(report.verdict)), None)
+    if first is not None and first.kind in ("not_established", "not_applicable"):
+        return (
+            f"It cannot be told whether the new file kept the outlier features of {reference}, because {cause(first)}."
+        )
+    if first is not None and first.id == "unrelated":
+        return f"The new file is unrelated to {reference}: {first.seen}."
+    done = _done(report)
+    photos = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
+    return f"The new file {done} {_total(report)} of {reference} on the {photos}{_but(report, done)}."
+
+
+def cause(reason: Reason) -> str:
+    """Write why a comparison came to no result, to follow "because"."""
+    seen = reason.seen.replace(" by itself: ", " by itself is WARN: ", 1)
+    return f"the photos do not decide: {seen}" if reason.id == "undecided" else seen
+
+
+def _done(report: CompareReport) -> str:
+    """Count what the new file did to the outlier features. What it kept counts only where it did nothing else."""
+    counts = Counter(feature.fate for feature in report.features)
+    if report.candidate.evidence.model.rule != "encoder_output":  # the head moved along
+        counts["kept"] += counts.pop("moved", 0)
+    acts = [f"{act} {counts[fate]}" for fate, act in ACTS.items() if counts[fate]]
+    if not acts and counts["kept"] == len(report.features) > 1:
+        return "kept all"
+    kept = f"kept {counts['kept']}"
+    return f"{' and '.join(acts) or kept} of"
+
+
+def _total(report: CompareReport) -> str:
+    total = len(report.features)
+    strongest = "strongest " if len(report.reference.evidence.statistics.persistent) > total else ""
+    return f"{total} {strongest}outlier features"
+
+
+def _but(report: CompareReport, done: str) -> str:
+    """Write what else was lost, or what else stops a file that kept every outlier feature."""
+    kept = done.startswith("kept")
+    left = [
+        f"{percent_text(change.ratio.estimate or 0.0)} of the {NAMES[change.name]}"
+        for change in report.statistics
+        if change.keeps == "shrank"
+    ]
+    if left:
+        return f", {'but ' if kept else ''}with {' and '.join(left)} left"
+    if report.passed or not kept:
+        return ""
+    first = _ordered(report.verdict)[0]
+    if first.kind == "absent":
+        return f", but by itself it does not show the outlier features of robust CLIP encoders: {first.title}"
+    return f", but {first.title}"
 
 
 def _ordered(verdict: Verdict) -> tuple[Reason, ...]:
@@ -104,11 +159,9 @@ def document_of(report: CompareReport) -> Document:
         notes=report.notes,
         limits=report.claim,
         version=report.tool_version,
-        verdict=Cell(
-            f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{report.index_words}",
-            "warn" if report.exit_code else "pass",
-        ),
+        verdict=Cell(heading(report), "fail" if report.exit_code else "pass"),
         exit_code=report.exit_code,
+        rule=report.rule,
         cautions=tuple(cautions(outcome)),
         reasons=reasons,
         step=(decisive.next_step, f"robustcheck explain {decisive.id}") if decisive else ("", ""),
@@ -133,13 +186,27 @@ def document_of(report: CompareReport) -> Document:
     )
 
 
+def heading(report: CompareReport) -> str:
+    """Write the verdicts in a few words. The one that stops the run leads, and one that is not required is last."""
+    verdict = f"{SIGNS[report.verdict.verdict]} {verdict_text(report.verdict)}"
+    stopped = STOPPED if report.exit_code else ""
+    if "indication" not in report.required:
+        parts = [report.index_words, stopped, f"outlier features: {verdict_text(report.verdict)}"]
+    elif report.index_first:
+        parts = [report.index_words, verdict, stopped]
+    else:
+        parts = [verdict, report.index_words, stopped]
+    return " · ".join(filter(None, parts))
+
+
 def _line(report: CompareReport, outcome: Report) -> str:
-    """Write the required verdicts in one line. It begins with one that stops the run."""
+    """Write the required verdicts in one line, and what decides the exit code. What stops the run leads."""
     line = one_line(outcome)
-    if "index" not in report.required:
-        return line
-    index = report.index.plain if report.index else "✗ vector index: no verdict."
-    return f"{index} On outlier features: {line}" if report.index_first else f"{line}; {index}"
+    if "index" in report.required:
+        index = report.index.plain if report.index else f"{report.index_words}."
+        line = f"{index} On outlier features: {line}" if report.index_first else f"{line}; {index}"
+    stopped = f"{STOPPED} · " if report.exit_code else ""
+    return f"{line} · {stopped}exit code {report.exit_code}: {report.rule}"
 
 
 def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
@@ -193,7 +260,15 @@ def _statistics(report: CompareReport, least: float) -> Table:
         ratio = Cell(range_text(statistic.ratio), bar=Ratio(statistic.ratio, least, cell.style))
         rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, cell))
     most = sum(s.keeps != "not required" for s in report.statistics)
-    return Table(("statistic", ">candidate", ">reference", "ratio", "=kept?"), tuple(rows), most=most)
+    heads = ("statistic", ">candidate", ">reference", "ratio", "=kept?")
+    return Table(heads, tuple(rows), legend=_smallest(report), most=most)
+
+
+def _smallest(report: CompareReport) -> str:
+    """Write the smallest losses that would not have been answered by kept. It is empty where nothing was kept."""
+    losses = [(NAMES[each.name], smallest_losses(each, report.tolerance)) for each in report.statistics]
+    texts = [f"{name} {percent_text(loss[0])} (shrank: {percent_text(loss[1])})" for name, loss in losses if loss]
+    return f"smallest loss that would not be kept: {', '.join(texts)}" if texts else ""
 
 
 def _features(report: CompareReport) -> Section:
@@ -251,7 +326,7 @@ def figure_of(report: CompareReport) -> Figure:
     """
     models = [side.evidence.model.file for side in (report.candidate, report.reference)]
     ours, theirs = (PurePath(file).name for file in models)
-    index = f"{report.index_words} · ".removeprefix(" · ")
+    index = f"{report.index_words} · " if report.index_words else ""
     title = notebook.headline(report.verdict, f"{index}{ours} against {theirs}", report.n_images)
     figure, (histogram, ratio_axes, features) = notebook.figure(title, 3)
     sides = ((report.reference, notebook.WITH, "reference"), (report.candidate, notebook.OWN, "candidate"))
@@ -278,17 +353,7 @@ def figure_of(report: CompareReport) -> Figure:
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
     """Write the comparison as JUnit or SARIF. It ends in a newline."""
     outcome = as_side(report, report.candidate)
-    if report.required != ("indication",):
-        gate = Gate(exit_code=report.exit_code, fail_on="warn", rule=_rule(report))
-        outcome = outcome.model_copy(update={"gate": gate})
     return (_junit if form == "junit" else _sarif)(report, outcome, options)
-
-
-def _rule(report: CompareReport) -> str:
-    """Return what decides the exit code. It is one sentence."""
-    index = report.index.verdict if report.index else "missing"
-    texts = {"indication": f"the verdict is {report.verdict.verdict}", "index": f"the index verdict is {index}"}
-    return " and ".join(texts[required] for required in report.required)
 
 
 def _sarif(report: CompareReport, outcome: Report, options: FormOptions) -> str:
@@ -297,21 +362,21 @@ def _sarif(report: CompareReport, outcome: Report, options: FormOptions) -> str:
     (run,) = document["runs"]
     if "indication" not in report.required:
         run["results"] = [result | {"level": "note"} for result in run["results"]]
-    if "index" in report.required and (report.index is None or report.index.verdict != "compatible"):
+    if report.index_words and (report.index is None or report.index.verdict != "compatible"):
         title = {"text": "The candidate does not fit the index of vectors"}
         rule = {"id": "index_verdict", "shortDescription": title, "fullDescription": title, "help": title}
         run["tool"]["driver"]["rules"].append(rule | {"defaultConfiguration": {"level": "warning"}})
         place = {"artifactLocation": {"uri": run["properties"]["models"][0]["uri"]}, "region": {"startLine": 1}}
         result = {
             "ruleId": rule["id"],
-            "level": "warning",
-            "message": {"text": printable(report.index.plain if report.index else _rule(report))},
+            "level": "error",
+            "message": {"text": printable(report.index.plain if report.index else report.rule)},
             "locations": [{"physicalLocation": place}],
             "partialFingerprints": {
                 "primaryLocationLineHash": f"{fingerprint(path_of(outcome, options), 'index_verdict')[:16]}:1"
             },
         }
-        run["results"].append(result)
+        run["results"].insert(0 if report.index_first else len(run["results"]), result)
     return as_json(document)
 
 
@@ -352,6 +417,7 @@ def as_side(report: CompareReport, side: Compared) -> Report:
     return Report(
         tool_version=report.tool_version,
         verdict=report.verdict,
+        gate=report.gated().gate,
         notes=(*report.notes, f"compared with {reference_name(report)}"),
         evidence=side.evidence,
         profile=report.profile,

@@ -26,7 +26,7 @@ from ..errors import EnvironmentFaultError, UsageError, install_hint
 from ..evidence import Evidence, Interval
 from ..statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds
 from ..storage.places import existing_parent, nearest_path
-from ..text import interval_text, number_text, quoted, short_provider
+from ..text import MIB, interval_text, number_text, quoted, short_provider
 from ..verdict.reasons import INDEX_REASONS, INDEX_STEPS
 from . import holds
 from .ids import match_ids
@@ -41,6 +41,7 @@ Tested = Literal["by ids", "by vectors", "no"]
 Share = Annotated[float, Field(ge=0, le=1)]
 FEWEST_IMAGES: Final = 72  # from which the 5 % quantile has a lower bound
 WORST: Final = 5  # images that are shown
+TYPES_SHOWN: Final = 6  # of nodes that differ between the files
 TIED_SHARE: Final = 0.05  # of the neighbours that ties may hide before they are named as the reason
 UNSOUND: Final = {
     *("duplicate_images", "near_duplicate_images", "images_not_varied", "nonfinite_representations"),
@@ -447,11 +448,9 @@ def concluded_index(report: IndexReport, both: Sequence[Compared], nodes: Sequen
         if n_varied < FEWEST_IMAGES:
             seen = f"{n_varied} images differ clearly from each other; {FEWEST_IMAGES} are needed"
             report = report.because("too_few_images", "undecided", seen)
-    new, old = (_facts(e, n) for e, n in zip(evidence, nodes, strict=True))
-    differs = tuple(
-        f"{name} {old.get(name, 0)} → {new.get(name, 0)}" for name in {**old, **new} if old.get(name) != new.get(name)
-    )
-    return report.model_copy(update={"ran": ran, "differs": differs})
+    new, old = map(_facts, evidence)
+    differs = [f"{name} {old[name]} → {new[name]}" for name in new if old[name] != new[name]]
+    return report.model_copy(update={"ran": ran, "differs": (*differs, *_changed_nodes(*nodes))})
 
 
 def on_another_machine(report: IndexReport, loss: MachineLoss | None) -> IndexReport:
@@ -474,17 +473,26 @@ def on_another_machine(report: IndexReport, loss: MachineLoss | None) -> IndexRe
     return report.model_copy(update={"reasons": (reason, *report.reasons), "verdict": "undecided"})
 
 
-def _facts(evidence: Evidence, nodes: Counter[str]) -> dict[str, str]:
-    """Return what may differ between two files."""
+def _facts(evidence: Evidence) -> dict[str, str]:
+    """Return what may differ between two files, but for their nodes. Of the opsets it is ONNX's own."""
     model = evidence.model
-    facts = {"precision": evidence.execution.precision, "exporter": model.producer, "bytes": f"{model.size_bytes:,}"}
-    for label, values in (
-        ("opset", model.opset),
-        ("preprocessing", dict(evidence.preprocessing.preprocessing)),
-        ("nodes", nodes),
-    ):
-        facts |= {f"{label} {name}": str(value) for name, value in values.items()}
-    return facts
+    facts = {
+        "precision": evidence.execution.precision,
+        "size": f"{model.size_bytes / MIB:.3g} MiB",
+        "opset": str(model.opset.get("ai.onnx", "–")),
+        "exporter": model.producer or "–",
+    }
+    steps = dict(evidence.preprocessing.preprocessing)
+    return facts | {f"preprocessing {name}": str(value) for name, value in steps.items()}
+
+
+def _changed_nodes(new: Counter[str], old: Counter[str]) -> Iterator[str]:
+    """Yield the types of nodes of which there are more or fewer, the largest change first."""
+    changes = Counter({name: abs(new[name] - old[name]) for name in sorted({*new, *old}) if new[name] != old[name]})
+    for name, _ in changes.most_common(TYPES_SHOWN):
+        yield f"nodes {name} {old[name]} → {new[name]}"
+    if len(changes) > TYPES_SHOWN:
+        yield f"and {len(changes) - TYPES_SHOWN} more types of nodes"
 
 
 def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:

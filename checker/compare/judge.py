@@ -18,8 +18,9 @@ from ..errors import UsageError
 from ..evidence import OUTLIER_SD, Evidence, Interval
 from ..report import notebook
 from ..report.document import Shown
-from ..report.record import Judged, Time
+from ..report.record import Judged, Time, to_json
 from ..text import frozen, interval_text, number_text, percent_text
+from ..verdict.gate import Gate
 from ..verdict.reasons import NAMES
 from ..verdict.rule import NoTruth, Verdict, reason, step_in_comparison, verdict_for
 from . import pairs
@@ -55,6 +56,8 @@ class CompareReport(Shown, Judged, Frozen):
     tool: str = "robustcheck"
     document: Literal["compare"] = "compare"
     tool_version: str
+    gate: Gate | None = None
+    """what the required verdicts make of the run"""
     verdict: Verdict
     tolerance: float
     baseline: str = ""
@@ -102,25 +105,23 @@ class CompareReport(Shown, Judged, Frozen):
         return required_of(value)
 
     @property
+    def rule(self) -> str:
+        """Return what decides the exit code, in one sentence."""
+        index = self.index.verdict if self.index else "missing"
+        texts = {"indication": f"the verdict is {self.verdict.verdict}", "index": f"the index verdict is {index}"}
+        return " and ".join(texts[required] for required in self.required)
+
+    @property
     def index_words(self) -> str:
-        """Return the index verdict where it decides the exit code. It follows the verdict in every heading."""
+        """Return the index verdict for a heading. It is empty where it does not decide the exit code."""
         if "index" not in self.required:
             return ""
-        return (
-            " · no index verdict"
-            if self.index is None
-            else f" · {SIGNS[self.index.verdict]} index {self.index.verdict}"
-        )
+        return f"{SIGNS[self.index.verdict]} index {self.index.verdict}" if self.index else "✗ no index verdict"
 
     @property
     def index_first(self) -> bool:
-        """Whether a line begins with the index verdict: it decides the exit code alone, or alone stops the run."""
+        """Whether the index verdict leads: it decides the exit code alone, or alone stops the run."""
         return "index" in self.required and ("indication" not in self.required or (self.passed and self.exit_code == 1))
-
-    @property
-    def colour(self) -> Literal["PASS", "WARN"]:
-        """The verdict whose colour a heading has. It follows the exit code."""
-        return "WARN" if self.exit_code else "PASS"
 
     @property
     def next_baseline(self) -> Baseline | None:
@@ -142,6 +143,14 @@ class CompareReport(Shown, Judged, Frozen):
             ("reference", self.reference.evidence.model.file),
             ("images", self.n_images),
         ]
+
+    def gated(self) -> CompareReport:
+        """Return the report with the gate of what it holds now."""
+        return self.model_copy(update={"gate": Gate(exit_code=self.exit_code, fail_on="warn", rule=self.rule)})
+
+    def to_json(self) -> str:
+        """Return the JSON document, as `-o json`."""
+        return to_json(self.gated())
 
     def to_junit(self) -> str:
         """Return the JUnit document, as `-o junit`."""

@@ -723,6 +723,26 @@ def _keeps(ratio: Interval, difference: Interval, reference: float, tolerance: f
     return "undecided"
 
 
+def smallest_losses(change: StatisticChange, tolerance: float) -> tuple[float, float] | None:
+    """Return the smallest losses of a kept statistic that would have been answered by undecided, and by shrank.
+
+    With w half the width of the interval of log(ratio): a measured loss x is not kept where (1 − x) exp(−w) is below
+    1 − tolerance, and shrank where (1 − x) exp(w) is.
+
+    Args:
+        change: of the statistic; its interval is taken to be as wide at another loss.
+        tolerance: share of the reference's value that may be lost.
+
+    Returns:
+        Two shares of the reference's value. None where the statistic was not kept, or need not be.
+    """
+    low, high = change.ratio.low, change.ratio.high
+    if change.keeps != "kept" or low is None or high is None:
+        return None
+    factor = math.sqrt(high / low)
+    return max(0.0, 1 - (1 - tolerance) * factor), 1 - (1 - tolerance) / factor
+
+
 def _interval(estimate: float, low: float, high: float) -> Interval:
     if not math.isfinite(estimate) or not (math.isfinite(low) and math.isfinite(high)):
         return Interval(estimate=_finite(estimate), low=None, high=None)

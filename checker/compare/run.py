@@ -337,7 +337,7 @@ def _report(
     **added: Any,
 ) -> CompareReport:
     numbers = {name: value for name, value in vars(comparison).items() if name != "stale"}
-    return CompareReport(
+    report = CompareReport(
         tool_version=VERSION,
         verdict=judge_pair(candidate, comparison, tolerance, profile),
         tolerance=tolerance,
@@ -353,6 +353,7 @@ def _report(
         **numbers,
         **added,
     )
+    return report.gated()
 
 
 @frozen

@@ -100,7 +100,7 @@ def assert_same_index(
     """
     __tracebackhide__ = True  # pytest shows the line of the test
     reference, baseline = (None, old) if Path(old).suffix == ".npz" else (old, None)
-    report = compare(new, reference, baseline=baseline, images=images, index=index, **options)
+    report = compare(new, reference, baseline=baseline, images=images, index=index, require=("index",), **options)
     assert report.index is not None
     if report.index.verdict != "compatible":
         rows = (f"  {label}: {text}" for label, text in report.index.rows())

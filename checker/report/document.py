@@ -219,6 +219,8 @@ class Document:
     verdict: Cell | None = None
     """sign and words; None: information only"""
     exit_code: int | None = None
+    rule: str = ""
+    """what decided the exit code, in one sentence"""
     cautions: Texts = ()
     """what a reader must know before the verdict"""
     reasons: tuple[Reason, ...] = ()

@@ -185,6 +185,20 @@ def passed_by(report: Report) -> str:
     return " (accepted)" if all(r.kind == report.gate.accept for r in report.verdict.reasons) else " (let through)"
 
 
+STOPPED = "STOPPED"
+"""what a heading adds to a verdict for which the run ends with exit code 1"""
+
+
+def is_stopped(outcome: Outcome) -> bool:
+    """Return whether a gate stops the run because of this model's verdict."""
+    return isinstance(outcome, Report) and outcome.gate is not None and outcome.gate.exit_code == 1
+
+
+def gate_text(report: Report) -> str:
+    """Write what the gate makes of a WARN, to follow it: " · STOPPED", or as `passed_by`."""
+    return f" · {STOPPED}" if is_stopped(report) else passed_by(report)
+
+
 def loosened(report: Report) -> Iterator[str]:
     """Write first what lets a WARN through. What no longer does is named, too."""
     gate = report.gate
@@ -271,7 +285,7 @@ def line_of(outcome: Outcome) -> str:
     """Write an outcome in one line, for `-q`. It has verdict, model, reasons, or the error."""
     if isinstance(outcome, Failed):
         return printable(f"ERROR {outcome.model}: {without_model(outcome)}")
-    return one_line(outcome)
+    return f"{one_line(outcome)} · {STOPPED}" if is_stopped(outcome) else one_line(outcome)
 
 
 def word_of(outcome: Outcome) -> str:

@@ -40,7 +40,7 @@ def overview(outcomes: Sequence[Outcome]) -> str:
         if isinstance(outcome, Failed):
             verdict, why = "**ERROR**", text(outcome.message)
         else:
-            verdict = f"**{text(forms.verdict_text(outcome.verdict))}**"
+            verdict = f"**{text(forms.verdict_text(outcome.verdict) + forms.gate_text(outcome))}**"
             why = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in forms.findings(outcome))
         rows.append(f"| {text(forms.model_of(outcome))} | {verdict} | {forms.exit_code_of(outcome)} | {why} |")
     return "\n".join(rows)
@@ -126,6 +126,7 @@ def _section(document: Document) -> str:
     title = document.verdict.text if document.verdict else document.title
     blocks = [
         f"## {text(title)}: {text(document.model.file)}",
+        f"**Exit code {document.exit_code}:** {text(document.rule)}." if document.rule else "",
         *(f"**!** {text(caution)}" for caution in document.cautions),
         *(text(document.claim), f"**{text(document.summary)}**"),
         " · ".join(_cell(fact) for fact in document.facts if text_of(fact)),

@@ -103,6 +103,7 @@ def _assessed(suite: Element, report: Report) -> None:
         verdict=report.verdict.verdict,
         kind=report.verdict.kind or "",
         gate=forms.rule_of(report),
+        exit_code=str(exit_code_of(report)),
         robustcheck=report.tool_version,
         model=model.file,
         model_digest=model.digest,
@@ -130,7 +131,10 @@ def _assessed(suite: Element, report: Report) -> None:
     for name, finding in by_id.items():  # every reason has a test case, whether the lists above hold it or not
         if name not in reported:
             _case(suite, "other", name, _case_result(finding))
-    if lines := cautions(report):  # viewers show the output of a suite, and not its properties
+    lines = cautions(report)
+    if forms.is_stopped(report):
+        lines.insert(0, f"{forms.STOPPED}: {forms.rule_of(report)}")
+    if lines:  # viewers show the output of a suite, and not its properties
         suite.append(_element("system-out", "\n".join(lines)))
 
 
@@ -180,6 +184,9 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
     results = [r for name, outcome in _named(outcomes) for r in _results(outcome, options, name)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
     invocation: Node = {"executionSuccessful": not failed, "exitCode": max(map(exit_code_of, outcomes), default=70)}
+    if decided := [forms.rule_of(outcome) for outcome in outcomes if isinstance(outcome, Report)]:
+        stopped = f"{forms.STOPPED}: " if invocation["exitCode"] == 1 else ""
+        invocation["exitCodeDescription"] = f"{stopped}{'; '.join(decided)}"
     if failed:
         invocation["toolExecutionNotifications"] = [
             {
@@ -243,7 +250,8 @@ def _results(outcome: Outcome, options: FormOptions, name: str) -> list[Node]:
         text = f"{name}{finding.title}: {printable(reason.seen)}\nNext step: {reason.next_step}"
         if finding.expired:
             text += f"\n{waiver_text(finding.expired, expired=True)}"
-        result = _result(outcome, options, printable(reason.id), "warning", text)
+        level = "error" if forms.is_stopped(outcome) and not finding.waiver else "warning"
+        result = _result(outcome, options, printable(reason.id), level, text)
         result["properties"] = {"kind": reason.kind}
         if finding.waiver:
             justification = waiver_text(finding.waiver)
@@ -311,7 +319,8 @@ _CUT = "\n\n*The rest is cut: GitHub takes 1 MiB for a step. `-o markdown=FILE` 
 def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
     """Write one command per reason and per error.
 
-    It is a warning, a notice where the reason is waived, and an error for a model without a verdict.
+    A reason that stops the run is an error, one that a waiver accepts a notice, any other a warning. A model without a
+    verdict is an error.
 
     Notices also say what can loosen the gate, and that the photos were the bundled ones.
 
@@ -322,14 +331,17 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
         path = printable(path_of(outcome, options))
         if isinstance(outcome, Failed):
             hint = f"; hint: {outcome.hint}" if outcome.hint else ""
-            kinds["error"].append((path, "robustcheck: could not assess", printable(outcome.message + hint)))
+            # before the reasons, of which GitHub shows some
+            kinds["error"].insert(0, (path, "robustcheck: could not assess", printable(outcome.message + hint)))
             continue
         for caution in cautions(outcome):
             kinds["notice"].append((path, "robustcheck", f"{name}{caution}"))
         for f in findings(outcome):
-            title = f"robustcheck {outcome.verdict.verdict} · {f.reason.kind}: {f.title}"
+            stopped = f"{forms.STOPPED} · " if forms.is_stopped(outcome) else ""
+            title = f"robustcheck {stopped}{outcome.verdict.verdict} · {f.reason.kind}: {f.title}"
             words = f"{name}{forms.finding_text(f)}. Next step: {f.reason.next_step}"
-            kinds["notice" if f.waiver else "warning"].append((path, title, words))
+            kind = "error" if stopped else "warning"
+            kinds["notice" if f.waiver else kind].append((path, title, words))
     lines = []
     for kind, of_kind in kinds.items():
         fits = of_kind if len(of_kind) <= MAX_ANNOTATIONS else of_kind[: MAX_ANNOTATIONS - 1]
@@ -358,7 +370,11 @@ def summary(outcomes: Sequence[Outcome], options: FormOptions, room: int = SUMMA
 
     Empty where not even that sentence fits.
     """
-    full = markdown.write_markdown(outcomes, options)
+    return cut(markdown.write_markdown(outcomes, options), room)
+
+
+def cut(full: str, room: int) -> str:
+    """Cut a Markdown report as `summary`."""
     if len(full.encode()) < room:
         return full
     left = room - len(_CUT.encode()) - 1

@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from pydantic import ConfigDict, ValidationError, model_validator
 
 from ...thresholds import read_bytes, read_start
-from ...thresholds.profile import Context, Frozen, Profile, ReprArgs, is_version, unique_keys, wrong_statistics
+from ...thresholds.profile import (
+    Context,
+    Frozen,
+    Profile,
+    ReprArgs,
+    earlier_version,
+    is_version,
+    unique_keys,
+    wrong_statistics,
+)
 from ...thresholds.profile import digest_of as profile_digest_of
 from ..errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
 from ..evidence import Evidence, Options
@@ -331,8 +340,12 @@ def read(path: Path, *, refuse_errors: bool = False) -> list[tuple[Report, Field
     if not isinstance(raw, dict) or raw.get("tool") != "robustcheck":
         raise UsageError(f"{path}: file is not a report of robustcheck; `-o json=PATH` of a check writes one", AGAIN)
     if not is_version(stated := raw.get("schema_version"), SCHEMA_VERSION):
-        hint = AGAIN if stated == 1 else NEWER
-        raise UsageError(f"{path}: schema_version is {stated!r}; this robustcheck reads {SCHEMA_VERSION}", hint)
+        is_earlier = stated == 1
+        made_by = "; an earlier version made it" if is_earlier else ""
+        raise UsageError(
+            f"{path}: schema_version is {stated!r}{made_by}; this robustcheck reads {SCHEMA_VERSION}",
+            AGAIN if is_earlier else NEWER,
+        )
     several = raw.get("reports")
     parts = several if isinstance(several, list) else [raw]
     errors = [part["error"] for part in parts if isinstance(part, dict) and "error" in part]
@@ -445,8 +458,9 @@ def _report(path: Path, raw: Any) -> tuple[Report, Fields]:
     except (ValidationError, RecursionError) as fault:
         first = fault.errors(include_url=False)[0] if isinstance(fault, ValidationError) else None
         where = ".".join(str(part) for part in first["loc"]) if first else "content"
+        rule = "it must be as written" + (earlier_version(fault) if isinstance(fault, ValidationError) else "")
         raise UsageError(
-            f"{path}: report has a wrong {where} ({first['msg'] if first else 'too deep'}); it must be as written",
+            f"{path}: report has a wrong {where} ({first['msg'] if first else 'too deep'}); {rule}",
             AGAIN,
         ) from fault
     if report.binding is None:

@@ -116,7 +116,7 @@ def _pages() -> Environment:
         "signed": lambda value: f"{value:+z.1f}",
     }
     helpers = [blocks_of, gap_text, interval_text, photo, short_checkpoint, charts.suite_of]
-    helpers += [forms.cautions, forms.findings, forms.passed_by, forms.without_model]
+    helpers += [forms.cautions, forms.findings, forms.gate_text, forms.is_stopped, forms.without_model]
     environment.globals |= {helper.__name__: helper for helper in helpers}
     environment.globals |= {"words": forms, "drawn": charts, "EXIT_CODES": EXIT_CODES}
     environment.globals |= {"DEFINITIONS": DEFINITIONS, "KINDS": KINDS, "NAMES": NAMES}

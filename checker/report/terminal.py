@@ -414,6 +414,7 @@ def document_of(report: Report) -> Document:
         line=forms.one_line(report),
         verdict=_verdict_cell(report),
         exit_code=gate.exit_code if gate else None,
+        rule=forms.rule_of(report) if gate else "",
         cautions=tuple(filter(None, [forms.loosening_text(report), *forms.limits_of(report), *forms.loosened(report)])),
         reasons=verdict.reasons,
         step=forms.step_of(step, model.file, photos, explain, scores=model.rule != "encoder_output"),
@@ -433,8 +434,8 @@ def _pixels(report: Report) -> Words:
 def _verdict_cell(report: Report) -> Cell:
     verdict = report.verdict
     return Cell(
-        f"{forms.SIGNS[verdict.verdict]} {forms.verdict_text(verdict)}{forms.passed_by(report)}",
-        "pass" if verdict.passed else "warn",
+        f"{forms.SIGNS[verdict.verdict]} {forms.verdict_text(verdict)}{forms.gate_text(report)}",
+        "pass" if verdict.passed else "fail" if forms.is_stopped(report) else "warn",
     )
 
 
@@ -559,8 +560,9 @@ def render_several(
     details = [_details(model, each, pen) for model, each in rows if isinstance(each, Failed) or not each.passed]
     where = [Group(*(pen.name(place) for place in places))] if places else []
     word = {0: "PASS", 1: "WARN"}.get(code, "ERROR")
-    said = f"{forms.SIGNS[word]} {len(outcomes)} models: {forms.counts_text(outcomes)} · exit code {code}"
-    last = Ruled(pen, said, COLOURS.get(word, "red"))
+    stopped = f" · {forms.STOPPED}" if code == 1 else ""
+    said = f"{forms.SIGNS[word]} {len(outcomes)} models: {forms.counts_text(outcomes)}{stopped} · exit code {code}"
+    last = Ruled(pen, said, STYLES["fail" if code else "pass"])
     first = pen.say(f"robustcheck {texts.VERSION}", "dim")
     # once what holds for all models: what can loosen the gate, and photos that are not the reader's
     return Trimmed(Group(first, *_marked(pen, forms.all_cautions(outcomes)), spaced([table, *details, *where, last])))

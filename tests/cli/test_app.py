@@ -115,7 +115,7 @@ MOMENTS = [
     (signal.SIGTERM, AT_IMPORT("typer"), "pass.onnx --isolated -o json=report.json"),
     (signal.SIGTERM, AT_IMPORT("robustcheck_onnx.checker.cli.settings"), "pass.onnx"),  # a file names the report
     # where it was raised inside the module, the process was aborted, and an earlier PASS stayed
-    (signal.SIGTERM, "sys.setprofile(compiled)", "verify report.json pass.onnx -o json=report.json"),
+    (signal.SIGTERM, "sys.setprofile(compiled)", "verify given.json pass.onnx -o json=report.json"),
 ]
 
 

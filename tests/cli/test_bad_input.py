@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robustcheck_onnx.thresholds import profile as thresholds
 from support import PATIENCE_S, Capture, Patch, bad_input, code_in, extra, lookup, robustcheck
 from support.bad_input import Run, assert_says, contents, small_files, without_progress
 
@@ -307,3 +308,30 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(run: Run) -> None:
     reader.join(PATIENCE_S)
     assert (done.returncode, done.stderr, fifo.is_fifo()) == (0, "", True)
     assert json.loads(received[0])["verdict"]["verdict"] == "PASS"
+
+
+def test_a_refused_report_leaves_what_the_run_reads_as_it_is(ends: Run) -> None:
+    ends(0, "pass.onnx --images photos -o json=report.json")
+    report = Path("report.json").read_bytes()
+    ends(2, "verify report.json pass.onnx -o json=report.json", "a file that this run reads")
+    assert Path("report.json").read_bytes() == report
+    Path("list.txt").touch()
+    for line in ("pass.onnx", "scan pass.onnx"):
+        ends(2, f"{line} --images list.txt -o json=list.txt", "a file that this run reads")
+        assert Path("list.txt").read_bytes() == b""
+    ends(2, "pass.onnx --images photos --log-file log -o json=log", "--log-file is log, which a report uses too")
+
+
+def test_hints_lead_somewhere_and_an_earlier_version_is_named(ends: Run) -> None:
+    for line, hint in (
+        ("report html", "robustcheck check -o report.html\n"),
+        ("shift pass.onnx photos", "robustcheck shift model.onnx --in photos/ --shifted sketches/"),
+        ("pass.onnx -o report.docx", "the suffix chooses the form: .sarif.json, .sarif, .cdx.json, .json, .html, "),
+    ):
+        assert f"hint: {hint}" in ends(2, line).stderr
+    content = json.loads(thresholds.load().model_dump_json())
+    del content["bounds"]
+    Path("profile.json").write_text(json.dumps(content))
+    ends(2, "pass.onnx --images photos --thresholds profile.json", "an earlier version may have made it")
+    Path("report.json").write_text('{"schema_version": 1, "tool": "robustcheck"}')
+    ends(2, "verify report.json pass.onnx", "schema_version is 1; an earlier version made it; this robustcheck reads 2")

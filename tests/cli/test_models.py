@@ -131,6 +131,7 @@ def test_a_table_with_the_worst_first_and_the_worst_exit_code(ends: Run) -> None
     rows = re.findall(r"^. (\S+) .*?(\w+\.onnx)", done.stdout.partition("\n\n")[0], re.MULTILINE)
     assert rows == [("error", "text.onnx"), ("WARN", "warn.onnx"), ("PASS", "pass.onnx")]
     assert "✗ 3 models: 1 PASS, 1 WARN, 1 ERROR · exit code 3" in done.stdout
+    assert "▲ 2 models: 1 PASS, 1 WARN · STOPPED · exit code 1" in ends(1, "pass.onnx warn.onnx --images photos").stdout
     both = ends(0, "pass.onnx warn.onnx --images photos --fail-on never")
     assert "WARN · absent (let through)" in both.stdout
     ends(3, "pass.onnx text.onnx --images photos -qq --fail-on never")
@@ -175,7 +176,7 @@ def test_one_that_lacked_memory_side_by_side_is_checked_again_alone(ends: Run, m
     monkeypatch.setattr(pipeline, "check", check)
     done = ends(1, "pass.onnx warn.onnx --images photos -q")
     assert done.stderr == ""
-    assert done.stdout == "PASS pass.onnx\nWARN · absent warn.onnx: too_weak, not_persistent\n"
+    assert done.stdout == "PASS pass.onnx\nWARN · absent warn.onnx: too_weak, not_persistent · STOPPED\n"
     assert (sorted(tried[:2]), tried[2:]) == (["pass.onnx", "warn.onnx"], ["pass.onnx"])
 
 

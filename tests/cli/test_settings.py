@@ -251,7 +251,7 @@ def test_waivers_open_the_gate_until_they_expire(ends: Run) -> None:
     warns(0, "▲ WARN · absent (waived) · exit code 0", waived)
     say(WAIVERS.format(expires="2020-01-01"))
     expired = "! too_weak: a waiver by vision@example.org expired on 2020-01-01"
-    warns(1, "▲ WARN · absent · exit code 1", expired)
+    warns(1, "▲ WARN · absent · STOPPED · exit code 1", expired)
     say(f'{VALID}models = ["other/*"]\n')
     warns(1)
     say(f'{VALID}models = ["release/**"]\n')

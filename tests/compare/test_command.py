@@ -13,7 +13,8 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport
+from robustcheck_onnx.checker.compare.document import heading
+from robustcheck_onnx.checker.compare.index import SIGNS, IndexOptions, IndexReport
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.report.document import Table, cell_of, document_of
 from robustcheck_onnx.checker.text import number_text
@@ -38,7 +39,21 @@ def test_the_command_says_it_by_exit_code_and_in_every_format(workshop: Workshop
     assert any("same file" in note for note in report.notes)
     workshop.model("candidate", h @ rotation(384))
     assert robustcheck(*call, "-q") == 1
-    assert re.fullmatch(rf"WARN · \w+ {re.escape(str(a))}: [\w, ]+\n", capsys.readouterr().out)
+    line = rf"WARN · \w+ {re.escape(str(a))}: [\w, ]+ · STOPPED · exit code 1: the verdict is WARN\n"
+    assert re.fullmatch(line, capsys.readouterr().out)
+
+
+def test_python_has_the_words_of_the_command(workshop: Workshop, capsys: Capture) -> None:
+    old, new = workshop.model("old", planted()), workshop.model("new", planted() @ rotation(384))
+    call = ["compare", new, old, "--images", workshop.photos, "--device", "cpu", "--no-time"]
+    report = but(rc.compare(new, old, workshop.photos, device="cpu"), time=None)
+    assert robustcheck(*call, "-o", "markdown") == report.exit_code == 1
+    assert capsys.readouterr().out == report.to_markdown()
+    assert f"The new file rotated away 1 of 1 outlier features of {old}" in document_of(report).summary
+    assert robustcheck(*call, "-q", "--require", "index") == 1
+    error = raised(rc.IndexVerdictError, "", rc.assert_same_index, new, old, workshop.photos, device="cpu")
+    first, *_ = str(error).splitlines()
+    assert capsys.readouterr().out.startswith(f"{first} On outlier features: WARN · ")
 
 
 def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
@@ -48,28 +63,36 @@ def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
     (run,) = json.loads(lost.to_sarif())["runs"]
     assert {failure.attrib["type"] for failure in failures} == ids(lost) == {each["ruleId"] for each in run["results"]}
     assert run["automationDetails"]["id"].startswith("robustcheck-compare/")
-    heading = f"WARN · {lost.kind}: {lost.candidate.evidence.model.file}"
+    heading = f"WARN · {lost.kind} · STOPPED: {lost.candidate.evidence.model.file}"
     assert heading.replace("_", r"\_") in lost.to_markdown()
 
 
 def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
     h, fits = planted(), IndexReport(options=IndexOptions(accept_untested=True), n_vectors=7, tested="no")
     for candidate, index, code, level in (
-        (h, fits.because("cosine", "re-embed", "seen", "step"), 1, "warning"),
+        (h, fits.because("cosine", "re-embed", "seen", "step"), 1, "error"),
         (h @ rotation(384), fits, 0, "note"),
     ):
         report = but(judged(candidate, h), index=index, required=("index",))
         (run,) = json.loads(report.to_sarif())["runs"]
-        assert run["invocations"] == [{"executionSuccessful": True, "exitCode": code}]
+        rule = f"the index verdict is {index.verdict}"
+        (ended,) = run["invocations"]
+        assert (ended["exitCode"], ended["exitCodeDescription"]) == (code, "STOPPED: " * code + rule)
+        fields = json.loads(report.to_json())
+        assert (fields["gate"]["exit_code"], fields["gate"]["rule"]) == (code, rule)
+        assert [*fields].index("gate") < [*fields].index("verdict")
         assert {result["level"] for result in run["results"]} == {level}
         page, text = report.to_html(), shown(report)
         headings = report.to_markdown().split("## ")[1], page.split("title>")[1], text.splitlines()[-1]
-        assert all(f"index {index.verdict}" in heading for heading in headings)
-        assert f'class="verdict {"warn" if code else "pass"}"' in page
-        words = " ".join(text.split())
-        assert f"{index.plain} Only this is required. On outlier features it is" in words
+        first = f"{SIGNS[index.verdict]} index {index.verdict}{' · STOPPED' * code} · outlier features: "
+        assert [each.lstrip(">━ ").startswith(first) for each in headings] == [True] * 3
+        assert f'class="verdict {"fail" if code else "pass"}"' in page
+        assert f"Exit code {code}: {rule}." in words(parse(page))
+        assert f"**Exit code {code}:** {rule}." in report.to_markdown()
+        told = " ".join(text.split())
+        assert f"{index.plain} Only this is required. On outlier features it is" in told
         untested = "compatible, but it was not tested whether the reference made the index (accepted by --accept"
-        assert (untested in words) == (index is fits)
+        assert (untested in told) == (index is fits)
         assert re.findall(r"explain (\w+)", text) == ["cosine"] * code  # no step for the other verdict
     stops = but(
         judged(h, h), index=fits.because("cosine", "re-embed", "seen", "step"), required=("index", "indication")
@@ -80,6 +103,8 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
         (but(report, required=stops.required), "WARN · absent models/", "verdict"),
     ):
         assert document_of(each).one_line.startswith(line)
+        assert document_of(each).one_line.endswith(f"exit code {each.exit_code}: {each.rule}")
+        assert heading(each)[2:].startswith("index re-embed" if first == "index_verdict" else line[:4])
         assert next(ElementTree.fromstring(each.to_junit()).iter("property")).attrib["name"] == first
     for require in ((), ("both",), "indexes"):
         with pytest.raises(rc.UsageError, match="require is"):
@@ -136,11 +161,18 @@ def page_of(report: CompareReport) -> str:
 def test_what_was_kept_is_told(kept: CompareReport) -> None:
     text = words(parse(page_of(kept)))
     with_ = f"Compared with {kept.reference.evidence.model.file}"
-    kept_words = "On the 80 photos that were measured, the candidate has kept the outlier features"
+    kept_words = (
+        f"PASS: The new file kept 1 of 1 outlier features of {kept.reference.evidence.model.file} on the 80 photos"
+    )
     tiles = ["Statistics kept2 of 2", "Outlier features kept1 of 1", "CKA, debiased1.00", "Same nearest neighbour100 %"]
-    for said in ("✓ PASS", with_, kept_words, *tiles, "Exit code 0"):
+    for said in ("✓ PASS", with_, kept_words, *tiles, "Exit code 0: the verdict is PASS."):
         assert said in text
     assert "WARN" not in text
+    losses = (
+        "smallest loss that would not be kept: strength 20.0 % (shrank: 20.0 %), persistence 14.2 % (shrank: 25.4 %)"
+    )
+    assert losses in text
+    assert "smallest loss" not in shown(judged(planted() @ rotation(384), planted()))
 
 
 def test_every_number_of_the_tables_is_the_reports() -> None:

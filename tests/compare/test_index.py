@@ -260,8 +260,14 @@ def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
             assert [each.index and each.index.verdict for each in reports] == [verdict, held]
             assert [each.baseline_digest for each in reports] == [sha256_of(file.read_bytes()), ""]
     other = workshop.folder / "other.npz"
-    baseline.write(other, but(first.next_baseline, nodes={"Split": 9}))
-    assert "nodes Split 9 → 0" in vars(workshop.run(reference, None, baseline=other).index)["differs"]
+    domains = {"ai.onnx": 17} | {f"com.example.{n}": n for n in range(8)}
+    model = {"evidence__model__opset": domains, "evidence__model__size_bytes": 4 * 2**20}
+    nodes = {"Split": 999} | {f"Op{n}": n for n in range(1, 9)}
+    baseline.write(other, but(first.next_baseline, nodes=nodes, **model))
+    differs = vars(workshop.run(reference, None, baseline=other).index)["differs"]
+    assert differs[:3] == ("size 4 MiB → 0.119 MiB", "opset 17 → 18", "nodes Split 999 → 0")
+    assert re.fullmatch(r"and \d+ more types of nodes", differs[-1])
+    assert (len(differs), "com.example" in str(differs)) == (9, False)
     whole, narrow = file.read_bytes(), workshop.folder / "narrow.npy"
     np.save(narrow, np.eye(2))
     same = {"baseline": file, "write_baseline": file}

@@ -12,9 +12,10 @@ from scipy import spatial, stats
 
 from robustcheck_onnx.checker.compare import pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
+from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.statistics import definitions, state
 from robustcheck_onnx.thresholds.profile import load
-from support import normal, raised, sized
+from support import but, normal, raised, sized
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation, same_mean
 
 
@@ -24,6 +25,22 @@ def sides(pair: Pair) -> tuple[pairs.ModelJackknife, pairs.ModelJackknife]:
 
 def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, pairs.StatisticChange]:
     return {c.name: c for c in pairs.changes(*sides(pair), pairs.KEEPS, ALPHA, tolerance)}
+
+
+def test_a_loss_just_above_the_smallest_that_is_seen_is_seen() -> None:
+    """Intervals of the same width around a smaller ratio, judged as every interval is."""
+    change = changed(paired(planted(), planted()))["outlier_frequency"]
+    for low, high, tolerance in ((0.962, 1.04, 0.2), (0.9, 1.1, 0.1), (0.85, 1.05, 0.3)):
+        losses = pairs.smallest_losses(but(change, ratio=Interval(estimate=1.0, low=low, high=high)), tolerance)
+        assert losses is not None
+        width = np.sqrt(high / low)
+        lost = [1 - loss - beyond for loss in losses for beyond in (-1e-9, 1e-9)]
+        ratios = [Interval(estimate=left, low=left / width, high=left * width) for left in lost]
+        answers = [pairs._keeps(ratio, change.difference, 1.0, tolerance) for ratio in ratios]
+        assert answers == ["kept", "undecided", "undecided", "shrank"]
+    same = Interval(estimate=1.0, low=1.0, high=1.0)
+    assert pairs.smallest_losses(but(change, ratio=same), 0.2) == pytest.approx((0.2, 0.2))  # the tolerance limits it
+    assert pairs.smallest_losses(but(change, keeps="shrank"), 0.2) is None
 
 
 def test_cka_is_kornblith_s_in_the_form_over_features() -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,20 @@ def test_steps_stop_at_a_fault_and_the_inputs_that_are_switches_are_off() -> Non
 
 def test_the_example_of_the_page_is_of_this_action() -> None:
     page = (ROOT / "docs/ci.md").read_text()
-    (example,) = re.findall(r"```yaml\n(jobs:.*?)```", page, re.DOTALL)
-    (given,) = (
-        step["with"] for step in yaml.safe_load(example)["jobs"]["gate"]["steps"] if "robustcheck@" in str(step)
-    )
-    assert given.keys() <= INPUTS.keys()
-    assert f"/robustcheck@v{rc.__version__}" in example
+    both = page + COMPARE_PAGE.read_text()
+    examples = re.findall(r"```yaml\n(jobs:.*?)```", both, re.DOTALL)
+    assert [[*yaml.safe_load(example)["jobs"]] for example in examples] == [["gate"], ["compare"]]
+    for example in examples:
+        assert given_in(example).keys() <= INPUTS.keys()
+        assert f"/robustcheck@v{rc.__version__}" in example
     assert not [name for name in INPUTS if f"`{name}`" not in page]
+
+
+def given_in(example: str) -> dict[str, str]:
+    """What a workflow gives the action."""
+    (job,) = yaml.safe_load(example)["jobs"].values()
+    (given,) = (step["with"] for step in job["steps"] if "robustcheck@" in str(step))
+    return dict(given)
 
 
 # ---------------------------------------------------------------------------------------------------------- options
@@ -101,6 +109,7 @@ def test_what_the_action_installs(tmp_path: Path) -> None:
 def check(**inputs: str) -> tuple[subprocess.CompletedProcess[str], Fields]:
     """Run the step with these inputs."""
     plain = {"UPLOAD_SARIF": "false", "COMMENT": "false", "FOLDER": "/none", "IMAGES": "", "ARGS": ""}
+    plain |= {"REFERENCE": "", "BASELINE": "", "REQUIRE": INPUTS["require"]["default"]}
     return does("check", **plain | {"REPORT": "robustcheck.json"} | inputs)
 
 
@@ -113,7 +122,7 @@ def test_the_action_hands_on_verdict_exit_code_and_what_the_next_steps_read(look
         done, outputs = check(ARGS=arguments, **more)
         assert done.returncode == 0, done.stderr
         assert outputs == {
-            "verdict": verdict, "exit-code": "0", "report": "robustcheck.json",
+            "verdict": verdict, "index-verdict": "", "exit-code": "0", "report": "robustcheck.json",
             "sarif": f"{tmp_path}/robustcheck.sarif", "md": f"{tmp_path}/robustcheck.md",
         }  # fmt: skip
         assert verdict in done.stdout
@@ -262,7 +271,8 @@ def test_what_keeps_the_comment_from_being_written_is_a_warning() -> None:
 
 
 CI = ROOT / "docs" / "ci"
-GITLAB = yaml.safe_load((CI / "robustcheck.gitlab-ci.yml").read_text())["robustcheck"]
+JOBS = yaml.safe_load((CI / "robustcheck.gitlab-ci.yml").read_text())
+GITLAB = JOBS["robustcheck"]
 
 
 def words_of(name: str) -> str:
@@ -336,3 +346,57 @@ def test_the_commands_of_the_templates_run(lookup_pass: Place, tmp_path: Path) -
         assert (done.returncode, "✓ PASS" in done.stdout) == (0, True), done.stderr
         assert {p.name for p in folder.iterdir()} == left | {"github_output"}
         left = {"robustcheck.json", "robustcheck.junit.xml"}
+
+
+# ---------------------------------------------------------------------------------------------------------- compare
+
+
+COMPARE_PAGE = ROOT / "docs" / "compare-in-ci.md"
+
+
+def page_yaml(begins: str) -> Fields:
+    """The example of the page that begins so."""
+    (example,) = re.findall(rf"```yaml\n({begins}:\n.*?)```", COMPARE_PAGE.read_text(), re.DOTALL)
+    return dict(yaml.safe_load(example))
+
+
+@pytest.mark.process
+def test_a_comparison_gets_the_words_of_its_inputs(tmp_path: Path) -> None:
+    path = stub("robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
+    job = JOBS[".robustcheck-compare"]
+    for baseline, reference in (("my baseline.npz", ""), ("", "$(touch pwned)"), ("--fail-on=never", "--config=x")):
+        inputs = {"MODEL": "--m.onnx", "IMAGES": "p", "REQUIRE": "index", "BASELINE": baseline, "REFERENCE": reference}
+        of_job = {f"RC_{name}": value for name, value in inputs.items()} | {"RC_INDEX": "", "PATH": path}
+        named = ["--", "--m.onnx", *([reference] if reference else [])]
+        options = {"--require=index", "--images=p", *([f"--baseline={baseline}"] if baseline else [])}
+        for run in (partial(check, **inputs, PATH=path), partial(run_step, job["script"][0], tmp_path, **of_job)):
+            assert run()[0].returncode == 3
+            words = Path("words").read_text().splitlines()
+            assert (words[:2], words[-len(named) :]) == (["compare", "--strict"], named)
+            assert options <= {*words[: words.index("--")]}
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.long
+def test_the_steps_of_the_page_compare_with_a_baseline(lookup_pass: Place, tmp_path: Path) -> None:
+    """The console's command writes the baseline, and each system's step reads it, as after the download."""
+    for folder, place in zip(("models", "data"), lookup_pass, strict=True):
+        Path(folder).mkdir()
+        Path(folder, "encoder.onnx" if folder == "models" else "photos").symlink_to(place)
+    (write,) = re.findall(r"^\$ (robustcheck compare .*)$", COMPARE_PAGE.read_text(), re.MULTILINE)
+    done, _ = run_step(write, tmp_path, PATH=PATH)
+    assert done.returncode == 0, done.stderr
+    (step,) = (step for step in page_yaml("jobs")["jobs"]["compare"]["steps"] if step.get("id"))
+    inputs = {name.upper(): value for name, value in step["with"].items()}
+    gitlab, of_page = JOBS[".robustcheck-compare"], page_yaml("robustcheck-compare")["robustcheck-compare"]["variables"]
+    assert of_page.keys() <= gitlab["variables"].keys()
+    variables = gitlab["variables"] | of_page | {"PATH": PATH}
+    done, outputs = check(**inputs)
+    assert (done.returncode, outputs["verdict"], outputs["index-verdict"]) == (0, "PASS", "compatible"), done.stderr
+    done, _ = run_step(gitlab["script"][0], tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    left = {*gitlab["artifacts"]["paths"], *gitlab["artifacts"]["reports"].values()}
+    assert left <= {path.name for path in tmp_path.iterdir()}
+    Path("baseline.npz").unlink()
+    for done in (check(**inputs)[0], run_step(gitlab["script"][0], tmp_path, **variables)[0]):
+        assert done.returncode == 2  # a baseline that was not downloaded is never a pass

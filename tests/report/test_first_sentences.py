@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.compare.document import plain_text as compared_tex
 from robustcheck_onnx.checker.compare.judge import CompareReport, Comparison
 from robustcheck_onnx.checker.compare.pairs import Compared
 from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.reasons import NAMES, RULES
 from support import but, reports
 from support.comparisons import WHEN, alike, ids, judged, planted
 
@@ -78,13 +78,24 @@ CHECK = {
     "not_applicable": "WARN: This check does not apply to this model. ",
     "absent": "WARN: On the 162 photos that were measured, this model does not show the outlier features",
 }
-COMPARISON = {
-    None: "PASS: On the 162 photos that were measured, the candidate has kept the outlier features",
-    "not_established": "WARN: The comparison came to no result: ",
-    "not_applicable": "WARN: The comparison cannot judge these two models: ",
-    "absent": "WARN: On the 162 photos that were measured, the candidate does not show the outlier features that its",
-    "other_signal": "WARN: On the 162 photos that were measured, the candidate has not kept what its reference has: ",
+UNKNOWN = "WARN: It cannot be told whether the new file kept the outlier features of "
+ANSWERS = {
+    None: "PASS: The new file kept all 3 outlier features of {} on the 162 photos that were measured.",
+    "not_established": f"{UNKNOWN}{{}}, because ",
+    "not_applicable": f"{UNKNOWN}{{}}, because ",
+    "absent": "WARN: The new file ",
+    "other_signal": "WARN: The new file ",
 }
+"""how a comparison answers, by its kind"""
+LOST = {
+    "lost": "lost 1 of 3",
+    "uncorrelated": "replaced 1 of 3",
+    "rotated": "rotated away 1 of 3",
+    "weaker": "weakened 1 of 3",
+    "moved": "moved 1 of 3",
+    "shrank": "kept all 3 outlier features of {} on the 162 photos that were measured, but with ",
+}
+"""how it answers where one thing alone became of the reference"""
 
 
 def found(*changes: list[str]) -> CompareReport:
@@ -105,7 +116,9 @@ def sentences(report: CompareReport) -> str:
     verdict, evidence = report.candidate.verdict, report.candidate.evidence
     said, compared = forms.plain_text(verdict, evidence.statistics, evidence.model.ends_in), compared_text(report)
     assert said.startswith(CHECK[verdict.kind])
-    assert compared.startswith(COMPARISON[report.kind])
+    reference = report.reference.evidence.model.file
+    assert compared.startswith(ANSWERS[report.kind].format(reference))
+    assert ", because " not in compared or report.kind in ("not_established", "not_applicable")
     assert report.exit_code == (report.kind is not None)
     rows = {each.clears for each in forms.judged(evidence.statistics, PROFILE)}
     became = {*(each.fate for each in report.features), *(each.keeps for each in report.statistics)}
@@ -124,7 +137,31 @@ def test_every_reason_has_a_line_and_its_own_words() -> None:
     for row in ROWS:
         report = found(row)
         said, reasons = sentences(report), (*report.candidate.verdict.reasons, *report.reasons)
-        assert any(each.id == row[0] and (each.title in said or each.seen[1:] in said) for each in reasons), row
+        lost = LOST.get(str(literal_eval(row[2])), row[0]).format(report.reference.evidence.model.file)
+        words = [text for each in reasons if each.id == row[0] for text in (each.title, each.seen[1:], lost)]
+        assert any(text in said for text in words), row
+        assert lost == row[0] or lost in said, row
+
+
+def test_everything_that_was_lost_is_counted() -> None:
+    """The reference has three outlier features; what became of each, and of its strength, is in one sentence."""
+    lost = [["", f"features.{place}.fate", f"'{fate}'"] for place, fate in enumerate(("lost", "weaker", "moved"))]
+    report = found(*lost)
+    file = report.reference.evidence.model.file
+    photos = f"of 3 outlier features of {file} on the 162 photos that were measured"
+    assert f"The new file lost 1 and weakened 1 and moved 1 {photos}. " in compared_text(report)
+    statistic = json.loads(DOCUMENT)["statistics"][0]
+    statistic |= {"keeps": "shrank", "ratio": {"estimate": 0.125, "low": 0.1, "high": 0.15}}
+    shrank = ["", "statistics.0", repr(statistic)]
+    assert f"lost 1 {photos}, with 12.5 % of the {NAMES[statistic['name']]} left. " in compared_text(
+        found(lost[0], shrank)
+    )
+    assert f"kept 2 {photos}, but with 12.5 % of" in compared_text(
+        found(["", "features.0.fate", "'undecided'"], shrank)
+    )
+    inside = ["", "candidate.evidence.model.rule", "'head_input'"]
+    both = found(lost[2], inside, ["", "reference.evidence.model.rule", "'head_input'"])
+    assert compared_text(both).startswith(f"PASS: The new file kept all 3 outlier features of {file} ")
 
 
 def test_no_two_reasons_contradict_each_other() -> None:

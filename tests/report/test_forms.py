@@ -145,7 +145,7 @@ def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps() -> None:
 def test_an_annotation_and_an_error_are_no_other_command(capsys: Capture) -> None:
     for name in NAMES:
         report = gated(warning(), file=name, tensor=name)
-        assert {command_of(line) for line in pipelines.commands([report], outcomes.PLACE)} == {"warning", "notice"}
+        assert {command_of(line) for line in pipelines.commands([report], outcomes.PLACE)} == {"error", "notice"}
         process.say(f"{name}: {name}", name)
         assert commands_in(capsys.readouterr().err) == []
 
@@ -212,7 +212,7 @@ def test_markdown_tables_have_their_cells() -> None:
 def test_markdown_says_what_a_reader_needs() -> None:
     text = words(text_of("markdown", WAIVED))
     for said in (
-        "▲ WARN · not_applicable: models/efficientnet-lite0.onnx", "exit code 1",
+        "▲ WARN · not_applicable · STOPPED: models/efficientnet-lite0.onnx", "Exit code 1: the verdict is WARN",
         "waived by vision team until 2026-12-30: known <since> May", "a waiver by vision team expired on 2026-10-30",
         WAIVED.evidence.model.digest, WAIVED.evidence.images.digest, WAIVED.verdict.profile_digest,
         *(reason.seen for reason in WAIVED.verdict.reasons),
@@ -409,10 +409,15 @@ def test_github_annotations_and_summary(here: Path, ends: Run) -> None:
     call = "pass.onnx --images photos --max-images 40 --no-time"
     done = ends(1, call, **on)
     assert "▲ WARN" in done.stdout
-    annotation = "::warning file=pass.onnx,line=1,title=robustcheck WARN · not_established%3A too few varied images::40"
+    title = "robustcheck STOPPED · WARN · not_established%3A too few varied images"
+    annotation = f"::error file=pass.onnx,line=1,title={title}::40"
     assert [f"{annotation} " in line for line in done.stdout.splitlines() if line.startswith("::")] == [True]
     text = summary.read_text()
-    assert text.startswith("before\n<!-- robustcheck report -->\n\n## ▲ WARN")
+    assert text.startswith(
+        "before\n<!-- robustcheck report -->\n\n## ▲ WARN · not\\_established · STOPPED: pass.onnx\n\n"
+    )
+    let_through = ends(0, f"{call} --fail-on never", GITHUB_ACTIONS="true").stdout
+    assert ("::warning file=pass.onnx" in let_through, "STOPPED" in let_through) == (True, False)
     assert "::" not in ends(1, f"{call} --no-ci", **on).stdout
     assert summary.read_text() == text
     document = ends(1, f"{call} -o json", f"{annotation} ", **on)

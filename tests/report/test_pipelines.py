@@ -154,11 +154,17 @@ def sarif() -> Made:
 
 def test_sarif_results(sarif: Made) -> None:
     passed = sarif(PASSING)
-    assert (passed["results"], passed["invocations"]) == ([], [{"executionSuccessful": True, "exitCode": 0}])
+    ended = {"executionSuccessful": True, "exitCode": 0, "exitCodeDescription": "the verdict is PASS"}
+    assert (passed["results"], passed["invocations"]) == ([], [ended])
     run = sarif(WAIVED)
+    (ended,) = run["invocations"]
+    stopped = "STOPPED: the verdict is WARN (not_persistent, "
+    assert (ended["exitCode"], ended["exitCodeDescription"].startswith(stopped)) == (1, True)
     results = {result["ruleId"]: result for result in run["results"]}
     assert set(results) == {r.id for r in WAIVED.verdict.reasons}
-    assert {result["level"] for result in run["results"]} == {"warning"}
+    for name, result in results.items():  # what is waived does not stop the run
+        assert result["level"] == ("warning" if "suppressions" in result else "error"), name
+    assert {result["level"] for result in sarif(outcomes.ALL_WAIVED)["results"]} == {"warning"}
     rectified, expired = results["one_sided"], results["not_persistent"]
     assert rectified["suppressions"][0]["justification"].startswith("waived by vision team until 2026-12-30")
     assert ("suppressions" in expired, "expired on 2026-10-30" in expired["message"]["text"]) == (False, True)
@@ -200,13 +206,14 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
     lines = commands(EVERY, PLACE)
     for line in lines:
         assert re.fullmatch(r"::(error|warning|notice) (file=[^,:\n]+,line=1,)?title=[^,:\n]+::[^\n]+", line)
-    (error,) = [line for line in lines if line.startswith("::error")]
+    error, *others = [line for line in lines if line.startswith("::error")]
+    assert all("title=robustcheck STOPPED · WARN · " in line or " more; the report" in line for line in others)
     match = re.fullmatch(r"::error file=([^,:]+),line=1,title=[^,:]+::(.*)", error)
     place = printable(f"sub/{HOSTILE}").replace("http://a", "http:/a")
     assert match
     assert [*map(unquote, match.groups())] == [place, f"{FAILED.message}; hint: {FAILED.hint}"]
     assert commands([PASSING], PLACE) == []
-    told = {"::warning": 2, "::notice": 3}  # two waived reasons, and that the photos were the bundled ones
+    told = {"::error": 2, "::notice": 3}  # two waived reasons, and that the photos were the bundled ones
     assert Counter(line.split()[0] for line in commands([WAIVED], PLACE)) == told
 
 

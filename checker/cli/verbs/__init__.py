@@ -89,7 +89,8 @@ class Question(Call):
 
         reads: the files of robustcheck that the verb reads, such as a report; no document may replace one of them.
         """
-        self.read_files = [path for path in reads if path is not None]
+        photos = self.settings.images
+        self.read_files = [path for path in (*reads, Path(photos) if photos else None) if path is not None]
         self.destinations = destinations_of(self.settings.output, self.read_files, self._forms)
         remove_earlier(self.destinations)
 

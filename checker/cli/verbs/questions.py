@@ -87,6 +87,7 @@ PER_SET = {"help": "Stop after this many images of each set."}
     max_images={"default": 1000},
     thresholds={},
     no_thumbnails={},
+    no_ci={},
     strict={"help": "For a pipeline: needs --images, and -- before the models. No settings file is read in any case."},
     candidate=argument("The ONNX file to release.", "CANDIDATE.onnx"),
     reference=argument("The model that it was made from.", "REFERENCE.onnx"),
@@ -208,6 +209,7 @@ def compare(
             photos = form_options(settings, [pictured(result)], ["html"], wall)
         result = result.model_copy(update={"thumbnails": photos.thumbnails})
     code = call.answer(result)
+    process.announce((), call.destinations, enabled=not settings.no_ci, summary=result.to_markdown())
     call.invocation.judged = True
     return code
 
