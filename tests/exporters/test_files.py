@@ -24,6 +24,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.int8 import saturating_pairs
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.devices import int8_sums
 from robustcheck_onnx.exporters import ExportError, contract, files, quiet, run
@@ -502,7 +503,7 @@ def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: 
     """
     folder = PHOTOS[0].parent
     for precision, words, reason in (
-        ("int8-qdq", ["--calibration-images", folder], "end_not_calibrated"),
+        ("int8-qdq", ["--form", "uint8-weights", "--calibration-images", folder], "end_not_calibrated"),
         ("int8-dynamic", [], "batch_dependent"),
     ):
         out = tmp_path / f"{precision}.onnx"
@@ -532,3 +533,44 @@ def test_int8_qdq_of_a_real_classifier_keeps_its_vectors_on_every_cpu(efficientn
     fields = contract.checked_preprocessing(contract_of(out)["preprocessing"], "photos")
     others = np.asarray(images_of(PHOTOS[29:61], fields))
     assert files.agreement(represent(efficientnet_lite0, others), represent(out, others)).min_cosine > 0.96
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("capsys")
+def test_the_contract_names_the_option_that_states_the_preprocessing_of_a_torch_model() -> None:
+    """A PASS that rests on it shows that first. Without the option the model states it."""
+    Path("p.json").write_text(json.dumps(FIELDS | {"mean": [0.5] * 3, "std": STD}))
+    words = ["export", "torch", "my_vision:encoder", "-o", "m.onnx"]
+    for option, stated in ((["--preprocess", "p.json"], "--preprocess p.json"), ([], "")):
+        assert robustcheck(*words, *option) == 0
+        assert contract_of(Path("m.onnx")).get("preprocessing_from", "") == stated
+        read = open_model(Path("m.onnx")).contract
+        assert read is not None
+        assert read.preprocessing_from == stated
+
+
+@pytest.mark.long
+def test_the_forms_of_a_real_classifier(efficientnet_lite0: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The written file is compatible with the original's index, and has pairs that never saturate."""
+    out = tmp_path / "int8.onnx"
+    words = ["--precision", "int8-qdq", "-o", out]
+    for option, some in (("--parity-images", PHOTOS[:32]), ("--calibration-images", PHOTOS[32:52])):
+        folder = tmp_path / option
+        folder.mkdir()
+        for photo in some:
+            (folder / photo.name).symlink_to(photo)
+        words += [option, folder]
+    assert robustcheck("export", "onnx", efficientnet_lite0, *words) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[1:7]] == [form.name for form in FORMS]
+    assert [line.split()[0] for line in table if line.endswith("written")] == ["uint8-weights"]
+    parity = contract_of(out)["parity"]["form"]
+    assert parity["name"] == "uint8-weights"
+    assert parity["plain"] == parity["exact"]
+    assert parity["plain"]["cosine"] > 0.95
+    read = read_onnx(out)
+    assert not saturating_pairs(read.proto, read.weights)
+    call = ["compare", out, efficientnet_lite0, "--max-images", "80", "--device", "cpu", "-o", "json", "-qq"]
+    assert robustcheck(*call) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["index"]["verdict"] == "compatible"

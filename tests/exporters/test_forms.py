@@ -10,8 +10,9 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image
 
-from robustcheck_onnx.checker.compare import pairs, run
+from robustcheck_onnx.checker.compare import pairs
 from robustcheck_onnx.checker.compare.index import KS, IndexOptions, compare_vectors
+from robustcheck_onnx.checker.compare.judge import TOLERANCE
 from robustcheck_onnx.checker.evidence import OUTLIER_SD
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.int8 import saturating_pairs
@@ -35,7 +36,7 @@ def test_the_limits_are_those_of_a_comparison() -> None:
     options = IndexOptions()
     assert (options.min_cosine, options.min_recall, KS[-1]) == (forms.MIN_COSINE, forms.MIN_RECALL, forms.NEIGHBOURS)
     assert (forms.OUTLIER_SD, forms.PERSISTENT_SHARE) == (OUTLIER_SD, definitions.PERSISTENT_SHARE)
-    assert (forms.KEPT_SHARE, forms.MIN_CORRELATION) == (1 - run.TOLERANCE, pairs.MIN_CORRELATION)
+    assert (forms.KEPT_SHARE, forms.MIN_CORRELATION) == (1 - TOLERANCE, pairs.MIN_CORRELATION)
     assert forms.CONFIDENCE == definitions.CONFIDENCE
 
 
@@ -55,7 +56,7 @@ def compared(reference: Array, rows: Array) -> Kept:
     pair = pairs.Pair(pairs.Side(sums.State(rows.shape[1])), pairs.Side(sums.State(rows.shape[1])))
     pairs.update(pair, rows, reference, np.arange(len(rows)))
     reference_statistics = sums.statistics(pair.reference.state, 0.05)
-    fates = pairs.follow_features(pair.candidate, pair.reference, reference_statistics, run.TOLERANCE)
+    fates = pairs.follow_features(pair.candidate, pair.reference, reference_statistics, TOLERANCE)
     features = sum(fate.persistent and fate.fate == "kept" for fate in fates)
     cosine, recall = (numbers[name].estimate for name in ("cosine, worst 5 %", "recall@10 among the photos"))
     assert cosine is not None
