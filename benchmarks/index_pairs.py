@@ -70,7 +70,7 @@ def exported(precision: str) -> Change:
 
     def change(source: Path, target: Path) -> None:
         photos = PHOTOS if precision == "int8-qdq" else []
-        run("onnx", str(source), target, precision=precision, photos=PHOTOS[:5], calibration=photos)
+        run("onnx", str(source), target, precision=precision, photos=PHOTOS, calibration=photos)
 
     return change
 
@@ -261,7 +261,7 @@ def reports(folder: Path, embeddings: Path | None) -> Iterator[tuple[str, str, C
         ("planted encoder", f"{demo}:planted_outlier"),
     ):
         full, candidate = folder / "full.onnx", folder / "candidate.onnx"
-        run("torch", factory, full, photos=PHOTOS[:5], random_weights="tower" in factory)
+        run("torch", factory, full, photos=PHOTOS, random_weights="tower" in factory)
         for what, change in CHANGES.items():
             if what.startswith("MatMulNBits") and name == "EfficientNet-Lite0":
                 continue  # its representation comes of convolutions alone
@@ -273,7 +273,7 @@ def reports(folder: Path, embeddings: Path | None) -> Iterator[tuple[str, str, C
             else:
                 yield name, what, compare(candidate, full, device="cpu")
         if name == "EfficientNet-Lite0":
-            run("torch", "index_pairs:finetuned", candidate, photos=PHOTOS[:5])
+            run("torch", "index_pairs:finetuned", candidate, photos=PHOTOS)
             yield name, f"*finetuned:* {FINETUNED_STEPS} steps on the photos", compare(candidate, full, device="cpu")
 
 

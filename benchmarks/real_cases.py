@@ -92,9 +92,9 @@ def lite0(folder: Path) -> Iterator[Case]:
     for factory in ("efficientnet_lite0", "planted_outlier"):
         full = folder / f"{factory}.onnx"
         target = f"robustcheck_onnx.exporters.demo:{factory}"
-        run("torch", target, full, photos=PHOTOS[:5])
+        run("torch", target, full, photos=PHOTOS)
         made = {"fp16": folder / f"{factory}-fp16.onnx"}
-        run("torch", target, made["fp16"], precision="fp16", photos=PHOTOS[:5])
+        run("torch", target, made["fp16"], precision="fp16", photos=PHOTOS)
         for precision in ("int8-dynamic", "int8-qdq"):
             made[precision] = folder / f"{factory}-{precision}.onnx"
             calibration = PHOTOS if precision == "int8-qdq" else []
@@ -103,7 +103,7 @@ def lite0(folder: Path) -> Iterator[Case]:
                 str(full),
                 made[precision],
                 precision=precision,
-                photos=PHOTOS[:5],
+                photos=PHOTOS,
                 calibration=calibration,
             )
         made["strongest features clipped"] = clipped(full, folder / f"{factory}-clipped.onnx")

@@ -168,13 +168,13 @@ def computed(folder: Path, refused: list[str]) -> Iterator[File]:
     }
     for index, (model, (library, name)) in enumerate(sources.items()):
         full = folder / f"{index}.onnx"
-        run(library, name, full, random_weights=library == "timm", photos=PHOTOS[:5])
+        run(library, name, full, random_weights=library == "timm", photos=PHOTOS)
         yield File(model, "fp32", full)
         for precision in INT8:
             path = folder / f"{index}-{precision}.onnx"
             calibration = PHOTOS if precision == "int8-qdq" else []
             try:
-                run("onnx", str(full), path, precision=precision, photos=PHOTOS[:5], calibration=calibration)
+                run("onnx", str(full), path, precision=precision, photos=PHOTOS, calibration=calibration)
             except ExportError as error:
                 why = error.message.removeprefix(f"{path.name}: ").removeprefix(f"{path}: ")
                 refused.append(f"{model.partition(' (')[0]} in {precision}: {why}")

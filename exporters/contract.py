@@ -146,6 +146,7 @@ class Loaded(NamedTuple):
         source: where it came from.
         packages: distributions whose versions the contract records with torch and onnx.
         zero_shot: class names and templates of the output "logits", where a text tower made them.
+        stated_by: the option that states the preprocessing; empty where the library knows it.
     """
 
     module: nn.Module
@@ -155,6 +156,7 @@ class Loaded(NamedTuple):
     source: Source
     packages: tuple[str, ...] = ()
     zero_shot: Prompts | None = None
+    stated_by: str = ""
 
 
 def classifier_outputs(head: str) -> Outputs:
@@ -244,6 +246,7 @@ def content(loaded: Loaded) -> Fields:
     return {
         "schema_version": SCHEMA_VERSION,
         "preprocessing": loaded.preprocessing,
+        **({"preprocessing_from": loaded.stated_by} if loaded.stated_by else {}),
         "tensors": {o.name: {"meaning": o.meaning, "rule": o.rule} for o in loaded.outputs},
         "source": source,
         "versions": versions("torch", "onnxscript", *loaded.packages),

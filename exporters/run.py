@@ -18,7 +18,7 @@ import numpy as np
 
 from . import CallError, ExportError, Tell, contract, files, first_line, ignore_progress, import_error, quiet, quoted
 from .contract import Array, Arrays, Fields, Loaded, Photos, Prompts, Wanted
-from .files import calibration_photos, quantise, quantise_file
+from .files import Drawn, quantise_file
 from .plain import ReadPlain
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def run(
     *,
     weights: str | None = None,
     precision: str = "fp32",
+    form: str | None = None,
     random_weights: bool = False,
     preprocessing: Fields | None = None,
+    stated_by: str = "--preprocess",
     head: str | None = None,
     zero_shot: str | None = None,
     templates: str | None = None,
@@ -62,17 +64,19 @@ def run(
         weights, random_weights, head: see contract.Wanted.
         precision: fp32, fp16, int8-dynamic or int8-qdq; for the source onnx fp32 gives a file without a contract its
             contract alone.
+        form: of int8-qdq, one of forms.FORMS by its name; None for the smallest that keeps the vectors.
         preprocessing: the contract's fields, which replace the library's preprocessing.
+        stated_by: the option that states `preprocessing`, for the contract.
         zero_shot, templates: open_clip and transformers only: see read_prompts.
         matched_to: the encoder whose vectors the model was trained to give (distillation, feature matching), or "none"
             where it was trained otherwise; None = not said.
         read_plain: onnx only: see files.quantise_file.
-        photos: at least 5 image files on which parity is measured.
+        photos: at least 5 image files on which parity is measured; at least 32 for int8-qdq.
         calibration: image files that int8-qdq takes the ranges of activations from.
         tell: called with what is done, when each stage begins.
 
     Raises:
-        ExportError: see its exit codes. Nothing is left behind.
+        ExportError: see its exit codes; `forms.NoFormError` has the forms of int8-qdq that were tried. Nothing is left.
     """
 
     def command(source: str, *words: str) -> str:
@@ -97,7 +101,7 @@ def run(
                 command("onnx", "--precision", "int8-qdq"),
             )
         options: Fields = {"precision": precision, "photos": photos, "calibration": calibration, "tell": tell}
-        options |= {"restates": preprocessing is not None, "read_plain": read_plain}
+        options |= {"restates": preprocessing is not None, "read_plain": read_plain, "form": form}
         return quantise_file(Path(name), out, matched_to=matched_to, **options)
     if head and source != "torch":
         raise CallError(
@@ -114,7 +118,7 @@ def run(
             "robustcheck export open_clip NAME --zero-shot CLASSES.txt",
         )
     files.check_call(out, precision, photos)
-    calibration_photos(precision, calibration, photos)  # before a model is loaded
+    files.plan_of(precision, form, calibration, photos)  # before a model is loaded
     fields = None
     if preprocessing is not None:
         fields = contract.checked_preprocessing(preprocessing, "--preprocess")
@@ -123,7 +127,9 @@ def run(
     loaded = load(source, Wanted(name, weights, random_weights, fields, head, prompts))
     if matched_to is not None:
         loaded = loaded._replace(source=loaded.source._replace(matched_to=matched_to))
-    return export(loaded, out, precision=precision, photos=photos, calibration=calibration, tell=tell)
+    if preprocessing is not None:
+        loaded = loaded._replace(stated_by=stated_by)
+    return export(loaded, out, precision=precision, form=form, photos=photos, calibration=calibration, tell=tell)
 
 
 def load(source: str, wanted: Wanted) -> Loaded:
@@ -212,6 +218,7 @@ def export(
     path: Path,
     *,
     precision: str = "fp32",
+    form: str | None = None,
     photos: Photos,
     calibration: Photos = (),
     tell: Tell = ignore_progress,
@@ -220,20 +227,20 @@ def export(
 
     The graph has one float32 input "image" (batch, channel, height, width) with a dynamic batch and one
     float32 output (batch, feature) for each of `loaded.outputs`. fp16 means float16 weights and arithmetic
-    inside, float32 outside; int8-dynamic and int8-qdq are what files.quantise makes of the float32 file. All of
+    inside, float32 outside; int8-dynamic and int8-qdq are what files.quantised makes of the float32 file. All of
     them are compared with the float32 model. Parity is measured by files.measure on the first photos.
 
     Args:
         path: ends in .onnx; an existing file is replaced. More than 2 GB of weights go to `path` + ".data".
-        photos: at least 5 image files.
-        calibration: image files for int8-qdq.
+        photos: at least 5 image files; at least 32 for int8-qdq.
+        form, calibration: for int8-qdq, see `run`.
         tell: called with what is done, when each stage begins.
 
     Raises:
         ExportError: 2 for the call, 3 when no faithful file can be made, 4 for the disk. Nothing is left.
     """
     files.check_call(path, precision, photos)
-    chosen = calibration_photos(precision, calibration, photos)
+    plan = files.plan_of(precision, form, calibration, photos)
     names = [output.name for output in loaded.outputs]
     if "representation" not in names or len(set(names)) != len(names):
         raise ExportError(f"outputs are {names}; the names must differ, and representation must be one of them")
@@ -258,17 +265,19 @@ def export(
     if program is None:
         raise ExportError(f"{name}: torch exported nothing", "report the versions of torch and onnxscript")
 
-    def draw(draft: Path) -> onnx.ModelProto:
+    shared: Fields = {"images": images, "references": references, "tell": tell}
+
+    def draw(draft: Path) -> Drawn:
         tell("writing the file")
         model = _saved(program, draft, name)
         if precision not in contract.INT8:
-            return model
+            return Drawn(model)
         tell("quantising")
-        return quantise(draft, precision, chosen, lambda image: loaded.transform(image).numpy(), name=name)
+        return files.quantised(
+            draft, precision, plan, lambda image: loaded.transform(image).numpy(), name=name, **shared
+        )
 
-    content = contract.content(loaded)
-    shared: Fields = {"precision": precision, "calibrated_on": len(chosen), "tell": tell}
-    return files.deliver(path, draw, content, images, references, **shared)
+    return files.deliver(path, draw, contract.content(loaded), precision=precision, plan=plan, **shared)
 
 
 def preprocessed(loaded: Loaded, photos: Photos) -> Array:

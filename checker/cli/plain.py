@@ -20,6 +20,11 @@ def stated_preprocessing(option: str) -> Fields:
     return preprocessing.model_dump()
 
 
+def option_name(option: str | None) -> str:
+    """Return how a contract names `--preprocess` and its value."""
+    return f"--preprocess {Path(option or '').name}"
+
+
 def read_plain(path: Path, *, option: str | None, again: str) -> Plain:
     """Return what the contract of a file without one must hold.
 
@@ -46,7 +51,7 @@ def read_plain(path: Path, *, option: str | None, again: str) -> Plain:
         n_features = chosen.shape[chosen.feature_axis]
     return Plain(
         preprocessing=facts.preprocessing.model_dump(),
-        stated_by=f"--preprocess {Path(option).name}" if option is not None else facts.fields[-1][2],
+        stated_by=option_name(option) if option is not None else facts.fields[-1][2],
         input_name=model.image_input.name,
         tensor=chosen.tensor,
         n_features=n_features,

@@ -377,6 +377,30 @@ class Source(Frozen):
     said"""
 
 
+class Kept(Frozen):
+    """What an int8 file keeps of its original's vectors, on photos that did not calibrate."""
+
+    cosine: float
+    """of the same photo's vectors, in the worst 5 % of the photos"""
+    recall: float
+    """recall@10 among the photos"""
+    features: int
+    """outlier features of the original that are kept"""
+
+
+class FormParity(Frozen):
+    """The form of an int8 file, and how it was chosen."""
+
+    name: str
+    photos: int
+    outlier_features: int
+    """of the original"""
+    plain: Kept
+    """in sessions as every run opens them, on the CPU that made the file"""
+    exact: Kept
+    """with exact sums"""
+
+
 class Parity(Frozen):
     """The largest differences between eager mode and ONNX Runtime. They are measured on real photos."""
 
@@ -387,6 +411,8 @@ class Parity(Frozen):
     photos: int
     int8_sums: Int8Sums | None = None
     """on the processor that an int8 file was compared on; None: of another precision, or not known"""
+    form: FormParity | None = None
+    """of a file with the precision int8-qdq; None: of another precision, or not known"""
 
 
 class ZeroShot(Frozen):

@@ -147,7 +147,13 @@ SMALLER --precision int8-qdq --weights w.pt => 2 => robustcheck export onnx pass
 SMALLER --precision int8-qdq --calibration-images nowhere => 2 => --images FOLDER => nowhere: image set is not readable
     (…); it must be …
 SMALLER --precision int8-qdq --calibration-images five => 2 => --calibration-images FOLDER => number of calibration
-    photos is 5 next to the 5 of the parity check; int8-qdq needs at least 16
+    photos is 5 next to the 32 that the file is compared on; int8-qdq needs at least 16
+SMALLER --precision int8-qdq --parity-images five => 2 => --parity-images FOLDER => number of parity photos is 5;
+    int8-qdq is compared with the original on at least 32
+SMALLER --precision int8-qdq --form uint8 => 2 => --form uint8-weights => --form is uint8; it must be one of
+    uint8-weights, 7-bit-weights, int8-weights, 16-bit-activations, float-ends, matmul-only
+SMALLER --precision fp16 --form float-ends => 2 => --precision int8-qdq => --form is float-ends; only int8-qdq has
+    forms, and the precision is fp16
 SMALLER --precision int8-dynamic --calibration-images photos => 2 => --precision int8-qdq => number of calibration
     photos is 80; only int8-qdq uses them, and the precision is int8-dynamic
 SMALLER --precision int8-qdq --calibration-images some --parity-images photos => 2 => ls -l some/bad….png =>

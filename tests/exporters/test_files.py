@@ -24,9 +24,11 @@ from onnx import numpy_helper
 from PIL import Image
 
 from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.int8 import saturating_pairs
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.devices import int8_sums
 from robustcheck_onnx.exporters import ExportError, contract, files, quiet, run
+from robustcheck_onnx.exporters.forms import FORMS
 from support import PATIENCE_S, PHOTOS, Capture, Fields, Patch, lookup, onnx_models, raised, robustcheck
 from support.onnx_models import written
 from support.torch_models import contract_of, exported, images_of, left_in, outputs_of, refused, torch
@@ -254,12 +256,12 @@ def encoder() -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """25 bundled photos, small; all but the first five lost half of their contrast."""
+    """52 bundled photos, small; all but the first 32 lost half of their contrast."""
     folder = tmp_path_factory.mktemp("photos")
-    paths = [folder / f"{index:02}.png" for index in range(25)]
+    paths = [folder / f"{index:02}.png" for index in range(52)]
     for index, path in enumerate(paths):
         small = Image.open(PHOTOS[index]).convert("RGB").resize((32, 32))
-        small.point(lambda level, whole=index < 5: level if whole else 64 + level // 2).save(path)
+        small.point(lambda level, whole=index < 32: level if whole else 64 + level // 2).save(path)
     return paths
 
 
@@ -277,7 +279,8 @@ def made(encoder: Path, photos: list[Path]) -> Made:
 
     def quantised(precision: str, source: Path = encoder, **options: Any) -> files.ExportRecord:
         calibration = photos if precision == "int8-qdq" else []
-        options = {"precision": precision, "photos": photos[:5], "calibration": calibration} | options
+        form = "uint8-weights" if precision == "int8-qdq" else None
+        options = {"precision": precision, "form": form, "photos": photos[:32], "calibration": calibration} | options
         return exported("onnx", str(source), "int8.onnx", **options)
 
     return quantised
@@ -337,7 +340,7 @@ def test_ranges_are_of_the_calibration_photos_and_none_of_the_parity_photos(made
     graph = onnx.load(record.path).graph
     values = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
     first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "image")
-    span, wider = (max(seen.max(), 0) - min(seen.min(), 0) for seen in (pixels(photos[5:]), pixels(photos)))
+    span, wider = (max(seen.max(), 0) - min(seen.min(), 0) for seen in (pixels(photos[32:]), pixels(photos)))
     assert_allclose(values[first.input[1]], span / 255, rtol=1e-5)
     assert wider > 1.3 * span
     kernels = next(node for node in graph.node if getattr(values.get(node.input[0]), "shape", ()) == (24, 3, 3, 3))
@@ -440,18 +443,28 @@ def test_files_that_are_refused_leave_nothing(encoder: Path, made: Made) -> None
 
 def test_ranges_from_other_photos_than_the_model_will_see_are_refused(made: Made, photos: list[Path]) -> None:
     """Where every calibration photo is dark, nothing brighter than grey is left of the others."""
-    dark = [Path(path.name) for path in photos[5:]]
+    dark = [Path(path.name) for path in photos[32:]]
     for path in dark:
         Image.open(photos[0].parent / path.name).point(lambda level: level // 3).save(path)
     caught = raised(ExportError, "disagrees with the source model", made, "int8-qdq", calibration=dark)
-    assert "--calibration-images" in caught.hint
+    assert "leave out --form" in caught.hint
     assert not Path("int8.onnx").exists()
 
 
 def test_no_more_calibration_photos_than_the_limit() -> None:
-    paths = [Path(f"{index}.jpg") for index in range(files.CALIBRATION_PHOTOS + 40)]
-    chosen = files.calibration_photos("int8-qdq", paths, paths[:8])
-    assert chosen == paths[files.PARITY_PHOTOS :][: files.CALIBRATION_PHOTOS]
+    paths = [Path(f"{index}.jpg") for index in range(files.CALIBRATION_PHOTOS + 100)]
+    plan = files.plan_of("int8-qdq", None, paths, paths)
+    assert plan == (FORMS, paths[64 : 64 + files.CALIBRATION_PHOTOS], paths[:64])
+
+
+def test_of_few_photos_half_are_for_the_ranges_and_none_for_both() -> None:
+    paths = [Path(f"{index}.jpg") for index in range(48)]
+    assert files.plan_of("int8-qdq", "float-ends", paths, paths) == ((FORMS[4],), paths[32:], paths[:32])
+    assert files.plan_of("int8-qdq", None, paths[:16], paths[16:]) == (FORMS, paths[:16], paths[16:])
+    with refused(2, "number of calibration photos is 15 next to the 32 that the file is compared on; .* at least 16"):
+        files.plan_of("int8-qdq", None, paths[:47], paths[:47])
+    with refused(2, "number of parity photos is 31; int8-qdq is compared with the original on at least 32"):
+        files.plan_of("int8-qdq", None, paths, paths[:31])
 
 
 def test_a_relu_that_the_quantiser_took_out_is_still_seen(encoder: Path, made: Made) -> None:
@@ -490,7 +503,7 @@ def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: 
     """
     folder = PHOTOS[0].parent
     for precision, words, reason in (
-        ("int8-qdq", ["--calibration-images", folder], "end_not_calibrated"),
+        ("int8-qdq", ["--form", "uint8-weights", "--calibration-images", folder], "end_not_calibrated"),
         ("int8-dynamic", [], "batch_dependent"),
     ):
         out = tmp_path / f"{precision}.onnx"
@@ -520,3 +533,44 @@ def test_int8_qdq_of_a_real_classifier_keeps_its_vectors_on_every_cpu(efficientn
     fields = contract.checked_preprocessing(contract_of(out)["preprocessing"], "photos")
     others = np.asarray(images_of(PHOTOS[29:61], fields))
     assert files.agreement(represent(efficientnet_lite0, others), represent(out, others)).min_cosine > 0.96
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("capsys")
+def test_the_contract_names_the_option_that_states_the_preprocessing_of_a_torch_model() -> None:
+    """A PASS that rests on it shows that first. Without the option the model states it."""
+    Path("p.json").write_text(json.dumps(FIELDS | {"mean": [0.5] * 3, "std": STD}))
+    words = ["export", "torch", "my_vision:encoder", "-o", "m.onnx"]
+    for option, stated in ((["--preprocess", "p.json"], "--preprocess p.json"), ([], "")):
+        assert robustcheck(*words, *option) == 0
+        assert contract_of(Path("m.onnx")).get("preprocessing_from", "") == stated
+        read = open_model(Path("m.onnx")).contract
+        assert read is not None
+        assert read.preprocessing_from == stated
+
+
+@pytest.mark.long
+def test_the_forms_of_a_real_classifier(efficientnet_lite0: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The written file is compatible with the original's index, and has pairs that never saturate."""
+    out = tmp_path / "int8.onnx"
+    words = ["--precision", "int8-qdq", "-o", out]
+    for option, some in (("--parity-images", PHOTOS[:32]), ("--calibration-images", PHOTOS[32:52])):
+        folder = tmp_path / option
+        folder.mkdir()
+        for photo in some:
+            (folder / photo.name).symlink_to(photo)
+        words += [option, folder]
+    assert robustcheck("export", "onnx", efficientnet_lite0, *words) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[1:7]] == [form.name for form in FORMS]
+    assert [line.split()[0] for line in table if line.endswith("written")] == ["uint8-weights"]
+    parity = contract_of(out)["parity"]["form"]
+    assert parity["name"] == "uint8-weights"
+    assert parity["plain"] == parity["exact"]
+    assert parity["plain"]["cosine"] > 0.95
+    read = read_onnx(out)
+    assert not saturating_pairs(read.proto, read.weights)
+    call = ["compare", out, efficientnet_lite0, "--max-images", "80", "--device", "cpu", "-o", "json", "-qq"]
+    assert robustcheck(*call) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["index"]["verdict"] == "compatible"

@@ -27,6 +27,12 @@ from . import AS_FOR_A_CHECK, Call, takes
     out=option("The ONNX file to write.", "MODEL.onnx", OUTPUT, "--out", "-o"),
     weights=option("The library's name of the pretrained weights, or a checkpoint file.", "NAME", MODEL),
     precision=option("fp32, fp16, int8-dynamic or int8-qdq.", "PRECISION", MODEL),
+    form=option(
+        "int8-qdq: write this form: uint8-weights, 7-bit-weights, int8-weights, 16-bit-activations, float-ends or "
+        "matmul-only. Default: the smallest that keeps the vectors and the outlier features.",
+        "FORM",
+        MODEL,
+    ),
     random_weights=option("Allow an untrained model; the file says so.", None, MODEL),
     preprocess=option(
         "How pixels become inputs: clip, imagenet or a JSON file. For torch, and for an ONNX file without a contract. "
@@ -51,7 +57,9 @@ from . import AS_FOR_A_CHECK, Call, takes
         MODEL,
     ),
     parity_images=option(
-        "Photos on which the file is compared with the original. Default: the bundled ones.", "PATH", IMAGES
+        "Photos on which the file is compared with the original, for int8-qdq at least 32. Default: the bundled ones.",
+        "PATH",
+        IMAGES,
     ),
     calibration_images=option(
         "int8-qdq: in-distribution photos that give the ranges of activations, at most 128; those that the "
@@ -67,6 +75,7 @@ def export(
     out: Path,
     weights: str | None = None,
     precision: str = "fp32",
+    form: str | None = None,
     random_weights: bool = False,
     preprocess: str | None = None,
     head: str | None = None,
@@ -80,43 +89,63 @@ def export(
 
     The file contains its preprocessing and the names of its tensors.
     """
-    from ....exporters.files import CALIBRATION_PHOTOS, PARITY_PHOTOS
+    from ....exporters.contract import INT8
+    from ....exporters.files import CALIBRATION_PHOTOS, MEASURED_PHOTOS, PARITY_PHOTOS, int8_sums
+    from ....exporters.forms import NoFormError
     from ....exporters.run import run
     from ...isolation import tell_stage
-    from ..plain import read_plain, stated_preprocessing
+    from ..forms import show_forms
+    from ..plain import option_name, read_plain, stated_preprocessing
 
     preprocessing = None
     if preprocess is not None:
         preprocessing = stated_preprocessing(preprocess)
-    photos = _photo_files("parity", parity_images, 8)
     calibrated = precision == "int8-qdq" or calibration_images is not None
-    calibration = _photo_files("calibration", calibration_images, CALIBRATION_PHOTOS + 8) if calibrated else []
+    photos = _photo_files("parity", parity_images, MEASURED_PHOTOS if calibrated else 8)
+    calibration = []
+    if calibrated:
+        calibration = _photo_files("calibration", calibration_images, CALIBRATION_PHOTOS + MEASURED_PHOTOS)
     others = f"-o {quoted(out)}"
     if precision != "fp32":
         others = f"--precision {quoted(precision)} {others}"
-    with progress_line(call.settings.quiet) as progress:
-        record = run(
-            source,
-            name,
-            out,
-            weights=weights,
-            precision=precision,
-            random_weights=random_weights,
-            preprocessing=preprocessing,
-            read_plain=partial(read_plain, option=preprocess, again=others),
-            head=head,
-            zero_shot=zero_shot,
-            templates=templates,
-            matched_to=matched_to,
-            photos=photos,
-            calibration=calibration,
-            tell=partial(tell_stage, progress),
+    try:
+        with progress_line(call.settings.quiet) as progress:
+            record = run(
+                source,
+                name,
+                out,
+                weights=weights,
+                precision=precision,
+                form=form,
+                random_weights=random_weights,
+                preprocessing=preprocessing,
+                stated_by=option_name(preprocess),
+                read_plain=partial(read_plain, option=preprocess, again=others),
+                head=head,
+                zero_shot=zero_shot,
+                templates=templates,
+                matched_to=matched_to,
+                photos=photos,
+                calibration=calibration,
+                tell=partial(tell_stage, progress),
+            )
+    except NoFormError as error:
+        show_forms(error.forms, "", console_for())
+        raise
+    if record.forms:
+        show_forms(record.forms, record.form, console_for())
+    if precision in INT8:
+        share = int8_sums()
+        sys.stdout.write(
+            f"int8 sums on this CPU: {'exact' if share == 1 else f'saturate ({share:.2f} of the exact sum)'}\n"
         )
     parity, where = record.parity, calibration_images or "bundled"
     if record.calibrated_on:
         sys.stdout.write(f"ranges of activations from {record.calibrated_on} photos ({where})\n")
+    form_text = f" {record.form}" if record.form else ""
     sys.stdout.write(
-        f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {record.precision}, outputs {', '.join(record.outputs)})\n"
+        f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {record.precision}{form_text}, outputs "
+        f"{', '.join(record.outputs)})\n"
         f"parity with the original at batch {', '.join(map(str, record.batches))} on {PARITY_PHOTOS} photos: "
         f"max absolute {parity.max_abs:.2g}, max relative {parity.max_rel:.2g}, min cosine {parity.min_cosine:.7f}\n"
     )

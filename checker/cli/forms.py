@@ -1,0 +1,51 @@
+"""Show the forms of int8-qdq that an export tried."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+
+from ...exporters.forms import Kept, Tried
+from ..report.terminal import Pen, Trimmed, table_of
+from .output import ascii_only
+
+HEADS = ("=form", ">MB", ">images/s", ">cosine", ">recall@10", ">features", "")
+LEGEND = (
+    "cosine: of the worst 5 % of the photos. cosine and recall@10: on this CPU / with exact sums. features: outlier "
+    "features of the original that are kept."
+)
+
+
+def show_forms(forms: Sequence[Tried], written: str, console: Console) -> None:
+    """Print a row for each form, and what the forms with a fault have. written: the name of the one in the file."""
+    pen = Pen(ascii_only(console))
+    console.print(Trimmed(table_of(pen, HEADS, [tuple(_row(form, written)) for form in forms])))
+    console.print(pen.say(LEGEND, "dim"))
+    for form in forms:
+        if form.fault:
+            console.print(pen.say(f"{form.form.name}: {form.fault}"))
+
+
+def _row(tried: Tried, written: str) -> Iterator[str]:
+    yield tried.form.name
+    yield f"{tried.size_bytes / 1e6:.2f}" if tried.size_bytes else "–"
+    yield f"{tried.images_per_s:.0f}" if tried.images_per_s else "–"
+    for name in ("cosine", "recall"):
+        yield " / ".join("–" if kept is None else f"{getattr(kept, name):.3f}" for kept in (tried.plain, tried.exact))
+    yield _features(tried)
+    yield _answer(tried, written)
+
+
+def _features(tried: Tried) -> str:
+    """Return the number of outlier features that are kept by both arithmetics."""
+    kept: list[Kept] = [each for each in (tried.plain, tried.exact) if each is not None]
+    if not kept or not tried.n_features:
+        return "–"
+    return f"{min(each.features for each in kept)} of {tried.n_features}"
+
+
+def _answer(tried: Tried, written: str) -> str:
+    if tried.form.name == written:
+        return "written"
+    if not tried.holds:
+        return "loses too much" if tried.plain is not None and not tried.fault else "refused"
+    return "keeps all" if tried.form.is_same_everywhere else "keeps all where sums are exact"

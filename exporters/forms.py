@@ -1,0 +1,209 @@
+"""Compare the forms of an int8 file, and choose the smallest that keeps what the original has. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import CallError, ExportError
+from .contract import Array
+
+Floats = NDArray[np.float64]
+
+# What the vectors must keep: the limits of the index verdict of `compare` (checker/compare/index.py)
+MIN_COSINE = 0.9  # of the worst 5 % of the photos
+MIN_RECALL = 0.8  # of the nearest neighbours
+NEIGHBOURS = 10
+# An outlier feature, and when it is kept: as `compare` defines both (checker/compare/pairs.py)
+OUTLIER_SD = 4.0
+PERSISTENT_SHARE = 0.5  # of the photos
+KEPT_SHARE = 0.8  # of the share of the photos in which the original's feature is beyond OUTLIER_SD
+MIN_CORRELATION = 0.5
+CONFIDENCE = 0.95  # of the correlation's lower bound
+SAME_SIZE = 0.05  # files that differ by less in size count as equally small: then the order of FORMS decides
+
+
+class Form(NamedTuple):
+    """One way to quantise a graph.
+
+    what: for the table. activations: ONNX Runtime's type of them. weight_bits: 8 or 7, of int8 weights.
+    has_uint8_weights: whether int8 weights are rewritten as uint8 with zero point 128, the same numbers.
+    operators: the only types of node that are quantised; empty for all. has_float_ends: whether the first and the last
+    layer stay float. is_same_everywhere: whether the sums are the same on a CPU that adds pairs of products in 16 bits.
+    """
+
+    name: str
+    what: str
+    activations: str = "QUInt8"
+    weight_bits: int = 8
+    has_uint8_weights: bool = True
+    operators: tuple[str, ...] = ()
+    has_float_ends: bool = False
+    is_same_everywhere: bool = True
+
+
+FORMS = (
+    Form("uint8-weights", "all layers, uint8 weights"),
+    Form("7-bit-weights", "all layers, int8 weights of 7 bits", weight_bits=7, has_uint8_weights=False),
+    Form("int8-weights", "all layers, int8 weights", has_uint8_weights=False, is_same_everywhere=False),
+    Form("16-bit-activations", "all layers, activations of 16 bits", activations="QUInt16"),
+    Form("float-ends", "all layers but the first and the last", has_float_ends=True),
+    Form("matmul-only", "MatMul and Gemm alone", operators=("MatMul", "Gemm")),
+)
+"""Of equally small files the earlier is chosen; docs/int8.md has what the order rests on"""
+
+
+class Kept(NamedTuple):
+    """What a file keeps of the original on photos that did not calibrate.
+
+    cosine: of an original's vector and the file's, in the worst 5 % of the photos. recall: share of each photo's ten
+    nearest others that the file's vector finds among the original's. features: the original's outlier features that
+    are kept.
+    """
+
+    cosine: float
+    recall: float
+    features: int
+
+
+class Tried(NamedTuple):
+    """A form that was tried.
+
+    images_per_s: on this CPU, one photo at a time. plain: as this CPU computes. exact: with exact sums. Both are None
+    where the form could not be made or run. n_features: outlier features of the original. fault: why it is not written
+    even if it is asked for.
+    """
+
+    form: Form
+    size_bytes: int = 0
+    images_per_s: float = 0.0
+    plain: Kept | None = None
+    exact: Kept | None = None
+    n_features: int = 0
+    fault: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the file keeps the vectors and the outlier features, by both arithmetics."""
+        return not self.fault and self._is_kept(self.plain) and self._is_kept(self.exact)
+
+    def _is_kept(self, kept: Kept | None) -> bool:
+        if kept is None or kept.features < self.n_features:
+            return False
+        return kept.cosine >= MIN_COSINE and kept.recall >= MIN_RECALL
+
+
+class NoFormError(ExportError):
+    """No form keeps what the original has (exit 3).
+
+    Args:
+        message, hint: as for ExportError.
+        forms: all that were tried.
+    """
+
+    def __init__(self, message: str, hint: str, forms: Sequence[Tried]) -> None:
+        super().__init__(message, hint)
+        self.forms = tuple(forms)
+
+
+def asked_forms(name: str | None, precision: str) -> tuple[Form, ...]:
+    """Return the forms to try: the named one, or all.
+
+    Raises:
+        ExportError: no such form, or a precision without forms (exit 2).
+    """
+    if precision != "int8-qdq":
+        if name is not None:
+            raise CallError(
+                f"--form is {name}; only int8-qdq has forms, and the precision is {precision}", "--precision int8-qdq"
+            )
+        return ()
+    names = [form.name for form in FORMS]
+    if name is not None and name not in names:
+        close = difflib.get_close_matches(name, names, 1, cutoff=0.3)
+        raise CallError(f"--form is {name}; it must be one of {', '.join(names)}", f"--form {(close or names)[0]}")
+    return tuple(form for form in FORMS if name in (None, form.name))
+
+
+def smallest(tried: Sequence[Tried]) -> Tried | None:
+    """Return the smallest file that holds on every CPU, None without one. Of equally small ones, the first."""
+    fit = [each for each in tried if each.holds and each.form.is_same_everywhere]
+    least = min((each.size_bytes for each in fit), default=0)
+    return next((each for each in fit if each.size_bytes <= (1 + SAME_SIZE) * least), None)
+
+
+def outlier_features(rows: Array) -> dict[int, float]:
+    """Return the outlier features of vectors (photo, feature), each with its side, 1 or −1.
+
+    Such a feature is beyond 4 SD of a photo's features, on the side of its mean, in at least half of the photos.
+    """
+    z = _standardised(rows)
+    sides = np.where(z.mean(axis=0) < 0, -1.0, 1.0)
+    found = np.flatnonzero((z * sides > OUTLIER_SD).mean(axis=0) >= PERSISTENT_SHARE)
+    return {int(feature): float(sides[feature]) for feature in found}
+
+
+def kept(reference: Array, rows: Array) -> Kept:
+    """Compare a file's vectors (photo, feature) with the original's.
+
+    A number that can't be computed is NaN, and then the file does not hold.
+    """
+    ours, theirs = _units(rows), _units(reference)
+    cosines = (ours * theirs).sum(axis=1)
+    worst = float(np.quantile(cosines, 0.05, method="inverted_cdf"))
+    same = _nearest(ours, theirs) & _nearest(theirs, theirs)
+    recall = float(same.sum(axis=1).mean() / NEIGHBOURS)
+    features = outlier_features(reference)
+    n_kept = sum(_is_feature_kept(reference, rows, feature, side) for feature, side in features.items())
+    return Kept(worst, recall, n_kept)
+
+
+def _nearest(queries: Floats, vectors: Floats) -> NDArray[np.bool_]:
+    """Return which vectors are among the nearest of each photo's query, without the photo's own."""
+    cosines = queries @ vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]
+    found = np.zeros(cosines.shape, bool)
+    np.put_along_axis(found, order, True, axis=1)
+    return found
+
+
+def _is_feature_kept(reference: Array, rows: Array, feature: int, side: float) -> bool:
+    """Return whether a feature is beyond 4 SD nearly as often, and in step with the original's over the photos."""
+    shares = [float((_standardised(each)[:, feature] * side > OUTLIER_SD).mean()) for each in (reference, rows)]
+    if not shares[1] >= KEPT_SHARE * shares[0]:
+        return False
+    columns = [_units(each)[:, feature] for each in (reference, rows)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = float(np.asarray(np.corrcoef(columns))[0, 1])
+    if not abs(r) < 1:
+        return r == 1
+    half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) / math.sqrt(len(rows) - 3)
+    return math.tanh(math.atanh(r) - half) >= MIN_CORRELATION
+
+
+def _standardised(rows: Array) -> Floats:
+    """Return the vectors with mean 0 and biased SD 1 over the features of each photo."""
+    x = rows.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centred = x - x.mean(axis=1, keepdims=True)
+        return np.asarray(centred / centred.std(axis=1, keepdims=True))
+
+
+def _units(rows: Array) -> Floats:
+    """Return the vectors at length 1."""
+    x = rows.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+
+
+def recorded(tried: Tried, photos: int) -> dict[str, Any]:
+    """Return what the contract has of a written form."""
+    measured = {name: kept and kept._asdict() for name, kept in (("plain", tried.plain), ("exact", tried.exact))}
+    return {"name": tried.form.name, "photos": photos, "outlier_features": tried.n_features, **measured}
