@@ -95,6 +95,7 @@ def test_a_named_file_counts_alone() -> None:
 
 def test_every_option_of_a_check_is_a_setting_or_is_only_typed() -> None:
     only_typed = {"config", "isolated", "show_settings", "debug", "offline", "strict", "save_representations"}
+    only_typed |= {"arithmetic"}
     assert set(options.ROWS) - set(FIELDS.values()) == only_typed
 
 
