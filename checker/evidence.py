@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 
 from ..thresholds.profile import Bounds, End, Frozen, ReprArgs
 from .errors import UsageError
-from .text import Fields, rule_of, type_name
+from .text import Fields, rule_of, short_provider, type_name
 
 OUTLIER_SD = 4.0  # of an image's features; docs/statistics.md
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
@@ -292,6 +292,11 @@ class ReferenceRun(Frozen):
     """why no reference run was possible"""
 
     @property
+    def words(self) -> str:
+        """Name the reference: the CPU, and how it computed."""
+        return "the CPU with exact int8 sums" if self.by == "exact int8 sums" else "the CPU without graph optimisation"
+
+    @property
     def exceeds_rounding(self) -> bool:
         """Return whether the machine's difference is more than rounding (docs/dev/decisions/reference-run.md)."""
         if self.cosine is None or self.floor is None:
@@ -344,10 +349,11 @@ class Execution(Frozen):
 
     @property
     def machine(self) -> str:
-        """Name what computed: the device, and what its int8 sums do where they saturate."""
+        """Name what computed: a provider, the device, and what its int8 sums do where they saturate."""
         if self.int8_sums is not None and self.saturates:
             return f"this CPU ({self.device}, whose int8 sums {self.sums_words})"
-        return self.device
+        provider = short_provider(self.providers[0])
+        return self.device if provider == "CPU" else f"{provider} on {self.device}"
 
 
 class SeenImage(Frozen):
@@ -395,7 +401,7 @@ class Options(Frozen):
     max_images: int | None = None
     max_bad: float = 0.01
     batch_size: PositiveInt = 32
-    arithmetic: Literal['machine', 'exact'] | None = None
+    arithmetic: Literal["machine", "exact"] | None = None
     # until here
 
     @field_validator("images")
@@ -460,7 +466,7 @@ class RunOptions(TypedDict, total=False):
     """Largest share of images that may be unusable, such as 0.01. Default: 0.01."""
     batch_size: int
     """Batch size, 1 to 32. Default: 32."""
-    arithmetic: Literal['machine', 'exact'] | None
+    arithmetic: Literal["machine", "exact"] | None
     """Whose int8 sums the verdict is about. machine: those of this machine, whatever others compute. exact: those of a
     CPU on which int8 sums do not saturate (VNNI, ARM). Default: those of this machine; WARN where exact sums could
     change the verdict."""

@@ -39,7 +39,7 @@ class MachineLoss(Frozen):
         """Write both distances."""
         return (
             f"over {self.n_images} images the vectors are {number_text(self.here)} from the reference's "
-            f"(1 − cosine) as {self.machine} computes them, and {number_text(self.there)} by {self.by}"
+            f"(1 − cosine) as {self.machine} computes them, and {number_text(self.there)} as {self.by} does"
         )
 
     def scaled(self, cosine: float) -> float:

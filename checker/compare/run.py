@@ -202,7 +202,7 @@ def _machine_loss(
     ours, *theirs = [None if each is None else each.rows for each in references]
     exact = ours, theirs[0] if theirs else None
     of_machine = evidence[0 if references[0] is run else 1].execution
-    return loss_of(measured, exact, of_machine.machine, run.run.by)
+    return loss_of(measured, exact, of_machine.machine, run.run.words)
 
 
 def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path | Baseline | None) -> None:

@@ -298,13 +298,13 @@ def reference_notes(execution: Execution) -> list[str]:
     if run is None:
         return []
     if run.failed:
-        return [f"No image could be run once more by reference arithmetic ({run.by}): {run.failed}"]
+        return [f"No image could be run once more by {run.words}: {run.failed}"]
     if not run.exceeds_rounding:
         return []
     return [
-        f"What {execution.machine} computes differs from {run.by} on the CPU by more than rounding: over "
-        f"{run.n_images} images the cosine of the two vectors is {number_text(run.cosine)} (median), and that of two "
-        f"reference runs {number_text(run.floor)}."
+        f"The vectors of {execution.machine} differ from those of {run.words} by more than rounding: over "
+        f"{run.n_images} images the cosine of the two is {number_text(run.cosine)} (median), and that of two reference "
+        f"runs {number_text(run.floor)}."
     ]
 
 

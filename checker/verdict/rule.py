@@ -317,8 +317,8 @@ def _runtime(e: Evidence, profile: Profile) -> SeenReasons:
     ]
     yield (
         "runtime_differs",
-        f"the measured numbers give {answers[0]} as {e.execution.machine} computes them, and {answers[1]} by "
-        f"{run.by} on the CPU ({run.n_images} images ran once more: {', '.join(changes)})",
+        f"the measured numbers give {answers[0]} as {e.execution.machine} computes them, and {answers[1]} as "
+        f"{run.words} does ({run.n_images} images ran once more: {', '.join(changes)})",
     )
 
 

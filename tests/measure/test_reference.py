@@ -169,7 +169,7 @@ def test_without_a_floor_nothing_is_said_of_rounding_and_a_failed_run_is_noted()
     assert not run_of(0.5, None).exceeds_rounding
     failed = ReferenceRun(by="exact int8 sums", failed="ONNX Runtime refuses the model")
     assert reference_notes(executed(reference=failed)) == [
-        "No image could be run once more by reference arithmetic (exact int8 sums): ONNX Runtime refuses the model"
+        "No image could be run once more by the CPU with exact int8 sums: ONNX Runtime refuses the model"
     ]
 
 
