@@ -23,7 +23,8 @@ from ..text import Fields, Texts, quoted, rule_of
 from .weights import about
 
 OWN_SUFFIX = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
-SIDECAR_NAMES = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
+IMMICH = "preprocess_cfg.json"  # open_clip's preprocess_cfg alone, as immich keeps it next to visual/model.onnx
+SIDECAR_NAMES = ("open_clip_config.json", IMMICH, "preprocessor_config.json", "config.json")  # in this order
 HUB_FOLDER = "onnx"  # of a repository on Hugging Face's hub: holds its ONNX files
 LOOK = "robustcheck explain preprocessing"
 _MAX_BYTES = 16 * 2**20  # 16 MiB: no preprocessing file is larger
@@ -100,6 +101,8 @@ def parse_config(path: Path, values: Fields, input_size: Edges | None) -> tuple[
         try:
             if "preprocess_cfg" in values:
                 fields, defaults = _from_open_clip(values)
+            elif path.name == IMMICH or {"resize_mode", "fill_color"} <= values.keys():
+                fields, defaults = _from_open_clip({"preprocess_cfg": values})
             elif "pretrained_cfg" in values:
                 fields, defaults = _from_timm(values, input_size)
             elif path.name == "preprocessor_config.json" or "image_mean" in values or "do_resize" in values:
@@ -355,6 +358,7 @@ PRECISION = re.compile(
 )
 # names of the files that optimum splits a checkpoint into
 TEXT_TOWER = "text_model"
+TEXT_FOLDER = "textual"  # of immich's checkpoints, next to the folder `visual`
 IMAGE_TOWER = "vision_model"
 FULL_AND_IMAGE_TOWER = {"model", IMAGE_TOWER}
 IMAGELESS_PARTS = frozenset(
@@ -374,9 +378,9 @@ def find_preprocessing(
 
     It comes from the option, else the contract, else a sidecar, else it is assumed.
 
-    Sidecars, the first that is there: `<model>.robustcheck.json`, `open_clip_config.json`,
-    `preprocessor_config.json` (Hugging Face), `config.json` with `pretrained_cfg` (timm). For a model in a folder
-    `onnx`, as on Hugging Face's hub, then the same three names in the folder above.
+    Sidecars, the first that is there: `<model>.robustcheck.json`, `open_clip_config.json`, `preprocess_cfg.json`
+    (immich), `preprocessor_config.json` (Hugging Face), `config.json` with `pretrained_cfg` (timm). For a model in a
+    folder `onnx`, as on Hugging Face's hub, then the same names in the folder above.
 
     Args:
         model_path: the model; sidecars lie next to it, or above its folder `onnx`.
@@ -416,8 +420,8 @@ def models_below(folder: Path) -> list[Path]:
 
 
 def takes_no_image(model: PurePath) -> bool:
-    """Whether a file's name is that of a text tower. Such parts of a split checkpoint take no image."""
-    return checkpoint_part(model) in IMAGELESS_PARTS
+    """Whether a file's name or folder is that of a text tower. Such parts of a split checkpoint take no image."""
+    return model.parent.name == TEXT_FOLDER or checkpoint_part(model) in IMAGELESS_PARTS
 
 
 SHOWN = 6  # files that an error names

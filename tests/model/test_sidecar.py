@@ -50,6 +50,14 @@ def test_open_clip_config_gives_open_clips_pixels() -> None:
         path = beside("open_clip_config.json", {"preprocess_cfg": given})
         transform = image_transform_v2(PreprocessCfg(**given), is_train=False)
         assert worst(find(path, size=size).preprocessing, transform) < 1e-3
+        Path("visual").mkdir(exist_ok=True)  # as immich keeps it
+        bare = beside("preprocess_cfg.json", given, Path("visual"))
+        found = find(bare, size=size)
+        assert (found.source, found.origin) == ("sidecar", "preprocess_cfg.json")
+        Path("any.json").write_text(json.dumps(given), encoding="utf-8")
+        asked = find("m.onnx", "any.json", size=size)
+        assert asked.preprocessing == found.preprocessing
+        assert worst(asked.preprocessing, transform) < 1e-3
 
 
 def test_open_clip_config_says_where_each_field_is_from() -> None:

@@ -123,6 +123,18 @@ def test_a_sidecar_above_models_of_several_folders_is_nobodys(served: MockHub, e
     assert check("hf://org/two", max_images=3).evidence.preprocessing.source == "sidecar"
 
 
+def test_an_encoder_in_immichs_layout_is_its_image_tower_with_its_preprocessing(
+    served: MockHub, encoder: bytes
+) -> None:
+    config = {**json.loads(SIDECAR)["preprocess_cfg"], "fill_color": 0, "mode": "RGB"}
+    files = {"textual/model.onnx": b"x", "visual/model.onnx": encoder, "config.json": b'{"embed_dim": 4}'}
+    served.put("immich-app/vit", files | {"visual/preprocess_cfg.json": json.dumps(config).encode()})
+    evidence = check("hf://immich-app/vit", max_images=3).evidence
+    assert evidence.model.origin is not None
+    assert evidence.model.origin.file == "visual/model.onnx"
+    assert evidence.preprocessing.origin == "preprocess_cfg.json"
+
+
 def test_a_listed_sidecar_must_come(served: MockHub, encoder: bytes, tmp_path: Path, monkeypatch: Patch) -> None:
     """Without it the preprocessing would be assumed."""
     (tmp_path / "m.onnx").write_bytes(encoder)
@@ -142,6 +154,8 @@ def test_which_file_is_meant() -> None:
         "model.onnx onnx/model_fp16.onnx": "model.onnx",
         "M.ONNX M_FP16.ONNX": "M.ONNX",
         "vision_model.onnx vision_model_fp16.onnx model_fp16.onnx text_model.onnx": "vision_model.onnx",
+        "textual/model.onnx visual/model.onnx": "visual/model.onnx",
+        "textual/fp16/model.onnx visual/model.onnx": None,
         "m_fp16.onnx m_int8.onnx": None,
         "model.onnx vision_model.onnx": None,
         "dino.onnx resnet_fp16.onnx": None,
