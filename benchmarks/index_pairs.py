@@ -31,6 +31,7 @@ from planted.encoder import PREPROCESSING, planted_encoder
 from torch import nn
 
 from robustcheck_onnx.checker.compare import CompareReport, IndexOptions, compare
+from robustcheck_onnx.checker.runtime.devices import cpu_name, int8_sums
 from robustcheck_onnx.exporters import ExportError, contract
 from robustcheck_onnx.exporters.demo import EFFICIENTNET_LITE0_PREPROCESSING, EfficientNetLite0, efficientnet_lite0
 from robustcheck_onnx.exporters.run import run
@@ -277,13 +278,16 @@ def reports(folder: Path, embeddings: Path | None) -> Iterator[tuple[str, str, C
             yield name, f"*finetuned:* {FINETUNED_STEPS} steps on the photos", compare(candidate, full, device="cpu")
 
 
-COLUMNS = ("model", "what was done", "cosine, median", "worst 5 %", "recall@10", "own recall@10", "index", "words")
+COLUMNS = (
+    *("model", "what was done", "cosine, median", "worst 5 %", "recall@10", "own recall@10"),
+    *("1 − cosine here, by reference", "index", "words"),
+)
 
 
 def row(name: str, what: str, report: CompareReport | None) -> str:
     """Return a line of the table."""
     if report is None:
-        return f"| {name} | {what} {'| – ' * 4}| not written | the exporter refuses it |\n"
+        return f"| {name} | {what} {'| – ' * 5}| not written | the exporter refuses it |\n"
     assert report.index is not None
     index, n = report.index, report.index.numbers
 
@@ -292,7 +296,10 @@ def row(name: str, what: str, report: CompareReport | None) -> str:
 
     words = "; ".join(reason.id for reason in index.reasons)
     cells = (text("cosine, median"), text("cosine, worst 5 %"), text("recall@10 among the photos"))
-    return f"| {' | '.join((name, what, *cells, text('recall@10 in its own vectors'), index.verdict, words))} |\n"
+    loss = index.machine
+    by_both = "–" if loss is None else f"{loss.here:.4f}, {loss.there:.4f}"
+    found = (name, what, *cells, text("recall@10 in its own vectors"), by_both, index.verdict, words)
+    return f"| {' | '.join(found)} |\n"
 
 
 START, END = "<!-- table -->\n", "<!-- end of table -->\n"
@@ -301,7 +308,8 @@ START, END = "<!-- table -->\n", "<!-- end of table -->\n"
 def main(embeddings: Path | None) -> None:
     """Run all pairs and write the table into the page."""
     limits = IndexOptions()
-    head = f"Limits: cosine {limits.min_cosine:g}, recall@10 {limits.min_recall:g}.\n\n"
+    head = f"Limits: cosine {limits.min_cosine:g}, recall@10 {limits.min_recall:g}. "
+    head += f"{cpu_name()}, whose int8 sums {int8_sums().words}; ONNX Runtime {ort.__version__}.\n\n"
     head += f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
     page, lines = PAGE.read_text(encoding="utf-8"), []
     before, after = page[: page.index(START) + len(START)], page[page.index(END) :]
