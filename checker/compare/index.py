@@ -50,6 +50,8 @@ UNSOUND: Final = {
 """reasons of a check for which vectors or images can't be taken as they were measured"""
 OTHER_VECTORS: Final = ("other_index", "other_ids", "changed_index", "index_lengths")
 """reasons for which an index does not hold the reference's vectors"""
+OUTRANKING: Final = (*OTHER_VECTORS, "assumed_preprocessing", "runtime_differs")
+"""reasons for which the measured vectors are not those that a search compares: nothing is known then"""
 ACCEPT: Final = "--accept-untested-index"
 UNTESTED: Final = "it was not tested whether the reference made the index"
 SIGNS: Final[dict[IndexVerdict, str]] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
@@ -135,16 +137,16 @@ class IndexReport(Frozen):
     """how far the vectors are from the reference's by reference arithmetic; None: it was not needed, or not possible"""
 
     def because(self, name: str, verdict: IndexVerdict, seen: str, next_step: str = "") -> IndexReport:
-        """Return the report with one more reason. re-embed counts before undecided, and `OTHER_VECTORS` before all.
+        """Return the report with one more reason. re-embed counts before undecided, and `OUTRANKING` before all.
 
         Where the index does not hold the reference's vectors, those are not what queries meet: nothing is known of
         the index, and embedding it again does not help if the wrong reference was named.
         """
         step = next_step or INDEX_REASONS.get(name, ("", ""))[1] or INDEX_STEPS[verdict]
         reason = IndexReason(id=name, verdict=verdict, seen=seen, next_step=step)
-        reasons = sorted((*self.reasons, reason), key=lambda each: each.id not in OTHER_VECTORS)
+        reasons = sorted((*self.reasons, reason), key=lambda each: each.id not in OUTRANKING)
         worst = "re-embed" if "re-embed" in (self.verdict, verdict) else "undecided"
-        if reasons[0].id in OTHER_VECTORS:
+        if reasons[0].id in OUTRANKING:
             worst = "undecided"
         return self.model_copy(update={"reasons": tuple(reasons), "verdict": worst})
 
@@ -438,6 +440,10 @@ def concluded_index(report: IndexReport, both: Sequence[Compared], nodes: Sequen
     """
     evidence = [side.evidence for side in both]
     n_varied = min(evidence[0].images.sanity.n_varied, report.n_images)
+    assumed = [side.evidence.model.file for side in both if side.evidence.preprocessing.source == "assumed"]
+    if assumed:
+        seen = f"neither an option nor a file gives the preprocessing of {' and '.join(assumed)}"
+        report = report.because("assumed_preprocessing", "undecided", seen)
     if unsound := sorted(UNSOUND & {reason.id for side in both for reason in side.verdict.reasons}):
         step = f"Run `robustcheck explain {unsound[0]}`."
         report = report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step)
@@ -466,11 +472,7 @@ def on_another_machine(report: IndexReport, loss: MachineLoss | None) -> IndexRe
         differs = worst is not None and loss.scaled(worst) < report.options.min_cosine
     else:
         differs = loss.is_of_machine
-    if not differs:
-        return report
-    step = INDEX_REASONS["runtime_differs"][1]
-    reason = IndexReason(id="runtime_differs", verdict="undecided", seen=loss.text, next_step=step)
-    return report.model_copy(update={"reasons": (reason, *report.reasons), "verdict": "undecided"})
+    return report.because("runtime_differs", "undecided", loss.text) if differs else report
 
 
 def _facts(evidence: Evidence) -> dict[str, str]:

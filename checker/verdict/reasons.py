@@ -457,6 +457,11 @@ INDEX_REASONS: dict[str, tuple[str, str]] = {
         "the vectors in the index have other lengths than the reference's, which the search sees.",
         "If vectors are normalised or scaled before they are searched, use `--metric cosine`.",
     ),
+    "assumed_preprocessing": (
+        "the pixels that one of the two models got were assumed, and others would give other vectors.",
+        "Name what both were trained with: add `--preprocess FILE`. Or give the file its contract: `robustcheck export "
+        "onnx FILE.onnx --preprocess FILE -o NEW.onnx`.",
+    ),
     "untested_index": (
         "too few photos have their vector in the index to test whether the reference made it.",
         "Give 35 or more photos that are in the index. To go without this test, use `--accept-untested-index`.",
