@@ -577,12 +577,16 @@ def halve(draft: Path, *, name: str) -> onnx.ModelProto:
         OSError: the disk.
     """
     import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     weights = data_of(draft)
     try:
-        converted = OnnxModel(onnx.load(draft))
-        converted.convert_float_to_float16(use_symbolic_shape_infer=False, keep_io_types=True)
+        # the steps of OnnxModel.convert_float_to_float16, whose shape inference needs sympy, which nothing here installs
+        converted = OnnxModel(convert_float_to_float16(onnx.load(draft), keep_io_types=True))
+        converted.disable_shape_inference()
+        converted.remove_cascaded_cast_nodes()
+        converted.remove_useless_cast_nodes()
         converted.topological_sort()
     except (MemoryError, OSError):
         raise
