@@ -111,6 +111,8 @@ def check_call(path: Path, precision: str, photos: Photos) -> None:
             f"precision is {precision}; it must be one of {', '.join(contract.PRECISIONS)}",
             f"--precision {close[0] if close else 'fp32'}",
         )
+    if Path(os.path.realpath(path)).is_symlink():
+        raise CallError(f"{path}: target is a link that leads in a circle; it must be a file", f"ls -ld {where}")
     if path.is_dir():
         raise CallError(f"{path}: target is a folder; it must be a file", f"-o {quoted(path / 'model.onnx')}")
     if path.suffix != ".onnx":

@@ -401,8 +401,10 @@ def test_weights_beside_the_file_stay_there(encoder: Path, made: Made, photos: l
     assert_array_equal(represent(path, pixels(photos[:5])), rows)
     onnx.save(onnx.load(encoder), encoder, save_as_external_data=True, location="other.onnx.data", size_threshold=0)
     assert made("int8-qdq").path.read_bytes() == whole
-    with refused(2, "the file that is read, or its weights"):
-        exported("onnx", "fp32.onnx", "other.onnx", precision="int8-dynamic")
+    Path("circle.onnx").symlink_to("circle.onnx")
+    for target, said in (("other.onnx", "the file that is read, or its weights"), ("circle.onnx", "leads in a circle")):
+        with refused(2, said):
+            exported("onnx", "fp32.onnx", target, precision="int8-dynamic")
 
 
 def halved(model: onnx.ModelProto) -> onnx.ModelProto:
