@@ -584,7 +584,7 @@ def halve(draft: Path, *, name: str) -> onnx.ModelProto:
 
     weights = data_of(draft)
     try:
-        # the steps of OnnxModel.convert_float_to_float16, whose shape inference needs sympy, which nothing here installs
+        # the steps of OnnxModel.convert_float_to_float16 without its shape inference, which needs sympy
         converted = OnnxModel(convert_float_to_float16(onnx.load(draft), keep_io_types=True))
         converted.disable_shape_inference()
         converted.remove_cascaded_cast_nodes()
