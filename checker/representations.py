@@ -4,6 +4,8 @@ The file is a NumPy archive (.npz) with one row per image, the names and digests
 made with.
 """
 
+import errno
+import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -156,7 +158,9 @@ def checked_path(path: str | Path) -> Path:
     file = local_path(path, "representations file")
     try:
         local = file.resolve()
-    except (OSError, RuntimeError) as fault:  # links in a circle
+        if any(link.is_symlink() for link in (local, *local.parents)):  # in a circle; before Python 3.13 resolve raises
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    except (OSError, RuntimeError) as fault:
         raise UsageError(
             f"{file}: representations file is a link that leads nowhere; it must lead to a file",
             f"ls -l {quoted(file)}",

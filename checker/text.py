@@ -54,13 +54,15 @@ PAGES: Final = {
 """Title of each page of the documentation that a message names."""
 
 
-def page(name: str) -> str:
-    """Return where to read a documentation page. It is the address, or the title while there is none.
+def page(name: str, home: str = HOME) -> str:
+    """Return where to read a documentation page: its address, or its title where the project has no home.
 
-    >>> page("statistics")
+    >>> page("statistics", home="https://git.example/owner/robustcheck/")
+    'https://git.example/owner/robustcheck/blob/main/docs/statistics.md'
+    >>> page("statistics", home="")
     'the page "What is measured"'
     """
-    return f"{HOME}/blob/main/docs/{name}.md" if HOME else f'the page "{PAGES[name]}"'
+    return f"{home.rstrip('/')}/blob/main/docs/{name}.md" if home else f'the page "{PAGES[name]}"'
 
 
 def printable(text: str) -> str:

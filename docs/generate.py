@@ -3,8 +3,8 @@
     python docs/generate.py [FOLDER]
 
 Without FOLDER also the schema in the package, the options that move a number in evidence.py and in the docstring of
-`check`, from the table in checker/cli/options.py, and README's links and [project.urls] of pyproject.toml, from the
-constant that says where the project lives (HOME in checker/text.py).
+`check`, from the table in checker/cli/options.py. From the constant that says where the project lives (HOME in
+checker/text.py) also README's links, [project.urls] of pyproject.toml, and how pages install the package.
 
 A page that people write has such a part below the line MADE. Tests compare the pages of the repository with what this
 makes.
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import fill
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import typer
 from json_schema import json_schema
@@ -45,6 +46,10 @@ DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 PYPROJECT = DOCS.parent / "pyproject.toml"
 OPTIONS = [DOCS.parent / "checker" / name for name in ("evidence.py", "pipeline.py")]
+INSTALLING = [
+    README,
+    *(page for page in sorted(DOCS.rglob("*")) if page.suffix in {".md", ".ipynb"} and "dev" not in page.parts),
+]
 PATHS = ("preprocess",)  # options that Python takes a Path for
 MADE = "<!-- made by `python docs/generate.py`; not to be edited by hand -->\n"
 MEANING = {
@@ -219,6 +224,39 @@ def linked(page: str, home: str) -> str:
     return re.sub(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)]+)\)", absolute, page)
 
 
+PUBLISHED = (  # from a clone, and from the package index
+    (r"In a clone and a virtual environment", "In a virtual environment"),
+    (r"In a clone of the repository, with Python", "With Python"),
+    (r"from a clone of the repository, with Python", "with Python"),
+    (r"\s+This package is not on PyPI yet\.", ""),
+    (
+        r"`pip install \.` \(\[without CUDA\]\((\S+)\)\)",
+        r"`pip install robustcheck-onnx`, or `pip install robustcheck-onnx-cpu` [without CUDA](\1)",
+    ),
+    (r"python release/cpu\.py build/cpu && pip install \./build/cpu", "pip install robustcheck-onnx-cpu"),
+    (r"pip install ('?)\./build/cpu(?=\[)", r"pip install \1robustcheck-onnx-cpu"),
+    (r"pip install ('?)\.(?=[\[`\n])", r"pip install \1robustcheck-onnx"),
+    (
+        r"`make dist` builds both\s+wheels and the sdist; `uvx` and `pipx` run them from that folder:",
+        "Run one with `uvx` or `pipx`:",
+    ),
+    (r"(--pip-args=\"--find-links dist\"|--find-links dist) ", ""),
+)
+
+
+def published(page: str, home: str) -> str:
+    """The page with commands that install from the package index; as it is where no home is known.
+
+    A second call changes nothing.
+    """
+    if not home:
+        return page
+    for in_a_clone, from_the_index in PUBLISHED:
+        page = re.sub(in_a_clone, from_the_index, page)
+    action = urlsplit(home).path.strip("/")
+    return re.sub(r"uses: OWNER/robustcheck@(\S+) # OWNER: .*", rf"uses: {action}@\1", page)
+
+
 def with_urls(pyproject: str, home: str) -> str:
     """The text of pyproject.toml with the table [project.urls] of the home; without it where no home is known."""
     home = home.rstrip("/")
@@ -244,7 +282,7 @@ def with_options(page: str) -> str:
     """
     fields, keywords, lines_of_check, total = "", "", "", 0
     for name in sorted({*RUN} - {"images"}, key=[*Options.model_fields, *RUN].index):
-        option, kind = ROWS[name], str(Settings.__annotations__[name])
+        option, kind = ROWS[name], str(Settings.__annotations__[name]).replace("'", '"')
         field = "PositiveInt" if kind == "int" and "min" in option.more else kind  # typer's limits
         fields += f"    {name}: {field} = {json.dumps(option.default)}\n".replace("null", "None")
         keywords += f"    {name}: {kind.replace('str', 'str | Path') if name in PATHS else kind}\n"
@@ -295,4 +333,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         SCHEMA_FILE.write_text(json_schema(), encoding="utf-8")
         README.write_text(linked(README.read_text(encoding="utf-8"), HOME), encoding="utf-8")
+        for page in INSTALLING:
+            page.write_text(published(page.read_text(encoding="utf-8"), HOME), encoding="utf-8")
         PYPROJECT.write_text(with_urls(PYPROJECT.read_text(encoding="utf-8"), HOME), encoding="utf-8")

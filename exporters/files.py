@@ -139,6 +139,8 @@ def check_call(path: Path, precision: str, photos: Photos) -> None:
             f"precision is {precision}; it must be one of {', '.join(contract.PRECISIONS)}",
             f"--precision {close[0] if close else 'fp32'}",
         )
+    if Path(os.path.realpath(path)).is_symlink():
+        raise CallError(f"{path}: target is a link that leads in a circle; it must be a file", f"ls -ld {where}")
     if path.is_dir():
         raise CallError(f"{path}: target is a folder; it must be a file", f"-o {quoted(path / 'model.onnx')}")
     if path.suffix != ".onnx":
@@ -768,12 +770,16 @@ def halve(draft: Path, *, name: str) -> onnx.ModelProto:
         OSError: the disk.
     """
     import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     weights = data_of(draft)
     try:
-        converted = OnnxModel(onnx.load(draft))
-        converted.convert_float_to_float16(use_symbolic_shape_infer=False, keep_io_types=True)
+        # the steps of OnnxModel.convert_float_to_float16 without its shape inference, which needs sympy
+        converted = OnnxModel(convert_float_to_float16(onnx.load(draft), keep_io_types=True))
+        converted.disable_shape_inference()
+        converted.remove_cascaded_cast_nodes()
+        converted.remove_useless_cast_nodes()
         converted.topological_sort()
     except (MemoryError, OSError):
         raise

@@ -162,6 +162,26 @@ def test_the_tests_run_on_every_python_that_the_package_takes() -> None:
     assert said <= set(jobs(ROOT / ".github" / "workflows" / "ci.yml")["tests"]["strategy"]["matrix"]["python"])
 
 
+def test_each_distribution_is_attested_with_its_own_bill_of_materials() -> None:
+    made = script("release", "build", "bill of materials")
+    steps = jobs(ROOT / ".github" / "workflows" / "release.yml")["attest"]["steps"]
+    attested = {
+        step["with"]["sbom-path"]: step["with"]["subject-path"] for step in steps if "sbom-path" in step.get("with", {})
+    }
+    for name in ("robustcheck-onnx", "robustcheck-onnx-cpu"):
+        assert attested.pop(f"sbom/{name}.cdx.json") == f"dist/{name.replace('-', '_')}-*"
+    assert attested == {}
+    assert "for name in robustcheck-onnx robustcheck-onnx-cpu; do" in made
+
+
+def test_a_job_of_each_monday_installs_without_constraints() -> None:
+    newest = jobs(ROOT / ".github" / "workflows" / "ci.yml")["newest"]
+    assert "schedule" in newest["if"]
+    lines = "".join(step.get("run", "") for step in newest["steps"])
+    assert "pytest" in lines
+    assert "--constraint" not in lines
+
+
 def test_what_publishes_waits_for_what_tests() -> None:
     release = jobs(ROOT / ".github" / "workflows" / "release.yml")
     order = {name: job.get("needs") for name, job in release.items()}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -35,6 +36,8 @@ def test_links_and_urls_are_made_from_the_projects_home(monkeypatch: Patch) -> N
     ours = read_text("pyproject.toml")
     assert made_by.linked(README, HOME) == README  # python docs/generate.py was run after the last change
     assert made_by.with_urls(ours, HOME) == ours
+    for place in made_by.INSTALLING:
+        assert made_by.published(text := read_text(place), HOME) == text
     for module in made_by.OPTIONS:
         assert made_by.with_options(text := read_text(module)) == text
     page = "![a](docs/a.svg) [b](docs/b.md#c) [d](#e) [f](https://example.org/g)\n[h\ni](CHANGELOG.md)"
@@ -49,8 +52,30 @@ def test_links_and_urls_are_made_from_the_projects_home(monkeypatch: Patch) -> N
     assert made_by.with_urls(made, HOME) == ours
 
 
+def test_pages_install_from_the_package_index_once_the_project_has_a_home(monkeypatch: Patch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")  # scripts there import each other
+    made_by = load("docs/generate")
+    home = "https://git.example/some-owner/checks/"
+    pages = {
+        place.relative_to(ROOT).as_posix(): made_by.published(read_text(place), home) for place in made_by.INSTALLING
+    }
+    for name in ("README.md", "docs/install.md"):
+        first_screen = "\n".join(pages[name].splitlines()[:12])
+        assert "`pip install robustcheck-onnx`" in first_screen
+        assert "`pip install robustcheck-onnx-cpu`" in first_screen
+    assert "$ uvx robustcheck-onnx-cpu demo\n$ pipx run robustcheck-onnx-cpu demo\n" in pages["docs/install.md"]
+    action = urlsplit(HOME or home).path.strip("/")  # a page that has its home keeps it
+    assert f"uses: {action}@v" in pages["docs/ci.md"]
+    from_a_clone = (
+        r"pip install '?\.|[Ii]n a clone and|a clone of the repository, with|PyPI yet|--find-links|OWNER/robustcheck"
+    )
+    for name, page in pages.items():
+        assert re.findall(from_a_clone, page) == [], name
+        assert made_by.published(page, home) == page
+
+
 def test_the_readme_is_short_says_whose_name_it_is_and_has_the_exit_codes() -> None:
-    _, command, after = README.partition("`pip install .`")
+    _, command, after = README.partition("`pip install robustcheck-onnx`" if HOME else "`pip install .`")
     assert command
     assert "that name belongs to another project" in " ".join(after[:300].split())
     table = [f"| {code} | {text} |" for code, text in EXIT_CODES.items() if code < 70]
@@ -229,10 +254,11 @@ def test_the_site_has_a_menu_says_how_to_install_and_needs_no_other_machine(tmp_
 
 
 def test_there_is_one_way_to_install() -> None:
-    """From a clone: the package is on no index."""
+    """From a clone, while the project has no home; then from the package index."""
+    ours = r"robustcheck-onnx(?:-cpu)?" if HOME else r"\."
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         text = read_text(path)
-        assert re.findall(r"pip install (?!'?\.(?:[`\n/[ ])|--group )[^`\n]+", text) == [], path.name
+        assert re.findall(rf"pip install (?!'?{ours}(?:[`\n/[ ])|--group )[^`\n]+", text) == [], path.name
 
 
 @pytest.mark.long

@@ -295,8 +295,11 @@ def test_the_command_names_a_file_for_each_model_and_refuses_other_places(here: 
         "pass.onnx",
         "warn.onnx",
     ]
-    (here / "circle.npz").symlink_to("circle.npz")
-    raised(UsageError, "leads nowhere", Saver, here / "circle.npz")
+    for circle in ("circle", "circle.npz"):
+        (here / circle).symlink_to(circle)
+    for place in ("circle.npz", "circle/rows.npz"):
+        raised(UsageError, "leads nowhere", Saver, here / place)
+    assert (here / "circle.npz").is_symlink()
 
 
 def test_files_that_hold_no_representations(tmp_path: Path) -> None:
