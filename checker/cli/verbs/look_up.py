@@ -82,13 +82,21 @@ def _words() -> dict[str, str]:
     """Return what each word of a report means, without reasons and kinds."""
     from ....thresholds.profile import DEFINITIONS
     from ...report.record import CLAIM
-    from ...verdict.reasons import INDEX_REASONS, KINDS, NAMES
+    from ...verdict.reasons import INDEX_REASONS, KINDS, NAMES, RULES
 
     statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
     kinds = "; ".join(f"{kind} ({text})" for kind, text in KINDS.items())
     verdicts = {"PASS": CLAIM, "WARN": f"{CLAIM} The kinds of WARN: {kinds}."}
-    of_index = {name: f"index verdict: {' '.join(texts).strip()}" for name, texts in INDEX_REASONS.items()}
+    alone = INDEX_REASONS.keys() - RULES.keys()
+    of_index = {name: f"index verdict: {_of_index(name)}" for name in alone}
     return statistics | {str(code): f"{text}." for code, text in EXIT_CODES.items()} | verdicts | of_index | WORDS
+
+
+def _of_index(name: str) -> str:
+    """Return what a reason of an index verdict means, with its next step; empty for another reason."""
+    from ...verdict.reasons import INDEX_REASONS
+
+    return " ".join(INDEX_REASONS.get(name, ())).strip()
 
 
 def _topics(incomplete: str) -> list[str]:
@@ -151,8 +159,11 @@ def _answer(topic: str, meaning: str | None) -> tuple[Values, str]:
     chosen = {name: rule for name, rule in RULES.items() if topic in (name, rule.kind, "reasons")}
     reasons = [{"id": name} | rule._asdict() for name, rule in chosen.items()]
     if one := RULES.get(topic):
-        next_step = _wrapped(f"Next step: {one.next_step}")
-        return reasons[0], f"{topic}: {one.title} ({one.kind})\n\n{_wrapped(one.explanation)}\n\n{next_step}"
+        parts = [f"{topic}: {one.title} ({one.kind})", _wrapped(one.explanation)]
+        parts.append(_wrapped(f"Next step: {one.next_step}"))
+        if said := _of_index(topic):
+            parts.append(_wrapped(f"Of an index verdict: {said}"))
+        return reasons[0], "\n\n".join(parts)
     kinds = {kind: words for kind, words in KINDS.items() if topic in (kind, "reasons")}
     column, lines = max(map(len, RULES)), []
     for kind, words in kinds.items():
