@@ -32,14 +32,13 @@ SAME_SIZE = 0.05  # files that differ by less in size count as equally small: th
 class Form(NamedTuple):
     """One way to quantise a graph.
 
-    what: for the table. activations: ONNX Runtime's type of them. weight_bits: 8 or 7, of int8 weights.
+    activations: ONNX Runtime's type of them. weight_bits: 8 or 7, of int8 weights.
     has_uint8_weights: whether int8 weights are rewritten as uint8 with zero point 128, the same numbers.
     operators: the only types of node that are quantised; empty for all. has_float_ends: whether the first and the last
     layer stay float. is_same_everywhere: whether the sums are the same on a CPU that adds pairs of products in 16 bits.
     """
 
     name: str
-    what: str
     activations: str = "QUInt8"
     weight_bits: int = 8
     has_uint8_weights: bool = True
@@ -49,12 +48,12 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("uint8-weights", "all layers, uint8 weights"),
-    Form("7-bit-weights", "all layers, int8 weights of 7 bits", weight_bits=7, has_uint8_weights=False),
-    Form("int8-weights", "all layers, int8 weights", has_uint8_weights=False, is_same_everywhere=False),
-    Form("16-bit-activations", "all layers, activations of 16 bits", activations="QUInt16"),
-    Form("float-ends", "all layers but the first and the last", has_float_ends=True),
-    Form("matmul-only", "MatMul and Gemm alone", operators=("MatMul", "Gemm")),
+    Form("uint8-weights"),
+    Form("7-bit-weights", weight_bits=7, has_uint8_weights=False),
+    Form("int8-weights", has_uint8_weights=False, is_same_everywhere=False),
+    Form("16-bit-activations", activations="QUInt16"),
+    Form("float-ends", has_float_ends=True),
+    Form("matmul-only", operators=("MatMul", "Gemm")),
 )
 """Of equally small files the earlier is chosen; docs/int8.md has what the order rests on"""
 
