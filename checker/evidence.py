@@ -395,7 +395,7 @@ class Options(Frozen):
     max_images: int | None = None
     max_bad: float = 0.01
     batch_size: PositiveInt = 32
-    arithmetic: Literal['machine', 'exact'] | None = None
+    arithmetic: Literal["machine", "exact"] | None = None
     # until here
 
     @field_validator("images")
@@ -460,7 +460,7 @@ class RunOptions(TypedDict, total=False):
     """Largest share of images that may be unusable, such as 0.01. Default: 0.01."""
     batch_size: int
     """Batch size, 1 to 32. Default: 32."""
-    arithmetic: Literal['machine', 'exact'] | None
+    arithmetic: Literal["machine", "exact"] | None
     """Whose int8 sums the verdict is about. machine: those of this machine, whatever others compute. exact: those of a
     CPU on which int8 sums do not saturate (VNNI, ARM). Default: those of this machine; WARN where exact sums could
     change the verdict."""

@@ -605,12 +605,13 @@ def _refuse_all(tried: Sequence[Tried], draft: Path, name: str) -> NoReturn:
     """
     operators = {node.op_type for node in _parsed(draft).graph.node}
     other = "int8-dynamic" if operators & {"Softmax", "Resize"} else "fp16"
-    raise forms.NoFormError(
+    error = forms.NoFormError(
         f"{name}: number of forms that hold is 0 of {len(tried)}; of the worst 5 % of the photos the cosine must be "
         f"{forms.MIN_COSINE:g}, recall@10 {forms.MIN_RECALL:g}, and outlier features must be kept",
         f"no file was written; try --precision {other}, or other --calibration-images",
-        tried,
     )
+    error.forms = tried
+    raise error
 
 
 def quantise(

@@ -366,11 +366,10 @@ def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: B
         return report.because("other_ids", "undecided", seen)
     if not n_other:
         return _not_found(report, reference, file, is_there)
-    text = "" if _reaches(own.high) else holds.form_of(file.sample, reference)
-    if not text and not _reaches(own.high):
-        text = holds.moved(rows, theirs, is_nearest=_reaches(nearest.estimate))
-    if text:
-        return report.because("changed_index", "undecided", f"the index is {text}")
+    if not _reaches(own.high):
+        is_nearest = _reaches(nearest.estimate)
+        if text := holds.form_of(file.sample, reference) or holds.moved(rows, theirs, is_nearest=is_nearest):
+            return report.because("changed_index", "undecided", f"the index is {text}")
     seen = f"{n_other} of {len(photos)} photos have another vector in the index than the reference's (cosine "
     seen += f"{number_text(float(np.median(cosines[~is_own])))}, median)"
     return report.because("other_index", "undecided", seen)
