@@ -119,6 +119,11 @@ class CompareReport(Shown, Judged, Frozen):
         return f"{SIGNS[self.index.verdict]} index {self.index.verdict}" if self.index else "✗ no index verdict"
 
     @property
+    def index_text(self) -> str:
+        """Return the index verdict with its reason. Without one it is the words of a heading."""
+        return self.index.plain if self.index else f"{self.index_words}."
+
+    @property
     def index_first(self) -> bool:
         """Whether the index verdict leads: it decides the exit code alone, or alone stops the run."""
         return "index" in self.required and ("indication" not in self.required or (self.passed and self.exit_code == 1))
