@@ -403,7 +403,7 @@ def _found(report: IndexReport, how: Tested, sizes: Floats, theirs: Floats) -> I
     ratio = quantile(sizes / theirs, 0.5)
     numbers = report.numbers | {"index: length, relative": ratio}
     report = report.model_copy(update={"numbers": numbers, "tested": how})
-    is_constant = report.options.metric is None and bool(sizes.std() < CONSTANT_LENGTH * sizes.mean())
+    is_constant = report.options.metric is None and _are_constant(sizes)
     kept = np.minimum(sizes / theirs, theirs / sizes)
     if report.options.metric == "cosine" or is_constant or float(np.median(kept)) >= SAME_LENGTH:
         return report
@@ -507,7 +507,7 @@ def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:
     Returns:
         The change, and the 5 % quantile of the cosines after it is undone.
     """
-    constant = [bool(size.std() < CONSTANT_LENGTH * size.mean()) for size in (lengths(x), lengths(y))]
+    constant = [_are_constant(lengths(x)), _are_constant(lengths(y))]
     a, b = unit_rows(x), unit_rows(y)
     after = float(np.quantile(cosine(a, b), 0.05))
     if after >= least:
@@ -518,6 +518,10 @@ def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:
         if left >= least and 1 - left <= UNEXPLAINED * (1 - after):
             return change, left
     return "none", after
+
+
+def _are_constant(sizes: Floats) -> bool:
+    return bool(sizes.std() < CONSTANT_LENGTH * sizes.mean())
 
 
 def _permuted(x: Array, y: Array) -> Array:
