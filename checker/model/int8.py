@@ -93,7 +93,8 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
     for node in model.graph.node:
         if node.op_type not in WEIGHT_ZERO_AT:
             continue
-        name = input_at(node, WEIGHT_AT.get(node.op_type, 0))
+        weight_at = WEIGHT_AT.get(node.op_type, 0)
+        name = input_at(node, weight_at)
         zero_at = WEIGHT_ZERO_AT[node.op_type]
         zero_name = input_at(node, zero_at)
         if name not in names or uses[name] > 1 or (zero_name and zero_name not in tensors):
@@ -106,7 +107,8 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
         model.graph.initializer.append(zero_point)
         node.input.extend([""] * (zero_at + 1 - len(node.input)))
         node.input[zero_at] = zero_point.name
-        tensors[name].CopyFrom(_unsigned(name, values_of(tensors[name], weights)))
+        node.input[weight_at] = f"{name}_unsigned"
+        tensors[name].CopyFrom(_unsigned(node.input[weight_at], values_of(tensors[name], weights)))
     return model
 
 
