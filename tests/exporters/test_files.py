@@ -455,7 +455,8 @@ def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: 
     ):
         out = tmp_path / f"{precision}.onnx"
         assert robustcheck("export", "onnx", planted_outlier, "--precision", precision, *words, "-o", out) == 0
-        assert f"{precision}, outputs representation" in capsys.readouterr().out
+        form = " uint8-weights" if words else ""
+        assert f"{precision}{form}, outputs representation" in capsys.readouterr().out
         call = ["compare", out, planted_outlier, "--max-images", "50", "--device", "cpu", "-o", "json", "-qq"]
         assert robustcheck(*call) == 1
         report = json.loads(capsys.readouterr().out)
