@@ -12,8 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,9 +187,8 @@ def deliver(
             draft = Path(folder) / path.name
             model, tried, chosen = draw(draft)
             tell("comparing the file with the original")
-            image = model.graph.input[0]
-            batches = _batches_of(image)
-            agreement = measure(draft, images, references, precision=precision, input_name=image.name, batches=batches)
+            batches = _batches_of(model.graph.input[0])
+            agreement = measure(draft, images, references, precision=precision)
             parity: Fields = {**agreement._asdict(), "batches": batches, "photos": PARITY_PHOTOS}
             if precision in contract.INT8:
                 parity["int8_sums"] = {"plain": int8_sums(), "exact": int8_sums(_EXACT_SUMS)}
@@ -243,29 +241,30 @@ def measure(
     references: Arrays,
     *,
     precision: str,
-    input_name: str,
-    batches: Sequence[int] = BATCHES,
 ) -> Agreement:
-    """Compare the file with the original at every batch size, on ONNX Runtime's CPU provider.
+    """Compare the file with the original at every batch size that it accepts, on ONNX Runtime's CPU provider.
+
+    With a batch of one alone, every photo is compared.
 
     Args:
         path: ONNX file.
         photos: (image, channel, height, width) float32, at least PARITY_PHOTOS of them.
         references: output name → (image, feature), computed one photo at a time, so that a model whose
             result depends on the rest of the batch disagrees.
-        batches: the batch sizes; with (1,) alone, every photo is compared.
 
     Raises:
         ExportError: the file does not load, an output has another shape, is not finite or disagrees beyond
             TOLERANCES[precision] (exit 3).
     """
+    image = _parsed(path).graph.input[0]
+    batches = _batches_of(image)
     parts = [slice(n) for n in batches]
-    if tuple(batches) == (1,):
+    if batches == (1,):
         parts = [slice(i, i + 1) for i in range(len(photos))]
-    outputs = run_file(
+    outputs, _ = run_file(
         path,
         list(references),
-        [{input_name: photos[part]} for part in parts],
+        [{image.name: photos[part]} for part in parts],
         f"{path.name}: ONNX Runtime could not run the exported graph",
         "report the model name and the versions of torch and onnxruntime",
         disabled_optimizers=_CRASHES.get(precision, []),
@@ -299,11 +298,20 @@ def run_file(
     hint: str,
     graph: bytes | None = None,
     **options: Any,
-) -> list[list[Array]]:
-    """Return a file's outputs for each feed; the error starts with `problem`. `graph` replaces the file's graph."""
-    with _explained(problem, hint):
+) -> tuple[list[list[Array]], float]:
+    """Return a file's outputs for each feed, and the seconds that they took; the error starts with `problem`.
+
+    `graph` replaces the file's graph.
+    """
+    try:
         session = _session(path, graph, **options)
-        return [session.run(outputs, feed) for feed in feeds]
+        start = time.perf_counter()
+        found = [session.run(outputs, feed) for feed in feeds]
+    except MemoryError:
+        raise
+    except Exception as error:  # its exception types are private; all of them mean the same here
+        raise ExportError(f"{problem} ({first_line(error)})", hint) from error
+    return found, time.perf_counter() - start
 
 
 def _session(path: Path, graph: bytes | None = None, switched_on: Sequence[str] = (), **options: Any) -> Any:
@@ -319,17 +327,6 @@ def _session(path: Path, graph: bytes | None = None, switched_on: Sequence[str] 
     return ort.InferenceSession(graph or str(path), session_options, providers=["CPUExecutionProvider"], **options)
 
 
-@contextmanager
-def _explained(problem: str, hint: str) -> Iterator[None]:
-    """Turn what ONNX Runtime raises into an ExportError that starts with `problem`."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # its exception types are private; all of them mean the same here
-        raise ExportError(f"{problem} ({first_line(error)})", hint) from error
-
-
 def int8_sums(*switched_on: str) -> float:
     """Measure a sum of uint8 by int8 products on this CPU, as a share of the exact sum.
 
@@ -338,7 +335,6 @@ def int8_sums(*switched_on: str) -> float:
     Args:
         switched_on: entries of the session's config.
     """
-    import onnxruntime as ort
     from onnx import numpy_helper, parser
 
     x = np.full((1, 64), 255, np.uint8)
@@ -347,11 +343,7 @@ def int8_sums(*switched_on: str) -> float:
         '<ir_version: 8, opset_import: ["" : 13]> probe (uint8[1, 64] x) => (int32[1, 1] y) { y = MatMulInteger(x, w) }'
     )
     model.graph.initializer.append(numpy_helper.from_array(w, "w"))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    for entry in switched_on:
-        options.add_session_config_entry(entry, "1")
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = _session(Path(), model.SerializeToString(), switched_on)
     total = session.run(None, {"x": x})[0].item()
     return float(total / (x.astype(int) @ w.astype(int)).item())
 
@@ -411,7 +403,7 @@ def quantise_file(
     plan = plan_of(precision, form, calibration, photos)
     tell(f"opening {path.name}")
     proto = _parsed(path)
-    if _has_contract(proto):
+    if any(prop.key == contract.METADATA_KEY for prop in proto.metadata_props):
         _check_call_with_contract(path, out, precision, restates=restates)
         proto, content = _opened(proto, path)
     else:
@@ -432,7 +424,7 @@ def quantise_file(
         _check_fp32(path, proto, content["precision"])
     is_copied = precision == content["precision"]
     transform = partial(contract.preprocess, contract.checked_preprocessing(content["preprocessing"], str(path)))
-    prepared = _parity_inputs(path, photos, transform)
+    images = _stacked(photos[:PARITY_PHOTOS], transform, str(path))
     there = [output.name for output in proto.graph.output]
     if absent := [output for output in content["tensors"] if output not in there]:
         raise ExportError(
@@ -440,9 +432,7 @@ def quantise_file(
             f"robustcheck inspect {quoted(path)}",
         )
     tell("running the original on the photos")
-    references = _references(path, proto, prepared, sorted(content["tensors"], key=there.index))
-
-    images = np.stack(prepared)
+    references = _references(path, proto, images, sorted(content["tensors"], key=there.index))
 
     def draw(draft: Path) -> Drawn:
         _copy(path, proto, draft)
@@ -467,16 +457,16 @@ def quantise_file(
     )
 
 
-def _parity_inputs(path: Path, photos: Photos, transform: Transform) -> list[Array]:
-    """Return the photos of the parity check as the model reads them. They must have one size."""
-    inputs = [transform(contract.open_photo(photo, *PHOTO_WORDS)) for photo in photos[:PARITY_PHOTOS]]
+def _stacked(photos: Photos, transform: Transform, name: str) -> Array:
+    """Return photos as a model reads them. They must have one size."""
+    inputs = [transform(contract.open_photo(photo, *PHOTO_WORDS)) for photo in photos]
     if len(sizes := {image.shape for image in inputs}) > 1:
         raise ExportError(
-            f"{path}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which need "
+            f"{name}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which need "
             "one size",
-            f"robustcheck export onnx {quoted(path)} --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE",
+            f"robustcheck export onnx {quoted(name)} --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE",
         )
-    return inputs
+    return np.stack(inputs).astype(np.float32)
 
 
 def plan_of(precision: str, form: str | None, given: Photos, photos: Photos) -> Plan:
@@ -508,22 +498,17 @@ def plan_of(precision: str, form: str | None, given: Photos, photos: Photos) -> 
             f"{FEWEST_MEASURED_PHOTOS}",
             "--parity-images FOLDER",
         )
-    measured, left = _split(given, photos[:MEASURED_PHOTOS])
-    if len(left) < FEWEST_CALIBRATION_PHOTOS:
-        measured, left = _split(given, photos[:FEWEST_MEASURED_PHOTOS])
-    if len(left) < FEWEST_CALIBRATION_PHOTOS:
-        raise CallError(
-            f"number of calibration photos is {len(left)} next to the {len(measured)} that the file is compared on; "
-            f"int8-qdq needs at least {FEWEST_CALIBRATION_PHOTOS}",
-            "--calibration-images FOLDER",
-        )
-    return Plan(asked, left[:CALIBRATION_PHOTOS], measured)
-
-
-def _split(given: Photos, measured: Photos) -> tuple[Photos, list[Path]]:
-    """Return the second photos, and those of the first that are not among them."""
-    taken = {photo.resolve() for photo in measured}
-    return measured, [photo for photo in given if photo.resolve() not in taken]
+    for most in (MEASURED_PHOTOS, FEWEST_MEASURED_PHOTOS):
+        measured = photos[:most]
+        taken = {photo.resolve() for photo in measured}
+        left = [photo for photo in given if photo.resolve() not in taken]
+        if len(left) >= FEWEST_CALIBRATION_PHOTOS:
+            return Plan(asked, left[:CALIBRATION_PHOTOS], measured)
+    raise CallError(
+        f"number of calibration photos is {len(left)} next to the {len(measured)} that the file is compared on; "
+        f"int8-qdq needs at least {FEWEST_CALIBRATION_PHOTOS}",
+        "--calibration-images FOLDER",
+    )
 
 
 def quantised(
@@ -552,7 +537,7 @@ def quantised(
 
     if not plan.forms:
         return Drawn(quantise(draft, precision, (), transform, name=name))
-    measured = _stacked(plan.measured, transform)
+    measured = _stacked(plan.measured, transform, name)
     truth, _ = _representations(draft, measured)
     tried = list[Tried]()
     for number, form in enumerate(plan.forms, 1):
@@ -562,7 +547,7 @@ def quantised(
         try:
             quantise(made, precision, plan.calibration, transform, name=name, form=form)
             one = _measured(made, form, measured, truth)
-            measure(made, images, references, precision=precision, **_reading(made))
+            measure(made, images, references, precision=precision)
         except (CallError, MissingError):
             raise
         except ExportError as error:
@@ -579,12 +564,6 @@ def quantised(
     return Drawn(onnx.load(draft, load_external_data=False), tried, chosen)
 
 
-def _stacked(photos: Photos, transform: Transform) -> Array:
-    """Return photos as the model reads them. They must have one size."""
-    inputs = [transform(contract.open_photo(photo, *PHOTO_WORDS)) for photo in photos]
-    return np.stack(inputs).astype(np.float32)
-
-
 def _copied(draft: Path, folder: str) -> Path:
     """Copy a file and its weights into a folder next to it."""
     copy = draft.parent / folder / draft.name
@@ -593,12 +572,6 @@ def _copied(draft: Path, folder: str) -> Path:
         if file.exists():
             shutil.copyfile(file, copy.with_name(file.name))
     return copy
-
-
-def _reading(path: Path) -> Fields:
-    """Return the input's name, and the batch sizes that it accepts, for `measure`."""
-    image = _parsed(path).graph.input[0]
-    return {"input_name": image.name, "batches": _batches_of(image)}
 
 
 def _measured(path: Path, form: Form, photos: Array, truth: Array) -> Tried:
@@ -615,12 +588,16 @@ def _measured(path: Path, form: Form, photos: Array, truth: Array) -> Tried:
 
 def _representations(path: Path, photos: Array, *switched_on: str) -> tuple[Array, float]:
     """Run a file photo by photo. Return its representations (photo, feature), and the seconds that it took."""
-    name = _reading(path)["input_name"]
-    with _explained(f"{path.name}: ONNX Runtime could not run it", "report the model name"):
-        session = _session(path, switched_on=switched_on)
-        start = time.perf_counter()
-        rows = [session.run([contract.EMBEDDING.name], {name: photo[None]})[0] for photo in photos]
-        return np.concatenate(rows), time.perf_counter() - start
+    name = _parsed(path).graph.input[0].name
+    runs, seconds = run_file(
+        path,
+        [contract.EMBEDDING.name],
+        [{name: photo[None]} for photo in photos],
+        f"{path.name}: ONNX Runtime could not run it",
+        "report the model name",
+        switched_on=switched_on,
+    )
+    return np.concatenate([rows for (rows,) in runs]), seconds
 
 
 def _refuse_all(tried: Sequence[Tried], draft: Path, name: str) -> NoReturn:
@@ -630,12 +607,13 @@ def _refuse_all(tried: Sequence[Tried], draft: Path, name: str) -> NoReturn:
     """
     operators = {node.op_type for node in _parsed(draft).graph.node}
     other = "int8-dynamic" if operators & {"Softmax", "Resize"} else "fp16"
-    raise forms.NoFormError(
+    error = forms.NoFormError(
         f"{name}: number of forms that hold is 0 of {len(tried)}; of the worst 5 % of the photos the cosine must be "
         f"{forms.MIN_COSINE:g}, recall@10 {forms.MIN_RECALL:g}, and outlier features must be kept",
         f"no file was written; try --precision {other}, or other --calibration-images",
-        tried,
     )
+    error.forms = tried
+    raise error
 
 
 def quantise(
@@ -726,14 +704,14 @@ def unsigned_weights(model: onnx.ModelProto, folder: Path) -> None:
 def _add_128(tensor: onnx.TensorProto, folder: Path) -> None:
     """Make an int8 tensor uint8: with 128 added, only the first bit of each byte is another one."""
     import onnx
+    from onnx.external_data_helper import ExternalDataInfo
 
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         values = onnx.numpy_helper.to_array(tensor).view(np.uint8) ^ 128
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         return
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    start, size = int(entries.get("offset") or 0), int(entries["length"])
-    content = np.memmap(folder / entries["location"], np.uint8, "r+", start, (size,))
+    place = ExternalDataInfo(tensor)
+    content = np.memmap(folder / place.location, np.uint8, "r+", place.offset or 0, place.length)
     content ^= 128
     content.flush()
     tensor.data_type = onnx.TensorProto.UINT8
@@ -816,11 +794,6 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     from onnx import inliner
 
     return inliner.inline_local_functions(proto) if proto.functions else proto
-
-
-def _has_contract(proto: onnx.ModelProto) -> bool:
-    """Return whether a file has a contract."""
-    return any(prop.key == contract.METADATA_KEY for prop in proto.metadata_props)
 
 
 def _check_call_with_contract(path: Path, out: Path, precision: str, *, restates: bool) -> None:
@@ -916,9 +889,9 @@ def _check_fp32(path: Path, proto: onnx.ModelProto, precision: str) -> None:
         )
 
 
-def _references(path: Path, proto: onnx.ModelProto, images: Sequence[Array], outputs: list[str]) -> Arrays:
+def _references(path: Path, proto: onnx.ModelProto, images: Array, outputs: list[str]) -> Arrays:
     """Run the graph of a file photo by photo. The graph may have an output that the file lacks."""
-    runs = run_file(
+    runs, _ = run_file(
         path,
         outputs,
         [{proto.graph.input[0].name: image[None]} for image in images],

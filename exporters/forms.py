@@ -32,14 +32,13 @@ SAME_SIZE = 0.05  # files that differ by less in size count as equally small: th
 class Form(NamedTuple):
     """One way to quantise a graph.
 
-    what: for the table. activations: ONNX Runtime's type of them. weight_bits: 8 or 7, of int8 weights.
+    activations: ONNX Runtime's type of them. weight_bits: 8 or 7, of int8 weights.
     has_uint8_weights: whether int8 weights are rewritten as uint8 with zero point 128, the same numbers.
     operators: the only types of node that are quantised; empty for all. has_float_ends: whether the first and the last
     layer stay float. is_same_everywhere: whether the sums are the same on a CPU that adds pairs of products in 16 bits.
     """
 
     name: str
-    what: str
     activations: str = "QUInt8"
     weight_bits: int = 8
     has_uint8_weights: bool = True
@@ -49,12 +48,12 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("uint8-weights", "all layers, uint8 weights"),
-    Form("7-bit-weights", "all layers, int8 weights of 7 bits", weight_bits=7, has_uint8_weights=False),
-    Form("int8-weights", "all layers, int8 weights", has_uint8_weights=False, is_same_everywhere=False),
-    Form("16-bit-activations", "all layers, activations of 16 bits", activations="QUInt16"),
-    Form("float-ends", "all layers but the first and the last", has_float_ends=True),
-    Form("matmul-only", "MatMul and Gemm alone", operators=("MatMul", "Gemm")),
+    Form("uint8-weights"),
+    Form("7-bit-weights", weight_bits=7, has_uint8_weights=False),
+    Form("int8-weights", has_uint8_weights=False, is_same_everywhere=False),
+    Form("16-bit-activations", activations="QUInt16"),
+    Form("float-ends", has_float_ends=True),
+    Form("matmul-only", operators=("MatMul", "Gemm")),
 )
 """Of equally small files the earlier is chosen; docs/int8.md has what the order rests on"""
 
@@ -64,52 +63,44 @@ class Kept(NamedTuple):
 
     cosine: of an original's vector and the file's, in the worst 5 % of the photos. recall: share of each photo's ten
     nearest others that the file's vector finds among the original's. features: the original's outlier features that
-    are kept.
+    are kept. Nothing is kept where nothing could be measured.
     """
 
-    cosine: float
-    recall: float
-    features: int
+    cosine: float = math.nan
+    recall: float = math.nan
+    features: int = 0
 
 
 class Tried(NamedTuple):
     """A form that was tried.
 
-    images_per_s: on this CPU, one photo at a time. plain: as this CPU computes. exact: with exact sums. Both are None
-    where the form could not be made or run. n_features: outlier features of the original. fault: why it is not written
-    even if it is asked for.
+    images_per_s: on this CPU, one photo at a time. plain: as this CPU computes. exact: with exact sums. Neither is
+    measured where the form could not be made or run. n_features: outlier features of the original. fault: why it is
+    not written even if it is asked for.
     """
 
     form: Form
     size_bytes: int = 0
     images_per_s: float = 0.0
-    plain: Kept | None = None
-    exact: Kept | None = None
+    plain: Kept = Kept()
+    exact: Kept = Kept()
     n_features: int = 0
     fault: str = ""
 
     @property
     def holds(self) -> bool:
         """Whether the file keeps the vectors and the outlier features, by both arithmetics."""
-        return not self.fault and self._is_kept(self.plain) and self._is_kept(self.exact)
-
-    def _is_kept(self, kept: Kept | None) -> bool:
-        if kept is None or kept.features < self.n_features:
-            return False
-        return kept.cosine >= MIN_COSINE and kept.recall >= MIN_RECALL
+        return not self.fault and all(
+            kept.features >= self.n_features and kept.cosine >= MIN_COSINE and kept.recall >= MIN_RECALL
+            for kept in (self.plain, self.exact)
+        )
 
 
 class NoFormError(ExportError):
-    """No form keeps what the original has (exit 3).
+    """No form keeps what the original has (exit 3)."""
 
-    Args:
-        message, hint: as for ExportError.
-        forms: all that were tried.
-    """
-
-    def __init__(self, message: str, hint: str, forms: Sequence[Tried]) -> None:
-        super().__init__(message, hint)
-        self.forms = tuple(forms)
+    forms: Sequence[Tried] = ()
+    """all that were tried"""
 
 
 def asked_forms(name: str | None, precision: str) -> tuple[Form, ...]:
@@ -138,6 +129,7 @@ def smallest(tried: Sequence[Tried]) -> Tried | None:
     return next((each for each in fit if each.size_bytes <= (1 + SAME_SIZE) * least), None)
 
 
+@np.errstate(invalid="ignore", divide="ignore")
 def outlier_features(rows: Array) -> dict[int, float]:
     """Return the outlier features of vectors (photo, feature), each with its side, 1 or −1.
 
@@ -149,6 +141,7 @@ def outlier_features(rows: Array) -> dict[int, float]:
     return {int(feature): float(sides[feature]) for feature in found}
 
 
+@np.errstate(invalid="ignore", divide="ignore")
 def kept(reference: Array, rows: Array) -> Kept:
     """Compare a file's vectors (photo, feature) with the original's.
 
@@ -176,12 +169,10 @@ def _nearest(queries: Floats, vectors: Floats) -> NDArray[np.bool_]:
 
 def _is_feature_kept(reference: Array, rows: Array, feature: int, side: float) -> bool:
     """Return whether a feature is beyond 4 SD nearly as often, and in step with the original's over the photos."""
-    shares = [float((_standardised(each)[:, feature] * side > OUTLIER_SD).mean()) for each in (reference, rows)]
-    if not shares[1] >= KEPT_SHARE * shares[0]:
+    was, now = ((_standardised(each)[:, feature] * side > OUTLIER_SD).mean() for each in (reference, rows))
+    if not now >= KEPT_SHARE * was:
         return False
-    columns = [_units(each)[:, feature] for each in (reference, rows)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = float(np.asarray(np.corrcoef(columns))[0, 1])
+    r = float(np.asarray(np.corrcoef(_units(reference)[:, feature], _units(rows)[:, feature]))[0, 1])
     if not abs(r) < 1:
         return r == 1
     half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) / math.sqrt(len(rows) - 3)
@@ -191,19 +182,17 @@ def _is_feature_kept(reference: Array, rows: Array, feature: int, side: float) -
 def _standardised(rows: Array) -> Floats:
     """Return the vectors with mean 0 and biased SD 1 over the features of each photo."""
     x = rows.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centred = x - x.mean(axis=1, keepdims=True)
-        return np.asarray(centred / centred.std(axis=1, keepdims=True))
+    centred = x - x.mean(axis=1, keepdims=True)
+    return np.asarray(centred / centred.std(axis=1, keepdims=True))
 
 
 def _units(rows: Array) -> Floats:
     """Return the vectors at length 1."""
     x = rows.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
 def recorded(tried: Tried, photos: int) -> dict[str, Any]:
     """Return what the contract has of a written form."""
-    measured = {name: kept and kept._asdict() for name, kept in (("plain", tried.plain), ("exact", tried.exact))}
+    measured = {"plain": tried.plain._asdict(), "exact": tried.exact._asdict()}
     return {"name": tried.form.name, "photos": photos, "outlier_features": tried.n_features, **measured}

@@ -1,10 +1,11 @@
 """Show the forms of int8-qdq that an export tried."""
 
 from collections.abc import Iterator, Sequence
+from math import isnan
 
 from rich.console import Console
 
-from ...exporters.forms import Kept, Tried
+from ...exporters.forms import Tried
 from ..report.terminal import Pen, Trimmed, table_of
 from .output import ascii_only
 
@@ -30,22 +31,18 @@ def _row(tried: Tried, written: str) -> Iterator[str]:
     yield f"{tried.size_bytes / 1e6:.2f}" if tried.size_bytes else "–"
     yield f"{tried.images_per_s:.0f}" if tried.images_per_s else "–"
     for name in ("cosine", "recall"):
-        yield " / ".join("–" if kept is None else f"{getattr(kept, name):.3f}" for kept in (tried.plain, tried.exact))
-    yield _features(tried)
+        values = [getattr(kept, name) for kept in (tried.plain, tried.exact)]
+        yield " / ".join("–" if isnan(value) else f"{value:.3f}" for value in values)
+    both = min(tried.plain.features, tried.exact.features)
+    yield f"{both} of {tried.n_features}" if tried.n_features else "–"
     yield _answer(tried, written)
-
-
-def _features(tried: Tried) -> str:
-    """Return the number of outlier features that are kept by both arithmetics."""
-    kept: list[Kept] = [each for each in (tried.plain, tried.exact) if each is not None]
-    if not kept or not tried.n_features:
-        return "–"
-    return f"{min(each.features for each in kept)} of {tried.n_features}"
 
 
 def _answer(tried: Tried, written: str) -> str:
     if tried.form.name == written:
         return "written"
+    if tried.fault:
+        return "refused"
     if not tried.holds:
-        return "loses too much" if tried.plain is not None and not tried.fault else "refused"
+        return "loses too much"
     return "keeps all" if tried.form.is_same_everywhere else "keeps all where sums are exact"

@@ -68,9 +68,8 @@ def plain_text(report: CompareReport) -> str:
     if not report.index_first:
         others = f" · {report.index_words}" if report.index_words else ""
         return f"{verdict}{others}: {text}"
-    index = report.index.plain if report.index else f"{report.index_words}."
     only = "" if "indication" in report.required else " Only this is required."
-    return f"{index}{only} On outlier features it is {verdict}: {text}"
+    return f"{report.index_text}{only} On outlier features it is {verdict}: {text}"
 
 
 def answer(report: CompareReport) -> str:
@@ -203,7 +202,7 @@ def _line(report: CompareReport, outcome: Report) -> str:
     """Write the required verdicts in one line, and what decides the exit code. What stops the run leads."""
     line = one_line(outcome)
     if "index" in report.required:
-        index = report.index.plain if report.index else f"{report.index_words}."
+        index = report.index_text
         line = f"{index} On outlier features: {line}" if report.index_first else f"{line}; {index}"
     stopped = f"{STOPPED} · " if report.exit_code else ""
     return f"{line} · {stopped}exit code {report.exit_code}: {report.rule}"

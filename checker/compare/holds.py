@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -52,24 +51,21 @@ def form_of(sample: Floats, reference: Array) -> str:
         sample: (vector, feature) of the index.
         reference: (photo, feature) of the reference.
     """
-    return next(_forms(sample, reference), "")
-
-
-def _forms(sample: Floats, reference: Array) -> Iterator[str]:
     n, width = sample.shape
     if _counted(sample, axis=1).max() <= 2 < width:
-        yield "binary: each vector of the index has two values"
+        return "binary: each vector of the index has two values"
     if n >= FEWEST_QUANTISED and np.quantile(_counted(sample, axis=0), 0.95) <= QUANTISED:
-        yield f"quantised: each feature of the index has at most {QUANTISED} values"
+        return f"quantised: each feature of the index has at most {QUANTISED} values"
     _, values, directions = np.linalg.svd(unit_rows(sample), full_matrices=False)
     rank = int((values > NO_RANK * values[0]).sum())
     inside = unit_rows(reference) @ directions[:rank].T
     outside = float(np.median(1 - np.square(inside).sum(axis=1)))
-    if rank < min(n, width) - 1 and outside > OUTSIDE:
-        yield (
-            f"reduced: the vectors of the index lie in {rank} of {width} dimensions, and "
-            f"{number_text(100 * outside)} % of the reference's lie outside (median of the squared length)"
-        )
+    if rank >= min(n, width) - 1 or outside <= OUTSIDE:
+        return ""
+    return (
+        f"reduced: the vectors of the index lie in {rank} of {width} dimensions, and "
+        f"{number_text(100 * outside)} % of the reference's lie outside (median of the squared length)"
+    )
 
 
 def moved(own: Array, reference: Array, *, is_nearest: bool) -> str:

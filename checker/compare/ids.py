@@ -41,7 +41,9 @@ def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
         for way, form in ((1, name), (2, _without_suffix(name))):
             for end in (f"/{form}", *_ends(form, depth)):
                 photos_of[end].setdefault(photo, way)
-    n_ids, n_claims, row_of = 0, Counter[tuple[int, int]](), dict[tuple[int, int], int]()
+    n_ids = 0
+    claims = defaultdict[tuple[int, int], list[int]](list)
+    """rows by photo and way; a row once for each photo that it matches"""
     for row, name in enumerate(map(_plain, ids)):
         n_ids += 1
         if name.rpartition("/")[2] not in photos_of:
@@ -50,13 +52,11 @@ def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
         found = next((photos_of[end] for end in ends if end in photos_of), {})
         surest = [photo for photo, way in found.items() if way == min(found.values())]
         for photo in surest:
-            claim = (photo, found[photo])
-            n_claims[claim] += len(surest)
-            row_of[claim] = row
-    best = dict(sorted(n_claims, reverse=True))  # of a photo's ways the surest is the last
-    clear = [claim for claim in best.items() if n_claims[claim] == 1]
+            claims[photo, found[photo]] += [row] * len(surest)
+    best = dict(sorted(claims, reverse=True))  # of a photo's ways the surest is the last
+    clear = [claim for claim in best.items() if len(claims[claim]) == 1]
     ways = Counter(WAYS[way] for _, way in clear)
-    return Matches({row_of[claim]: claim[0] for claim in clear}, ways, len(best) - len(clear), n_ids)
+    return Matches({claims[claim][0]: claim[0] for claim in clear}, ways, len(best) - len(clear), n_ids)
 
 
 def _ends(name: str, depth: int) -> list[str]:

@@ -368,11 +368,10 @@ def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: B
         return report.because("other_ids", "undecided", seen)
     if not n_other:
         return _not_found(report, reference, file, is_there)
-    text = "" if _reaches(own.high) else holds.form_of(file.sample, reference)
-    if not text and not _reaches(own.high):
-        text = holds.moved(rows, theirs, is_nearest=_reaches(nearest.estimate))
-    if text:
-        return report.because("changed_index", "undecided", f"the index is {text}")
+    if not _reaches(own.high):
+        is_nearest = _reaches(nearest.estimate)
+        if text := holds.form_of(file.sample, reference) or holds.moved(rows, theirs, is_nearest=is_nearest):
+            return report.because("changed_index", "undecided", f"the index is {text}")
     seen = f"{n_other} of {len(photos)} photos have another vector in the index than the reference's (cosine "
     seen += f"{number_text(float(np.median(cosines[~is_own])))}, median)"
     return report.because("other_index", "undecided", seen)
@@ -406,7 +405,7 @@ def _found(report: IndexReport, how: Tested, sizes: Floats, theirs: Floats) -> I
     ratio = quantile(sizes / theirs, 0.5)
     numbers = report.numbers | {"index: length, relative": ratio}
     report = report.model_copy(update={"numbers": numbers, "tested": how})
-    is_constant = report.options.metric is None and bool(sizes.std() < CONSTANT_LENGTH * sizes.mean())
+    is_constant = report.options.metric is None and _are_constant(sizes)
     kept = np.minimum(sizes / theirs, theirs / sizes)
     if report.options.metric == "cosine" or is_constant or float(np.median(kept)) >= SAME_LENGTH:
         return report
@@ -510,7 +509,7 @@ def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:
     Returns:
         The change, and the 5 % quantile of the cosines after it is undone.
     """
-    constant = [bool(size.std() < CONSTANT_LENGTH * size.mean()) for size in (lengths(x), lengths(y))]
+    constant = [_are_constant(lengths(x)), _are_constant(lengths(y))]
     a, b = unit_rows(x), unit_rows(y)
     after = float(np.quantile(cosine(a, b), 0.05))
     if after >= least:
@@ -521,6 +520,10 @@ def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:
         if left >= least and 1 - left <= UNEXPLAINED * (1 - after):
             return change, left
     return "none", after
+
+
+def _are_constant(sizes: Floats) -> bool:
+    return bool(sizes.std() < CONSTANT_LENGTH * sizes.mean())
 
 
 def _permuted(x: Array, y: Array) -> Array:

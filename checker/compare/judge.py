@@ -119,6 +119,11 @@ class CompareReport(Shown, Judged, Frozen):
         return f"{SIGNS[self.index.verdict]} index {self.index.verdict}" if self.index else "✗ no index verdict"
 
     @property
+    def index_text(self) -> str:
+        """Return the index verdict with its reason. Without one it is the words of a heading."""
+        return self.index.plain if self.index else f"{self.index_words}."
+
+    @property
     def index_first(self) -> bool:
         """Whether the index verdict leads: it decides the exit code alone, or alone stops the run."""
         return "index" in self.required and ("indication" not in self.required or (self.passed and self.exit_code == 1))
@@ -289,10 +294,11 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
 def _of_machine(comparison: Comparison, tolerance: float, candidate: Evidence) -> Iterator[str]:
     """Yield the statistics that reference arithmetic keeps and the machine's does not, or the other way around."""
     runs = [evidence.execution.reference for evidence in (candidate, comparison.reference.evidence)]
-    if candidate.execution.arithmetic is not None or not any(run and run.shifts for run in runs):
+    shifts = [run.shifts if run else {} for run in runs]
+    if candidate.execution.arithmetic is not None or not any(shifts):
         return
     for change in comparison.statistics:
-        ours, theirs = ((run.shifts.get(change.name, 0.0) if run else 0.0) for run in runs)
+        ours, theirs = (each.get(change.name, 0.0) for each in shifts)
         ratio, before = change.ratio.estimate, change.reference
         if change.keeps == "not required" or ratio is None or change.candidate is None or before is None:
             continue

@@ -6,6 +6,8 @@ reference by the machine's own arithmetic is then compared with that distance by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ...thresholds.profile import Frozen
@@ -56,7 +58,7 @@ def distance(candidate: Array, reference: Array) -> float:
 
 
 def loss_of(
-    measured: tuple[AnyArray, AnyArray], exact: tuple[AnyArray | None, AnyArray | None], machine: str, by: str
+    measured: Sequence[AnyArray], exact: Sequence[AnyArray | None], machine: str, by: str
 ) -> MachineLoss | None:
     """Compare two files by both arithmetics. None where neither has a reference run, or their widths differ.
 

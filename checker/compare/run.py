@@ -194,15 +194,21 @@ def _machine_loss(
     run = next((each for each in references if each is not None and each.rows is not None), None)
     if run is None or old is None:
         return None
-    places = {digest: row for row, digest in enumerate(old.digests)}
-    digests = [digest for _, digest in pair.images[: run.run.n_images]]
-    if not all(digest in places for digest in digests):
+    n = run.run.n_images
+    ours, theirs = _rows_of_both(pair, old)
+    if ours[:n] != list(range(n)):
         return None
-    measured = pair.candidate.vectors[: len(digests)], old.rows[[places[digest] for digest in digests]]
-    ours, *theirs = [None if each is None else each.rows for each in references]
-    exact = ours, theirs[0] if theirs else None
+    measured = pair.candidate.vectors[:n], old.rows[theirs[:n]]
+    exact = [None if each is None else each.rows for each in (*references, None)][:2]
     of_machine = evidence[0 if references[0] is run else 1].execution
     return loss_of(measured, exact, of_machine.machine, run.run.words)
+
+
+def _rows_of_both(pair: Pair, old: Vectors) -> tuple[list[int], list[int]]:
+    """Return the rows of the candidate's vectors whose images the reference has, and of the reference's vectors."""
+    places = {digest: row for row, digest in enumerate(old.digests)}
+    rows = [row for row, (_, digest) in enumerate(pair.images) if digest in places]
+    return rows, [places[pair.images[row][1]] for row in rows]
 
 
 def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path | Baseline | None) -> None:
@@ -270,20 +276,19 @@ def _index_report(
     report = IndexReport(options=options)
     if old is None:
         return report.because("no_vectors", "undecided", "the baseline holds no vectors")
-    places = {digest: row for row, digest in enumerate(old.digests)}
-    rows = [row for row, (_, digest) in enumerate(pair.images) if digest in places]
+    rows, rows_of_old = _rows_of_both(pair, old)
     images = [pair.images[row] for row in rows]
     ours = float64(pair.candidate.vectors[rows])
-    theirs = float64(old.rows[[places[digest] for _, digest in images]])
+    theirs = float64(old.rows[rows_of_old])
     if ours.shape[1] != width:
         seen = f"the vectors have {ours.shape[1]} features, those of the reference {width}"
         return report.because("another_width", "re-embed", seen)
     if len(images) < 2:
         return report.because("other_images", "undecided", "the baseline has other images")
     text = np.concatenate([rows for rows, _ in files["--text"].blocks()]) if "--text" in files else None
-    if (index := files.get("--index")) is None:
-        return compare_vectors(ours, theirs, images, options, text, None)
-    return compare_vectors(ours, theirs, images, options, text, index.blocks(), index.ids())
+    index = files.get("--index")
+    of_index = (None, ()) if index is None else (index.blocks(), index.ids())
+    return compare_vectors(ours, theirs, images, options, text, *of_index)
 
 
 def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:

@@ -6,6 +6,7 @@ not optimised. docs/dev/decisions/reference-run.md has the measurements that thi
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -84,47 +85,39 @@ def _run(
     """Compare the measured representations of one session with those of the reference."""
     is_exact = kind == "exact int8 sums"
     level, other_level = ("all", "none") if is_exact else ("none", "all")
+    on_cpu = partial(
+        open_runner, opened, runner.models, photos=opened.source.kind != "tensors", device="cpu", exact=is_exact
+    )
     try:
-        reference = _represented(opened, runner, pixels, level, is_exact=is_exact)
+        reference = on_cpu(level=level).represent_in_batches(pixels)
         same = SAME_OUTPUT[runner.execution.precision]
         differences = [relative_difference(*pair) for pair in zip(reference, measured, strict=True)]
         second: Sequence[AnyArray] = ()
         if max(differences) > same and (is_exact or runner.execution.providers[0] != CPU):
-            second = _represented(opened, runner, pixels[:IMAGES_OF_FLOOR], other_level, is_exact=is_exact)
+            second = on_cpu(level=other_level).represent_in_batches(pixels[:IMAGES_OF_FLOOR])
     except (CannotAssessError, EnvironmentFaultError) as fault:
         failed = ReferenceRun(by=kind, failed=fault.message)
         return [Reference(failed)] * len(measured)
     found: list[Reference | None] = []
     for index, (exact, own) in enumerate(zip(reference, measured, strict=True)):
         cosines = cosine(exact, own)
-        floor = float(np.median(cosine(exact[:IMAGES_OF_FLOOR], second[index]))) if second else None
         run = ReferenceRun(
             by=kind,
             n_images=len(own),
             cosine=float(np.median(cosines)),
             worst_cosine=float(cosines.min()),
             difference=differences[index],
-            floor=floor,
+            floor=float(np.median(cosine(exact[:IMAGES_OF_FLOOR], second[index]))) if second else None,
             shifts=shifts(exact, own),
         )
         found.append(Reference(run, exact))
     return found
 
 
-def _represented(
-    opened: Opened, runner: Runner, pixels: GenericArray, level: str, *, is_exact: bool
-) -> tuple[AnyArray, ...]:
-    """Represent images in a session of their own on the CPU."""
-    photos = opened.source.kind != "tensors"
-    other = open_runner(opened, runner.models, photos=photos, device="cpu", level=level, exact=is_exact)
-    return other.represent_in_batches(pixels)
-
-
 def cosine(a: AnyArray, b: AnyArray) -> Array:
     """Return the cosine of the two representations of each image, (image,). 0 where one is not finite or zero."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(all="ignore"):
-        values = (x * y).sum(axis=1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
+        values = (definitions.unit_rows(a) * definitions.unit_rows(b)).sum(axis=1)
     return float64(np.nan_to_num(values, nan=0.0))
 
 
@@ -146,7 +139,6 @@ def _estimates(h: AnyArray) -> dict[str, float]:
     measured = sums.statistics(state, LOOKS_ALPHA)
     values = {name: getattr(measured, name).estimate for name in get_args(Statistic)}
     rows = h[usable]
-    values["effective_rank"] = definitions.effective_rank(rows)
-    values["relative_variance"] = definitions.relative_variance(rows)
-    values["mean_of_rest"] = definitions.mean_of_rest(rows)
+    for definition in (definitions.effective_rank, definitions.relative_variance, definitions.mean_of_rest):
+        values[definition.__name__] = definition(rows)
     return {name: value for name, value in values.items() if value is not None}

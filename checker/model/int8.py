@@ -90,30 +90,25 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     names = {name for _, name in _int8_layers(model, tensors)}
     uses = Counter(name for node in model.graph.node for name in node.input)
-    made: list[TensorProto] = []
-    replaced: set[str] = set()
     for node in model.graph.node:
         if node.op_type not in WEIGHT_ZERO_AT:
             continue
         weight_at = WEIGHT_AT.get(node.op_type, 0)
         name = input_at(node, weight_at)
-        zero_name = input_at(node, WEIGHT_ZERO_AT[node.op_type])
+        zero_at = WEIGHT_ZERO_AT[node.op_type]
+        zero_name = input_at(node, zero_at)
         if name not in names or uses[name] > 1 or (zero_name and zero_name not in tensors):
             continue
         if zero_name:
             zeros = values_of(tensors[zero_name], weights)
         else:
             zeros = np.zeros(_shape_of_zeros(node, tensors), np.int8)
-        unsigned, zero_point = f"{name}_unsigned", f"{name}_unsigned_zero_point"
-        made.append(_unsigned(unsigned, values_of(tensors[name], weights)))
-        made.append(_unsigned(zero_point, zeros))
-        node.input.extend([""] * (WEIGHT_ZERO_AT[node.op_type] + 1 - len(node.input)))
-        node.input[weight_at] = unsigned
-        node.input[WEIGHT_ZERO_AT[node.op_type]] = zero_point
-        replaced.add(name)
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in replaced]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend([*kept, *made])
+        zero_point = _unsigned(f"{name}_unsigned_zero_point", zeros)
+        model.graph.initializer.append(zero_point)
+        node.input.extend([""] * (zero_at + 1 - len(node.input)))
+        node.input[zero_at] = zero_point.name
+        node.input[weight_at] = f"{name}_unsigned"
+        tensors[name].CopyFrom(_unsigned(node.input[weight_at], values_of(tensors[name], weights)))
     return model
 
 

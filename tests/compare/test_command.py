@@ -113,6 +113,22 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
         raised(rc.UsageError, "require is", rc.compare, "candidate.onnx", "reference.onnx", require=require)
 
 
+BAD_INPUT = """\
+a.onnx | REFERENCE.onnx is missing
+a.onnx b.onnx --tolerance 1 | --tolerance is 1; it must be at least 0 and less than 1
+a.onnx b.onnx --baseline b.json | compared with one of them
+a.onnx --baseline b.json | baseline is not readable
+a.onnx --baseline b.onnx | baseline is not JSON
+a.onnx --baseline torn.npz | baseline is not JSON
+a.onnx --write-baseline x.json | nothing is compared, so there is no report for --output
+a.onnx b.onnx --write-baseline a.onnx | a.onnx: path of --write-baseline is a file that is there already
+a.onnx b.onnx --write-baseline report.json | which a report uses too
+--strict -o html=link -- a.onnx b.onnx | output is html=link, which follows a link
+--strict --write-baseline link -- a.onnx b.onnx | --write-baseline is link, which follows a link
+--strict --write-baseline outside -- a.onnx | REFERENCE.onnx is missing
+broken.onnx b.onnx | broken.onnx: number of finite, not constant representations is 0 of 80"""
+
+
 def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> None:
     monkeypatch.chdir(workshop.model("a", planted()).parent)
     workshop.model("b", planted())
@@ -121,21 +137,8 @@ def test_bad_input(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> N
     with zipfile.ZipFile("torn.npz", "w") as archive:
         archive.writestr("vectors.npy", TORN_NPY)
     call = f"compare --images {workshop.photos} --device cpu -o json=report.json"
-    for line, said in {
-        "a.onnx": "REFERENCE.onnx is missing",
-        "a.onnx b.onnx --tolerance 1": "--tolerance is 1; it must be at least 0 and less than 1",
-        "a.onnx b.onnx --baseline b.json": "compared with one of them",
-        "a.onnx --baseline b.json": "baseline is not readable",
-        "a.onnx --baseline b.onnx": "baseline is not JSON",
-        "a.onnx --baseline torn.npz": "baseline is not JSON",
-        "a.onnx --write-baseline x.json": "nothing is compared, so there is no report for --output",
-        "a.onnx b.onnx --write-baseline a.onnx": "a.onnx: path of --write-baseline is a file that is there already",
-        "a.onnx b.onnx --write-baseline report.json": "which a report uses too",
-        "--strict -o html=link -- a.onnx b.onnx": "output is html=link, which follows a link",
-        "--strict --write-baseline link -- a.onnx b.onnx": "--write-baseline is link, which follows a link",
-        "--strict --write-baseline outside -- a.onnx": "REFERENCE.onnx is missing",
-        "broken.onnx b.onnx": "broken.onnx: number of finite, not constant representations is 0 of 80",
-    }.items():
+    for row in BAD_INPUT.splitlines():
+        line, said = row.split(" | ")
         assert robustcheck(*f"{call} {line}".split()) == 2 + ("broken" in line)
         out, err = capsys.readouterr()
         assert (said in err, out) == (True, "")

@@ -154,14 +154,27 @@ def test_an_index_is_read_from_each_kind_of_file(tmp_path: Path, monkeypatch: Pa
         assert (report.verdict, report.tested) == ("compatible", "by ids" if named else "by vectors")
 
 
-def test_an_index_of_another_model_comes_before_what_the_candidate_changed() -> None:
-    """Embedding the index again does not help if the wrong reference was named."""
-    other, ids = block(normal(*H.shape, seed=8)), [f"{row}.jpg" for row in range(100)]
-    for candidate in (np.roll(H, 1, axis=0), H @ rotation(64), 2 * H):
-        report = index_of(candidate, index=[other], ids=ids, metric="dot")
-        assert index_of(candidate, metric="dot").verdict == "re-embed"
-        assert (report.verdict, report.reason) == ("undecided", report.reasons[0])
-        assert report.plain.endswith("Name the reference that the index was made with.")
+BAD_FILES = """\
+missing.npy | No such file
+cube.npy | arrays with two axes are missing
+ints.npy | of kind i
+zero.npy | vector 3 is zero or not finite
+inf.npy | vector 70 is zero or not finite
+pickle.npy | Python objects
+two.npz | arrays with two axes are a, b
+small.npz | is compressed
+ragged.parquet | a row of vector has not 1 values
+empty.parquet | no rows
+text.csv | must be .npy, .npz, .safetensors or .parquet
+type.npy | invalid syntax
+struct.parquet | arrays with two axes are missing
+archive.npy | the magic string is not correct
+short.npy | .
+torn.npy | .
+text.npy | .
+text.npz | .
+text.safetensors | .
+text.parquet | ."""
 
 
 def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -187,25 +200,26 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
         Path(f"text.{suffix}").write_text("no vectors")
     pq.write_table(pa.table({"vector": [[1.0], [1.0, 2.0]]}), "ragged.parquet")
     pq.write_table(pa.table({"vector": pa.array([], pa.list_(pa.float32()))}), "empty.parquet")
-    for name, said in {
-        "missing.npy": "No such file",
-        "cube.npy": "arrays with two axes are missing",
-        "ints.npy": "of kind i",
-        "zero.npy": "vector 3 is zero or not finite",
-        "inf.npy": "vector 70 is zero or not finite",
-        "pickle.npy": "Python objects",
-        "two.npz": "arrays with two axes are a, b",
-        "small.npz": "is compressed",
-        "ragged.parquet": "a row of vector has not 1 values",
-        "empty.parquet": "no rows",
-        "text.csv": "must be .npy, .npz, .safetensors or .parquet",
-        "type.npy": "invalid syntax",
-        "struct.parquet": "arrays with two axes are missing",
-        "archive.npy": "the magic string is not correct",
-        **dict.fromkeys(("short.npy", "torn.npy", "text.npy", "text.npz", "text.safetensors", "text.parquet"), ""),
-    }.items():
+    for row in BAD_FILES.splitlines():
+        name, said = row.split(" | ")
         with pytest.raises(UsageError, match=f"{name}: file of --index can't be used .*{said}"):
             list(vectors.open_vectors(Path(name), "--index").blocks())
+
+
+CALLS = """\
+1 | turned.onnx reference.onnx --require index
+1 | turned.onnx reference.onnx --require indication
+1 | turned.onnx reference.onnx --require index,indication
+0 | weak.onnx same.onnx --require index
+1 | weak.onnx same.onnx
+1 | --strict -o html=report.html --require index -- turned.onnx reference.onnx
+2 | near.onnx reference.onnx --require both | --require is 'both'
+2 | near.onnx reference.onnx --metric angle | --metric is 'angle'
+2 | near.onnx reference.onnx --strict | before --
+2 | near.onnx --write-baseline b.npz --require index | nothing is compared
+2 | near.onnx reference.onnx --text index.npy | --text index.npz
+2 | near.onnx reference.onnx --index turned.npy | its shape is (384, 80), so it is transposed
+0 | near.onnx reference.onnx --index index.npz --text text.npy --require index,indication"""
 
 
 def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monkeypatch: Patch) -> None:
@@ -219,23 +233,10 @@ def test_the_command_and_the_assertion(workshop: Workshop, capsys: Capture, monk
     np.save("text.npy", normal(5, 384))
     np.save("turned.npy", h.T)
     call = f"compare --images {workshop.photos} --device cpu -o json=report.json"
-    for words, code, said in (
-        ("turned.onnx reference.onnx --require index", 1, ""),
-        ("turned.onnx reference.onnx --require indication", 1, ""),
-        ("turned.onnx reference.onnx --require index,indication", 1, ""),
-        ("weak.onnx same.onnx --require index", 0, ""),  # WARN, and the index can stay
-        ("weak.onnx same.onnx", 1, ""),
-        ("--strict -o html=report.html --require index -- turned.onnx reference.onnx", 1, ""),
-        ("near.onnx reference.onnx --require both", 2, "--require is 'both'"),
-        ("near.onnx reference.onnx --metric angle", 2, "--metric is 'angle'"),
-        ("near.onnx reference.onnx --strict", 2, "before --"),
-        ("near.onnx --write-baseline b.npz --require index", 2, "nothing is compared"),
-        ("near.onnx reference.onnx --text index.npy", 2, "--text index.npz"),
-        ("near.onnx reference.onnx --index turned.npy", 2, "its shape is (384, 80), so it is transposed"),
-        ("near.onnx reference.onnx --index index.npz --text text.npy --require index,indication", 0, ""),
-    ):
-        assert robustcheck(*f"{call} {words}".split()) == code, words
-        assert said in capsys.readouterr().err
+    for row in CALLS.splitlines():
+        code, words, *said = row.split(" | ")
+        assert robustcheck(*f"{call} {words}".split()) == int(code), words
+        assert "".join(said) in capsys.readouterr().err
     report = read_json("report.json")["index"]
     assert (report["verdict"], report["n_vectors"], report["tested"]) == ("compatible", 280, "by ids")
     assert report["ids"] == {"whole name": len(names)}

@@ -1,6 +1,5 @@
 """Forms of an int8 file: what is measured of them, which is chosen, and what the user sees of that."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,13 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.devices import int8_sums
 from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.exporters import contract, files, forms
-from robustcheck_onnx.exporters.forms import FORMS, Form, Kept, Tried
-from support import PHOTOS, Capture, Fields, Patch, lookup, onnx_models, raised, robustcheck
+from robustcheck_onnx.exporters import files, forms
+from robustcheck_onnx.exporters.forms import FORMS, Kept, Tried
+from support import Capture, Fields, onnx_models, raised, robustcheck
 from support.onnx_models import Array
-from support.torch_models import contract_of, exported, images_of, left_in, outputs_of, refused
+from support.torch_models import contract_of, exported, left_in, pixels, refused, represent
 
 OUT = Path("int8.onnx")
-PREPROCESSING = {"size": [8, 8], "resize_mode": "squash", "resize_size": [8, 8], "interpolation": "bilinear"}
-PREPROCESSING |= {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 GOOD = Kept(0.95, 0.9, 1)
 
 
@@ -40,9 +37,9 @@ def test_the_limits_are_those_of_a_comparison() -> None:
     assert forms.CONFIDENCE == definitions.CONFIDENCE
 
 
-def planted(seed: int) -> Array:
+def planted() -> Array:
     """48 vectors of 300 features, of which two stand out, one on either side."""
-    random = default_rng(seed)
+    random = default_rng(0)
     rows = random.standard_normal((48, 300))
     rows[:, 7] = 9 + 2 * random.standard_normal(48)
     rows[:, 20] = -9 - 2 * random.standard_normal(48)
@@ -55,57 +52,59 @@ def compared(reference: Array, rows: Array) -> Kept:
     numbers = compare_vectors(rows, reference, images, IndexOptions(), None, None).numbers
     pair = pairs.Pair(pairs.Side(sums.State(rows.shape[1])), pairs.Side(sums.State(rows.shape[1])))
     pairs.update(pair, rows, reference, np.arange(len(rows)))
-    reference_statistics = sums.statistics(pair.reference.state, 0.05)
-    fates = pairs.follow_features(pair.candidate, pair.reference, reference_statistics, TOLERANCE)
-    features = sum(fate.persistent and fate.fate == "kept" for fate in fates)
-    cosine, recall = (numbers[name].estimate for name in ("cosine, worst 5 %", "recall@10 among the photos"))
-    assert cosine is not None
-    assert recall is not None
-    return Kept(cosine, recall, features)
+    fates = pairs.follow_features(
+        pair.candidate, pair.reference, sums.statistics(pair.reference.state, 0.05), TOLERANCE
+    )
+    cosine, recall = (numbers[name].estimate or 0.0 for name in ("cosine, worst 5 %", "recall@10 among the photos"))
+    return Kept(cosine, recall, sum(fate.persistent and fate.fate == "kept" for fate in fates))
 
 
 def test_what_is_kept_is_what_a_comparison_finds() -> None:
-    truth, other = planted(0), default_rng(1).standard_normal((48, 300)).astype(np.float32)
+    truth, other = planted(), default_rng(1).standard_normal((48, 300)).astype(np.float32)
     assert forms.outlier_features(truth) == {7: 1.0, 20: -1.0}
-    lost, apart, turned = truth.copy(), truth.copy(), truth.copy()
+    lost, apart, turned = (truth.copy() for _ in range(3))
     lost[:, 7] = other[:, 7]
     apart[:, 20] = np.roll(truth[:, 20], 1)
     turned[:, 7] *= -1
     close, far = truth + 0.3 * other, truth + 3 * other
     for rows, features in ((truth, 2), (close, 2), (lost, 1), (apart, 1), (turned, 1), (far, 0), (other, 0)):
-        seen, expected = forms.kept(truth, rows), compared(truth, rows)
-        assert seen == pytest.approx(expected, abs=1e-6)
+        seen = forms.kept(truth, rows)
+        assert seen == pytest.approx(compared(truth, rows), abs=1e-6)
         assert seen.features == features
 
 
 def test_vectors_without_a_direction_never_hold() -> None:
     for wrong in (0, np.nan, np.inf):
-        rows = planted(0)
+        rows = planted()
         rows[3:9] = wrong
-        assert not Tried(FORMS[0], 1, 1, GOOD, forms.kept(planted(0), rows), 2).holds
+        assert not Tried(FORMS[0], 1, 1, GOOD, forms.kept(planted(), rows), 2).holds
 
 
 def test_a_form_holds_if_it_keeps_everything_by_both_arithmetics() -> None:
     assert Tried(FORMS[0], 5, 9, GOOD, GOOD, 1).holds
-    for worse in (Kept(0.899, 0.9, 1), Kept(0.95, 0.799, 1), Kept(0.95, 0.9, 0), None):
+    for worse in (Kept(0.899, 0.9, 1), Kept(0.95, 0.799, 1), Kept(0.95, 0.9, 0), Kept()):
         assert not Tried(FORMS[0], 5, 9, worse, GOOD, 1).holds
         assert not Tried(FORMS[0], 5, 9, GOOD, worse, 1).holds
     assert not Tried(FORMS[0], 5, 9, GOOD, GOOD, 1, "disagrees").holds
 
 
-def test_the_smallest_is_chosen_and_of_equally_small_ones_the_first_that_is_the_same_on_every_cpu() -> None:
-    def chosen(*sizes: int, faults: str = "") -> str:
-        tried = [Tried(form, size, 9, GOOD, GOOD, 1) for form, size in zip(FORMS, sizes, strict=False)]
-        tried = [each._replace(fault="x") if each.form.name in faults else each for each in tried]
-        best = forms.smallest(tried)
-        return "" if best is None else best.form.name
+# sizes | forms with a fault | the form that is chosen
+CHOICES = """\
+105 105 105 100 | | uint8-weights
+106 106 50 100 | | 16-bit-activations
+105 105 105 100 | uint8-weights | 7-bit-weights
+105 105 105 | uint8-weights 7-bit-weights | None"""
 
-    names = [form.name for form in FORMS]
-    assert names[:3] == ["uint8-weights", "7-bit-weights", "int8-weights"]
-    assert chosen(105, 105, 105, 100) == "uint8-weights"
-    assert chosen(106, 106, 50, 100) == "16-bit-activations"
-    assert chosen(105, 105, 105, 100, faults="uint8-weights") == "7-bit-weights"
-    assert chosen(105, 105, 105, faults="uint8-weights, 7-bit-weights") == ""
+
+@pytest.mark.parametrize("row", CHOICES.splitlines())
+def test_the_smallest_is_chosen_and_of_equally_small_ones_the_first_that_is_the_same_on_every_cpu(row: str) -> None:
+    sizes, faults, expected = (cell.split() for cell in row.split("|"))
+    tried = [
+        Tried(form, int(size), 9, GOOD, GOOD, 1, "x" * (form.name in faults))
+        for form, size in zip(FORMS, sizes, strict=False)
+    ]
+    best = forms.smallest(tried)
+    assert [(best and best.form.name) or "None"] == expected
 
 
 WHITE = np.ones((3, 8, 8), np.float32)
@@ -123,96 +122,69 @@ def saturating(tmp_path: Path) -> Path:
     return onnx_models.save(onnx_models.build(nodes, ["representation"], weights), tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_sums_of_a_form_are_the_same_on_every_cpu_or_it_is_named(saturating: Path, form: Form) -> None:
+# form | types of the three weights in the file, and of the activations
+KINDS = """\
+uint8-weights | uint8 uint8 uint8 uint8
+7-bit-weights | int8 int8 int8 uint8
+int8-weights | int8 int8 int8 uint8
+16-bit-activations | uint8 uint8 uint8 uint16
+float-ends | float32 uint8 float32 uint8
+matmul-only | uint8 uint8 uint8 uint8"""
+
+
+def test_each_form_is_what_its_name_says_and_its_sums_are_the_same_on_every_cpu_or_it_is_named(
+    saturating: Path,
+) -> None:
     white = saturating.with_name("white.png")
     Image.new("L", (8, 8), 255).save(white)
-    files.quantise(saturating, "int8-qdq", [white], lambda _: WHITE, name="m", form=form)
-    read = read_onnx(saturating)
-    assert bool(saturating_pairs(read.proto, read.weights)) is not form.is_same_everywhere
-    share = 1.0 if form.is_same_everywhere else int8_sums().plain
-    rows = outputs_of(saturating, WHITE[None])["representation"]
-    np.testing.assert_allclose(rows[0], [192 * share, 96] * 8, atol=4 * 192 / 255)
-
-
-def kinds(path: Path) -> dict[str, str]:
-    """The type of each weight, and of the activations, that a file stores in integers."""
-    values = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
-    found = {
-        name.removesuffix("_quantized"): v.dtype.name
-        for name, v in values.items()
-        if v.ndim == 2 and v.dtype.kind in "iu"
-    }
-    zeros = {v.dtype.name for name, v in values.items() if name.startswith("a_") and name.endswith("zero_point")}
-    return found | {"activations": "".join(zeros)}
-
-
-def test_each_form_is_what_its_name_says(saturating: Path) -> None:
-    ends = {"same", "few"}
-    for form in FORMS:
+    for form, row in zip(FORMS, KINDS.splitlines(), strict=True):
         path = files._copied(saturating, form.name)
-        files.quantise(path, "int8-qdq", [PHOTOS[0]], lambda _: WHITE, name="m", form=form)
-        stored = "int8" if form.name in ("int8-weights", "7-bit-weights") else "uint8"
-        expected = dict.fromkeys({"many"} if form.name == "float-ends" else {"many", *ends}, stored)
-        assert kinds(path) == expected | {"activations": "uint16" if "16" in form.name else "uint8"}
+        files.quantise(path, "int8-qdq", [white], lambda _: WHITE, name="m", form=form)
+        read = read_onnx(path)
+        stored = {
+            each.name: onnx.helper.tensor_dtype_to_np_dtype(each.data_type).name
+            for each in read.proto.graph.initializer
+        }
+        weights = [stored.get(f"{name}_quantized") or stored[name] for name in ("same", "many", "few")]
+        assert row == f"{form.name} | {' '.join(weights)} {stored['a_zero_point']}"
+        assert bool(saturating_pairs(read.proto, read.weights)) is not form.is_same_everywhere
+        share = 1.0 if form.is_same_everywhere else int8_sums().plain
+        np.testing.assert_allclose(represent(path, WHITE[None])[0], [192 * share, 96] * 8, atol=4 * 192 / 255)
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> list[Path]:
-    """Bundled photos, 16 × 16."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    paths = [folder / f"{photo.stem}.png" for photo in PHOTOS[:60]]
-    for photo, path in zip(PHOTOS, paths, strict=False):
-        Image.open(photo).convert("RGB").resize((16, 16)).save(path)
-    return paths
-
-
-@pytest.fixture
-def encoder(small: list[Path], tmp_path: Path, monkeypatch: Patch) -> Path:
-    """An fp32 file with its contract."""
-    monkeypatch.chdir(tmp_path)
-    model = onnx_models.encoder(64, output="representation")
-    text = json.dumps(lookup.lookup_contract() | {"preprocessing": PREPROCESSING})
-    onnx.helper.set_model_props(model, {"robustcheck.contract": text})
-    return onnx_models.save(model, "fp32.onnx")
-
-
-def int8(encoder: Path, small: list[Path], **options: Any) -> files.ExportRecord:
-    """Export with 40 photos to measure forms on, and 20 for the ranges."""
-    options = {"precision": "int8-qdq", "photos": small[:40], "calibration": small} | options
+def int8(encoder: Path, photos: list[Path], **options: Any) -> files.ExportRecord:
+    """Export with 32 photos to measure forms on, and 20 for the ranges."""
+    options = {"precision": "int8-qdq", "photos": photos[:32], "calibration": photos} | options
     return exported("onnx", str(encoder), OUT, **options)
 
 
-def test_the_contract_has_the_form_and_what_it_keeps_by_both_arithmetics(encoder: Path, small: list[Path]) -> None:
-    record = int8(encoder, small)
-    (chosen,) = (each for each in record.forms if each.form.name == record.form)
+def test_the_contract_has_the_form_and_what_it_keeps_by_both_arithmetics(encoder: Path, photos: list[Path]) -> None:
+    record = int8(encoder, photos)
     assert [each.form for each in record.forms] == list(FORMS)
-    assert chosen == forms.smallest(record.forms)
-    assert record.calibrated_on == 20
-    fields = contract.checked_preprocessing(contract_of(OUT)["preprocessing"], "photos")
-    images = images_of(small[:40], fields)
+    chosen = forms.smallest(record.forms)
+    assert chosen is not None
+    assert (chosen.form.name, record.calibrated_on) == (record.form, 20)
     rows, truth = (
-        np.concatenate([outputs_of(path, image[None])["representation"] for image in images]) for path in (OUT, encoder)
+        np.concatenate([represent(path, image[None]) for image in pixels(photos[:32])]) for path in (OUT, encoder)
     )
     recorded = contract_of(OUT)["parity"]["form"]
     keeps = compared(truth, rows)
     assert keeps.cosine < 1
-    assert recorded["plain"] == pytest.approx(keeps._asdict(), abs=1e-6)
-    assert recorded["exact"] == pytest.approx(keeps._asdict(), abs=1e-6)
-    assert (recorded["name"], recorded["photos"], recorded["outlier_features"]) == (record.form, 40, 0)
-    read = open_model(OUT).contract
-    assert read is not None
-    assert read.parity is not None
-    assert read.parity.form is not None
-    assert read.parity.form.name == record.form
-    assert left_in() == ["fp32.onnx", "int8.onnx", "photos"]
+    for arithmetic in ("plain", "exact"):
+        assert recorded.pop(arithmetic) == pytest.approx(keeps._asdict(), abs=1e-6)
+    assert recorded == {"name": record.form, "photos": 32, "outlier_features": 0}
+    read: Any = open_model(OUT)
+    assert read.contract.parity.form.name == record.form
+    assert left_in() == ["fp32.onnx", "int8.onnx"]
 
 
-def test_one_form_is_written_as_asked_if_it_is_faithful(encoder: Path, small: list[Path], capfd: Capture) -> None:
-    words = ["--precision", "int8-qdq", "--form", "int8-weights", "--parity-images", small[0].parent]
-    words += ["--calibration-images", small[0].parent, "-o", OUT]
-    assert robustcheck("export", "onnx", encoder, *words) == 0
+def typed(encoder: Path, photos: Path, calibration: Path, *words: str) -> int:
+    images = ["--parity-images", photos, "--calibration-images", calibration]
+    return robustcheck("export", "onnx", encoder, "--precision", "int8-qdq", *images, *words, "-o", OUT)
+
+
+def test_one_form_is_written_as_asked_if_it_is_faithful(encoder: Path, photos: list[Path], capfd: Capture) -> None:
+    assert typed(encoder, photos[0].parent, photos[0].parent, "--form", "int8-weights") == 0
     out = capfd.readouterr().out
     assert "MB, int8-qdq int8-weights, outputs representation" in out
     assert [line.split()[0] for line in out.splitlines()[:2]] == ["form", "int8-weights"]
@@ -223,28 +195,23 @@ def test_one_form_is_written_as_asked_if_it_is_faithful(encoder: Path, small: li
 
 
 def test_where_none_holds_nothing_is_written_and_the_table_shows_how_near_each_came(
-    encoder: Path, small: list[Path], capfd: Capture
+    encoder: Path, photos: list[Path], capfd: Capture
 ) -> None:
     """The ranges are those of grey images."""
     grey = Path("grey")
     grey.mkdir()
-    for path in small[:20]:
+    for path in photos[:20]:
         Image.open(path).point(lambda _: 128).save(grey / path.name)
     before = left_in()
-    words = ["--precision", "int8-qdq", "--parity-images", small[0].parent, "--calibration-images", grey, "-o", OUT]
-    assert robustcheck("export", "onnx", encoder, *words) == 3
+    assert typed(encoder, photos[0].parent, grey) == 3
     out, err = capfd.readouterr()
     rows = [line.split() for line in out.splitlines()[1 : 1 + len(FORMS)]]
-    assert [row[0] for row in rows] == [form.name for form in FORMS]
     assert "number of forms that hold is 0 of 6" in err
     assert "--precision fp16" in err
     assert left_in() == before
-    ranges: Fields = {"photos": small, "calibration": sorted(grey.iterdir())}
-    caught = raised(forms.NoFormError, "number of forms that hold is 0", int8, encoder, small, **ranges)
-    for row, tried in zip(rows, caught.forms, strict=True):
-        assert not tried.holds
-        assert tried.plain is not None
-        assert row[3] == f"{tried.plain.cosine:.3f}"
+    call: Fields = {"precision": "int8-qdq", "photos": photos, "calibration": sorted(grey.iterdir())}
+    caught = raised(forms.NoFormError, "number of forms that hold is 0", exported, "onnx", str(encoder), OUT, **call)
+    assert [(row[0], row[3]) for row in rows] == [(t.form.name, f"{t.plain.cosine:.3f}") for t in caught.forms]
 
 
 @pytest.mark.parametrize("operator", ["Softmax", "Resize"])
@@ -255,8 +222,8 @@ def test_where_fp16_is_known_to_fail_or_to_be_worse_the_hint_is_another(tmp_path
     assert "--precision int8-dynamic" in caught.hint
 
 
-def test_a_wrong_form_is_refused_before_any_work(encoder: Path, small: list[Path]) -> None:
+def test_a_wrong_form_is_refused_before_any_work(encoder: Path, photos: list[Path]) -> None:
     with refused(2, "--form is 7-bits; it must be one of uint8-weights, 7-bit-weights, int8-weights, 16-bit"):
-        int8(encoder, small, form="7-bits")
+        int8(encoder, photos, form="7-bits")
     with refused(2, "--form is int8-weights; only int8-qdq has forms, and the precision is fp16"):
-        int8(encoder, small, form="int8-weights", precision="fp16", calibration=())
+        int8(encoder, photos, form="int8-weights", precision="fp16", calibration=())

@@ -92,18 +92,24 @@ def executed(**changes: Any) -> Execution:
     return but(EVIDENCE.execution, **changes)
 
 
+# int8 sums | providers | the arithmetic that was asked for | that of the reference
+KINDS = """\
+| CPU | | None
+saturating | CPU | | exact int8 sums
+exact | CPU | | no graph optimisation
+saturating | CUDA CPU | | exact int8 sums
+| CUDA CPU | | no graph optimisation
+saturating | CPU | machine | exact int8 sums
+saturating | CPU | exact | None"""
+
+
 def test_a_reference_is_run_where_the_machine_can_differ_from_the_file() -> None:
-    cuda = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    for changes, expected in (
-        ({}, None),
-        ({"int8_sums": SATURATING, "precision": "int8"}, "exact int8 sums"),
-        ({"int8_sums": EXACT, "precision": "int8"}, "no graph optimisation"),
-        ({"int8_sums": SATURATING, "precision": "int8", "providers": cuda}, "exact int8 sums"),
-        ({"providers": cuda}, "no graph optimisation"),
-        ({"int8_sums": SATURATING, "precision": "int8", "arithmetic": "machine"}, "exact int8 sums"),
-        ({"int8_sums": SATURATING, "precision": "int8", "arithmetic": "exact"}, None),
-    ):
-        assert reference.kind_of(executed(**changes)) == expected
+    for row in KINDS.splitlines():
+        sums, names, arithmetic, expected = (cell.strip() for cell in row.split("|"))
+        providers = tuple(f"{name}ExecutionProvider" for name in names.split())
+        int8 = {"saturating": SATURATING, "exact": EXACT}.get(sums)
+        execution = executed(int8_sums=int8, providers=providers, arithmetic=arithmetic or None)
+        assert str(reference.kind_of(execution)) == expected
 
 
 @pytest.mark.usefixtures("here")
@@ -121,16 +127,14 @@ def test_a_reference_run_gives_the_distance_to_the_measured_vectors() -> None:
     for measured, is_same in ((rows, True), (moved, False)):
         first = FirstImages(limit=4)
         first.add(list(pixels), [measured])
-        (found,) = reference.reference_runs(opened, first)
-        assert found is not None
-        assert found.rows is not None
+        found: Any = reference.reference_runs(opened, first)[0]
+        exact = found.rows / np.linalg.norm(found.rows, axis=1, keepdims=True)
+        own = measured[:4] / np.linalg.norm(measured[:4], axis=1, keepdims=True)
+        cosines = (exact * own).sum(axis=1)
+        both = found.run.cosine, found.run.worst_cosine
         assert found.run.n_images == 4
-        cosines = [
-            np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(found.rows, measured, strict=False)
-        ]
-        assert found.run.cosine == pytest.approx(np.median(cosines), abs=1e-6)
-        assert found.run.worst_cosine == pytest.approx(min(cosines), abs=1e-6)
-        assert (found.run.difference or 0) == pytest.approx(0, abs=1e-3) if is_same else (found.run.difference or 0) > 1
+        assert both == pytest.approx((np.median(cosines), cosines.min()), abs=1e-6)
+        assert (found.run.difference < 1e-3, found.run.difference > 1) == (is_same, not is_same)
         assert (abs(found.run.shifts["strength"]) < 1e-2) is is_same
         (execution,) = reference.with_references(facts, [found]).executions
         assert execution.reference == found.run
@@ -145,24 +149,23 @@ def run_of(cosine: float, floor: float | None) -> ReferenceRun:
     return ReferenceRun(by="exact int8 sums", n_images=8, cosine=cosine, worst_cosine=cosine, difference=1, floor=floor)
 
 
-@pytest.mark.parametrize(
-    ("distance", "floor", "expected"),
-    [  # median 1 − cosine of machine ~ exact and of exact ~ no optimisation: docs/dev/decisions/reference-run.md
-        (0.046, 0.0006, True),
-        (0.0135, 0.0018, True),
-        (0.0026, 0.0015, False),
-        (0.037, 0.031, False),
-        (0.0030, 0.0029, False),
-    ],
-)
-def test_saturation_exceeds_rounding_and_a_transformer_does_not(
-    distance: float, floor: float, *, expected: bool
-) -> None:
-    run = run_of(1 - distance, 1 - floor)
-    assert run.exceeds_rounding is expected
-    notes = reference_notes(executed(reference=run, int8_sums=SATURATING, precision="int8"))
-    assert len(notes) == expected
-    assert all("this CPU" in note and "exact int8 sums" in note for note in notes)
+# median 1 − cosine of machine ~ exact and of exact ~ no optimisation: docs/dev/decisions/reference-run.md
+DISTANCES = """\
+0.046 0.0006 yes
+0.0135 0.0018 yes
+0.0026 0.0015 no
+0.037 0.031 no
+0.0030 0.0029 no"""
+
+
+def test_saturation_exceeds_rounding_and_a_transformer_does_not() -> None:
+    for row in DISTANCES.splitlines():
+        distance, floor, expected = row.split()
+        run = run_of(1 - float(distance), 1 - float(floor))
+        assert run.exceeds_rounding is (expected == "yes")
+        notes = reference_notes(executed(reference=run, int8_sums=SATURATING, precision="int8"))
+        assert len(notes) == (expected == "yes")
+        assert all("this CPU" in note and "exact int8 sums" in note for note in notes)
 
 
 def test_without_a_floor_nothing_is_said_of_rounding_and_a_failed_run_is_noted() -> None:
@@ -173,33 +176,29 @@ def test_without_a_floor_nothing_is_said_of_rounding_and_a_failed_run_is_noted()
     ]
 
 
-def judged(strength: float, shift: float, **changes: Any) -> list[str]:
-    run = run_of(0.9, 0.99).model_copy(update={"shifts": {"strength": shift}})
-    evidence = but(EVIDENCE, statistics__strength=interval(strength, strength - 0.1, strength + 0.1))
-    execution = executed(reference=run, int8_sums=SATURATING, precision="int8", **changes)
-    verdict = judge(but(evidence, execution=execution), PROFILE)
-    return [reason.id for reason in verdict.reasons]
+# strength above its threshold | shift by reference arithmetic | the arithmetic that was asked for | reasons
+VERDICTS = """\
+5 | -1 | |
+5 | -10 | | runtime_differs
+-5 | 10 | | runtime_differs too_weak
+-5 | 1 | | too_weak
+5 | -10 | machine |
+-5 | 10 | machine | too_weak"""
 
 
-def test_a_verdict_that_reference_arithmetic_could_move_is_warn() -> None:
-    above = PROFILE.minimum_of("strength") + 5
-    assert judged(above, -1) == []
-    assert judged(above, -10) == ["runtime_differs"]
-    assert judged(above - 10, 10) == ["runtime_differs", "too_weak"]
-    assert judged(above - 10, 1) == ["too_weak"]
-    assert judged(above, -10, arithmetic="machine") == []
-    assert judged(above - 10, 10, arithmetic="machine") == ["too_weak"]
-
-
-def test_the_reason_names_the_machine_and_both_answers() -> None:
-    run = run_of(0.9, 0.99).model_copy(update={"shifts": {"strength": -1e3}})
-    execution = executed(reference=run, int8_sums=SATURATING, precision="int8")
-    (reason,) = judge(but(EVIDENCE, execution=execution), PROFILE).reasons
-    assert execution.device in reason.seen
-    assert "int8 sums saturate at 50.0 %" in reason.seen
-    assert "the measured numbers give PASS as" in reason.seen
-    assert "WARN (too_weak)" in reason.seen
-    assert "--arithmetic exact" in reason.next_step
+def test_a_verdict_that_reference_arithmetic_could_move_is_warn_and_says_so() -> None:
+    for row in VERDICTS.splitlines():
+        above, shift, arithmetic, expected = (cell.strip() for cell in row.split("|"))
+        strength = PROFILE.minimum_of("strength") + float(above)
+        run = but(run_of(0.9, 0.99), shifts={"strength": float(shift)})
+        execution = executed(reference=run, int8_sums=SATURATING, precision="int8", arithmetic=arithmetic or None)
+        evidence = but(EVIDENCE, statistics__strength=interval(strength, strength - 0.1, strength + 0.1))
+        reasons = judge(but(evidence, execution=execution), PROFILE).reasons
+        assert [reason.id for reason in reasons] == expected.split()
+        if expected == "runtime_differs":
+            for said in (execution.device, "sums saturate at 50.0 %", "numbers give PASS as", "WARN (too_weak)"):
+                assert said in reasons[0].seen
+            assert "--arithmetic exact" in reasons[0].next_step
 
 
 def test_the_distances_of_two_files_are_compared_by_both_arithmetics() -> None:
@@ -207,13 +206,11 @@ def test_the_distances_of_two_files_are_compared_by_both_arithmetics() -> None:
     tilted = np.array([[1.0, 1.0], [1.0, 1.0]])
     loss = machine.loss_of((tilted, a), (a, None), "this CPU", "exact int8 sums")
     assert loss is not None
-    assert loss.n_images == 2
-    assert loss.here == pytest.approx(1 - np.sqrt(0.5))
-    assert loss.there == pytest.approx(0)
-    assert loss.is_of_machine
-    assert machine.loss_of((a, a), (None, None), "", "") is None
-    assert machine.loss_of((a, a[:, :1]), (a, None), "", "") is None
-    assert machine.loss_of((np.full((2, 2), np.nan), a), (a, None), "", "") is None
+    assert (loss.n_images, loss.is_of_machine) == (2, True)
+    assert (loss.here, loss.there) == pytest.approx((1 - np.sqrt(0.5), 0))
+    nan = np.full((2, 2), np.nan)
+    for measured, exact in (((a, a), (None, None)), ((a, a[:, :1]), (a, None)), ((nan, a), (a, None))):
+        assert machine.loss_of(measured, exact, "", "") is None
 
 
 def index_report(verdict: str, low: float) -> IndexReport:
@@ -222,30 +219,28 @@ def index_report(verdict: str, low: float) -> IndexReport:
     return report if verdict == "compatible" else report.because("cosine", "re-embed", "the vectors differ")
 
 
-@pytest.mark.parametrize(
-    ("verdict", "low", "here", "there", "expected"),
-    [
-        ("re-embed", 0.85, 0.05, 0.005, "undecided"),  # saturation: the exact file is ten times as close
-        ("re-embed", 0.85, 0.05, 0.04, "re-embed"),  # the loss is in the file
-        ("compatible", 0.95, 0.02, 0.01, "compatible"),
-        ("compatible", 0.95, 0.02, 0.05, "undecided"),  # 1 − 0.05 · 2.5 is below 0.9
-    ],
-)
-def test_an_index_verdict_that_is_about_the_machine_is_undecided(
-    verdict: str, low: float, here: float, there: float, expected: str
-) -> None:
-    loss = machine.MachineLoss(n_images=16, machine="this CPU", by="exact int8 sums", here=here, there=there)
-    report = on_another_machine(index_report(verdict, low), loss)
+# index verdict | lowest cosine | 1 − cosine by the machine, and by the reference | the verdict that remains
+INDEXES = """\
+re-embed 0.85 0.05 0.005 undecided
+re-embed 0.85 0.05 0.04 re-embed
+compatible 0.95 0.02 0.01 compatible
+compatible 0.95 0.02 0.05 undecided"""
+
+
+@pytest.mark.parametrize("row", INDEXES.splitlines())
+def test_an_index_verdict_that_is_about_the_machine_is_undecided_unless_the_index_is_another_one(row: str) -> None:
+    """1 − 0.05 · 2.5 is below 0.9."""
+    verdict, low, here, there, expected = row.split()
+    loss = machine.MachineLoss(
+        n_images=16, machine="this CPU", by="exact int8 sums", here=float(here), there=float(there)
+    )
+    measured = index_report(verdict, float(low))
+    report = on_another_machine(measured, loss)
     assert report.verdict == expected
-    assert (report.reasons[:1] != () and report.reasons[0].id == "runtime_differs") is (expected == "undecided")
+    assert ("runtime_differs" in [reason.id for reason in report.reasons[:1]]) is (expected == "undecided")
     assert ("machine", loss.text) in list(report.rows())
-
-
-def test_an_index_of_another_model_stays_so_on_every_machine() -> None:
-    loss = machine.MachineLoss(n_images=16, machine="this CPU", by="exact int8 sums", here=0.05, there=0.001)
-    report = index_report("re-embed", 0.8).because("other_index", "undecided", "other vectors")
-    found = on_another_machine(report, loss)
-    assert [reason.id for reason in found.reasons] == [reason.id for reason in report.reasons]
+    other = measured.because("other_index", "undecided", "other vectors")
+    assert on_another_machine(other, loss).reasons == other.reasons
 
 
 @pytest.mark.usefixtures("here")
@@ -294,15 +289,12 @@ def test_sums_saturate_on_an_emulated_cpu_without_vnni_and_not_in_its_reference_
     options()
     command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", EMULATED]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    execution = Execution.model_validate_json(done.stdout)
+    execution: Any = Execution.model_validate_json(done.stdout)
     run = execution.reference
-    assert execution.int8_sums is not None
-    assert run is not None
     # 64 products 255 · 127 in pairs that end at 32767: 32 · 32767 / (64 · 255 · 127)
     assert execution.int8_sums.plain == pytest.approx(32767 / (2 * 255 * 127))
     assert execution.int8_sums.exact == 1
     assert run.by == "exact int8 sums"
     assert run.floor == pytest.approx(1, abs=1e-6)
-    assert run.worst_cosine is not None
     assert run.worst_cosine < 0.99
     assert run.exceeds_rounding

@@ -16,7 +16,7 @@ from PIL import Image
 from robustcheck_onnx.exporters import ExportError, contract
 from robustcheck_onnx.exporters.files import ExportRecord
 from robustcheck_onnx.exporters.run import run
-from support import PHOTOS, Fields
+from support import PHOTOS, Fields, lookup
 
 FACTORIES = """
 import logging, sys, warnings
@@ -128,6 +128,26 @@ def outputs_of(path: Path, images: Any) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+PREPROCESSING = {"size": [8, 8], "resize_mode": "squash", "resize_size": [8, 8], "interpolation": "bilinear"}
+PREPROCESSING |= {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+
+
+def with_contract(model: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
+    """Give a model a contract with `PREPROCESSING`."""
+    text = json.dumps(lookup.lookup_contract() | {"preprocessing": PREPROCESSING} | changes)
+    onnx.helper.set_model_props(model, {"robustcheck.contract": text})
+    return model
+
+
+def pixels(photos: list[Path]) -> contract.Array:
+    """Photos as a model with `PREPROCESSING` reads them."""
+    return np.asarray(images_of(photos, contract.checked_preprocessing(PREPROCESSING, "photos")))
+
+
+def represent(path: Path, images: contract.Array) -> contract.Array:
+    return np.asarray(outputs_of(path, images)["representation"])
 
 
 @contextmanager
