@@ -90,8 +90,14 @@ class Tried(NamedTuple):
     @property
     def holds(self) -> bool:
         """Whether the file keeps the vectors and the outlier features, by both arithmetics."""
+        return self.loses_at_most(1)
+
+    def loses_at_most(self, share: float) -> bool:
+        """Whether the file keeps the outlier features, and the vectors lose at most this share of what they may."""
+        cosine = 1 - share * (1 - MIN_COSINE)
+        recall = 1 - share * (1 - MIN_RECALL)
         return not self.fault and all(
-            kept.features >= self.n_features and kept.cosine >= MIN_COSINE and kept.recall >= MIN_RECALL
+            kept.features >= self.n_features and kept.cosine >= cosine and kept.recall >= recall
             for kept in (self.plain, self.exact)
         )
 
@@ -123,8 +129,13 @@ def asked_forms(name: str | None, precision: str) -> tuple[Form, ...]:
 
 
 def smallest(tried: Sequence[Tried]) -> Tried | None:
-    """Return the smallest file that holds on every CPU, None without one. Of equally small ones, the first."""
-    fit = [each for each in tried if each.holds and each.form.is_same_everywhere]
+    """Return the smallest file that holds on every CPU, None without one. Of equally small ones, the first.
+
+    Files that lose at most half of what they may are chosen before others: a comparison, which has bounds instead of
+    estimates, would find the others undecided.
+    """
+    same = [each for each in tried if each.form.is_same_everywhere]
+    fit = [each for each in same if each.loses_at_most(0.5)] or [each for each in same if each.holds]
     least = min((each.size_bytes for each in fit), default=0)
     return next((each for each in fit if each.size_bytes <= (1 + SAME_SIZE) * least), None)
 

@@ -46,7 +46,8 @@ of the Python API, on a file that its caller names:
 of `export`, which reads a model of one's own and judges nothing:
     exporters/contract:_tensor exporters/contract:file_digest exporters/contract:open_photo
     exporters/contract:weights_file exporters/files:_add_128 exporters/files:_parsed
-    exporters/files:halve exporters/files:quantise exporters/run: exporters/run:_lines exporters/run:_saved
+    exporters/files:halve exporters/files:quantise exporters/files:quantised
+    exporters/run: exporters/run:_lines exporters/run:_saved
     exporters/torch_models:read_checkpoint
 """
 """Under each reason MODULE:FUNCTION. A new place belongs behind the wall, or calls `thresholds.read_bytes`."""

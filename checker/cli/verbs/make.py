@@ -57,7 +57,8 @@ from . import AS_FOR_A_CHECK, Call, takes
         MODEL,
     ),
     parity_images=option(
-        "Photos on which the file is compared with the original, for int8-qdq at least 32. Default: the bundled ones.",
+        "Photos on which the file is compared with the original, for int8-qdq at least 32. Default: those of "
+        "--calibration-images if they are at least 48, else the bundled ones.",
         "PATH",
         IMAGES,
     ),
@@ -90,7 +91,14 @@ def export(
     The file contains its preprocessing and the names of its tensors.
     """
     from ....exporters.contract import INT8
-    from ....exporters.files import CALIBRATION_PHOTOS, MEASURED_PHOTOS, PARITY_PHOTOS, int8_sums
+    from ....exporters.files import (
+        CALIBRATION_PHOTOS,
+        FEWEST_CALIBRATION_PHOTOS,
+        FEWEST_MEASURED_PHOTOS,
+        MEASURED_PHOTOS,
+        PARITY_PHOTOS,
+        int8_sums,
+    )
     from ....exporters.forms import NoFormError
     from ....exporters.run import run
     from ...isolation import tell_stage
@@ -101,10 +109,14 @@ def export(
     if preprocess is not None:
         preprocessing = stated_preprocessing(preprocess)
     calibrated = precision == "int8-qdq" or calibration_images is not None
-    photos = _photo_files("parity", parity_images, MEASURED_PHOTOS if calibrated else 8)
-    calibration = []
+    calibration: list[Path] = []
     if calibrated:
         calibration = _photo_files("calibration", calibration_images, CALIBRATION_PHOTOS + MEASURED_PHOTOS)
+    enough = len(calibration) >= FEWEST_MEASURED_PHOTOS + FEWEST_CALIBRATION_PHOTOS
+    if enough and parity_images is None:
+        photos = calibration[:MEASURED_PHOTOS]
+    else:
+        photos = _photo_files("parity", parity_images, MEASURED_PHOTOS if calibrated else 8)
     others = f"-o {quoted(out)}"
     if precision != "fp32":
         others = f"--precision {quoted(precision)} {others}"
