@@ -253,7 +253,7 @@ class Settings:
     )
     save_representations: str | None = row(
         None, "Also write the measured representations to this file (.npz). "
-        "robustcheck_onnx.load_representations reads it.", "FILE", OUTPUT, ONLY_TYPED, "it is for the command line",
+        "In Python, load_representations reads it.", "FILE", OUTPUT, ONLY_TYPED, "it is for the command line",
     )
     quiet: int = row(
         0, "One line per model instead of the report, and no progress. -qq: no output.", None, OUTPUT, HARMLESS,

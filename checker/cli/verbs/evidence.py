@@ -66,7 +66,7 @@ TrustConfig = Annotated[
     output=output_of(FORMS),
     certificate_identity=option(
         "Who must have signed, in place of a key: the mail address or URI in the certificate, exactly as it is there; "
-        "needs --certificate-oidc-issuer (extra `keyless`).",
+        "needs the URL of its identity provider, too (extra `keyless`).",
         "NAME",
         VERDICT,
     ),
