@@ -42,7 +42,7 @@ class Verbs(typer.Typer):
 
     def __init__(self, *, name: str, help: str, **settings: Any) -> None:  # typer's word
         super().__init__(
-            name=name, help=help, context_settings={"help_option_names": ["-h", "--help", ALL]}, **settings
+            name=name, help=help, cls=Group, context_settings={"help_option_names": ["-h", "--help", ALL]}, **settings
         )
 
     def verb(
@@ -57,17 +57,29 @@ class Verbs(typer.Typer):
         return self.command(name, cls=Verb, epilog=epilog, rich_help_panel=panel)
 
 
+def _named(option: TyperOption | None) -> TyperOption | None:
+    """Let the option `--help` name `--help-all`. Its names get an order: typer's is that of a set."""
+    if option is not None:
+        option.help = f"Show this help; {ALL}: every option."
+        option.metavar = ""
+        option.opts.sort(key=len)
+    return option
+
+
+class Group(TyperGroup):
+    """A group of verbs, or the whole app."""
+
+    def get_help_option(self, ctx: Context) -> TyperOption | None:
+        """Return the option `--help`."""
+        return _named(super().get_help_option(ctx))
+
+
 class Verb(TyperCommand):
     """A verb whose `--help` shows the options that are typed most, and whose `--help-all` shows every one."""
 
     def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """Return the option `--help`, which names `--help-all`."""
-        shown = super().get_help_option(ctx)
-        if shown is not None:
-            shown.help = f"Show this help; {ALL}: every option."
-            shown.metavar = ""
-            shown.opts.sort(key=len)  # typer's order is that of a set
-        return shown
+        """Return the option `--help`."""
+        return _named(super().get_help_option(ctx))
 
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Print the help in typer's look (called by `--help`)."""
