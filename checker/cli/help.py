@@ -66,12 +66,24 @@ def _named(option: TyperOption | None) -> TyperOption | None:
     return option
 
 
+def _colour_terminals_alone() -> None:
+    """Let typer colour the help of a terminal only. Typer itself colours what goes to a pipe on GitHub, too."""
+    from typer import rich_utils
+
+    rich_utils.FORCE_TERMINAL = None
+
+
 class Group(TyperGroup):
     """A group of verbs, or the whole app."""
 
     def get_help_option(self, ctx: Context) -> TyperOption | None:
         """Return the option `--help`."""
         return _named(super().get_help_option(ctx))
+
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Print the help in typer's look (called by `--help`)."""
+        _colour_terminals_alone()
+        super().format_help(ctx, formatter)
 
 
 class Verb(TyperCommand):
@@ -89,6 +101,7 @@ class Verb(TyperCommand):
             rare = [(name, row.help) for name, row in ROWS.items() if name not in SHORT]
             # an option with a help of its own stays
             shown.params = [param for param in self.params if (param.name, getattr(param, "help", "")) not in rare]
+        _colour_terminals_alone()
         TyperCommand.format_help(shown, ctx, formatter)
 
 

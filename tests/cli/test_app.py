@@ -57,6 +57,8 @@ def test_json_on_stdout_is_one_document_and_two_runs_differ_in_the_time_block_on
 
 def test_nothing_is_coloured_when_piped_unless_it_is_asked_for(run: Run) -> None:
     assert "\x1b[" not in run(PASS).stdout
+    for words in ("--help", "check --help"):
+        assert "\x1b[" not in run(words, GITHUB_ACTIONS="true").stdout
     assert "\x1b[" in run(f"{PASS} --color always", NO_COLOR="1", TERM="xterm").stdout
 
 
