@@ -15,9 +15,9 @@ from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND, option
 from .process import run
 from .verbs import evidence, look_up, make, questions
 
-VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
-COMPARED = VERDICT_CODES.replace("0 PASS · 1 WARN", "0 what --require names holds (by default PASS) · 1 it does not")
-INFORMATION = "Exit codes: 0 measured, which is not a PASS · 2 usage · 3 could not measure · 4 environment."
+VERDICT_CODES = "Exit codes: 0 PASS | 1 WARN | 2 usage | 3 could not assess | 4 environment | 70 internal error. "
+COMPARED = VERDICT_CODES.replace("0 PASS | 1 WARN", "0 what --require names holds (by default PASS) | 1 it does not")
+INFORMATION = "Exit codes: 0 measured, which is not a PASS | 2 usage | 3 could not measure | 4 environment."
 app = Verbs(
     name="robustcheck",
     help="Release gate for image encoders: checks an ONNX file for the outlier features of robust CLIP models.\n\n"
@@ -71,14 +71,14 @@ app.verb(
         "robustcheck export torch mypackage.models:make --preprocess preprocessing.json -o model.onnx",
         "robustcheck export onnx model.onnx --precision int8-qdq --calibration-images photos/ -o int8.onnx",
     ),
-    codes="Exit codes: 0 written, and it agrees with the original · 2 usage · 3 not exported · 4 environment.",
+    codes="Exit codes: 0 written, and it agrees with the original | 2 usage | 3 not exported | 4 environment.",
 )(make.export)
 app.verb(
     panel=FIRST,
     examples=("robustcheck verify report.json model.onnx --images photos/",),
-    codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS · 1 it agrees, but the verdict is WARN, "
-    "or nothing but the report supports it · 2 usage, or a report that is incomplete or of a newer robustcheck · 3 "
-    "something differs: the report does not hold · 4 environment.",
+    codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS | 1 it agrees, but the verdict is WARN, "
+    "or nothing but the report supports it | 2 usage, or a report that is incomplete or of a newer robustcheck | 3 "
+    "something differs: the report does not hold | 4 environment.",
 )(evidence.verify)
 app.verb(
     panel=FIRST, examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes")
@@ -87,7 +87,7 @@ app.verb(panel=FIRST, examples=("robustcheck demo",))(make.demo)
 app.verb(
     panel=FIRST,
     examples=("robustcheck doctor",),
-    codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is; the report says what to type.",
+    codes="Exit codes: 0 nothing is broken | 2 usage | 4 something is; the report says what to type.",
 )(look_up.doctor)
 app.verb(panel=UNDERSTAND, examples=("robustcheck scan model.onnx --images photos/",), codes=INFORMATION)(
     questions.scan
@@ -120,7 +120,7 @@ app.verb(
         "robustcheck calibrate --suite paper --images photos/ --plan",
         "robustcheck calibrate --suite mine.toml --images photos/ --out mine.json",
     ),
-    codes="Exit codes: 0 the profile is written · 2 usage · 3 a model failed: no profile, unless --allow-missing · "
+    codes="Exit codes: 0 the profile is written | 2 usage | 3 a model failed: no profile, unless --allow-missing | "
     "4 environment.",
 )(make.calibrate)
 app.add_typer(look_up.profiles, rich_help_panel=THRESHOLDS)

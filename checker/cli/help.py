@@ -1,7 +1,6 @@
-"""Show help, and explain a command line that typer refuses.
+"""State what help shows, and explain a command line that typer refuses.
 
-Typer's own help shows a type for every option, flags included, and examples last. `Verbs` is a typer app whose verbs
-show this help instead. Imports nothing heavy.
+The look of help is typer's own. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -11,30 +10,25 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
+from copy import copy
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from ..errors import UsageError
-from ..text import form_of, sentence_text
+from ..text import form_of
 from .command_line import CommandLine, Variables, Words, with_blanks
-from .options import FIRST, OPTION_PANELS, OPTIONS, OUTPUT, ROWS, VERB_PANELS, one_of
+from .options import ROWS, one_of
 
 if TYPE_CHECKING:
-    from rich.text import Text
-    from typer._click import Command as AnyCommand
-    from typer._click import Context, HelpFormatter, Parameter
+    from typer._click import Context, HelpFormatter
 
 EXAMPLE = "Example: "
-WIDEST = 100  # columns; longer lines are hard to read
-NAMES = 28  # columns at most for names of options; after a longer one its help starts on the next line
-INDENT = "  "
 ALL = "--help-all"
 SHORT = (
     *("images", "max_images", "preprocess", "tensor", "device", "fail_on", "waivers"),
@@ -44,7 +38,7 @@ SHORT = (
 
 
 class Verbs(typer.Typer):
-    """A typer app with this module's help. It may also be a group of verbs in one."""
+    """A typer app whose verbs state examples and exit codes. It may also be a group of verbs in one."""
 
     def __init__(self, *, name: str, help: str, **settings: Any) -> None:  # typer's word
         super().__init__(
@@ -56,149 +50,59 @@ class Verbs(typer.Typer):
     ) -> Callable[[Callable[..., int]], Callable[..., int]]:
         """Decorate a function as a verb.
 
-        name: None = the function's name. examples: command lines. codes: what its exit codes mean. panel: one of
-        `VERB_PANELS`, for a verb of the app itself.
+        name: None = the function's name. examples: command lines. codes: what its exit codes mean. panel: its heading
+        in the help of the app itself.
         """
-        epilog = "\n\n".join([*(f"{EXAMPLE}{example}" for example in examples), *([codes] if codes else [])])
-        return self.command(name, cls=Command, epilog=epilog, rich_help_panel=panel)
+        epilog = "\n\n".join([*(f"{EXAMPLE}{example}" for example in examples), codes])
+        return self.command(name, cls=Verb, epilog=epilog, rich_help_panel=panel)
 
 
-class _Shown:
-    """A verb or a group of verbs with this help."""
-
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Print the help on stdout (called by `--help`)."""
-        show(ctx.command, ctx)
-
-
-class Command(_Shown, TyperCommand):
-    """A verb."""
+def _named(option: TyperOption | None) -> TyperOption | None:
+    """Let the option `--help` name `--help-all`. Its names get an order: typer's is that of a set."""
+    if option is not None:
+        option.help = f"Show this help; {ALL}: every option."
+        option.metavar = ""
+        option.opts.sort(key=len)
+    return option
 
 
-class Group(_Shown, TyperGroup):
+def _colour_terminals_alone() -> None:
+    """Let typer colour the help of a terminal only. Typer itself colours what goes to a pipe on GitHub, too."""
+    from typer import rich_utils
+
+    rich_utils.FORCE_TERMINAL = None
+
+
+class Group(TyperGroup):
     """A group of verbs, or the whole app."""
 
+    def get_help_option(self, ctx: Context) -> TyperOption | None:
+        """Return the option `--help`."""
+        return _named(super().get_help_option(ctx))
 
-Panels = dict[str, list[tuple[str, str]]]
-"""by heading: the name of each argument, option or verb, and its help"""
-
-
-def show(command: AnyCommand, ctx: Context) -> None:
-    """Print the help of a verb or group. It is as wide as the terminal, `WIDEST` columns at most."""
-    from .output import ascii_only, console_for
-
-    console = console_for()
-    plain = ascii_only(console)
-    for line in lines(command, ctx, min(console.width, WIDEST) - (len("...") if plain else 0)):
-        console.print(sentence_text(line.plain, plain) if plain else line, soft_wrap=True, markup=False)
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Print the help in typer's look (called by `--help`)."""
+        _colour_terminals_alone()
+        super().format_help(ctx, formatter)
 
 
-def lines(command: AnyCommand, ctx: Context, width: int) -> list[Text]:
-    """Return the lines of a help text. Only a long word is wider than `width`."""
-    from rich.text import Text
+class Verb(TyperCommand):
+    """A verb whose `--help` shows the options that are typed most, and whose `--help-all` shows every one."""
 
-    help_lines = [Text(f"Usage: {usage(command, ctx)}", "bold"), Text()]
-    for paragraph in (command.help or "").split("\n\n"):
-        help_lines += [*map(Text, wrap(" ".join(paragraph.split()), width, break_on_hyphens=False)), Text()]
-    epilog = (command.epilog or "").split("\n\n")
-    examples = [text.removeprefix(EXAMPLE) for text in epilog if text.startswith(EXAMPLE)]
-    if examples:
-        help_lines.append(Text("Examples" if len(examples) > 1 else "Example", "bold"))
-        help_lines += [Text(line, "green") for example in examples for line in folded(example, width)]
-        help_lines.append(Text())
-    for some in panels(command, ctx):
-        column = min(max(len(name) for rows in some.values() for name, _ in rows), NAMES) + 2
-        for title, rows in some.items():
-            help_lines.append(Text(title, "bold"))
-            for name, text in rows:
-                texts = wrap(text, max(width - column - len(INDENT), 20), break_on_hyphens=False) or [""]
-                is_short = len(name) <= column - 2
-                help_lines.append(Text.assemble(INDENT, (name, "cyan")))
-                if is_short:
-                    help_lines[-1].append(" " * (column - len(name)) + texts.pop(0))
-                help_lines += [Text(INDENT + " " * column + text) for text in texts]
-            help_lines.append(Text())
-    for text in epilog:
-        if text and not text.startswith(EXAMPLE):
-            help_lines += [*map(Text, wrap(text, width)), Text()]
-    return help_lines[:-1]
+    def get_help_option(self, ctx: Context) -> TyperOption | None:
+        """Return the option `--help`."""
+        return _named(super().get_help_option(ctx))
 
-
-def usage(command: AnyCommand, ctx: Context) -> str:
-    """Return the usage of a verb. It is its path, `[OPTIONS]`, its arguments."""
-    if isinstance(command, TyperGroup):
-        return f"{ctx.command_path} COMMAND …"
-    arguments = [param for param in command.get_params(ctx) if isinstance(param, TyperArgument)]
-    names = [_argument(a) if a.required else f"[{_argument(a)}]" for a in arguments]
-    return " ".join([ctx.command_path, "[OPTIONS]", *names])
-
-
-def folded(example: str, width: int) -> list[str]:
-    """Fold a command line for the shell. A shell takes the lines for one; it breaks before options only."""
-    words = example.replace(" -", "\0-").split("\0")
-    rows = [f"{INDENT}{words[0]}"]
-    for word in words[1:]:
-        if len(rows[-1]) + len(word) + 3 <= width:  # a blank before, and ` \` after
-            rows[-1] += f" {word}"
-        else:
-            rows[-1] += " \\"
-            rows.append(f"{INDENT * 3}{word}")
-    return rows
-
-
-def panels(command: AnyCommand, ctx: Context) -> list[Panels]:
-    """Return the panels of a verb or group. They are arguments and options, or verbs and options; none is empty.
-
-    Names of the panels in one list are in one column.
-    """
-    line = getattr(ctx.find_root().obj, "line", None)
-    is_whole = line is None or ALL in line.words
-    hidden = {} if is_whole else {name: ROWS[name].help for name in ROWS.keys() - {*SHORT}}  # one with its own is shown
-    verbs: Panels = {title: [] for title in VERB_PANELS}
-    options: Panels = {title: [] for title in ("Arguments", *OPTION_PANELS)}
-    for verb in command.commands.values() if isinstance(command, TyperGroup) else ():
-        verbs[getattr(verb, "rich_help_panel", None) or FIRST].append((verb.name or "", summary(verb)))
-    for param in command.get_params(ctx):
-        if isinstance(param, TyperArgument):
-            options["Arguments"].append((_argument(param), about(param)))
-        elif isinstance(param, TyperOption) and hidden.get(str(param.name)) != param.help:
-            last = OUTPUT if options[OUTPUT] and ALL in param.opts else OPTIONS  # typer's own option
-            names = ", ".join(sorted(param.opts, key=len))
-            indent = "" if len(names.partition(",")[0]) == 2 else " " * 4  # below `-o, `
-            other = "".join(f" / {name}" for name in param.secondary_opts)
-            row = (f"{indent}{names}{other}{value_of(param)}", about(param))
-            options[param.rich_help_panel or last].append(row)
-    shown = [{title: rows for title, rows in some.items() if rows} for some in (verbs, options)]
-    return [some for some in shown if some]
-
-
-def summary(command: AnyCommand) -> str:
-    """Return the first paragraph of a verb's help."""
-    return " ".join((command.help or "").split("\n\n")[0].split())
-
-
-def about(param: TyperArgument | TyperOption) -> str:
-    """Return the help of an argument or option. It has the default where there is one."""
-    text = " ".join((param.help or "").split())
-    if ALL in param.opts:
-        return f"Show this help; {ALL}: every option."
-    if isinstance(param, TyperOption) and param.required:
-        return f"{text} (required)"
-    default = param.default
-    hidden = default in (None, "") or isinstance(default, bool) or getattr(param, "count", False)
-    return text if hidden or not param.show_default else f"{text} [default: {default}]"
-
-
-def _argument(param: TyperArgument) -> str:
-    name = param.metavar or (param.name or "").upper()
-    return name if param.nargs == 1 or name.endswith(("...", "…")) else f"{name}…"
-
-
-def value_of(param: Parameter) -> str:
-    """Return what follows an option's name. It is nothing for a flag, else a blank and the name of its value."""
-    if not isinstance(param, TyperOption) or param.is_flag or param.count:
-        return ""
-    return f" {param.metavar or (param.name or '').upper()}"
+    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Print the help in typer's look (called by `--help`)."""
+        line = getattr(ctx.find_root().obj, "line", None)
+        shown = copy(self)
+        if line is not None and ALL not in line.words:
+            rare = [(name, row.help) for name, row in ROWS.items() if name not in SHORT]
+            # an option with a help of its own stays
+            shown.params = [param for param in self.params if (param.name, getattr(param, "help", "")) not in rare]
+        _colour_terminals_alone()
+        TyperCommand.format_help(shown, ctx, formatter)
 
 
 def _by_word(words_of: Variables) -> dict[str, str]:
@@ -325,8 +229,13 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
 
 
 def _described(param: Any) -> str:
-    """Return an option with its value and help."""
-    return f"{max(param.opts, key=len)}{value_of(param)}: {about(param)}"
+    """Return an option with its value, its help, and its default where it has one."""
+    value = f" {param.metavar}" if param.metavar else ""
+    text = f"{max(param.opts, key=len)}{value}: {param.help}"
+    if isinstance(param, TyperOption) and param.required:
+        return f"{text} (required)"
+    no_default = param.default in (None, "") or isinstance(param.default, bool) or getattr(param, "count", False)
+    return text if no_default or not param.show_default else f"{text} [default: {param.default}]"
 
 
 def _command(*words: str) -> str:

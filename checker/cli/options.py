@@ -28,12 +28,9 @@ if TYPE_CHECKING:
     from ..verdict.gate import Waiver
 
 
-OPTIONS = "Options"
 IMAGES, MODEL, VERDICT, OUTPUT, SPEED, LIMITS, CI = "Images", "Model", "Verdict", "Output", "Speed", "Limits", "CI"
 VECTORS = "Index of vectors"
-OPTION_PANELS = (OPTIONS, IMAGES, MODEL, VERDICT, VECTORS, OUTPUT, SPEED, LIMITS, CI)
 FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP = "Commands", "Look closer", "Thresholds", "Sign and register", "Set-up"
-VERB_PANELS = (FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP)
 FORMATS = ("terminal", "json")
 Values = dict[str, Any]
 Several = list[str] | None
@@ -50,8 +47,8 @@ ONLY_TYPED: Final = "only typed"
 
 
 def option(help: str, metavar: str | None = None, panel: str | None = None, *names: str, **more: Any) -> Any:
-    """Return an option as typer has it."""
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, **more)
+    """Return an option as typer has it. metavar: None for a flag, whose help then shows no type."""
+    return typer.Option(*names, help=help, metavar=metavar or "", rich_help_panel=panel, **more)
 
 
 def argument(help: str, metavar: str, *, show_default: bool = False, **more: Any) -> Any:
@@ -256,7 +253,7 @@ class Settings:
     )
     save_representations: str | None = row(
         None, "Also write the measured representations to this file (.npz). "
-        "robustcheck_onnx.load_representations reads it.", "FILE", OUTPUT, ONLY_TYPED, "it is for the command line",
+        "In Python, load_representations reads it.", "FILE", OUTPUT, ONLY_TYPED, "it is for the command line",
     )
     quiet: int = row(
         0, "One line per model instead of the report, and no progress. -qq: no output.", None, OUTPUT, HARMLESS,
@@ -307,11 +304,11 @@ class Settings:
         parser=_size,
     )
     config: str | None = row(
-        None, "Read settings from this file. Default: the nearest robustcheck.toml, or pyproject.toml with "
-        "[tool.robustcheck], in this folder or one above.", "FILE", CI, ONLY_TYPED, "it is for the command line",
+        None, "Read settings from this file. Default: the nearest robustcheck.toml, or pyproject.toml with a "
+        "table tool.robustcheck, in this folder or one above.", "FILE", CI, ONLY_TYPED, "it is for the command line",
     )
     isolated: bool = row(
-        False, "Read no settings file and no ROBUSTCHECK_… variables.", None, CI, ONLY_TYPED,
+        False, "Read no settings file and no ROBUSTCHECK_* variables.", None, CI, ONLY_TYPED,
         "it is for the command line",
     )
     strict: bool = row(

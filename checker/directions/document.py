@@ -110,6 +110,11 @@ class Analysis(Frozen):
     curves: tuple[Curve, ...]
     fewest: tuple[Fewest, ...]
 
+    @property
+    def twenty(self) -> Point:
+        """Return the point with the most important 20 % of the directions."""
+        return next(point for point in self.curves[0].points if point.percent == 20)
+
 
 class HeadFeature(Frozen):
     """A feature of the representation."""
@@ -249,7 +254,7 @@ def spectrum_notes(raw: Analysis) -> list[str]:
 def summary_of(raw: Analysis) -> str:
     """What was found, in two sentences."""
     first, last = raw.top[0].share.estimate, raw.top[-1]
-    twenty = next(point for point in raw.curves[0].points if point.percent == 20)
+    twenty = raw.twenty
     keeps = raw.fewest[-1]
     rank, same = number_text(raw.effective_rank.estimate), twenty.same
     return (
@@ -267,7 +272,7 @@ SPECTRUM_POINTS = 11  # of the curve of the importance
 def document_of(report: DirectionsReport) -> Document:
     """Return the document of a head's directions."""
     model, images, raw = report.model, report.images, report.raw
-    twenty = next(point for point in raw.curves[0].points if point.percent == 20)
+    twenty = raw.twenty
     analyses = {"raw": raw, "class mean removed": report.centred}
     first = (count_text(report.n_images, "image"), name(images.source))
     not_compared, difference = "not compared: the head is not the model's own", model.score_difference

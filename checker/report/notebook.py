@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import PurePath
 from textwrap import wrap
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from ...thresholds.profile import STATISTICS, Profile
 from ..errors import EnvironmentFaultError, install_hint
@@ -152,7 +152,7 @@ PANEL = (4.2, 3.6)  # inches
 NAN = float("nan")
 
 
-def figure(title: str, n_panels: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
+def figure(title: str, n_panels: int) -> tuple[Figure, list[Axes]]:
     """Make an empty figure of panels.
 
     They are next to each other; a notebook shows the figure once, as the value of the cell.
@@ -162,7 +162,7 @@ def figure(title: str, n_panels: int, rows: int = 1) -> tuple[Figure, list[Axes]
     """
     pyplot = _library("matplotlib.pyplot", "a plot needs it", install_hint("plot"))
     drawing, axes = pyplot.subplots(
-        rows, n_panels, figsize=(PANEL[0] * n_panels, PANEL[1] * rows), layout="constrained", squeeze=False
+        1, n_panels, figsize=(PANEL[0] * n_panels, PANEL[1]), layout="constrained", squeeze=False
     )
     pyplot.close(drawing)  # else a notebook shows it twice
     lines = wrap(printable(title), 36 * n_panels)
@@ -250,47 +250,3 @@ def plain_logarithm(axes: Axes, which: Literal["x", "y"]) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-class Point(NamedTuple):
-    """A layer of a scan."""
-
-    kurtosis: float | None
-    error: float | None
-    """standard error over images"""
-    top3_share: float | None
-    n_persistent: int
-    kind: str
-
-
-def depth_figure(title: str, layers: Sequence[Point]) -> Figure:
-    """Draw a scan over depth. It shows kurtosis, and the share of the three strongest features.
-
-    Args:
-        title: model and images.
-        layers: in the order of the graph; the representation last.
-    """
-    drawing, (kurtosis, share) = figure(title, 2)
-    places = range(1, len(layers) + 1)
-    values = [NAN if layer.kurtosis is None else layer.kurtosis for layer in layers]
-    errors = [0.0 if layer.error is None else layer.error for layer in layers]
-    kurtosis.errorbar(places, values, errors, color=WITH, marker=".", zorder=1, label="mean over images ± its SE")
-    shares = [NAN if layer.top3_share is None else layer.top3_share for layer in layers]
-    share.plot(places, shares, color=WITH, marker=".", zorder=1)
-    persistent = [index for index, layer in enumerate(layers) if layer.n_persistent]
-    if persistent:
-        for axes, heights in ((kurtosis, values), (share, shares)):
-            axes.scatter(
-                [places[index] for index in persistent], [heights[index] for index in persistent],
-                color=OWN, marker="D", zorder=2, label="persistent outlier features",
-            )  # fmt: skip
-    kurtosis.set(title="activation kurtosis", ylabel="kurtosis")
-    low, high = kurtosis.get_ylim()
-    if low <= 0 or high / low > 3:
-        plain_logarithm(kurtosis, "y")
-    share.set(title="share of the three strongest features", ylabel="share of z⁴", ylim=(0, 1.05))
-    for axes in (kurtosis, share):
-        axes.locator_params(axis="x", integer=True)
-        axes.set_xlabel(f"layer (1 to {len(layers)}; the last is the {layers[-1].kind if layers else 'last'})")
-    kurtosis.legend(fontsize="small")
-    return drawing

@@ -196,10 +196,43 @@ class ScanReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
         """
-        measured = [(layer.statistics, layer.kind) for layer in self.layers]
-        points = [notebook.Point(s.kurtosis, s.kurtosis_se, s.top3_share, s.n_persistent, kind) for s, kind in measured]
-        counts = f"{count_text(len(points), 'layer')} · {count_text(self.images.n_usable, 'image')}"
-        return notebook.depth_figure(f"scan · {PurePath(self.model.file).name} · {counts}", points)
+        counts = f"{count_text(len(self.layers), 'layer')} · {count_text(self.images.n_usable, 'image')}"
+        return _depth_figure(f"scan · {PurePath(self.model.file).name} · {counts}", self.layers)
+
+
+def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
+    """Draw a scan over depth: the kurtosis, and the share of the three strongest features.
+
+    Args:
+        title: model and images.
+        layers: in the order of the graph; the representation last.
+    """
+    drawing, (kurtosis, share) = notebook.figure(title, 2)
+    statistics = [layer.statistics for layer in layers]
+    places = range(1, len(layers) + 1)
+    values = [notebook.NAN if s.kurtosis is None else s.kurtosis for s in statistics]
+    errors = [0.0 if s.kurtosis_se is None else s.kurtosis_se for s in statistics]
+    spread = "mean over images ± its SE"
+    kurtosis.errorbar(places, values, errors, color=notebook.WITH, marker=".", zorder=1, label=spread)
+    shares = [notebook.NAN if s.top3_share is None else s.top3_share for s in statistics]
+    share.plot(places, shares, color=notebook.WITH, marker=".", zorder=1)
+    persistent = [index for index, s in enumerate(statistics) if s.has_outliers]
+    if persistent:
+        for axes, heights in ((kurtosis, values), (share, shares)):
+            axes.scatter(
+                [places[index] for index in persistent], [heights[index] for index in persistent],
+                color=notebook.OWN, marker="D", zorder=2, label="persistent outlier features",
+            )  # fmt: skip
+    kurtosis.set(title="activation kurtosis", ylabel="kurtosis")
+    low, high = kurtosis.get_ylim()
+    if low <= 0 or high / low > 3:
+        notebook.plain_logarithm(kurtosis, "y")
+    share.set(title="share of the three strongest features", ylabel="share of z⁴", ylim=(0, 1.05))
+    for axes in (kurtosis, share):
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel(f"layer (1 to {len(layers)}; the last is the {layers[-1].kind})")
+    kurtosis.legend(fontsize="small")
+    return drawing
 
 
 def summary(layers: Sequence[Layer], begins: int | None) -> str:
@@ -232,6 +265,7 @@ def _first(features: Sequence[PersistentFeature], count: int, rows: str) -> str:
 
 
 IN_A_LIST = 8  # features or places named in a list
+NAMED = 3  # features in a cell of the table
 _ByName = dict[str, list[tuple[int, float, float]]]
 """By the name of a feature, or of a feature at a place: layer number, share of the rows or images, largest value."""
 
@@ -325,12 +359,12 @@ def _number(value: float | None) -> str:
     return number_text(value, missing="–")
 
 
-def persistent_text(measured: LayerStatistics, named: int = 3) -> str:
+def persistent_text(measured: LayerStatistics) -> str:
     """Return the layer's persistent outlier features. The most frequent comes first; "–" where there is none."""
     if not measured.n_persistent:
         return "–"
-    more = measured.n_persistent - named
-    first = ", ".join(str(feature.feature) for feature in measured.persistent[:named])
+    more = measured.n_persistent - NAMED
+    first = ", ".join(str(feature.feature) for feature in measured.persistent[:NAMED])
     return f"{first} + {more} more" if more > 0 else first
 
 

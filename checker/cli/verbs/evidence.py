@@ -66,7 +66,7 @@ TrustConfig = Annotated[
     output=output_of(FORMS),
     certificate_identity=option(
         "Who must have signed, in place of a key: the mail address or URI in the certificate, exactly as it is there; "
-        "needs --certificate-oidc-issuer (extra `keyless`).",
+        "needs the URL of its identity provider, too (extra `keyless`).",
         "NAME",
         VERDICT,
     ),
@@ -272,8 +272,8 @@ def log(
 
 @mlflow.verb(
     examples=("robustcheck mlflow gate encoder 3 report.json --alias champion",),
-    codes="Exit codes: 0 open: verified, PASS · 1 closed: WARN, nothing but the report supports the "
-    "PASS, bundled photos, or a synthetic model · 2 usage · 3 closed: the report is not about this file · 4 the server "
+    codes="Exit codes: 0 open: verified, PASS | 1 closed: WARN, nothing but the report supports the "
+    "PASS, bundled photos, or a synthetic model | 2 usage | 3 closed: the report is not about this file | 4 the server "
     "does not answer.",
 )
 @takes(

@@ -182,7 +182,7 @@ profiles = Verbs(name="profiles", help="Show the thresholds of PASS, their basis
 
 
 @profiles.verb("list", examples=("robustcheck profiles list mine.json",))
-@takes("color", "debug", files=argument("Further profile files.", "PROFILE…", show_default=True))
+@takes("color", "debug", files=argument("Further profile files.", "PROFILE", show_default=True))
 def list_profiles(call: Call, files: Several = None, output: Output = "terminal") -> int:
     """List the packaged profiles, and the files that you name."""
     from ....thresholds.profile import PACKAGED

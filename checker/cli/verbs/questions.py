@@ -24,7 +24,7 @@ Baseline = Annotated[
     models=argument(
         "ONNX files, folders (every .onnx file below), quoted globs, or addresses: hf://org/repo, "
         "models:/name/3 and others. The last argument may be the photos, instead of --images.",
-        "MODEL.onnx...",
+        "MODEL.onnx",
     ),
 )
 def check(call: Call, models: Several = None) -> int:
@@ -256,7 +256,7 @@ def scan(call: Question, model: Model, block: Several = None) -> int:
         "[NAME=]PATH",
         IMAGES,
     ),
-    more=argument("Further sets of the one kind that is given.", "[NAME=]PATH…"),
+    more=argument("Further sets of the one kind that is given.", "[NAME=]PATH"),
     classes=option(
         "What labels mean: imagenet, imagenet-r, imagenet-a, names (of the file's contract), sorted (class "
         "folders in order), or a JSON file that maps labels to class indices. With NAME= for one set only. "
