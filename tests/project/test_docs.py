@@ -15,7 +15,7 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.text import HOME
-from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.reasons import INDEX_REASONS, RULES
 from robustcheck_onnx.thresholds import profile
 from support import BIN, PHOTOS, ROOT, Capture, Patch, Place, read_text, repository, robustcheck
 from support.repository import load
@@ -194,7 +194,9 @@ def test_every_reason_can_be_explained_in_lines_that_fit(capsys: Capture, monkey
         assert robustcheck("explain", name) == 0
         title, *lines = capsys.readouterr().out.splitlines()
         assert title == f"{name}: {rule.title} ({rule.kind})"
-        assert " ".join(filter(None, lines)) == f"{rule.explanation} Next step: {rule.next_step}"
+        of_index = " ".join(INDEX_REASONS.get(name, ())).strip()
+        said = f"{rule.explanation} Next step: {rule.next_step}" + f" Of an index verdict: {of_index}" * bool(of_index)
+        assert " ".join(filter(None, lines)) == said
         assert max(map(len, lines)) <= width
 
 
