@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 from ..evidence import Interval, Origin
 from ..text import MIB, Texts, count_text, frozen, name_text, number_text, short_digest, short_provider
 from ..verdict.rule import Reason, steps_text
-from .forms import origin_text, preprocessing_text
+from .forms import TENSORS, origin_text, preprocessing_text
 from .record import Report, Time, to_json
 
 if TYPE_CHECKING:
@@ -304,7 +304,6 @@ def document_of(report: Any) -> Document:
     return document
 
 
-TENSORS = "none: the images were given as preprocessed tensors"
 _STOPPED = {  # why the run stopped, on the page and behind a count in the terminal
     "decided": ("as soon as the evidence decided", " until decided"),
     "all images": ("after all images", ""),

@@ -245,6 +245,17 @@ def claim_text(report: Report) -> str:
     return printable(f"preprocessing stated only by {origin or 'an option'}")
 
 
+TENSORS = "none: the images were given as preprocessed tensors"
+
+
+def pixels_text(report: Report) -> str:
+    """Write the normalisation and what states it. Tensors came without one."""
+    preprocessing = report.evidence.preprocessing
+    if preprocessing.source == "tensors":
+        return TENSORS
+    return f"{normalisation_text(preprocessing.preprocessing)}, {origin_text(preprocessing)}"
+
+
 def origin_text(preprocessing: PreprocessingFacts) -> str:
     """Write what states a preprocessing."""
     origin = preprocessing.origin or preprocessing.source

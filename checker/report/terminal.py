@@ -26,7 +26,6 @@ from ..verdict.reasons import KINDS, RULES
 from ..verdict.rule import Reason
 from . import forms
 from .document import (
-    TENSORS,
     Block,
     Cell,
     Chart,
@@ -424,11 +423,8 @@ def document_of(report: Report) -> Document:
 
 def _pixels(report: Report) -> Words:
     """Return the line on the preprocessing, with what states it. An assumed one is a warning."""
-    preprocessing = report.evidence.preprocessing
-    if preprocessing.source == "tensors":
-        return TENSORS
-    text = f"{forms.normalisation_text(preprocessing.preprocessing)}, {forms.origin_text(preprocessing)}"
-    return Cell(text, "warn") if preprocessing.source == "assumed" else text
+    text = forms.pixels_text(report)
+    return Cell(text, "warn") if report.evidence.preprocessing.source == "assumed" else text
 
 
 def _verdict_cell(report: Report) -> Cell:

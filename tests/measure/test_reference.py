@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.runtime.devices import int8_sums
 from robustcheck_onnx.checker.verdict.gate import reference_notes
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import load
-from support import Capture, but, read_json, robustcheck
+from support import Capture, Patch, but, read_json, robustcheck
 from support.onnx_models import build, graph, save
 from support.reports import interval, passing
 
@@ -298,3 +298,18 @@ def test_sums_saturate_on_an_emulated_cpu_without_vnni_and_not_in_its_reference_
     assert run.floor == pytest.approx(1, abs=1e-6)
     assert run.worst_cosine < 0.99
     assert run.exceeds_rounding
+
+
+@pytest.mark.usefixtures("here")
+def test_the_session_of_a_large_file_is_closed_before_the_reference_opens_its_own(monkeypatch: Patch) -> None:
+    written(FORMS["MatMulInteger"])
+    opened = open_job(Job(Path("m.onnx"), options()))
+    (runner,) = opened.runners
+    pixels = default_rng(3).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    first = FirstImages()
+    first.add(list(pixels), runner.represent(pixels))
+    monkeypatch.setattr(reference, "LARGE_BYTES", 0)
+    (found,) = reference.reference_runs(opened, first)
+    assert found is not None
+    assert found.run.cosine == pytest.approx(1, abs=1e-6)
+    assert not hasattr(runner, "_session")
