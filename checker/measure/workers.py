@@ -423,7 +423,7 @@ class _Crew:
         if not self.actors:
             raise EnvironmentFaultError(
                 f"Ray: a worker can't be started ({why}); every node needs the same robustcheck-onnx",
-                f"{install_hint('ray')}, on every node",
+                install_hint("ray"),
             )
 
     def _name(self, worker: int) -> str:
