@@ -295,6 +295,14 @@ class NotReadError(CannotAssessError):
     """A file whose reading process failed. It ended, took too long, or gave no answer: nothing is known of the file."""
 
 
+def too_slow(about: str, timeout_s: float) -> NotReadError:
+    """Return the error of a model that took longer than its limit of time."""
+    return NotReadError(
+        f"{about}: reading and measuring it took longer than {timeout_s:g} s, its limit of time (--timeout)",
+        f"--timeout {2 * timeout_s:g}, or --max-images for a smaller set",
+    )
+
+
 def unreadable(about: str) -> NotReadError:
     """Return the error of a child with a wrong answer. What it read has broken it."""
     return NotReadError(
@@ -399,10 +407,7 @@ class _Child:
         about, timeout_s, memory_bytes = self._about, self._limits.timeout_s, self._limits.memory_bytes
         if timeout_s is not None and time.monotonic() - self._started_s > timeout_s:
             self._process.kill()
-            raise NotReadError(
-                f"{about}: reading and measuring it took longer than {timeout_s:g} s, its limit of time (--timeout)",
-                f"--timeout {2 * timeout_s:g}, or --max-images for a smaller set",
-            )
+            raise too_slow(about, timeout_s)
         if memory_bytes is not None and (used_bytes := _own_bytes(self._process.pid)) > memory_bytes:
             self._process.kill()
             raise EnvironmentFaultError(

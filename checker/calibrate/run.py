@@ -31,7 +31,7 @@ from ...thresholds.tables import TENSORS, Measured, Result, rounded
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..evidence import Evidence, Options
 from ..images.source import digest_of_set, open_images
-from ..isolation import NO_LIMITS, Limits, Progress, tell_stage
+from ..isolation import LOG, NO_LIMITS, Limits, Progress, tell_stage
 from ..measure.job import Job, Outcome
 from ..measure.workers import run_jobs
 from ..model.file import parse_contract, read_onnx
@@ -62,7 +62,7 @@ class Settings:
     workers: int | None = None
     address: str | None = None
     limits: Limits = NO_LIMITS
-    """of the measurement of each model, with the local engine"""
+    """of the measurement of each model; with Ray only the time"""
 
 
 @frozen
@@ -263,7 +263,7 @@ def measure(
         except RobustcheckError as fault:
             fail(task, fault)
     tell_stage(progress, f"measuring, 0 of {len(jobs)} models done")
-    for n_done, outcome in enumerate(_run(tuple(jobs), settings) if jobs else (), 1):
+    for n_done, outcome in enumerate(_run(tuple(jobs), settings, tell) if jobs else (), 1):
         tell_stage(progress, f"measuring, {n_done} of {len(jobs)} models done")
         for task in jobs[outcome.job]:
             if outcome.error is not None:
@@ -279,7 +279,7 @@ def measure(
     return failed
 
 
-def _run(jobs: tuple[Job, ...], settings: Settings) -> Iterator[Outcome]:
+def _run(jobs: tuple[Job, ...], settings: Settings, tell: Tell = LOG.warning) -> Iterator[Outcome]:
     return run_jobs(
         jobs,
         profiles.load(),
@@ -287,6 +287,7 @@ def _run(jobs: tuple[Job, ...], settings: Settings) -> Iterator[Outcome]:
         workers=settings.workers,
         address=settings.address,
         limits=settings.limits,
+        tell=tell,
     )
 
 

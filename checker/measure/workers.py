@@ -3,13 +3,16 @@
 Both engines cut a job's images into the same shards and merge them in the same order (`measure.run`), so they give the
 same numbers. The local engine measures one model a process; Ray spreads the shards of a model too.
 
-Ray starts the processes, assigns devices, restarts a killed actor and repeats its task. Here the cluster is reached or
-started, shards are assigned to actors, and their results are merged in order.
+Ray starts the processes and assigns devices. Here the cluster is reached or started, shards are assigned to actors, and
+their results are merged in order. A worker that is lost, alone or with its node, is replaced where the cluster has
+room, and its shard goes to another one. So a run goes on as long as one worker is left.
 """
 
 import copy
 import logging
+import math
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -18,10 +21,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from secrets import token_hex
@@ -32,13 +37,15 @@ from ...thresholds.profile import Profile
 from .. import isolation
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
 from ..evidence import Evidence
-from ..isolation import NO_LIMITS, Limits
+from ..isolation import LOG, NO_LIMITS, Limits, too_slow
 from ..runtime.devices import cpu_threads, parse_device
 from ..text import VERSION, frozen
 from . import run as measure
 from .job import TRIES, Facts, Job, Measurement, Outcome, conclude, died, merge, nothing_yet
 
 ENGINES: Final = ("local", "ray")
+TellLine = Callable[[str], None]
+"""takes a line about a worker that was lost or replaced"""
 
 
 def run_jobs(
@@ -49,6 +56,7 @@ def run_jobs(
     workers: int | None = None,
     address: str | None = None,
     limits: Limits = NO_LIMITS,
+    tell: TellLine = LOG.warning,
 ) -> Iterator[Outcome]:
     """Measure whole jobs and yield their outcomes. They come in any order.
 
@@ -61,10 +69,11 @@ def run_jobs(
         engine: local (processes of this machine, one model each) or ray (the extra `ray`).
         workers: processes; None = one for local; for ray one a GPU of the cluster, or one for every four cores.
         address: of a running Ray cluster; None = one on this machine for as long as this runs.
-        limits: of each job, of the local engine alone.
+        limits: of each job; with ray only the time, which runs while a worker is at the job.
+        tell: called in the caller's thread, with ray alone, while the next outcome is awaited.
 
     Raises:
-        UsageError: no such engine, less than one worker, an address without ray, limits with ray.
+        UsageError: no such engine, less than one worker, an address without ray, limits of memory or size with ray.
         EnvironmentFaultError: Ray is not installed, or its cluster can't be reached.
     """
     if engine not in ENGINES:
@@ -72,8 +81,10 @@ def run_jobs(
     if workers is not None and workers < 1:
         raise UsageError(f"--workers is {workers}; it must be at least 1", "--workers 1")
     if engine == "ray":
-        limits.refuse_here()
-        return run_on_ray(jobs, profile, workers=workers, address=address)
+        for option in replace(limits, timeout_s=None).given:
+            raise UsageError(f"{option} needs the local engine; Ray's has --timeout alone", "--engine local")
+        timeout_s = limits.timeout_s or math.inf
+        return run_on_ray(jobs, profile, workers=workers, address=address, timeout_s=timeout_s, tell=tell)
     if address is not None:
         raise UsageError(f"--ray-address is {address}; it needs the Ray engine", "--engine ray")
     return _run_local(jobs, profile, workers or 1, limits)
@@ -119,7 +130,7 @@ def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tu
 
 REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
 PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
-START_S: Final = 300  # for all workers of a cluster to be there; a cluster that grows takes minutes
+START_S: Final = 300  # for a worker to be there where none is; a cluster that grows takes minutes
 STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
 CORES_A_WORKER: Final = 4  # by default, without GPUs: more workers would hold the model more often, in as much memory
 ENVIRONMENT: Final = {  # Ray reads it when it is imported
@@ -235,42 +246,19 @@ def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wan
     )
 
 
-def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
-    """Wait for every worker and check its version.
-
-    Raises EnvironmentFaultError: one does not come or start, or holds another version.
-    """
-    calls = [handle.hello.remote() for handle in actors]
-    deadline = time.monotonic() + START_S
-    there: list[Any] = []
-    missing = calls
-    while missing and time.monotonic() < deadline and not stop.is_set():
-        there, missing = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE_S)
-    if missing:
-        raise EnvironmentFaultError(
-            f"Ray: number of workers that came within {START_S} s is {len(there)} of {len(calls)}; all are needed",
-            f"ray status, or --workers {max(1, len(there))}",
-        )
-    try:
-        theirs = set(ray.get(there))
-    except ray.exceptions.RayError as fault:
-        text = " ".join(str(fault).split())[-300:]
-        raise EnvironmentFaultError(
-            f"Ray: a worker can't be started ({text}); every node needs robustcheck-onnx", install_hint("ray")
-        ) from fault
-    ours = VERSION
-    if theirs != {ours}:
-        raise EnvironmentFaultError(
-            f"Ray: robustcheck-onnx is {', '.join(sorted(theirs))} on the nodes and {ours} here; they must be the same",
-            f"{install_hint('ray')}, the same on every node",
-        )
-
-
 HANDLER_S: Final = 0.05  # between two looks after the handler of SIGTERM
 AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in the driver's memory
 
 
-def run_on_ray(jobs: Sequence[Job], profile: Profile, *, workers: int | None, address: str | None) -> Iterator[Outcome]:
+def run_on_ray(
+    jobs: Sequence[Job],
+    profile: Profile,
+    *,
+    workers: int | None,
+    address: str | None,
+    timeout_s: float,
+    tell: TellLine,
+) -> Iterator[Outcome]:
     """Measure jobs with the Ray engine, as `workers.run_jobs`.
 
     Models and images must lie under the same paths on every node.
@@ -286,7 +274,7 @@ def run_on_ray(jobs: Sequence[Job], profile: Profile, *, workers: int | None, ad
     ray = import_ray(own_cluster=address is None)
     if address is not None and not ray.is_initialized():
         check_address(address)
-    return _run(ray, jobs, profile, workers, address)
+    return _run(ray, jobs, profile, workers, address, timeout_s, tell)
 
 
 _Result = Facts | tuple[Facts, Measurement] | RobustcheckError
@@ -304,9 +292,9 @@ class Worker:
         self._opened: measure.Opened | None = None
         self._facts: Facts | None = None
 
-    def hello(self) -> str:
-        """Return the version of the measuring code."""
-        return VERSION
+    def hello(self) -> tuple[str, str]:
+        """Return the version of the measuring code and the name of the machine."""
+        return VERSION, platform.node()
 
     def begin(self, number: int, job: Job) -> Facts | RobustcheckError:
         """Open job number `number` and try its model."""
@@ -343,13 +331,21 @@ class _Course:
     started: float = 0.0
     begun: bool = False
     facts: Facts | None = None
-    assigned: int = 0
+    measured_s: float = 0.0
+    """while a worker was at it; waiting for a worker does not count"""
+    todo: list[int] = field(default_factory=list)
+    """shards that no worker is at, in their order"""
     merged: int = 0
     early: dict[int, Measurement] = field(default_factory=dict)
     """shards that wait for one before them"""
+    losses: Counter[int] = field(default_factory=Counter)
+    """lost workers, by the shard that they were at"""
 
     def has_shard(self, ahead: int) -> bool:
-        return self.facts is not None and self.assigned < min(self.facts.n_shards, self.merged + ahead)
+        return bool(self.todo) and self.todo[0] < self.merged + ahead
+
+    def failed(self, error: RobustcheckError) -> Outcome:
+        return Outcome(self.job, (), error, time.perf_counter() - self.started)
 
 
 @frozen
@@ -360,21 +356,107 @@ class _Task:
     course: _Course
     shard: int
 
+    def __str__(self) -> str:
+        part = "the start" if self.shard < 0 else f"shard {self.shard + 1}"
+        return f"{part} of {self.course.job.model}"
+
+
+class _Crew:
+    """The workers of a run, by number. One that is lost is replaced as soon as the cluster has room."""
+
+    def __init__(self, ray: ModuleType, start: Callable[[], Any], n_workers: int, tell: TellLine) -> None:
+        """Start the workers. start: starts an actor and returns its handle."""
+        self._ray = ray
+        self._start = start
+        self._tell = tell
+        self._failures: Counter[int] = Counter()
+        self._machines: dict[int, str] = {}
+        self.n_workers = n_workers
+        self.actors: dict[int, Any] = {}
+        self.calls: dict[Any, int] = {}
+        """those that show whether a worker is there"""
+        self.idle: list[int] = []
+        for worker in range(n_workers):
+            self.replace(worker)
+
+    def replace(self, worker: int) -> None:
+        """Start a worker, after the end of the one with this number."""
+        if worker in self.actors:
+            self._ray.kill(self.actors[worker])
+        self.actors[worker] = self._start()
+        self._call(worker)
+
+    def _call(self, worker: int) -> None:
+        self.calls[self.actors[worker].hello.remote()] = worker
+
+    def lose(self, worker: int, what_follows: str) -> None:
+        """Report a lost worker and replace it.
+
+        Its node may have had others: idle ones get no task before they have answered again.
+        """
+        self._tell(f"lost {self._name(worker)}: {what_follows}")
+        self.replace(worker)
+        while self.idle:
+            self._call(self.idle.pop())
+
+    def answered(self, call: Any) -> None:
+        """Take in a worker that is there; replace one that is not.
+
+        Raises EnvironmentFaultError: the last one can't be started, or holds another version.
+        """
+        worker = self.calls.pop(call)
+        try:
+            version, self._machines[worker] = self._ray.get(call)
+            why = "" if version == VERSION else f"robustcheck-onnx is {version} there and {VERSION} here"
+        except self._ray.exceptions.RayError as fault:
+            why = " ".join(str(fault).split())[-300:]
+        if not why:
+            self._failures[worker] = 0
+            self.idle.append(worker)
+            return
+        self._failures[worker] += 1
+        if self._failures[worker] < TRIES:
+            self.lose(worker, why)
+            return
+        self._ray.kill(self.actors.pop(worker))
+        self._tell(f"gave up {self._name(worker)}: {why}")
+        if not self.actors:
+            raise EnvironmentFaultError(
+                f"Ray: a worker can't be started ({why}); every node needs the same robustcheck-onnx",
+                install_hint("ray"),
+            )
+
+    def _name(self, worker: int) -> str:
+        return f"worker {worker + 1} of {self.n_workers} on {self._machines.get(worker, 'its way')}"
+
+    def end(self) -> None:
+        """End all workers, and report those that are not there."""
+        for handle in self.actors.values():
+            self._ray.kill(handle)
+        for worker in self.calls.values():
+            self._tell(f"not there at the end: {self._name(worker)}")
+
 
 def _run(
-    ray: ModuleType, jobs: Sequence[Job], profile: Profile, workers: int | None, address: str | None
+    ray: ModuleType,
+    jobs: Sequence[Job],
+    profile: Profile,
+    workers: int | None,
+    address: str | None,
+    timeout_s: float,
+    tell: TellLine,
 ) -> Generator[Outcome, None, None]:
     """Talk to Ray in a separate thread. It waits for nothing longer than `PATIENCE_S` at a time.
 
     A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
     """
-    messages: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
+    messages: SimpleQueue[Outcome | str | BaseException | None] = SimpleQueue()
     stop = threading.Event()
 
     def work() -> None:
         try:
-            with open_cluster(ray, workers, address), _workers(ray, jobs, workers, stop) as actors:
-                for message in _measure_all(ray, actors, jobs, profile, stop):
+            with open_cluster(ray, workers, address), _workers(ray, jobs, workers, messages.put) as crew:
+                for message in _measure_all(ray, crew, jobs, profile, stop, timeout_s):
                     messages.put(message)
             messages.put(None)
         except ray.exceptions.RayError as fault:
@@ -395,7 +477,10 @@ def _run(
                 return
             if isinstance(message, BaseException):
                 raise message
-            yield message
+            if isinstance(message, Outcome):
+                yield message
+            else:
+                tell(message)
     finally:
         stop.set()
         while thread.is_alive():
@@ -411,91 +496,138 @@ def _keep_handler() -> None:
 
 
 @contextmanager
-def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, stop: threading.Event) -> Iterator[list[Any]]:
-    """Yield the actors, after all have answered."""
+def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, tell: TellLine) -> Iterator[_Crew]:
+    """Yield the workers; each is idle once it has answered."""
     wants_gpu = any(parse_device(job.options.device).is_gpu for job in jobs)
     n_workers, cpus, gpus = plan_workers(node_devices(ray), workers, wants_gpu=wants_gpu)
-    # a restarted actor begins its call again: Ray's own retry, with nothing lost and nothing twice
-    actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1)
-    actors = [actor.remote(str(Path.cwd()), cpus) for _ in range(n_workers)]
+    # Ray does not restart an actor by default: its calls would wait for room on another node, as long as it takes
+    actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus)
+    crew = _Crew(ray, partial(actor.remote, str(Path.cwd()), cpus), n_workers, tell)
     try:
-        greet(ray, actors, stop)
-        yield actors
+        yield crew
     finally:
-        for handle in actors:
-            ray.kill(handle)
+        crew.end()
 
 
 def _measure_all(
-    ray: ModuleType, actors: list[Any], jobs: Sequence[Job], profile: Profile, stop: threading.Event
+    ray: ModuleType,
+    crew: _Crew,
+    jobs: Sequence[Job],
+    profile: Profile,
+    stop: threading.Event,
+    timeout_s: float,
 ) -> Iterator[Outcome]:
-    """Measure all jobs and yield their outcomes."""
+    """Measure all jobs and yield their outcomes.
+
+    Raises EnvironmentFaultError: no worker was there for `START_S`.
+    """
     courses = [_Course(i, job, nothing_yet(len(job.tensors))) for i, job in enumerate(jobs)]
     at: dict[int, _Course] = {}  # the job whose model a worker holds
-    idle = list(range(len(actors)))
     running: dict[Any, _Task] = {}
+    looked = time.perf_counter()
+    there = looked
     while courses and not stop.is_set():
-        for worker in list(idle):
-            task = _next_task(worker, at.get(worker), courses, AHEAD_SHARDS * len(actors))
+        for worker in list(crew.idle):
+            task = _next_task(worker, at.get(worker), courses, AHEAD_SHARDS * crew.n_workers)
             if task is None:
                 continue
-            idle.remove(worker)
+            crew.idle.remove(worker)
             at[worker] = task.course
-            handle, number, job = actors[worker], task.course.number, task.course.job
-            call = handle.begin.remote(number, job) if task.shard < 0 else handle.shard.remote(number, job, task.shard)
-            running[call] = task
-        done, _ = ray.wait(list(running), num_returns=1, timeout=PATIENCE_S)
+            running[_call(crew.actors[worker], task)] = task
+        done, _ = ray.wait([*running, *crew.calls], num_returns=1, timeout=PATIENCE_S)
+        now = time.perf_counter()
+        for course in {task.course for task in running.values()}:
+            course.measured_s += now - looked
+        looked = now
+        if running or crew.idle:
+            there = now
+        if now - there > START_S:
+            raise EnvironmentFaultError(
+                f"Ray: number of workers that came within {START_S} s is 0 of {crew.n_workers}; at least one is needed",
+                "ray status",
+            )
         for call in done:
+            if call in crew.calls:
+                crew.answered(call)
+                continue
             task = running.pop(call)
-            idle.append(task.worker)
-            if task.course not in courses:
-                continue  # it failed while this shard was measured
-            outcome = _take(_result(ray, call, task.course.job), task, len(actors), profile)
-            if outcome is not None:
+            result = _result(ray, call)
+            if result is None:
+                crew.lose(task.worker, f"it was at {task}")
+            else:
+                crew.idle.append(task.worker)
+            outcome = _take(result, task, crew.n_workers, profile)
+            if outcome is not None and task.course in courses:  # else it failed while this shard was measured
                 courses.remove(task.course)
                 yield outcome
+        for course in [course for course in courses if course.measured_s > timeout_s]:
+            courses.remove(course)
+            for call, task in list(running.items()):
+                if task.course is course:
+                    del running[call]
+                    crew.replace(task.worker)  # native code can't be interrupted otherwise
+            yield course.failed(too_slow(str(course.job.model), timeout_s))
+
+
+def _call(actor: Any, task: _Task) -> Any:
+    number, job = task.course.number, task.course.job
+    return actor.begin.remote(number, job) if task.shard < 0 else actor.shard.remote(number, job, task.shard)
 
 
 def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
     """Choose the next task for a worker.
 
-    It is a shard of the model that it holds, else a job that has not begun, else the job with most left to do.
+    It is a shard of the model that it holds, else one of a job that lost a worker, else a job that has not begun, else
+    one of the job with most left to do.
     """
     ready = [course for course in courses if course.has_shard(ahead)]
-    new = next((course for course in courses if not course.begun), None)
-    if current in ready or (new is None and ready):
-        course = (
-            current if current in ready else max(ready, key=lambda c: (c.facts.n_shards if c.facts else 0) - c.assigned)
-        )
-        assert course is not None
-        course.assigned += 1
-        return _Task(worker, course, course.assigned - 1)
-    if new is None:
+    if current in ready:
+        return _Task(worker, current, current.todo.pop(0))
+    for course in ready:
+        if course.losses:
+            return _Task(worker, course, course.todo.pop(0))
+    for course in courses:
+        if not course.begun:
+            course.begun = True
+            course.started = course.started or time.perf_counter()
+            return _Task(worker, course, -1)
+    if not ready:
         return None
-    new.begun, new.started = True, time.perf_counter()
-    return _Task(worker, new, -1)
+    most = max(ready, key=lambda course: len(course.todo))
+    return _Task(worker, most, most.todo.pop(0))
 
 
-def _result(ray: ModuleType, call: Any, job: Job) -> _Result:
+def _result(ray: ModuleType, call: Any) -> _Result | None:
+    """Return a call's result. None where its worker is lost."""
+    errors = ray.exceptions
     try:
         # a copy: arrays that come from Ray lie in its object store, and the smallest keeps a whole result there
         result: _Result = copy.deepcopy(ray.get(call))
-    except ray.exceptions.RayActorError:
-        return died(job)  # Ray has tried again already
-    except ray.exceptions.RayError as fault:
+    except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError, errors.OutOfMemoryError):
+        return None  # or the result was lost with the node
+    except errors.RayError as fault:
         return as_error(fault)
     return result
 
 
-def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Outcome | None:
-    """Store a result; return a finished job's outcome."""
+def _take(result: _Result | None, task: _Task, n_workers: int, profile: Profile) -> Outcome | None:
+    """Store a result, or give a lost worker's task back to its job; return the outcome of a job that has ended."""
     course, job = task.course, task.course.job
-    wall_s = time.perf_counter() - course.started
+    if result is None:
+        course.losses[task.shard] += 1
+        if course.losses[task.shard] == TRIES:
+            return course.failed(died(job))
+        if task.shard < 0:
+            course.begun = False
+        else:
+            course.todo = sorted([*course.todo, task.shard])
+        return None
     if isinstance(result, RobustcheckError):
-        return Outcome(job, (), result, wall_s)
+        return course.failed(result)
     if isinstance(result, Facts):
         executions = tuple(e.model_copy(update={"engine": "ray", "workers": n_workers}) for e in result.executions)
         course.facts = replace(result, executions=executions)
+        course.todo = list(range(result.n_shards))
         return None
     assert course.facts is not None
     facts, course.early[task.shard] = result
@@ -505,13 +637,14 @@ def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Out
             "during a run, and run models the same way",
             "robustcheck doctor on every node",
         )
-        return Outcome(job, (), unlike, wall_s)
+        return course.failed(unlike)
     while course.merged in course.early:
         course.total = merge(course.total, course.early.pop(course.merged))
         course.merged += 1
     if course.merged < course.facts.n_shards:
         return None
     try:
-        return Outcome(job, conclude(job, course.facts, course.total, profile), None, wall_s)
+        evidence = conclude(job, course.facts, course.total, profile)
     except RobustcheckError as fault:
-        return Outcome(job, (), fault, wall_s)
+        return course.failed(fault)
+    return Outcome(job, evidence, None, time.perf_counter() - course.started)

@@ -46,11 +46,16 @@ def must(holds: object, what: str) -> None:
 
 
 def gate(container: dict[str, Any]) -> None:
-    """What each container of the gate has: --strict, photos, -- before the model, nothing to write to but volumes."""
+    """What each container of the gate has: --strict, photos, -- before the model, and its walls."""
     arguments = container["args"]
     must(arguments[:2] == CHECK, f"{arguments} do not begin with check --strict")
     must(arguments.count("--") == 1 and arguments[-2] == "--", f"{arguments} do not end with -- MODEL")
     must([a for a in arguments if a.startswith("--images=")], f"{arguments} name no images")
+    walls(container)
+
+
+def walls(container: dict[str, Any]) -> None:
+    """What each container has that runs robustcheck: no rights, a limit of memory, nothing to write to but volumes."""
     security = container["securityContext"]
     must(security["readOnlyRootFilesystem"], "the root file system can be written to")
     must(security["allowPrivilegeEscalation"] is False, "rights can be gained")
@@ -66,16 +71,18 @@ def equal(read_back: object, given: object, what: str) -> None:
 
 
 def kubernetes() -> str:
-    """The Job, strictly against Kubernetes' own schema."""
+    """The Jobs, strictly against Kubernetes' own schema."""
     import kubernetes_validate
 
-    job = read("kubernetes-job.yaml")
     version = kubernetes_validate.latest_version()
-    kubernetes_validate.validate(job, version, strict=True)
-    pod = job["spec"]["template"]["spec"]
-    must(pod["securityContext"]["runAsNonRoot"], "the pod may run as root")
-    gate(pod["containers"][0])
-    return f"Job, schema of Kubernetes {version}, strict"
+    for name, has_gate in (("kubernetes-job.yaml", gate), ("kubernetes-indexed-job.yaml", walls)):
+        job = read(name)
+        kubernetes_validate.validate(job, version, strict=True)
+        pod = job["spec"]["template"]["spec"]
+        must(pod["securityContext"]["runAsNonRoot"], "the pod may run as root")
+        has_gate(pod["containers"][0])
+    must(job["spec"]["backoffLimitPerIndex"] == 2, "one index would end the others")
+    return f"Job and indexed Job, schema of Kubernetes {version}, strict"
 
 
 def argo() -> str:

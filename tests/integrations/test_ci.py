@@ -297,6 +297,27 @@ def test_all_manifests_have_the_command_of_the_job() -> None:
         assert words_of(name) == gate.format(images, report, model)
 
 
+@pytest.mark.long
+def test_each_index_of_the_job_checks_the_model_of_its_line(tmp_path: Path) -> None:
+    job = yaml.safe_load((CI / "kubernetes-indexed-job.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    models = ["models:/encoder/3", "$(touch pwned)", ""]
+    (tmp_path / "models.txt").write_text("\n".join(models))
+    stub = program(tmp_path / "bin" / "robustcheck", '#!/bin/sh\necho "$@"\nexit 1\n')
+    script = container["args"][0].replace("/list", str(tmp_path))
+    for index, model in enumerate(models):
+        environment = {"PATH": f"{stub.parent}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": str(index)}
+        done = subprocess.run(
+            [*container["command"], script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == (1 if model else 2)
+        words = (
+            f"check --strict --images=/photos --max-memory=3GiB --output=terminal --output=json=/reports/{index}.json"
+        )
+        assert done.stdout == (f"{words} -- {model}\n" if model else "")
+    assert not (tmp_path / "pwned").exists()
+
+
 def test_images_are_pinned_hold_no_model_and_do_not_run_as_root() -> None:
     rooms = ["face", "checker", "exporters", "thresholds", "release", "pyproject.toml", "README.md"]
     for file in ("Dockerfile.cpu", "Dockerfile.cuda"):

@@ -1,6 +1,5 @@
 """The Ray engine on a real cluster: the local engine's evidence, killed workers, errors; and its parts without one."""
 
-import importlib.util
 import os
 import socket
 import subprocess
@@ -15,19 +14,13 @@ import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.measure import workers as engine
-from robustcheck_onnx.checker.measure.job import TRIES, Job, Outcome, nothing_yet
+from robustcheck_onnx.checker.measure.job import TRIES, Job, nothing_yet
 from robustcheck_onnx.checker.measure.workers import plan_workers
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Patch, extra, lookup, normal, raised
-from support.measuring import N_IMAGES, SIZE_PX, assert_same, outcomes, vectors
+from support.measuring import N_IMAGES, SIZE_PX, assert_same_but_execution, on_ray, outcomes, vectors
 from support.measuring import job as new_job
-
-on_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None or (sys.platform == "linux" and not Path("/dev/shm").is_dir()),
-    reason="Ray is not installed (pip install '.[ray]' in a clone), or there is no /dev/shm for its object store",
-)
-
 
 Jobs = Callable[..., Job]
 
@@ -37,11 +30,6 @@ def job(tmp_path: Path, photos: Path) -> Jobs:
     """A job of a look-up model of that name."""
     h, write = vectors(), lookup.write_lookup_model
     return lambda name, **given: new_job(write(tmp_path / f"{name}.onnx", h, size_px=SIZE_PX), photos, **given)
-
-
-def assert_same_but_execution(a: Outcome, b: Outcome) -> None:
-    for one, two in zip(a.evidence, b.evidence, strict=True):
-        assert_same(one.model_dump(exclude={"execution"}), two.model_dump(exclude={"execution"}))
 
 
 @pytest.mark.long
@@ -69,8 +57,12 @@ def test_killed_workers_lose_nothing(job: Jobs, saboteur: Any, capfd: Capture, m
     """And a poisoned model fails alone."""
     kills = saboteur({"photo_00300.png": TRIES - 1, "poisoned.onnx": 99})
     jobs = [job(name) for name in ("a", "poisoned", "b")]
-    found = outcomes(jobs, engine="ray", workers=2)
+    lines: list[str] = []
+    found = outcomes(jobs, engine="ray", workers=2, tell=lines.append)
     assert capfd.readouterr().out == ""
+    lost = [line.rpartition("/")[2] for line in lines if line.startswith("lost worker ")]
+    assert sorted(lost)[-TRIES:] == ["poisoned.onnx"] * TRIES
+    assert len(lost) == TRIES - 1 + TRIES
     assert len(list(kills.glob("poisoned.onnx.*"))) == TRIES
     assert len(list(kills.glob("photo_00300.png.*"))) == TRIES - 1
     error = found["poisoned"].error
@@ -121,8 +113,7 @@ def test_workers_take_the_cores_that_fit() -> None:
 
 def test_no_more_shards_are_given_out_than_may_wait_for_an_earlier_one() -> None:
     """However many there are: those that wait are the driver's memory."""
-    many = SimpleNamespace(n_shards=1000)
-    course = engine._Course(0, new_job("m.onnx"), nothing_yet(1), begun=True, facts=many)  # type: ignore[arg-type]
+    course = engine._Course(0, new_job(Path("m.onnx")), nothing_yet(1), begun=True, todo=list(range(1000)))
 
     def given_out() -> list[int]:
         return [task.shard for task in iter(lambda: engine._next_task(0, course, [course], ahead=4), None)]
@@ -186,7 +177,7 @@ def cluster(*_):
 workers.open_cluster = cluster
 workers._workers = lambda *_: contextlib.nullcontext([])
 ray = types.SimpleNamespace(exceptions=types.SimpleNamespace(RayError=RuntimeError))
-list(workers._run(ray, [], None, 1, None))"""
+list(workers._run(ray, [], None, 1, None, 1.0, print))"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
 
 

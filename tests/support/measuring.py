@@ -1,10 +1,13 @@
 """What several tests of measuring share: a profile that never decides, a run in parts, outcomes by name."""
 
+import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.evidence import Options
@@ -13,6 +16,10 @@ from robustcheck_onnx.checker.measure.workers import run_jobs
 from robustcheck_onnx.thresholds import profile
 from support import but
 
+on_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None or (sys.platform == "linux" and not Path("/dev/shm").is_dir()),
+    reason="Ray is not installed (pip install '.[ray]' in a clone), or there is no /dev/shm for its object store",
+)
 N_IMAGES, SIZE_PX = SHARD_IMAGES + 150, 16  # small, since decoding and describing photos is not what is tested
 
 
@@ -62,3 +69,9 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         assert a.keys() == b.keys(), where
         for key in a:
             assert_same(a[key], b[key], f"{where}.{key}")
+
+
+def assert_same_but_execution(a: Outcome, b: Outcome) -> None:
+    """The evidence of two outcomes, whatever ran them."""
+    for one, two in zip(a.evidence, b.evidence, strict=True):
+        assert_same(one.model_dump(exclude={"execution"}), two.model_dump(exclude={"execution"}))
