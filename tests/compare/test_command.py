@@ -88,6 +88,7 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
         assert [each.lstrip(">━ ").startswith(first) for each in headings] == [True] * 3
         assert f'class="verdict {"fail" if code else "pass"}"' in page
         assert f"Exit code {code}: {rule}." in words(parse(page))
+        assert f"{SIGNS[index.verdict]} {SIGNS[index.verdict]}" not in words(parse(page))
         assert f"**Exit code {code}:** {rule}." in report.to_markdown()
         told = " ".join(text.split())
         assert f"{index.plain} Only this is required. On outlier features it is" in told
