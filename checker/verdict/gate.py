@@ -289,6 +289,11 @@ def execution_notes(execution: Execution) -> list[str]:
             f"Graph optimisation was lowered to {execution.optimization}: at a higher level, reading the "
             "representation changed the model's own output."
         )
+    if execution.precision == "fp16" and execution.providers[0] == "CPUExecutionProvider":
+        notes.append(
+            "On the CPU, ONNX Runtime computes the float16 layers of this file in float32. A GPU computes them in "
+            "float16, which has other roundings and ends at 65504: check it there, too, if it will run there."
+        )
     return notes + reference_notes(execution)
 
 

@@ -12,6 +12,8 @@ import pytest
 from numpy.random import default_rng
 from numpy.testing import assert_array_equal
 from onnx import ModelProto
+from onnx.numpy_helper import from_array
+from onnx.parser import parse_model
 from onnxruntime import InferenceSession
 
 from robustcheck_onnx.checker.compare import machine
@@ -23,7 +25,7 @@ from robustcheck_onnx.checker.measure.run import open_job, probe
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.int8 import saturating_pairs, with_unsigned_weights
 from robustcheck_onnx.checker.runtime.devices import int8_sums
-from robustcheck_onnx.checker.verdict.gate import reference_notes
+from robustcheck_onnx.checker.verdict.gate import execution_notes, reference_notes
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import load
 from support import Capture, Patch, but, read_json, robustcheck
@@ -199,6 +201,20 @@ def test_a_verdict_that_reference_arithmetic_could_move_is_warn_and_says_so() ->
             for said in (execution.device, "sums saturate at 50.0 %", "numbers give PASS as", "WARN (too_weak)"):
                 assert said in reasons[0].seen
             assert "--arithmetic exact" in reasons[0].next_step
+
+
+def test_float16_is_computed_in_float32_on_the_cpu_and_a_note_says_so() -> None:
+    """The sum is 131072, and the largest float16 is 65504."""
+    graph_text = "(float16[1, 32] x) => (float[1, 1] y) { p = MatMul(x, w) q = Mul(p, s) y = Cast<to = 1>(q) }"
+    model = parse_model(f'<ir_version: 8, opset_import: ["" : 13]> sums {graph_text}')
+    model.graph.initializer.append(from_array(np.full((32, 1), 64, np.float16), "w"))
+    model.graph.initializer.append(from_array(np.array(1 / 128, np.float16), "s"))
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.full((1, 32), 64, np.float16)})[0] == 131072 / 128
+    on_cpu = ("CPUExecutionProvider",)
+    (note,) = execution_notes(executed(precision="fp16", providers=on_cpu))
+    assert "computes the float16 layers of this file in float32" in note
+    assert execution_notes(executed(precision="fp16", providers=("CUDAExecutionProvider", *on_cpu))) == []
 
 
 def test_the_distances_of_two_files_are_compared_by_both_arithmetics() -> None:
