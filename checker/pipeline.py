@@ -111,11 +111,8 @@ def check(
         evidence, published = _measured(Job(here.path, run), profile, progress, source, saver)
         if saver is not None:
             saver.write(Provenance.of(evidence, here.name))
-    if here.fetched:
-        named = evidence.model.model_copy(update={"file": here.name, "origin": here.origin})
-        evidence = evidence.model_copy(update={"model": named})
     return report_of(
-        evidence,
+        here.named(evidence),
         profile,
         published,
         Settings(**dict(run)),
