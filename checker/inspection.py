@@ -120,7 +120,7 @@ def inspect_model(
 
 
 def inspect(
-    model: str | Path | Url,
+    model: str | Path,
     *,
     tensor: str | None = None,
     pool: str | None = None,

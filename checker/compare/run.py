@@ -28,10 +28,11 @@ from ..measure.job import FirstImages
 from ..measure.reference import IMAGES_OF_COMPARISON, Reference, reference_runs, with_references
 from ..measure.run import Opened, batches, decode_with, key_of, open_job, prepare_item, probe, settle
 from ..model.addresses import on_this_machine, parse_address
-from ..report.record import Clock, Time
+from ..pipeline import binding_of
+from ..report.record import Clock, Settings, Time
 from ..runtime.runner import RunOutput
 from ..statistics import state
-from ..storage.places import Url, as_typed, redact
+from ..storage.places import as_typed, redact
 from ..text import VERSION, Fields, Texts, frozen, sha256_of
 from ..verdict.gate import load_profile, notes_of
 from . import baseline as baselines
@@ -69,7 +70,7 @@ class CompareOptions(RunOptions, total=False):
 
 @overload
 def compare(
-    candidate: str | Path | Url,
+    candidate: str | Path,
     reference: None = None,
     images: Images | None = None,
     *,
@@ -78,16 +79,16 @@ def compare(
 ) -> FirstBaseline: ...
 @overload
 def compare(
-    candidate: str | Path | Url,
-    reference: str | Path | Url | None = None,
+    candidate: str | Path,
+    reference: str | Path | None = None,
     images: Images | None = None,
     *,
     baseline: str | Path | Baseline | None = None,
     **options: Unpack[CompareOptions],
 ) -> CompareReport: ...
 def compare(
-    candidate: str | Path | Url,
-    reference: str | Path | Url | None = None,
+    candidate: str | Path,
+    reference: str | Path | None = None,
     images: Images | None = None,
     *,
     baseline: str | Path | Baseline | None = None,
@@ -188,7 +189,8 @@ def compare(
     if run.arithmetic is None:
         loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
         index_report = on_another_machine(index_report, loss)
-    added = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
+    added: Fields = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
+    added |= {"binding": binding_of(Settings(**dict(run)))}
     report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
     return _save_baseline(report.with_baseline(new_baseline), write_baseline, baseline)
 
@@ -215,7 +217,7 @@ def _machine_loss(
     return loss_of(measured, exact, of_machine.machine, run.run.words)
 
 
-def _refuse(tolerance: float, reference: str | Path | Url | None, baseline: str | Path | Baseline | None) -> None:
+def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path | Baseline | None) -> None:
     if not 0 <= tolerance < 1:
         raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
     if reference is not None and baseline is not None:

@@ -14,9 +14,17 @@ from ..output import check_target, progress_line, say_home
 from . import FORMS, Call, Question, output_of, takes
 
 SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
-ReportFile = Annotated[Path, argument("The report of a check, from `-o json=PATH`.", "REPORT.json")]
+ReportFile = Annotated[Path, argument("The report of a check or a comparison, from `-o json=PATH`.", "REPORT.json")]
 ReportImages = Annotated[
     str | None, option("Where the images of the check are; not needed for the bundled photos.", "PATH", IMAGES)
+]
+Reference = Annotated[
+    Path | None,
+    option(
+        "Of a comparison: the ONNX file of the reference, or the file of the baseline. A rerun needs it.",
+        "FILE",
+        IMAGES,
+    ),
 ]
 Rerun = Annotated[
     bool | None,
@@ -81,6 +89,7 @@ def verify(
     report: ReportFile,
     model: Model,
     images: ReportImages = None,
+    reference: Reference = None,
     rerun: Rerun = None,
     thresholds: Thresholds = None,
     verify_signature: bool = False,
@@ -111,6 +120,7 @@ def verify(
         partial(verify, report),
         model,
         images=images,
+        reference=reference,
         thresholds=thresholds,
         rerun=rerun,
         elsewhere=elsewhere,
@@ -153,6 +163,7 @@ def sign(
     trust_config: TrustConfig = None,
     out: Path | None = None,
     images: ReportImages = None,
+    reference: Reference = None,
     thresholds: Thresholds = None,
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
@@ -184,6 +195,7 @@ def sign(
         partial(verify, report),
         model,
         images=images,
+        reference=reference,
         thresholds=thresholds,
         elsewhere=elsewhere,
         device=device,
@@ -204,7 +216,7 @@ def sign(
             f"robustcheck check {quoted(model)} --images PHOTOS --waivers FILE -o json=report.json --sign KEY",
         )
     statement = signature.statement(about, digest, model)
-    lines = [f"wrote {bundle}: {about.verdict.verdict} attested for {model}"]
+    lines = [f"wrote {bundle}: {result.comparison or about.verdict.verdict} attested for {model}"]
     if key is not None:
         content = signature.sign(statement, key)
     else:

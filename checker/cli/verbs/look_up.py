@@ -282,6 +282,7 @@ def inspect(call: Question, model: str) -> int:
     from ... import inspection
     from ...isolation import NotReadError
     from ...model.addresses import parse_address
+    from ...storage.places import as_typed
     from ...verdict.gate import load_profile
 
     settings, place = call.settings, inspection.find_model(parse_address(model))
@@ -289,7 +290,7 @@ def inspect(call: Question, model: str) -> int:
     profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
     chosen = {"tensor": settings.tensor, "pool": settings.pool, "preprocess": settings.preprocess}
     try:
-        result = inspection.inspect(place, thresholds=profile, limits=settings.limits, **chosen)
+        result = inspection.inspect(as_typed(place), thresholds=profile, limits=settings.limits, **chosen)
     except NotReadError:
         raise  # that says nothing about the file
     except (UsageError, CannotAssessError) as fault:
