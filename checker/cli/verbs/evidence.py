@@ -253,26 +253,28 @@ Server = Annotated[str | None, option("The tracking server. Default: MLFLOW_TRAC
 @takes(
     "debug",
     run_id=option("Log to this run instead of a new one.", "ID"),
-    experiment=option("Experiment of a new run.", "NAME"),
+    experiment=option(
+        "Experiment of a new run. Default: MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else robustcheck.", "NAME"
+    ),
     html=option("A report in HTML, kept with the others.", "FILE"),
 )
 def log(
     call: Call,
     report: ReportFile,
     run_id: str | None = None,
-    experiment: str = "robustcheck",
+    experiment: str | None = None,
     html: Path | None = None,
     tracking_uri: Server = None,
 ) -> int:
-    """Log a report: metrics, tags and files.
+    """Log the report of a check or a comparison: metrics, tags and files.
 
     The exit code is not a verdict: 0 means that it is logged, also a WARN.
     """
     from ...integrations.mlflow_log import log_report
     from ...isolation import apart
-    from ...report.record import read_one
+    from ...verify.run import read_report
 
-    logged = apart(read_one, str(report))(report)
+    logged = apart(read_report, str(report))(report)
     if html is not None and not html.is_file():
         raise UsageError(
             f"{html}: HTML report is missing; no such file", f"robustcheck model.onnx --images photos/ -o html={html}"
@@ -301,14 +303,16 @@ def gate(
     report: ReportFile,
     alias: str | None = None,
     images: ReportImages = None,
+    reference: Reference = None,
     rerun: Rerun = None,
     elsewhere: Elsewhere = False,
     public_key: PublicKey = None,
     signature: Signature = None,
     tracking_uri: Server = None,
 ) -> int:
-    """Let a registered version through only for a verified PASS.
+    """Let a registered version through only for a verified PASS, or a verified comparison.
 
+    A comparison opens the gate where the verdicts that it required hold.
     The alias is set with exit code 0 only. Otherwise this version loses it, and every alias of an earlier call.
     """
     from ...integrations.mlflow_log import gate_model_version
@@ -321,6 +325,7 @@ def gate(
             alias=alias,
             tracking_uri=tracking_uri,
             images=images,
+            reference=reference,
             rerun=rerun,
             elsewhere=elsewhere,
             public_key=public_key,
