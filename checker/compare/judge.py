@@ -18,8 +18,8 @@ from ..errors import UsageError
 from ..evidence import OUTLIER_SD, Evidence, Interval
 from ..report import notebook
 from ..report.document import Shown
-from ..report.record import Binding, Bound, Time, sealed, sha256_set, to_json
-from ..text import Fields, Texts, frozen, interval_text, number_text, percent_text
+from ..report.record import Binding, Bound, Time, predicate_of, sealed, sha256_set, to_json
+from ..text import Fields, Texts, as_json, frozen, interval_text, number_text, percent_text, sha256_of
 from ..verdict.gate import Gate
 from ..verdict.reasons import NAMES
 from ..verdict.rule import NoTruth, Verdict, reason, step_in_comparison, verdict_for
@@ -209,6 +209,14 @@ class CompareReport(Shown, Bound, Frozen):
     def to_sarif(self) -> str:
         """Return the SARIF document, as `-o sarif`."""
         return self._form("sarif")
+
+    def to_openmetrics(self) -> str:
+        """Return the OpenMetrics document, as `-o openmetrics`."""
+        return self._form("openmetrics")
+
+    def to_predicate(self) -> str:
+        """Return the predicate of an in-toto statement about the JSON document, as `-o predicate`."""
+        return as_json(predicate_of(self.gated(), sha256_of(self.to_json().encode())))
 
     def _form(self, form: str) -> str:
         return str(import_module(f"{__package__}.document").render(form, self))

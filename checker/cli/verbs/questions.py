@@ -81,7 +81,7 @@ PER_SET = {"help": "Stop after this many images of each set."}
 
 
 @question(
-    forms=("terminal", "json", "junit", "markdown", "sarif", "html"),
+    forms=("terminal", "json", "junit", "markdown", "sarif", "html", "openmetrics", "predicate"),
     without=("tensor", "pool"),
     images=AS_FOR_A_CHECK,
     max_images={"default": 1000},
