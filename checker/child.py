@@ -30,7 +30,7 @@ LIFETIME = 1  # PR_SET_PDEATHSIG of prctl(2)
 TASKS: Final = (
     *("compare.run:compare", "concepts.run:concepts", "directions.run:directions", "scan.run:scan"),
     *("shift.run:measure_shift", "verify.run:verify", "verify.run:report_about", "inspection:inspected"),
-    "report.record:read_one",
+    *("report.record:read_one", "verify.run:read_report"),
     *("measure.workers:measure_all", "pipeline:check_stored", "images.source:count_images"),
     *("report.template:render", "images.source:make_thumbnails"),
 )

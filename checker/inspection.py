@@ -4,7 +4,7 @@ from __future__ import annotations  # help() names the types as the package does
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,6 +15,7 @@ from .errors import RobustcheckError, UsageError
 from .evidence import GraphScaling, ModelFacts, PreprocessingFacts
 from .isolation import NO_LIMITS, Limits, apart
 from .measure.run import model_facts
+from .model.addresses import on_this_machine, parse_address
 from .model.file import stated_in
 from .model.int8 import saturating_pairs
 from .model.layers import show_shape
@@ -23,6 +24,7 @@ from .model.sidecar import find_preprocessing, models_below, takes_no_image
 from .report.document import Cell, Document, Facts, File, Section, Shown, Table, Words, name
 from .report.forms import step_of
 from .runtime.runner import scales_over_batch
+from .storage.places import Place, Url, as_typed, redact
 from .text import VERSION, Fields, as_json, error_json, frozen, quoted
 from .verdict.gate import int8_notes, load_profile
 from .verdict.reasons import RULES
@@ -72,13 +74,13 @@ class Inspection:
     can_pass: CanPass
 
 
-def find_model(place: Path) -> Path:
-    """Return the file, or a folder's only ONNX file. The folder's folder `onnx` counts, too.
+def find_model(place: Place) -> Place:
+    """Return the file or URL, or a folder's only ONNX file. The folder's folder `onnx` counts, too.
 
     Raises:
         UsageError: a folder with no model or several.
     """
-    if not place.is_dir():
+    if isinstance(place, Url) or not place.is_dir():
         return place
     models = models_below(place)
     if len(models) == 1:
@@ -129,7 +131,8 @@ def inspect(
     """Inspect what a check would measure in a file. Also find whether the file can pass; nothing is measured.
 
     Args:
-        model: path of the ONNX file, or of a folder with one in it or in its folder onnx.
+        model: path of the ONNX file, or of a folder with one in it or in its folder onnx; or an address as in
+            `check`.
         tensor: as in `check`.
         pool: as in `check`.
         preprocess: as in `check`.
@@ -139,21 +142,37 @@ def inspect(
     Raises:
         UsageError, CannotAssessError: the file can't be opened; see each class.
     """
-    path, profile = find_model(Path(model)), load_profile(thresholds)
-    return apart(inspected, str(path), limits)(path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
+    profile = load_profile(thresholds)
+    name = as_typed(find_model(parse_address(model)))
+    return apart(inspected, redact(name), limits)(name, profile, tensor=tensor, pool=pool, preprocess=preprocess)
 
 
-def inspected(path: Path, profile: Profile, **choices: Any) -> Inspected:
-    """Inspect a file in this process. choices: tensor, pool and preprocess."""
-    inspection = inspect_model(path, profile, **choices)
-    model, facts = inspection.model, inspect_json(inspection)
-    return Inspected(
-        file=str(path),
-        digest=model.digest,
-        tensor=model.representation.tensor,
-        can_pass=inspection.can_pass,
-        facts=facts,
-    )
+def inspected(
+    model: str | Path, profile: Profile, *, tensor: str | None = None, pool: str | None = None, preprocess: Any = None
+) -> Inspected:
+    """Inspect a file in this process; of an address, a copy that is removed at the end."""
+    with on_this_machine(parse_address(model), preprocess=preprocess) as here:
+        inspection = inspect_model(here.path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
+        origin = {"origin": here.origin.model_dump()} if here.origin else {}
+        found = Inspected(
+            file=str(here.path),
+            digest=inspection.model.digest,
+            tensor=inspection.model.representation.tensor,
+            can_pass=inspection.can_pass,
+            facts=inspect_json(inspection) | origin,
+        )
+    if not here.names:
+        return found
+    return Inspected.model_validate(_with_texts(found.model_dump(mode="json"), here.shown))
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value in which each text is changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _with_texts(inner, change) for key, inner in value.items()}
+    return [_with_texts(inner, change) for inner in value] if isinstance(value, list) else value
 
 
 def inspect_json(inspection: Inspection) -> Fields:
@@ -187,7 +206,7 @@ def inspect_json(inspection: Inspection) -> Fields:
     }
 
 
-def unopened(path: Path, fault: RobustcheckError) -> Inspected:
+def unopened(path: Place, fault: RobustcheckError) -> Inspected:
     """Return the inspection of an unreadable file. It has the error, and that the file can't pass."""
     seen = _without_file(path, fault)
     # the reason's id is of no verdict
@@ -210,7 +229,7 @@ def _all(items: Iterable[object], *names: str) -> list[Fields]:
     return [_fields(item, *names) for item in items]
 
 
-def _without_file(path: Path, fault: RobustcheckError) -> str:
+def _without_file(path: Place, fault: RobustcheckError) -> str:
     """Return an error's message without the file's name. The name is above it."""
     return fault.message.removeprefix(f"{path}: ")
 
@@ -355,6 +374,7 @@ def _sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
             Table(("field", "value", "source"), fields) if values else unknown,
         )),
         Section("File", "", (_rows({
+            **_fetched(facts),
             "size": f"{facts['size_bytes']} bytes" + (", external data included" if external else ""),
             "digest": facts["digest"],
             "model file": facts["model_digest"] if external else "",
@@ -370,6 +390,12 @@ def _sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
 
 def _rows(rows: Mapping[str, str]) -> Facts:
     return Facts(tuple[tuple[Words, Words], ...]((label, name(value)) for label, value in rows.items()))
+
+
+def _fetched(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return from where a file was fetched. Empty for a file of this machine."""
+    origin = facts.get("origin")
+    return {"fetched from": f"{origin['address']} at {origin['revision']}, {origin['file']}"} if origin else {}
 
 
 def _contract(contract: Mapping[str, Any]) -> str:

@@ -111,11 +111,8 @@ def check(
         evidence, published = _measured(Job(here.path, run), profile, progress, source, saver)
         if saver is not None:
             saver.write(Provenance.of(evidence, here.name))
-    if here.fetched:
-        named = evidence.model.model_copy(update={"file": here.name, "origin": here.origin})
-        evidence = evidence.model_copy(update={"model": named})
     return report_of(
-        evidence,
+        here.named(evidence),
         profile,
         published,
         Settings(**dict(run)),
@@ -147,7 +144,6 @@ def report_of(
     notes: Iterable[str] = (),
 ) -> Report:
     """Make the report on evidence, judged by a profile. `notes` are added to those on the evidence."""
-    shown = settings.model_copy(update={"images": None if settings.images is None else redact(settings.images)})
     report = Report(
         tool_version=VERSION,
         verdict=judge(evidence, profile),
@@ -158,9 +154,15 @@ def report_of(
         reference=_reference(),
         claim=CLAIM,
         time=time,
-        binding=Binding(settings=shown, versions=versions()),
+        binding=binding_of(settings),
     )
     return sealed(report)
+
+
+def binding_of(settings: Settings) -> Binding:
+    """Return settings and versions of a run of this process, without secrets."""
+    shown = settings.model_copy(update={"images": None if settings.images is None else redact(settings.images)})
+    return Binding(settings=shown, versions=versions())
 
 
 @contextmanager

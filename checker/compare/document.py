@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from ..evidence import Gallery, SeenImage
-from ..report import notebook, pipelines
+from ..report import notebook, pipelines, template
 from ..report.document import Cell, Document, Facts, Photo, Photos, Ratio, Section, Table, Topics, blocks_of, name
 from ..report.forms import SIGNS, STOPPED, FormOptions, cautions, fingerprint, one_line, path_of, verdict_text
 from ..report.record import Report
@@ -350,8 +350,10 @@ def figure_of(report: CompareReport) -> Figure:
 
 
 def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
-    """Write the comparison as JUnit or SARIF. It ends in a newline."""
+    """Write the comparison as JUnit, SARIF or OpenMetrics. It ends in a newline."""
     outcome = as_side(report, report.candidate)
+    if form == "openmetrics":
+        return template.packaged(form, [outcome], options, report)
     return (_junit if form == "junit" else _sarif)(report, outcome, options)
 
 

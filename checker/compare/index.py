@@ -83,6 +83,18 @@ class IndexOptions(Frozen):
     accept_untested: bool = False
     """whether `compatible` is possible where it could not be tested whether the reference made the index"""
 
+    @property
+    def allowances(self) -> tuple[str, ...]:
+        """Return which of these options are looser than the defaults."""
+        usual = IndexOptions()
+        out = []
+        if self.accept_untested:
+            out.append("an untested index")
+        for name in ("min_cosine", "min_recall"):
+            if (asked := getattr(self, name)) < getattr(usual, name):
+                out.append(f"{name} {asked:g}")
+        return tuple(out)
+
 
 class Number(Interval):
     """A number with its bounds."""

@@ -18,8 +18,8 @@ from ..errors import UsageError
 from ..evidence import OUTLIER_SD, Evidence, Interval
 from ..report import notebook
 from ..report.document import Shown
-from ..report.record import Judged, Time, to_json
-from ..text import frozen, interval_text, number_text, percent_text
+from ..report.record import Binding, Bound, Time, predicate_of, sealed, sha256_set, to_json
+from ..text import Fields, Texts, as_json, frozen, interval_text, number_text, percent_text, sha256_of
 from ..verdict.gate import Gate
 from ..verdict.reasons import NAMES
 from ..verdict.rule import NoTruth, Verdict, reason, step_in_comparison, verdict_for
@@ -49,7 +49,7 @@ def range_text(interval: Interval) -> str:
     return interval_text(interval.low, interval.high, missing=estimate)
 
 
-class CompareReport(Shown, Judged, Frozen):
+class CompareReport(Shown, Bound, Frozen):
     """Everything that `robustcheck compare` found."""
 
     schema_version: Literal[2] = 2
@@ -88,6 +88,8 @@ class CompareReport(Shown, Judged, Frozen):
     """the verdicts that decide the exit code"""
     baseline_digest: str = ""
     """of the baseline's file"""
+    binding: Binding | None = None
+    """as of a check's report"""
     thumbnails: dict[str, str] = Field(default_factory=dict, exclude=True)
     """data: URIs of pictures by the digest of the image; in the page alone"""
 
@@ -103,6 +105,53 @@ class CompareReport(Shown, Judged, Frozen):
     @classmethod
     def _decides(cls, value: tuple[Required, ...]) -> tuple[Required, ...]:
         return required_of(value)
+
+    @property
+    def evidence(self) -> Evidence:
+        """Return the candidate's evidence."""
+        return self.candidate.evidence
+
+    def judged_again(self) -> Verdict:
+        """Return the verdict that the evidence of both models and their comparison give."""
+        candidate, reference = (Compared.of(side.evidence, self.profile) for side in (self.candidate, self.reference))
+        comparison = Comparison(
+            reference,
+            statistics=self.statistics,
+            features=self.features,
+            stale=[reason.seen for reason in self.reasons if reason.id == "stale_baseline"],
+            paired=self.paired,
+            similarity=self.similarity,
+            agreement=self.agreement,
+        )
+        return judge_pair(candidate, comparison, self.tolerance, self.profile)
+
+    def has_own_gate(self, *, words: bool) -> bool:
+        """Return whether the gate follows from the required verdicts, and the index verdict from its reasons."""
+        gate = self.gated().gate
+        is_own = self.gate == gate if words else self.gate is None or self.gate.exit_code == self.exit_code
+        return is_own and (self.index is None or (self.index.verdict == "compatible") == (not self.index.reasons))
+
+    def attested(self) -> Fields:
+        """Return what was compared, and what of it was required."""
+        reference: Fields = sha256_set(self.baseline_digest or self.reference.evidence.model.digest)
+        return {
+            "comparison": {
+                "required": list(self.required),
+                "exit_code": self.exit_code,
+                "index": self.index.verdict if self.index else None,
+                "reference": {"digest": reference, "baseline": bool(self.baseline)},
+            }
+        }
+
+    @property
+    def allowances(self) -> Texts:
+        """Return what the comparison let pass that its defaults stop."""
+        out = []
+        if self.tolerance > TOLERANCE:
+            out.append(f"tolerance {self.tolerance:g}")
+        if self.index is not None and "index" in self.required:
+            out += self.index.options.allowances
+        return (f"the comparison allows {', '.join(out)}",) if out else ()
 
     @property
     def rule(self) -> str:
@@ -151,7 +200,8 @@ class CompareReport(Shown, Judged, Frozen):
 
     def gated(self) -> CompareReport:
         """Return the report with the gate of what it holds now."""
-        return self.model_copy(update={"gate": Gate(exit_code=self.exit_code, fail_on="warn", rule=self.rule)})
+        gate = Gate(exit_code=self.exit_code, fail_on="warn", rule=self.rule)
+        return sealed(self.model_copy(update={"gate": gate}))
 
     def to_json(self) -> str:
         """Return the JSON document, as `-o json`."""
@@ -164,6 +214,14 @@ class CompareReport(Shown, Judged, Frozen):
     def to_sarif(self) -> str:
         """Return the SARIF document, as `-o sarif`."""
         return self._form("sarif")
+
+    def to_openmetrics(self) -> str:
+        """Return the OpenMetrics document, as `-o openmetrics`."""
+        return self._form("openmetrics")
+
+    def to_predicate(self) -> str:
+        """Return the predicate of an in-toto statement about the JSON document, as `-o predicate`."""
+        return as_json(predicate_of(self.gated(), sha256_of(self.to_json().encode())))
 
     def _form(self, form: str) -> str:
         return str(import_module(f"{__package__}.document").render(form, self))

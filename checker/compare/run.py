@@ -7,7 +7,9 @@ from __future__ import annotations  # help() names the types as the package does
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack, overload
@@ -25,10 +27,12 @@ from ..measure import job
 from ..measure.job import FirstImages
 from ..measure.reference import IMAGES_OF_COMPARISON, Reference, reference_runs, with_references
 from ..measure.run import Opened, batches, decode_with, key_of, open_job, prepare_item, probe, settle
-from ..report.record import Clock, Time
+from ..model.addresses import on_this_machine, parse_address
+from ..pipeline import binding_of
+from ..report.record import Clock, Settings, Time
 from ..runtime.runner import RunOutput
 from ..statistics import state
-from ..storage.places import local_path
+from ..storage.places import as_typed, redact
 from ..text import VERSION, Fields, Texts, frozen, sha256_of
 from ..verdict.gate import load_profile, notes_of
 from . import baseline as baselines
@@ -101,7 +105,7 @@ def compare(
     """Compare a candidate with its reference. Both run on all images, each with its own preprocessing.
 
     Args:
-        candidate: path of an ONNX file.
+        candidate: path of an ONNX file, or an address as in `check`.
         reference: another one; None = the baseline. Without either, nothing is compared, and there is no verdict.
         images: as in `check`.
         baseline: in place of a reference, the `next_baseline` of an earlier run, or the file that it was written to.
@@ -129,9 +133,11 @@ def compare(
     require = required_of(require)
     clock, (run, source) = Clock(), settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
-    models = [local_path(model, "model") for model in (candidate, reference) if model is not None]
-    if isolate and is_possible(source, run.images):
-        asked: Fields = {"candidate": candidate, "reference": reference, "tolerance": tolerance, "index": index}
+    places = [parse_address(model) for model in (candidate, reference) if model is not None]
+    typed = [as_typed(place) for place in places]
+    if isolate and is_possible(source, run.images, *typed):
+        asked: Fields = {**dict(zip(("candidate", "reference"), typed, strict=False)), "tolerance": tolerance}
+        asked |= {"index": index}
         asked |= {"thresholds": profile, "require": require, "progress": progress, **run.keywords}
         return _save_baseline(_apart(baseline, limits, asked), write_baseline, baseline)
     limits.refuse_here()
@@ -141,24 +147,29 @@ def compare(
     )
     named = (("--index", index.file), ("--text", index.text))
     files = {option: open_vectors(file, option) for option, file in named if file is not None}
-    jobs = [job.Job(model, run) for model in models]
-    tell_stage(progress, "loading the candidate")
-    opened = [open_job(jobs[0], source=source)]
-    for model_job in jobs[1:]:
-        tell_stage(progress, "loading the reference")
-        opened.append(replace(open_job(model_job, source=opened[0].source), described=None))
-    tell_stage(progress, "trying the models on a few images")
-    facts = [probe(model) for model in opened]
-    firsts = FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON)
-    pair, read, described = _run(opened[0], opened[-1], progress, firsts)
-    if pair.candidate.state.n == 0:
-        _say_none_usable(jobs, pair, read.n_usable)
-    references = [reference_runs(model, first)[0] for model, first in zip(opened, firsts, strict=False)]
-    facts = [with_references(fact, [run]) for fact, run in zip(facts, references, strict=True)]
-    evidence = [
-        job.conclude(model_job, fact, job.Measurement([job.TensorSums(side.state, described=rows)], read), profile)[0]
-        for model_job, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
-    ]
+    with ExitStack() as copies:
+        tell = partial(tell_stage, progress)
+        models = [copies.enter_context(on_this_machine(p, preprocess=run.preprocess, tell=tell)) for p in places]
+        jobs = [job.Job(model.path, run) for model in models]
+        tell("loading the candidate")
+        opened = [open_job(jobs[0], source=source)]
+        for model_job in jobs[1:]:
+            tell("loading the reference")
+            opened.append(replace(open_job(model_job, source=opened[0].source), described=None))
+        tell("trying the models on a few images")
+        facts = [probe(model) for model in opened]
+        firsts = FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON)
+        pair, read, described = _run(opened[0], opened[-1], progress, firsts)
+        if pair.candidate.state.n == 0:
+            _say_none_usable(jobs, pair, read.n_usable)
+        references = [reference_runs(model, first)[0] for model, first in zip(opened, firsts, strict=False)]
+        facts = [with_references(fact, [run]) for fact, run in zip(facts, references, strict=True)]
+        evidence = []
+        for model, model_job, fact, side, rows in zip(
+            models, jobs, facts, (pair.candidate, pair.reference), described, strict=False
+        ):
+            measured = job.Measurement([job.TensorSums(side.state, described=rows)], read)
+            evidence.append(model.named(job.conclude(model_job, fact, measured, profile)[0]))
     when = Time.until_now(clock, read.n_usable)
     nodes = [Counter(node.op_type for node in model.models[0].graph.proto.graph.node) for model in opened]
     vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
@@ -172,13 +183,14 @@ def compare(
     else:
         comparison = _against(pair.candidate, evidence[0], read.digests, stored, profile, tolerance)
         nodes, old = [nodes[0] if stored.nodes else Counter(), Counter(stored.nodes)], stored.vectors
-    tell_stage(progress, "comparing the vectors")
+    tell("comparing the vectors")
     index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
     index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
     if run.arithmetic is None:
         loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
         index_report = on_another_machine(index_report, loss)
-    added = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
+    added: Fields = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
+    added |= {"binding": binding_of(Settings(**dict(run)))}
     report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
     return _save_baseline(report.with_baseline(new_baseline), write_baseline, baseline)
 
@@ -216,8 +228,8 @@ def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path
         raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
     if reference is not None and baseline is not None:
         raise UsageError(
-            f"REFERENCE is {reference} and --baseline is {baselines.name_of(baseline)}; the candidate is compared "
-            "with one of them",
+            f"REFERENCE is {redact(str(reference))} and --baseline is {baselines.name_of(baseline)}; the candidate is "
+            "compared with one of them",
             "leave out one of them",
         )
 
@@ -247,7 +259,7 @@ def _apart(
         written, sent = Path(folder, "made.npz"), Path(folder, "sent.npz" if stored and stored.vectors else "sent.json")
         if stored is not None:
             baselines.write(sent, stored)
-        there: Callable[..., CompareReport | FirstBaseline] = apart(compare, str(asked["candidate"]), limits)
+        there: Callable[..., CompareReport | FirstBaseline] = apart(compare, redact(asked["candidate"]), limits)
         report = there(baseline=sent if stored else baseline, write_baseline=written, **asked)
         numbers = baselines.read(written)
     if isinstance(report, FirstBaseline):

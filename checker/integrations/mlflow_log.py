@@ -1,6 +1,7 @@
 """Log reports to MLflow and gate model versions.
 
-A verified PASS opens the gate of a registered version (extra `mlflow`).
+A verified PASS, or a verified comparison whose required verdicts hold, opens the gate of a registered version (extra
+`mlflow`).
 
 A check never imports this. Only `log_report` and `gate_model_version` connect, to the tracking server that the caller
 names; MLflow's telemetry is switched off meanwhile.
@@ -9,14 +10,17 @@ names; MLflow's telemetry is switched off meanwhile.
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from ..compare.judge import CompareReport
 from ..errors import CannotAssessError
+from ..evidence import ModelFacts
 from ..isolation import tell_stage
-from ..report import forms
 from ..report.record import Report
 from ..storage import registries
 from ..storage.places import Url
@@ -28,23 +32,27 @@ if TYPE_CHECKING:
 
 FOLDER = "robustcheck"  # of the artifacts; also the first part of every metric's and tag's name
 TAG_CHARACTERS = 500  # length of a tag that every MLflow back end takes
+EXPERIMENT = "robustcheck"  # where neither the call nor the environment names one
 
 
 def log_report(
-    report: Report,
+    report: Report | CompareReport,
     *,
     run_id: str | None = None,
-    experiment: str = "robustcheck",
+    experiment: str | None = None,
     tracking_uri: str | None = None,
     html: str | Path | None = None,
 ) -> str:
     """Log a report to a run. Numbers are metrics, verdict and digests tags, the report artifacts.
 
     The tag `robustcheck.verdict` is `none` until everything else is logged, so a run logged in part has no verdict.
+    Where the address of the model means a LoggedModel, the metrics are on that model, too.
 
     Args:
-        report: of a check.
+        report: of a check or a comparison.
         run_id: the run to log to; None = a new one in `experiment`, which is made if it is not there.
+        experiment: of a new run, by name; None = that of MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else
+            "robustcheck".
         tracking_uri: the server; None = MLFLOW_TRACKING_URI.
         html: a report that `-o html=PATH` wrote, to be kept with the others.
 
@@ -59,19 +67,21 @@ def log_report(
         if run_id:
             run = client.get_run(run_id).info.run_id
         else:
-            existing = client.get_experiment_by_name(experiment)
-            of = existing.experiment_id if existing else client.create_experiment(experiment)
-            run = client.create_run(of, run_name=Path(report.evidence.model.file).name).info.run_id
+            facts = report.evidence.model
+            run = client.create_run(_experiment_id(client, experiment), run_name=_run_name(facts)).info.run_id
         try:
             client.set_tag(run, f"{FOLDER}.verdict", "none")  # it stays so if logging fails half-way
             with tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
-                for form, name in (("json", "report.json"), ("markdown", "report.md")):
-                    (Path(folder) / name).write_text(forms.render(form, [report]), encoding="utf-8")
+                for text, name in ((report.to_json(), "report.json"), (report.to_markdown(), "report.md")):
+                    (Path(folder) / name).write_text(text, encoding="utf-8")
                 client.log_artifacts(run, folder, FOLDER)
             if html is not None:
                 client.log_artifact(run, str(html), FOLDER)
+            origin = report.evidence.model.origin
+            model_id = registries.logged_model_of(client, origin.address, origin.revision) if origin else None
+            of_model = {"model_id": model_id} if model_id else {}
             for name, value in _metrics_of(report):
-                client.log_metric(run, f"{FOLDER}.{name}", value)
+                client.log_metric(run, f"{FOLDER}.{name}", value, **of_model)
             for name, text in _tags_of(report).items():
                 client.set_tag(run, f"{FOLDER}.{name}", text[:TAG_CHARACTERS])
         except BaseException:
@@ -84,6 +94,21 @@ def log_report(
         return str(run)
 
 
+def _experiment_id(client: MlflowClient, experiment: str | None) -> str:
+    """Return the experiment of a new run, which is made if it is not there."""
+    name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    identity = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if identity and not name:
+        return str(client.get_experiment(identity).experiment_id)
+    existing = client.get_experiment_by_name(name or EXPERIMENT)
+    return str(existing.experiment_id if existing else client.create_experiment(name or EXPERIMENT))
+
+
+def _run_name(model: ModelFacts) -> str:
+    """Return the name of a new run: the file's, or the whole address, whose last part may be a number."""
+    return model.origin.address if model.origin else Path(model.file).name
+
+
 def gate_model_version(
     name: str,
     model_version: str | int,
@@ -93,7 +118,9 @@ def gate_model_version(
     tracking_uri: str | None = None,
     **verify_options: Unpack[VerifyOptions],
 ) -> Verification:
-    """Verify a registered model's report; gate its version. The alias is set only for a PASS.
+    """Verify a registered model's report; gate its version. The alias is set only where the gate opens.
+
+    It opens for the PASS of a check, and for a comparison whose required verdicts hold.
 
     The registered ONNX file is fetched and verified, so that a PASS of another file counts for nothing. The version
     gets the tags `robustcheck.gate` (`closed` from the start, `open` at the end), `.verdict`
@@ -105,10 +132,10 @@ def gate_model_version(
     Args:
         name: of the registered model.
         model_version: of the registered model.
-        report_file: the JSON report of a check.
+        report_file: the JSON report of a check or a comparison.
         alias: set to this version if the gate is open, such as "champion".
         tracking_uri: the server; None = MLFLOW_TRACKING_URI.
-        verify_options: as in `verify`: images, rerun, public_key, signature, thresholds, device, …
+        verify_options: as in `verify`: images, reference, rerun, public_key, signature, thresholds, device, …
 
     Returns:
         The verification; `exit_code` 0 = open; 1 = WARN, nothing vouches for the PASS, or it is on bundled photos or of
@@ -132,10 +159,14 @@ def gate_model_version(
             model = _only_model(registries.fetch_mlflow(client, entry, Path(folder)), entry.shown)
             result = verify(report_file, model, **verify_options)
             if result.exit_code == 0 and result.unfit:
-                closed = f"the PASS is {result.unfit}; the gate opens for a model on photos of its use"
+                about = "comparison" if result.comparison else "PASS"
+                closed = f"the {about} is {result.unfit}; the gate opens for a model on photos of its use"
                 result = result.model_copy(update={"exit_code": 1, "rule": closed})
-            stands = result.exit_code == 0 or (result.exit_code == 1 and result.verdict == "WARN")
+            is_warn = result.exit_code == 1 and result.verdict == "WARN"
+            is_compared = result.comparison != "" and result.result.startswith("VERIFIED") and not result.unfit
+            stands = result.exit_code == 0 or is_warn or is_compared
             tag("verdict", result.verdict if stands else "none")
+            tag("comparison", result.comparison if is_compared else "none")
             tag("reasons", ", ".join(result.reasons))
             tag("rule", result.rule)
             tag("result_digest", result.result_digest)
@@ -153,7 +184,7 @@ def gate_model_version(
         return result
 
 
-def _metrics_of(report: Report) -> Iterator[tuple[str, float]]:
+def _metrics_of(report: Report | CompareReport) -> Iterator[tuple[str, float]]:
     """Yield the measured deciding statistics. They have bounds and thresholds."""
     yield "n_images", report.evidence.statistics.n_images
     for statistic in report.profile.deciding:
@@ -161,11 +192,29 @@ def _metrics_of(report: Report) -> Iterator[tuple[str, float]]:
             if value is not None:
                 yield f"{statistic}.{bound}", value
         yield f"{statistic}.threshold", report.profile.thresholds[statistic].minimum
+    if isinstance(report, CompareReport):
+        yield from _metrics_of_comparison(report)
 
 
-def _tags_of(report: Report) -> dict[str, str]:
+def _metrics_of_comparison(report: CompareReport) -> Iterator[tuple[str, float]]:
+    """Yield how much of each statistic is left, and the numbers of the index verdict."""
+    numbers = {f"ratio.{change.name}": change.ratio for change in report.statistics}
+    for name, number in (report.index.numbers if report.index else {}).items():
+        numbers[f"index.{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')}"] = number
+    for name, interval in numbers.items():
+        for bound in ("estimate", "low", "high"):
+            if (value := getattr(interval, bound)) is not None:
+                yield f"{name}.{bound}", value
+    yield "exit_code", report.exit_code
+
+
+def _tags_of(report: Report | CompareReport) -> dict[str, str]:
     """Return digests, reasons, and last the verdict."""
-    return {
+    compared = {}
+    if isinstance(report, CompareReport):
+        compared["comparison"] = report.rule
+        compared["reference_digest"] = report.reference.evidence.model.digest
+    return compared | {
         "reasons": ", ".join(reason.id for reason in report.verdict.reasons),
         "synthetic": report.evidence.model.synthetic,
         "model_digest": report.evidence.model.digest,

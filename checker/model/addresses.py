@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +16,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ..evidence import Origin
+from ..evidence import Evidence, Origin
 from ..storage import registries
 from ..storage.places import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY, Place, Url, parse_place, redact
 from ..storage.stores import RemoteFile, StoreError, download, limit_bytes, open_url, private_folder
@@ -47,6 +47,29 @@ class LocalModel:
     """whether it was never a file"""
     origin: Origin | None = None
     """what its address meant, of a hub or a registry"""
+    names: Mapping[Path, object] = field(default_factory=dict)
+    """what is shown in place of the paths of a copy"""
+
+    def shown(self, text: str) -> str:
+        """Return a text with names in place of the paths of a copy."""
+        for path, name in self.names.items():
+            text = text.replace(str(path), str(name))
+        return text
+
+    def named(self, evidence: Evidence) -> Evidence:
+        """Return evidence that names the address of a copy, not its path."""
+        if not self.fetched:
+            return evidence
+        facts = evidence.model.model_copy(update={"file": self.name, "origin": self.origin})
+        return evidence.model_copy(update={"model": facts})
+
+
+def parse_address(model: str | os.PathLike[str] | Url) -> Place:
+    """Return the path or URL of a text. Raises as `parse_model`, and TypeError for a model in memory."""
+    place = parse_model(model)
+    if isinstance(place, (Path, Url)):
+        return place
+    raise TypeError(f"model: type is {type_name(model)}; here it must be a path or a URL")
 
 
 def parse_model(model: Model) -> Place | bytes | ModelProto:
@@ -187,9 +210,10 @@ def _registered(url: Url, folder: Path, tell: Tell | None) -> Iterator[LocalMode
         command = hint.replace(quoted(path), quoted(path.name)).replace(str(path), path.name)
         return f"mlflow artifacts download -u {quoted(url)} -d . && {command}"
 
-    with _renamed({path: url, path.parent: url}, fetched_first):
+    names: dict[Path, object] = {path: url, path.parent: url}
+    with _renamed(names, fetched_first):
         origin = Origin(address=str(url), revision=entry.revision, file=chosen)
-        yield LocalModel(path, str(url), fetched=True, origin=origin)
+        yield LocalModel(path, str(url), fetched=True, origin=origin, names=names)
 
 
 @contextmanager
@@ -207,9 +231,10 @@ def _remote(url: Url, folder: Path, preprocess: str | None, tell: Tell | None) -
         path = folder / HUB_FOLDER / name
         path.parent.mkdir()
         names = {folder: file.parent.parent}
-    with _renamed({path: file, path.parent: file.parent, **names}):
+    names = {path: file, path.parent: file.parent, **names}
+    with _renamed(names):
         _Download(file, path, limit_bytes()).run(is_described=preprocess is not None)
-        yield LocalModel(path, str(file), fetched=True, origin=origin)
+        yield LocalModel(path, str(file), fetched=True, origin=origin, names=names)
 
 
 def _in_repository(address: registries.Address, tell: Tell | None) -> tuple[RemoteFile, Origin]:

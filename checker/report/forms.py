@@ -36,7 +36,7 @@ from ..text import Fields, as_json, error_json, frozen, number_text, printable
 from ..verdict.gate import ON_BUNDLED, Waiver
 from ..verdict.reasons import NAMES, WITHOUT_SCORES, Kind
 from ..verdict.rule import Reason, Verdict, describe, inside, outside, side_of
-from .record import Failed, Outcome, ReferenceRow, Report, predicate_of, sealed, to_json
+from .record import Bound, Failed, Outcome, ReferenceRow, Report, predicate_of, sealed, to_json
 
 TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "gitlab", "predicate", "cyclonedx")
 FORMS = ("terminal", *TEXTS)
@@ -164,7 +164,7 @@ def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
     return printable(f"{state} by {waiver.owner} {until} {waiver.expires.isoformat()}: {waiver.because}")
 
 
-def loosening_text(report: Report) -> str:
+def loosening_text(report: Bound) -> str:
     """Write which settings can loosen the gate. A file or a variable sets them; one line, empty where nothing does."""
     settings_by_source: dict[str, list[str]] = {}
     for entry in report.gate.loosening if report.gate else ():
@@ -210,7 +210,7 @@ def loosened(report: Report) -> Iterator[str]:
     yield from (f"{w.reason}: {waiver_text(w, expired=True)}" for w in gate.expired)
 
 
-def cautions(report: Report) -> list[str]:
+def cautions(report: Bound) -> list[str]:
     """Write what comes before the verdict, one line each.
 
     Reported are what can loosen the gate, photos that are not the reader's, a preprocessing that is only claimed, and
@@ -222,12 +222,12 @@ def cautions(report: Report) -> list[str]:
     return list(filter(None, [loosening_text(report), on_bundled, *limits_of(report)]))
 
 
-def limits_of(report: Report) -> list[str]:
+def limits_of(report: Bound) -> list[str]:
     """Write what the verdict is limited to, one line each: what only an option states, and whose arithmetic was run."""
     return list(filter(None, [claim_text(report), arithmetic_text(report)]))
 
 
-def arithmetic_text(report: Report) -> str:
+def arithmetic_text(report: Bound) -> str:
     """Write whose arithmetic the verdict is about, where an option says it; else it is empty."""
     arithmetic = report.evidence.execution.arithmetic
     if arithmetic is None:
@@ -236,7 +236,7 @@ def arithmetic_text(report: Report) -> str:
     return f"the verdict is about {about} (--arithmetic {arithmetic})"
 
 
-def claim_text(report: Report) -> str:
+def claim_text(report: Bound) -> str:
     """Write that an option alone states the preprocessing of a PASS. It is empty for other reports."""
     preprocessing = report.evidence.preprocessing
     if not report.verdict.passed or not preprocessing.is_claimed:

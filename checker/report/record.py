@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, ValidationError, model_validator
 
@@ -123,7 +123,38 @@ class Judged(NoTruth):
         return self.verdict.reasons
 
 
-class Report(Judged, Frozen):
+class Bound(Judged, Frozen):
+    """The base of every record that a digest binds: it can be verified, signed and attested."""
+
+    if TYPE_CHECKING:
+        tool: str
+        tool_version: str
+        gate: Gate | None
+        profile: Profile
+        time: Time | None
+        binding: Binding | None
+
+        @property
+        def evidence(self) -> Evidence:
+            """Return the evidence about the model that is to be released."""
+
+    def judged_again(self) -> Verdict:
+        """Return the verdict that the evidence gives."""
+        return judge(self.evidence, self.profile)
+
+    def has_own_gate(self, *, words: bool) -> bool:
+        """Return whether the gate follows from the verdict. words: also in the words of this version."""
+        return self.gate is None or fits(self.gate, self.verdict, words=words)
+
+    def attested(self) -> Fields:
+        """Return what a predicate holds besides the fields that every one has."""
+        return {}
+
+
+AnyBound = TypeVar("AnyBound", bound=Bound)
+
+
+class Report(Bound, Frozen):
     """The verdict, its evidence, profile and limits. The limits are those of the claim."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -246,7 +277,7 @@ CLAIM = (
 )
 
 
-def sealed(report: Report) -> Report:
+def sealed(report: AnyBound) -> AnyBound:
     """Return the report with its content's digest. One without a binding stays as it is."""
     if report.binding is None:
         return report
@@ -320,10 +351,19 @@ LARGEST_REPORT_BYTES: Final = 1 << 26  # of a document: the report of one model 
 AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
 
-def read(path: Path, *, refuse_errors: bool = False) -> list[tuple[Report, Fields]]:
+def read(path: Path) -> list[tuple[Report, Fields]]:
+    """Read the reports of checks in a file. Raises as `read_bound`."""
+    return read_bound(path, {"": Report})
+
+
+def read_bound(
+    path: Path, kinds: Mapping[str, type[AnyBound]], *, refuse_errors: bool = False
+) -> list[tuple[AnyBound, Fields]]:
     """Read the reports of a file. Each comes with its own JSON; it is one report, or one for each of several models.
 
     A report that was edited is read all the same: see `read_one` and `edits`.
+
+    kinds: the records that are read, by their field `document`; that of a check has none.
 
     Raises:
         UsageError: not readable, truncated or no JSON, no report, no binding, of a newer schema or tool.
@@ -349,7 +389,7 @@ def read(path: Path, *, refuse_errors: bool = False) -> list[tuple[Report, Field
     several = raw.get("reports")
     parts = several if isinstance(several, list) else [raw]
     errors = [part["error"] for part in parts if isinstance(part, dict) and "error" in part]
-    reports = [_report(path, part) for part in parts if not (isinstance(part, dict) and "error" in part)]
+    reports = [_report(path, part, kinds) for part in parts if not (isinstance(part, dict) and "error" in part)]
     if not reports or (refuse_errors and errors):
         message = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
         raise CannotAssessError(f"{path}: document reports an error ({message}); check again", AGAIN)
@@ -357,13 +397,18 @@ def read(path: Path, *, refuse_errors: bool = False) -> list[tuple[Report, Field
 
 
 def read_one(path: Path) -> Report:
-    """Read the report of a one-report file. It must be as a check wrote it.
+    """Read the report of a one-report file. It must be as a check wrote it. Raises as `only_one`."""
+    return only_one(path, {"": Report})
 
-    Raises as `read`, and:
+
+def only_one(path: Path, kinds: Mapping[str, type[AnyBound]]) -> AnyBound:
+    """Read the record of a one-record file. It must be as robustcheck wrote it.
+
+    Raises as `read_bound`, and:
         UsageError: the file holds several reports.
         CannotAssessError: the report was edited after the check wrote it (`edits`).
     """
-    reports = read(path, refuse_errors=True)
+    reports = read_bound(path, kinds, refuse_errors=True)
     if len(reports) != 1:
         raise UsageError(
             f"{path}: document holds {len(reports)} reports; it must hold one", "check the models one by one"
@@ -378,7 +423,7 @@ def read_one(path: Path) -> Report:
     return report
 
 
-def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
+def edits(report: Bound, raw: Mapping[str, Any]) -> dict[str, str]:
     """Find the parts of a report that were edited. Model and images are not needed; parts are report, profile, verdict.
 
     Checked are its digest, the seal of its profile, and that its evidence gives its verdict. Another tool that computes
@@ -406,13 +451,14 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
     if not profile_digest_of(profile) == profile.digest == report.verdict.profile_digest:
         faults["profile"] = f"{profile.id} was changed after it was sealed"
     try:
-        verdict = judge(report.evidence, profile)
+        verdict = report.judged_again()
     except (LookupError, TypeError, ValueError, ArithmeticError) as fault:
         return faults | {"verdict": f"its evidence can't be judged ({type(fault).__name__})"}
     if (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
         faults["verdict"] = f"its evidence gives {ruling(verdict)}"
-    elif report.gate is not None and not fits(report.gate, report.verdict, words=same_tool):
-        faults["verdict"] = f"{ruling(verdict)} does not give exit code {report.gate.exit_code} by its gate"
+    elif not report.has_own_gate(words=same_tool):
+        code = report.gate.exit_code if report.gate else 0
+        faults["verdict"] = f"{ruling(verdict)} does not give exit code {code} by its gate"
     return faults
 
 
@@ -444,8 +490,9 @@ def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
     )
 
 
-def _report(path: Path, raw: Any) -> tuple[Report, Fields]:
-    if not isinstance(raw, dict) or "document" in raw or "verdict" not in raw:
+def _report(path: Path, raw: Any, kinds: Mapping[str, type[AnyBound]]) -> tuple[AnyBound, Fields]:
+    kind = kinds.get(str(raw.get("document", ""))) if isinstance(raw, dict) and "verdict" in raw else None
+    if kind is None:
         raise UsageError(f"{path}: document is not a report of a check; `-o json=PATH` of a check writes one", AGAIN)
     theirs, ours = raw.get("tool_version"), VERSION
     if _release(theirs) > _release(ours):
@@ -454,7 +501,7 @@ def _report(path: Path, raw: Any) -> tuple[Report, Fields]:
             NEWER,
         )
     try:
-        report = Report.model_validate(raw)
+        report = kind.model_validate(raw)
     except (ValidationError, RecursionError) as fault:
         first = fault.errors(include_url=False)[0] if isinstance(fault, ValidationError) else None
         where = ".".join(str(part) for part in first["loc"]) if first else "content"
@@ -506,7 +553,7 @@ HOME_NOTE: Final = (
 """What signing says; empty once HOME is set"""
 
 
-def predicate_of(report: Report, report_digest: str) -> Fields:
+def predicate_of(report: Bound, report_digest: str) -> Fields:
     """Return what is attested.
 
     It is the verdict, and the digests of all that it rests on; the same report gives the same predicate.
@@ -526,6 +573,7 @@ def predicate_of(report: Report, report_digest: str) -> Fields:
         "profile": {"id": report.profile.id, "digest": sha256_set(report.profile.digest)},
         "images": {"digest": sha256_set(evidence.images.digest), "count": evidence.statistics.n_images},
         "time": report.time.started if report.time else None,
+        **report.attested(),
     }
 
 

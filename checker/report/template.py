@@ -132,12 +132,17 @@ def _page_text(value: object) -> object:
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def packaged(form: str, outcomes: Sequence[Outcome], options: forms.FormOptions) -> str:
-    """Write a form that is a packaged template. It may call the helpers of `_packaged`."""
+def packaged(
+    form: str, outcomes: Sequence[Outcome], options: forms.FormOptions, comparison: object | None = None
+) -> str:
+    """Write a form that is a packaged template, which may call the helpers of `_packaged`.
+
+    comparison: the comparison that the one outcome is a side of.
+    """
     named = list(zip(forms.names_of(outcomes), outcomes, strict=True))
     reports = [(name, outcome) for name, outcome in named if isinstance(outcome, Report)]
     template = _packaged().get_template(f"{form}{SUFFIX}")
-    return template.render(outcomes=outcomes, named=named, reports=reports, options=options)
+    return template.render(outcomes=outcomes, named=named, reports=reports, options=options, comparison=comparison)
 
 
 @cache

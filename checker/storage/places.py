@@ -189,8 +189,9 @@ def local_path(text: str | Path, subject: str) -> Path:
     match = _match_url(str(text))
     if match is None:
         return Path(text)
+    slashes = match[2] if match[1].lower() in REGISTRY else f"{match[2]:/<2}"
     raise UsageError(
-        f"{redact(f'{match[1]}:{match[2]:/<2}{match[3]}')}: {subject} is a URL; here it must be a file on this machine",
+        f"{redact(f'{match[1]}:{slashes}{match[3]}')}: {subject} is a URL; here it must be a file on this machine",
         "copy it here, and name the copy",
     )
 

@@ -374,6 +374,21 @@ def resolve_mlflow(client: MlflowClient, url: Url) -> MlflowEntry:
         return entry
 
 
+def logged_model_of(client: MlflowClient, address: str, revision: str) -> str | None:
+    """Return the id of the logged model that was fetched. None where the address means none, or the server has none.
+
+    address, revision: as the report of its check names them.
+    """
+    if _LOGGED.fullmatch(address):
+        return revision
+    named = _MODELS.fullmatch(address)
+    if named is None:
+        return None
+    versions = client.search_model_versions(f"name = '{named['name']}'")
+    sources = [str(version.source) for version in versions if f"version {version.version}" == revision]
+    return next((source.rpartition("/")[2] for source in sources if _LOGGED.fullmatch(source)), None)
+
+
 def _resolved_at_mlflow(client: MlflowClient, url: Url, shown: str) -> MlflowEntry:
     if run := _RUNS.fullmatch(url.raw):
         client.get_run(run["run"])  # its error names the run; a fetch's would name a path

@@ -22,8 +22,10 @@ from typing import Any, Final, Literal
 from ...thresholds import profile as profiles
 from ...thresholds.profile import STATISTICS, Frozen, Profile
 from .. import pipeline
+from ..compare import compare
+from ..compare.judge import CompareReport
 from ..errors import CannotAssessError, UsageError
-from ..evidence import Options
+from ..evidence import Evidence, ModelFacts, Options
 from ..images.source import digest_of_set, open_images
 from ..isolation import Tell
 from ..model.file import read_onnx
@@ -61,6 +63,14 @@ MEASURED: Final = (
     "evidence.model.batch_difference",
     "evidence.model.fixed_scale_difference",
     "evidence.model.output_difference",
+    # of a comparison:
+    "statistics[",
+    "features[",
+    "similarity.",
+    "agreement.",
+    "index.numbers.",
+    "index.worst[",
+    "index.machine.",
 )
 """Where a number that is not whole may differ by the tolerance; elsewhere it must be the same."""
 EXACT: Final = "evidence.statistics.alpha"
@@ -72,9 +82,13 @@ ENVIRONMENT: Final = (
 )
 """What another machine, version or place changes though the report is true."""
 SHOWN: Final = 60  # characters of a value in a message
+SIDES: Final = ("candidate", "reference")  # of a comparison
+AnyReport = Report | CompareReport
+KINDS: Final[dict[str, type[AnyReport]]] = {"": Report, "compare": CompareReport}
+"""what is verified, by the field `document`"""
 
 
-def tolerance_of(second: Report, *, elsewhere: bool) -> float:
+def tolerance_of(second: AnyReport, *, elsewhere: bool) -> float:
     """Return the relative difference that is allowed.
 
     It depends on the second run's model, not on what the report claims.
@@ -83,7 +97,7 @@ def tolerance_of(second: Report, *, elsewhere: bool) -> float:
 
 
 def disagreements(
-    first: Report, second: Report, tolerance: float = SAME_ENVIRONMENT, *, elsewhere: bool = False
+    first: AnyReport, second: AnyReport, tolerance: float = SAME_ENVIRONMENT, *, elsewhere: bool = False
 ) -> Texts:
     """List the differences between a report and a second run. Each is in words; empty if there are none.
 
@@ -103,30 +117,41 @@ def disagreements(
     assert first.binding is not None
     theirs = _compared(first)
     ours = _compared(second)
-    if elsewhere:
-        same_words = first.tool_version == second.tool_version
-        for report, form in ((first, theirs), (second, ours)):
+    same_words = first.tool_version == second.tool_version
+    for report, form in ((first, theirs), (second, ours)):
+        if isinstance(report, CompareReport):
+            _leave_out_of_comparison(report, form, elsewhere=elsewhere)
+        elif elsewhere:
             _leave_out_environment(report, form, same_words=same_words)
     return (*differences, *_walk(theirs, ours, "", tolerance, second.profile))
 
 
-def _compared(report: Report) -> JsonObject:
+def _compared(report: AnyReport) -> JsonObject:
     """Return a report's JSON form for comparison.
 
     What no second run can know is left out, and two honest runs have the same form.
     """
     form = report.model_dump(mode="json")
-    evidence, settings = form["evidence"], form["binding"]["settings"]
+    settings = form["binding"]["settings"]
     # of the verdict its ruling counts here; `edits` judges the evidence again
-    _leave_out(form, "time", "gate", "verdict", "binding.result_digest", "evidence.model.file", "evidence.model.origin")
+    _leave_out(form, "time", "gate", "verdict", "binding.result_digest")
     own = memory_note(report.evidence.model.file)  # the second run has a file
     form["notes"] = [note for note in form["notes"] if not note.startswith(OTHER_NOTES) and note not in own]
-    evidence["images"]["source"] = _last_part(evidence["images"]["source"])
     settings["images"] = _last_part(settings["images"])
-    if settings["preprocess"] is not None and settings["preprocess"] not in PRESETS:  # a file that lies there, not here
+    is_file = settings["preprocess"] is not None and settings["preprocess"] not in PRESETS  # it lies there, not here
+    if is_file:
         settings["preprocess"] = ""
-        evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
+    for evidence in _evidence_in(form):
+        _leave_out(evidence, "model.file", "model.origin")
+        evidence["images"]["source"] = _last_part(evidence["images"]["source"])
+        if is_file:
+            evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
     return form
+
+
+def _evidence_in(form: JsonObject) -> list[JsonObject]:
+    """Return the evidence in a report's JSON form: one, or those of a comparison's two sides."""
+    return [form["evidence"]] if "evidence" in form else [form[side]["evidence"] for side in SIDES]
 
 
 def _leave_out(form: JsonObject, *paths: str) -> None:
@@ -139,17 +164,43 @@ def _last_part(source: str | None) -> str | None:
     return None if source is None else PurePath(os.path.normpath(source)).name
 
 
+def _leave_out_of_comparison(report: CompareReport, form: JsonObject, *, elsewhere: bool) -> None:
+    """Leave out of a comparison's form its sentences, which hold rounded numbers, and the names of files.
+
+    elsewhere: also what the environment changes. Of the index verdict its answer and the reasons count then.
+    """
+    _leave_out(form, "notes", "baseline")
+    _leave_out(form, *(f"{side}.verdict" for side in SIDES))
+    if (index := form["index"]) is not None:
+        _leave_out(index, "ran", "differs", "options.file", "options.text")
+        index["reasons"] = sorted(reason["id"] for reason in index["reasons"])
+    if not elsewhere:
+        return
+    _leave_out(form, "claim", *(place for place in ENVIRONMENT if not place.startswith("evidence.")))
+    for side, evidence in zip((report.candidate, report.reference), _evidence_in(form), strict=True):
+        _leave_out_of_machine(side.evidence, evidence)
+    form["features"] = [[feature["index"], feature["fate"]] for feature in form["features"]]
+    if index is not None:
+        form["index"] = {"verdict": index["verdict"], "reasons": index["reasons"]}
+
+
+def _leave_out_of_machine(evidence: Evidence, form: JsonObject) -> None:
+    """Leave out of the form of evidence what another machine, version or place changes."""
+    form["execution"] = form["execution"]["precision"]
+    _leave_out(form, *(place.removeprefix("evidence.") for place in ENVIRONMENT if place.startswith("evidence.")))
+    form["statistics"]["features"] = sorted(feature.index for feature in evidence.statistics.persistent)
+    form["gallery"] = [image["name"] for image in (form["gallery"] or {"shown": []})["shown"]]
+    form["images"]["sanity"] = sorted(finding["id"] for finding in form["images"]["sanity"]["findings"])
+
+
 def _leave_out_environment(report: Report, form: JsonObject, *, same_words: bool) -> None:
     """Leave out of a form what the environment changes.
 
     Another machine, version or place changes it though the report is true.
     """
     evidence = form["evidence"]
-    evidence["execution"] = evidence["execution"]["precision"]
-    _leave_out(form, *ENVIRONMENT)
-    evidence["statistics"]["features"] = sorted(feature.index for feature in report.evidence.statistics.persistent)
-    evidence["gallery"] = [image["name"] for image in (evidence["gallery"] or {"shown": []})["shown"]]
-    evidence["images"]["sanity"] = sorted(finding["id"] for finding in evidence["images"]["sanity"]["findings"])
+    _leave_out_of_machine(report.evidence, evidence)
+    _leave_out(form, *(place for place in ENVIRONMENT if not place.startswith("evidence.")))
     execution = report.evidence.execution
     machine = execution_notes(execution) + int8_notes(report.evidence.model.saturating_pairs, execution)
     form["notes"] = [note for note in form["notes"] if note not in machine]
@@ -183,6 +234,8 @@ def _walk(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile)
 
 def _is_same(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile) -> bool:
     """Return whether two values of one type agree. A measured number may differ by the tolerance."""
+    for side in SIDES:
+        path = path.removeprefix(f"{side}.")
     if not (isinstance(theirs, float) and path.startswith(MEASURED) and path != EXACT):
         return bool(theirs == ours)
     absolute = ROUNDED if ".z[" in path else tolerance * _scale(path, profile)
@@ -202,23 +255,25 @@ def _shown(value: Any) -> str:
 
 
 def measure_again(
-    report: Report,
+    report: AnyReport,
     model: Path,
     images: str | None,
     *,
+    reference: Path | None = None,
     device: str | None = None,
     progress: Tell | None = None,
-) -> Report:
+) -> AnyReport:
     """Measure again with a report's settings. Its profile judges; all of it runs in this process.
 
     Args:
         report: a report with its settings (`binding`).
         model, images: what the settings are applied to.
+        reference: of a comparison, the reference or the baseline.
         device: instead of the one in the settings; None = that one.
         progress: called after every batch.
 
     Raises:
-        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
+        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`, or `compare`.
     """
     assert report.binding is not None
     settings = report.binding.settings
@@ -229,8 +284,16 @@ def measure_again(
             file.write_text(report.evidence.preprocessing.preprocessing.model_dump_json(), encoding="utf-8")
             preprocess = str(file)
         changed = {"images": images, "preprocess": preprocess, "device": device or settings.device}
-        options = settings.model_copy(update=changed).options
-        return pipeline.check(model, thresholds=report.profile, isolate=False, progress=progress, **options.keywords)
+        options: dict[str, Any] = settings.model_copy(update=changed).options.keywords
+        options |= {"thresholds": report.profile, "isolate": False, "progress": progress}
+        if isinstance(report, Report):
+            return pipeline.check(model, **options)
+        if report.index is not None:
+            options["index"] = report.index.options
+        options |= {"tolerance": report.tolerance, "require": report.required}
+        if report.baseline:
+            return compare(model, baseline=reference, **options)
+        return compare(model, reference, **options)
 
 
 NAMED = 5  # differences that are named
@@ -241,7 +304,7 @@ Status = Literal["agrees", "differs", "not checked"]
 class Finding(Frozen):
     """The finding of one check."""
 
-    check: Literal["report", "signature", "model", "origin", "profile", "verdict", "images", "rerun"]
+    check: Literal["report", "signature", "model", "origin", "reference", "profile", "verdict", "images", "rerun"]
     status: Status
     seen: str
     """what was compared, or why it was not"""
@@ -279,8 +342,8 @@ def model_digest(model: Path) -> str:
 
 
 def report_of(
-    reports: list[tuple[Report, JsonObject]], digest: str, model: Path, report_file: Path
-) -> tuple[Report, JsonObject]:
+    reports: list[tuple[AnyReport, JsonObject]], digest: str, model: Path, report_file: Path
+) -> tuple[AnyReport, JsonObject]:
     """Return the report about the model with this digest. A single report is returned whatever it is about.
 
     Raises UsageError: several are about it. CannotAssessError: none is.
@@ -307,7 +370,7 @@ def check_edits(part: Literal["report", "verdict"], faults: Mapping[str, str], a
 
 
 def check_signature(
-    report: Report, model: Path, digest: str, signature: Path | None, signer: Path | Identity | None
+    report: AnyReport, model: Path, digest: str, signature: Path | None, signer: Path | Identity | None
 ) -> Finding:
     """Check a signature of a report. `digest` is the sha256:… of the report's file; both or none.
 
@@ -329,9 +392,8 @@ def check_signature(
     return _agrees("signature", f"every byte of the report is signed by {words_of(signer)}")
 
 
-def check_model(report: Report, model: Path, digest: str) -> Finding:
+def check_model(recorded: ModelFacts, model: Path, digest: str) -> Finding:
     """Check that a report is about these model files. digest: from `model_digest`."""
-    recorded = report.evidence.model
     if digest != recorded.file_digest:
         return _differs(
             "model",
@@ -352,7 +414,26 @@ def check_model(report: Report, model: Path, digest: str) -> Finding:
     return _agrees("model", f"{model}{files}: exactly the bytes that were measured ({short_digest(digest)}…)")
 
 
-def check_origin(report: Report) -> Finding | None:
+def check_reference(report: AnyReport, reference: Path | None) -> Finding | None:
+    """Check that a comparison is with this reference, or this baseline. None for the report of a check."""
+    if isinstance(report, Report):
+        return None
+    name = report.baseline or report.reference.evidence.model.file
+    if reference is None:
+        return unchecked("reference", f"--reference was not given; compared was with {name}")
+    if not report.baseline:
+        found = check_model(report.reference.evidence.model, reference, model_digest(reference))
+        return found.model_copy(update={"check": "reference"})
+    digest = model_digest(reference)
+    if not report.baseline_digest:
+        return unchecked("reference", f"{name} was handed over in Python, so its file is not known")
+    if digest != report.baseline_digest:
+        seen = f"{reference} has {short_digest(digest)}…, the report is with {short_digest(report.baseline_digest)}…"
+        return _differs("reference", f"{seen} ({name})")
+    return _agrees("reference", f"{reference}: exactly the baseline that was compared with ({short_digest(digest)}…)")
+
+
+def check_origin(report: AnyReport) -> Finding | None:
     """Return the finding on a model's origin.
 
     No file can show where a model was fetched from; None where the report names nothing.
@@ -363,7 +444,7 @@ def check_origin(report: Report) -> Finding | None:
     return unchecked("origin", f"{origin.address} at {origin.revision} is what the report says; nothing here shows it")
 
 
-def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile | None) -> Finding:
+def check_profile(report: AnyReport, faults: Mapping[str, str], accepted: Profile | None) -> Finding:
     """Check that an accepted profile judged the report. None = a packaged one."""
     profile = report.profile
     if "profile" in faults:
@@ -381,7 +462,7 @@ def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile |
     return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({short_digest(profile.digest)}…)")
 
 
-def check_images(report: Report, image_set: str | None) -> Finding:
+def check_images(report: AnyReport, image_set: str | None) -> Finding:
     """Check that the run read the same images. They are the first ones of its seeded order. None is decoded."""
     recorded = report.evidence.images
     if recorded.given:
@@ -409,16 +490,17 @@ def check_images(report: Report, image_set: str | None) -> Finding:
 
 
 def check_rerun(
-    report: Report,
+    report: AnyReport,
     model: Path,
     image_set: str | None,
     device: str | None,
     progress: Tell | None,
     *,
+    reference: Path | None = None,
     elsewhere: bool,
 ) -> Finding:
     """Measure again and check that the runs agree. `elsewhere` as for `disagreements`."""
-    second = measure_again(report, model, image_set, device=device, progress=progress)
+    second = measure_again(report, model, image_set, reference=reference, device=device, progress=progress)
     tolerance = tolerance_of(second, elsewhere=elsewhere)
     if different := disagreements(report, second, tolerance, elsewhere=elsewhere):
         more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from ...thresholds.profile import Frozen, ReprArgs
+from ..compare.judge import CompareReport
 from ..errors import UsageError
 from ..isolation import NO_LIMITS, Limits, Progress, Tell, apart, is_possible, tell_stage
 from ..model.weights import file_digest
 from ..report.document import Cell, Document, File, Section, Shown, Table
 from ..report.forms import cautions
-from ..report.record import Report, edits, read, ruling
+from ..report.record import edits, only_one, read_bound, ruling
 from ..storage.places import local_path
 from ..text import VERSION, name_text, quoted, short_digest
 from ..verdict.gate import ON_BUNDLED, decide, load_profile
 from ..verdict.rule import NoTruth
 from . import checks
-from .checks import Finding, agreed, check_edits, model_digest, report_of, unchecked
+from .checks import KINDS, AnyReport, Finding, agreed, check_edits, model_digest, report_of, unchecked
 from .signature import Identity, identity_of
 
 
@@ -38,6 +39,8 @@ class Verification(Shown, NoTruth, Frozen):
     model: str
     verdict: Literal["PASS", "WARN"]
     """the report's own"""
+    comparison: str = ""
+    """of a comparison: the verdicts that it required; empty for a check"""
     reasons: tuple[str, ...]
     result_digest: str
     cautions: tuple[str, ...] = ()
@@ -60,6 +63,8 @@ class Verification(Shown, NoTruth, Frozen):
             return "NOT VERIFIED: nothing was measured again, and no signature was checked"
         measured = agreed(self.findings, "rerun")
         how = "VERIFIED" if measured else "VERIFIED by its signature, not measured again"
+        if self.comparison:
+            return how if self.exit_code == 0 else f"{how}, but {self.comparison}"
         if self.verdict == "PASS":
             return how
         return f"{how}, WARN waived" if self.exit_code == 0 else f"{how}, but WARN"
@@ -68,7 +73,8 @@ class Verification(Shown, NoTruth, Frozen):
     def says(self) -> str:
         """Return the report's verdict with the reasons."""
         reasons = f" ({', '.join(self.reasons)})" if self.reasons else ""
-        return f"{self.report} says {self.verdict}{reasons}"
+        verdict = f"that {self.comparison}" if self.comparison else self.verdict
+        return f"{self.report} says {verdict}{reasons}"
 
     @property
     def passed(self) -> bool:
@@ -87,6 +93,7 @@ class VerifyOptions(TypedDict, total=False):
     """The keyword arguments of `verify` but `today`."""
 
     images: AnyPath
+    reference: AnyPath
     thresholds: AnyPath
     rerun: bool | None
     device: str | None
@@ -107,6 +114,7 @@ def verify(
     model: str | Path,
     *,
     images: str | Path | None = None,
+    reference: str | Path | None = None,
     thresholds: str | Path | None = None,
     rerun: bool | None = None,
     device: str | None = None,
@@ -125,9 +133,10 @@ def verify(
     """Verify a report about a model.
 
     Args:
-        report_file: a check's JSON; of a document of several models, the report about this one.
+        report_file: the JSON of a check or a comparison; of a document of several models, the report about this one.
         model: the ONNX file that is to be released.
         images: where they are, the path or URL of a set; not needed for the bundled photos.
+        reference: of a comparison, the reference's ONNX file, or the baseline's file; a rerun needs it.
         thresholds: the profile that is accepted; None = the packaged profile of the same id, unless it is looser than
             the default.
         rerun: measure again with the report's settings; None = where the images are at hand. Without a rerun only a
@@ -163,24 +172,31 @@ def verify(
     limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
     content_digest = file_digest(report_file) if report_file.is_file() else ""
-    reports, digest = read(report_file), model_digest(model)
+    reports, digest = read_bound(report_file, KINDS), model_digest(model)
     report, raw = report_of(reports, digest, model, report_file)
     assert report.binding is not None
     faults = edits(report, raw)
     accepted = load_profile(thresholds) if thresholds is not None else None
-    about_model = checks.check_model(report, model, digest)  # first: a model that can't be read ends the verification
+    other = None if reference is None else local_path(reference, "reference")
+    if other is not None and not isinstance(report, CompareReport):
+        raise UsageError(
+            f"--reference is {other}; {report_file} is the report of a check, not of a comparison", "leave it out"
+        )
+    about_model = checks.check_model(
+        report.evidence.model, model, digest
+    )  # first: a model that can't be read ends the verification
     findings = [
         check_edits(
             "report", faults, f"content is what its digest says ({short_digest(report.binding.result_digest)}…)"
         ),
         checks.check_signature(report, model, content_digest, _path(signature), signer),
         about_model,
-        *filter(None, [checks.check_origin(report)]),
+        *filter(None, [checks.check_origin(report), checks.check_reference(report, other)]),
         checks.check_profile(report, faults, accepted),
         check_edits("verdict", faults, f"its evidence, judged again, gives {ruling(report.verdict)}"),
     ]
     image_set = None if images is None else str(images)
-    again = _is_repeated(report, report_file, image_set, rerun)
+    again = _is_repeated(report, report_file, image_set, rerun, other)
     tell_stage(progress, "comparing the images")
     findings.append(checks.check_images(report, image_set))
     if not again:
@@ -189,16 +205,19 @@ def verify(
         findings.append(unchecked("rerun", "not measured again, since something differs already"))
     else:
         elsewhere |= agreed(findings, "signature") or device not in (None, report.binding.settings.device)
-        findings.append(checks.check_rerun(report, model, image_set, device, progress, elsewhere=elsewhere))
+        findings.append(
+            checks.check_rerun(report, model, image_set, device, progress, reference=other, elsewhere=elsewhere)
+        )
     code, rule = _decide(report, findings, accept_waivers, today or datetime.now(UTC).date())
     return Verification(
         tool_version=VERSION,
         report=str(report_file),
         model=str(model),
         verdict=report.verdict.verdict,
-        reasons=tuple(reason.id for reason in report.verdict.reasons),
+        comparison=report.rule if isinstance(report, CompareReport) else "",
+        reasons=_reasons(report),
         result_digest=report.binding.result_digest,
-        cautions=tuple(cautions(report)),
+        cautions=(*cautions(report), *(report.allowances if isinstance(report, CompareReport) else ())),
         findings=tuple(findings),
         unfit=_unfit(report),
         rests_on=_rests_on(findings, signer),
@@ -231,15 +250,29 @@ def _path(path: AnyPath) -> Path | None:
     return None if path is None else Path(path)
 
 
-def report_about(report_file: Path, model: Path, *, isolate: bool = True) -> Report:
+def _reasons(report: AnyReport) -> tuple[str, ...]:
+    """Return the reasons for the verdict, and those for an index verdict that is required."""
+    index = report.index if isinstance(report, CompareReport) and "index" in report.required else None
+    ids = tuple(reason.id for reason in report.verdict.reasons)
+    return ids + tuple(reason.id for reason in (index.reasons if index else ()))
+
+
+def read_report(report_file: Path) -> AnyReport:
+    """Read the report of a check or a comparison, which must be as it was written. Raises as `only_one`."""
+    return only_one(report_file, KINDS)
+
+
+def report_about(report_file: Path, model: Path, *, isolate: bool = True) -> AnyReport:
     """Read a file's report about a model. isolate: read both in a child process. Raises as `verify`."""
     if isolate:
         return apart(report_about, str(model))(report_file, model)
-    return report_of(read(report_file), model_digest(model), model, report_file)[0]
+    return report_of(read_bound(report_file, KINDS), model_digest(model), model, report_file)[0]
 
 
-def _is_repeated(report: Report, report_file: Path, image_set: str | None, rerun: bool | None) -> bool:
-    """Return whether to measure again. Raises UsageError where that is asked for, and the images are not there."""
+def _is_repeated(
+    report: AnyReport, report_file: Path, image_set: str | None, rerun: bool | None, reference: Path | None
+) -> bool:
+    """Return whether to measure again. Raises UsageError where that is asked for, and what it needs is not there."""
     images = report.evidence.images
     if images.given and (rerun or image_set is not None):
         raise UsageError(
@@ -253,16 +286,29 @@ def _is_repeated(report: Report, report_file: Path, image_set: str | None, rerun
             f"--rerun needs the images; the report is about {images.n_read} of {images.source}",
             f"--images {quoted(images.source)}",
         )
+    if isinstance(report, CompareReport) and reference is None:
+        if rerun:
+            name = report.baseline or report.reference.evidence.model.file
+            raise UsageError(
+                f"--rerun needs the reference; {report_file} compares with {name}", f"--reference {quoted(name)}"
+            )
+        return False
     return at_hand if rerun is None else rerun
 
 
-def _decide(report: Report, findings: list[Finding], accept_waivers: bool, today: date) -> tuple[Literal[0, 1, 3], str]:
+def _decide(
+    report: AnyReport, findings: list[Finding], accept_waivers: bool, today: date
+) -> tuple[Literal[0, 1, 3], str]:
     """Return the exit code and its rule. Code 0 needs a rerun or a signature."""
     differing = [finding.check for finding in findings if finding.status == "differs"]
     if differing:
         return 3, f"{', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}: the report does not hold"
     code: Literal[0, 1] = 0 if report.verdict.verdict == "PASS" else 1
-    rule = f"everything that was checked agrees, and the verdict is {ruling(report.verdict)}"
+    said = f"the verdict is {ruling(report.verdict)}"
+    if isinstance(report, CompareReport):
+        code = report.exit_code
+        said = report.rule
+    rule = f"everything that was checked agrees, and {said}"
     if code == 1 and accept_waivers and report.gate is not None:
         decision = decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
         # a rerun vouches for the numbers, not for who waived what
@@ -272,12 +318,13 @@ def _decide(report: Report, findings: list[Finding], accept_waivers: bool, today
             code = 0
             rule = f"everything that was checked agrees; {decision.rule} in the report, which --accept-waivers accepts"
     if code == 0 and not agreed(findings, "rerun", "signature"):
-        rerun_too = "" if report.evidence.images.given else "measure again (--images), or "
+        needed = "--images and --reference" if isinstance(report, CompareReport) else "--images"
+        rerun_too = "" if report.evidence.images.given else f"measure again ({needed}), or "
         return 1, f"nothing but the report says that its numbers are right: {rerun_too}check a signature (--public-key)"
     return code, rule
 
 
-def _unfit(report: Report) -> str:
+def _unfit(report: AnyReport) -> str:
     """Return why no alias moves though the report holds. Empty where one may."""
     synthetic = report.evidence.model.synthetic
     unfit = (ON_BUNDLED if report.evidence.images.bundled else "", synthetic and f"of a synthetic model: {synthetic}")

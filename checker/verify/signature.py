@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...thresholds import read_bytes
 from ...thresholds.profile import unique_keys
 from ..errors import EnvironmentFaultError, UsageError, install_hint
-from ..report.record import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, Report, predicate_of, sha256_set
+from ..report.record import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, Bound, predicate_of, sha256_set
 from ..storage.places import OFFLINE, is_offline
 from ..text import Texts, as_json, printable, quoted
 
@@ -72,7 +72,7 @@ class Signed(NamedTuple):
     log_index: str
 
 
-def statement(report: Report, report_digest: str, model: Path | None = None) -> JsonObject:
+def statement(report: Bound, report_digest: str, model: Path | None = None) -> JsonObject:
     """Return the in-toto statement about one report. The same report gives the same statement.
 
     Its subjects are the model's file and each file of external weights, by name and sha256.

@@ -102,12 +102,16 @@ pass.onnx --quiet=3 => 2 => robustcheck check --help => --quiet is given a value
 inspect pass.onnx b => 2 => robustcheck inspect --help => unexpected argument b
 inspect pass.onnx -o xml => 2 => --output terminal => --output is 'xml'; it must be one of terminal, json, html,
     markdown
-inspect https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https://***@h/m.onnx: model is a URL;
-    here it must be a file on this machine
+inspect https://u:hunter2@h/m.onnx --offline => 2 => copy it here first, or leave out --offline => https://***@h/m.onnx:
+    URL is on another machine; offline … only local files are read
 scan https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https://***@h/m.onnx: model is a URL; here
     it must be a file on this machine
-compare pass.onnx https://u:hunter2@h/m.onnx => 2 => copy it here, and name the copy => https://***@h/m.onnx: model is
-    a URL; here it must be a file on this machine
+scan models:/encoder/2 => 2 => copy it here, and name the copy => models:/encoder/2: model is a URL; here it must be a
+    file on this machine
+compare pass.onnx https://u:hunter2@h/m.onnx --offline => 2 => copy it here first, or leave out --offline =>
+    https://***@h/m.onnx: URL is on another machine; offline … only local files are read
+compare models:/encoder/2 pass.onnx --offline => 2 => copy it here first, or leave out --offline => models:/encoder/2:
+    URL is on another machine; offline … only local files are read
 compare pass.onnx pass.onnx --images good.tar --write-baseline good.tar => 2 => --write-baseline new-good.tar =>
     good.tar: path of --write-baseline is a file that is there already; only an empty file, or one that robustcheck
     wrote there, is replaced

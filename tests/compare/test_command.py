@@ -1,5 +1,6 @@
 """robustcheck compare as a command: exit codes, documents, what they say in words, bad input."""
 
+import hashlib
 import json
 import re
 import zipfile
@@ -65,6 +66,35 @@ def test_each_form_is_of_its_kind_and_tells_the_verdict() -> None:
     assert run["automationDetails"]["id"].startswith("robustcheck-compare/")
     heading = f"WARN · {lost.kind} · STOPPED: {lost.candidate.evidence.model.file}"
     assert heading.replace("_", r"\_") in lost.to_markdown()
+
+
+def test_the_metrics_and_the_predicate_have_both_verdicts() -> None:
+    index = IndexReport(options=IndexOptions()).because("cosine", "re-embed", "seen", "step")
+    report = but(judged(planted(), planted()), index=index, required=("index",))
+    name = report.candidate.evidence.model.file
+    metrics = report.to_openmetrics()
+    (kept,) = [change.ratio.low for change in report.statistics if change.name == "strength"]
+    for line in (
+        f'robustcheck_verdict{{model="{name}"}} 1',
+        f'robustcheck_exit_code{{model="{name}"}} 1',
+        f'robustcheck_required{{model="{name}",verdict="index"}} 1',
+        f'robustcheck_index_verdict{{model="{name}",index="re-embed"}} 0',
+        f'robustcheck_index_reason{{model="{name}",reason="cosine"}} 1',
+        f'robustcheck_ratio_low{{model="{name}",statistic="strength"}} {kept}',
+    ):
+        assert f"{line}\n" in metrics
+    assert (metrics.count("# EOF\n"), metrics.endswith("# EOF\n")) == (1, True)
+    predicate = json.loads(report.to_predicate())
+    reference = {"digest": {"sha256": report.reference.evidence.model.digest.removeprefix("sha256:")}}
+    compared = {
+        "required": ["index"],
+        "exit_code": 1,
+        "index": "re-embed",
+        "reference": reference | {"baseline": False},
+    }
+    assert (predicate["verdict"], predicate["comparison"]) == ("PASS", compared)
+    written = hashlib.sha256(report.to_json().encode()).hexdigest()
+    assert predicate["report"] == {"digest": {"sha256": written}}
 
 
 def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:

@@ -362,3 +362,57 @@ def test_a_report_is_logged_and_gates_its_model_version(
     assert f"encoder version {version}: gate is open" in ends(0, f"{gate} --images {lookup_pass[1]}").stdout
     assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "open"
     assert client.get_registered_model("encoder").aliases == {"champion": version}
+
+
+@real
+@pytest.mark.skipif(importlib.util.find_spec("flask") is None, reason="MLflow's server is not installed")
+def test_a_comparison_of_a_logged_model_is_logged_on_it_and_gates_its_version(
+    server: str, lookup_pass: Place, tmp_path: Path, ends: Run, monkeypatch: Patch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("TRACKING_URI", server), ("DISABLE_TELEMETRY", "true"), ("EXPERIMENT_NAME", "mine")):
+        monkeypatch.setenv(f"MLFLOW_{name}", value)
+    client = MlflowClient(tracking_uri=server, registry_uri=server)
+    model, photos = lookup_pass
+    Path("artifacts").mkdir()
+    shutil.copy(model, "artifacts/model.onnx")
+    logged = client.create_logged_model("0", name="m").model_id
+    client.log_model_artifacts(logged, "artifacts")
+    client.create_registered_model("twin")
+    version = str(client.create_model_version("twin", f"models:/{logged}", model_id=logged).version)
+    shutil.copy(model, "old.onnx")
+
+    words = f"models:/twin/{version} old.onnx --images {photos} --require index,indication -o json=c.json -q"
+    ends(0, f"compare {words}")
+    assert read_json("c.json")["candidate"]["evidence"]["model"]["origin"]["revision"] == f"version {version}"
+    run = client.get_run(ends(0, "mlflow log c.json").stdout.split()[-1])
+    assert run.data.tags["robustcheck.comparison"] == "the index verdict is compatible and the verdict is PASS"
+    assert (run.info.run_name, client.get_experiment(run.info.experiment_id).name) == (
+        f"models:/twin/{version}",
+        "mine",
+    )
+    on_model = {metric.key: metric.value for metric in client.get_logged_model(logged).metrics}
+    assert on_model == run.data.metrics
+    assert on_model.items() >= {"robustcheck.ratio.strength.estimate": 1, "robustcheck.exit_code": 0}.items()
+    assert on_model["robustcheck.index.cosine_worst_5.estimate"] == pytest.approx(1)
+    again = client.get_run(ends(0, "mlflow log c.json --experiment other").stdout.split()[-1])
+    assert client.get_experiment(again.info.experiment_id).name == "other"
+
+    gate = f"mlflow gate twin {version} c.json --images {photos} --alias champion"
+    assert "gate is closed" in ends(1, gate).stdout  # without the reference nothing is measured again
+    assert client.get_registered_model("twin").aliases == {}
+    assert "gate is open" in ends(0, f"{gate} --reference old.onnx").stdout
+    assert client.get_registered_model("twin").aliases == {"champion": version}
+    tags = client.get_model_version("twin", version).tags
+    assert tags["robustcheck.comparison"] == "the index verdict is compatible and the verdict is PASS"
+    assert "reference: differs" in ends(3, f"{gate} --reference {write_other(model)}").stdout
+    assert client.get_registered_model("twin").aliases == {}
+
+
+def write_other(model: Path) -> Path:
+    """Write the same model in other bytes."""
+    other = Path("other.onnx")
+    other.write_bytes(model.read_bytes() + b"\x1a\x00")
+    return other

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from robustcheck_onnx import check
+from robustcheck_onnx import check, compare, inspect
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Origin
 from robustcheck_onnx.checker.model.sidecar import choose_model
@@ -81,6 +81,41 @@ def test_the_one_encoder_is_checked_at_its_commit(served: MockHub, lookup_pass: 
     go_offline(monkeypatch)
     again = check("hf://org/one", images=photos)
     assert (again.evidence.model.origin, again.verdict, served.asked) == (facts.origin, report.verdict, [])
+
+
+def test_a_comparison_takes_the_addresses_that_a_check_takes(served: MockHub, lookup_pass: Place) -> None:
+    model, photos = lookup_pass
+    commit = served.put("org/one", {"onnx/model.onnx": model.read_bytes()})
+    origin = Origin(address="hf://org/one", revision=commit, file="onnx/model.onnx")
+    here = compare(model, model, photos, max_images=60)
+    for names in (("hf://org/one", str(model)), (str(model), "hf://org/one")):
+        there = compare(*names, photos, max_images=60)
+        facts = [side.evidence.model for side in (there.candidate, there.reference)]
+        named = {"hf://org/one": ("hf://org/one/onnx/model.onnx", origin), str(model): (str(model), None)}
+        assert [(each.file, each.origin) for each in facts] == [named[name] for name in names]
+        assert (there.verdict, there.statistics, there.index) == (here.verdict, here.statistics, here.index)
+        assert there.next_baseline is not None
+        assert there.next_baseline.evidence == there.candidate.evidence
+    with pytest.raises(TypeError, match="type is bytes; here it must be a path or a URL"):
+        compare(b"", model)  # type: ignore[call-overload]
+
+
+def test_an_inspection_shows_the_address_and_never_the_copy(
+    served: MockHub, encoder: bytes, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    commit = served.put("org/one", {"onnx/model.onnx": encoder, "onnx/model.robustcheck.json": b"[]"})
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(encoder)
+    (tmp_path / "onnx" / "model.robustcheck.json").write_bytes(b"[]")
+    there, here = inspect("hf://org/one"), inspect(tmp_path / "onnx")
+    origin = {"address": "hf://org/one", "revision": commit, "file": "onnx/model.onnx"}
+    assert (there.file, there.facts.pop("origin")) == ("hf://org/one/onnx/model.onnx", origin)
+    assert json.dumps(there.facts) == json.dumps(here.facts).replace(str(tmp_path), "hf://org/one")
+    monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "1")
+    served.asked.clear()
+    raised(UsageError, "hf://org/one: URL is on another machine; offline", inspect, "hf://org/one")
+    raised(UsageError, "hf://org/one: URL is on another machine; offline", compare, "hf://org/one", here.file)
+    assert served.asked == []
 
 
 def test_weights_come_along_and_the_nearest_sidecar_above(served: MockHub, tmp_path: Path, monkeypatch: Patch) -> None:

@@ -62,7 +62,9 @@ def document(place: Path) -> Fields:
 @pytest.fixture(scope="module")
 def second(place: Path) -> Report:
     ((report, _),) = read(place / "r.json")
-    return measure_again(report, place / "model.onnx", str(place / "photos"))
+    second = measure_again(report, place / "model.onnx", str(place / "photos"))
+    assert isinstance(second, Report)
+    return second
 
 
 # ----------------------------------------------------------------------------------------------- the changes

@@ -94,13 +94,15 @@ class Question(Call):
         self.destinations = destinations_of(self.settings.output, self.read_files, self._forms)
         remove_earlier(self.destinations)
 
-    def measured(self, function: Callable[..., Result], model: Path, *places: Any, **own: Any) -> Result:
+    def measured(self, function: Callable[..., Result], model: str | Path, *places: Any, **own: Any) -> Result:
         """Call a question's function; show progress meanwhile.
 
         places: more of its arguments. own: options of the verb's own; they count before those of the table.
         """
         limits = self.settings.limits
-        with progress_line(self.settings.quiet, str(model)) as progress:
+        from ...storage.places import redact
+
+        with progress_line(self.settings.quiet, redact(str(model))) as progress:
             return function(model, *places, **self.options | own, limits=limits, progress=progress)
 
     def answer(self, result: Any) -> int:

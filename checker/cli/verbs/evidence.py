@@ -14,9 +14,17 @@ from ..output import check_target, progress_line, say_home
 from . import FORMS, Call, Question, output_of, takes
 
 SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
-ReportFile = Annotated[Path, argument("The report of a check, from `-o json=PATH`.", "REPORT.json")]
+ReportFile = Annotated[Path, argument("The report of a check or a comparison, from `-o json=PATH`.", "REPORT.json")]
 ReportImages = Annotated[
     str | None, option("Where the images of the check are; not needed for the bundled photos.", "PATH", IMAGES)
+]
+Reference = Annotated[
+    Path | None,
+    option(
+        "Of a comparison: the ONNX file of the reference, or the file of the baseline. A rerun needs it.",
+        "FILE",
+        IMAGES,
+    ),
 ]
 Rerun = Annotated[
     bool | None,
@@ -81,6 +89,7 @@ def verify(
     report: ReportFile,
     model: Model,
     images: ReportImages = None,
+    reference: Reference = None,
     rerun: Rerun = None,
     thresholds: Thresholds = None,
     verify_signature: bool = False,
@@ -111,6 +120,7 @@ def verify(
         partial(verify, report),
         model,
         images=images,
+        reference=reference,
         thresholds=thresholds,
         rerun=rerun,
         elsewhere=elsewhere,
@@ -153,6 +163,7 @@ def sign(
     trust_config: TrustConfig = None,
     out: Path | None = None,
     images: ReportImages = None,
+    reference: Reference = None,
     thresholds: Thresholds = None,
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
@@ -184,6 +195,7 @@ def sign(
         partial(verify, report),
         model,
         images=images,
+        reference=reference,
         thresholds=thresholds,
         elsewhere=elsewhere,
         device=device,
@@ -204,7 +216,7 @@ def sign(
             f"robustcheck check {quoted(model)} --images PHOTOS --waivers FILE -o json=report.json --sign KEY",
         )
     statement = signature.statement(about, digest, model)
-    lines = [f"wrote {bundle}: {about.verdict.verdict} attested for {model}"]
+    lines = [f"wrote {bundle}: {result.comparison or about.verdict.verdict} attested for {model}"]
     if key is not None:
         content = signature.sign(statement, key)
     else:
@@ -241,26 +253,28 @@ Server = Annotated[str | None, option("The tracking server. Default: MLFLOW_TRAC
 @takes(
     "debug",
     run_id=option("Log to this run instead of a new one.", "ID"),
-    experiment=option("Experiment of a new run.", "NAME"),
+    experiment=option(
+        "Experiment of a new run. Default: MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else robustcheck.", "NAME"
+    ),
     html=option("A report in HTML, kept with the others.", "FILE"),
 )
 def log(
     call: Call,
     report: ReportFile,
     run_id: str | None = None,
-    experiment: str = "robustcheck",
+    experiment: str | None = None,
     html: Path | None = None,
     tracking_uri: Server = None,
 ) -> int:
-    """Log a report: metrics, tags and files.
+    """Log the report of a check or a comparison: metrics, tags and files.
 
     The exit code is not a verdict: 0 means that it is logged, also a WARN.
     """
     from ...integrations.mlflow_log import log_report
     from ...isolation import apart
-    from ...report.record import read_one
+    from ...verify.run import read_report
 
-    logged = apart(read_one, str(report))(report)
+    logged = apart(read_report, str(report))(report)
     if html is not None and not html.is_file():
         raise UsageError(
             f"{html}: HTML report is missing; no such file", f"robustcheck model.onnx --images photos/ -o html={html}"
@@ -289,14 +303,16 @@ def gate(
     report: ReportFile,
     alias: str | None = None,
     images: ReportImages = None,
+    reference: Reference = None,
     rerun: Rerun = None,
     elsewhere: Elsewhere = False,
     public_key: PublicKey = None,
     signature: Signature = None,
     tracking_uri: Server = None,
 ) -> int:
-    """Let a registered version through only for a verified PASS.
+    """Let a registered version through only for a verified PASS, or a verified comparison.
 
+    A comparison opens the gate where the verdicts that it required hold.
     The alias is set with exit code 0 only. Otherwise this version loses it, and every alias of an earlier call.
     """
     from ...integrations.mlflow_log import gate_model_version
@@ -309,6 +325,7 @@ def gate(
             alias=alias,
             tracking_uri=tracking_uri,
             images=images,
+            reference=reference,
             rerun=rerun,
             elsewhere=elsewhere,
             public_key=public_key,

@@ -265,33 +265,40 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
 
 @takes(
     *("tensor", "pool", "preprocess", "thresholds", "output", "verbose", "color"),
-    *("timeout", "max_memory", "max_model_size", "debug"),
+    *("timeout", "max_memory", "max_model_size", "offline", "debug"),
     call=Question,
     output=output_of(FORMS),
     verbose={"max": 1, "help": "Everything that the file contains, with the source of each value."},
     thresholds={"help": "The threshold profile that the file would have to pass. Default: the packaged one."},
-    model=argument("The ONNX file, or a folder with one in it or in its folder onnx.", "MODEL.onnx", readable=False),
+    model=argument(
+        "The ONNX file, a folder with one in it or in its folder onnx, or an address: hf://org/repo, models:/name/3 "
+        "and others.",
+        "MODEL.onnx",
+        readable=False,
+    ),
 )
-def inspect(call: Question, model: Path) -> int:
+def inspect(call: Question, model: str) -> int:
     """Show whether a file can pass, and what a check would measure."""
     from ... import inspection
     from ...isolation import NotReadError
+    from ...model.addresses import parse_address
+    from ...storage.places import as_typed
     from ...verdict.gate import load_profile
 
-    settings, path = call.settings, inspection.find_model(model)
+    settings, place = call.settings, inspection.find_model(parse_address(model))
     call.begin()
     profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
     chosen = {"tensor": settings.tensor, "pool": settings.pool, "preprocess": settings.preprocess}
     try:
-        result = inspection.inspect(path, thresholds=profile, limits=settings.limits, **chosen)
+        result = inspection.inspect(as_typed(place), thresholds=profile, limits=settings.limits, **chosen)
     except NotReadError:
         raise  # that says nothing about the file
     except (UsageError, CannotAssessError) as fault:
         is_own = all(value is None for value in chosen.values())
-        if isinstance(fault, UsageError) and not (is_own and path.is_file()):
+        if isinstance(fault, UsageError) and not (is_own and isinstance(place, Path) and place.is_file()):
             raise  # a fault of the call says nothing about the file
         call.invocation.documents = []  # the error's own document
-        call.answer(inspection.unopened(path, fault))
+        call.answer(inspection.unopened(place, fault))
         raise
     call.answer(result)
     return 0

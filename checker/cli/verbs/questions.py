@@ -81,16 +81,19 @@ PER_SET = {"help": "Stop after this many images of each set."}
 
 
 @question(
-    forms=("terminal", "json", "junit", "markdown", "sarif", "html"),
+    forms=("terminal", "json", "junit", "markdown", "sarif", "html", "openmetrics", "predicate"),
     without=("tensor", "pool"),
     images=AS_FOR_A_CHECK,
     max_images={"default": 1000},
     thresholds={},
+    offline={},
     no_thumbnails={},
     no_ci={},
     strict={"help": "For a pipeline: needs --images, and -- before the models. No settings file is read in any case."},
-    candidate=argument("The ONNX file to release.", "CANDIDATE.onnx"),
-    reference=argument("The model that it was made from.", "REFERENCE.onnx"),
+    candidate=argument(
+        "The ONNX file to release, or an address: hf://org/repo, models:/name/3 and others.", "CANDIDATE.onnx"
+    ),
+    reference=argument("The model that it was made from: a file or an address, too.", "REFERENCE.onnx"),
     baseline=option(
         "Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.", "FILE", VERDICT
     ),
@@ -133,8 +136,8 @@ PER_SET = {"help": "Stop after this many images of each set."}
 )
 def compare(
     call: Question,
-    candidate: Path,
-    reference: Path | None = None,
+    candidate: str,
+    reference: str | None = None,
     baseline: Path | None = None,
     write_baseline: Path | None = None,
     tolerance: float = 0.2,

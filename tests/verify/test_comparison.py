@@ -1,0 +1,146 @@
+"""`robustcheck verify` and `sign` on a comparison: both verdicts travel, and nothing that was changed holds."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustcheck_onnx import check, compare
+from robustcheck_onnx.checker.compare.judge import CompareReport
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.report.record import result_digest_of
+from robustcheck_onnx.checker.verify.run import Verification, verify
+from support import Capture, Place, flip, lookup, raised, read_json, robustcheck
+from support.comparisons import planted, rotation
+from support.keys import changed, write_keys
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> Path:
+    """A folder with new.onnx, which is old.onnx rotated, photos, their comparison, and keys."""
+    folder = tmp_path_factory.mktemp("compared")
+    lookup.write_lookup_model(folder / "old.onnx", planted())
+    lookup.write_lookup_model(folder / "new.onnx", planted() @ rotation(384))
+    lookup.write_lookup_model(folder / "same.onnx", planted())
+    (folder / "photos").symlink_to(lookup_pass[1])
+    write_keys(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(made: Path) -> CompareReport:
+    return compare(
+        made / "same.onnx", made / "old.onnx", made / "photos", require=["index", "indication"], device="cpu"
+    )
+
+
+@pytest.fixture
+def place(made: Path, compared: CompareReport) -> Iterator[Path]:
+    (made / "c.json").write_text(compared.to_json())
+    yield made
+    (made / "c.sigstore.json").unlink(missing_ok=True)
+
+
+def verified(place: Path, model: str = "same.onnx", **options: Any) -> tuple[Verification, dict[str, str]]:
+    found = verify(place / "c.json", place / model, isolate=False, **options)
+    return found, {finding.check: finding.status for finding in found.findings}
+
+
+def again(place: Path, **options: Any) -> tuple[Verification, dict[str, str]]:
+    return verified(place, images=place / "photos", **{"reference": place / "old.onnx"} | options)
+
+
+def test_a_comparison_holds_where_both_files_and_the_photos_give_it_again(place: Path) -> None:
+    found, status = again(place)
+    agree = ("report", "model", "reference", "profile", "verdict", "images", "rerun")
+    assert status == dict.fromkeys(agree, "agrees") | {"signature": "not checked"}
+    words = "the index verdict is compatible and the verdict is PASS"
+    assert (found.exit_code, found.result, found.comparison) == (0, "VERIFIED", words)
+    assert found.says == f"{place / 'c.json'} says that {words}"
+    assert again(place, elsewhere=True)[0].exit_code == 0
+    alone, status = verified(place, images=place / "photos")
+    assert (alone.exit_code, status["reference"], status["rerun"]) == (1, "not checked", "not checked")
+    assert "measure again (--images and --reference)" in alone.rule
+
+
+def test_the_required_verdict_decides_the_exit_code(place: Path) -> None:
+    photos = place / "photos"
+    for require, code, result in (
+        ("index", 1, "VERIFIED, but the index verdict is re-embed"),
+        ("indication", 1, "VERIFIED, but the verdict is WARN"),
+    ):
+        report = compare(place / "new.onnx", place / "old.onnx", photos, require=[require], device="cpu")  # type: ignore[list-item]
+        (place / "c.json").write_text(report.to_json())
+        found, _ = verified(place, "new.onnx", images=photos, reference=place / "old.onnx")
+        assert (found.exit_code, found.result) == (code, result)
+        assert ("cosine" in str(found.reasons)) == (require == "index")
+
+
+def test_a_baseline_is_verified_by_its_file(place: Path) -> None:
+    file = place / "baseline.npz"
+    compare(place / "old.onnx", images=place / "photos", write_baseline=file, device="cpu")
+    report = compare(place / "same.onnx", None, place / "photos", baseline=file, tolerance=0.5, device="cpu")
+    (place / "c.json").write_text(report.to_json())
+    found, status = again(place, reference=file)
+    assert (found.exit_code, status["reference"], status["rerun"]) == (0, "agrees", "agrees")
+    assert "the comparison allows tolerance 0.5" in found.cautions
+    assert again(place)[1]["reference"] == "differs"
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "check"),
+    [
+        ("verdict verdict", "WARN", "verdict"),
+        ("index verdict", "re-embed", "verdict"),
+        ("gate exit_code", 1, "verdict"),
+        ("reference evidence statistics strength low", 1e9, "rerun"),
+        ("n_images", 81, "rerun"),
+        ("similarity cka", 0.5, "rerun"),
+        ("candidate evidence model file_digest", f"sha256:{'0' * 64}", "model"),
+        ("reference evidence model file_digest", f"sha256:{'0' * 64}", "reference"),
+        ("profile id", "mine", "profile"),
+        ("candidate evidence images digest", f"sha256:{'0' * 64}", "images"),
+    ],
+)
+def test_a_changed_comparison_does_not_hold(place: Path, at: str, value: Any, check: str) -> None:
+    document = changed(read_json(place / "c.json"), at, value)
+    (place / "c.json").write_text(json.dumps(document))
+    assert again(place)[1]["report"] == "differs"
+    document["binding"]["result_digest"] = result_digest_of(document)  # as anyone can
+    (place / "c.json").write_text(json.dumps(document))
+    found, status = again(place)
+    assert (found.exit_code, status[check]) == (3, "differs")
+
+
+def test_a_signed_comparison_needs_neither_photos_nor_reference(place: Path, capsys: Capture) -> None:
+    report, model = place / "c.json", place / "same.onnx"
+    sign = ["sign", report, model, "--key", place / "key.pem"]
+    assert robustcheck(*sign, "--images", place / "photos") == 1  # nothing was measured again
+    assert not (place / "c.sigstore.json").exists()
+    assert robustcheck(*sign, "--images", place / "photos", "--reference", place / "old.onnx") == 0
+    said = "the index verdict is compatible and the verdict is PASS attested for"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert robustcheck("verify", report, model, "--public-key", place / "key.pub") == 0
+    assert "VERIFIED by its signature, not measured again" in capsys.readouterr().out
+    flip(report, -3)
+    assert robustcheck("verify", report, model, "--public-key", place / "key.pub") in (2, 3)
+
+
+def test_what_a_comparison_can_not_be_verified_with_is_an_error(place: Path, compared: CompareReport) -> None:
+    raised(
+        UsageError,
+        "--rerun needs the reference; .* compares with .*old.onnx",
+        verified,
+        place,
+        rerun=True,
+        images=place / "photos",
+    )
+    old = json.loads(compared.to_json())
+    del old["binding"]
+    (place / "c.json").write_text(json.dumps(old))
+    raised(UsageError, "report has no binding", verified, place)
+    (place / "c.json").write_text(check(place / "old.onnx", place / "photos").to_json())
+    said = "--reference is .*old.onnx; .*c.json is the report of a check"
+    raised(UsageError, said, verified, place, "old.onnx", reference=place / "old.onnx")
