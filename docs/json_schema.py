@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import models_json_schema
 
 from robustcheck_onnx.checker.calibrate.terminal import Plan as PlanFields
-from robustcheck_onnx.checker.compare import CompareReport
+from robustcheck_onnx.checker.compare import CompareReport, VectorsReport
 from robustcheck_onnx.checker.concepts.document import ConceptsReport
 from robustcheck_onnx.checker.directions.document import DirectionsReport
 from robustcheck_onnx.checker.report.record import Report
@@ -176,7 +176,7 @@ CalibrationPlan = create_model(
     __doc__="What a calibration will do (`calibrate --plan`).",
     **{name: (kind, ...) for name, kind in get_type_hints(PlanFields).items()},
 )
-CHECKS = (Report, Reports, Error, CompareReport, Verification)
+CHECKS = (Report, Reports, Error, CompareReport, VectorsReport, Verification)
 QUESTIONS = (ScanReport, ShiftReport, ConceptsReport, DirectionsReport, Inspection, Environment, SettingsShown)
 LOOK_UPS = (ExplainedAlone, Reasons, ExitCodes, Words, PreprocessingExample, Profiles, CalibrationPlan, Calibrated)
 DOCUMENTS = (*CHECKS, *QUESTIONS, *LOOK_UPS)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES and __all__, for type checkers
         FirstBaseline,
         IndexOptions,
         Required,
+        VectorsReport,
         compare,
     )
     from robustcheck_onnx.checker.concepts.document import ConceptsReport
@@ -64,7 +65,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {  # name → module of robustcheck_onnx.checker
     name: module
     for module, names in {
-        "compare": "Baseline compare CompareOptions CompareReport FirstBaseline IndexOptions Required",
+        "compare": "Baseline compare CompareOptions CompareReport FirstBaseline IndexOptions Required VectorsReport",
         "concepts.document": "ConceptsReport",
         "concepts.run": "concepts",
         "directions.document": "DirectionsReport",
@@ -94,9 +95,9 @@ __all__ = [
     "ConceptsReport", "DirectionsReport", "EnvironmentFaultError", "Evidence", "FirstBaseline", "Images",
     "IndexOptions", "IndexVerdictError", "Inspected", "Interval", "Limits", "Model", "Profile", "Progress", "Reason",
     "Report", "Representations", "Required", "RobustcheckError", "RunOptions", "ScanReport", "Several", "ShiftReport",
-    "Statistics", "UsageError", "Verdict", "VerdictError", "Verification", "__version__", "assert_robust",
-    "assert_same_index", "check", "compare", "concepts", "directions", "gate_model_version", "inspect", "judge",
-    "load_representations", "log_report", "measure", "measure_shift", "scan", "verify",
+    "Statistics", "UsageError", "VectorsReport", "Verdict", "VerdictError", "Verification", "__version__",
+    "assert_robust", "assert_same_index", "check", "compare", "concepts", "directions", "gate_model_version",
+    "inspect", "judge", "load_representations", "log_report", "measure", "measure_shift", "scan", "verify",
 ]  # fmt: skip
 
 

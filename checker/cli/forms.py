@@ -9,10 +9,10 @@ from ...exporters.forms import Tried
 from ..report.terminal import Pen, Trimmed, table_of
 from .output import ascii_only
 
-HEADS = ("=form", ">MB", ">images/s", ">cosine", ">recall@10", ">features", "")
+HEADS = ("=form", ">MB", ">images/s", ">cosine", ">recall@10", ">features", "=")
 LEGEND = (
     "cosine: of the worst 5 % of the photos. cosine and recall@10: on this CPU / with exact sums. features: outlier "
-    "features of the original that are kept."
+    "features of the original that are kept. *: where int8 sums are exact."
 )
 
 
@@ -45,4 +45,4 @@ def _answer(tried: Tried, written: str) -> str:
         return "refused"
     if not tried.holds:
         return "loses too much"
-    return "keeps all" if tried.form.is_same_everywhere else "keeps all where sums are exact"
+    return "keeps all" if tried.form.is_same_everywhere else "keeps all*"

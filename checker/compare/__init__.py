@@ -7,3 +7,4 @@ from .baseline import Baseline
 from .index import IndexOptions, Required
 from .judge import CompareReport, FirstBaseline
 from .run import CompareOptions, compare
+from .stored import VectorsReport

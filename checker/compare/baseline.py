@@ -217,7 +217,13 @@ def _read_file(path: Path) -> tuple[str, Vectors | None]:
     if path.suffix != ".npz":
         return content.decode(), None
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        vectors = Vectors(archive["vectors"].astype(np.float32), tuple(map(str, archive["digests"])))
+        rows = archive["vectors"].astype(np.float32)
+        if "baseline" not in archive:
+            raise UsageError(
+                f"{path}: file is not a baseline; vectors that another tool computed are compared by --index",
+                f"robustcheck compare MODEL.onnx --index {quoted(path)} --images PATH",
+            )
+        vectors = Vectors(rows, tuple(map(str, archive["digests"])))
         return str(archive["baseline"]), vectors
 
 

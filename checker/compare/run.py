@@ -18,7 +18,7 @@ import numpy as np
 
 from ...thresholds import read_bytes
 from ...thresholds.profile import Profile
-from ..arrays import float64
+from ..arrays import Floats, float64
 from ..errors import CannotAssessError, UsageError, unfit
 from ..evidence import Evidence, Execution, RunOptions
 from ..images.source import Images, Item, Picture, Skipped
@@ -36,7 +36,7 @@ from ..storage.places import as_typed, redact
 from ..text import VERSION, Fields, Texts, frozen, sha256_of
 from ..verdict.gate import load_profile, notes_of
 from . import baseline as baselines
-from . import pairs
+from . import pairs, stored, trials
 from .baseline import COSINE_IMAGES, Baseline, Vectors
 from .index import (
     IndexOptions,
@@ -51,6 +51,7 @@ from .index import (
 from .judge import CLAIM, TOLERANCE, CompareReport, Comparison, FirstBaseline, judge_pair, required_of
 from .machine import MachineLoss, loss_of
 from .pairs import Compared, Pair, Side, cosines, similarity, similarity_of
+from .stored import VectorsReport
 
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
@@ -76,7 +77,7 @@ def compare(
     *,
     baseline: None = None,
     **options: Unpack[CompareOptions],
-) -> FirstBaseline: ...
+) -> FirstBaseline | VectorsReport: ...
 @overload
 def compare(
     candidate: str | Path,
@@ -101,12 +102,13 @@ def compare(
     limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
-) -> CompareReport | FirstBaseline:
+) -> CompareReport | FirstBaseline | VectorsReport:
     """Compare a candidate with its reference. Both run on all images, each with its own preprocessing.
 
     Args:
         candidate: path of an ONNX file, or an address as in `check`.
-        reference: another one; None = the baseline. Without either, nothing is compared, and there is no verdict.
+        reference: another one; None = the baseline. Without either, the candidate's vectors are compared with those of
+            `index.file`; without that, too, nothing is compared, and there is no verdict.
         images: as in `check`.
         baseline: in place of a reference, the `next_baseline` of an earlier run, or the file that it was written to.
         tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1; 0.2 unless it is given.
@@ -124,13 +126,16 @@ def compare(
 
     Returns:
         The report; its `next_baseline` holds the candidate's numbers and vectors for the next release. Without
-        reference and baseline a `FirstBaseline`, which holds nothing else.
+        reference and baseline a `VectorsReport` on the vectors in `index.file`; without that a `FirstBaseline`, which
+        holds the numbers alone.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
     """
     _refuse(tolerance, reference, baseline)
     require = required_of(require)
+    if reference is None and baseline is None:
+        _refuse_alone(images, index, require)
     clock, (run, source) = Clock(), settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     places = [parse_address(model) for model in (candidate, reference) if model is not None]
@@ -141,7 +146,7 @@ def compare(
         asked |= {"thresholds": profile, "require": require, "progress": progress, **run.keywords}
         return _save_baseline(_apart(baseline, limits, asked), write_baseline, baseline)
     limits.refuse_here()
-    stored = None if baseline is None else baselines.load(baseline)
+    old_numbers = None if baseline is None else baselines.load(baseline)
     baseline_digest = (
         sha256_of(read_bytes(Path(baseline), baselines.LARGEST_BYTES)) if isinstance(baseline, str | Path) else ""
     )
@@ -170,29 +175,33 @@ def compare(
         ):
             measured = job.Measurement([job.TensorSums(side.state, described=rows)], read)
             evidence.append(model.named(job.conclude(model_job, fact, measured, profile)[0]))
-    when = Time.until_now(clock, read.n_usable)
-    nodes = [Counter(node.op_type for node in model.models[0].graph.proto.graph.node) for model in opened]
-    vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
-    new_baseline = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0]).with_vectors(vectors)
-    ours = Compared.of(evidence[0], profile)
-    if reference is None and stored is None:
-        return _save_baseline(FirstBaseline(candidate=ours, next_baseline=new_baseline), write_baseline)
-    if stored is None:
-        comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
-        old: Vectors | None = Vectors(pair.reference.vectors, vectors.digests)
-    else:
-        comparison = _against(pair.candidate, evidence[0], read.digests, stored, profile, tolerance)
-        nodes, old = [nodes[0] if stored.nodes else Counter(), Counter(stored.nodes)], stored.vectors
-    tell("comparing the vectors")
-    index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
-    index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
-    if run.arithmetic is None:
-        loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
-        index_report = on_another_machine(index_report, loss)
-    added: Fields = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
-    added |= {"binding": binding_of(Settings(**dict(run)))}
-    report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
-    return _save_baseline(report.with_baseline(new_baseline), write_baseline, baseline)
+        when = Time.until_now(clock, read.n_usable)
+        nodes = [Counter(node.op_type for node in model.models[0].graph.proto.graph.node) for model in opened]
+        vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
+        new_baseline = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0]).with_vectors(vectors)
+        ours = Compared.of(evidence[0], profile)
+        if reference is None and old_numbers is None and index.file is not None:
+            exact = references[0] if run.arithmetic is None else None
+            alone = _vectors_report(opened[0], pair, files["--index"], ours, profile, index, progress, when, exact)
+            return _save_baseline(alone.with_baseline(new_baseline), write_baseline)
+        if reference is None and old_numbers is None:
+            return _save_baseline(FirstBaseline(candidate=ours, next_baseline=new_baseline), write_baseline)
+        if old_numbers is None:
+            comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
+            old: Vectors | None = Vectors(pair.reference.vectors, vectors.digests)
+        else:
+            comparison = _against(pair.candidate, evidence[0], read.digests, old_numbers, profile, tolerance)
+            nodes, old = [nodes[0] if old_numbers.nodes else Counter(), Counter(old_numbers.nodes)], old_numbers.vectors
+        tell("comparing the vectors")
+        index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
+        index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
+        if run.arithmetic is None:
+            loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
+            index_report = on_another_machine(index_report, loss)
+        added: Fields = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
+        added |= {"binding": binding_of(Settings(**dict(run)))}
+        report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
+        return _save_baseline(report.with_baseline(new_baseline), write_baseline, baseline)
 
 
 def _machine_loss(
@@ -234,9 +243,53 @@ def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path
         )
 
 
+def _refuse_alone(images: Images | None, index: IndexOptions, require: Sequence[Required]) -> None:
+    """Refuse what needs a reference where the vectors of a file are compared with those of one model."""
+    if index.file is None:
+        return
+    step = "name the reference, or leave it out"
+    if index.text is not None:
+        raise UsageError("--text is given without a reference; it needs the classes of two models", step)
+    if index.accept_untested:
+        raise UsageError(
+            "--accept-untested-index is given without a reference; then this test is all that is asked", step
+        )
+    if "indication" in require and len(require) > 1:
+        raise UsageError("require has indication without a reference; there is no verdict on outlier features", step)
+    if images is None:
+        raise UsageError(
+            f"--images is missing; the photos whose vectors {index.file} holds are needed", "--images FOLDER"
+        )
+
+
+def _vectors_report(
+    opened: Opened,
+    pair: Pair,
+    file: VectorFile,
+    ours: Compared,
+    profile: Profile,
+    index: IndexOptions,
+    progress: Tell | None,
+    when: Time,
+    exact: Reference | None,
+) -> VectorsReport:
+    """Compare the vectors of a file with the model's own."""
+    names = [name for name, _ in pair.images]
+    rows = float64(pair.candidate.vectors)
+
+    def try_others(own: Mapping[int, Floats]) -> str:
+        tell_stage(progress, "trying other preprocessing")
+        return trials.explained(opened, names, rows, own)
+
+    tell_stage(progress, "comparing the vectors")
+    return stored.report_of(ours, stored.judge_stored(rows, names, file, index, try_others, exact), profile, when)
+
+
 def _save_baseline(
-    report: CompareReport | FirstBaseline, file: str | Path | None, baseline: str | Path | Baseline | None = None
-) -> CompareReport | FirstBaseline:
+    report: CompareReport | FirstBaseline | VectorsReport,
+    file: str | Path | None,
+    baseline: str | Path | Baseline | None = None,
+) -> CompareReport | FirstBaseline | VectorsReport:
     """Write the candidate's numbers to a file. Nothing else can fail any more.
 
     A candidate that failed does not replace the baseline that it was compared with: tried again, it would be compared
@@ -252,19 +305,23 @@ def _save_baseline(
 
 def _apart(
     baseline: str | Path | Baseline | None, limits: Limits, asked: Mapping[str, Any]
-) -> CompareReport | FirstBaseline:
+) -> CompareReport | FirstBaseline | VectorsReport:
     """Compare in a child. Baselines cross the wall in files, since JSON does not hold their vectors."""
-    stored = baselines.load(baseline) if isinstance(baseline, Baseline) else None
+    held = baselines.load(baseline) if isinstance(baseline, Baseline) else None
     with TemporaryDirectory(prefix="robustcheck-") as folder:
-        written, sent = Path(folder, "made.npz"), Path(folder, "sent.npz" if stored and stored.vectors else "sent.json")
-        if stored is not None:
-            baselines.write(sent, stored)
-        there: Callable[..., CompareReport | FirstBaseline] = apart(compare, redact(asked["candidate"]), limits)
-        report = there(baseline=sent if stored else baseline, write_baseline=written, **asked)
+        written, sent = Path(folder, "made.npz"), Path(folder, "sent.npz" if held and held.vectors else "sent.json")
+        if held is not None:
+            baselines.write(sent, held)
+        there: Callable[..., CompareReport | FirstBaseline | VectorsReport] = apart(
+            compare, redact(asked["candidate"]), limits
+        )
+        report = there(baseline=sent if held else baseline, write_baseline=written, **asked)
         numbers = baselines.read(written)
     if isinstance(report, FirstBaseline):
         return report.model_copy(update={"next_baseline": numbers})
-    named = {"baseline": baselines.name_of(stored), "baseline_digest": ""} if stored else {}
+    if isinstance(report, VectorsReport):
+        return report.with_baseline(numbers)
+    named = {"baseline": baselines.name_of(held), "baseline_digest": ""} if held else {}
     return report.model_copy(update=named).with_baseline(numbers)
 
 

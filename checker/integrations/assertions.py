@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Unpack
 
-from ..compare import CompareReport, IndexOptions, compare
+from ..compare import CompareReport, FirstBaseline, IndexOptions, VectorsReport, compare
+from ..errors import UsageError
 from ..evidence import RunOptions
 from ..images.source import Images
 from ..isolation import Progress
@@ -76,17 +77,19 @@ class IndexVerdictError(AssertionError):
 
 def assert_same_index(
     new: str | Path,
-    old: str | Path,
+    old: str | Path | None = None,
     images: Images | None = None,
     *,
     index: IndexOptions = IndexOptions(),  # noqa: B008 # frozen
     **options: Unpack[RunOptions],
-) -> CompareReport:
+) -> CompareReport | VectorsReport:
     """Compare two files; raise unless the new one fits the old index.
+
+    Without the old one: raise unless the vectors in `index.file` are the new one's own.
 
     Args:
         new: path of an ONNX file.
-        old: another one, or the file of a baseline (`.npz`) that holds its vectors.
+        old: another one, or the file of a baseline (`.npz`) that holds its vectors; None = `index.file` alone.
         images: as in `compare`.
         index: an index in a file, embeddings of classes, and what `compatible` needs.
         options: as in `check`, for both models.
@@ -99,8 +102,11 @@ def assert_same_index(
         UsageError, CannotAssessError, EnvironmentFaultError: there is no verdict.
     """
     __tracebackhide__ = True  # pytest shows the line of the test
-    reference, baseline = (None, old) if Path(old).suffix == ".npz" else (old, None)
+    if old is None and index.file is None:
+        raise UsageError(f"{new}: neither old nor index.file is given; one of them is compared with", "old=PATH")
+    reference, baseline = (None, old) if old is not None and Path(old).suffix == ".npz" else (old, None)
     report = compare(new, reference, baseline=baseline, images=images, index=index, require=("index",), **options)
+    assert not isinstance(report, FirstBaseline)
     assert report.index is not None
     if report.index.verdict != "compatible":
         rows = (f"  {label}: {text}" for label, text in report.index.rows())

@@ -453,6 +453,10 @@ INDEX_REASONS: dict[str, tuple[str, str]] = {
         "Give the vectors as the reference makes them, before any such change; a search of the changed ones "
         "changes its queries, too.",
     ),
+    "other_preprocessing": (
+        "the index holds this model's vectors of photos that were preprocessed in another way.",
+        "Preprocess queries in the same way (`--preprocess FILE`), or embed the photos again as the file says.",
+    ),
     "index_lengths": (
         "the vectors in the index have other lengths than the reference's, which the search sees.",
         "If vectors are normalised or scaled before they are searched, use `--metric cosine`.",

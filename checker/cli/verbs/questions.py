@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ...errors import CannotAssessError, UsageError
-from ...text import as_json
+from ...text import Texts, as_json
 from .. import process
 from ..options import FORMATS, IMAGES, MODEL, OUTPUT, ROWS, VECTORS, VERDICT, Model, Several, argument, one_of, option
 from ..output import ascii_only, check_extra, check_outputs, check_written, console_for
@@ -108,8 +108,9 @@ PER_SET = {"help": "Stop after this many images of each set."}
     ),
     index=option(
         "Look for neighbours in this index, too, and test whether the reference made it: .npy, .npz, .safetensors or "
-        ".parquet. Of several arrays the vectors are named vectors, embeddings, representations, embedding or vector; "
-        "the file names of the photos, if it has them, ids, id, names or name.",
+        ".parquet. Without a reference: test whether CANDIDATE.onnx made it. Of several arrays the vectors are named "
+        "vectors, embeddings, representations, embedding or vector; the file names of the photos, if it has them, ids, "
+        "id, names or name.",
         "FILE",
         VECTORS,
     ),
@@ -153,11 +154,12 @@ def compare(
 
     For finetuned, pruned, quantised or converted models. PASS when the candidate passes the check by itself and has
     kept the outlier features that made the reference pass. The index verdict is about an index of the original's
-    vectors: compatible, re-embed or undecided. It counts with --require index. Without a reference --write-baseline
-    alone gives no verdict: 0 is not a PASS.
+    vectors: compatible, re-embed or undecided. It counts with --require index. Without a reference
+    --index shows whether its vectors are the candidate's own, and that decides the exit code; --write-baseline alone
+    gives no verdict: 0 is not a PASS.
     """
     from ... import isolation
-    from ...compare import FirstBaseline
+    from ...compare import CompareReport, FirstBaseline
     from ...compare import compare as compare_models
     from ...compare.document import pictured
     from ...compare.index import IndexOptions
@@ -172,7 +174,7 @@ def compare(
     asked = IndexOptions.model_validate({"file": index, "text": text, "metric": metric, **limits})
     if accept_untested_index and index is None:
         raise UsageError("--accept-untested-index is given without --index", "--index FILE --accept-untested-index")
-    settings, is_alone = call.settings, reference is None and baseline is None
+    settings, is_alone = call.settings, reference is None and baseline is None and index is None
     if settings.strict:
         resolved = Resolved(settings)
         refuse_loosening(resolved, call.invocation.line)
@@ -181,13 +183,15 @@ def compare(
             check_written(resolved, "--write-baseline", write_baseline)
     if is_alone and (write_baseline is None or settings.strict):
         raise UsageError(
-            "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
+            "REFERENCE.onnx is missing; a candidate is compared with a model, a baseline, or the vectors of --index",
             "robustcheck compare candidate.onnx reference.onnx",
         )
     if is_alone and (settings.output or require):
         raise UsageError(
             "nothing is compared, so there is no report for --output, and none for --require", "leave it out"
         )
+    if index is not None and reference is None and baseline is None:
+        _refuse_alone(settings.output, require)
     thresholds = None if settings.thresholds is None else Path(settings.thresholds)
     call.begin(baseline, index, text)
     if write_baseline is not None:  # it may be the baseline, which a PASS replaces
@@ -207,7 +211,7 @@ def compare(
     if isinstance(result, FirstBaseline):
         call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
         return 0
-    if "html" in [form for form, *_ in call.destinations]:
+    if isinstance(result, CompareReport) and "html" in [form for form, *_ in call.destinations]:
         with isolation.Wall(settings.limits) as wall:
             photos = form_options(settings, [pictured(result)], ["html"], wall)
         result = result.model_copy(update={"thumbnails": photos.thumbnails})
@@ -215,6 +219,22 @@ def compare(
     process.announce((), call.destinations, enabled=not settings.no_ci, summary=result.to_markdown())
     call.invocation.judged = True
     return code
+
+
+def _refuse_alone(outputs: Texts, require: Several) -> None:
+    """Refuse what only a comparison with a reference has."""
+    words = [word for entry in require or () for word in entry.split(",")]
+    if "indication" in words:
+        raise UsageError(
+            "--require is indication, without a reference; only the index verdict can decide then", "--require index"
+        )
+    missing = ("junit", "sarif", ".xml", ".sarif")
+    forms = [each for each in outputs if each.startswith(missing) or each.endswith(missing)]
+    if forms:
+        raise UsageError(
+            f"--output is {forms[0]}, which needs a reference; without one there is json, html and markdown",
+            "--output json",
+        )
 
 
 @question(
