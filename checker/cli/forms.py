@@ -6,20 +6,24 @@ from math import isnan
 from rich.console import Console
 
 from ...exporters.forms import Tried
-from ..report.terminal import Pen, Trimmed, table_of
+from ..report.terminal import WIDE, Pen, Trimmed, table_of
 from .output import ascii_only
 
-HEADS = ("=form", ">MB", ">images/s", ">cosine", ">recall@10", ">features", "=")
+SPEED = ">images/s"  # left out of a narrow terminal
+HEADS = ("=form", ">MB", SPEED, ">cosine", ">recall@10", ">features", "=")
 LEGEND = (
-    "cosine: of the worst 5 % of the photos. cosine and recall@10: on this CPU / with exact sums. features: outlier "
-    "features of the original that are kept. *: where int8 sums are exact."
+    "cosine: of the worst 5 % of the photos. cosine and recall@10: on this CPU / with exact sums, where these differ. "
+    "features: outlier features of the original that are kept. *: where int8 sums are exact."
 )
 
 
 def show_forms(forms: Sequence[Tried], written: str, console: Console) -> None:
     """Print a row for each form, and what the forms with a fault have. written: the name of the one in the file."""
     pen = Pen(ascii_only(console))
-    console.print(Trimmed(table_of(pen, HEADS, [tuple(_row(form, written)) for form in forms])))
+    shown = [place for place, head in enumerate(HEADS) if console.width >= WIDE or head != SPEED]
+    rows = [tuple(_row(form, written)) for form in forms]
+    heads = [HEADS[place] for place in shown]
+    console.print(Trimmed(table_of(pen, heads, [tuple(row[place] for place in shown) for row in rows])))
     console.print(pen.say(LEGEND, "dim"))
     for form in forms:
         if form.fault:
@@ -28,11 +32,12 @@ def show_forms(forms: Sequence[Tried], written: str, console: Console) -> None:
 
 def _row(tried: Tried, written: str) -> Iterator[str]:
     yield tried.form.name
-    yield f"{tried.size_bytes / 1e6:.2f}" if tried.size_bytes else "–"
+    yield f"{tried.size_bytes / 1e6:.1f}" if tried.size_bytes else "–"
     yield f"{tried.images_per_s:.0f}" if tried.images_per_s else "–"
     for name in ("cosine", "recall"):
         values = [getattr(kept, name) for kept in (tried.plain, tried.exact)]
-        yield " / ".join("–" if isnan(value) else f"{value:.3f}" for value in values)
+        texts = ["–" if isnan(value) else f"{value:.3f}" for value in values]
+        yield " / ".join(dict.fromkeys(texts))
     both = min(tried.plain.features, tried.exact.features)
     yield f"{both} of {tried.n_features}" if tried.n_features else "–"
     yield _answer(tried, written)
