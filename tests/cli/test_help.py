@@ -176,7 +176,9 @@ OFFERED = {
     "robustcheck model.onnx --max-": ["--max-images", "--max-bad", "--max-memory", "--max-model-size"],  # of check
     "robustcheck explain one_s": ["one_sided"],
     "robustcheck check model.onnx -o j": ["json", "junit"],
-    "robustcheck compare a.onnx b.onnx -o ": ["terminal", "json", "junit", "markdown", "sarif", "html"],
+    "robustcheck compare a.onnx b.onnx -o ": [
+        *("terminal", "json", "junit", "markdown", "sarif", "html", "openmetrics", "predicate")
+    ],
     "robustcheck scan model.onnx -o t": ["terminal"],
     "robustcheck model.on": [],  # then bash completes names of files
 }

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.exporters import files, forms
 from robustcheck_onnx.exporters.forms import FORMS, Kept, Tried
-from support import Capture, Fields, onnx_models, raised, robustcheck
+from support import Capture, Fields, Patch, onnx_models, raised, robustcheck
 from support.onnx_models import Array
 from support.torch_models import contract_of, exported, left_in, pixels, refused, represent
 
@@ -198,9 +198,10 @@ def test_one_form_is_written_as_asked_if_it_is_faithful(encoder: Path, photos: l
 
 
 def test_where_none_holds_nothing_is_written_and_the_table_shows_how_near_each_came(
-    encoder: Path, photos: list[Path], capfd: Capture
+    encoder: Path, photos: list[Path], capfd: Capture, monkeypatch: Patch
 ) -> None:
     """The ranges are those of grey images."""
+    monkeypatch.setenv("COLUMNS", "120")  # a narrow table has no speed
     grey = Path("grey")
     grey.mkdir()
     for path in photos[:20]:

@@ -226,8 +226,8 @@ def test_compare_and_scan_take_them_too(lookup_pass: Place) -> None:
     report = rc.compare(model, model, pictures(photos))
     assert report.candidate.evidence.images.source == "80 images in memory"
     assert report.passed
-    for call in (rc.scan, rc.compare):
-        raised(TypeError, r"^model: type is bytes; here it must be the path of a file$", call, b"x" * 1000)
+    for call, needed in ((rc.scan, "the path of a file"), (rc.compare, "a path or a URL")):
+        raised(TypeError, rf"^model: type is bytes; here it must be {needed}$", call, b"x" * 1000)
 
 
 def test_a_report_of_images_in_memory_is_never_measured_again(lookup_pass: Place, tmp_path: Path) -> None:
