@@ -66,7 +66,8 @@ def _ends(name: str, depth: int) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")
+    """Return a name with slashes, and one in an archive without the archive's."""
+    return name.replace("\\", "/").removeprefix("./").rpartition(".tar/")[2]
 
 
 def _without_suffix(name: str) -> str:

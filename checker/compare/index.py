@@ -373,7 +373,7 @@ def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: B
     n_other, is_elsewhere = int((~is_own).sum()), _reaches(report.numbers["index: vector is there"].low)
     if _reaches(own.low):
         return _found(report, "by ids", lengths(rows[is_own]), lengths(theirs[is_own]))
-    if is_elsewhere and _reaches(own.high):
+    if is_elsewhere and not n_other:
         return _found(report, "by vectors", file.nearest_lengths[is_there], lengths(reference[is_there]))
     if is_elsewhere:
         seen = f"the index has the photos' vectors, but {n_other} of {len(photos)} are under the id of another photo"

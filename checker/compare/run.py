@@ -135,7 +135,7 @@ def compare(
     _refuse(tolerance, reference, baseline)
     require = required_of(require)
     if reference is None and baseline is None:
-        _refuse_alone(images, index, require)
+        _refuse_alone(images, index, require, tolerance)
     clock, (run, source) = Clock(), settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     places = [parse_address(model) for model in (candidate, reference) if model is not None]
@@ -243,7 +243,7 @@ def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path
         )
 
 
-def _refuse_alone(images: Images | None, index: IndexOptions, require: Sequence[Required]) -> None:
+def _refuse_alone(images: Images | None, index: IndexOptions, require: Sequence[Required], tolerance: float) -> None:
     """Refuse what needs a reference where the vectors of a file are compared with those of one model."""
     if index.file is None:
         return
@@ -256,6 +256,12 @@ def _refuse_alone(images: Images | None, index: IndexOptions, require: Sequence[
         )
     if "indication" in require and len(require) > 1:
         raise UsageError("require has indication without a reference; there is no verdict on outlier features", step)
+    usual = IndexOptions()
+    named = {"--min-cosine": (index.min_cosine, usual.min_cosine), "--min-recall": (index.min_recall, usual.min_recall)}
+    named["--tolerance"] = (tolerance, TOLERANCE)
+    for option, (given, default) in named.items():
+        if given != default:
+            raise UsageError(f"{option} is {given:g} without a reference; it limits what a new file may change", step)
     if images is None:
         raise UsageError(
             f"--images is missing; the photos whose vectors {index.file} holds are needed", "--images FOLDER"

@@ -54,7 +54,7 @@ STEPS: Final = {
 }
 """next steps that differ from those of a comparison with a reference"""
 ANSWERS: Final[dict[IndexVerdict, str]] = {
-    "compatible": "The vectors are those of this file",
+    "compatible": "The vectors agree with those of this file",
     "re-embed": "The vectors are not those of this file",
     "undecided": "It cannot be told whether the vectors are those of this file",
 }
@@ -105,7 +105,8 @@ class VectorsReport(Shown, NoTruth, Frozen):
         numbers = self.index.numbers
         if self.index.tested == "by vectors":
             n_there = round((numbers[THERE].estimate or 0) * self.index.n_images)
-            return f"{start}: {n_there} of {self.index.n_images} photos have their vector in the index, without an id."
+            ids = "which has no ids" if self.index.n_ids == 0 else "and none of its ids is clearly a photo's"
+            return f"{start}: {n_there} of {self.index.n_images} photos have their vector in the index, {ids}."
         n = sum(self.index.ids.values())
         n_own = round((numbers[OWN].estimate or 0) * n)
         cosines = number_text(numbers[MEDIAN].estimate, 5)

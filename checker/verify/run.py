@@ -253,7 +253,8 @@ def _path(path: AnyPath) -> Path | None:
 def _reasons(report: AnyReport) -> tuple[str, ...]:
     """Return the reasons for the verdict, and those for an index verdict that is required."""
     index = report.index if isinstance(report, CompareReport) and "index" in report.required else None
-    ids = tuple(reason.id for reason in report.verdict.reasons)
+    decides = not isinstance(report, CompareReport) or "indication" in report.required
+    ids = tuple(reason.id for reason in report.verdict.reasons) if decides else ()
     return ids + tuple(reason.id for reason in (index.reasons if index else ()))
 
 
@@ -317,6 +318,9 @@ def _decide(
         elif decision.exit_code == 0:
             code = 0
             rule = f"everything that was checked agrees; {decision.rule} in the report, which --accept-waivers accepts"
+    is_let_through = isinstance(report, CompareReport) and code == 0 and not report.verdict.passed
+    if is_let_through and not agreed(findings, "signature"):  # a rerun vouches for numbers, not for who required what
+        return 1, f"{rule}; that PASS is not required is said by the report alone: check a signature (--public-key)"
     if code == 0 and not agreed(findings, "rerun", "signature"):
         needed = "--images and --reference" if isinstance(report, CompareReport) else "--images"
         rerun_too = "" if report.evidence.images.given else f"measure again ({needed}), or "

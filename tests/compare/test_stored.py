@@ -257,7 +257,7 @@ def test_assumed_preprocessing_is_confirmed_by_equal_vectors_and_doubted_by_othe
 
 # options | exit code | what is printed
 CALLS = """\
---index same.npz | 0 | ✓ model.onnx: The vectors are those of this file: 80 of 80 photos
+--index same.npz | 0 | ✓ model.onnx: The vectors agree with those of this file: 80 of 80 photos
 --index same.npz --require index | 0 | exit code 0: the index verdict is compatible
 --index noise.npz | 1 | ✗ model.onnx: The vectors are not those of this file: 80 of 80 photos
 --index noise.npz --strict | 1 | STOPPED · exit code 1: the index verdict is re-embed
@@ -267,10 +267,14 @@ CALLS = """\
 --index same.npz -o r.sarif | 2 | --output is r.sarif, which needs a reference
 --index same.npz --text noise.npy | 2 | --text is given without a reference
 --index same.npz --accept-untested-index | 2 | --accept-untested-index is given without a reference
+--index same.npz --min-cosine 1 | 2 | --min-cosine is 1 without a reference
+--index same.npz --tolerance 0.1 | 2 | --tolerance is 0.1 without a reference
+--index same.npz -o predicate=p.json | 2 | --output is predicate=p.json, which needs a reference
+--index swapped.npz | 1 | 10 of 80 are under the id of another photo
 --index turned.npy | 2 | so it is transposed
 --index missing.npz | 2 | missing.npz: file of --index can't be used
 --baseline same.npz | 2 | same.npz: file is not a baseline; vectors that another tool computed are compared by --index
---write-baseline made.npz --index same.npz | 0 | The vectors are those of this file"""
+--write-baseline made.npz --index same.npz | 0 | The vectors agree with those of this file"""
 
 
 def test_the_command_answers_by_exit_code_and_refuses_what_needs_a_reference(
@@ -284,6 +288,7 @@ def test_the_command_answers_by_exit_code_and_refuses_what_needs_a_reference(
     np.savez("few.npz", vectors=h[:20], ids=np.array(names[:20]))
     np.save("noise.npy", normal(5, 384))
     np.save("turned.npy", h.T)
+    np.savez("swapped.npz", vectors=np.concatenate([np.roll(h[:10], 1, axis=0), h[10:]]), ids=np.array(names))
     for row in CALLS.splitlines():
         words, code, said = row.split(" | ")
         call = f"compare --images {workshop.photos} --device cpu -q {words} -- model.onnx"

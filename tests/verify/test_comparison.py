@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report.record import result_digest_of
 from robustcheck_onnx.checker.verify.run import Verification, verify
-from support import Capture, Place, flip, lookup, raised, read_json, robustcheck
+from support import Capture, Place, flip, lookup, normal, raised, read_json, robustcheck
 from support.comparisons import planted, rotation
 from support.keys import changed, write_keys
 
@@ -63,6 +63,17 @@ def test_a_comparison_holds_where_both_files_and_the_photos_give_it_again(place:
     alone, status = verified(place, images=place / "photos")
     assert (alone.exit_code, status["reference"], status["rerun"]) == (1, "not checked", "not checked")
     assert "measure again (--images and --reference)" in alone.rule
+
+
+def test_only_a_signature_vouches_for_a_pass_that_is_not_required(place: Path) -> None:
+    lookup.write_lookup_model(place / "weak.onnx", normal(80, 384, seed=3))
+    report = compare(place / "weak.onnx", place / "weak.onnx", place / "photos", require=["index"], device="cpu")
+    assert report.exit_code == 0
+    (place / "c.json").write_text(report.to_json())
+    found, status = again(place, model="weak.onnx", reference=place / "weak.onnx")
+    assert (found.exit_code, status["rerun"]) == (1, "agrees")
+    assert "that PASS is not required is said by the report alone: check a signature" in found.rule
+    assert found.reasons == ()
 
 
 def test_the_required_verdict_decides_the_exit_code(place: Path) -> None:

@@ -228,7 +228,7 @@ def _refuse_alone(outputs: Texts, require: Several) -> None:
         raise UsageError(
             "--require is indication, without a reference; only the index verdict can decide then", "--require index"
         )
-    missing = ("junit", "sarif", ".xml", ".sarif")
+    missing = ("junit", "sarif", "openmetrics", "predicate", ".xml", ".sarif")
     forms = [each for each in outputs if each.startswith(missing) or each.endswith(missing)]
     if forms:
         raise UsageError(
