@@ -151,7 +151,7 @@ QUANTISED = (
 )
 SAID = {
     "robustcheck demo": "✓ PASS", "robustcheck inspect": "Can this file pass? ", "robustcheck model.onnx": "✓ PASS",
-    "robustcheck compare new.onnx": "has kept the outlier",
+    "robustcheck compare new.onnx": "kept 1 of 1 outlier features",
     "robustcheck compare int8.onnx": "index compatible · exit code 0", "robustcheck export torch": "wrote ",
 }  # fmt: skip
 
