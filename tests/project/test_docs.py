@@ -152,7 +152,7 @@ QUANTISED = (
 SAID = {
     "robustcheck demo": "✓ PASS", "robustcheck inspect": "Can this file pass? ", "robustcheck model.onnx": "✓ PASS",
     "robustcheck compare new.onnx": "kept 1 of 1 outlier features",
-    "robustcheck compare int8.onnx": "index compatible · exit code 0", "robustcheck export torch": "wrote ",
+    "robustcheck compare int8.onnx": "index compatible · outlier features: WARN", "robustcheck export torch": "wrote ",
 }  # fmt: skip
 
 
