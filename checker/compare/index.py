@@ -132,6 +132,8 @@ class IndexReport(Frozen):
     """the simple change of all vectors that explains the difference"""
     n_vectors: int = 0
     """of the index in a file"""
+    file_digest: str = ""
+    """sha256:… of that file"""
     tested: Tested | None = None
     """how it was shown that the reference made that index"""
     ids: dict[str, int] = Field(default_factory=dict)

@@ -28,6 +28,7 @@ from ..measure.job import FirstImages
 from ..measure.reference import IMAGES_OF_COMPARISON, Reference, reference_runs, with_references
 from ..measure.run import Opened, batches, decode_with, key_of, open_job, prepare_item, probe, settle
 from ..model.addresses import on_this_machine, parse_address
+from ..model.weights import file_digest
 from ..pipeline import binding_of
 from ..report.record import Clock, Settings, Time
 from ..runtime.runner import RunOutput
@@ -198,6 +199,8 @@ def compare(
         if run.arithmetic is None:
             loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
             index_report = on_another_machine(index_report, loss)
+        if index.file is not None:
+            index_report = index_report.model_copy(update={"file_digest": file_digest(index.file)})
         added: Fields = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
         added |= {"binding": binding_of(Settings(**dict(run)))}
         report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)

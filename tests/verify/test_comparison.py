@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from robustcheck_onnx import check, compare
+from robustcheck_onnx import IndexOptions, check, compare
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report.record import result_digest_of
@@ -63,6 +64,20 @@ def test_a_comparison_holds_where_both_files_and_the_photos_give_it_again(place:
     alone, status = verified(place, images=place / "photos")
     assert (alone.exit_code, status["reference"], status["rerun"]) == (1, "not checked", "not checked")
     assert "measure again (--images and --reference)" in alone.rule
+
+
+def test_an_index_that_was_replaced_is_seen_on_other_machines_too(place: Path) -> None:
+    index = place / "index.npy"
+    rows = np.concatenate([planted(), normal(50, 384, seed=5)])
+    np.save(index, rows)
+    options: Any = {"index": IndexOptions(file=index), "require": ["index", "indication"], "device": "cpu"}
+    report = compare(place / "same.onnx", place / "old.onnx", place / "photos", **options)
+    (place / "c.json").write_text(report.to_json())
+    assert again(place)[1]["rerun"] == "agrees"
+    np.save(index, np.concatenate([planted(), rows[:79:-1]]))  # the same vectors in another order
+    for elsewhere in (False, True):
+        found, status = again(place, elsewhere=elsewhere)
+        assert (found.exit_code, status["rerun"]) == (3, "differs")
 
 
 def test_only_a_signature_vouches_for_a_pass_that_is_not_required(place: Path) -> None:
