@@ -371,8 +371,8 @@ def expand(words: Words) -> list[str]:
 def split_images(words: Words, *, images_typed: bool, strict: bool) -> tuple[list[str], str | None]:
     """Split the image set off the typed places: `robustcheck model.onnx photos/`.
 
-    It is the last place, with images and no ONNX file; behind a model also a folder in a store. `--strict` takes photos
-    from `--images` alone.
+    The last place is the image set if it has images and no ONNX file; behind a model it may also be a folder in a store.
+    `--strict` takes photos from `--images` alone.
 
     Raises:
         UsageError: no model comes first, more than one image set, a place with both images and ONNX files, a last

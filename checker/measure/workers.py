@@ -577,8 +577,8 @@ def _call(actor: Any, task: _Task) -> Any:
 def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
     """Choose the next task for a worker.
 
-    It is a shard of the model that it holds, else one of a job that lost a worker, else a job that has not begun, else
-    one of the job with most left to do.
+    Taken first is a shard of the model that the worker holds, then one of a job that lost a worker, then a job that has
+    not begun, and last a shard of the job with most left to do.
     """
     ready = [course for course in courses if course.has_shard(ahead)]
     if current in ready:
