@@ -371,7 +371,7 @@ def expand(words: Words) -> list[str]:
 def split_images(words: Words, *, images_typed: bool, strict: bool) -> tuple[list[str], str | None]:
     """Split the image set off the typed places: `robustcheck model.onnx photos/`.
 
-    The last place is the image set if it has images and no ONNX file; behind a model it may also be a folder in a store.
+    The last place is the image set if it has images and no ONNX file; behind a model it may be a folder in a store.
     `--strict` takes photos from `--images` alone.
 
     Raises:
