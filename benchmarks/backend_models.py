@@ -30,10 +30,7 @@ import onnx
 import onnx.backend.test
 from forked import forked
 
-from robustcheck_onnx.checker import (
-    cli,
-    inspection,  # noqa: F401 # once, for all children
-)
+from robustcheck_onnx.checker import cli
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
 RESULTS = Path(__file__).parent / "results" / "backend_models.json"

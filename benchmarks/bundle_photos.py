@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from robustcheck_onnx.checker.images.preprocess import decode
-from robustcheck_onnx.checker.images.sanity import ImageSetState, describe
+from robustcheck_onnx.checker.core.images.preprocess import decode
+from robustcheck_onnx.checker.core.images.sanity import ImageSetState, describe
 
 PHOTOS = Path(__file__).parents[1] / "checker" / "photos"
 SHORTER_PX = 256  # as large as the usual models' resize step wants; larger costs bytes only

@@ -21,11 +21,16 @@ from aligners import align
 from attack import clears, last_look
 from measure_reference import LEAST
 
-from robustcheck_onnx.checker.evidence import CONTENT_IMAGES, TOP_FEATURES, Statistics
-from robustcheck_onnx.checker.pipeline import check
-from robustcheck_onnx.checker.statistics.definitions import effective_rank, relative_variance, standardise, top_features
-from robustcheck_onnx.checker.statistics.state import State, statistics, update
-from robustcheck_onnx.checker.verdict import rule
+from robustcheck_onnx.checker.core.evidence import CONTENT_IMAGES, TOP_FEATURES, Statistics
+from robustcheck_onnx.checker.core.statistics.definitions import (
+    effective_rank,
+    relative_variance,
+    standardise,
+    top_features,
+)
+from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
+from robustcheck_onnx.checker.core.verdict import rule
+from robustcheck_onnx.checker.questions.check import check
 from robustcheck_onnx.thresholds import profile
 
 PROFILE = profile.load()

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 
-from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads
+from robustcheck_onnx.checker.core.runtime.devices import cpu_name, cpu_threads
 
 SIZES = ((1000, 768, 1.0), (21_843, 1024, 10.0))  # classes, features, goal in s
 IMAGES = 300
@@ -18,8 +18,8 @@ MOST_MIB = 1000e6 / 2**20
 CODE = """
 import json, resource, statistics, sys, time
 import numpy as np
-from robustcheck_onnx.checker.directions.run import analyse
-from robustcheck_onnx.checker.runtime.head import LinearHead
+from robustcheck_onnx.checker.questions.directions.run import analyse
+from robustcheck_onnx.checker.core.runtime.head import LinearHead
 classes, features, images, runs = map(int, sys.argv[1:])
 rng = np.random.default_rng(0)
 head = LinearHead(rng.normal(size=(classes, features)), np.zeros(classes), "random")

@@ -28,13 +28,13 @@ import onnx
 import speed
 from PIL import Image
 
-from robustcheck_onnx.checker.evidence import IMAGENET
-from robustcheck_onnx.checker.images.preprocess import SPARE, WHOLE, apply, apply_uint8, decode, least_edge
-from robustcheck_onnx.checker.images.sanity import describe, digest_of_pixels
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.verdict.gate import load_profile
+from robustcheck_onnx.checker.core.evidence import IMAGENET
+from robustcheck_onnx.checker.core.images.preprocess import SPARE, WHOLE, apply, apply_uint8, decode, least_edge
+from robustcheck_onnx.checker.core.images.sanity import describe, digest_of_pixels
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.runtime.runner import Runner
+from robustcheck_onnx.checker.core.statistics import state as sums
+from robustcheck_onnx.checker.core.verdict.gate import load_profile
 from support import lookup
 
 PHOTOS = Path(__file__).parent.parent / "checker" / "photos"

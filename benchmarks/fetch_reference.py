@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from measure_reference import DATA, SOURCES, sums
 
-from robustcheck_onnx.checker.statistics.state import statistics
+from robustcheck_onnx.checker.core.statistics.state import statistics
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from robustcheck_onnx.thresholds.tables import TABLE
 

@@ -30,7 +30,7 @@ from planted import ends, exports, hub, layouts, negatives, optimised, precision
 from planted.encoder import PLANTED_FEATURE
 from planted.form import Form
 
-from robustcheck_onnx.checker.runtime.devices import cpu_name
+from robustcheck_onnx.checker.core.runtime.devices import cpu_name
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent

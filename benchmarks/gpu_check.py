@@ -31,16 +31,23 @@ import onnxruntime as ort
 import scan as scan_rows
 from speed import write_photos
 
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.images.preprocess import apply, decode
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job, conclude, stack
-from robustcheck_onnx.checker.runtime import devices
-from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads, device_memory, parse_device, why_missing
-from robustcheck_onnx.checker.runtime.session import open_session
-from robustcheck_onnx.checker.storage.places import OFFLINE
-from robustcheck_onnx.checker.verdict.gate import load_profile
-from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.core.images.preprocess import apply, decode
+from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.measure.job import Job, conclude, stack
+from robustcheck_onnx.checker.core.runtime import devices
+from robustcheck_onnx.checker.core.runtime.devices import (
+    cpu_name,
+    cpu_threads,
+    device_memory,
+    parse_device,
+    why_missing,
+)
+from robustcheck_onnx.checker.core.runtime.session import open_session
+from robustcheck_onnx.checker.core.verdict.gate import load_profile
+from robustcheck_onnx.checker.core.verdict.rule import judge
+from robustcheck_onnx.checker.outside.image_sets.open import of_job
+from robustcheck_onnx.checker.outside.storage.places import OFFLINE
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 ROOT = Path(__file__).parent.parent
@@ -123,7 +130,7 @@ def models(run: Run) -> dict[str, Path]:
 def opened(path: Path, photos: Path, device: str, n: int, **options: Any) -> measure.Opened:
     """A job with its sessions, on a device."""
     return measure.open_job(
-        Job(path, Options(images=str(photos), max_images=n, preprocess="clip", device=device, **options))
+        Job(path, Options(images=str(photos), max_images=n, preprocess="clip", device=device, **options)), of_job
     )
 
 

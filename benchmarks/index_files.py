@@ -26,7 +26,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from robustcheck_onnx.checker.cli import app
-from robustcheck_onnx.checker.compare import compare
+from robustcheck_onnx.checker.questions.compare import compare
 from support import lookup
 
 ROOT = Path(__file__).parent.parent

@@ -30,8 +30,8 @@ from PIL import Image
 from planted.encoder import PREPROCESSING, planted_encoder
 from torch import nn
 
-from robustcheck_onnx.checker.compare import CompareReport, IndexOptions, compare
-from robustcheck_onnx.checker.runtime.devices import cpu_name, int8_sums
+from robustcheck_onnx.checker.core.runtime.devices import cpu_name, int8_sums
+from robustcheck_onnx.checker.questions.compare import CompareReport, IndexOptions, compare
 from robustcheck_onnx.exporters import ExportError, contract
 from robustcheck_onnx.exporters.demo import EFFICIENTNET_LITE0_PREPROCESSING, EfficientNetLite0, efficientnet_lite0
 from robustcheck_onnx.exporters.run import run

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.checker.compare import index as vectors
+from robustcheck_onnx.checker.questions.compare import index as vectors
 
 WIDTH = 512
 WRITTEN_AT_ONCE = 1 << 17  # vectors

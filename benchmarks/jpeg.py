@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, features
 
-from robustcheck_onnx.checker.evidence import CLIP
-from robustcheck_onnx.checker.images.preprocess import apply_uint8, decode
-from robustcheck_onnx.checker.runtime.devices import cpu_name
+from robustcheck_onnx.checker.core.evidence import CLIP
+from robustcheck_onnx.checker.core.images.preprocess import apply_uint8, decode
+from robustcheck_onnx.checker.core.runtime.devices import cpu_name
 from support import lookup
 
 RUNS = 7

@@ -26,8 +26,8 @@ from kills_runs import COMMAND, MODEL, SIGNATURE, TABLE, Files, Run, contents, e
 
 from robustcheck_onnx.checker.cli.output import error_document
 from robustcheck_onnx.checker.text import sha256_of
-from robustcheck_onnx.checker.verify import signature as signing
-from robustcheck_onnx.checker.verify.run import report_about
+from robustcheck_onnx.checker.trust.verify import signature as signing
+from robustcheck_onnx.checker.trust.verify.run import report_about
 from robustcheck_onnx.thresholds import tables
 
 SETTLE_S = 5.0  # a child must be gone after it

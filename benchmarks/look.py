@@ -14,9 +14,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import RobustcheckError
-from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile as profiles
 
 SAME = 1e-3  # relative difference below which two float32 tensors are the same

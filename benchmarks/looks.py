@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustcheck_onnx.checker.evidence import OUTLIER_SD, TOP_FEATURES
-from robustcheck_onnx.checker.statistics import definitions
-from robustcheck_onnx.checker.statistics.state import GROUPS
+from robustcheck_onnx.checker.core.evidence import OUTLIER_SD, TOP_FEATURES
+from robustcheck_onnx.checker.core.statistics import definitions
+from robustcheck_onnx.checker.core.statistics.state import GROUPS
 
 LOOKS = tuple(n for n in range(1, definitions.HORIZON + 1) if definitions.is_look(n))
 N = np.array(LOOKS)[:, None]

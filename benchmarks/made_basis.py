@@ -18,8 +18,8 @@ import numpy.typing as npt
 from attack import last_look
 from content_limits import between, table, unit
 
-from robustcheck_onnx.checker.evidence import CONTENT_IMAGES, Statistics
-from robustcheck_onnx.checker.statistics.definitions import (
+from robustcheck_onnx.checker.core.evidence import CONTENT_IMAGES, Statistics
+from robustcheck_onnx.checker.core.statistics.definitions import (
     effective_rank,
     mean_of_rest,
     relative_variance,
@@ -27,8 +27,8 @@ from robustcheck_onnx.checker.statistics.definitions import (
     top_features,
     unit_rows,
 )
-from robustcheck_onnx.checker.statistics.state import State, statistics, update
-from robustcheck_onnx.checker.verdict import rule
+from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
+from robustcheck_onnx.checker.core.verdict import rule
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent

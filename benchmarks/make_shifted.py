@@ -20,8 +20,9 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 from skimage import data
 
-from robustcheck_onnx.checker.images.source import Picture, open_images
-from robustcheck_onnx.checker.shift.sets import labels_of
+from robustcheck_onnx.checker.core.images.source import Picture
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
+from robustcheck_onnx.checker.questions.shift.sets import labels_of
 
 EDGE_PX = 256  # shortest edge that the versions are made at: strokes and tiles keep their size relative to the photo
 STROKE_SD_PX = 1.2  # smoothing before the edges of the sketch

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads
+from robustcheck_onnx.checker.core.runtime.devices import cpu_name, cpu_threads
 from support import lookup
 
 ROWS, FEW = 1_000_000, 100
@@ -34,14 +34,14 @@ ROOT = Path(__file__).parent.parent
 FIRST_BATCH = r"""
 import re, sys, time
 from pathlib import Path
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.measure import run
-from robustcheck_onnx.checker.measure.job import nothing_yet
+from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
+from robustcheck_onnx.checker.core.measure import run
+from robustcheck_onnx.checker.core.measure.job import nothing_yet
 job = measure.Job(Path(sys.argv[1]), Options(images=sys.argv[2]))
 source = open_images(job.options.images, seed=job.options.seed)
-opened = measure.open_job(job, source=source)
+opened = measure.open_job(job, lambda _: source)
 measure.probe(opened)
 total = nothing_yet(1)
 with measure.decode(opened) as decoded:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from draws import NEGATIVES
 
-from robustcheck_onnx.checker.evidence import TOP_FEATURES, Statistics
-from robustcheck_onnx.checker.statistics.state import State, statistics, update
+from robustcheck_onnx.checker.core.evidence import TOP_FEATURES, Statistics
+from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Statistic
 from robustcheck_onnx.thresholds.tables import TABLE, TRAPS, TWO_SIDED
 

@@ -19,7 +19,7 @@ from attack import FAMILY_DRAWS, FAMILY_IMAGES, RATIOS, clears, families, last_l
 from draws import NEGATIVES, planted
 from scipy.stats import beta
 
-from robustcheck_onnx.checker.evidence import (
+from robustcheck_onnx.checker.core.evidence import (
     CLIP,
     CONTENT_IMAGES,
     Content,
@@ -31,8 +31,8 @@ from robustcheck_onnx.checker.evidence import (
     PreprocessingFacts,
     Statistics,
 )
-from robustcheck_onnx.checker.statistics.definitions import effective_rank, relative_variance
-from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.checker.core.statistics.definitions import effective_rank, relative_variance
+from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,7 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-from robustcheck_onnx.checker.shift.predicted import (
+from robustcheck_onnx.checker.questions.shift.predicted import (
     NAMES,
     SEEN,
     ImageScores,

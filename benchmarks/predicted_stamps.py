@@ -20,8 +20,8 @@ import make_shifted
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker.shift.predicted import NAMES, Target, bounds_text
-from robustcheck_onnx.checker.shift.run import ShiftReport, measure_shift
+from robustcheck_onnx.checker.questions.shift.predicted import NAMES, Target, bounds_text
+from robustcheck_onnx.checker.questions.shift.run import ShiftReport, measure_shift
 from robustcheck_onnx.exporters import run
 
 HERE = Path(__file__).parent

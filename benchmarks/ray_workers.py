@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure import workers as engine
-from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job
+from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.core.measure.job import SHARD_IMAGES, Job
+from robustcheck_onnx.checker.outside import workers as engine
 from robustcheck_onnx.thresholds import profile
 
 CORES = sorted(os.sched_getaffinity(0))

@@ -21,8 +21,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.compare.run import compare
-from robustcheck_onnx.checker.evidence import OUTLIER_SD
+from robustcheck_onnx.checker.core.evidence import OUTLIER_SD
+from robustcheck_onnx.checker.questions.compare.run import compare
 from robustcheck_onnx.exporters.run import run
 from robustcheck_onnx.thresholds import profile
 from support import lookup

@@ -31,7 +31,7 @@ import opening
 import scan
 import speed
 
-from robustcheck_onnx.checker.runtime.devices import cpu_name
+from robustcheck_onnx.checker.core.runtime.devices import cpu_name
 from support import lookup
 
 ROOT = Path(__file__).parent.parent

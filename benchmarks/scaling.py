@@ -25,13 +25,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from robustcheck_onnx.checker.evidence import CLIP, Options
-from robustcheck_onnx.checker.images import sanity
-from robustcheck_onnx.checker.images.preprocess import apply, decode
-from robustcheck_onnx.checker.measure import workers as engine
-from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, merge, nothing_yet
-from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads
-from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.core.evidence import CLIP, Options
+from robustcheck_onnx.checker.core.images import sanity
+from robustcheck_onnx.checker.core.images.preprocess import apply, decode
+from robustcheck_onnx.checker.core.measure.job import SHARD_IMAGES, Job, merge, nothing_yet
+from robustcheck_onnx.checker.core.runtime.devices import cpu_name, cpu_threads
+from robustcheck_onnx.checker.core.statistics import state as sums
+from robustcheck_onnx.checker.outside import workers as engine
 from robustcheck_onnx.thresholds import profile
 from support import lookup
 
@@ -222,7 +222,7 @@ Written by `python benchmarks/scaling.py`, which measures the first two sections
 
 ## How the work is cut
 A job is one model on one image set. Its images, in their seeded order, are cut into shards of {SHARD_IMAGES}; a shard's sums
-(`checker/measure/job.py`) merge into what one run over all images gives, so every engine gives the same numbers (tested to
+(`checker/core/measure/job.py`) merge into what one run over all images gives, so every engine gives the same numbers (tested to
 1e-12). All images are measured: there is no early stop.
 
 | engine | spreads | a worker is | when one dies |

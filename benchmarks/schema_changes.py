@@ -18,8 +18,8 @@ import onnx
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from robustcheck_onnx.checker.demo import SIZE_PX
-from robustcheck_onnx.checker.model.file import CONTRACT_KEY
+from robustcheck_onnx.checker.core.model.file import CONTRACT_KEY
+from robustcheck_onnx.checker.questions.demo import SIZE_PX
 
 KINDS: dict[str, Descriptor] = {}
 PARENTS: dict[str, list[FieldDescriptor]] = {}

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-SHARD_IMAGES = 512  # checker/measure/job.py
+SHARD_IMAGES = 512  # checker/core/measure/job.py
 RUNS = 200  # of the simulation, for each row
 BOUND = 0.15  # of the prediction's error
 # One worker as the local engine starts it: prints the seconds of its start, of opening the model, and of each shard.
@@ -36,12 +36,13 @@ ONE_WORKER = """
 import sys, time
 begun = float(sys.argv[1])
 import pathlib
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.run import measure_shard
+from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.core.measure.job import Job
+from robustcheck_onnx.checker.outside.image_sets.open import of_job
+from robustcheck_onnx.checker.core.measure.run import measure_shard
 started = time.time()
-opened = measure.open_job(Job(pathlib.Path(sys.argv[2]), Options(images=sys.argv[3], max_images=int(sys.argv[4]), preprocess="clip")), threads=int(sys.argv[5]))
+opened = measure.open_job(Job(pathlib.Path(sys.argv[2]), Options(images=sys.argv[3], max_images=int(sys.argv[4]), preprocess="clip")), of_job, threads=int(sys.argv[5]))
 measure.probe(opened)
 print("start", started - begun); print("open", time.time() - started)
 for index in range(-(-int(sys.argv[4]) // 512)):
@@ -182,9 +183,9 @@ def times_here(model: Path, photos: Path, workers: int, lengths: Sequence[int]) 
 
 def made_here(model: Path, photos: Path, shards: Sequence[int], workers: int) -> float:
     """Wall seconds of the local engine over jobs of so many shards each."""
-    from robustcheck_onnx.checker.evidence import Options
-    from robustcheck_onnx.checker.measure.job import Job
-    from robustcheck_onnx.checker.measure.workers import run_jobs
+    from robustcheck_onnx.checker.core.evidence import Options
+    from robustcheck_onnx.checker.core.measure.job import Job
+    from robustcheck_onnx.checker.outside.workers import run_jobs
     from robustcheck_onnx.thresholds import profile
 
     jobs = [Job(model, Options(images=str(photos), max_images=n * SHARD_IMAGES, preprocess="clip")) for n in shards]
@@ -272,7 +273,7 @@ FAILURES, SLOW_SHARE, SLOW_FACTOR = 0.02, 0.05, 2.0  # assumptions: of a worker 
 
 def page(found: Trial, cpu_ms: float, load: float) -> str:
     """The page."""
-    from robustcheck_onnx.checker.runtime.devices import cpu_name, cpu_threads
+    from robustcheck_onnx.checker.core.runtime.devices import cpu_name, cpu_threads
 
     rows = []
     for n_models in (81, 200):

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.compare import pairs
-from robustcheck_onnx.checker.statistics import state
-from robustcheck_onnx.checker.verdict.rule import inside
+from robustcheck_onnx.checker.core.statistics import state
+from robustcheck_onnx.checker.core.verdict.rule import inside
+from robustcheck_onnx.checker.questions.compare import pairs
 from robustcheck_onnx.thresholds.profile import load
 
 Array = npt.NDArray[np.float64]

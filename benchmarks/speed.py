@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker.evidence import CLIP, Options
-from robustcheck_onnx.checker.images import source
-from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.runtime.devices import cpu_threads
-from robustcheck_onnx.checker.runtime.session import open_session
+from robustcheck_onnx.checker.core.evidence import CLIP, Options
+from robustcheck_onnx.checker.core.images import source
+from robustcheck_onnx.checker.core.images.preprocess import apply
+from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.measure.job import Job
+from robustcheck_onnx.checker.core.runtime.devices import cpu_threads
+from robustcheck_onnx.checker.core.runtime.session import open_session
+from robustcheck_onnx.checker.outside.image_sets.open import of_job
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -43,19 +44,23 @@ sys.exit(0 if code in (0, 1) else code)
 # Imports, opens the model and runs one batch of one image: what a check does before its first number.
 FIRST_INFERENCE = """
 import sys
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure.job import Job
-opened = measure.open_job(Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=1)))
+from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.core.measure.job import Job
+from robustcheck_onnx.checker.outside.image_sets.open import of_job
+job = Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=1))
+opened = measure.open_job(job, of_job)
 measure.measure_images(opened)
 """
 # Opens the model, probes it (a second session for a moment) and runs 8 photos: the model and its sessions.
 SESSION = """
 import sys
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure.job import Job
-opened = measure.open_job(Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=8)))
+from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.core.measure.job import Job
+from robustcheck_onnx.checker.outside.image_sets.open import of_job
+job = Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=8))
+opened = measure.open_job(job, of_job)
 measure.probe(opened)
 measure.measure_images(opened)
 """
@@ -169,7 +174,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     that are described for the image set's sanity.
     """
     opened = replace(
-        measure.open_job(Job(model.onnx, Options(images=str(photos), max_images=n))), described=frozenset()
+        measure.open_job(Job(model.onnx, Options(images=str(photos), max_images=n)), of_job), described=frozenset()
     )
     runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
     loaded = [opened.source.load(i) for i in range(min(n, 128))]

@@ -56,12 +56,12 @@ LIMIT_S = 300  # for one check; most take a few seconds
 # says so, and goes on saying so.
 WITHOUT_OPTIMISATION = """
 import sys
-from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.outside import isolation
 from robustcheck_onnx.checker.__main__ import main
 CHANGE = '''
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from robustcheck_onnx.checker.runtime import runner, session
+from robustcheck_onnx.checker.core.runtime import runner, session
 session.LEVELS = dict.fromkeys(session.LEVELS, session.LEVELS["none"])
 opened = runner.Runner._open
 runner.Runner._open = lambda self, level: opened(self, "none")

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustcheck_onnx.checker.runtime.devices import cpu_name
-from robustcheck_onnx.checker.verdict.reasons import NAMES
+from robustcheck_onnx.checker.core.runtime.devices import cpu_name
+from robustcheck_onnx.checker.core.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
 
 DECIDING = profiles.load().deciding

@@ -17,9 +17,9 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from robustcheck_onnx.checker import evidence
-from robustcheck_onnx.checker.images import preprocess, sanity
-from robustcheck_onnx.checker.statistics import state
+from robustcheck_onnx.checker.core import evidence
+from robustcheck_onnx.checker.core.images import preprocess, sanity
+from robustcheck_onnx.checker.core.statistics import state
 
 FEATURES = (512, 2048)
 PHOTO = sorted((Path(__file__).parent.parent / "checker" / "photos").glob("*.jpg"))[0]

@@ -21,7 +21,7 @@ def main() -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT, SIGTERM})
     gc.disable()  # what is imported is not garbage: looking for some takes 15 ms
     try:
-        from . import isolation  # noqa: PLC0415
+        from .outside import isolation  # noqa: PLC0415
 
         if any(word.endswith(".onnx") for word in sys.argv) and not WITHOUT_CHILD & set(sys.argv):
             isolation.start_early()

@@ -22,17 +22,28 @@ from queue import SimpleQueue
 from signal import SIG_IGN, SIGINT, SIGTERM
 from typing import Any, BinaryIO, Final, get_args, get_type_hints
 
+from .core.progress import LOG, Progress, Tell
 from .errors import CannotAssessError, RobustcheckError, as_error
-from .isolation import LOG, PACKAGE, Progress, Tell
+from .outside.isolation import PACKAGE
 
 FOLDER = Path(__file__).parent
 LIFETIME = 1  # PR_SET_PDEATHSIG of prctl(2)
 TASKS: Final = (
-    *("compare.run:compare", "concepts.run:concepts", "directions.run:directions", "scan.run:scan"),
-    *("shift.run:measure_shift", "verify.run:verify", "verify.run:report_about", "inspection:inspected"),
-    *("report.record:read_one", "verify.run:read_report"),
-    *("measure.workers:measure_all", "pipeline:check_stored", "images.source:count_images"),
-    *("report.template:render", "images.source:make_thumbnails"),
+    "outside.image_sets.open:count_images",
+    "outside.image_sets.thumbnails:make_thumbnails",
+    "outside.workers:measure_all",
+    "questions.check:check_stored",
+    "questions.compare.run:compare",
+    "questions.concepts.run:concepts",
+    "questions.directions.run:directions",
+    "questions.inspection:inspected",
+    "questions.scan.run:scan",
+    "questions.shift.run:measure_shift",
+    "report.record:read_one",
+    "report.template:render",
+    "trust.verify.run:read_report",
+    "trust.verify.run:report_about",
+    "trust.verify.run:verify",
 )
 """every function that a child calls: its module in this package, and its name"""
 
@@ -72,7 +83,7 @@ def _import_all() -> Exception | None:
     try:
         import onnxruntime  # noqa: F401, PLC0415
 
-        from . import pipeline  # noqa: F401, PLC0415
+        from .questions import check as pipeline  # noqa: F401, PLC0415
     except Exception as fault:  # noqa: BLE001 # a broken installation is told as the task's error
         return fault
     finally:

@@ -12,6 +12,9 @@ makes.
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import html
 import json
 import os
 import re
@@ -32,12 +35,12 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
 from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, ROWS, ROWS_BY_KEY, RUN, Settings
 from robustcheck_onnx.checker.cli.verbs import look_up
+from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.core.verdict.gate import Waiver
+from robustcheck_onnx.checker.core.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.checker.errors import EXIT_CODES
-from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.report import record as report
 from robustcheck_onnx.checker.text import HOME
-from robustcheck_onnx.checker.verdict.gate import Waiver
-from robustcheck_onnx.checker.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.thresholds.profile import DECIDING
 
 NAME = "robustcheck"
@@ -45,7 +48,7 @@ SCHEMA_FILE = Path(report.__file__).parent / "report.schema.json"
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 PYPROJECT = DOCS.parent / "pyproject.toml"
-OPTIONS = [DOCS.parent / "checker" / name for name in ("evidence.py", "pipeline.py")]
+OPTIONS = [DOCS.parent / "checker" / name for name in ("core/evidence.py", "questions/check.py")]
 INSTALLING = [
     README,
     *(page for page in sorted(DOCS.rglob("*")) if page.suffix in {".md", ".ipynb"} and "dev" not in page.parts),
@@ -68,8 +71,10 @@ def pages() -> dict[str, str]:
     """Return every page by its place in docs/."""
     made = {"reference/cli.md": commands(), "reports.md": exit_codes(), "settings.md": settings(), "warn.md": reasons()}
     made["glossary.md"] = glossary()
+    made["dev/architecture.md"] = files()
     return {name: _head(name) + MADE + text.rstrip() + "\n" for name, text in made.items()} | {
-        "reference/report-schema.json": json_schema()
+        "reference/report-schema.json": json_schema(),
+        "dev/architecture.svg": picture_of_parts(),
     }
 
 
@@ -81,6 +86,46 @@ def _head(name: str) -> str:
 def row(*cells: str) -> str:
     """A row of a table; a bar in a cell would end it."""
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+# --------------------------------------------------------------------------------------------- architecture
+
+
+def files() -> str:
+    """Write a list of the files of checker/ by folder, each with the first sentence of its docstring."""
+    root = DOCS.parent / "checker"
+    lines = []
+    for folder in sorted({path.parent for path in root.rglob("*.py")}, key=lambda path: path.relative_to(root).parts):
+        name = folder.relative_to(root).as_posix()
+        lines += ["", f"### `{'' if name == '.' else f'{name}/'}`", ""]
+        for path in sorted(folder.glob("*.py")):
+            said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            sentence = re.split(r"(?<=[.?!])\s", said, maxsplit=1)[0]
+            lines.append(f"- `{path.name}`: {' '.join(sentence.split())}")
+    return "\n".join(lines)
+
+
+def picture_of_parts() -> str:
+    """Draw the parts of checker/ as boxes, one above the other, from the page's source for Mermaid."""
+    source = _head("dev/architecture.md").split("```mermaid\n")[1].split("\n```")[0]
+    boxes = re.findall(r'^  \w+\["(.*)"\]$', source, re.MULTILINE)
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    shapes = []
+    for place, text in enumerate(boxes):
+        top = 10 + 70 * place
+        shapes.append(f'<rect x="10" y="{top}" width="700" height="44" rx="6"/>')
+        shapes.append(f'<text x="360" y="{top + 27}">{html.escape(text)}</text>')
+        if place + 1 < len(boxes):
+            shapes.append(f'<path d="M360 {top + 44} v22 m-5 -7 l5 7 l5 -7"/>')
+    height = 70 * len(boxes)
+    style = "rect { fill: #f4f1ea; stroke: #575d66 } path { fill: none; stroke: #575d66 } "
+    style += "text { font: 15px system-ui, sans-serif; fill: #20242a; text-anchor: middle }"
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" width="720" height="{height}" role="img">'
+    )
+    title = f"<title>The parts of checker/</title><!-- of the source in architecture.md, sha256 {digest} -->"
+    back = f'<rect width="720" height="{height}" style="fill: white; stroke: none"/>'
+    return "\n".join([head, title, f"<style>{style}</style>", back, *shapes, "</svg>", ""])
 
 
 # ------------------------------------------------------------------------------------------------- commands
@@ -278,7 +323,7 @@ def with_urls(pyproject: str, home: str) -> str:
 def with_options(page: str) -> str:
     """The text of a module with what is made from the table of options.
 
-    evidence.py: the fields of the record, and Python's keywords. pipeline.py: the list in the docstring of `check`.
+    core/evidence.py: the fields of the record, and Python's keywords. questions/check.py: the docstring of `check`.
     """
     fields, keywords, lines_of_check, total = "", "", "", 0
     for name in sorted({*RUN} - {"images"}, key=[*Options.model_fields, *RUN].index):
@@ -319,7 +364,8 @@ def write_options() -> bool:
 
 def write(folder: Path) -> None:
     """Write every page that is not current."""
-    (folder / "reference").mkdir(parents=True, exist_ok=True)
+    for name in ("reference", "dev"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         page = folder / name
         if not page.exists() or page.read_text(encoding="utf-8") != text:

@@ -8,16 +8,16 @@ from typing import Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import models_json_schema
 
-from robustcheck_onnx.checker.calibrate.terminal import Plan as PlanFields
-from robustcheck_onnx.checker.compare import CompareReport, VectorsReport
-from robustcheck_onnx.checker.concepts.document import ConceptsReport
-from robustcheck_onnx.checker.directions.document import DirectionsReport
+from robustcheck_onnx.checker.core.runtime.devices import MachineFinding
+from robustcheck_onnx.checker.questions.calibrate.terminal import Plan as PlanFields
+from robustcheck_onnx.checker.questions.compare import CompareReport, VectorsReport
+from robustcheck_onnx.checker.questions.concepts.document import ConceptsReport
+from robustcheck_onnx.checker.questions.directions.document import DirectionsReport
+from robustcheck_onnx.checker.questions.scan.document import ScanReport
+from robustcheck_onnx.checker.questions.shift.run import ShiftReport
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.runtime.devices import MachineFinding
-from robustcheck_onnx.checker.scan.document import ScanReport
-from robustcheck_onnx.checker.shift.run import ShiftReport
 from robustcheck_onnx.checker.text import SCHEMA_VERSION
-from robustcheck_onnx.checker.verify.run import Verification
+from robustcheck_onnx.checker.trust.verify.run import Verification
 
 SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-2.json"  # a name, not an address: nothing is fetched
 

@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker import demo
+from robustcheck_onnx.checker.outside.representations import Representations
+from robustcheck_onnx.checker.questions import demo
 from robustcheck_onnx.checker.report.charts import LEVELS, level
-from robustcheck_onnx.checker.representations import Representations
 
 DOCS = Path(__file__).parent
 PHOTOS = DOCS.parent / "checker" / "photos"

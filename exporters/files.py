@@ -330,7 +330,7 @@ def _session(path: Path, graph: bytes | None = None, switched_on: Sequence[str] 
 def int8_sums(*switched_on: str) -> float:
     """Measure a sum of uint8 by int8 products on this CPU, as a share of the exact sum.
 
-    The checker measures the same (`checker/runtime/devices.py`).
+    The checker measures the same (`checker/core/runtime/devices.py`).
 
     Args:
         switched_on: entries of the session's config.

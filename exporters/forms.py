@@ -16,11 +16,11 @@ from .contract import Array
 
 Floats = NDArray[np.float64]
 
-# What the vectors must keep: the limits of the index verdict of `compare` (checker/compare/index.py)
+# What the vectors must keep: the limits of the index verdict of `compare` (checker/questions/compare/index.py)
 MIN_COSINE = 0.9  # of the worst 5 % of the photos
 MIN_RECALL = 0.8  # of the nearest neighbours
 NEIGHBOURS = 10
-# An outlier feature, and when it is kept: as `compare` defines both (checker/compare/pairs.py)
+# An outlier feature, and when it is kept: as `compare` defines both (checker/questions/compare/pairs.py)
 OUTLIER_SD = 4.0
 PERSISTENT_SHARE = 0.5  # of the photos
 KEPT_SHARE = 0.8  # of the share of the photos in which the original's feature is beyond OUTLIER_SD

@@ -17,7 +17,17 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names as in _HOMES and __all__, for type checkers
-    from robustcheck_onnx.checker.compare import (
+    from robustcheck_onnx.checker.core.evidence import Evidence, Interval, RunOptions, Statistics
+    from robustcheck_onnx.checker.core.progress import Progress
+    from robustcheck_onnx.checker.core.statistics.state import Accumulator, measure
+    from robustcheck_onnx.checker.core.verdict.rule import Reason, Verdict, judge
+    from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+    from robustcheck_onnx.checker.outside.addresses import Model
+    from robustcheck_onnx.checker.outside.image_sets.open import Images
+    from robustcheck_onnx.checker.outside.isolation import Limits
+    from robustcheck_onnx.checker.outside.representations import Representations, load_representations
+    from robustcheck_onnx.checker.questions.check import CheckOptions, check
+    from robustcheck_onnx.checker.questions.compare import (
         Baseline,
         CompareOptions,
         CompareReport,
@@ -27,33 +37,24 @@ if TYPE_CHECKING:  # the same names as in _HOMES and __all__, for type checkers
         VectorsReport,
         compare,
     )
-    from robustcheck_onnx.checker.concepts.document import ConceptsReport
-    from robustcheck_onnx.checker.concepts.run import concepts
-    from robustcheck_onnx.checker.directions.document import DirectionsReport
-    from robustcheck_onnx.checker.directions.run import directions
-    from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-    from robustcheck_onnx.checker.evidence import Evidence, Interval, RunOptions, Statistics
-    from robustcheck_onnx.checker.images.source import Images
-    from robustcheck_onnx.checker.inspection import Inspected, inspect
-    from robustcheck_onnx.checker.integrations.assertions import (
+    from robustcheck_onnx.checker.questions.concepts.document import ConceptsReport
+    from robustcheck_onnx.checker.questions.concepts.run import concepts
+    from robustcheck_onnx.checker.questions.directions.document import DirectionsReport
+    from robustcheck_onnx.checker.questions.directions.run import directions
+    from robustcheck_onnx.checker.questions.inspection import Inspected, inspect
+    from robustcheck_onnx.checker.questions.scan.document import ScanReport
+    from robustcheck_onnx.checker.questions.scan.run import scan
+    from robustcheck_onnx.checker.questions.shift.run import Several, ShiftReport, measure_shift
+    from robustcheck_onnx.checker.report.record import Report
+    from robustcheck_onnx.checker.trust.integrations.assertions import (
         AssertRobust,
         IndexVerdictError,
         VerdictError,
         assert_robust,
         assert_same_index,
     )
-    from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version, log_report
-    from robustcheck_onnx.checker.isolation import Limits, Progress
-    from robustcheck_onnx.checker.model.addresses import Model
-    from robustcheck_onnx.checker.pipeline import CheckOptions, check
-    from robustcheck_onnx.checker.report.record import Report
-    from robustcheck_onnx.checker.representations import Representations, load_representations
-    from robustcheck_onnx.checker.scan.document import ScanReport
-    from robustcheck_onnx.checker.scan.run import scan
-    from robustcheck_onnx.checker.shift.run import Several, ShiftReport, measure_shift
-    from robustcheck_onnx.checker.statistics.state import Accumulator, measure
-    from robustcheck_onnx.checker.verdict.rule import Reason, Verdict, judge
-    from robustcheck_onnx.checker.verify.run import Verification, verify
+    from robustcheck_onnx.checker.trust.integrations.mlflow_log import gate_model_version, log_report
+    from robustcheck_onnx.checker.trust.verify.run import Verification, verify
     from robustcheck_onnx.thresholds.profile import Profile
 
     __version__: str
@@ -65,28 +66,30 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {  # name → module of robustcheck_onnx.checker
     name: module
     for module, names in {
-        "compare": "Baseline compare CompareOptions CompareReport FirstBaseline IndexOptions Required VectorsReport",
-        "concepts.document": "ConceptsReport",
-        "concepts.run": "concepts",
-        "directions.document": "DirectionsReport",
-        "directions.run": "directions",
+        "core.evidence": "Evidence Interval RunOptions Statistics",
+        "core.progress": "Progress",
+        "core.statistics.state": "Accumulator measure",
+        "core.verdict.rule": "judge Reason Verdict",
         "errors": "CannotAssessError EnvironmentFaultError RobustcheckError UsageError",
-        "evidence": "Evidence Interval RunOptions Statistics",
-        "images.source": "Images",
-        "inspection": "inspect Inspected",
-        "integrations.assertions": "assert_robust assert_same_index AssertRobust IndexVerdictError VerdictError",
-        "integrations.mlflow_log": "gate_model_version log_report",
-        "isolation": "Limits Progress",
-        "model.addresses": "Model",
-        "pipeline": "check CheckOptions",
+        "outside.addresses": "Model",
+        "outside.image_sets.open": "Images",
+        "outside.isolation": "Limits",
+        "outside.representations": "load_representations Representations",
+        "questions.check": "check CheckOptions",
+        "questions.compare": "Baseline compare CompareOptions CompareReport FirstBaseline IndexOptions Required "
+        "VectorsReport",
+        "questions.concepts.document": "ConceptsReport",
+        "questions.concepts.run": "concepts",
+        "questions.directions.document": "DirectionsReport",
+        "questions.directions.run": "directions",
+        "questions.inspection": "inspect Inspected",
+        "questions.scan.document": "ScanReport",
+        "questions.scan.run": "scan",
+        "questions.shift.run": "measure_shift Several ShiftReport",
         "report.record": "Report",
-        "representations": "load_representations Representations",
-        "scan.document": "ScanReport",
-        "scan.run": "scan",
-        "shift.run": "measure_shift Several ShiftReport",
-        "statistics.state": "Accumulator measure",
-        "verdict.rule": "judge Reason Verdict",
-        "verify.run": "Verification verify",
+        "trust.integrations.assertions": "assert_robust assert_same_index AssertRobust IndexVerdictError VerdictError",
+        "trust.integrations.mlflow_log": "gate_model_version log_report",
+        "trust.verify.run": "Verification verify",
     }.items()
     for name in names.split()
 }

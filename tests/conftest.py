@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
-from robustcheck_onnx.checker import isolation  # noqa: E402
+from robustcheck_onnx.checker.outside import isolation  # noqa: E402
 from support import EXAMPLES, PHOTOS, Capture, Patch, Place, calibrations, documents, lookup, normal  # noqa: E402
 from support.walls import NoWall  # noqa: E402
 
@@ -25,7 +25,7 @@ hypothesis.settings.register_profile("robustcheck", deadline=None, derandomize=T
 hypothesis.settings.load_profile("robustcheck")
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.model.open import ModelFile
+    from robustcheck_onnx.checker.core.model.open import ModelFile
     from robustcheck_onnx.checker.report.record import Report
     from support.bad_input import Done, Run
     from support.comparisons import Workshop
@@ -154,7 +154,7 @@ def opened(tmp_path: Path) -> Callable[..., ModelFile]:
     """Opens a graph as a file, with the options of `open_model`."""
     import onnx
 
-    from robustcheck_onnx.checker.model.open import open_model
+    from robustcheck_onnx.checker.core.model.open import open_model
 
     def open_(model: onnx.ModelProto, **options: Any) -> ModelFile:
         onnx.save(model, tmp_path / "m.onnx")
@@ -279,7 +279,7 @@ def saboteur(tmp_path: Path, monkeypatch: Patch) -> Callable[[dict[str, int]], P
 @pytest.fixture
 def runner(opened: Callable[..., ModelFile]) -> Any:
     """A session for a graph made in the test."""
-    from robustcheck_onnx.checker.runtime.runner import Runner
+    from robustcheck_onnx.checker.core.runtime.runner import Runner
 
     def make(model: Any, device: str = "cpu", *, threads: int | None = None, batch_size: int = 32, **given: Any) -> Any:
         return Runner(opened(model, **given), device, threads=threads, batch_size=batch_size)

@@ -352,7 +352,7 @@ def upper_bound(n_wrong: int, n: int) -> float:
 
 
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
-STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/statistics/definitions.py
+STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/core/statistics/definitions.py
 NOT_ROBUST_PP = 10.0  # mean effective robustness below it counts as none
 RULE = (
     "statistics: docs/dev/decisions/three-statistics.md. threshold: 2/3 of the way from the largest estimate of the "

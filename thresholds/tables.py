@@ -127,7 +127,7 @@ def derived_traps(table: Sequence[Reference]) -> tuple[Reference, ...]:
 
 SCHEMA_VERSION = 1
 SIGNIFICANT_DIGITS = 6  # of a measured number: far below its uncertainty, far above the order of summing
-ALIKE_SPREAD = 0.2  # below it a check gives WARN whatever the statistics say (checker/verdict/rule.py)
+ALIKE_SPREAD = 0.2  # below it a check gives WARN whatever the statistics say (checker/core/verdict/rule.py)
 TENSORS = ("representation", "pooled")  # that a contract may have, in order of preference
 MIN_IMAGES = 50  # varied images below which a row takes no part in a fit
 NOT_CONTENT = (

@@ -7,9 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.images.source import Picture, open_images
+from robustcheck_onnx.checker.core.evidence import Preprocessing
+from robustcheck_onnx.checker.core.images.preprocess import apply
+from robustcheck_onnx.checker.core.images.source import Picture
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
 
 SIZE_PX, PATCH_PX = 64, 16
 WIDTH, HEADS, BLOCKS = 128, 4, 2

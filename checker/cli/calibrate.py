@@ -13,11 +13,11 @@ from ...thresholds.calibrate import CannotFitError, fitted_profile
 from ...thresholds.profile import PACKAGED, Profile, to_json
 from ...thresholds.suite import Opened, SuiteError, open_suite
 from ...thresholds.tables import Result, ResultsError, joined, read
-from ..calibrate import run
-from ..calibrate.terminal import causes, plan, plan_json, refuse_unknown, render_plan, render_summary
+from ..core.progress import tell_stage
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ..isolation import tell_stage
-from ..storage.stores import write_atomically
+from ..outside.storage.stores import write_atomically
+from ..questions.calibrate import run
+from ..questions.calibrate.terminal import causes, plan, plan_json, refuse_unknown, render_plan, render_summary
 from ..text import as_json, page, printable
 from .output import ascii_only, console_for, progress_line
 

@@ -247,7 +247,7 @@ class CommandLine:
     @property
     def model(self) -> str:
         """Return the first argument named like a model. It is without keys of a URL; "" where there is none."""
-        from ..storage.places import redact  # keeps `--help` fast
+        from ..outside.storage.places import redact  # keeps `--help` fast
 
         return redact(next((word for word in self.arguments if word.lower().endswith(".onnx")), ""))
 
@@ -410,7 +410,7 @@ def split_images(words: Words, *, images_typed: bool, strict: bool) -> tuple[lis
 
 def _holds(word: str) -> set[str]:
     """Return whether a typed place has images or models. It may have both; an empty folder counts as a model."""
-    from ..storage import places  # keeps `--help` fast
+    from ..outside.storage import places  # keeps `--help` fast
 
     if not is_address(word) and os.path.isdir(word):  # noqa: PTH112 # a Path would change the word
         images = any(name.lower().endswith(places.SET_SUFFIXES) for name in places.folder_files(Path(word)))
@@ -425,7 +425,7 @@ def _holds_as_last(word: str, holds: set[str]) -> set[str]:
 
     Raises UsageError: a folder with neither.
     """
-    from ..storage import places  # keeps `--help` fast
+    from ..outside.storage import places  # keeps `--help` fast
 
     if holds != {"models"}:
         return holds
@@ -446,7 +446,7 @@ def _holds_as_last(word: str, holds: set[str]) -> set[str]:
 
 def _named_as(file: str) -> set[str]:
     """Return whether a file's suffix is that of images. Any other may be a model's."""
-    from ..storage import places  # keeps `--help` fast
+    from ..outside.storage import places  # keeps `--help` fast
 
     return {"images" if file.lower().endswith(places.SET_SUFFIXES) else "models"}
 
@@ -479,9 +479,9 @@ def refuse_missing(models: Words) -> None:
             if again := with_blanks(models[at:]):
                 raise UsageError(f"{model}: no such file; a name with blanks needs quotes", quoted(again[0]))
             # not where the files are there: ONNX Runtime
-            from ..model.addresses import parse_model
-            from ..model.file import missing
-            from ..model.weights import about
+            from ..core.model.file import missing
+            from ..core.model.weights import about
+            from ..outside.addresses import parse_model
 
             parse_model(model)
             with about(Path(model)):
@@ -489,7 +489,7 @@ def refuse_missing(models: Words) -> None:
 
 
 def _models_of(word: str) -> list[str]:
-    from ..storage import places  # keeps `--help` fast
+    from ..outside.storage import places  # keeps `--help` fast
 
     if is_address(word) or os.path.isfile(word):  # noqa: PTH113 # a Path would change the word
         return [word]
@@ -525,7 +525,7 @@ def _below(folder: str) -> Iterator[str]:
 
     Links to folders are followed once. Raises UsageError for an unreadable folder.
     """
-    from ..storage import places  # keeps `--help` fast
+    from ..outside.storage import places  # keeps `--help` fast
 
     for top, folders, names in places.walk([folder], _unreadable):
         folders.sort()
@@ -538,7 +538,7 @@ def stem(model: str) -> str:
     Of an address it is what names the model: `repo@v1`, `encoder-3`. Of a name of dots alone it is `model`: `..` would
     lead out of the folder.
     """
-    from ..storage import places  # keeps `--help` fast
+    from ..outside.storage import places  # keeps `--help` fast
 
     if not is_address(model):
         name = Path(model).stem

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...thresholds.profile import Profile
+from ..core.progress import LOG
+from ..core.verdict.gate import decide, load_profile
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError
-from ..isolation import LOG, NotReadError, Wall
+from ..outside.isolation import NotReadError, Wall
+from ..outside.storage import stores
+from ..outside.storage.places import Url, redact, redact_text
 from ..report import forms
 from ..report.forms import FormOptions, exit_code_of, one_model
 from ..report.record import Failed, Outcome, Report, sealed
-from ..storage import stores
-from ..storage.places import Url, redact, redact_text
 from ..text import VERSION, printable, quoted, sha256_of
-from ..verdict.gate import decide, load_profile
 from . import command_line, output, process
 from .command_line import Invocation, Words, expand, fill, split, split_images, template_of
 from .options import PLACEHOLDER, Settings, Values
@@ -68,14 +69,14 @@ def check_models(line: Settings, typed: Values, places: Words, invocation: Invoc
     command_line.refuse_missing(models)
     with log_written(settings):
         if settings.sign is not None:  # its import takes long: the earlier documents are gone by now
-            from ..verify.signature import check_key
+            from ..trust.verify.signature import check_key
 
             check_key(Path(settings.sign))
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
         if len(models) > 1:  # an image set that can't be opened is the call's fault, not each model's
             about = redact(settings.images or "bundled photos")
             asked = {"images": settings.images, "seed": settings.seed, "limit": settings.max_images}
-            wall.run("images.source:count_images", asked, int, about=about, is_last=False)
+            wall.run("outside.image_sets.open:count_images", asked, int, about=about, is_last=False)
         if not settings.quiet and all(d.path or d.form == "terminal" for d in outputs.documents):
             from ..report import terminal  # noqa: F401 # while the child still imports
         outcomes = _outcomes(resolved, models, profile, outputs, invocation, wall)
@@ -133,7 +134,9 @@ def _outcomes(
                     "save_representations": outputs.representations.get(model),
                     **settings.options.keywords,
                 }
-                report = wall.run("pipeline:check_stored", asked, Report, about=about, is_last=is_last, tell=tell)
+                report = wall.run(
+                    "questions.check:check_stored", asked, Report, about=about, is_last=is_last, tell=tell
+                )
             return _gated(resolved, model, report)
         except Exception as fault:  # whatever it is, the other models get their verdicts; a signal is not one
             if len(models) == 1 or invocation.interrupted():
@@ -281,7 +284,7 @@ def form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Words, 
         return FormOptions()
     try:
         thumbnails = wall.run(
-            "images.source:make_thumbnails",
+            "outside.image_sets.thumbnails:make_thumbnails",
             {
                 "wanted": list(wanted.values()),
                 "images": settings.images,
@@ -348,7 +351,7 @@ def files_of_representations(path: str | None, models: Words, destinations: Dest
     """
     if path is None:
         return {}
-    from ..representations import checked_path
+    from ..outside.representations import checked_path
 
     option = "--save-representations"
     if len(models) > 1 and PLACEHOLDER not in path:
@@ -416,7 +419,7 @@ def sign_reports(
     for destination in signed:
         outcome = outcomes[destination.model]
         if isinstance(outcome, Report) and settings.sign is not None:
-            from ..verify import signature
+            from ..trust.verify import signature
 
             digest = sha256_of(forms.render("json", [outcome], options).encode())
             texts[output.bundle_at(destination)] = signature.sign(

@@ -23,9 +23,9 @@ from ..errors import UsageError
 from ..text import FORM_OF, Texts, frozen
 
 if TYPE_CHECKING:
-    from ..evidence import Options
-    from ..isolation import Limits
-    from ..verdict.gate import Waiver
+    from ..core.evidence import Options
+    from ..core.verdict.gate import Waiver
+    from ..outside.isolation import Limits
 
 
 IMAGES, MODEL, VERDICT, OUTPUT, SPEED, LIMITS, CI = "Images", "Model", "Verdict", "Output", "Speed", "Limits", "CI"
@@ -335,7 +335,7 @@ class Settings:
     @property
     def options(self) -> Options:
         """Return the options that move the numbers. The profile is not among them. Raises as `device_of`."""
-        from ..evidence import Options
+        from ..core.evidence import Options
 
         return Options(
             **{name: getattr(self, name) for name in RUN} | {"device": device_of(self.device, self.provider_option)}
@@ -344,7 +344,7 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """Return what one model may take. Raises as `Limits`."""
-        from ..isolation import Limits
+        from ..outside.isolation import Limits
 
         timeout_s = TIMEOUT_S if self.timeout is None else self.timeout
         return Limits(timeout_s or None, self.max_memory, self.max_model_size)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import ProgressColumn
 
-    from ..isolation import Progress, Tell
-    from ..storage.places import Place
+    from ..core.progress import Progress, Tell
+    from ..outside.storage.places import Place
     from .settings import Resolved
 
 
@@ -54,7 +54,7 @@ def destinations_of(
     Raises UsageError (no such format, no path after the equals sign, one file or stdout named twice, a path that no
     report can be written to), EnvironmentFaultError (a folder that can't be written).
     """
-    from ..storage.places import Url, parse_place, redact
+    from ..outside.storage.places import Url, parse_place, redact
 
     destinations: list[Destination] = []
     targets: list[Place | str | None] = []
@@ -104,8 +104,8 @@ def check_target(
         UsageError: a folder, no such folder, links in a circle, a web server, a file that is read, another file.
         EnvironmentFaultError: a folder that can't be written, a package that is missing.
     """
-    from ..storage.places import Url, local_path
-    from ..storage.stores import is_ours, open_url
+    from ..outside.storage.places import Url, local_path
+    from ..outside.storage.stores import is_ours, open_url
 
     if isinstance(place, Url):
         if place.is_http:
@@ -159,7 +159,7 @@ def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: D
 
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
-    from ..storage.stores import FILES, is_ours
+    from ..outside.storage.stores import FILES, is_ours
 
     check_target(path, reads, f"path of {option}", f"{option} ", partial(is_ours, pattern=FILES[option]))
     if path.resolve() in [d.path.resolve() for d in destinations if isinstance(d.path, Path)]:
@@ -172,7 +172,7 @@ def remove_earlier(destinations: Destinations) -> None:
     So a run leaves none of them, even if it is killed. All signatures go first: none is ever next to another document.
     Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
-    from ..storage import stores
+    from ..outside.storage import stores
 
     files = [(form, path) for form, path, _ in destinations if path is not None]
     for form, path in files:
@@ -188,8 +188,8 @@ def remove_signature(form: str, report: Place) -> None:
     """
     if form != "json" or not isinstance(report, Path):
         return
+    from ..outside.storage.stores import is_ours
     from ..report.record import bundle_of, remove_verdict
-    from ..storage.stores import is_ours
 
     if is_ours(report) or not report.exists():  # else nothing is replaced
         remove_verdict(bundle_of(report))
@@ -231,7 +231,7 @@ def is_broken_pipe(fault: BaseException) -> bool:
 
 def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Destination, BaseException]) -> None:
     """Write each document that goes to a file. A fault takes one document only, and goes to `faults`."""
-    from ..storage.stores import write_atomically
+    from ..outside.storage.stores import write_atomically
 
     for destination, text in texts.items():
         try:
@@ -334,7 +334,7 @@ def folder_of(resolved: Resolved, key: str) -> Path | None:
 
 def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
     """Refuse places for documents before anything is opened. Each is FORM[=PATH]. Raises UsageError."""
-    from ..storage.places import redact
+    from ..outside.storage.places import redact
 
     for text in outputs:
         form, _, path = split(text)
@@ -499,7 +499,7 @@ def _moving(stream: TextIO, several: bool) -> Iterator[Callable[[str], AbstractC
 
 @contextmanager
 def _plain(stream: TextIO, name: str) -> Iterator[Tell]:
-    from ..isolation import Progress
+    from ..core.progress import Progress
 
     latest, ended, clock = deque([Progress(0, 0, 0.0, "", STARTING)], maxlen=1), threading.Event(), time.monotonic()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ...exporters.contract import RULES
 from ...exporters.plain import Plain
+from ..core.model.layers import show_shape
+from ..core.model.open import ModelFile, open_model
+from ..core.model.sidecar import find_preprocessing, from_option
 from ..errors import CannotAssessError, UsageError
-from ..model.layers import show_shape
-from ..model.open import ModelFile, open_model
-from ..model.sidecar import find_preprocessing, from_option
 from ..text import Fields, quoted
 
 

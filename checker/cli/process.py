@@ -59,7 +59,7 @@ class Terminated(Stopped):
 
 def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     """Return the exit code, message and hint of an end. Whatever ended the run, no URL in them shows a key."""
-    from ..storage.places import redact_text
+    from ..outside.storage.places import redact_text
 
     if isinstance(fault, TyperException):
         code, texts = 2, help.explain(fault, line)
@@ -101,7 +101,7 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
 
 def write_traceback(fault: BaseException) -> None:
     """Write a fault's traceback to stderr, for --debug. No URL in it shows a key."""
-    from ..storage.places import redact_text
+    from ..outside.storage.places import redact_text
 
     text = redact_text("".join(traceback.format_exception(fault)))
     sys.stderr.write("\n".join(map(printable, text.split("\n"))))
@@ -114,8 +114,8 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
-    from ..storage.places import Url, parse_place
-    from ..storage.stores import replace_with_error
+    from ..outside.storage.places import Url, parse_place
+    from ..outside.storage.stores import replace_with_error
 
     line = invocation.line
     stopped = code >= FIRST_SIGNAL_CODE
@@ -203,8 +203,8 @@ def run(app: typer.Typer, words: list[str]) -> int:
     """
     if not {"--offline", "--strict"} & set(words):
         return _run(app, words)
-    from ..storage.places import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
-    from ..storage.stores import environment
+    from ..outside.storage.places import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
+    from ..outside.storage.stores import environment
 
     named = {
         variable: "1" for option, variable in (("--offline", OFFLINE), ("--strict", LOCAL_ROWS)) if option in words
@@ -300,7 +300,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
     code, message, hint = explain(fault, invocation.line)
     seen = [fault]
     if isinstance(fault, UndeliveredError):  # the other documents hold the result
-        from ..storage.places import as_typed
+        from ..outside.storage.places import as_typed
 
         seen += fault.faults.values()
         invocation.documents = [(d.form, as_typed(d.path) if d.path else "") for d in fault.faults]

@@ -18,12 +18,12 @@ from pydantic import BaseModel, ByteSize, Field, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
 from ...thresholds.profile import PACKAGED, Frozen
+from ..core.evidence import STOCK
+from ..core.verdict.gate import Loosening, Waiver
+from ..core.verdict.reasons import RULES
 from ..errors import UsageError
-from ..evidence import STOCK
-from ..storage.places import redact_text
+from ..outside.storage.places import redact_text
 from ..text import Texts, frozen, quoted, rule_of
-from ..verdict.gate import Loosening, Waiver
-from ..verdict.reasons import RULES
 from . import command_line, options
 from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, Variables, find_named, read_table, rebased
 from .options import FIELDS, LOOSENS, ROWS, ROWS_BY_KEY, TYPES, Settings, Values, as_tuples, key_of

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
+from ..core.evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
 from ..text import Texts, count_text, frozen, number_text, range_text, short_checkpoint
 from .document import Chart
 from .forms import group_text, widest_kurtosis

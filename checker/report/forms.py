@@ -20,8 +20,7 @@ from typing import Literal, NamedTuple
 
 from ...thresholds.profile import STATISTICS, End, Profile, Statistic
 from .. import text
-from ..errors import COMMANDS, UsageError
-from ..evidence import (
+from ..core.evidence import (
     CLIP,
     IMAGENET,
     TOP_FEATURES,
@@ -32,10 +31,11 @@ from ..evidence import (
     PreprocessingFacts,
     Statistics,
 )
+from ..core.verdict.gate import ON_BUNDLED, Waiver
+from ..core.verdict.reasons import NAMES, WITHOUT_SCORES, Kind
+from ..core.verdict.rule import Reason, Verdict, describe, inside, outside, side_of
+from ..errors import COMMANDS, UsageError
 from ..text import Fields, as_json, error_json, frozen, number_text, printable
-from ..verdict.gate import ON_BUNDLED, Waiver
-from ..verdict.reasons import NAMES, WITHOUT_SCORES, Kind
-from ..verdict.rule import Reason, Verdict, describe, inside, outside, side_of
 from .record import Bound, Failed, Outcome, ReferenceRow, Report, predicate_of, sealed, to_json
 
 TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "gitlab", "predicate", "cyclonedx")

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..core.verdict.rule import Reason
 from ..text import bars, printable
-from ..verdict.rule import Reason
 from . import forms, terminal
 from .document import Block, Chart, Document, Facts, Table, Words, pairs_of, text_of
 from .record import CLAIM, Failed, Outcome, Report

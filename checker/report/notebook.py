@@ -19,11 +19,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from ...thresholds.profile import STATISTICS, Profile
+from ..core.evidence import Interval, Statistics
+from ..core.verdict.reasons import NAMES
+from ..core.verdict.rule import Reason, Verdict
 from ..errors import EnvironmentFaultError, install_hint
-from ..evidence import Interval, Statistics
 from ..text import count_text, number_text, printable
-from ..verdict.reasons import NAMES
-from ..verdict.rule import Reason, Verdict
 from .document import Cell, Document, Table, pairs_of, text_of
 from .forms import SIGNS, clears, statistics_of, verdict_text
 from .record import ReferenceRow, Report

@@ -14,8 +14,8 @@ from typing import Final
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, tostring
 
+from ..core.verdict.reasons import BELOW_REASONS, RULES
 from ..text import VERSION, Fields, as_json, digest_of, number_text, printable
-from ..verdict.reasons import BELOW_REASONS, RULES
 from . import forms, markdown
 from .forms import NOT_ASSESSED, FormOptions, cautions, exit_code_of, findings, names_of, path_of, waiver_text
 from .record import CLAIM, Failed, Outcome, Report, sha256_set

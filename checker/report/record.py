@@ -35,12 +35,12 @@ from ...thresholds.profile import (
     wrong_statistics,
 )
 from ...thresholds.profile import digest_of as profile_digest_of
+from ..core.evidence import Evidence, Options
+from ..core.verdict.gate import Gate, fits
+from ..core.verdict.reasons import Kind
+from ..core.verdict.rule import NoTruth, Reason, Verdict, judge
 from ..errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
-from ..evidence import Evidence, Options
 from ..text import HOME, SCHEMA_VERSION, VERSION, Fields, as_json, digest_of, form_of, frozen, quoted, short_digest
-from ..verdict.gate import Gate, fits
-from ..verdict.reasons import Kind
-from ..verdict.rule import NoTruth, Reason, Verdict, judge
 
 if TYPE_CHECKING:
     import pandas as pd

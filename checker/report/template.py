@@ -22,9 +22,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...thresholds import read_bytes
 from ...thresholds.profile import DEFINITIONS
-from .. import isolation
+from ..core.verdict.reasons import KINDS, NAMES
 from ..errors import EXIT_CODES, CannotAssessError, EnvironmentFaultError, UsageError
-from ..isolation import STATUS, Limits
+from ..outside import isolation
+from ..outside.isolation import STATUS, Limits
 from ..text import (
     VERSION,
     Fields,
@@ -37,7 +38,6 @@ from ..text import (
     printable,
     short_checkpoint,
 )
-from ..verdict.reasons import KINDS, NAMES
 from . import charts, forms
 from .document import Document, blocks_of, cell_of
 from .markdown import prose, section, text

@@ -18,12 +18,12 @@ from rich.text import Text
 
 from ...thresholds.profile import DEFINITIONS
 from .. import text as texts
+from ..core.evidence import OUTLIER_SD
+from ..core.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
+from ..core.verdict.reasons import KINDS, RULES
+from ..core.verdict.rule import Reason
 from ..errors import COMMANDS
-from ..evidence import OUTLIER_SD
 from ..text import frozen, name_text, number_text, percent_text, sentence_text
-from ..verdict.gate import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
-from ..verdict.reasons import KINDS, RULES
-from ..verdict.rule import Reason
 from . import forms
 from .document import (
     Block,

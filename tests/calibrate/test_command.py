@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.calibrate import run
-from robustcheck_onnx.checker.calibrate.run import Task
-from robustcheck_onnx.checker.calibrate.terminal import causes
+from robustcheck_onnx.checker.core.verdict.rule import ALIKE_SPREAD
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
-from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
+from robustcheck_onnx.checker.questions.calibrate import run
+from robustcheck_onnx.checker.questions.calibrate.run import Task
+from robustcheck_onnx.checker.questions.calibrate.terminal import causes
 from robustcheck_onnx.thresholds import profile, tables
 from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
 from robustcheck_onnx.thresholds.profile import End

@@ -12,10 +12,10 @@ from unittest.mock import MagicMock
 import onnx
 import pytest
 
-from robustcheck_onnx.checker.calibrate import run, terminal
+from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.core.statistics.definitions import STATISTIC_VERSION
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.statistics.definitions import STATISTIC_VERSION
+from robustcheck_onnx.checker.questions.calibrate import run, terminal
 from robustcheck_onnx.thresholds import profile, tables
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
 from robustcheck_onnx.thresholds.tables import Result

@@ -23,11 +23,11 @@ import scipy.stats
 import typer
 from numpy.testing import assert_allclose
 
-from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import output, process
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.output import progress_line
-from robustcheck_onnx.checker.isolation import Progress, tell_stage
+from robustcheck_onnx.checker.core.progress import Progress, tell_stage
+from robustcheck_onnx.checker.questions import demo
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Patch, bad_input, code_in, normal, robustcheck
 from support.bad_input import Done, Run, python

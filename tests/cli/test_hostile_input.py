@@ -15,7 +15,7 @@ import pytest
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
-from robustcheck_onnx.checker.storage.places import walk
+from robustcheck_onnx.checker.outside.storage.places import walk
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, Made, lookup
 from support.bad_input import Run

@@ -16,11 +16,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import command_line, models
 from robustcheck_onnx.checker.cli.command_line import CommandLine, expand, read
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.questions import check as pipeline
 from robustcheck_onnx.checker.report import forms
 from support import PATIENCE_S, Made, Patch, code_in, raised, read_json
 from support.bad_input import GROUP_OF, Run, listening

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
-from robustcheck_onnx.checker.storage import stores
+from robustcheck_onnx.checker.outside.storage import stores
 from robustcheck_onnx.checker.text import error_json
 from robustcheck_onnx.thresholds import MOST_BYTES, profile, read_bytes, read_start
 from support import Patch, onnx_models, raised, read_json

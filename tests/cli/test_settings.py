@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import command_line, options, settings
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.options import FIELDS
 from robustcheck_onnx.checker.cli.settings import resolve, template
 from robustcheck_onnx.checker.cli.verbs import evidence, questions
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.questions import demo
 from support import ROOT, Fields, Patch, code_in, raised, read_json
 from support.bad_input import Run
 from support.keys import write_keys

@@ -13,13 +13,13 @@ import onnx
 import pytest
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker import isolation
-from robustcheck_onnx.checker.compare.document import heading
-from robustcheck_onnx.checker.compare.index import SIGNS, IndexOptions, IndexReport
-from robustcheck_onnx.checker.compare.judge import CompareReport
+from robustcheck_onnx.checker.core.verdict.reasons import NAMES
+from robustcheck_onnx.checker.outside import isolation
+from robustcheck_onnx.checker.questions.compare.document import heading
+from robustcheck_onnx.checker.questions.compare.index import SIGNS, IndexOptions, IndexReport
+from robustcheck_onnx.checker.questions.compare.judge import CompareReport
 from robustcheck_onnx.checker.report.document import Table, cell_of, document_of
 from robustcheck_onnx.checker.text import number_text
-from robustcheck_onnx.checker.verdict.reasons import NAMES
 from support import TORN_NPY, Capture, Patch, but, raised, read_json, read_text, robustcheck
 from support.bad_input import Run
 from support.comparisons import Workshop, alike, ids, judged, planted, rotation

@@ -9,11 +9,11 @@ import pytest
 from numpy.random import default_rng
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.compare import holds
-from robustcheck_onnx.checker.compare import index as vectors
-from robustcheck_onnx.checker.compare.ids import match_ids
-from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport
-from robustcheck_onnx.checker.statistics.definitions import wilson_bounds
+from robustcheck_onnx.checker.core.statistics.definitions import wilson_bounds
+from robustcheck_onnx.checker.questions.compare import holds
+from robustcheck_onnx.checker.questions.compare import index as vectors
+from robustcheck_onnx.checker.questions.compare.ids import match_ids
+from robustcheck_onnx.checker.questions.compare.index import IndexOptions, IndexReport
 from support import Capture, Patch, normal, raised, read_json, robustcheck
 from support.comparisons import Array, Workshop, planted, rotation
 

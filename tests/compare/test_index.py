@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 from scipy import linalg, stats
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.compare import baseline, pairs
-from robustcheck_onnx.checker.compare import index as vectors
-from robustcheck_onnx.checker.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.questions.compare import baseline, pairs
+from robustcheck_onnx.checker.questions.compare import index as vectors
+from robustcheck_onnx.checker.questions.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport
 from robustcheck_onnx.checker.text import sha256_of
 from support import TORN_NPY, Capture, Patch, but, normal, raised, read_json, read_text, robustcheck
 from support.comparisons import Array, Workshop, numbers, planted, rotation, rounded

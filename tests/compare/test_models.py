@@ -11,11 +11,11 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from robustcheck_onnx.checker import text
-from robustcheck_onnx.checker.compare import baseline, pairs, run
-from robustcheck_onnx.checker.compare.judge import CompareReport
-from robustcheck_onnx.checker.compare.pairs import ClassAgreement, unrelated
+from robustcheck_onnx.checker.core.evidence import Int8Sums
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Int8Sums
+from robustcheck_onnx.checker.questions.compare import baseline, pairs, run
+from robustcheck_onnx.checker.questions.compare.judge import CompareReport
+from robustcheck_onnx.checker.questions.compare.pairs import ClassAgreement, unrelated
 from robustcheck_onnx.checker.report.record import to_json
 from robustcheck_onnx.thresholds.profile import load
 from support import EMBEDDINGS, Capture, Fields, but, lookup, needs_embeddings, normal, raised, reports, robustcheck

@@ -10,10 +10,10 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose
 from scipy import spatial, stats
 
-from robustcheck_onnx.checker.compare import pairs
-from robustcheck_onnx.checker.compare.pairs import Pair
-from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.statistics import definitions, state
+from robustcheck_onnx.checker.core.evidence import Interval
+from robustcheck_onnx.checker.core.statistics import definitions, state
+from robustcheck_onnx.checker.questions.compare import pairs
+from robustcheck_onnx.checker.questions.compare.pairs import Pair
 from robustcheck_onnx.thresholds.profile import load
 from support import but, normal, raised, sized
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation, same_mean

@@ -15,11 +15,11 @@ from onnx import helper
 from PIL import Image
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.compare import stored
-from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport, VectorFile
+from robustcheck_onnx.checker.core.evidence import ReferenceRun
+from robustcheck_onnx.checker.core.measure.reference import Reference
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import ReferenceRun
-from robustcheck_onnx.checker.measure.reference import Reference
+from robustcheck_onnx.checker.questions.compare import stored
+from robustcheck_onnx.checker.questions.compare.index import IndexOptions, IndexReport, VectorFile
 from support import PHOTOS, Capture, Patch, normal, raised, read_json, robustcheck
 from support.comparisons import Array, Workshop, planted, rotation
 from support.lookup import lookup_contract

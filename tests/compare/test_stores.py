@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from robustcheck_onnx.checker.compare import index as vectors
+from robustcheck_onnx.checker.questions.compare import index as vectors
 from support import Patch, normal
 
 ROWS = normal(60, 16, seed=1).astype(np.float32)

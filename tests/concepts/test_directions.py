@@ -6,9 +6,15 @@ import numpy as np
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 
-from robustcheck_onnx.checker.concepts import directions, document, run
-from robustcheck_onnx.checker.concepts.directions import Measured, average_precisions, of_features, rank, search
-from robustcheck_onnx.checker.concepts.document import NotJudged
+from robustcheck_onnx.checker.questions.concepts import directions, document, run
+from robustcheck_onnx.checker.questions.concepts.directions import (
+    Measured,
+    average_precisions,
+    of_features,
+    rank,
+    search,
+)
+from robustcheck_onnx.checker.questions.concepts.document import NotJudged
 from support import Patch, normal, sized
 from support.comparisons import Array, rotation
 
@@ -42,7 +48,7 @@ def test_scores_of_all_blocks_are_the_projections(monkeypatch: Patch) -> None:
 
 def test_planted_concepts_are_found_where_they_are(monkeypatch: Patch) -> None:
     """Two concepts along feature 3 (one against it), one along 5, one nowhere; in blocks of a few numbers."""
-    monkeypatch.setattr("robustcheck_onnx.checker.concepts.directions.BLOCK_VALUES", 100)
+    monkeypatch.setattr("robustcheck_onnx.checker.questions.concepts.directions.BLOCK_VALUES", 100)
     rng = default_rng(3)
     h = rng.normal(size=(120, 70))
     names = ["high", "low", "other", "nothing"]

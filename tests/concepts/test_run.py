@@ -11,9 +11,9 @@ from onnx import TensorProto
 from PIL import Image
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.concepts.document import CLAIM, ConceptsReport
-from robustcheck_onnx.checker.concepts.run import ConceptSet, open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.questions.concepts.document import CLAIM, ConceptsReport
+from robustcheck_onnx.checker.questions.concepts.run import ConceptSet, open_concepts
 from robustcheck_onnx.checker.text import sha256_of
 from support import Capture, Fields, Patch, but, levels, lookup, onnx_models, raised, refused, robustcheck, stores
 from support.onnx_models import written
@@ -173,7 +173,7 @@ def test_notes_on_concepts_that_are_no_discovery(colours: Path, tmp_path: Path) 
 def test_images_that_change_during_the_run(colours: Path, classified: ConceptsReport, monkeypatch: Patch) -> None:
     found = open_concepts(colours / "concepts.csv")
     found.concepts.popitem()
-    monkeypatch.setattr("robustcheck_onnx.checker.concepts.run.open_concepts", lambda *_, **__: found)
+    monkeypatch.setattr("robustcheck_onnx.checker.questions.concepts.run.open_concepts", lambda *_, **__: found)
     said = "other bytes than when its concepts were read"
     raised(CannotAssessError, said, measured, Path(classified.model.file), colours)
 

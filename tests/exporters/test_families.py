@@ -13,9 +13,9 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.inspection import inspect_model
-from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.core.images.preprocess import apply
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.questions.inspection import inspect_model
 from robustcheck_onnx.exporters import contract, files, run
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, ROOT, Fields, torch_models

@@ -23,10 +23,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx import numpy_helper
 from PIL import Image
 
-from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.checker.model.int8 import saturating_pairs
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.devices import int8_sums
+from robustcheck_onnx.checker.core.model.file import read_onnx
+from robustcheck_onnx.checker.core.model.int8 import saturating_pairs
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.runtime.devices import int8_sums
 from robustcheck_onnx.exporters import ExportError, contract, files, quiet, run
 from robustcheck_onnx.exporters.forms import FORMS
 from support import PATIENCE_S, PHOTOS, Capture, Fields, Patch, lookup, onnx_models, raised, robustcheck

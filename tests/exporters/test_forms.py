@@ -9,16 +9,16 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image
 
-from robustcheck_onnx.checker.compare import pairs
-from robustcheck_onnx.checker.compare.index import KS, IndexOptions, compare_vectors
-from robustcheck_onnx.checker.compare.judge import TOLERANCE
-from robustcheck_onnx.checker.evidence import OUTLIER_SD
-from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.checker.model.int8 import saturating_pairs
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.devices import int8_sums
-from robustcheck_onnx.checker.statistics import definitions
-from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.core.evidence import OUTLIER_SD
+from robustcheck_onnx.checker.core.model.file import read_onnx
+from robustcheck_onnx.checker.core.model.int8 import saturating_pairs
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.runtime.devices import int8_sums
+from robustcheck_onnx.checker.core.statistics import definitions
+from robustcheck_onnx.checker.core.statistics import state as sums
+from robustcheck_onnx.checker.questions.compare import pairs
+from robustcheck_onnx.checker.questions.compare.index import KS, IndexOptions, compare_vectors
+from robustcheck_onnx.checker.questions.compare.judge import TOLERANCE
 from robustcheck_onnx.exporters import files, forms
 from robustcheck_onnx.exporters.forms import FORMS, Kept, Tried
 from support import Capture, Fields, Patch, onnx_models, raised, robustcheck

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.exporters import CallError, ExportError, contract, run
 from robustcheck_onnx.exporters.contract import state_digest
 from support import PHOTOS, Patch, raised, torch_models

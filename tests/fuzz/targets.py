@@ -22,13 +22,13 @@ from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-un
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from PIL import Image
 
-from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import settings
-from robustcheck_onnx.checker.compare import index
-from robustcheck_onnx.checker.compare.ids import match_ids
-from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.inspection import inspect_model
-from robustcheck_onnx.checker.pipeline import check
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
+from robustcheck_onnx.checker.questions import demo
+from robustcheck_onnx.checker.questions.check import check
+from robustcheck_onnx.checker.questions.compare import index
+from robustcheck_onnx.checker.questions.compare.ids import match_ids
+from robustcheck_onnx.checker.questions.inspection import inspect_model
 from robustcheck_onnx.checker.report import record
 from robustcheck_onnx.thresholds import profile, suite
 from support import PHOTOS, onnx_models

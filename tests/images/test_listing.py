@@ -21,13 +21,15 @@ import pytest
 from numpy.random import default_rng
 
 from robustcheck_onnx import check
+from robustcheck_onnx.checker.core.images import entries
+from robustcheck_onnx.checker.core.images import source as images
+from robustcheck_onnx.checker.core.images.source import Picture, Skipped, prefetch
+from robustcheck_onnx.checker.core.measure import run as measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.images import containers, listing
-from robustcheck_onnx.checker.images import source as images
-from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images, prefetch
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.workers import run_jobs as run
-from robustcheck_onnx.checker.storage.stores import open_url
+from robustcheck_onnx.checker.outside.image_sets import containers, listing
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
+from robustcheck_onnx.checker.outside.storage.stores import open_url
+from robustcheck_onnx.checker.outside.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import Patch, Place, normal, raised
 from support.measuring import job as new_job
@@ -68,14 +70,14 @@ def test_digests_that_begin_alike_are_told_apart(monkeypatch: Patch) -> None:
 def test_entries_are_made_when_asked_for() -> None:
     made = []
 
-    def make(place: int) -> containers.Entry:
+    def make(place: int) -> entries.Entry:
         made.append(place)
-        return containers.Entry(str(place), lambda: b"", row=place)
+        return entries.Entry(str(place), lambda: b"", row=place)
 
     order = default_rng(0).permutation(500)
-    entries = containers.Entries.listed([str(place) for place in range(500)], make).take(order)[10:490]
-    assert ([*entries.names()], made) == ([str(place) for place in order[10:490]], [])
-    assert [entry.row for entry in entries] == made == order[10:490].tolist()
+    drawn = entries.Entries.listed([str(place) for place in range(500)], make).take(order)[10:490]
+    assert ([*drawn.names()], made) == ([str(place) for place in order[10:490]], [])
+    assert [entry.row for entry in drawn] == made == order[10:490].tolist()
 
 
 def names_in(n: int, folder: str = ".") -> list[str]:
@@ -192,7 +194,7 @@ def test_a_source_is_small_where_it_travels(late: Place) -> None:
     again = pickle.loads(pickle.dumps(source))
     assert list(again.entries.names()) == list(source.entries.names())
     assert isinstance(again.load(0), Picture)
-    facts = copy.deepcopy(measure.probe(measure.open_job(new_job(model, str(manifest)), source=source)))
+    facts = copy.deepcopy(measure.probe(measure.open_job(new_job(model, str(manifest)), lambda _: source)))
     assert (facts.n_images, len(facts.source.entries)) == (81, 0)
     assert len(pickle.dumps(facts.source)) < 2000
 

@@ -15,10 +15,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from pydantic import ValidationError
 
+from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.core.images import preprocess
+from robustcheck_onnx.checker.core.images.preprocess import LevelSums, apply, apply_uint8, at_size, decode, level_sums
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
-from robustcheck_onnx.checker.images import preprocess
-from robustcheck_onnx.checker.images.preprocess import LevelSums, apply, apply_uint8, at_size, decode, level_sums
 from support import but, levels, normal, raised
 from support.skimage_data import DATA, photo, photos, worst
 from support.torch_models import open_clip, torchvision

@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from robustcheck_onnx.checker.core.evidence import SeenImage
+from robustcheck_onnx.checker.core.images import source as images
+from robustcheck_onnx.checker.core.images.source import Digests, Item, Skipped, digest_of_set, prefetch
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.evidence import SeenImage
-from robustcheck_onnx.checker.images import containers
-from robustcheck_onnx.checker.images import source as images
-from robustcheck_onnx.checker.images.source import Digests, Item, Skipped, digest_of_set, open_images, prefetch
+from robustcheck_onnx.checker.outside.image_sets import containers, thumbnails
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from support import PATIENCE_S, Patch, extra, normal, raised
 from support.stores import fill, png, shard
 
@@ -399,10 +400,10 @@ def two_coloured(name: str, orientation: int = 1) -> str:
     return digest_of(Path(name).read_bytes())
 
 
-def made(folder: str, names: dict[str, str]) -> images.Thumbnails:
+def made(folder: str, names: dict[str, str]) -> thumbnails.Thumbnails:
     """The thumbnails of the images with these digests and names."""
     wanted = [SeenImage(name=name, digest=known, kurtosis=1.0, z=()) for known, name in names.items()]
-    return images.make_thumbnails(wanted, folder)
+    return thumbnails.make_thumbnails(wanted, folder)
 
 
 def opened(uri: str) -> Image.Image:

@@ -9,12 +9,12 @@ import pytest
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.cli.verbs.look_up import doctor_json, render_doctor
-from robustcheck_onnx.checker.evidence import CLIP
-from robustcheck_onnx.checker.inspection import Inspected, inspected
+from robustcheck_onnx.checker.core.evidence import CLIP
+from robustcheck_onnx.checker.core.runtime.devices import MachineFinding
+from robustcheck_onnx.checker.core.verdict.reasons import RULES
+from robustcheck_onnx.checker.questions.inspection import Inspected, inspected
 from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.report.document import document_of
-from robustcheck_onnx.checker.runtime.devices import MachineFinding
-from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile as profiles
 from support import Fields, but, lookup
 from support.bad_input import Done, Run

@@ -19,13 +19,13 @@ from unittest.mock import Mock
 import pytest
 
 from robustcheck_onnx import Report, check
+from robustcheck_onnx.checker.core.verdict.gate import ON_BUNDLED
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.integrations import mlflow_log
+from robustcheck_onnx.checker.outside.storage import registries
+from robustcheck_onnx.checker.outside.storage.places import Url
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
-from robustcheck_onnx.checker.storage import registries
-from robustcheck_onnx.checker.storage.places import Url
-from robustcheck_onnx.checker.verdict.gate import ON_BUNDLED
-from robustcheck_onnx.checker.verify.run import verify
+from robustcheck_onnx.checker.trust.integrations import mlflow_log
+from robustcheck_onnx.checker.trust.verify.run import verify
 from support import PATIENCE_S, Made, Patch, Place, but, extra, raised, read_json
 from support.bad_input import Run
 from support.walls import wait_until

@@ -17,9 +17,10 @@ import onnx
 import pytest
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.core.progress import Progress
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.isolation import Limits, Progress
+from robustcheck_onnx.checker.outside import isolation
+from robustcheck_onnx.checker.outside.isolation import Limits
 from robustcheck_onnx.checker.text import as_json
 from support import BIN, PATIENCE_S, Capture, Patch, Place, onnx_models, raised, robustcheck
 from support.walls import all_end, children, first_children

@@ -12,9 +12,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from robustcheck_onnx.checker import child, isolation, text
+from robustcheck_onnx.checker import child, text
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Wall
+from robustcheck_onnx.checker.outside import isolation
+from robustcheck_onnx.checker.outside.isolation import NO_LIMITS, Limits, Wall
 from support import Patch, raised
 
 MIB = 1 << 20

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.evidence import Content
-from robustcheck_onnx.checker.images.sanity import DESCRIBED, describe
-from robustcheck_onnx.checker.images.source import Skipped, open_images
-from robustcheck_onnx.checker.measure import job
-from robustcheck_onnx.checker.measure.job import (
+from robustcheck_onnx.checker.core.evidence import Content
+from robustcheck_onnx.checker.core.images.sanity import DESCRIBED, describe
+from robustcheck_onnx.checker.core.images.source import Skipped
+from robustcheck_onnx.checker.core.measure import job
+from robustcheck_onnx.checker.core.measure.job import (
     EXTREME,
     FEATURES,
     SHOWN,
@@ -25,8 +25,9 @@ from robustcheck_onnx.checker.measure.job import (
     described_rows,
     merge_described,
 )
+from robustcheck_onnx.checker.core.statistics import state
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.report.record import Report
-from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, Fields, but, lookup, normal
 from support.comparisons import planted

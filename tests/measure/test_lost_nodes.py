@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from robustcheck_onnx.checker.core.measure.job import TRIES, Job, nothing_yet
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.isolation import Limits
-from robustcheck_onnx.checker.measure import workers as engine
-from robustcheck_onnx.checker.measure.job import TRIES, Job, nothing_yet
-from robustcheck_onnx.checker.measure.workers import run_jobs
+from robustcheck_onnx.checker.outside import workers as engine
+from robustcheck_onnx.checker.outside.isolation import Limits
+from robustcheck_onnx.checker.outside.workers import run_jobs
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds import profile
 from support import Patch, lookup, raised

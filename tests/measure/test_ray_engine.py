@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from robustcheck_onnx.checker.core.measure.job import TRIES, Job, nothing_yet
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.measure import workers as engine
-from robustcheck_onnx.checker.measure.job import TRIES, Job, nothing_yet
-from robustcheck_onnx.checker.measure.workers import plan_workers
-from robustcheck_onnx.checker.measure.workers import run_jobs as run
+from robustcheck_onnx.checker.outside import workers as engine
+from robustcheck_onnx.checker.outside.workers import plan_workers
+from robustcheck_onnx.checker.outside.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Patch, extra, lookup, normal, raised
 from support.measuring import N_IMAGES, SIZE_PX, assert_same_but_execution, on_ray, outcomes, vectors
@@ -164,7 +164,7 @@ def test_the_handler_of_sigterm_outlives_rays_shutdown() -> None:
     code = r"""
 import contextlib, ctypes, os, re, signal, sys, time, types
 from pathlib import Path
-from robustcheck_onnx.checker.measure import workers
+from robustcheck_onnx.checker.outside import workers
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(77))
 @contextlib.contextmanager
 def cluster(*_):

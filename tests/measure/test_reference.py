@@ -16,17 +16,18 @@ from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 from onnxruntime import InferenceSession
 
-from robustcheck_onnx.checker.compare import machine
-from robustcheck_onnx.checker.compare.index import IndexOptions, IndexReport, Number, on_another_machine
-from robustcheck_onnx.checker.evidence import CLIP, Execution, Int8Sums, Options, ReferenceRun
-from robustcheck_onnx.checker.measure import reference
-from robustcheck_onnx.checker.measure.job import FirstImages, Job
-from robustcheck_onnx.checker.measure.run import open_job, probe
-from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.checker.model.int8 import saturating_pairs, with_unsigned_weights
-from robustcheck_onnx.checker.runtime.devices import int8_sums
-from robustcheck_onnx.checker.verdict.gate import execution_notes, reference_notes
-from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.checker.core.evidence import CLIP, Execution, Int8Sums, Options, ReferenceRun
+from robustcheck_onnx.checker.core.measure import reference
+from robustcheck_onnx.checker.core.measure.job import FirstImages, Job
+from robustcheck_onnx.checker.core.measure.run import open_job, probe
+from robustcheck_onnx.checker.core.model.file import read_onnx
+from robustcheck_onnx.checker.core.model.int8 import saturating_pairs, with_unsigned_weights
+from robustcheck_onnx.checker.core.runtime.devices import int8_sums
+from robustcheck_onnx.checker.core.verdict.gate import execution_notes, reference_notes
+from robustcheck_onnx.checker.core.verdict.rule import judge
+from robustcheck_onnx.checker.outside.image_sets.open import of_job
+from robustcheck_onnx.checker.questions.compare import machine
+from robustcheck_onnx.checker.questions.compare.index import IndexOptions, IndexReport, Number, on_another_machine
 from robustcheck_onnx.thresholds.profile import load
 from support import Capture, Patch, but, read_json, robustcheck
 from support.onnx_models import build, graph, save
@@ -118,7 +119,7 @@ def test_a_reference_is_run_where_the_machine_can_differ_from_the_file() -> None
 def test_a_reference_run_gives_the_distance_to_the_measured_vectors() -> None:
     """The measured vectors are moved by hand, as saturation would move them."""
     written(FORMS["QDQ, one scale per channel"])
-    opened = open_job(Job(Path("m.onnx"), options()))
+    opened = open_job(Job(Path("m.onnx"), options()), of_job)
     (runner,) = opened.runners
     facts = probe(opened)
     assert facts.executions[0].int8_sums == int8_sums()
@@ -319,7 +320,7 @@ def test_sums_saturate_on_an_emulated_cpu_without_vnni_and_not_in_its_reference_
 @pytest.mark.usefixtures("here")
 def test_the_session_of_a_large_file_is_closed_before_the_reference_opens_its_own(monkeypatch: Patch) -> None:
     written(FORMS["MatMulInteger"])
-    opened = open_job(Job(Path("m.onnx"), options()))
+    opened = open_job(Job(Path("m.onnx"), options()), of_job)
     (runner,) = opened.runners
     pixels = default_rng(3).integers(0, 256, (3, 8, 8, 3), np.uint8)
     first = FirstImages()

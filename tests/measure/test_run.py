@@ -8,14 +8,15 @@ import numpy as np
 import onnx
 
 from robustcheck_onnx import check
+from robustcheck_onnx.checker.core.evidence import Evidence, Int8Sums
+from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.measure.job import Job, conclude, merge, nothing_yet
+from robustcheck_onnx.checker.core.model.file import Graph
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import Evidence, Int8Sums
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job, conclude, merge, nothing_yet
-from robustcheck_onnx.checker.measure.workers import measure_all
-from robustcheck_onnx.checker.model.file import Graph
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.outside.image_sets.open import of_job
+from robustcheck_onnx.checker.outside.workers import measure_all
 from robustcheck_onnx.thresholds import profile
 from support import Patch, but, lookup, raised
 from support.measuring import N_IMAGES, SIZE_PX, assert_same, never_decided, vectors
@@ -54,7 +55,7 @@ def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: P
 def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path: Path) -> None:
     """Of everything: images, statistics, gallery, content."""
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
-    opened = measure.open_job(new_job(model, photos, max_images=300))
+    opened = measure.open_job(new_job(model, photos, max_images=300), of_job)
     facts = measure.probe(opened)
     entries = opened.source.entries
     a, b, c, whole = (
@@ -80,13 +81,13 @@ def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, m
         return real(self, *arguments)
 
     monkeypatch.setattr(Runner, "batch_invariances", batch_invariances)
-    facts = measure.probe(measure.open_job(new_job(path, max_images=8)))
+    facts = measure.probe(measure.open_job(new_job(path, max_images=8), of_job))
     assert levels == [facts.executions[0].optimization] == ["none"]
     assert (facts.models[0].output_difference or 0) > 0.1
 
 
 def test_int8_sums_that_saturate_on_one_worker_alone_are_not_merged(tmp_path: Path) -> None:
-    facts = measure.probe(measure.open_job(new_job(save(classifier(), tmp_path / "m.onnx"), max_images=8)))
+    facts = measure.probe(measure.open_job(new_job(save(classifier(), tmp_path / "m.onnx"), max_images=8), of_job))
     exact, less = (
         replace(facts, executions=(but(facts.executions[0], int8_sums=Int8Sums(plain=plain, exact=1)),))
         for plain in (1, 0.5)
@@ -96,7 +97,7 @@ def test_int8_sums_that_saturate_on_one_worker_alone_are_not_merged(tmp_path: Pa
 
 def assert_as_alone(job: Job, n_passes: int) -> tuple[Evidence, ...]:
     """Tensors measured together, in as many passes, have the evidence of each alone."""
-    assert len(measure.open_job(job).runners) == n_passes
+    assert len(measure.open_job(job, of_job).runners) == n_passes
     together = measured(job)
     for tensor, found in zip(job.tensors, together, strict=True):
         assert measured(replace(job, named=(tensor,))) == (found,)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx import check
+from robustcheck_onnx.checker.core.measure.job import TRIES, Job
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.measure.job import TRIES, Job
-from robustcheck_onnx.checker.measure.workers import run_jobs as run
+from robustcheck_onnx.checker.outside.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import but, lookup, normal, raised
 from support.measuring import job as new_job

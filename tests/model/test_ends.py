@@ -20,12 +20,18 @@ from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx import check
+from robustcheck_onnx.checker.core.model import ends
+from robustcheck_onnx.checker.core.model.ends import (
+    embedding_under,
+    ends_in,
+    find_head,
+    last_linears,
+    mutually_orthogonal,
+)
+from robustcheck_onnx.checker.core.model.layers import build_layers, sorted_nodes
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model import ends
-from robustcheck_onnx.checker.model.ends import embedding_under, ends_in, find_head, last_linears, mutually_orthogonal
-from robustcheck_onnx.checker.model.layers import build_layers, sorted_nodes
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds.profile import End
 from support import Fields, lookup, normal, onnx_models, raised
 from support.onnx_models import PIXELS, Array, written

@@ -13,7 +13,7 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.storage.stores import LIMIT, download, open_url
+from robustcheck_onnx.checker.outside.storage.stores import LIMIT, download, open_url
 from support import PATIENCE_S, Patch, raised
 from support.onnx_models import encoder, save
 from support.stores import ODD, put, url_of
@@ -107,7 +107,7 @@ def read(self, path, **more):
 MemoryFileSystem.cat_file = read
 '''
 import sys
-from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.outside import isolation
 from robustcheck_onnx.checker.cli import main
 isolation.START = f"exec({STORE!r}); {isolation.START}"  # the child has the store
 sys.exit(main(["memory://m.onnx"]))"""

@@ -22,14 +22,14 @@ from numpy.testing import assert_array_equal
 from onnx import GraphProto, ModelProto, TensorProto, helper
 from onnx.numpy_helper import from_array, to_array
 
+from robustcheck_onnx.checker.core.model import file as checked
+from robustcheck_onnx.checker.core.model import file as files
+from robustcheck_onnx.checker.core.model import weights
+from robustcheck_onnx.checker.core.model.file import OnnxFile, graph_digest, read_onnx, restore
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.model.weights import LFS_MARK, Weights, parse_stripped, values_of
+from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.model import file as checked
-from robustcheck_onnx.checker.model import file as files
-from robustcheck_onnx.checker.model import weights
-from robustcheck_onnx.checker.model.file import OnnxFile, graph_digest, read_onnx, restore
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.model.weights import LFS_MARK, Weights, parse_stripped, values_of
-from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.exporters import contract
 from support import Fields, Patch, flip, lookup, raised
 from support.onnx_models import PIXELS, build, classifier, encoder, save, weight, written
@@ -39,7 +39,7 @@ LARGE_BYTES = weights.LARGE_BYTES  # that of users: `small_is_large` sets anothe
 
 def fails(path: Path | str, message: str, kind: type[RobustcheckError] = CannotAssessError) -> str:
     """The hint of a refusal."""
-    caught = raised(kind, "", read_onnx, path)
+    caught = raised(kind, "", read_onnx, Path(path))
     assert caught.message.startswith(f"{path}: ")
     assert message in caught.message
     assert caught.hint
@@ -138,12 +138,12 @@ def folder_of(file: OnnxFile) -> Path:
 
 def test_links(model: Path) -> None:
     """Those of a hub's cache are followed, and that of a model; those of weights lead nowhere else."""
-    file = read_onnx(hub_cache("hub", "models--x/blobs/b1"))
+    file = read_onnx(Path(hub_cache("hub", "models--x/blobs/b1")))
     assert (folder_of(file), file.external[0].path.name) == (Path("hub/models--x/blobs").absolute(), "b1")
     assert {entry.value for entry in file.proto.graph.initializer[0].external_data if entry.key == "location"} == {"b1"}
     fails(hub_cache("other", "models--y/blobs/b1"), "leaves the model's folder")
     Path("hub/current.onnx").symlink_to(model.absolute())
-    assert folder_of(read_onnx("hub/current.onnx")) == Path("m").absolute()
+    assert folder_of(read_onnx(Path("hub/current.onnx"))) == Path("m").absolute()
     data = model.with_name("m.onnx.data").absolute()
     Path("m/hard link").hardlink_to(data)
     truth = Runner(open_model(save(classifier())), "cpu").run(PIXELS).representation
@@ -505,7 +505,7 @@ def test_what_protobuf_merges_is_parsed_whole() -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.core.model.open import open_model
 open_model(sys.argv[1])
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))"""
 

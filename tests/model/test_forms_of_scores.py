@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
+from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.thresholds import profile
 from support import Fields, raised
 from support.onnx_models import save, weight, written

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.model.file import read_onnx
-from robustcheck_onnx.checker.model.int8 import saturating_pairs
+from robustcheck_onnx.checker.core.model.file import read_onnx
+from robustcheck_onnx.checker.core.model.int8 import saturating_pairs
 from support.onnx_models import Array, build, graph, save
 
 PAIRS = [127, 2, 100, -100, 64, 64]

@@ -14,12 +14,12 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_
 from onnx.helper import make_node, make_tensor, make_tensor_value_info, tensor_dtype_to_np_dtype
 
 from robustcheck_onnx import check
+from robustcheck_onnx.checker.core.model import weights
+from robustcheck_onnx.checker.core.model.file import CONTRACT_KEY, parse_contract
+from robustcheck_onnx.checker.core.model.open import open_model, supported_versions
+from robustcheck_onnx.checker.core.model.weights import PACKED_BITS, check_inline
+from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model import weights
-from robustcheck_onnx.checker.model.file import CONTRACT_KEY, parse_contract
-from robustcheck_onnx.checker.model.open import open_model, supported_versions
-from robustcheck_onnx.checker.model.weights import PACKED_BITS, check_inline
-from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Patch, lookup, raised
 from support.onnx_models import PIXELS, POOLED, Value, build, classifier, graph, save, written
 

@@ -9,11 +9,11 @@ import pytest
 from numpy.testing import assert_allclose
 from onnx import ModelProto, TensorProto, helper
 
+from robustcheck_onnx.checker.core.model.file import CONTRACT_KEY
+from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.core.model.representation import apply_pool
+from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.model.file import CONTRACT_KEY
-from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from robustcheck_onnx.checker.model.representation import apply_pool
-from robustcheck_onnx.checker.runtime.runner import Runner
 from support import Fields, lookup, raised
 from support.onnx_models import SIGNED, classifier, weight, written
 

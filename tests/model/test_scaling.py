@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from robustcheck_onnx.checker.evidence import GraphScaling
-from robustcheck_onnx.checker.measure.run import model_facts
-from robustcheck_onnx.checker.model.ends import Constants
-from robustcheck_onnx.checker.model.image_input import find_image_input, find_scalings
-from robustcheck_onnx.checker.model.layers import build_layers, with_shapes
-from robustcheck_onnx.checker.model.weights import Weights, parse_stripped
+from robustcheck_onnx.checker.core.evidence import GraphScaling
+from robustcheck_onnx.checker.core.measure.run import model_facts
+from robustcheck_onnx.checker.core.model.ends import Constants
+from robustcheck_onnx.checker.core.model.image_input import find_image_input, find_scalings
+from robustcheck_onnx.checker.core.model.layers import build_layers, with_shapes
+from robustcheck_onnx.checker.core.model.weights import Weights, parse_stripped
 from support import Made
 from support.onnx_models import IMAGE, Array, Value, graph, written
 

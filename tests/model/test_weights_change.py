@@ -19,12 +19,12 @@ import onnx
 import pytest
 
 from robustcheck_onnx import Progress, check
+from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.model import file as files
+from robustcheck_onnx.checker.core.model import weights
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.model import file as files
-from robustcheck_onnx.checker.model import weights
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.exporters.contract import embed
 from support import Patch, Place, lookup, normal, raised
 

@@ -11,10 +11,10 @@ from typing import get_type_hints
 import pytest
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.evidence import RunOptions
-from robustcheck_onnx.checker.pipeline import CheckOptions
+from robustcheck_onnx.checker.core.evidence import RunOptions
+from robustcheck_onnx.checker.questions.check import CheckOptions
 from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verify.run import VerifyOptions
+from robustcheck_onnx.checker.trust.verify.run import VerifyOptions
 from support import Place, raised, read_text
 from support.bad_input import COMMAND, python, run
 

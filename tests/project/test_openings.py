@@ -13,41 +13,46 @@ WHY = """
 the one function: regular files, to a limit, without waiting:
     thresholds:read_start
 a file of the package:
-    checker/report/record:json_schema checker/shift/sets:_table thresholds/published:_aliases
+    checker/report/record:json_schema checker/questions/shift/sets:_table thresholds/published:_aliases
     thresholds/published:_read thresholds/published:baselines_of thresholds/published:sources
     thresholds/tables:table_text
 a file of the system:
-    checker/isolation:Wall.n_side_by_side checker/isolation:_own_bytes checker/model/weights:stamps_writes
-    checker/runtime/devices:cpu_name
+    checker/outside/isolation:Wall.n_side_by_side checker/outside/isolation:_own_bytes
+    checker/core/model/weights:stamps_writes
+    checker/core/runtime/devices:cpu_name
 a stream of this process:
     checker/child:_read checker/child:main checker/cli/process:_end checker/cli/process:_mend_streams
     checker/cli/process:say
 it is written:
-    checker/calibrate/run:append checker/cli/process:announce checker/storage/stores:write_atomically
+    checker/questions/calibrate/run:append checker/cli/process:announce
+    checker/outside/storage/stores:write_atomically
 what a child of this process has just written:
-    checker/calibrate/terminal:_sizes
+    checker/questions/calibrate/terminal:_sizes
 a number of bytes of a store's file:
-    checker/storage/stores:RemoteFile.open checker/storage/stores:RemoteFile.stream checker/storage/stores:_start_of
-    checker/storage/stores:download
+    checker/outside/storage/stores:RemoteFile.open checker/outside/storage/stores:RemoteFile.stream
+    checker/outside/storage/stores:_start_of checker/outside/storage/stores:download
 the digest of a report that is signed; its bytes go into a hash alone:
-    checker/model/weights:file_digest
+    checker/core/model/weights:file_digest
 behind the wall (`calibrate` and `export` read models of one's own in the first process):
-    checker/compare/baseline:_read_file checker/compare/index:_arrays checker/compare/index:_mapped
-    checker/compare/index:_parquet checker/concepts/run:_table checker/images/containers:Table._open
-    checker/images/containers:_cell checker/images/containers:_read_span checker/images/containers:_tar_members
-    checker/images/containers:read_file checker/images/containers:read_remote
-    checker/images/containers:tensor_entries checker/images/listing:_text checker/images/preprocess:_decode
-    checker/model/file:_read_bytes checker/model/sidecar:read_object checker/model/weights:OpenFolder.__init__
-    checker/model/weights:_check_length checker/model/weights:pieces_of checker/model/weights:read_file
-    checker/pipeline:check_stored checker/representations:Saver.write checker/runtime/head:head_from_file
-    checker/shift/sets:_from_file checker/storage/registries:HubFile.stream checker/storage/registries:library_of
+    checker/questions/compare/baseline:_read_file checker/questions/compare/index:_arrays
+    checker/questions/compare/index:_mapped checker/questions/compare/index:_parquet
+    checker/questions/concepts/run:_table checker/outside/image_sets/containers:Table._open
+    checker/outside/image_sets/containers:_cell checker/outside/image_sets/containers:_read_span
+    checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/containers:read_file
+    checker/outside/image_sets/containers:read_remote checker/outside/image_sets/containers:tensor_entries
+    checker/outside/image_sets/listing:_text checker/core/images/preprocess:_decode
+    checker/core/model/file:_read_bytes checker/core/model/sidecar:read_object
+    checker/core/model/weights:OpenFolder.__init__ checker/core/model/weights:_check_length
+    checker/core/model/weights:pieces_of checker/core/model/weights:read_file checker/questions/check:check_stored
+    checker/outside/representations:Saver.write checker/core/runtime/head:head_from_file
+    checker/questions/shift/sets:_from_file checker/outside/storage/registries:HubFile.stream
+    checker/outside/storage/registries:library_of
 of the Python API, on a file that its caller names:
-    checker/representations:load_representations
+    checker/outside/representations:load_representations
 of `export`, which reads a model of one's own and judges nothing:
     exporters/contract:_tensor exporters/contract:file_digest exporters/contract:open_photo
-    exporters/contract:weights_file exporters/files:_add_128 exporters/files:_parsed
-    exporters/files:halve exporters/files:quantise exporters/files:quantised
-    exporters/run: exporters/run:_lines exporters/run:_saved
+    exporters/contract:weights_file exporters/files:_add_128 exporters/files:_parsed exporters/files:halve
+    exporters/files:quantise exporters/files:quantised exporters/run: exporters/run:_lines exporters/run:_saved
     exporters/torch_models:read_checkpoint
 """
 """Under each reason MODULE:FUNCTION. A new place belongs behind the wall, or calls `thresholds.read_bytes`."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 MOST = {
-    "nodes of the package": 329_500,
+    "nodes of the package": 329_700,
     "nodes of the tests": 277_900,
     "nodes of a simple statement, 90 % quantile": 28,
     "nodes per code line": 10.3,

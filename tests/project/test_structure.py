@@ -56,7 +56,7 @@ def test_the_command_needs_neither_torch_nor_a_connection(lookup_pass: Place) ->
 def test_onnx_runtimes_telemetry_never_starts(tmp_path: Path) -> None:
     environment = {"TMPDIR": str(tmp_path)}  # nothing of ours: where CI=true, ONNX Runtime starts none by itself
     code = "{}import onnxruntime"
-    for first, left in (("from robustcheck_onnx.checker.runtime import session; ", []), ("", [".ses"])):
+    for first, left in (("from robustcheck_onnx.checker.core.runtime import session; ", []), ("", [".ses"])):
         subprocess.run([sys.executable, "-Ic", code.format(first)], env=environment, check=True)
         assert [path.name for path in tmp_path.iterdir()] == left  # without us there is a session file: it can fail
 
@@ -67,18 +67,19 @@ def test_what_loads_which_room() -> None:
     code = """
 import contextlib, io
 prefix = "robustcheck_onnx.checker."
-def rooms(): return {name.removeprefix(prefix).split(".")[0] for name in sys.modules if name.startswith(prefix)}
+def loaded(): return {name.removeprefix(prefix) for name in sys.modules if name.startswith(prefix)}
 def heavy(): return {"onnx", "onnxruntime", "PIL", "fsspec", "ray", "torch"} & sys.modules.keys()
 from robustcheck_onnx.checker import cli
 with contextlib.redirect_stdout(io.StringIO()):
     assert cli.main(["--help"]) == 0
-assert rooms() == {"cli", "errors", "text"}, rooms()
-from robustcheck_onnx.checker import evidence, text  # these run no model and open no file
+assert {name for name in loaded() if name.split(".")[0] != "cli"} == {"core", "core.limits", "errors", "text"}, loaded()
+from robustcheck_onnx.checker import text
+from robustcheck_onnx.checker.core import evidence  # these run no model and open no file
 from robustcheck_onnx.checker.report import record
-from robustcheck_onnx.checker.statistics import definitions, state
-from robustcheck_onnx.checker.verdict import gate, rule
+from robustcheck_onnx.checker.core.statistics import definitions, state
+from robustcheck_onnx.checker.core.verdict import gate, rule
 assert not heavy(), heavy()
-from robustcheck_onnx.checker.runtime import session
+from robustcheck_onnx.checker.core.runtime import session
 assert "onnxruntime" in heavy()  # the probe can fail
 """
     done = alone(code)

@@ -15,15 +15,15 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import robustcheck_onnx as rc
+from robustcheck_onnx.checker.outside.storage.stores import OURS
+from robustcheck_onnx.checker.questions.scan.document import PersistentFeature
+from robustcheck_onnx.checker.questions.shift.robustness import Effective
 from robustcheck_onnx.checker.report import charts, notebook, terminal
 from robustcheck_onnx.checker.report.document import Cell, Chart, Curve, Document, Table, cell_of, document_of, text_of
 from robustcheck_onnx.checker.report.forms import statistics_of
-from robustcheck_onnx.checker.scan.document import PersistentFeature
-from robustcheck_onnx.checker.shift.robustness import Effective
-from robustcheck_onnx.checker.storage.stores import OURS
 from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verify.checks import unchecked
-from robustcheck_onnx.checker.verify.run import Verification
+from robustcheck_onnx.checker.trust.verify.checks import unchecked
+from robustcheck_onnx.checker.trust.verify.run import Verification
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import Patch, but, extra, levels, normal, onnx_models, raised, reports, screens
 from support.bad_input import Run

@@ -9,12 +9,12 @@ from ast import literal_eval
 from functools import reduce
 from operator import getitem
 
-from robustcheck_onnx.checker.compare import run
-from robustcheck_onnx.checker.compare.document import plain_text as compared_text
-from robustcheck_onnx.checker.compare.judge import CompareReport, Comparison
-from robustcheck_onnx.checker.compare.pairs import Compared
+from robustcheck_onnx.checker.core.verdict.reasons import NAMES, RULES
+from robustcheck_onnx.checker.questions.compare import run
+from robustcheck_onnx.checker.questions.compare.document import plain_text as compared_text
+from robustcheck_onnx.checker.questions.compare.judge import CompareReport, Comparison
+from robustcheck_onnx.checker.questions.compare.pairs import Compared
 from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.verdict.reasons import NAMES, RULES
 from support import but, reports
 from support.comparisons import WHEN, alike, ids, judged, planted
 

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from robustcheck_onnx.checker import pipeline, text
+from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import process
+from robustcheck_onnx.checker.outside.storage import stores
+from robustcheck_onnx.checker.outside.storage.stores import OURS
+from robustcheck_onnx.checker.questions import check as pipeline
 from robustcheck_onnx.checker.report import forms, markdown, pipelines, record
 from robustcheck_onnx.checker.report.forms import names_of, path_in_repository
 from robustcheck_onnx.checker.report.record import Outcome, Report, Time
-from robustcheck_onnx.checker.storage import stores
-from robustcheck_onnx.checker.storage.stores import OURS
 from robustcheck_onnx.checker.text import as_json, error_json, printable
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Fields, Patch, Place, but, code_in, onnx_models, outcomes, read_json, reports, sized
@@ -337,11 +338,11 @@ def test_other_verbs_remove_an_earlier_document_before_they_read_anything(ends: 
         raise MemoryError
 
     for function, words in {
-        "compare.compare": "compare pass.onnx pass.onnx --images photos",
-        "directions.run.directions": "directions pass.onnx --images photos",
-        "scan.run.scan": "scan pass.onnx --images photos",
-        "shift.run.measure_shift": "shift pass.onnx --in photos --shifted photos",
-        "verify.run.verify": "verify report.json pass.onnx",
+        "questions.compare.compare": "compare pass.onnx pass.onnx --images photos",
+        "questions.directions.run.directions": "directions pass.onnx --images photos",
+        "questions.scan.run.scan": "scan pass.onnx --images photos",
+        "questions.shift.run.measure_shift": "shift pass.onnx --in photos --shifted photos",
+        "trust.verify.run.verify": "verify report.json pass.onnx",
     }.items():
         Path("r.json").write_text(error_json("stands for an earlier PASS", "", 3))
         monkeypatch.setattr(f"robustcheck_onnx.checker.{function}", work)

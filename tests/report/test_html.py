@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from robustcheck_onnx.checker.evidence import Gallery, SeenImage
+from robustcheck_onnx.checker.core.evidence import Gallery, SeenImage
+from robustcheck_onnx.checker.core.verdict import rule as verdicts
+from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES, Kind
 from robustcheck_onnx.checker.report import charts, forms
 from robustcheck_onnx.checker.report import template as report_html_page
 from robustcheck_onnx.checker.report.charts import PublishedCheckpoint, scatter, suite_of
 from robustcheck_onnx.checker.report.forms import plain_text, verdict_text
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.text import percent_text
-from robustcheck_onnx.checker.verdict import rule as verdicts
-from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES, Kind
 from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, End, load
 from robustcheck_onnx.thresholds.tables import references
@@ -288,7 +288,7 @@ def test_the_map_counts_what_lies_beyond_four_sd() -> None:
 
 
 def test_every_reference_set_is_placed_once_and_only_published_numbers_are_points() -> None:
-    from robustcheck_onnx.checker.pipeline import _reference
+    from robustcheck_onnx.checker.questions.check import _reference
 
     suite = suite_of(but(reports.passing(), reference=_reference()))
     sets = [row for row in references() if not row.excluded]

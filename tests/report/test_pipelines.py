@@ -17,17 +17,17 @@ from xml.etree import ElementTree
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from robustcheck_onnx.checker.core.verdict.gate import Gate, Loosening
+from robustcheck_onnx.checker.core.verdict.reasons import RULES
+from robustcheck_onnx.checker.core.verdict.rule import Reason
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.outside.storage import stores
 from robustcheck_onnx.checker.report import markdown, template, terminal
 from robustcheck_onnx.checker.report.forms import cautions, render
 from robustcheck_onnx.checker.report.pipelines import GROUPS, commands, summary
 from robustcheck_onnx.checker.report.record import Outcome, Report, Time
 from robustcheck_onnx.checker.report.template import mark
-from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import VERSION, printable
-from robustcheck_onnx.checker.verdict.gate import Gate, Loosening
-from robustcheck_onnx.checker.verdict.reasons import RULES
-from robustcheck_onnx.checker.verdict.rule import Reason
 from robustcheck_onnx.thresholds.profile import DECIDING
 from support import PATIENCE_S, ROOT, Made, Patch, but, outcomes, raised, read_json, reports
 from support.bad_input import Run

@@ -14,15 +14,15 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from robustcheck_onnx.checker import text as texts
-from robustcheck_onnx.checker.evidence import CLIP, Interval, Preprocessing
-from robustcheck_onnx.checker.pipeline import _reference
+from robustcheck_onnx.checker.core.evidence import CLIP, Interval, Preprocessing
+from robustcheck_onnx.checker.core.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, decide
+from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES
+from robustcheck_onnx.checker.core.verdict.rule import Reason, reason, verdict_for
+from robustcheck_onnx.checker.questions.check import _reference
 from robustcheck_onnx.checker.report import forms, terminal
 from robustcheck_onnx.checker.report.forms import one_line, step_of
 from robustcheck_onnx.checker.report.record import Failed, Outcome, ReferenceRow, Report
 from robustcheck_onnx.checker.report.terminal import REASONS_LISTED, document_of, render_document
-from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, decide
-from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
-from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import load
 from support import Fields, but, reports, sized
 from support.bad_input import agrees

@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 
 from robustcheck_onnx.checker.cli.options import device_of
+from robustcheck_onnx.checker.core.evidence import Int8Sums
+from robustcheck_onnx.checker.core.runtime import devices
+from robustcheck_onnx.checker.core.runtime.devices import CPU, CUDA, TENSORRT, parse_device
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Int8Sums
-from robustcheck_onnx.checker.runtime import devices
-from robustcheck_onnx.checker.runtime.devices import CPU, CUDA, TENSORRT, parse_device
 from support import INSTALLED, ROOT, Capture, Fields, Patch, raised, read_json
 
 OPENVINO = "OpenVINOExecutionProvider"

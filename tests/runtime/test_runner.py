@@ -18,14 +18,14 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from PIL import Image
 
 from robustcheck_onnx import check
+from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.core.images.preprocess import LevelSums, apply, apply_uint8
+from robustcheck_onnx.checker.core.measure import job
+from robustcheck_onnx.checker.core.model.image_input import ImageInput
+from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.core.runtime.runner import Runner, input_graph
+from robustcheck_onnx.checker.core.runtime.session import relative_difference
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
-from robustcheck_onnx.checker.images.preprocess import LevelSums, apply, apply_uint8
-from robustcheck_onnx.checker.measure import job
-from robustcheck_onnx.checker.model.image_input import ImageInput
-from robustcheck_onnx.checker.model.open import ModelFile, open_model
-from robustcheck_onnx.checker.runtime.runner import Runner, input_graph
-from robustcheck_onnx.checker.runtime.session import relative_difference
 from support import PIXELS, Fields, Patch, but, levels, onnx_models, raised, skimage_data
 from support.bad_input import NATIVE
 from support.measuring import never_decided
@@ -133,7 +133,7 @@ def test_execution_facts(runner: Any) -> None:
 
 
 def gpu_is_there() -> bool:
-    from robustcheck_onnx.checker.runtime.devices import list_gpus
+    from robustcheck_onnx.checker.core.runtime.devices import list_gpus
 
     return bool(list_gpus()) and "CUDAExecutionProvider" in ort.get_available_providers()
 
@@ -155,7 +155,7 @@ def test_missing_gpu_is_an_error_or_said(runner: Any) -> None:
 )
 def test_silent_fallback_is_found_in_the_session(runner: Any, monkeypatch: Patch) -> None:
     """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
-    monkeypatch.setattr("robustcheck_onnx.checker.runtime.session.why_missing", lambda provider: "")
+    monkeypatch.setattr("robustcheck_onnx.checker.core.runtime.session.why_missing", lambda provider: "")
     raised(EnvironmentFaultError, "could not start CUDAExecutionProvider and took CPU", runner, encoder(), "cuda")
     assert "could not start" in runner(encoder(), "auto").execution.fallback_reason
 

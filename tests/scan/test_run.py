@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from robustcheck_onnx.checker.core.model.layers import Layers, build_layers
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
-from robustcheck_onnx.checker.model.layers import Layers, build_layers
-from robustcheck_onnx.checker.scan import run as scan
-from robustcheck_onnx.checker.scan.document import ScanReport
-from robustcheck_onnx.checker.scan.run import Plan, measuring_model
+from robustcheck_onnx.checker.questions.scan import run as scan
+from robustcheck_onnx.checker.questions.scan.document import ScanReport
+from robustcheck_onnx.checker.questions.scan.run import Plan, measuring_model
 from support import Capture, Fields, Patch, normal, raised, robustcheck
 from support.comparisons import numbers
 from support.onnx_models import save, weight, written

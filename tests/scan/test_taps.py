@@ -6,9 +6,9 @@ import onnxruntime as ort
 import scipy.stats
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.scan import taps
-from robustcheck_onnx.checker.scan.document import LayerStatistics
-from robustcheck_onnx.checker.scan.taps import Depth, Tap
+from robustcheck_onnx.checker.questions.scan import taps
+from robustcheck_onnx.checker.questions.scan.document import LayerStatistics
+from robustcheck_onnx.checker.questions.scan.taps import Depth, Tap
 from support import normal
 from support.onnx_models import written
 from support.truths import Array, assert_close, assert_is_truth

@@ -14,9 +14,9 @@ from PIL import Image
 from scipy import special, stats
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.shift import predicted
-from robustcheck_onnx.checker.shift.predicted import Predicted, atc, atc_thresholds, class_shift, doc
-from robustcheck_onnx.checker.shift.run import ShiftReport, document_of, measure_shift
+from robustcheck_onnx.checker.questions.shift import predicted
+from robustcheck_onnx.checker.questions.shift.predicted import Predicted, atc, atc_thresholds, class_shift, doc
+from robustcheck_onnx.checker.questions.shift.run import ShiftReport, document_of, measure_shift
 from support import Patch, lookup, normal, onnx_models, raised, sized
 from support.comparisons import numbers
 from support.onnx_models import COLOUR_PX

@@ -14,10 +14,10 @@ from numpy.random import default_rng
 from PIL import Image
 from scipy import special, stats
 
-from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.shift import robustness, sets
-from robustcheck_onnx.checker.shift.robustness import SetResult, Shifted, agree, compare_sets, effective
-from robustcheck_onnx.checker.statistics.definitions import wilson
+from robustcheck_onnx.checker.core.statistics.definitions import wilson
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
+from robustcheck_onnx.checker.questions.shift import robustness, sets
+from robustcheck_onnx.checker.questions.shift.robustness import SetResult, Shifted, agree, compare_sets, effective
 from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds.published import IMAGENET
 from robustcheck_onnx.thresholds.suite import open_suite

@@ -9,10 +9,17 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from robustcheck_onnx.checker.core.evidence import CLIP
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import CLIP
-from robustcheck_onnx.checker.shift import sets
-from robustcheck_onnx.checker.shift.sets import Scores, class_map, class_scores, is_correct, parse_call, parse_spec
+from robustcheck_onnx.checker.questions.shift import sets
+from robustcheck_onnx.checker.questions.shift.sets import (
+    Scores,
+    class_map,
+    class_scores,
+    is_correct,
+    parse_call,
+    parse_spec,
+)
 from robustcheck_onnx.thresholds.published import IMAGENET
 from support import raised, refused
 

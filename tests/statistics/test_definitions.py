@@ -9,11 +9,9 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
-from robustcheck_onnx.checker.shift.robustness import difference
-from robustcheck_onnx.checker.shift.sets import is_correct
-from robustcheck_onnx.checker.statistics import definitions
-from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.statistics.definitions import (
+from robustcheck_onnx.checker.core.statistics import definitions
+from robustcheck_onnx.checker.core.statistics import state as sums
+from robustcheck_onnx.checker.core.statistics.definitions import (
     SAME,
     effective_rank,
     mean_of_rest,
@@ -21,7 +19,9 @@ from robustcheck_onnx.checker.statistics.definitions import (
     unit_rows,
     wilson,
 )
-from robustcheck_onnx.checker.statistics.state import State, update
+from robustcheck_onnx.checker.core.statistics.state import State, update
+from robustcheck_onnx.checker.questions.shift.robustness import difference
+from robustcheck_onnx.checker.questions.shift.sets import is_correct
 from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
 from support import normal, raised, sized
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from robustcheck_onnx.checker.statistics.definitions import effective_rank, relative_variance
-from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
+from robustcheck_onnx.checker.core.statistics.definitions import effective_rank, relative_variance
+from robustcheck_onnx.checker.core.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import Bounds
 from support import read_text
 

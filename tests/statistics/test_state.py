@@ -16,9 +16,9 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.evidence import Statistics
-from robustcheck_onnx.checker.statistics import definitions
-from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
+from robustcheck_onnx.checker.core.evidence import Statistics
+from robustcheck_onnx.checker.core.statistics import definitions
+from robustcheck_onnx.checker.core.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds import profile
 from support import EMBEDDINGS, SHARED, lookup, needs_embeddings, raised, sized
 

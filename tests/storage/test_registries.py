@@ -16,12 +16,12 @@ from unittest.mock import Mock
 import pytest
 
 from robustcheck_onnx import check, compare, inspect
+from robustcheck_onnx.checker.core.evidence import Origin
+from robustcheck_onnx.checker.core.model.sidecar import choose_model
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import Origin
-from robustcheck_onnx.checker.model.sidecar import choose_model
+from robustcheck_onnx.checker.outside.storage import registries
+from robustcheck_onnx.checker.outside.storage.stores import StoreError
 from robustcheck_onnx.checker.report.document import blocks_of
-from robustcheck_onnx.checker.storage import registries
-from robustcheck_onnx.checker.storage.stores import StoreError
 from support import Fields, Patch, Place, onnx_models, raised, stores
 from support.stores import SECRET, MockHub, hub_repo
 

@@ -20,10 +20,10 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import output
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.images import source
-from robustcheck_onnx.checker.model.addresses import on_this_machine
-from robustcheck_onnx.checker.storage import places, stores
-from robustcheck_onnx.checker.storage.stores import PIECE_BYTES, RemoteFile, StoreError, open_url
+from robustcheck_onnx.checker.outside.addresses import on_this_machine
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
+from robustcheck_onnx.checker.outside.storage import places, stores
+from robustcheck_onnx.checker.outside.storage.stores import PIECE_BYTES, RemoteFile, StoreError, open_url
 from support import Capture, Patch, Place, raised, robustcheck, serving
 from support.onnx_models import encoder, save
 from support.stores import SECRET, contents, url_of
@@ -91,7 +91,7 @@ def test_offline_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch: 
     (tmp_path / "list.txt").write_text(f"https://u:{SECRET}@h/x.jpg\n")
     for url in ("https://h/x.onnx", "s3://bucket/x", "hf://org/m/x.onnx"):
         raised(UsageError, "offline", places.parse_place, url)
-    fault = raised(UsageError, "offline", source.open_images, tmp_path / "list.txt")
+    fault = raised(UsageError, "offline", open_images, tmp_path / "list.txt")
     assert SECRET not in fault.message + fault.hint
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -103,13 +103,13 @@ def test_a_protocol_that_is_not_read_has_its_nearest_and_a_missing_package_is_na
     """hdfs:// of fsspec lets pyarrow load `libhdfs.so` from the current folder: code of a checkout."""
     for protocol, hint in {"ss3": "s3://***@bucket/photos", "nosuch": "copy it here", "hdfs": "webhdfs://"}.items():
         named = f"{protocol}://key:{SECRET}@bucket/photos"
-        fault = raised(UsageError, f"protocol {protocol} is not read", source.open_images, named)
+        fault = raised(UsageError, f"protocol {protocol} is not read", open_images, named)
         assert fault.hint.startswith(hint)
         assert SECRET not in fault.message + fault.hint
     pytest.importorskip("fsspec", reason="the extra remote is not installed")
     if not importlib.util.find_spec("gcsfs"):
         named = f"gs://key:{SECRET}@bucket/photos"
-        missing = raised(EnvironmentFaultError, "gcsfs is not importable", source.open_images, named)
+        missing = raised(EnvironmentFaultError, "gcsfs is not importable", open_images, named)
         assert missing.hint.startswith("pip install gcsfs")
         assert SECRET not in missing.message
 
@@ -169,14 +169,14 @@ def test_a_web_server(lookup_pass: Place, web: Web, own_temporary_folder: Path) 
     url, folder, asked = web
     shutil.copytree(photos, folder / "ü 1%")
     shutil.copy(model, folder / "ü 1%" / "ü.onnx")
-    here = source.open_images(photos)
+    here = open_images(photos)
     (folder / "list.txt").write_text("".join(f"ü 1%/{name}\n" for name in here.entries.names()))
     assert check(f"{url}/ü%201%25/ü.onnx", images=f"{url}/list.txt").passed
-    there = dict(contents(source.open_images(f"{url}/list.txt")))
+    there = dict(contents(open_images(f"{url}/list.txt")))
     assert there == {f"ü 1%/{name}": digest for name, digest in contents(here)}
     assert list(own_temporary_folder.iterdir()) == []
     assert not any(path.endswith(".json") for path in asked)  # the model carries a contract
-    assert source.open_images(f"{url}/a.png?token={SECRET}").spec == f"{url}/a.png?***"
+    assert open_images(f"{url}/a.png?token={SECRET}").spec == f"{url}/a.png?***"
 
 
 def test_a_web_server_that_refuses_or_is_not_there(web: Web, capsys: Capture) -> None:
@@ -192,7 +192,7 @@ def test_a_web_server_that_refuses_or_is_not_there(web: Web, capsys: Capture) ->
         check(f"{url}/short.onnx")
     for images, rule in {"forbidden.tar": "403", "gone.tar": "no such file", "photos/": "can't list"}.items():
         with pytest.raises((UsageError, StoreError), match=rule):
-            source.open_images(f"{url}/{images}")
+            open_images(f"{url}/{images}")
 
 
 def test_what_lies_beside_a_model(web: Web) -> None:

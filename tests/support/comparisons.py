@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.compare import baseline, pairs, run
-from robustcheck_onnx.checker.compare.judge import CompareReport
-from robustcheck_onnx.checker.compare.pairs import Compared, Pair, Side
-from robustcheck_onnx.checker.images.source import digest_of_set
+from robustcheck_onnx.checker.core.images.source import digest_of_set
+from robustcheck_onnx.checker.core.statistics import state
+from robustcheck_onnx.checker.questions.compare import baseline, pairs, run
+from robustcheck_onnx.checker.questions.compare.judge import CompareReport
+from robustcheck_onnx.checker.questions.compare.pairs import Compared, Pair, Side
+from robustcheck_onnx.checker.questions.shift.robustness import SetResult
 from robustcheck_onnx.checker.report.record import Time
-from robustcheck_onnx.checker.shift.robustness import SetResult
-from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds.profile import Profile, load
 from support import but, normal
 

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from robustcheck_onnx.checker.core.verdict.gate import Waiver, decide
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
-from robustcheck_onnx.checker.verdict.gate import Waiver, decide
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import Fields, but, reports
 

@@ -6,11 +6,11 @@ The reference rows are from thresholds/data/reference_statistics.csv.
 from ast import literal_eval
 from typing import Any
 
-from robustcheck_onnx.checker import evidence as facts
+from robustcheck_onnx.checker.core import evidence as facts
+from robustcheck_onnx.checker.core.verdict.gate import BUNDLED_NOTE
+from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, Time
 from robustcheck_onnx.checker.report.terminal import document_of, render_document
-from robustcheck_onnx.checker.verdict.gate import BUNDLED_NOTE
-from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.profile import Calibration, End, Profile, Statistic, Threshold, seal
 from support import Fields, but
 from support.screens import printed

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker.images.source import ImageSource
-from robustcheck_onnx.checker.storage.places import Url, parse_place
+from robustcheck_onnx.checker.core.images.source import ImageSource
+from robustcheck_onnx.checker.outside.storage.places import Url, parse_place
 from support import Fields, serving
 
 ODD = "ein Ort/100%/ü €"  # spaces, a percent sign that escapes nothing, letters beyond ASCII

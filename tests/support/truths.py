@@ -13,11 +13,11 @@ import scipy.stats
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.model import ends, layers
-from robustcheck_onnx.checker.scan import document
-from robustcheck_onnx.checker.scan import run as scan
-from robustcheck_onnx.checker.scan.document import LayerStatistics
-from robustcheck_onnx.checker.scan.taps import Tap
+from robustcheck_onnx.checker.core.model import ends, layers
+from robustcheck_onnx.checker.questions.scan import document
+from robustcheck_onnx.checker.questions.scan import run as scan
+from robustcheck_onnx.checker.questions.scan.document import LayerStatistics
+from robustcheck_onnx.checker.questions.scan.taps import Tap
 from robustcheck_onnx.thresholds.profile import End
 from support import Fields
 

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from robustcheck_onnx.checker import child
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits, Progress, Tell, Wall
+from robustcheck_onnx.checker.core.progress import Progress, Tell
+from robustcheck_onnx.checker.outside.isolation import NO_LIMITS, Limits, Wall
 from support import PATIENCE_S
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from robustcheck_onnx.checker.calibrate.terminal import render_list, render_profile
 from robustcheck_onnx.checker.cli import app, process
-from robustcheck_onnx.checker.statistics import definitions, state
-from robustcheck_onnx.checker.verdict.rule import decided
+from robustcheck_onnx.checker.core.statistics import definitions, state
+from robustcheck_onnx.checker.core.verdict.rule import decided
+from robustcheck_onnx.checker.questions.calibrate.terminal import render_list, render_profile
 from robustcheck_onnx.thresholds import calibrate, profile, tables
 from robustcheck_onnx.thresholds.profile import DECIDING, End, Profile
 from robustcheck_onnx.thresholds.tables import Reference, Rule, Sets

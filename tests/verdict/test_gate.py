@@ -7,11 +7,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.checker.evidence import Evidence, Int8Sums, Statistics
-from robustcheck_onnx.checker.verdict import gate, rule
-from robustcheck_onnx.checker.verdict.gate import Waiver, decide, fits, notes_of
-from robustcheck_onnx.checker.verdict.reasons import BELOW_REASONS, KINDS, NOT_MENDABLE, RULES
-from robustcheck_onnx.checker.verdict.rule import Verdict, decided, judge, reason, verdict_for
+from robustcheck_onnx.checker.core.evidence import Evidence, Int8Sums, Statistics
+from robustcheck_onnx.checker.core.verdict import gate, rule
+from robustcheck_onnx.checker.core.verdict.gate import Waiver, decide, fits, notes_of
+from robustcheck_onnx.checker.core.verdict.reasons import BELOW_REASONS, KINDS, NOT_MENDABLE, RULES
+from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, judge, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, load
 from support import Fields, Patch, but, reports
 from support.reports import interval

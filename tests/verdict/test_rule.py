@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import default_rng
 
-from robustcheck_onnx.checker import evidence as records
-from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Evidence, GraphScaling, Preprocessing, Statistics
-from robustcheck_onnx.checker.images.preprocess import apply_uint8
-from robustcheck_onnx.checker.statistics.state import State, statistics, update
-from robustcheck_onnx.checker.verdict import rule
-from robustcheck_onnx.checker.verdict.gate import notes_of
-from robustcheck_onnx.checker.verdict.reasons import CLIP_STEP, RULES, WITHOUT_SCORES
-from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, judge
+from robustcheck_onnx.checker.core import evidence as records
+from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Evidence, GraphScaling, Preprocessing, Statistics
+from robustcheck_onnx.checker.core.images.preprocess import apply_uint8
+from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
+from robustcheck_onnx.checker.core.verdict import rule
+from robustcheck_onnx.checker.core.verdict.gate import notes_of
+from robustcheck_onnx.checker.core.verdict.reasons import CLIP_STEP, RULES, WITHOUT_SCORES
+from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, foreseen, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS, End, load
 from support import PHOTOS, Fields, but, lookup, normal, reports
 from support.reports import interval

@@ -8,7 +8,7 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.text import sha256_of
-from robustcheck_onnx.checker.verify import signature as signing
+from robustcheck_onnx.checker.trust.verify import signature as signing
 from support import Place, lookup, normal
 from support.keys import write_keys
 

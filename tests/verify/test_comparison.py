@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from robustcheck_onnx import IndexOptions, check, compare
-from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.questions.compare.judge import CompareReport
 from robustcheck_onnx.checker.report.record import result_digest_of
-from robustcheck_onnx.checker.verify.run import Verification, verify
+from robustcheck_onnx.checker.trust.verify.run import Verification, verify
 from support import Capture, Place, flip, lookup, normal, raised, read_json, robustcheck
 from support.comparisons import planted, rotation
 from support.keys import changed, write_keys

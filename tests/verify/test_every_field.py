@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from robustcheck_onnx.checker.core.evidence import Int8Sums
+from robustcheck_onnx.checker.core.verdict import gate
 from robustcheck_onnx.checker.errors import RobustcheckError
-from robustcheck_onnx.checker.evidence import Int8Sums
 from robustcheck_onnx.checker.report.record import Report, edits, read, result_digest_of, sealed, to_json
-from robustcheck_onnx.checker.verdict import gate
-from robustcheck_onnx.checker.verify import checks
-from robustcheck_onnx.checker.verify.checks import disagreements, measure_again, tolerance_of
-from robustcheck_onnx.checker.verify.run import verify
+from robustcheck_onnx.checker.trust.verify import checks
+from robustcheck_onnx.checker.trust.verify.checks import disagreements, measure_again, tolerance_of
+from robustcheck_onnx.checker.trust.verify.run import verify
 from support import Fields, Patch, Place, but, read_json, robustcheck
 from support.keys import changed
 

@@ -14,8 +14,8 @@ import pytest
 
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.text import sha256_of
-from robustcheck_onnx.checker.verify import run as room
-from robustcheck_onnx.checker.verify import signature as signing
+from robustcheck_onnx.checker.trust.verify import run as room
+from robustcheck_onnx.checker.trust.verify import signature as signing
 
 pytest.importorskip("jwt", reason="the packages of the long tests are not installed")
 from support import Capture, Fields, Patch, extra, flip, raised, read_text, robustcheck

@@ -18,14 +18,14 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
-from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.outside.storage import stores
+from robustcheck_onnx.checker.questions import check as pipeline
 from robustcheck_onnx.checker.report import record
 from robustcheck_onnx.checker.report.record import Report, is_verdict, sealed, to_json
-from robustcheck_onnx.checker.storage import stores
 from robustcheck_onnx.checker.text import HOME, sha256_of
-from robustcheck_onnx.checker.verify import run as verification
-from robustcheck_onnx.checker.verify import signature as signing
+from robustcheck_onnx.checker.trust.verify import run as verification
+from robustcheck_onnx.checker.trust.verify import signature as signing
 from support import ROOT, Capture, Fields, Patch, but, extra, flip, raised, read_json, robustcheck, sized
 from support.bad_input import run
 from support.keys import PEM, changed, signature_seen, write_keys
@@ -286,7 +286,7 @@ def test_a_signature_of_model_signing_about_files_is_no_verdict(signed: Path, ca
 OFFLINE = """
 import sys
 sys.path.insert(0, {tests!r})
-from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.outside import isolation
 from support.walls import NoWall
 isolation.Wall = NoWall  # in this process, which is watched
 def watch(event, arguments):
@@ -450,7 +450,10 @@ def test_an_error_leaves_no_signature_and_no_pass(here: Path, monkeypatch: Patch
         return real(where, what)
 
     signer = Mock(side_effect=ValueError("the signer fails"))
-    for fails, played, code in (("storage.stores.write_atomically", full, 4), ("verify.signature.sign", signer, 70)):
+    for fails, played, code in (
+        ("outside.storage.stores.write_atomically", full, 4),
+        ("trust.verify.signature.sign", signer, 70),
+    ):
         monkeypatch.setattr(f"robustcheck_onnx.checker.{fails}", played)
         assert check("model.onnx", "-o", "json=report.json") == code
         assert is_unsigned_error(code)
@@ -503,7 +506,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, si
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stores, "remove_earlier", remove)
-    monkeypatch.setattr("robustcheck_onnx.checker.pipeline.check", measured)
+    monkeypatch.setattr("robustcheck_onnx.checker.questions.check.check", measured)
     assert check("model.onnx", "-o", "json=report.json", "-o", "json=other.json", sign=sign) == 130
     assert (left[:3], list(here.glob("*.sigstore.json"))) == ([[], [], []], [])
 

@@ -12,15 +12,15 @@ import onnx
 import pytest
 
 from robustcheck_onnx import check
+from robustcheck_onnx.checker.core.model.weights import file_digest
+from robustcheck_onnx.checker.core.verdict import gate
+from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.model.weights import file_digest
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Failed, Report, read, read_one, sealed, to_json
-from robustcheck_onnx.checker.verdict import gate
-from robustcheck_onnx.checker.verdict.rule import judge
-from robustcheck_onnx.checker.verify import signature
-from robustcheck_onnx.checker.verify.checks import check_images
-from robustcheck_onnx.checker.verify.run import verify as verify_report
+from robustcheck_onnx.checker.trust.verify import signature
+from robustcheck_onnx.checker.trust.verify.checks import check_images
+from robustcheck_onnx.checker.trust.verify.run import verify as verify_report
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Fields, Patch, but, flip, lookup, normal, raised, read_json, read_text, robustcheck
 from support.keys import changed

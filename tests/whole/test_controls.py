@@ -11,9 +11,10 @@ import pytest
 from numpy.random import Generator, default_rng
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker import demo
-from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.images.source import Picture, open_images
+from robustcheck_onnx.checker.core.images.preprocess import apply
+from robustcheck_onnx.checker.core.images.source import Picture
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
+from robustcheck_onnx.checker.questions import demo
 from support import EMBEDDINGS, lookup, needs_embeddings
 
 

@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import robustcheck_onnx as rc
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.runtime import session
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime import session
-from robustcheck_onnx.checker.storage.places import redact_text
+from robustcheck_onnx.checker.outside.image_sets.open import open_images
+from robustcheck_onnx.checker.outside.storage.places import redact_text
 from support import PHOTOS, Capture, Patch, levels, raised, robustcheck
 from support.bad_input import endless_loop
 from support.onnx_models import classifier, save, written

@@ -22,17 +22,18 @@ import robustcheck_onnx as rc
 from robustcheck_onnx import Progress, Report, check, load_representations, scan
 from robustcheck_onnx.checker.cli.options import ROWS, Settings
 from robustcheck_onnx.checker.cli.verbs import make, questions
+from robustcheck_onnx.checker.core.evidence import CLIP, Options, PreprocessingFacts
+from robustcheck_onnx.checker.core.images.source import Item, Skipped
+from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.measure.job import Prepared
+from robustcheck_onnx.checker.core.runtime.runner import TRIED
+from robustcheck_onnx.checker.core.statistics.definitions import FIRST_LOOK
+from robustcheck_onnx.checker.core.verdict import rule
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import CLIP, Options, PreprocessingFacts
-from robustcheck_onnx.checker.images.source import Item, Skipped, open_images
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Prepared
+from robustcheck_onnx.checker.outside.image_sets.open import open_images, settle
+from robustcheck_onnx.checker.outside.representations import Provenance, Saver
 from robustcheck_onnx.checker.report.record import to_json
-from robustcheck_onnx.checker.representations import Provenance, Saver
-from robustcheck_onnx.checker.runtime.runner import TRIED
-from robustcheck_onnx.checker.statistics.definitions import FIRST_LOOK
 from robustcheck_onnx.checker.text import as_json
-from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
 from support import (
     PATIENCE_S,
@@ -77,7 +78,7 @@ def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypa
         return open_sessions(inputs)
 
     monkeypatch.setattr(measure, "prepare_item", prepared)
-    monkeypatch.setattr("robustcheck_onnx.checker.measure.run.open_sessions", opened)
+    monkeypatch.setattr("robustcheck_onnx.checker.core.measure.run.open_sessions", opened)
     n_images = check(lookup_pass[0], images=lookup_pass[1], thresholds=never_decided()).evidence.statistics.n_images
     assert (n_images, ready.qsize()) == (80, 80 - measure.AHEAD)  # each is decoded once, those of the probe too
 
@@ -179,10 +180,10 @@ def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatc
     (tmp_path / "bundled").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "bundled" / "own.png")
     stock = open_images(None)
-    for named in ("bundled", measure.settle("bundled", {})[0].images):
+    for named in ("bundled", settle("bundled", {})[0].images):
         source = open_images(named)
         assert (source.kind, source.spec, source.names_digest) == ("bundled", "", stock.names_digest)
-    for named in ("./bundled", measure.settle(Path("bundled"), {})[0].images):
+    for named in ("./bundled", settle(Path("bundled"), {})[0].images):
         own = open_images(named)
         assert (own.kind, len(own)) == ("folder", 1)
     assert Options(images="bundled") == Options()

@@ -24,7 +24,7 @@ from ..output import deliver, destinations_of, print_report, progress_line, remo
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ...storage.places import Place
+    from ...outside.storage.places import Place
 
 NOT_SHARED = ("images", "max_images", "sign", "save_representations", "log_file", "no_thumbnails")
 QUESTION: Final = [n for n, row in ROWS.items() if n not in NOT_SHARED and row.panel not in (VERDICT, CI)]
@@ -69,7 +69,7 @@ class Question(Call):
     """A call of a verb that asks a question. It knows where its documents go."""
 
     def __init__(self, ctx: typer.Context, settings: Settings, *, forms: Texts = FORMS) -> None:
-        from ...isolation import signals_wait
+        from ...outside.isolation import signals_wait
 
         super().__init__(ctx, settings)
         # a signal during these imports would abort the process (nanobind), and the reports of an earlier run would
@@ -100,7 +100,7 @@ class Question(Call):
         places: more of its arguments. own: options of the verb's own; they count before those of the table.
         """
         limits = self.settings.limits
-        from ...storage.places import redact
+        from ...outside.storage.places import redact
 
         with progress_line(self.settings.quiet, redact(str(model))) as progress:
             return function(model, *places, **self.options | own, limits=limits, progress=progress)

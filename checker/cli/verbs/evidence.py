@@ -107,7 +107,7 @@ def verify(
     For a release. What was not checked is listed as such.
     """
     from ...report.record import bundle_of
-    from ...verify.run import verify
+    from ...trust.verify.run import verify
 
     if report.suffix.lower() == ".onnx":
         raise UsageError(
@@ -175,11 +175,11 @@ def sign(
     one with waivers (exit 2). A WARN is signed as a WARN (exit 1). `robustcheck check --sign KEY` signs what it
     measures itself.
     """
-    from ...model.weights import file_digest
+    from ...core.model.weights import file_digest
+    from ...outside.storage.stores import write_atomically
     from ...report.record import bundle_of, is_verdict, sealed
-    from ...storage.stores import write_atomically
-    from ...verify import signature
-    from ...verify.run import report_about, verify
+    from ...trust.verify import signature
+    from ...trust.verify.run import report_about, verify
 
     _refuse_signers(key, keyless, trust_config)
     bundle = out or bundle_of(report)
@@ -270,9 +270,9 @@ def log(
 
     The exit code is not a verdict: 0 means that it is logged, also a WARN.
     """
-    from ...integrations.mlflow_log import log_report
-    from ...isolation import apart
-    from ...verify.run import read_report
+    from ...outside.isolation import apart
+    from ...trust.integrations.mlflow_log import log_report
+    from ...trust.verify.run import read_report
 
     logged = apart(read_report, str(report))(report)
     if html is not None and not html.is_file():
@@ -315,7 +315,7 @@ def gate(
     A comparison opens the gate where the verdicts that it required hold.
     The alias is set with exit code 0 only. Otherwise this version loses it, and every alias of an earlier call.
     """
-    from ...integrations.mlflow_log import gate_model_version
+    from ...trust.integrations.mlflow_log import gate_model_version
 
     with progress_line(0, f"{name} version {version}") as progress:
         result = gate_model_version(

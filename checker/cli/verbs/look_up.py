@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ....thresholds.profile import Profile
-    from ...runtime.devices import MachineFinding
+    from ...core.runtime.devices import MachineFinding
 
 
 TOPICS = ("exit-codes", "preprocessing", "reasons", "schema")
@@ -81,8 +81,8 @@ WORDS = {
 def _words() -> dict[str, str]:
     """Return what each word of a report means, without reasons and kinds."""
     from ....thresholds.profile import DEFINITIONS
+    from ...core.verdict.reasons import INDEX_REASONS, KINDS, NAMES, RULES
     from ...report.record import CLAIM
-    from ...verdict.reasons import INDEX_REASONS, KINDS, NAMES, RULES
 
     statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
     kinds = "; ".join(f"{kind} ({text})" for kind, text in KINDS.items())
@@ -94,14 +94,14 @@ def _words() -> dict[str, str]:
 
 def _of_index(name: str) -> str:
     """Return what a reason of an index verdict means, with its next step; empty for another reason."""
-    from ...verdict.reasons import INDEX_REASONS
+    from ...core.verdict.reasons import INDEX_REASONS
 
     return " ".join(INDEX_REASONS.get(name, ())).strip()
 
 
 def _topics(incomplete: str) -> list[str]:
     """Return the topics that a shell offers."""
-    from ...verdict.reasons import KINDS, RULES
+    from ...core.verdict.reasons import KINDS, RULES
 
     return [topic for topic in (*RULES, *KINDS, *TOPICS, *_words()) if topic.startswith(incomplete)]
 
@@ -145,8 +145,8 @@ def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> 
 
 def _answer(topic: str, meaning: str | None) -> tuple[Values, str]:
     """Return a topic's explanation as JSON values, and as text. meaning: of a word that is not a reason or kind."""
-    from ...evidence import CLIP
-    from ...verdict.reasons import KINDS, RULES
+    from ...core.evidence import CLIP
+    from ...core.verdict.reasons import KINDS, RULES
 
     if meaning:
         return {"words": {topic: meaning}}, _wrapped(f"{topic}: {meaning}")
@@ -186,7 +186,7 @@ profiles = Verbs(name="profiles", help="Show the thresholds of PASS, their basis
 def list_profiles(call: Call, files: Several = None, output: Output = "terminal") -> int:
     """List the packaged profiles, and the files that you name."""
     from ....thresholds.profile import PACKAGED
-    from ...calibrate.terminal import render_list
+    from ...questions.calibrate.terminal import render_list
 
     packaged = {path: name for name, path in reversed(PACKAGED.items())}  # of two names for one, the first
     profiles_by_name = [(spec, _loaded(spec)) for spec in [*reversed(packaged.values()), *(files or [])]]
@@ -212,7 +212,7 @@ def list_profiles(call: Call, files: Several = None, output: Output = "terminal"
 def show(call: Call, name: str = "default", output: Output = "terminal") -> int:
     """Show a profile's basis, its error rates, and what it holds for."""
     from ....thresholds.profile import PACKAGED, to_json
-    from ...calibrate.terminal import render_profile
+    from ...questions.calibrate.terminal import render_profile
 
     loaded = _loaded(name)
     where = "packaged" if name in PACKAGED else name
@@ -241,7 +241,7 @@ def _loaded(spec: str) -> Profile:
 )
 def init(call: Call, path: Path = Path("robustcheck.toml"), force: bool = False) -> int:
     """Write a settings file with every setting, its default and meaning."""
-    from ...storage.stores import write_atomically
+    from ...outside.storage.stores import write_atomically
     from .. import command_line, settings
 
     if path.name == command_line.SHARED_FILE:
@@ -279,11 +279,11 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
 )
 def inspect(call: Question, model: str) -> int:
     """Show whether a file can pass, and what a check would measure."""
-    from ... import inspection
-    from ...isolation import NotReadError
-    from ...model.addresses import parse_address
-    from ...storage.places import as_typed
-    from ...verdict.gate import load_profile
+    from ...core.verdict.gate import load_profile
+    from ...outside.addresses import parse_address
+    from ...outside.isolation import NotReadError
+    from ...outside.storage.places import as_typed
+    from ...questions import inspection
 
     settings, place = call.settings, inspection.find_model(parse_address(model))
     call.begin()
@@ -307,7 +307,7 @@ def inspect(call: Question, model: str) -> int:
 @takes("color", "debug")
 def doctor(call: Call, output: Output = "terminal") -> int:
     """Check this installation, and show how to fix it."""
-    from ...runtime import devices
+    from ...core.runtime import devices
 
     findings = devices.diagnose()
     call.show(output, partial(as_json, doctor_json(findings)), partial(render_doctor, findings))

@@ -101,7 +101,7 @@ def export(
     )
     from ....exporters.forms import NoFormError
     from ....exporters.run import run
-    from ...isolation import tell_stage
+    from ...core.progress import tell_stage
     from ..forms import show_forms
     from ..plain import option_name, read_plain, stated_preprocessing
 
@@ -166,7 +166,7 @@ def export(
 
 def _photo_files(purpose: str, spec: str | None, limit: int) -> list[Path]:
     """Return image files for an exporter."""
-    from ...images.source import open_images
+    from ...outside.image_sets.open import open_images
 
     entries = open_images(spec, limit=limit).entries
     if not all(entry.origin for entry in entries):
@@ -187,9 +187,9 @@ def demo(call: Call, keep: Path | None = None) -> int:
 
     The exit code is not a verdict. It is 0 when the demo showed what it should (WARN, and a synthetic PASS), else 70.
     """
-    from ... import pipeline
-    from ...demo import EXPECTED, NAMES, copy_models, excerpt, next_steps, train, write
-    from ...isolation import tell_stage
+    from ...core.progress import tell_stage
+    from ...questions import check as pipeline
+    from ...questions.demo import EXPECTED, NAMES, copy_models, excerpt, next_steps, train, write
     from ...report.forms import verdict_text
     from ...report.terminal import Pen, Trimmed
 
@@ -281,7 +281,7 @@ def calibrate(
     """Fit thresholds to a suite of models, or to earlier measurements."""
     from ....thresholds.calibrate import default_profile
     from ....thresholds.tables import table_text
-    from ...calibrate import run
+    from ...questions.calibrate import run
     from ..calibrate import fitted, measured, measured_before, open_named, refuse_failed, show_plan, write_profile
 
     one_of("--tensor", tensor, TENSORS)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+from ...core.limits import MAX_MODEL_SIZE
 from ...errors import CannotAssessError, UsageError
 from ...text import Texts, as_json
 from .. import process
@@ -29,7 +30,7 @@ Baseline = Annotated[
 )
 def check(call: Call, models: Several = None) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""
-    from ... import isolation
+    from ...outside import isolation
 
     line = call.settings
     if line.show_settings and models:
@@ -45,7 +46,7 @@ def check(call: Call, models: Several = None) -> int:
     if not models and not line.show_settings:
         raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
     if line.isolated:
-        os.environ.pop(isolation.MAX_MODEL_SIZE, None)  # the child would heed it
+        os.environ.pop(MAX_MODEL_SIZE, None)  # the child would heed it
     if not models:
         return _show(call, *line.output[-1:])
     with isolation.Wall() as wall:
@@ -158,11 +159,11 @@ def compare(
     --index shows whether its vectors are the candidate's own, and that decides the exit code; --write-baseline alone
     gives no verdict: 0 is not a PASS.
     """
-    from ... import isolation
-    from ...compare import CompareReport, FirstBaseline
-    from ...compare import compare as compare_models
-    from ...compare.document import pictured
-    from ...compare.index import IndexOptions
+    from ...outside import isolation
+    from ...questions.compare import CompareReport, FirstBaseline
+    from ...questions.compare import compare as compare_models
+    from ...questions.compare.document import pictured
+    from ...questions.compare.index import IndexOptions
     from ..models import form_options
     from ..settings import Resolved, refuse_loosening
 
@@ -250,7 +251,7 @@ def scan(call: Question, model: Model, block: Several = None) -> int:
 
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
-    from ...scan import run
+    from ...questions.scan import run
 
     call.begin()
     if (saved := call.settings.save_representations) is not None:
@@ -309,9 +310,9 @@ def shift(
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
     from ....thresholds.published import SOURCES
-    from ...shift.run import measure_shift
-    from ...shift.run import suite_entry as entry_of
-    from ...storage.stores import write_atomically
+    from ...outside.storage.stores import write_atomically
+    from ...questions.shift.run import measure_shift
+    from ...questions.shift.run import suite_entry as entry_of
 
     one_of("--baseline", baseline, SOURCES)
     if more and shifted and target:
@@ -383,7 +384,7 @@ def concepts(
     number of concepts is not an indicator of robustness. Information, not a gate: the exit code is 0 after a
     measurement, and never 1.
     """
-    from ...concepts import run
+    from ...questions.concepts import run
 
     call.begin()
     report = call.measured(
@@ -434,7 +435,7 @@ def directions(
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
     from ....thresholds.published import SOURCES
-    from ...directions import run
+    from ...questions.directions import run
 
     one_of("--baseline", baseline, SOURCES)
     call.begin()

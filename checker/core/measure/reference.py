@@ -1,0 +1,144 @@
+"""Run a few images once more by reference arithmetic. It shows what the machine makes of a file.
+
+The reference is the CPU. Where int8 sums saturate on it, they are computed without saturation; elsewhere the graph is
+not optimised. docs/dev/decisions/reference-run.md has the measurements that this rests on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final, Literal, get_args
+
+import numpy as np
+
+from ....thresholds.profile import LOOKS_ALPHA, Statistic
+from ...arrays import AnyArray, Array, GenericArray, float64
+from ...errors import CannotAssessError, EnvironmentFaultError
+from ...text import frozen
+from ..evidence import Execution, ReferenceRun
+from ..runtime.devices import CPU
+from ..runtime.runner import SAME_OUTPUT, Runner
+from ..runtime.session import relative_difference
+from ..statistics import definitions
+from ..statistics import state as sums
+from .job import Facts, FirstImages
+from .run import Opened, open_runner
+
+IMAGES_OF_COMPARISON: Final = 16  # more than of a check: they decide whether an index verdict stands
+IMAGES_OF_FLOOR: Final = 4  # for which a second reference run gives the floor of rounding
+LARGE_BYTES: Final = 2**30  # of a file whose first session is closed before the reference opens its own
+
+
+@frozen
+class Reference:
+    """A reference run of one tensor."""
+
+    run: ReferenceRun
+    rows: AnyArray | None = None
+    """(image, feature) by reference arithmetic; None where no reference run was possible"""
+
+
+def kind_of(execution: Execution) -> Literal["exact int8 sums", "no graph optimisation"] | None:
+    """Return the reference arithmetic of a run. None where none is needed."""
+    if execution.arithmetic == "exact":
+        return None
+    if execution.int8_sums is not None:
+        return "exact int8 sums" if execution.int8_sums.saturates else "no graph optimisation"
+    return None if execution.providers[0] == CPU else "no graph optimisation"
+
+
+def with_references(facts: Facts, references: Sequence[Reference | None]) -> Facts:
+    """Return the facts with the reference run of each tensor, where there is one."""
+    executions = [
+        execution if reference is None else execution.model_copy(update={"reference": reference.run})
+        for execution, reference in zip(facts.executions, references, strict=True)
+    ]
+    return replace(facts, executions=tuple(executions))
+
+
+def reference_runs(opened: Opened, first: FirstImages) -> list[Reference | None]:
+    """Run the first images by reference arithmetic. One for each tensor; None where none is needed.
+
+    The sessions of files over 1 GiB are closed: nothing runs in them afterwards.
+    """
+    found: list[Reference | None] = []
+    for runner in opened.runners:
+        place = len(found)
+        kind = kind_of(runner.execution.model_copy(update={"arithmetic": opened.job.options.arithmetic}))
+        if kind is None or len(first.pixels) < 2:
+            found += [None] * len(runner.models)
+            continue
+        rows = [np.stack([of_image[place + i] for of_image in first.rows]) for i in range(len(runner.models))]
+        if runner.model.size_bytes > LARGE_BYTES:
+            runner.close()
+        found += _run(opened, runner, kind, np.stack(first.pixels), rows)
+    return found
+
+
+def _run(
+    opened: Opened,
+    runner: Runner,
+    kind: Literal["exact int8 sums", "no graph optimisation"],
+    pixels: GenericArray,
+    measured: Sequence[AnyArray],
+) -> list[Reference | None]:
+    """Compare the measured representations of one session with those of the reference."""
+    is_exact = kind == "exact int8 sums"
+    level, other_level = ("all", "none") if is_exact else ("none", "all")
+    on_cpu = partial(
+        open_runner, opened, runner.models, photos=opened.source.kind != "tensors", device="cpu", exact=is_exact
+    )
+    try:
+        reference = on_cpu(level=level).represent_in_batches(pixels)
+        same = SAME_OUTPUT[runner.execution.precision]
+        differences = [relative_difference(*pair) for pair in zip(reference, measured, strict=True)]
+        second: Sequence[AnyArray] = ()
+        if max(differences) > same and (is_exact or runner.execution.providers[0] != CPU):
+            second = on_cpu(level=other_level).represent_in_batches(pixels[:IMAGES_OF_FLOOR])
+    except (CannotAssessError, EnvironmentFaultError) as fault:
+        failed = ReferenceRun(by=kind, failed=fault.message)
+        return [Reference(failed)] * len(measured)
+    found: list[Reference | None] = []
+    for index, (exact, own) in enumerate(zip(reference, measured, strict=True)):
+        cosines = cosine(exact, own)
+        run = ReferenceRun(
+            by=kind,
+            n_images=len(own),
+            cosine=float(np.median(cosines)),
+            worst_cosine=float(cosines.min()),
+            difference=differences[index],
+            floor=float(np.median(cosine(exact[:IMAGES_OF_FLOOR], second[index]))) if second else None,
+            shifts=shifts(exact, own),
+        )
+        found.append(Reference(run, exact))
+    return found
+
+
+def cosine(a: AnyArray, b: AnyArray) -> Array:
+    """Return the cosine of the two representations of each image, (image,). 0 where one is not finite or zero."""
+    with np.errstate(all="ignore"):
+        values = (definitions.unit_rows(a) * definitions.unit_rows(b)).sum(axis=1)
+    return float64(np.nan_to_num(values, nan=0.0))
+
+
+def shifts(reference: AnyArray, measured: AnyArray) -> dict[str, float]:
+    """Subtract the statistics of measured representations from those of the reference's, over the same images.
+
+    Those of the verdict and those of the content. None is there where one of the two has no finite value.
+    """
+    ours, theirs = _estimates(measured), _estimates(reference)
+    return {name: theirs[name] - ours[name] for name in ours if name in theirs}
+
+
+def _estimates(h: AnyArray) -> dict[str, float]:
+    """Estimate the statistics of a few representations (image, feature)."""
+    state = sums.State(h.shape[1])
+    usable = sums.update(state, h, np.arange(len(h))).usable
+    if not state.n:
+        return {}
+    measured = sums.statistics(state, LOOKS_ALPHA)
+    values = {name: getattr(measured, name).estimate for name in get_args(Statistic)}
+    rows = h[usable]
+    for definition in (definitions.effective_rank, definitions.relative_variance, definitions.mean_of_rest):
+        values[definition.__name__] = definition(rows)
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,572 @@
+"""Read an ONNX file: model, contract, and the places of weights.
+
+Weights in external files are located and checked, but ONNX Runtime reads them. The graph for ONNX Runtime is written
+when a session is made, so that an open model is in memory once.
+
+The contract is metadata by which an export describes itself. It records a digest of the file's graph and weights.
+`exporters/contract.py` computes the same when it writes a file; docs/dev/graph-digest.md defines it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import mmap
+import os
+import re
+import stat
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
+from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
+from onnx.external_data_helper import set_external_data
+from pydantic import Field, ValidationError, field_validator
+
+from ....thresholds.profile import Frozen, unique_keys
+from ...errors import NEWER, CannotAssessError, UsageError
+from ...paths import existing_parent, nearest_path
+from ...text import Texts, digest_of, frozen, quoted
+from ..evidence import Int8Sums, Preprocessing
+from ..limits import max_model_bytes
+from .layers import check_dimensions, check_well_formed
+from .weights import (
+    LFS_MARK,
+    Bytes,
+    ExternalFile,
+    OpenFolder,
+    Places,
+    Weights,
+    about,
+    aged_status,
+    check_external,
+    check_inline,
+    damaged,
+    locate_weights,
+    locations_of,
+    parse_stripped,
+    pieces_of,
+    read_file,
+    stamp_of,
+    stamps_writes,
+    tensors_of,
+)
+
+MAPPED_BYTES = 1 << 24  # 16 MiB; a smaller file is copied, and may change while it runs
+PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
+EXPORT = "export the model with its weights: robustcheck export --help"
+OTHER_FORMATS = (  # (offset, mark, what it is, what to do): files that people hand over instead of ONNX
+    (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoints and .npz files are)", EXPORT),
+    (0, b"\x80", "a Python pickle (old PyTorch checkpoints are)", EXPORT),
+    (
+        0,
+        b"\x89HDF",
+        "an HDF5 file (Keras checkpoints are)",
+        "python -m tf2onnx.convert --keras {file} --output model.onnx",
+    ),
+    (0, b"ftrt", "a TensorRT engine", "name the ONNX file that the engine was built from"),
+    (4, b"TFL3", "a TensorFlow Lite model", "python -m tf2onnx.convert --tflite {file} --output model.onnx"),
+    (4, b"ORTM", "a model in ONNX Runtime's ORT format", "name the ONNX file that it was converted from"),
+    (4, b"\0\0\0\0{", "a safetensors file", EXPORT),
+    (0, b"\x89PNG", "an image", "robustcheck model.onnx --images {file}"),
+    (0, b"\xff\xd8\xff", "an image", "robustcheck model.onnx --images {file}"),
+)
+UNPACK = {  # by the end of the name, the longest first
+    (".tar.gz", ".tgz", ".tar"): "mkdir -p model && tar xf {file} -C model && robustcheck model",
+    (".gz",): "gunzip --keep {file}",
+    (".zip",): "mkdir -p model && unzip {file} -d model && robustcheck model",
+}
+REPOSITORY = re.compile(r"(?:hf:|(?:https?:/)?huggingface\.co/)?([\w-][\w.-]*/[\w-][\w.-]*)")
+
+
+@frozen
+class OnnxFile:
+    """A parsed model file. `proto` holds neither weights of external files nor large ones."""
+
+    path: Path
+    proto: ModelProto
+    size_bytes: int
+    """of the model file alone"""
+    model_digest: str
+    """sha256:… of the model file alone, as `sha256sum` prints it"""
+    beginning: str
+    """digest of all bytes before the metadata; empty where the file does not end with all of them"""
+    external: tuple[ExternalFile, ...]
+    weights: Weights
+    """the file's content, and where in it, or in other files, the values of weights lie that `proto` does not hold"""
+    mapped: ExternalFile | None = None
+    """the file, where its content is mapped: whether it changed must be looked at (`refuse_changed`)"""
+
+
+@frozen
+class Graph:
+    """A model's original graph and what is added to it."""
+
+    file: OnnxFile
+    proto: ModelProto
+    """without the large weights that `file.weights` holds; ends where the author's graph does"""
+    rewritten: bool
+    """whether `proto` says anything else than the file's content"""
+    addition: GraphProto
+    """nodes and outputs; empty where nothing is added"""
+
+    def own(self) -> bytes:
+        """Write the graph without the addition. These are the file's own bytes, unless something in them was rewritten.
+
+        Raises:
+            CannotAssessError: rewritten, it is over protobuf's 2 GiB.
+        """
+        if not self.rewritten:
+            return self.file.weights.content[:]
+        try:
+            content: bytes = restore(self.proto, self.file.weights).SerializeToString()
+        except EncodeError as error:
+            raise _too_large(self.file) from error
+        return content
+
+    def with_addition(self) -> bytes:
+        """Write the graph with the addition. The weights of a file that was not rewritten are not written again.
+
+        Protobuf merges messages that stand one behind the other: it appends repeated fields (nodes, outputs).
+
+        Raises:
+            CannotAssessError: it is over protobuf's 2 GiB.
+        """
+        own = self.own()
+        if not self.addition.ByteSize():
+            return own
+        merged: bytes = own + ModelProto(graph=self.addition).SerializeToString()
+        if len(merged) > PROTOBUF_LIMIT_BYTES:
+            raise _too_large(self.file)
+        return merged
+
+    def mapped(self, *, with_addition: bool) -> bytes | None:
+        """Write the graph with weights named by their places. ONNX Runtime then maps them from the model's file.
+
+        None where the file is not mapped itself, or other files hold weights, too.
+        """
+        if self.file.mapped is None or self.file.external or not self.file.weights.places:
+            return None
+        proto = self.stripped() if with_addition else self.proto
+        written: bytes = by_place(proto, self.file.mapped.location, self.file.weights.places).SerializeToString()
+        return written
+
+    def stripped(self) -> ModelProto:
+        """Copy the graph and the addition without large weights. The copy is for walks and changes."""
+        stripped = copy.deepcopy(self.proto)
+        stripped.MergeFrom(ModelProto(graph=self.addition))
+        return stripped
+
+    def changed(self, proto: ModelProto) -> Self:
+        """Replace the graph and its addition by another. It was made of `stripped`."""
+        return replace(self, proto=proto, rewritten=True, addition=GraphProto())
+
+
+def restore(proto: ModelProto, weights: Weights) -> ModelProto:
+    """Copy a model with its large weights. `parse_stripped` left their data in the file's content."""
+    full = copy.deepcopy(proto)
+    for tensor in full.graph.initializer:
+        if tensor.name in weights.places:
+            tensor.raw_data = weights.content[weights.places[tensor.name]]
+    return full
+
+
+def by_place(proto: ModelProto, file: str, places: Places) -> ModelProto:
+    """Copy a model with large weights named by place. `parse_stripped` left them in a file."""
+    pointing = copy.deepcopy(proto)
+    for tensor in pointing.graph.initializer:
+        if tensor.name in places and not tensor.HasField("raw_data"):
+            place = places[tensor.name]
+            tensor.raw_data = b""  # it must have some, to be named by place
+            set_external_data(tensor, file, place.start, place.stop - place.start)
+            tensor.ClearField("raw_data")
+    return pointing
+
+
+def _too_large(file: OnnxFile) -> CannotAssessError:
+    return CannotAssessError(
+        f"{file.path}: model can't be written with one more output; protobuf ends at 2 GiB",
+        "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
+    )
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Parse an ONNX file and check its weights. External weights must exist and are not loaded.
+
+    Raises:
+        UsageError: no such file, or a folder.
+        CannotAssessError: unreadable, empty, text, a Git LFS pointer, another format, truncated, without
+            nodes; weights with fewer or more values than their shape needs; external data missing, truncated,
+            or outside the model's folder.
+    """
+    with about(path):
+        content, status = _read_bytes(path)
+        proto, places = _parse(path, content)
+        metadata = ModelProto(metadata_props=proto.metadata_props).SerializeToString()
+        (digest, beginning), mapped, open_folder, own = digests_of(content, metadata), None, None, path.resolve()
+        drop_pages(content)
+        if isinstance(content, mmap.mmap):
+            mapped = ExternalFile(own.name, own, {own: stamp_of(status)}, status.st_size, digest)
+        if not proto.graph.node:
+            raise CannotAssessError("graph has 0 nodes; a model needs some", "export or download the model again")
+        check_well_formed(proto)
+        every, tensors = tensors_of(proto)
+        for index, tensor in enumerate(every):
+            check_dimensions(f"weight '{tensor.name!s:.80}'", len(tensor.dims))
+            if tensor.data_location != TensorProto.EXTERNAL:
+                check_inline(tensor, places if index < len(proto.graph.initializer) else {})
+        folder, targets = locate_weights(path, locations_of(path, tensors))
+        _check_size(len(content) + sum(target.stat().st_size for target in targets.values()))
+        check_external(tensors, folder, targets)
+        external: tuple[ExternalFile, ...] = ()
+        if folder is not None:
+            open_folder = OpenFolder(folder)
+            external = tuple(read_file(location, target, folder, open_folder) for location, target in targets.items())
+        elif mapped is not None and places:
+            open_folder = OpenFolder(own.parent)
+        weights = Weights(open_folder, content, places)
+        return OnnxFile(path, proto, len(content), digest, beginning, external, weights, mapped)
+
+
+def external_locations(path: Path) -> tuple[ModelProto, list[str]]:
+    """List the weight files that a model names. They need not exist, and weights are not parsed.
+
+    Raises as `read_onnx`; of the files of weights, only their names are looked at.
+    """
+    with about(path):
+        proto, _ = _parse(path, _read_bytes(path)[0])
+        return proto, locations_of(path, tensors_of(proto)[1])
+
+
+def digests_of(content: Bytes, tail: bytes) -> tuple[str, str]:
+    """Digest a file, and what comes before its tail. The latter is empty for another tail."""
+    view, end = memoryview(content), len(content) - len(tail)
+    digest = hashlib.sha256(view[:end])
+    beginning = f"sha256:{digest.hexdigest()}" if view[end:] == tail else ""
+    digest.update(view[end:])
+    return f"sha256:{digest.hexdigest()}", beginning
+
+
+def drop_pages(content: Bytes) -> None:
+    """Free the memory that a mapped file has filled. What is read again comes from the file again."""
+    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
+
+
+def missing(path: Path) -> UsageError:
+    """Return the error for a model that does not exist. Its hint is the nearest name or address."""
+    near, repository = nearest_path(path), REPOSITORY.fullmatch(str(path))
+    if near is None and repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
+        return UsageError("no such file", f"Did you mean hf://{repository[1]}?")
+    return UsageError("no such file", f"Did you mean {near}?" if near else f"ls {quoted(existing_parent(path))}")
+
+
+def _check_size(size_bytes: int) -> None:
+    """Refuse a model that is larger than allowed. It is not read before."""
+    limit_bytes = max_model_bytes()
+    if limit_bytes is not None and size_bytes > limit_bytes:
+        raise CannotAssessError(
+            f"model with its external data is {size_bytes:,} bytes; --max-model-size is {limit_bytes:,}",
+            f"--max-model-size {size_bytes}",
+        )
+
+
+def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
+    """Read or map a file, and return its first status."""
+    try:
+        status = path.stat()
+        size_bytes = status.st_size
+        if path.is_dir():
+            there = [*sorted(path.glob("*.onnx")), *sorted(path.glob("onnx/*.onnx"))]
+            raise UsageError(
+                "model is a folder; one .onnx file is needed",
+                f"robustcheck {quoted(there[0])}" if there else f"--images {quoted(path)}, if it holds photos",
+            )
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait forever, /dev/zero never end
+            raise UsageError("model is a device or pipe; a regular file is needed", f"ls -lL {quoted(path)}")
+        _check_size(size_bytes)
+        if size_bytes > PROTOBUF_LIMIT_BYTES:
+            raise CannotAssessError(
+                f"model file is {size_bytes} bytes; protobuf ends at {PROTOBUF_LIMIT_BYTES}",
+                "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
+            )
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            content: Bytes = b""
+            if status.st_size >= MAPPED_BYTES and stamps_writes(status := aged_status(file.fileno(), "model file")):
+                with suppress(OSError, ValueError):
+                    os.fsync(file.fileno())
+                    content = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
+            content = content or file.read()
+    except FileNotFoundError as error:
+        raise missing(path) from error
+    except OSError as error:
+        raise CannotAssessError(
+            f"model file is not readable ({error.strerror}); it must be a readable file", f"ls -l {quoted(path)}"
+        ) from error
+    if not content:
+        raise damaged("model file is empty (0 bytes); an ONNX protobuf is needed")
+    return content, status
+
+
+def _parse(path: Path, content: Bytes) -> tuple[ModelProto, Places]:
+    if content[: len(LFS_MARK)] == LFS_MARK:
+        raise CannotAssessError(
+            "model file is a Git LFS pointer; the model itself was not downloaded",
+            f"git lfs pull --include {quoted(path.name)}",
+        )
+    for ends, hint in UNPACK.items():
+        if path.name.lower().endswith(ends):
+            raise CannotAssessError("file is packed; an ONNX file is needed", hint.format(file=quoted(path)))
+    for offset, mark, kind, hint in OTHER_FORMATS:
+        if content[offset : offset + len(mark)] == mark:
+            raise CannotAssessError(f"model file is {kind}; an ONNX protobuf is needed", hint.format(file=quoted(path)))
+    if _is_text(content[:1024]):
+        raise CannotAssessError("model file is text; an ONNX protobuf is needed", f"head -c 200 {quoted(path)}")
+    try:
+        proto, places = parse_stripped(content)
+    except DecodeError as error:
+        message = f"model file is not a complete ONNX protobuf ({len(content)} bytes); truncated or damaged"
+        raise damaged(message) from error
+    if not proto.opset_import:
+        raise damaged("opset_import is missing; the file is truncated or no ONNX model")
+    return proto, places
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether a file starts as text. An ONNX protobuf starts with a control byte (0x08: field of the IR version)."""
+    if any(byte < 32 and byte not in b"\t\n\r\f" for byte in start):
+        return False
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.end == len(start)  # only a character cut in two by our own limit
+    return True
+
+
+CONTRACT_KEY = "robustcheck.contract"
+BEGINNING_KEY = "robustcheck.beginning"  # of metadata, see `changed`
+SCHEMA_VERSION = 1  # the newest contract this version reads
+
+
+class TensorEntry(Frozen):
+    """What one graph output is."""
+
+    meaning: str
+    """in words, for the report"""
+    rule: Literal["encoder_output", "head_input", "pooled", "logits"]
+    """thresholds hold only for the rule that they were calibrated on"""
+
+
+class Source(Frozen):
+    """Which model was exported, and from where."""
+
+    library: str
+    name: str
+    weights: str
+    weights_digest: str
+    """sha256:… of the weights file, empty when there was none"""
+    random_weights: bool
+    """True: nobody trained this model"""
+    synthetic: str = ""
+    """says what was planted by hand; empty for a model as it was trained"""
+    matched_to: str | None = Field(default=None, min_length=1, max_length=200)
+    """the encoder whose vectors it was trained to give (distillation, feature matching); "none": it was not; None: not
+    said"""
+
+
+class Kept(Frozen):
+    """What an int8 file keeps of its original's vectors, on photos that did not calibrate."""
+
+    cosine: float
+    """of the same photo's vectors, in the worst 5 % of the photos"""
+    recall: float
+    """recall@10 among the photos"""
+    features: int
+    """outlier features of the original that are kept"""
+
+
+class FormParity(Frozen):
+    """The form of an int8 file, and how it was chosen."""
+
+    name: str
+    photos: int
+    outlier_features: int
+    """of the original"""
+    plain: Kept
+    """in sessions as every run opens them, on the CPU that made the file"""
+    exact: Kept
+    """with exact sums"""
+
+
+class Parity(Frozen):
+    """The largest differences between eager mode and ONNX Runtime. They are measured on real photos."""
+
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+    batches: tuple[int, ...]
+    photos: int
+    int8_sums: Int8Sums | None = None
+    """on the processor that an int8 file was compared on; None: of another precision, or not known"""
+    form: FormParity | None = None
+    """of a file with the precision int8-qdq; None: of another precision, or not known"""
+
+
+class ZeroShot(Frozen):
+    """What the logits of a zero-shot classifier are of."""
+
+    classes: Texts
+    """names, in the order of the logits"""
+    templates: Texts
+    """prompts that the names were put into, {} for the name; their text embeddings were averaged"""
+
+
+class Contract(Frozen):
+    """Schema 1 of the contract. Exporters write it and the checker reads it."""
+
+    schema_version: Literal[1]
+    preprocessing: Preprocessing
+    preprocessing_from: str = Field(default="", max_length=300)
+    """the option or the sidecar that stated it when a plain file got its contract; empty where an exporter knew it"""
+    tensors: dict[str, TensorEntry]
+    """keys are names of graph outputs; "representation" is always there"""
+    source: Source
+    versions: dict[str, str]
+    precision: Literal["fp32", "fp16", "int8-dynamic", "int8-qdq"]
+    parity: Parity | None = None
+    zero_shot: ZeroShot | None = None
+    """only of a file whose logits come from a text tower"""
+    graph_digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    """of the file's graph and weights when it was written (`graph_digest`); None: not said"""
+
+    @field_validator("tensors")
+    @classmethod
+    def _names_the_representation(cls, tensors: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
+        if "representation" not in tensors:
+            raise ValueError('there is no entry "representation"')
+        return tensors
+
+
+def stated_in(contract: Contract | None) -> tuple[Preprocessing | None, str]:
+    """Return the preprocessing of a contract and what stated it there. Without a contract it is None."""
+    return (None, "") if contract is None else (contract.preprocessing, contract.preprocessing_from)
+
+
+def parse_contract(model: ModelProto, where: str) -> Contract | None:
+    """Read the contract from a model's metadata properties. None when the model has none.
+
+    `where` names the file in messages.
+
+    Raises:
+        CannotAssessError: there are two; the contract is of a newer schema, is not a JSON object, or breaks the schema.
+            It is never ignored: preprocessing and tensor would silently change their meaning.
+    """
+    texts = [entry.value for entry in model.metadata_props if entry.key == CONTRACT_KEY]
+    if not texts:
+        return None
+    meaning = f"metadata {CONTRACT_KEY} must hold"
+
+    def odd(problem: str, hint: str = "export the model again with `robustcheck export`") -> CannotAssessError:
+        return CannotAssessError(f"{where}: contract {problem}", hint)
+
+    if len(texts) > 1:
+        raise CannotAssessError(
+            f"{where}: number of contracts is {len(texts)}; metadata {CONTRACT_KEY} must occur in a file once",
+            "export the model again with `robustcheck export`",
+        )
+    try:
+        raw = json.loads(texts[0], object_pairs_hook=unique_keys)
+    except RecursionError as error:
+        raise odd(f"is nested too deeply; {meaning} one JSON object") from error
+    except json.JSONDecodeError as error:
+        raise odd(f"is not JSON ({error.msg} at character {error.pos}); {meaning} one JSON object") from error
+    except ValueError as error:
+        raise odd(f"is ambiguous ({error}); every key of metadata {CONTRACT_KEY} must occur in it once") from error
+    if not isinstance(raw, dict):
+        raise odd(f"is a JSON {type(raw).__name__}; {meaning} an object")
+    version = raw.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise odd(f"has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}", NEWER)
+    if isinstance(version, bool | float):  # equal to 1, to pydantic, too
+        raise odd(f"does not match schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is not a version)")
+    try:
+        return Contract.model_validate_json(texts[0], strict=True)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'contract'}: {fault['msg']}"
+            for fault in error.errors(include_url=False)[:3]
+        )
+        raise odd(f"does not match schema {SCHEMA_VERSION} ({faults})") from error
+
+
+def changed(contract: Contract | None, file: OnnxFile) -> bool | None:
+    """Return whether graph or weights changed. None: the contract has no digest of them.
+
+    The export writes the digest of graph and weights together with that of the file's bytes before the metadata. A file
+    of the same bytes and metadata, and nothing else, has the same graph and weights: their digest is not computed.
+    """
+    if contract is None or contract.graph_digest is None:
+        return None
+    entry = StringStringEntryProto(key=BEGINNING_KEY, value=f"{contract.graph_digest} {file.beginning}")
+    if file.beginning and entry in file.proto.metadata_props and not file.external:
+        return False
+    return contract.graph_digest != graph_digest(file.proto, file.weights)
+
+
+NONE = Weights(open_folder=None, content=b"", places={})
+# What no value depends on; any other field counts, also one that a later ONNX adds.
+LEFT_OUT_EVERYWHERE = {"doc_string", "metadata_props"}
+LEFT_OUT = {
+    "onnx.ModelProto.ir_version",
+    "onnx.ModelProto.producer_name",
+    "onnx.ModelProto.producer_version",
+    "onnx.ModelProto.domain",
+    "onnx.ModelProto.model_version",
+    "onnx.ModelProto.training_info",
+    "onnx.GraphProto.name",
+    "onnx.GraphProto.value_info",
+    "onnx.FunctionProto.value_info",
+    "onnx.NodeProto.name",
+}
+
+
+def graph_digest(proto: ModelProto, weights: Weights = NONE) -> str:
+    """Return the digest of a graph with its weights.
+
+    It is sha256:… over nodes, attributes, inputs, outputs, opsets, functions and weights.
+
+    The digest is over canonical JSON of the model: an object for each message with the fields that are set, without
+    what no value depends on (names of nodes, metadata, doc strings, …). A tensor is [name, data type, dims, hex of the
+    SHA-256 of its raw little-endian bytes]. No weight is copied, and external ones are read in pieces.
+
+    Args:
+        proto: as `read_onnx` gives it, before anything of it is left out or opened up.
+        weights: `OnnxFile.weights`; left out for a model that holds all values itself.
+    """
+    return digest_of(_form(proto, weights))
+
+
+def _form(value: Any, weights: Weights) -> Any:
+    """Give the JSON form of a field's value."""
+    if isinstance(value, TensorProto):
+        digest = hashlib.sha256()
+        for piece in pieces_of(value, weights):
+            digest.update(piece)
+        return [value.name, value.data_type, list(value.dims), digest.hexdigest()]
+    if isinstance(value, Message):
+        if not isinstance(value, ModelProto | GraphProto):  # places are of the main graph's initializers
+            weights = replace(weights, places={})
+        return {
+            field.name: _form(inner, weights)
+            for field, inner in value.ListFields()
+            if field.name not in LEFT_OUT_EVERYWHERE and field.full_name not in LEFT_OUT
+        }
+    if isinstance(value, float):
+        return repr(value)  # JSON has no NaN
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, str | int) else [_form(item, weights) for item in value]

@@ -1,0 +1,123 @@
+"""Find int8 weights whose sums saturate on some CPUs, and write them in a form that no CPU saturates.
+
+On x86 CPUs with AVX2 and without VNNI, ONNX Runtime adds products of uint8 activations and int8 weights in pairs of 16
+bits.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+from onnx.numpy_helper import from_array
+
+from ...arrays import GenericArray
+from .layers import input_at, integer
+from .weights import Weights, values_of
+
+WEIGHT_AT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}
+WEIGHT_AT |= {"DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1}
+"""operators that add integer products, and the number of their weight among their inputs"""
+ZERO_AT = {"QLinearConv": 2, "QLinearMatMul": 2, "QGemm": 2, "ConvInteger": 2, "MatMulInteger": 2}
+ZERO_AT |= {"MatMulIntegerToFloat": 4}
+"""the same of the zero point of their activations, which has their type; DynamicQuantizeMatMul makes uint8"""
+FLOAT_LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
+"""layers that become integer products where DequantizeLinear makes both factors"""
+MOST_OF_A_PAIR = 32767 // 255  # the largest |a + b| that the largest activation leaves in 16 bits: 128
+
+
+def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
+    """Compute the share of the pairs of int8 weights a, b with |a + b| · 255 > 32767. None where there is no pair.
+
+    A pair is next to each other in the sum of one output: channels of one place of a kernel, or rows of a matrix. A
+    convolution with one channel per group has no pairs, since ONNX Runtime adds its products one by one.
+    """
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    n_pairs = n_saturating = 0
+    for node, name in _int8_layers(proto, tensors):
+        terms = _terms(node, values_of(tensors[name], weights))
+        first, second = terms[:-1:2].astype(np.int16), terms[1::2].astype(np.int16)
+        n_pairs += first.size
+        n_saturating += int((np.abs(first + second) > MOST_OF_A_PAIR).sum())
+    return n_saturating / n_pairs if n_pairs else None
+
+
+def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Iterator[tuple[NodeProto, str]]:
+    """Yield the layers whose weight is int8, with its name. ONNX Runtime turns int8 activations of QDQ into uint8."""
+    makers = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
+    quantised = {name: input_at(node, 0) for node in makers for name in node.output}
+    for node in proto.graph.node:
+        name = ""
+        is_unsigned = True
+        if node.op_type in FLOAT_LAYERS and input_at(node, 0) in quantised:
+            name = quantised.get(input_at(node, 1), "")
+        elif node.op_type in WEIGHT_AT:
+            name = input_at(node, WEIGHT_AT[node.op_type])
+            zero = tensors.get(input_at(node, ZERO_AT.get(node.op_type, len(node.input))))
+            is_unsigned = zero is None or zero.data_type == TensorProto.UINT8
+        if is_unsigned and name in tensors and tensors[name].data_type == TensorProto.INT8:
+            yield node, name
+
+
+def _terms(node: NodeProto, values: GenericArray) -> GenericArray:
+    """Arrange a weight as (term, output), terms in the order of their sum; empty where no two are added."""
+    if values.ndim < 2 or values.size == 0:
+        return np.zeros((0, 0), np.int8)
+    if "Conv" in node.op_type:  # (output, channel, row, column)
+        terms = np.moveaxis(values, 1, -1).reshape(len(values), -1).T
+        return terms[:0] if values.shape[1] == 1 else terms
+    if integer(node, "transB", 0):
+        return values.T
+    return values.reshape(-1, values.shape[-1])
+
+
+OFFSET = 128  # between an int8 weight and the same weight as uint8
+WEIGHT_ZERO_AT = {"QLinearConv": 5, "QLinearMatMul": 5, "QGemm": 5, "ConvInteger": 3, "MatMulInteger": 3}
+WEIGHT_ZERO_AT |= {"DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5, "DequantizeLinear": 2}
+"""operators that take a weight, and the number of the weight's zero point among their inputs"""
+
+
+def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
+    """Write the int8 weights of layers as uint8, with zero points that are 128 larger.
+
+    Products of two uint8 values are added in 32 bits on every CPU, so that no sum saturates: the model computes what
+    the file says. The model is changed in place and returned. A weight that several nodes read stays as it is.
+
+    Args:
+        model: the whole graph.
+        weights: where its weights are.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = {name for _, name in _int8_layers(model, tensors)}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    for node in model.graph.node:
+        if node.op_type not in WEIGHT_ZERO_AT:
+            continue
+        weight_at = WEIGHT_AT.get(node.op_type, 0)
+        name = input_at(node, weight_at)
+        zero_at = WEIGHT_ZERO_AT[node.op_type]
+        zero_name = input_at(node, zero_at)
+        if name not in names or uses[name] > 1 or (zero_name and zero_name not in tensors):
+            continue
+        if zero_name:
+            zeros = values_of(tensors[zero_name], weights)
+        else:
+            zeros = np.zeros(_shape_of_zeros(node, tensors), np.int8)
+        zero_point = _unsigned(f"{name}_unsigned_zero_point", zeros)
+        model.graph.initializer.append(zero_point)
+        node.input.extend([""] * (zero_at + 1 - len(node.input)))
+        node.input[zero_at] = zero_point.name
+        node.input[weight_at] = f"{name}_unsigned"
+        tensors[name].CopyFrom(_unsigned(node.input[weight_at], values_of(tensors[name], weights)))
+    return model
+
+
+def _unsigned(name: str, values: GenericArray) -> TensorProto:
+    """Return int8 values as a uint8 tensor."""
+    return from_array((values.astype(np.int16) + OFFSET).astype(np.uint8), name)
+
+
+def _shape_of_zeros(node: NodeProto, tensors: Mapping[str, TensorProto]) -> tuple[int, ...]:
+    """Return the shape of a zero point that a node leaves out: that of DequantizeLinear's scale, else a scalar's."""
+    scale = tensors.get(input_at(node, 1)) if node.op_type == "DequantizeLinear" else None
+    return () if scale is None else tuple(scale.dims)

@@ -1,0 +1,315 @@
+"""Open an ONNX model for the check. This finds its image input, its representation, and the bytes for ONNX Runtime.
+
+Weights in external files are not touched: the graph gets one more output and ONNX Runtime reads the weights
+from their folder, so read-only folders, hard links and models over 2 GB work. Models that can't be checked are refused:
+unknown operators, object detectors, segmenters.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+import onnx.inliner
+import onnxruntime as ort
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx.helper import make_node
+from onnx.parser import parse_model
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from ....thresholds.profile import End
+from ...errors import CannotAssessError
+from ...text import frozen, sha256_of
+from ..evidence import GraphScaling
+from .ends import EMBEDDINGS, Constants, Head, is_change_of_basis
+from .file import Contract, Graph, OnnxFile, changed, drop_pages, parse_contract, read_onnx
+from .image_input import ImageInput, find_image_input, find_scalings, keep_image_part
+from .layers import Layers, Names, Shape, build_layers, nested_nodes, precision, refuse_giants, sort_model, with_shapes
+from .representation import Candidate, Representation, choose, find_candidates, refuse_dense
+from .weights import ExternalFile, about, refuse_changed
+
+
+def check_supported(proto: ModelProto) -> frozenset[str]:
+    """Refuse what the installed ONNX Runtime cannot run. Names and versions decide, before it is loaded.
+
+    Returns:
+        The names of all operators of the graph, of those inside its nodes too.
+
+    Raises:
+        CannotAssessError: opset or IR version too new; an operator that ONNX Runtime does not have.
+    """
+    runtime = f"ONNX Runtime {ort.__version__}"
+    package = "onnxruntime-gpu" if "CUDAExecutionProvider" in ort.get_available_providers() else "onnxruntime"
+    opset, ir_version = supported_versions()
+    versions = [("opset", entry.version, opset) for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    for label, version, newest in (*versions, ("IR version", proto.ir_version, ir_version)):
+        if newest and version > newest:
+            export = "an older onnx" if label == "IR version" else f"opset {min(newest, 18)}"
+            raise CannotAssessError(
+                f"{label} is {version}; {runtime} supports up to {newest}",
+                f"pip install --upgrade {package}, or export with {export}",
+            )
+    supported = _operators()
+    examples = {(node.domain, node.op_type): node for node in nested_nodes(proto.graph.node)}
+    for node in examples.values():
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if supported and (domain, node.op_type) not in supported:
+            close = get_close_matches(node.op_type, [op for name, op in supported if name == domain], n=1)
+            raise CannotAssessError(
+                f"node {node.name or ''.join(node.output[:1])!r} uses operator "
+                f"{domain or 'ai.onnx'}:{node.op_type}; {runtime} has no such operator"
+                + (f" (closest: {close[0]})" if close else ""),
+                "export with standard operators; custom operator libraries are not loaded",
+            )
+    return frozenset(op for _, op in examples)
+
+
+@cache
+def supported_versions() -> tuple[int | None, int | None]:
+    """Return ONNX Runtime's newest opset and IR version. None where it does not tell.
+
+    It has no function for this: its refusal of two absurd one-node models names both limits.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # ORT's "fatal": the refusal is wanted, its log line is not
+
+    def limit(opset: int, ir_version: int, pattern: str) -> int | None:
+        head = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
+        proto = parse_model(f"{head} probe (float[1] x) => (float[1] y) {{ y = Identity(x) }}")
+        try:
+            ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except (ort_state.Fail, ort_state.InvalidGraph, ort_state.NotImplemented) as error:
+            if match := re.search(pattern, str(error)):
+                return int(match.group(1))
+        return None
+
+    return limit(9999, 8, r"till opset (\d+)"), limit(13, 9999, r"max supported IR version: (\d+)")
+
+
+@cache
+def _operators() -> frozenset[tuple[str, str]]:
+    """Return the (domain, name) of every supported operator. Empty where ONNX Runtime does not tell."""
+    schemas = getattr(ort_state, "get_all_operator_schema", None)
+    return frozenset((schema.domain, schema.name) for schema in schemas()) if schemas else frozenset()
+
+
+MOST_NODES = 100_000  # that functions may open up to; they can call each other, twice as many a level
+DEEPEST_CALL = 101  # onnx refuses calls of functions that are deeper than 100
+
+
+class Output(NamedTuple):
+    """One output of the author's graph."""
+
+    name: str
+    dtype: str
+    shape: Shape | None
+
+
+@frozen
+class ModelFile:
+    """A model opened for the check. Nothing of it has run."""
+
+    path: Path
+    digest: str
+    """sha256:… of the model: the file's own without external data, else over all digests"""
+    model_digest: str
+    external: tuple[ExternalFile, ...]
+    size_bytes: int
+    """with external data"""
+    opsets: Mapping[str, int]
+    """domain ("ai.onnx" for the default one): version"""
+    ir_version: int
+    producer: str
+    precision: str
+    """fp32, fp16, bf16 or int8 (any quantised layer)"""
+    image_input: ImageInput
+    scalings: tuple[GraphScaling, ...]
+    """what the graph itself does to the image input before its first layer: several where branches differ"""
+    left_out: Names
+    """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
+    outputs: tuple[Output, ...]
+    contract: Contract | None
+    file_changed: bool | None
+    """whether the graph or weights are others than those the contract was written for; None: no contract says"""
+    representation: Representation
+    candidates: tuple[Candidate, ...]
+    head: Head | None
+    class_output: str | None
+    fetch: str
+    """the output to ask ONNX Runtime for"""
+    added_output: bool
+    """whether `fetch` was added to the graph"""
+    graph: Graph
+    """as its author wrote it, and what was added behind"""
+    external_folder: Path | None
+
+    @property
+    def scaling(self) -> GraphScaling | None:
+        """The first of `scalings`. None where the graph does nothing to the values, or this is unknown."""
+        return self.scalings[0] if self.scalings else None
+
+    @property
+    def watched(self) -> tuple[ExternalFile, ...]:
+        """The files that must not change any more.
+
+        These are the files of weights, and the model's own where it is mapped.
+        """
+        own = self.graph.file.mapped
+        return self.external if own is None else (*self.external, own)
+
+    @property
+    def external_digests(self) -> dict[str, str]:
+        """The digest of each external file, by its name."""
+        return {file.location: file.digest for file in self.external}
+
+
+def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None = None) -> ModelFile:
+    """Open an ONNX image model and find its representation. A rule finds it, or the user named tensor and pool.
+
+    Args:
+        path: the file.
+        tensor, pool: as for `pipeline.check`.
+
+    Raises:
+        UsageError: no such file; several tensors could be the representation; no such tensor or pool.
+        CannotAssessError: unreadable or unsupported model, a circle of nodes, a name that is written twice, text
+            encoder, object detector, no image input, several inputs of which every output needs more than the image.
+    """
+    file = read_onnx(Path(path))
+    where = str(file.path)
+    contract = parse_contract(file.proto, where)
+    file_changed = changed(contract, file)
+    drop_pages(file.weights.content)
+    with about(where):
+        moved = sort_model(file.proto)
+        proto = _inlined(file.proto) if file.proto.functions else file.proto
+        left_out = keep_image_part(proto)
+        operators = check_supported(proto)
+        graph = with_shapes(proto)
+        refuse_giants(proto, graph)
+        weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
+        image_input = find_image_input(graph, weights.keys())
+        layers = build_layers(graph, image_input.name, weights, proto)
+        names = tuple(output.name for output in proto.graph.output)
+        if contract is None and tensor is None:
+            refuse_dense(operators, layers, names, where)
+    choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
+    constants = Constants(proto, layers, file.weights)
+    representation = _with_end_by_weights(choice.representation, constants)
+    fetch, addition = _addition(proto, representation, layers)
+    if file.mapped is not None:  # what was parsed is what was digested
+        refuse_changed(file.path, (file.mapped,))
+    return ModelFile(
+        path=file.path,
+        digest=digest_of(file),
+        model_digest=file.model_digest,
+        external=file.external,
+        size_bytes=file.size_bytes + sum(part.size_bytes for part in file.external),
+        opsets={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        ir_version=proto.ir_version,
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        precision=precision(proto),
+        image_input=image_input,
+        scalings=find_scalings(constants, image_input, representation.tensor),
+        left_out=left_out,
+        outputs=tuple(_output(layers, name) for name in names),
+        contract=contract,
+        file_changed=file_changed,
+        representation=representation,
+        candidates=find_candidates(layers, names),
+        head=choice.head,
+        class_output=choice.class_output,
+        fetch=fetch,
+        added_output=bool(addition.output),
+        graph=Graph(
+            file,
+            proto,
+            rewritten=moved or bool(left_out) or bool(file.external) or proto is not file.proto,
+            addition=addition,
+        ),
+        external_folder=file.weights.folder,
+    )
+
+
+def _with_end_by_weights(representation: Representation, constants: Constants) -> Representation:
+    """Return a representation whose end takes the linear layer's weights into account. A change of basis is one."""
+    if representation.ends_in in EMBEDDINGS:
+        orthogonal = is_change_of_basis(constants, representation.tensor)
+        if orthogonal is not False:
+            return replace(representation, ends_in=End("change_of_basis" if orthogonal else "linear_unread"))
+    return representation
+
+
+def _output(layers: Layers, name: str) -> Output:
+    kind = layers.types.get(name)
+    return Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
+
+
+def _inlined(proto: ModelProto) -> ModelProto:
+    """Open up the functions of a model.
+
+    Raises:
+        CannotAssessError: a function calls itself, or has another fault; the graph would have too many nodes.
+    """
+    functions = {(function.domain, function.name): function for function in proto.functions}
+    sizes: dict[tuple[str, str], int] = {}  # nodes of a function, opened up
+
+    def size(nodes: Iterable[NodeProto], depth: int) -> int:
+        total = 0
+        for node in nested_nodes(nodes):
+            key = (node.domain, node.op_type)
+            if key in functions and key not in sizes and depth < DEEPEST_CALL:
+                sizes[key] = 1  # while it is opened up: ONNX refuses one that calls itself, or calls too deep
+                sizes[key] = size(functions[key].node, depth + 1)
+            total += max(1, sizes.get(key, 1))
+            if total > MOST_NODES:
+                break
+        return total
+
+    if size(proto.graph.node, 0) > MOST_NODES:
+        raise CannotAssessError(
+            f"functions expand to more than {MOST_NODES:,} nodes; no image model has so many",
+            "export the model again without functions",
+        )
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        raise CannotAssessError(
+            f"functions can't be expanded ({' '.join(str(error).split())[:200]})", "export the model again"
+        ) from error
+
+
+def digest_of(file: OnnxFile) -> str:
+    """Return the digest of a model as sha256:….
+
+    It is the file's own without external data, else one over all digests.
+    """
+    if not file.external:
+        return file.model_digest
+    lines = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
+    return sha256_of("\n".join(lines).encode())
+
+
+def _addition(proto: ModelProto, representation: Representation, layers: Layers) -> tuple[str, GraphProto]:
+    """Return the output to ask for, and its addition.
+
+    The addition is what the graph lacks for it; nothing if it is there.
+    """
+    fetch, kind = representation.tensor, layers.types.get(representation.tensor)
+    addition = GraphProto()
+    if representation.dequantize:
+        fetch, kind = f"{fetch}_dequantized", TensorProto.FLOAT
+        addition.node.append(
+            make_node("DequantizeLinear", [representation.tensor, *representation.dequantize], [fetch])
+        )
+    if any(output.name == fetch for output in proto.graph.output):
+        return fetch, GraphProto()
+    value = ValueInfoProto(name=fetch)
+    if kind:
+        value.type.tensor_type.elem_type = kind
+    addition.output.append(value)
+    return fetch, addition

@@ -1,0 +1,486 @@
+"""The texts of a verdict's reasons and next steps. They are listed by reason id."""
+
+from typing import Literal, NamedTuple
+
+from ....thresholds.profile import DEFINITIONS, Statistic
+
+Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
+KINDS: dict[Kind, str] = {
+    "not_established": "the check cannot tell: look at the images, preprocessing, export or profile",
+    "not_applicable": "the thresholds do not hold for this kind of representation, or for how the model was trained",
+    "absent": "the outlier features were not found in what was measured",
+    "other_signal": "another signal than the check's own: a comparison with a reference",
+}
+"""What a reason means for the outlier features, in words; in the order of a report (but see `verdict_for`)."""
+
+
+class Rule(NamedTuple):
+    """The meaning of a reason and its next step."""
+
+    kind: Kind
+    title: str
+    next_step: str
+    explanation: str
+
+
+_EVALUATE = (
+    "Compare it with its original, or, if it gives class scores, measure accuracy on labelled shifted photos: "
+    "`robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`."
+)
+MEASURE_SHIFT = (
+    "If it gives class scores, measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS "
+    "--shifted SHIFTED_PHOTOS`. To release it without that, waive each reason (`--waivers FILE`)."
+)
+WITHOUT_SCORES = (
+    "Measure it on its own task, or compare it with its original. To accept it: `robustcheck MODEL --images PHOTOS "
+    "--waivers FILE`."
+)
+"""the next step where a reason's is `robustcheck shift`, and the model gives no class scores"""
+COMPARED_WITHOUT_SCORES = "Measure it on its own task."
+"""the same in a comparison"""
+CLIP_STEP = (
+    "Name what the model was trained with, `--preprocess imagenet` for ImageNet's values or `--preprocess FILE` for "
+    "others. If it was trained like CLIP: `robustcheck MODEL --images PHOTOS --preprocess clip`."
+)
+"""the next step of `assumed_preprocessing` for a model that can pass"""
+IMAGENET_STEP = (
+    "Name what the model was trained with, `--preprocess clip` for CLIP's values or `--preprocess FILE` for others. If "
+    "it was trained on ImageNet: `robustcheck MODEL --images PHOTOS --preprocess imagenet`."
+)
+"""the same for a model with another end"""
+DYNAMIC_COMPARED = (
+    "Dynamic int8 scales over the batch: add `--batch-size 1` for batches of one image, or quantise statically "
+    "(`--precision int8-qdq`)."
+)
+"""the next step of `batch_dependent` for an int8 model in a comparison"""
+DYNAMIC_STEP = (
+    "Dynamic int8 scales over the batch; `robustcheck export onnx FP32.onnx --precision int8-qdq` does not. For the "
+    "verdict on batches of one image: `robustcheck MODEL --images PHOTOS --batch-size 1`."
+)
+"""the next step of `batch_dependent` for an int8 model"""
+NOT_MENDABLE = (
+    "one_sided",
+    "end_not_calibrated",
+    "mean_on_one_feature",
+    "width_not_calibrated",
+    "trained_to_match",
+)
+"""Reasons that no other run of the same file takes away."""
+RULES: dict[str, Rule] = {
+    "too_weak": Rule(
+        "absent",
+        "the most extreme features are too weak",
+        _EVALUATE,
+        f"Strength: {DEFINITIONS['strength']}. Its upper bound lies below the threshold: no features stand out as "
+        f"they do "
+        "in the reference encoders. Some encoders that do well on shifted data show nothing either (OpenCLIP "
+        "ViT-bigG/14). This is not evidence of fragility.",
+    ),
+    "not_persistent": Rule(
+        "absent",
+        "the most extreme feature is extreme in too few images",
+        _EVALUATE,
+        f"Persistence: {DEFINITIONS['outlier_frequency']}. Its upper bound lies below the threshold, or no feature is "
+        "extreme in half of the images: what is extreme changes from image to image, as in sparse features. In the "
+        "reference encoders it is the same feature in at least three of four images. This is not evidence of "
+        "fragility.",
+    ),
+    "one_sided": Rule(
+        "not_applicable",
+        "one-sided representation",
+        MEASURE_SHIFT,
+        f"Two-sidedness: {DEFINITIONS['two_sidedness']}. Its upper bound lies below the threshold, as after ReLU, "
+        f"SiLU or "
+        "hard-swish. Such features look extreme by themselves (a supervised EfficientNet-Lite0 has an activation "
+        "kurtosis of 17), and the thresholds were fitted to two-sided representations, so they do not apply.",
+    ),
+    "undecided": Rule(
+        "not_established",
+        "the evidence does not decide",
+        "Give more varied in-distribution images (`--images`, `--max-images`).",
+        "A confidence interval contains its threshold after all images that were given. In `robustcheck compare` it is "
+        "the interval of a ratio, or that of a feature's correlation.",
+    ),
+    "not_measurable": Rule(
+        "not_established",
+        "a deciding statistic could not be measured",
+        "Give more and different images. If that does not help, look at the model's output for a constant or broken "
+        "tensor.",
+        "A statistic or its bound does not exist for these representations: fewer than two images, identical "
+        "representations, or three features or fewer.",
+    ),
+    "too_few_images": Rule(
+        "not_established",
+        "too few varied images",
+        "Give more varied photos (`--images`) or raise `--max-images`; a first look, at the bundled ones: `robustcheck "
+        "MODEL`.",
+        "On few images a few features can look extreme: supervised ResNet-50s had a strength of 13 on 13 photos of "
+        "bags and of 165 on 20 product photos. Duplicates and near-duplicates do not count.",
+    ),
+    "duplicate_images": Rule(
+        "not_established",
+        "duplicate images",
+        "Remove the duplicates from the photos.",
+        "The same picture counted twice makes the confidence intervals too narrow.",
+    ),
+    "near_duplicate_images": Rule(
+        "not_established",
+        "near-duplicate images",
+        "Remove near-duplicates (video frames, crops, re-encodings) from the photos.",
+        "Pictures that are almost the same make the confidence intervals too narrow.",
+    ),
+    "images_not_varied": Rule(
+        "not_established",
+        "images are not varied",
+        "Use images that cover what the model will see in production.",
+        "The images look alike as a set. A feature that is extreme in all of them may say more about the images "
+        "than about the model.",
+    ),
+    "images_not_photo_like": Rule(
+        "not_established",
+        "images do not look like photos",
+        "Use in-distribution photos. Noise and synthetic textures fake outlier features.",
+        "Noise images and synthetic textures made a supervised network show persistent outlier features that it "
+        "does not have on photos.",
+    ),
+    "representations_alike": Rule(
+        "not_established",
+        "representations are almost all alike",
+        "Check the model and its preprocessing: it hardly reacts to the images. Then use more varied images.",
+        "Almost all of the representation is the same for every image, or the same few representations come again and "
+        "again. Any large feature is then constant, whatever the model has learned; an untrained or broken model "
+        "looks like this.",
+    ),
+    "little_content": Rule(
+        "not_established",
+        "the photos, or what the model makes of them, hardly differ",
+        "Check again with photos of many kinds of things. If that gives the same, measure the model's accuracy on its "
+        "own task.",
+        "The representations hardly differ from their mean, or in few directions only (relative variance, effective "
+        "rank). Either the photos are of one narrow kind (cats, X-rays, phones: 6 of 41 sets of zero-shot CLIP vectors "
+        "were WARN by this alone), or the model answers little: a network that learned no more of another encoder than "
+        "the mean of its vectors has the outlier features of that mean. A network that learned to match single vectors "
+        "is not found in this way.",
+    ),
+    "constant_feature": Rule(
+        "not_established",
+        "an outlier feature is almost constant",
+        "Check the export. A feature that hardly changes can be a constant of the graph, which no image moves.",
+        "The raw value of a strong feature hardly changes: its SD over the images is below 2 % of its mean. A bad "
+        "export (a NaN guard, a missing norm, padding) makes such a feature, and so does a model that has learned "
+        "little. Outlier features of real encoders vary by 4 % and more on photos.",
+    ),
+    "nonfinite_representations": Rule(
+        "not_established",
+        "non-finite representations",
+        "Run the model in fp32, or find the images and the operator that overflow.",
+        "NaN or infinity means that the model failed on an image. It is never averaged in, and a model that fails "
+        "on a photo cannot pass.",
+    ),
+    "constant_representations": Rule(
+        "not_established",
+        "constant representations",
+        "Check the model and its preprocessing on the images named.",
+        "All features had the same value: the statistic does not exist for such a representation.",
+    ),
+    "untrained": Rule(
+        "not_established",
+        "untrained model",
+        "Export the model with its weights.",
+        "The file's contract records that the weights are random.",
+    ),
+    "file_changed": Rule(
+        "not_established",
+        "the graph or the weights are not those that were exported",
+        "Export the model again. Where another tool changed it on purpose, write a new contract for the new file (the "
+        'page "Your ONNX file", Change an exported file).',
+        "The contract holds a digest of the graph and the weights, and the file does not match it. A damaged copy "
+        "looks like this: one byte of one bias, or one attribute of a node, can make an outlier feature. Tools that "
+        "rewrite a file (onnxsim, ONNX Runtime's quantiser, a conversion to fp16) keep the contract, although what "
+        "was measured for it, such as the parity with the original, no longer holds.",
+    ),
+    "trained_to_match": Rule(
+        "not_applicable",
+        "trained to match another encoder's vectors",
+        MEASURE_SHIFT,
+        "A model trained to give another encoder's vectors (distillation, feature matching) shows that encoder's "
+        "outlier features because they are in the mean of its targets, whatever else it has learned: the less it has "
+        "learned, the clearer they are. The thresholds were calibrated on encoders that were not trained in this way.",
+    ),
+    "assumed_preprocessing": Rule(
+        "not_established",
+        "preprocessing was assumed",
+        "Name what the model was trained with: `--preprocess clip` for models trained like CLIP, `--preprocess "
+        "imagenet` for models trained on ImageNet, `--preprocess FILE` for others. Or put the library's configuration "
+        "next to the file.",
+        "An ONNX file does not define how pixels become inputs. With the wrong mean, size or colour order the model "
+        "sees out-of-distribution inputs, and those fake outlier features.",
+    ),
+    "preprocessing_against_contract": Rule(
+        "not_established",
+        "preprocessing is not the contract's",
+        "Leave out `--preprocess`: `robustcheck MODEL --images PHOTOS`. Or export the model again with the right one.",
+        "The file defines the preprocessing of its model, and another one was forced on it. Out-of-distribution "
+        "inputs fake outlier features.",
+    ),
+    "normalised_twice": Rule(
+        "not_established",
+        "pixels are normalised twice",
+        "Normalise in one of the two only. Give `--preprocess FILE` without what the graph does itself, or export the "
+        "model without it.",
+        "Both the preprocessing and the graph scale the pixels (a mean, a standard deviation or a factor such as "
+        "1/255 comes before the graph's first layer), and together they make of ordinary photos values that no "
+        "family of encoders is given. Out-of-distribution inputs fake outlier features. Two steps that add up to one "
+        "sound normalisation do not give this reason.",
+    ),
+    "unusual_pixels": Rule(
+        "not_established",
+        "pixels are scaled as for no known encoder",
+        "Look at `rescale`, `mean` and `std`: `robustcheck inspect MODEL -v`. Where tensors were given, look at these. "
+        "Common faults are a factor of 255 and a forgotten mean.",
+        "Encoders get photos in 0 to 1, normalised to about zero mean and a standard deviation of 0.5 to 2, or in 0 "
+        "to 255 with or without their mean. The first layer of this model gets neither. Out-of-distribution inputs "
+        "fake outlier features.",
+    ),
+    "assumed_tensor": Rule(
+        "not_established",
+        "the representation was assumed",
+        "Name the tensor that you deploy (`--tensor NAME`). The file has these: `robustcheck inspect MODEL -v`.",
+        "The graph does not tell whether it is an encoder or a classifier, so the tensor that was read is a guess.",
+    ),
+    "tensor_not_calibrated": Rule(
+        "not_applicable",
+        "no threshold for this tensor",
+        "Measure the representation: leave out `--tensor` and `--pool`. Or use a profile calibrated on this tensor.",
+        "A threshold holds only for the kind of tensor it was calibrated on: a projection or a rotation changes the "
+        "kurtosis.",
+    ),
+    "end_not_calibrated": Rule(
+        "not_applicable",
+        "no threshold for a representation that ends like this",
+        MEASURE_SHIFT,
+        "No representation of this kind with outlier features was among the reference sets, so the thresholds say "
+        "nothing about it. Learned scales of a final norm make or hide large features, a squashing activation bounds "
+        "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images "
+        "on one axis, where it reads as an outlier feature that the encoder does not have.",
+    ),
+    "mean_on_one_feature": Rule(
+        "not_applicable",
+        "the mean of all images lies along the strongest features alone",
+        "If a rotation or a reduction (SVD, PCA) was folded into the last layer, check the encoder without it. "
+        "Otherwise measure it on its own task. To accept it: `robustcheck MODEL --images PHOTOS --waivers FILE`.",
+        "A singular value decomposition that is folded into the last layer makes an outlier feature: its first "
+        "coordinate is the direction of the mean representation, so it is extreme in every photo, whatever the encoder "
+        "has learned, and next to nothing of the mean is left for the other features. In the reference encoders the "
+        "mean lies along many features: it holds 14 % or more of the energy outside of the three strongest.",
+    ),
+    "width_not_calibrated": Rule(
+        "not_applicable",
+        "no threshold for this width",
+        MEASURE_SHIFT,
+        "Kurtosis is bounded by about the number of features; the thresholds hold for the widths of the reference "
+        "sets.",
+    ),
+    "other_statistic_version": Rule(
+        "not_established",
+        "the profile is for another statistic",
+        "Use a profile made for this version of robustcheck, or measure again with this profile.",
+        "A definition of a statistic changed between the profile and this version, or the evidence has sharper bounds "
+        "than the profile asks for; the numbers are not comparable.",
+    ),
+    "batch_dependent": Rule(
+        "not_established",
+        "an image's representation depends on its batch",
+        "Export the model in eval mode. A dynamically quantised one (int8-dynamic): `--batch-size 1` gives the verdict "
+        "for batches of one image; quantise statically (int8-qdq) for batches of any size.",
+        "The representation of an image changed with the images next to it, as it does for a model exported in "
+        "training mode (batch statistics), and for one whose quantisers take their scale over the whole batch. Its "
+        "numbers are not a property of the model. Where every image ran alone, the scales saw no other image: the "
+        "verdict then holds for batches of one image, and a note says so, unless something else mixes the batch.",
+    ),
+    "output_changed": Rule(
+        "not_established",
+        "reading the tensor changed the model's output",
+        "Report the model; try another version of ONNX Runtime.",
+        "With the representation as an extra output the model's own output changed, so what was measured is not the "
+        "model that will be deployed.",
+    ),
+    "runtime_differs": Rule(
+        "not_established",
+        "the answer depends on the machine",
+        "Decide which machine will run the model. For one with exact int8 sums (VNNI, ARM): `robustcheck MODEL "
+        "--images PHOTOS --arithmetic exact`. For this one alone: `--arithmetic machine`.",
+        "A few of the images ran once more on the CPU by reference arithmetic: int8 sums that do not saturate, or a "
+        "graph without optimisation. Moved by what that changes, the numbers give another verdict. On x86 CPUs without "
+        "VNNI, ONNX Runtime's int8 sums saturate; a GPU may compute in TF32, and another provider in bfloat16 or "
+        "float16.",
+    ),
+    "unchecked": Rule(
+        "not_established",
+        "a safety check could not be run",
+        "Give at least two images, and a model whose output can be compared.",
+        "Batch invariance, the model's own output or the content of the representation was not checked, so PASS cannot "
+        "be given.",
+    ),
+    "statistic_shrank": Rule(
+        "other_signal",
+        "a statistic shrank against the reference",
+        "Release the reference, or find the step that caused it (finetuning, pruning, quantisation) by comparing the "
+        "model after each. Where the loss is intended, `--tolerance` sets how much may be lost.",
+        "`robustcheck compare`: the whole interval of the ratio candidate / reference lies below 1 − tolerance, for a "
+        "statistic that shows the outlier features and that the profile asks for. They are weaker than in the "
+        "reference on the same images.",
+    ),
+    "outlier_feature_lost": Rule(
+        "other_signal",
+        "an outlier feature of the reference is gone or weaker",
+        "Compare the model after each step that made it, and evaluate it on shifted data before it replaces the "
+        "reference.",
+        "`robustcheck compare`: the candidate no longer has an outlier feature of the reference: not under its index, "
+        "not under another index that correlates with it over the images, and not in a rotated representation. Or the "
+        "feature is beyond 4 SD in fewer images than must be kept. A feature that stands out under the same index but "
+        "is not in step with the reference's over the images does not count: a constant added to anything stands out.",
+    ),
+    "representation_permuted": Rule(
+        "other_signal",
+        "the representation is permuted",
+        "Undo the permutation in the export, or make everything again that reads the representation by index.",
+        "`robustcheck compare`: the reference's outlier features are in the candidate under other indices. Kurtosis "
+        "does not change, but heads and stored vectors made for the reference do not fit the candidate.",
+    ),
+    "representation_rotated": Rule(
+        "other_signal",
+        "the representation is rotated",
+        "Export the representation without the rotation or projection, and compare again.",
+        "`robustcheck compare`: an outlier feature of the reference is in the candidate as one direction over many "
+        "features. A rotation loses no information and hides outlier features, so a check of the candidate does not "
+        "find them.",
+    ),
+    "representation_changed": Rule(
+        "other_signal",
+        "the photos have other neighbours, or closer ones, than in the reference",
+        "Compare the model after each step that made it. Where the change is intended (finetuning), measure its "
+        "accuracy or the recall of a search instead.",
+        "`robustcheck compare`: the debiased CKA is below 0.7, or fewer than half of the photos have the same nearest "
+        "neighbour, or the nearest neighbours are less than 0.9 times as far away, relative to all others, as in the "
+        "reference. A copy that was quantised or has some noise keeps all three. A mixture with the vector of another "
+        "photo and a collapse (vectors that moved towards the mean of their class) do not, although their outlier "
+        "features are as strong as the reference's or stronger. A strongly finetuned model may have this reason, too.",
+    ),
+    "unrelated": Rule(
+        "other_signal",
+        "the candidate is unrelated to the reference",
+        "Check that CANDIDATE was made from REFERENCE, that both get their own preprocessing, and that the classes are "
+        "in the same order.",
+        "`robustcheck compare`: over the images the representations have almost nothing in common (debiased CKA), or "
+        "the predicted classes agree no more often than by chance. Kurtosis, shares and frequencies describe mostly "
+        "the mean of a representation, and a model that learned nothing but the reference's mean shows them too: it "
+        "kept no outlier feature, it has others. A candidate with other classes, or the same in another order, "
+        "agrees by chance as well.",
+    ),
+    "reference_without_indication": Rule(
+        "not_established",
+        "the reference itself is WARN",
+        "Compare with a reference that passes `robustcheck check` on these images.",
+        "`robustcheck compare` asks whether a candidate kept what made its reference pass; this reference does not "
+        "pass, so there is nothing that could be kept. The statistics are shown side by side.",
+    ),
+    "stale_baseline": Rule(
+        "not_established",
+        "the baseline was measured in another way",
+        "Write the baseline again on these images: `robustcheck compare MODEL --images PATH --write-baseline FILE`.",
+        "`robustcheck compare --baseline`: the reference's numbers come from other images, the same in another order "
+        "(`--seed`), another preprocessing, or another version of the statistics than the candidate's. The effect of "
+        "the images on the numbers then does not cancel, so a difference says little, and a comparison never passes.",
+    ),
+    "not_comparable": Rule(
+        "not_applicable",
+        "candidate and reference are not comparable",
+        "Compare representations of the same width and kind (`robustcheck inspect MODEL` shows both).",
+        "`robustcheck compare`: the widths differ, or one tensor is an encoder's output and the other a classifier's "
+        "features. Kurtosis is bounded by about the number of features and changes with the tensor, so a ratio would "
+        "say nothing.",
+    ),
+}
+
+NAMES: dict[Statistic, str] = {
+    "strength": "strength",
+    "kurtosis": "activation kurtosis",
+    "persistence_ratio": "persistence ratio",
+    "top3_share": "top-3 share",
+    "outlier_frequency": "persistence",
+    "negative_energy": "negative energy",
+    "negative_z_energy": "negative energy of z",
+    "two_sidedness": "two-sidedness",
+}
+BELOW_REASONS: dict[Statistic, str] = {
+    "strength": "too_weak",
+    "outlier_frequency": "not_persistent",
+    "two_sidedness": "one_sided",
+}
+"""The reason for WARN of each deciding statistic, where its whole interval lies below the threshold."""
+
+
+_IN_COMMON = "Look at what all vectors have in common, such as one large feature."
+INDEX_REASONS: dict[str, tuple[str, str]] = {
+    "cosine": ("the worst 5 % of the photos have vectors that are less alike than `--min-cosine` asks.", ""),
+    **dict.fromkeys(
+        ("recall@1", "recall@5", "recall@10"),
+        ("the candidate's queries find fewer of the reference's neighbours than `--min-recall` asks.", ""),
+    ),
+    "top-1": ("fewer photos keep their most similar class of `--text` than `--min-recall` asks.", ""),
+    "length": ("the vectors have other lengths, which a search by dot product or by distance sees.", ""),
+    "permuted": ("the candidate's features are the reference's in another order.", ""),
+    "rotated": ("a rotation turns the candidate's vectors into the reference's.", ""),
+    "ties": ("rounding decides which neighbours are found, so it is not known how many were kept.", _IN_COMMON),
+    "same_for_all": ("the query of another photo finds the same neighbours, so kept ones show nothing.", _IN_COMMON),
+    "other_index": (
+        "vectors of photos in the index are not the reference's vectors of these photos.",
+        "Name the reference that the index was made with.",
+    ),
+    "runtime_differs": (
+        "by reference arithmetic the vectors are much closer to the reference's, or further away: the answer is about "
+        "this machine, and not about the file.",
+        "For a machine with exact int8 sums (VNNI, ARM), add `--arithmetic exact`. For this one alone, add "
+        "`--arithmetic machine`.",
+    ),
+    "other_ids": (
+        "the index holds the reference's vectors under the ids of other photos.",
+        "Write vectors and ids in the same order.",
+    ),
+    "changed_index": (
+        "the index holds vectors that were reduced, quantised, rotated or centred, or are near the reference's.",
+        "Give the vectors as the reference makes them, before any such change; a search of the changed ones "
+        "changes its queries, too.",
+    ),
+    "other_preprocessing": (
+        "the index holds this model's vectors of photos that were preprocessed in another way.",
+        "Preprocess queries in the same way (`--preprocess FILE`), or embed the photos again as the file says.",
+    ),
+    "index_lengths": (
+        "the vectors in the index have other lengths than the reference's, which the search sees.",
+        "If vectors are normalised or scaled before they are searched, use `--metric cosine`.",
+    ),
+    "assumed_preprocessing": (
+        "the pixels that one of the two models got were assumed, and others would give other vectors.",
+        "Name what both were trained with: add `--preprocess FILE`. Or give the file its contract: `robustcheck export "
+        "onnx FILE.onnx --preprocess FILE -o NEW.onnx`.",
+    ),
+    "untested_index": (
+        "too few photos have their vector in the index to test whether the reference made it.",
+        "Give 35 or more photos that are in the index. To go without this test, use `--accept-untested-index`.",
+    ),
+    "no_vectors": (
+        "the baseline was written without vectors.",
+        "Write the baseline with --write-baseline FILE.npz, which keeps vectors.",
+    ),
+    "other_images": ("the baseline's vectors are of other photos.", "Compare on its images."),
+    "another_width": ("candidate and reference have vectors of different widths.", ""),
+    "unsound": ("a check of one of the models finds that its vectors, or the photos, can't be relied on.", ""),
+}
+"""Reasons for an index verdict: what each means, and the next step where it is always the same."""
+INDEX_STEPS = {
+    "re-embed": "Embed the index again with the candidate, or look at how the candidate was made.",
+    "undecided": "Give more photos, of the kind that you search for.",
+}
+"""The next step of the others, by verdict."""

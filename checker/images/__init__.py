@@ -1,4 +1,0 @@
-"""Name, list, decode, preprocess, judge and digest image sets. Never runs a model.
-
-May import: storage, evidence, text, errors.
-"""

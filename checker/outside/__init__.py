@@ -1,0 +1,1 @@
+"""Reach what is not in this process: files, URLs, hubs, image sets, child processes and workers."""

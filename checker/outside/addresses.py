@@ -1,0 +1,407 @@
+"""Turn an address into a model file on this machine.
+
+An address is a path, a URL, a name on the hub or in MLflow's registry; a model in memory is taken as it is.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
+
+from ..core.evidence import Evidence, Origin
+from ..core.model.file import external_locations, parse_contract
+from ..core.model.sidecar import (
+    HUB_FOLDER,
+    OWN_SUFFIX,
+    SIDECAR_NAMES,
+    choose_model,
+    says_pixels,
+    sidecar_paths,
+    takes_no_image,
+)
+from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from ..text import frozen, quoted, type_name
+from .storage import registries
+from .storage.places import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY, Place, Url, parse_place, redact
+from .storage.stores import RemoteFile, StoreError, download, limit_bytes, open_url, private_folder
+
+Tell = Callable[[str], None]  # is called with how far a fetch is
+Model = str | os.PathLike[str] | Url | bytes | ModelProto
+"""what `check` takes: a path, a URL, a file's bytes, or the parsed message"""
+IN_MEMORY = "model.onnx"  # its name in the private folder, which no report shows
+SCHEMES = ("hf", *HTTP, *REGISTRY, *ON_THIS_MACHINE)  # those of fsspec's stores have two slashes
+LIBRARIES = ("open_clip", "timm", "torchvision", "transformers")  # of checkpoints: `robustcheck export` loads them
+OTHERS = {"wandb": "wandb artifact get", "oci": "oras pull"}  # not read here: their own clients fetch them
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):(?!//)")
+
+
+@frozen
+class LocalModel:
+    """A model as a file on this machine."""
+
+    path: Path
+    name: str
+    """as reports name it: the path, the URL without its secrets, <bytes> or <ModelProto>"""
+    fetched: bool
+    """whether the file is a copy that goes away"""
+    in_memory: bool = False
+    """whether it was never a file"""
+    origin: Origin | None = None
+    """what its address meant, of a hub or a registry"""
+    names: Mapping[Path, object] = field(default_factory=dict)
+    """what is shown in place of the paths of a copy"""
+
+    def shown(self, text: str) -> str:
+        """Return a text with names in place of the paths of a copy."""
+        for path, name in self.names.items():
+            text = text.replace(str(path), str(name))
+        return text
+
+    def named(self, evidence: Evidence) -> Evidence:
+        """Return evidence that names the address of a copy, not its path."""
+        if not self.fetched:
+            return evidence
+        facts = evidence.model.model_copy(update={"file": self.name, "origin": self.origin})
+        return evidence.model_copy(update={"model": facts})
+
+
+def parse_address(model: str | os.PathLike[str] | Url) -> Place:
+    """Return the path or URL of a text. Raises as `parse_model`, and TypeError for a model in memory."""
+    place = parse_model(model)
+    if isinstance(place, (Path, Url)):
+        return place
+    raise TypeError(f"model: type is {type_name(model)}; here it must be a path or a URL")
+
+
+def parse_model(model: Model) -> Place | bytes | ModelProto:
+    """Return the path or URL of a text. Bytes and messages stay.
+
+    Raises:
+        TypeError: another type, which the message names.
+        UsageError: as `parse_place`; a scheme that is not known.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        text = os.fspath(model)
+        _refuse_unknown(text)
+        return parse_place(text, is_model=True)
+    if isinstance(model, (Url, bytes, ModelProto)):
+        return model
+    raise TypeError(f"model: type is {type_name(model)}; it must be a path, a URL, bytes or an onnx.ModelProto")
+
+
+def _refuse_unknown(text: str) -> None:
+    """Refuse a word with an unknown scheme. A file of that name is not refused."""
+    match = _SCHEME.match(text)
+    if match is None or os.path.lexists(text) or match[1].lower() in SCHEMES:
+        return
+    scheme, name, shown = match[1].lower(), text[match.end() :], redact(text)
+    near = "".join(get_close_matches(scheme, [*SCHEMES, *LIBRARIES], 1))
+    if name.startswith("/") and not near:
+        return  # `Path("s3://bucket")` has one slash; parse_place says so
+    if scheme in LIBRARIES:
+        raise UsageError(
+            f"{shown}: {scheme} is a library of checkpoints; a check needs an ONNX file", _export_first(scheme, name)
+        )
+    if scheme in OTHERS:
+        raise UsageError(f"{shown}: scheme {scheme} is not read; the file must be fetched first", f"{OTHERS[scheme]} …")
+    hint = f"{near}:{name}" if near else "hf://org/repo, models:/name/1"
+    raise UsageError(
+        f"{shown}: no such file, and {scheme} is not a scheme; an address starts with {', '.join(SCHEMES)}",
+        _export_first(near, name) if near in LIBRARIES else hint,
+    )
+
+
+def _export_first(library: str, name: str) -> str:
+    """Return the commands that export and check a checkpoint."""
+    words = [name]
+    if library in ("open_clip", "torchvision") and ":" not in name and "/" in name:  # NAME/WEIGHTS, no hf-hub:org/repo
+        words = [name.partition("/")[0], "--weights", name.partition("/")[2]]
+    return f"{shlex.join(['robustcheck', 'export', library, *words, '-o', 'model.onnx'])} && robustcheck model.onnx"
+
+
+@contextmanager
+def on_this_machine(
+    model: Place | bytes | ModelProto, *, preprocess: str | None = None, tell: Tell | None = None
+) -> Iterator[LocalModel]:
+    """Yield the model as a local file. A URL is copied into a private folder, which is removed at the end.
+
+    So are bytes, and the serialised bytes of a ModelProto. They have no sidecar, and no weights of their own.
+
+    With the model come its files of weights, and, where neither `preprocess` nor a contract in the file describes the
+    pixels, the sidecars next to it or above its folder `onnx`: those that `find_preprocessing` reads. A web server
+    can't list a folder, so only the sidecar with the model's name counts there. Next to a signed URL nothing is looked
+    for. Of a repository on the hub, and of an entry of MLflow's registry, the one encoder is taken (`choose_model`).
+
+    Inside, an error's text names the URL, not the copy.
+
+    Args:
+        model: as `parse_model` returns it.
+        preprocess: the user's preprocessing, in place of sidecars.
+        tell: called with how far a fetch is.
+
+    Raises:
+        UsageError: no such file behind a URL.
+        CannotAssessError: weights outside the model's folder or next to a signed URL; otherwise as `read_onnx`.
+        EnvironmentFaultError: fsspec or a package is missing, the store can't be reached, no space.
+    """
+    if isinstance(model, Path):
+        yield LocalModel(model, str(model), False)
+        return
+    with private_folder() as folder:
+        if isinstance(model, (bytes, ModelProto)):
+            source = _in_memory(model, folder)
+        elif model.protocol in REGISTRY:
+            source = _registered(model, folder, tell)
+        else:
+            source = _remote(model, folder, preprocess, tell)
+        with source as local:
+            yield local
+
+
+@contextmanager
+def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) -> Iterator[None]:
+    """Replace the paths of copies in errors by names. `hint_of` changes the hint first."""
+    try:
+        yield
+    except RobustcheckError as fault:
+        fault.hint = hint_of(fault.hint)
+        for path, name in names.items():
+            fault.message, fault.hint = (text.replace(str(path), str(name)) for text in (fault.message, fault.hint))
+        raise
+
+
+@contextmanager
+def _in_memory(model: bytes | ModelProto, folder: Path) -> Iterator[LocalModel]:
+    name, path = "<bytes>" if isinstance(model, bytes) else "<ModelProto>", folder / IN_MEMORY
+    try:
+        path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    except (EncodeError, ValueError) as fault:
+        raise CannotAssessError(
+            f"{name}: model can't be serialised ({' '.join(str(fault).split())[:200]}); protobuf ends at 2 GiB",
+            "save it with its weights as external data, and name the file",
+        ) from fault
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{name}: temporary file can't be written ({fault.strerror}); ONNX Runtime reads a file",
+            "df -h; export TMPDIR=FOLDER",
+        ) from fault
+    saved = "save the model with its weights to a file, and name that file"  # in place of a command on the copy
+    with _renamed({path: name, folder: f"the folder of {name}"}, lambda hint: saved if str(folder) in hint else hint):
+        yield LocalModel(path, name, fetched=True, in_memory=True)
+
+
+@contextmanager
+def _registered(url: Url, folder: Path, tell: Tell | None) -> Iterator[LocalModel]:
+    """Yield a registered model with all its files. It is in MLflow's registry, or in a run."""
+    if tell is not None:
+        tell(f"fetching {url}")
+    with registries.mlflow_client() as client:
+        entry = registries.resolve_mlflow(client, url)
+        files = registries.fetch_mlflow(client, entry, folder)
+    if not files.models:
+        raise CannotAssessError(
+            f"{url}: number of ONNX files there is 0; at least one is needed", "log the model in the ONNX flavour"
+        )
+    chosen = choose_model(files.models, str(url), lambda path: f"{str(url).rstrip('/')}/{path}")
+    path = files.folder / chosen
+
+    def fetched_first(hint: str) -> str:  # a command on the copy becomes one on a copy that stays
+        if str(path) not in hint or hint.startswith("robustcheck "):
+            return hint
+        command = hint.replace(quoted(path), quoted(path.name)).replace(str(path), path.name)
+        return f"mlflow artifacts download -u {quoted(url)} -d . && {command}"
+
+    names: dict[Path, object] = {path: url, path.parent: url}
+    with _renamed(names, fetched_first):
+        origin = Origin(address=str(url), revision=entry.revision, file=chosen)
+        yield LocalModel(path, str(url), fetched=True, origin=origin, names=names)
+
+
+@contextmanager
+def _remote(url: Url, folder: Path, preprocess: str | None, tell: Tell | None) -> Iterator[LocalModel]:
+    address, origin = registries.parse_hub(url), None
+    if address is None:
+        file = open_url(url)
+    else:
+        file, origin = _in_repository(address, tell)
+    name = "".join("_" if sign in '/\\\0<>:"|?*' else sign for sign in file.name)
+    if name.strip(". ") == "":
+        raise UsageError(f"{file}: model's URL ends in no file name; one .onnx file is needed", "look at the URL")
+    path, names = folder / name, dict[Path, object]()
+    if file.parent.name == HUB_FOLDER:  # sidecars are looked for above that folder, too
+        path = folder / HUB_FOLDER / name
+        path.parent.mkdir()
+        names = {folder: file.parent.parent}
+    names = {path: file, path.parent: file.parent, **names}
+    with _renamed(names):
+        _Download(file, path, limit_bytes()).run(is_described=preprocess is not None)
+        yield LocalModel(path, str(file), fetched=True, origin=origin, names=names)
+
+
+def _in_repository(address: registries.Address, tell: Tell | None) -> tuple[RemoteFile, Origin]:
+    """Return the ONNX file of a hub address, unread. Raises UsageError, StoreError."""
+    if tell is not None:
+        tell(f"asking what {address} holds")
+    repository = registries.open_repository(address)
+    below = f"{address.path}/" if address.path else ""
+    models = [name for name in sorted(repository.files) if name.lower().endswith(".onnx")]
+    if address.path in models:
+        chosen = address.path
+    elif inside := [name for name in models if name.startswith(below)]:
+        chosen = choose_model(inside, str(address), lambda path: str(replace(address, path=path)))
+    else:
+        raise _no_model(address, repository, models)
+    origin = Origin(address=str(address), revision=repository.commit, file=chosen)
+    return registries.open_hub_file(repository, chosen, tell), origin
+
+
+def _no_model(address: registries.Address, repository: registries.Repository, models: Sequence[str]) -> UsageError:
+    if models and address.path:
+        near = get_close_matches(address.path, models, 1) or models
+        return UsageError(
+            f"{address}: repository has no ONNX file there; it has {len(models)}",
+            f"robustcheck {quoted(replace(address, path=near[0]))}",
+        )
+    if not repository.is_complete:
+        return UsageError(
+            f"{address}: number of ONNX files in the hub's cache is 0; {HUB_OFFLINE} forbids to fetch one",
+            f"unset {HUB_OFFLINE}",
+        )
+    library = registries.library_of(repository)
+    content = f"a checkpoint of {library}" if library else f"{len(repository.files)} other files"
+    schema, folder = ("", "./") if library == "transformers" else ("hf-hub:", "local-dir:")
+    hint, revision = "export it, and name the ONNX file", address.revision
+    if library and revision is not None and library != "timm":  # only timm loads another revision than main itself
+        download = shlex.join(["hf", "download", address.repo, "--revision", revision, "--local-dir", "checkpoint"])
+        hint = f"{download} && {_export_first(library, f'{folder}checkpoint')}"
+    elif library:
+        hint = _export_first(library, f"{schema}{address.repo}{'' if revision is None else '@'}{revision or ''}")
+    return UsageError(f"{address}: number of ONNX files in the repository is 0; it holds {content}", hint)
+
+
+@dataclass
+class _Download:
+    """A model's download: its file, its weights, its sidecars."""
+
+    file: RemoteFile
+    path: Path
+    left_bytes: int
+
+    def run(self, *, is_described: bool) -> None:
+        """Fetch all files. Sidecars are left out where the preprocessing is described already."""
+        file, path = self.file, self.path
+        try:
+            self._take(file, path)
+        except FileNotFoundError as fault:
+            raise UsageError(
+                f"{file}: model file is missing; no such file, or a folder", "look at the URL: one .onnx file is needed"
+            ) from fault
+        proto, locations = external_locations(path)
+        contract = parse_contract(proto, str(path))
+        if locations and file.is_signed:
+            raise CannotAssessError(
+                f"{file}: model keeps weights in {locations[0]}; a signed URL opens one file alone",
+                "save the model with its weights inside, or copy the folder here",
+            )
+        for part in map(PurePosixPath, locations):
+            target = path.parent / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # read_onnx says which is missing
+                self._take(file.parent / part.as_posix(), target)
+        if not is_described and contract is None and not file.is_signed:
+            self._take_sidecars()
+
+    def _take(self, file: RemoteFile, target: Path) -> None:
+        if not target.exists():  # named twice, or weights in the model's own file
+            self.left_bytes -= download(file, target, self.left_bytes)
+
+    def _take_sidecar(self, sidecar: RemoteFile, target: Path) -> None:
+        try:
+            self._take(sidecar, target)
+        except FileNotFoundError as fault:
+            target.unlink(missing_ok=True)
+            if not sidecar.url.is_http:  # a web server was asked whether there is one; another store listed it
+                raise StoreError(sidecar.shown, "it was listed, and is not there") from fault
+
+    def _take_sidecars(self) -> None:
+        file, path = self.file, self.path
+        own, own_target = PurePosixPath(file.name).with_suffix(OWN_SUFFIX).name, path.with_suffix(OWN_SUFFIX)
+        if file.url.is_http:
+            self._take_sidecar(file.parent / own, own_target)
+            return
+        names = self._names_in(file.parent, path.parent)
+        if own in names:
+            self._take_sidecar(file.parent / own, own_target)
+        elif isinstance(file, registries.HubFile) and not file.store.is_complete:
+            raise UsageError(
+                f"{file}: preprocessing is not known; the hub's cache does not list the sidecars and models of the "
+                "repository",
+                f"unset {HUB_OFFLINE} once, or give --preprocess",
+            )
+        self._take_listed(file.parent, path.parent, names)
+        if path.parent.name == HUB_FOLDER:
+            above, target = file.parent.parent, path.parent.parent
+            names = []
+            with suppress(StoreError):  # a folder that may not be listed has none, as on this machine
+                names = self._names_in(above, target)
+            self._take_listed(above, target, names)
+        else:
+            self._names_in(file.parent / HUB_FOLDER, path.parent / HUB_FOLDER)
+        if isinstance(file, registries.HubFile):
+            self._take_upward(file)
+
+    def _names_in(self, folder: RemoteFile, target: Path) -> list[str]:
+        """List the files of a folder. An empty file in `target` represents each other model in it.
+
+        Sidecars that name no model are refused where they lie next to several.
+        """
+        try:
+            names = folder.child_names()
+        except FileNotFoundError:  # no such folder
+            return []
+        for name in names:
+            is_own = folder.path == self.file.parent.path and name == self.file.name
+            if name.lower().endswith(".onnx") and "\\" not in name and not is_own:
+                target.mkdir(exist_ok=True)
+                (target / name).touch()
+        return names
+
+    def _take_listed(self, folder: RemoteFile, target: Path, names: Sequence[str]) -> None:
+        for name in SIDECAR_NAMES:
+            if name in names:
+                self._take_sidecar(folder / name, target / name)
+
+    def _take_upward(self, file: registries.HubFile) -> None:
+        """Fetch the nearest sidecars from folders further up.
+
+        Nothing is fetched where a nearer one describes the pixels.
+
+        Raises UsageError: models of other folders lie below such a sidecar.
+        """
+        folder: RemoteFile = file.parent
+        while folder.path and not any(path.is_file() and says_pixels(path) for path in sidecar_paths(self.path)):
+            folder = folder.parent
+            for name in (name for name in SIDECAR_NAMES if name in folder.child_names()):
+                sidecar, target = folder / name, self.path.with_name(name)
+                target.unlink(missing_ok=True)  # one that describes no pixels
+                self._take_sidecar(sidecar, target)
+                below = f"{folder.path}/" if folder.path else ""
+                others = [
+                    str(model)
+                    for model in map(PurePosixPath, sorted(file.store.files))
+                    if model.suffix.lower() == ".onnx" and str(model).startswith(below)
+                    if model.parent.as_posix() != (file.parent.path or ".") and not takes_no_image(model)
+                ]
+                if others and says_pixels(target):
+                    raise UsageError(
+                        f"{sidecar}: sidecar lies next to {len(others) + 1} models, or above them ({file.path}, "
+                        f"{others[0]}{', …' if len(others) > 1 else ''}); it must be clear whose preprocessing it is",
+                        f"robustcheck {quoted(file)} --preprocess FILE  # a copy of it, if it is this model's",
+                    )

@@ -1,0 +1,1 @@
+"""List the images of a folder, a manifest, an archive or a table."""

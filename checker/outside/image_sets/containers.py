@@ -1,0 +1,457 @@
+"""Read files with many images. They are tar shards, arrays, and rows of Parquet and Arrow tables.
+
+An image is an `Entry`: it has a name and is not read yet. Nothing is unpickled or extracted to disk. Tables (Hugging
+Face data sets) need pyarrow, the extra `data`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import stat
+import tarfile
+import threading
+import tokenize
+import zipfile
+from array import array
+from bisect import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ...arrays import Counts
+from ...core.images.entries import Entries, Entry
+from ...core.images.preprocess import DAMAGE, MAX_FILE_BYTES, UnreadableImageError
+from ...errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
+from ...paths import SUFFIXES
+from ...text import quoted
+from ..storage.places import Url, is_hidden, parse_place
+from ..storage.stores import RemoteFile, StoreError, copied, open_url
+
+File = Path | RemoteFile
+"""where an image, or a file of many images, is: on this machine, or in a store"""
+SHOWN = 1000  # characters of a name in a message
+PATH_COLUMNS = ("path", "image", "file")  # of a manifest; the first that is there names the image
+CHECKED_ROWS = 10_000  # rows of a list or manifest whose files are looked for before anything is read
+
+
+def file_entries(folder: File, names: Sequence[str]) -> Entries:
+    """List image files by their names relative to a folder."""
+    return Entries.listed(names, Files(folder, names).entry)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Files:
+    """The image files of a folder, by name. A name is relative to a folder, absolute, or a URL."""
+
+    folder: File
+    names: Sequence[str]
+    labels: Sequence[str | None] | None = None
+    rows: Rows | None = None
+    """the rows of a list or manifest that the names come from"""
+    full_urls: Mapping[int, str] = field(default_factory=dict)
+    """by index, the URLs of which the name shows only a part"""
+
+    def entry(self, index: int) -> Entry:
+        """Return the image at an index of the names."""
+        name = self.names[index]
+        is_remote = isinstance(self.folder, RemoteFile) or is_url(name)
+        return Entry(
+            name,
+            partial(self._read, index, is_remote=is_remote),
+            None if self.labels is None else self.labels[index],
+            origin="" if is_remote else str(self.folder / name),
+        )
+
+    def _read(self, index: int, *, is_remote: bool) -> bytes:
+        name = self.full_urls.get(index, self.names[index])
+        # absolute names and URLs replace the folder; only the first rows were looked for before
+        file = parse_place(name) if is_url(name) and isinstance(self.folder, Path) else self.folder / name
+        is_unchecked = self.rows is not None and index >= CHECKED_ROWS
+        try:
+            if isinstance(file, Url):
+                file = open_url(file)
+            if isinstance(file, RemoteFile):
+                return read_remote(file)
+            if is_unchecked and not is_remote and not os.path.isfile(file):  # noqa: PTH113 # Path.is_file raises where a name is too long
+                raise FileNotFoundError
+            return read_file(file)
+        except FileNotFoundError as fault:
+            if self.rows is None or not (is_remote or is_unchecked):
+                raise
+            raise self.rows.missing(index, self.names[index]) from fault
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows:
+    """The line and column of each row of a list. The error of a row without its file names them."""
+
+    path: File
+    numbers: array[int]
+    """(row,) line number; an array, as a million int objects take more memory"""
+    columns: bytes
+    """(row,) index into PATH_COLUMNS"""
+
+    def missing(self, index: int, value: str) -> UsageError:
+        """Return the error for a row without its file."""
+        shown = value if is_url(value) else str(self.path.parent / value)
+        return UsageError(
+            f"{self.path}: row {self.numbers[index]}: {PATH_COLUMNS[self.columns[index]]} is {value:.{SHOWN}}; "
+            "there is no such file",
+            f"ls -l {quoted(shown):.{SHOWN}}  # paths are relative to the folder of {self.path.name}",
+        )
+
+
+def is_url(name: str) -> bool:
+    """Return whether a row names a URL."""
+    return "://" in name
+
+
+def read_remote(file: RemoteFile) -> bytes:
+    """Read an image in a store. Raises UnreadableImageError where it is too large or the store fails."""
+    try:
+        content = file.read_bytes(MAX_FILE_BYTES)
+    except StoreError as fault:
+        raise UnreadableImageError(f"cannot be read: {fault.reason}") from fault
+    if len(content) > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"file of more than {MAX_FILE_BYTES:,} bytes")
+    return content
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file of a set. Raises UnreadableImageError where it is not a regular file, or too large."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would wait forever
+        raise UnreadableImageError("not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"file of {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
+    return path.read_bytes()
+
+
+_NPY = b"\x93NUMPY"  # how an npy file starts (numpy.lib.format)
+_ZIP = b"PK"  # how an npz file starts
+# what numpy and zipfile raise on damaged, encrypted or hostile files
+_NO_ARRAY = (*DAMAGE, tokenize.TokenError, zipfile.BadZipFile)
+_BLOCK = 512  # bytes, the unit of a tar file (POSIX.1-2001)
+
+IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "png", "webp", "bytes")  # usual names, in order
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)  # pyarrow, of a damaged file
+WINDOW = 256  # rows of a Parquet file fetched and held together: about 25 MB of 100 kB photos
+
+
+def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[Entry]:
+    """List the image members of tar shards (webdataset). Only headers are read.
+
+    Where members of one sample differ only after the first dot (`7.jpg`, `7.seg.png`), the one with a plain
+    suffix is the image. Links, devices, sparse and hidden members are left out.
+    Raises UsageError (not a tar, no image in any shard), CannotAssessError (truncated or damaged).
+    """
+    entries = []
+    for name, path in shards:
+        members = [
+            (member.name.removeprefix("./"), member.offset_data, member.size)
+            for member in _tar_members(path)
+            if member.isreg() and not member.issparse()
+        ]
+        images = [
+            member
+            for member in members
+            if PurePosixPath(member[0]).suffix.lower() in SUFFIXES
+            and not any(is_hidden(part) or part == "__MACOSX" for part in member[0].split("/"))
+        ]
+        plain = {_sample(member) for member, _, _ in images if _is_plain(member)}
+        entries += [
+            Entry(f"{name}/{member}", partial(_read_span, path, offset, size))
+            for member, offset, size in images
+            if _is_plain(member) or _sample(member) not in plain
+        ]
+    if not entries:
+        raise UsageError(
+            f"{spec}: no images found in {len(shards)} tar file(s); members must be images (.jpg, …)",
+            f"tar tf {quoted(shards[0][1])}",
+        )
+    return entries
+
+
+def _sample(member: str) -> str:
+    folder, _, base = member.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"
+
+
+def _is_plain(member: str) -> bool:
+    return member.rpartition("/")[2].count(".") == 1
+
+
+def _tar_members(path: File) -> list[tarfile.TarInfo]:
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            members, before = [], -1
+            for member in archive:
+                if archive.offset <= before:  # a negative size: some Pythons would read the same header forever
+                    raise tarfile.ReadError(f"size of member {member.name!r:.80} is {member.size}")
+                members.append(member)
+                before = archive.offset
+            end = archive.offset
+    except EnvironmentFaultError:  # a store's: an OSError too
+        raise
+    except OSError as fault:
+        raise UsageError(f"{path}: file cannot be read ({fault.strerror or fault}); shards must be") from fault
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as fault:  # sizes, and headers of headers
+        raise CannotAssessError(
+            f"{path}: tar file is damaged ({fault!s:.200}); shards must be whole, plain tar files",
+            f"tar tf {quoted(path)}",
+        ) from fault
+    with path.open("rb") as file:  # tarfile stops without a word at a damaged header
+        file.seek(end)
+        if any(file.read(_BLOCK)):
+            raise CannotAssessError(
+                f"{path}: tar file is damaged after {len(members)} members; shards must be whole, plain tar files",
+                f"tar tf {quoted(path)}",
+            )
+    return members
+
+
+def _read_span(path: File, offset: int, size: int) -> bytes:
+    if size > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"member of {size:,} bytes, more than {MAX_FILE_BYTES:,}")
+    if not isinstance(path, Path):
+        return path.read_span(offset, size)
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def tensor_entries(path: File) -> list[Entry]:
+    """List the preprocessed images of an .npy or .npz file.
+
+    Arrays are (batch, channel, height, width), of real numbers.
+
+    Never unpickled. Raises UsageError (shape or dtype, images of several shapes), CannotAssessError (damaged or
+    pickled).
+    """
+    hint = "save float32 images (batch, channel, height, width) with numpy.save"
+    try:
+        with copied(path) as local:
+            with local.open("rb") as file:
+                start = file.read(len(_NPY))
+            if start != _NPY and not start.startswith(_ZIP):
+                raise CannotAssessError(
+                    f"{path}: file is not a plain array (it starts with {start!r}); it must be npy or npz", hint
+                )
+            loaded = np.load(local, mmap_mode="r", allow_pickle=False)
+            arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+    except EnvironmentFaultError:
+        raise
+    except _NO_ARRAY as fault:
+        objects = "Python objects" in str(fault) or "Object arrays" in str(fault)
+        reason = "it holds Python objects" if objects else str(fault)
+        raise CannotAssessError(
+            f"{path}: file is not a plain array ({reason}); it must be npy or npz without objects", hint
+        ) from fault
+    entries = []
+    shapes: dict[tuple[int, ...], str] = {}  # of an image: the first array that has it
+    for key, block in sorted(arrays.items()):
+        where = f"{path}: array {key}" if key else f"{path}: array"
+        if not isinstance(block, np.ndarray):  # numpy gives the bytes of a member that is none
+            raise CannotAssessError(f"{path}: member {key:.200} is not an array; all must be", hint)
+        if block.ndim != 4 or block.shape[1] not in (1, 3) or 0 in block.shape:
+            raise UsageError(
+                f"{where}: shape is {block.shape}; it must be (batch, 1 or 3 channels, height, width)",
+                "transpose it: x.transpose(0, 3, 1, 2) for channels last",
+            )
+        if block.dtype.kind not in "fu":
+            raise UsageError(f"{where}: dtype is {block.dtype}; it must be float or unsigned integer", hint)
+        shapes.setdefault(block.shape[1:], key)
+        if len(shapes) > 1:
+            (first, of), *_ = shapes.items()
+            raise UsageError(
+                f"{where}: images (channel, height, width) are {block.shape[1:]}, those of array {of} {first}; they "
+                "must be the same in all arrays",
+                "numpy.savez a file for each shape",
+            )
+        prefix = f"{path.name}/{key}" if key else path.name
+        entries += [Entry(f"{prefix}#{row:08d}", partial(block.__getitem__, row)) for row in range(len(block))]
+    return entries
+
+
+class Table:
+    """The rows of Parquet files. They are read WINDOW at a time, in the order in which they are needed.
+
+    Parquet is read in whole row groups, so a window reads each group it needs once and keeps only its own rows:
+    memory is two windows and one row group, whatever the size of the data set.
+    """
+
+    def __init__(self, files: Sequence[tuple[str, File]]) -> None:
+        self._files = files
+        self._parquet = _arrow("parquet", files[0][1])
+        self._groups: list[tuple[int, int, int]] = []  # first row over all files, file, row group
+        self._columns: list[str] = []
+        self._names: list[str] = []
+        self._order: list[int] = []
+        self._position: dict[int, int] = {}
+        self._windows: dict[int, dict[int, bytes | UnreadableImageError]] = {}
+        self._lock = threading.Lock()
+        for index, (name, path) in enumerate(files):
+            file = self._open(path)
+            with _damage(path, "Parquet"):
+                self._columns.append(_image_column(path, file.schema_arrow))
+            first = 0
+            for group in range(file.num_row_groups):
+                self._groups.append((len(self._names), index, group))
+                n_rows = file.metadata.row_group(group).num_rows
+                self._names += [f"{name}#{first + row:08d}" for row in range(n_rows)]
+                first += n_rows
+        if not self._names:
+            raise UsageError(f"{files[0][1]}: no rows found; at least one image is needed")
+
+    def entries(self) -> Entries:
+        """Return one entry per row, in file order."""
+        return replace(
+            Entries.of([Entry(name, partial(self._read, row), row=row) for row, name in enumerate(self._names)]),
+            plan=self._plan,
+        )
+
+    def _plan(self, order: Counts) -> None:
+        self._order = order.tolist()
+        self._position = {row: place for place, row in enumerate(self._order)}
+
+    def _open(self, path: File) -> Any:
+        with _damage(path, "Parquet"):
+            return self._parquet.ParquetFile(path if isinstance(path, Path) else path.open())
+
+    def _read(self, row: int) -> bytes:
+        window = self._position[row] // WINDOW
+        with self._lock:
+            if window not in self._windows:
+                self._windows = {n: rows for n, rows in self._windows.items() if n == window - 1}
+                self._windows[window] = self._fetch(self._order[window * WINDOW : (window + 1) * WINDOW])
+            content = self._windows[window][row]
+        if isinstance(content, UnreadableImageError):
+            raise content
+        return content
+
+    def _fetch(self, rows: Sequence[int]) -> dict[int, bytes | UnreadableImageError]:
+        contents: dict[int, bytes | UnreadableImageError] = {}
+        starts = [first for first, _, _ in self._groups]
+        for place, in_group in itertools.groupby(sorted(rows), lambda row: bisect(starts, row) - 1):
+            first, index, group = self._groups[place]
+            path = self._files[index][1]
+            try:
+                column = self._open(path).read_row_group(group, columns=[self._columns[index]]).column(0)
+            except EnvironmentFaultError:
+                raise
+            except _DAMAGE as fault:
+                raise CannotAssessError(f"{path}: row group {group} is damaged ({fault}); it must be whole") from fault
+            for row in in_group:
+                try:
+                    contents[row] = _cell(column, row - first, path.parent)
+                except UnreadableImageError as fault:
+                    contents[row] = fault
+                except OSError as fault:
+                    contents[row] = UnreadableImageError(f"cannot be read: {fault.strerror or fault}")
+        return contents
+
+
+def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
+    """List the rows of a saved Hugging Face data set. Its `*.arrow` files are memory-mapped; `cache-*` is left out.
+
+    Raises UsageError (no image column, no rows), CannotAssessError (damaged), EnvironmentFaultError.
+    """
+    ipc = _arrow("ipc", files[0][1])
+    entries = []
+    for name, path in files:
+        if path.name.startswith("cache-"):
+            continue
+        with _damage(path, "Arrow"):
+            import pyarrow  # noqa: PLC0415 (an extra)
+
+            with copied(path) as local:
+                reader = ipc.open_stream(pyarrow.memory_map(str(local)))
+            name_of_column = _image_column(path, reader.schema)
+            column = pyarrow.chunked_array(
+                [_sound(batch.column(name_of_column)) for batch in reader],
+                type=reader.schema.field(name_of_column).type,
+            )
+        entries += [Entry(f"{name}#{row:08d}", partial(_cell, column, row, path.parent)) for row in range(len(column))]
+    if not entries:
+        raise UsageError(f"{files[0][1]}: no rows found; at least one image is needed")
+    return entries
+
+
+@contextmanager
+def _damage(path: File, kind: str) -> Iterator[None]:
+    """Turn pyarrow's errors about damage into CannotAssessError."""
+    try:
+        yield
+    except EnvironmentFaultError:  # a store's: an OSError too
+        raise
+    except _DAMAGE as fault:
+        raise CannotAssessError(
+            f"{path}: {kind} file is damaged ({fault}); it must be whole", "copy or download it again"
+        ) from fault
+
+
+def _sound(array: Any) -> Any:
+    """Check the lengths and offsets of an array. pyarrow trusts them, and wrong ones end the process."""
+    array.validate(full=True)
+    return array
+
+
+def _arrow(module: str, path: File) -> Any:
+    try:
+        return importlib.import_module(f"pyarrow.{module}")
+    except ModuleNotFoundError as fault:
+        raise EnvironmentFaultError(
+            f"{path}: package pyarrow is not installed; Parquet and Arrow data sets need it", install_hint("data")
+        ) from fault
+
+
+def _image_column(path: File, schema: Any) -> str:
+    """Return the name of the column with images.
+
+    It is binary or struct{bytes, path} (Hugging Face), and has a usual name or is the only one.
+    """
+
+    def holds_images(kind: Any) -> bool:
+        text = str(kind)
+        return "bytes: " in text if text.startswith("struct<") else text.endswith(("binary", "binary_view"))
+
+    fitting = [field.name for field in schema if holds_images(field.type)]
+    usual = [name for name in IMAGE_COLUMNS if name in fitting]
+    if usual:
+        return usual[0]
+    if len(fitting) == 1:
+        return str(fitting[0])
+    raise UsageError(
+        f"{path}: columns are {', '.join(f'{field.name} ({field.type})'[:60] for field in schema)}; "
+        "one must be named image and hold bytes, or struct{bytes, path}"
+    )
+
+
+def _cell(column: Any, row: int, folder: File) -> bytes:
+    """Read a cell. A damaged file may have fewer rows than its header counts, or invalid text."""
+    try:
+        value = column[row].as_py()
+    except _DAMAGE as fault:
+        raise UnreadableImageError(f"damaged cell ({fault})") from fault
+    if isinstance(value, dict):
+        where = value.get("path")
+        value = value.get("bytes")
+        if value is None and where:
+            if not isinstance(where, str) or "\0" in where:
+                raise UnreadableImageError("the row's path is not text that a file may be named")
+            if PurePosixPath(where).is_absolute() or ".." in PurePosixPath(where).parts:
+                raise UnreadableImageError(f"path {where} leaves the data set's folder")
+            file = folder / where
+            return read_file(file) if isinstance(file, Path) else file.read_bytes(MAX_FILE_BYTES)
+    if not isinstance(value, bytes):
+        raise UnreadableImageError("no bytes in this row")
+    if len(value) > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"row of {len(value):,} bytes, more than {MAX_FILE_BYTES:,}")
+    return value

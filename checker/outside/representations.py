@@ -1,0 +1,213 @@
+"""Write and read representations in a file. A run that measures them writes it, and questions of one's own read it.
+
+The file is a NumPy archive (.npz) with one row per image, the names and digests of the images, and what the rows were
+made with.
+"""
+
+import errno
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, BinaryIO, Literal, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ...thresholds.profile import Frozen
+from ..arrays import NOT_READABLE
+from ..core.evidence import PreprocessingFacts
+from ..errors import EnvironmentFaultError, UsageError
+from ..text import VERSION, frozen, quoted
+from .storage.places import local_path
+
+Rows = npt.NDArray[np.floating[Any]]
+
+
+class Provenance(Frozen):
+    """The record of how representations were made."""
+
+    schema_version: Literal[1] = 1
+    tool: Literal["robustcheck"] = "robustcheck"
+    document: Literal["representations"] = "representations"
+    tool_version: str = VERSION
+    model: str
+    """its file"""
+    model_digest: str
+    tensor: str
+    pool: str
+    preprocessing: PreprocessingFacts
+    images: str
+    """the image set, in words"""
+    seed: int
+
+    @classmethod
+    def of(cls, run: Any, model: str) -> Self:
+        """Record how a run made them. run: an evidence, or the report of a question. model: the file's name."""
+        return cls(
+            model=model,
+            model_digest=run.model.digest,
+            tensor=run.model.tensor,
+            pool=run.model.pool,
+            preprocessing=run.preprocessing,
+            images=run.images.source,
+            seed=run.images.seed,
+        )
+
+
+@frozen
+class Representations:
+    """The representations of images, read from a file. NumPy takes them as an array, and so does `measure`."""
+
+    values: Rows
+    """(image, feature) float32 or float64, as the model gave them: finite and not constant"""
+    names: tuple[str, ...]
+    """of the images"""
+    digests: tuple[str, ...]
+    """of the images' pixels"""
+    made_with: Provenance
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return the values, for NumPy."""
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        (n_images, n_features), provenance = self.values.shape, self.made_with
+        return f"<Representations: {n_images} images, {n_features} features, {provenance.tensor} of {provenance.model}>"
+
+
+class Saver:
+    """A writer that collects rows on disk.
+
+    At the end it makes the file of them, whole or not at all. As a context it cleans up.
+
+    Args:
+        path: the file to make; its folder must be there, and its suffix must be .npz.
+
+    Raises:
+        UsageError: another suffix.
+        EnvironmentFaultError: the folder can't be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = checked_path(path)
+        self._width, self._dtype = 0, np.dtype(np.float32)
+        self._names: list[str] = []
+        self._digests: list[str] = []
+        with self._errors():
+            # without a name: it goes with a run that is killed, too
+            self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._path.parent))  # noqa: SIM115 # closed on exit
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, rows: Rows, images: Sequence[Any]) -> None:
+        """Add rows (image, feature) and their images.
+
+        Rows have one width and dtype; each image has `name` and `digest`.
+        """
+        self._width, self._dtype = rows.shape[1], rows.dtype
+        self._names += (image.name.encode("utf-8", "backslashreplace").decode("utf-8") for image in images)
+        self._digests += (image.digest for image in images)
+        with self._errors():
+            self._file.write(np.ascontiguousarray(rows).data)
+
+    def write(self, provenance: Provenance) -> None:
+        """Make the file, or replace the existing one. At least one row was added."""
+        temporary = self._path.with_name(f".{self._path.name}.{token_hex(8)}.tmp")
+        try:
+            with self._errors():
+                self._file.flush()
+                shape = (len(self._names), self._width)
+                rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
+                names, digests, about = map(np.array, (self._names, self._digests, provenance.model_dump_json()))
+                with temporary.open("xb") as file:
+                    np.savez(file, made_with=about, representations=rows, names=names, digests=digests)
+                temporary.replace(self._path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as fault:
+            raise EnvironmentFaultError(
+                f"{self._path}: representations are not written ({fault.strerror}); they must be written whole",
+                f"df -h; ls -ld {quoted(self._path.parent)}",
+            ) from fault
+
+
+def saving(path: str | Path | None) -> AbstractContextManager[Saver | None]:
+    """Return a `Saver`, or none without a path."""
+    return nullcontext() if path is None else Saver(path)
+
+
+def checked_path(path: str | Path) -> Path:
+    """Return the path of a representations file. Raises UsageError for another suffix, a folder or a device."""
+    file = local_path(path, "representations file")
+    try:
+        local = file.resolve()
+        if any(link.is_symlink() for link in (local, *local.parents)):  # in a circle; before Python 3.13 resolve raises
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    except (OSError, RuntimeError) as fault:
+        raise UsageError(
+            f"{file}: representations file is a link that leads nowhere; it must lead to a file",
+            f"ls -l {quoted(file)}",
+        ) from fault
+    if local.suffix != ".npz":
+        raise UsageError(
+            f"{file}: representations file has the suffix {local.suffix or '(none)'}; it must be .npz",
+            "--save-representations rows.npz; other formats from np.load('rows.npz')['representations']",
+        )
+    if local.exists() and not local.is_file():
+        raise UsageError(
+            f"{file}: representations file is a folder, device or pipe; it must be a file",
+            f"ls -ld {quoted(file)}",
+        )
+    return local
+
+
+def load_representations(path: str | Path) -> Representations:
+    """Read representations that `check` or `scan` saved.
+
+    measure(load_representations("rows.npz")) gives the numbers of the run that saved them; intervals can differ in
+    their last digits, as images go into other groups of the jackknife.
+
+    Args:
+        path: .npz.
+
+    Raises UsageError: no such file, another kind of file, a damaged one, or one that this tool did not write.
+    """
+    local = checked_path(path)
+    if not local.is_file():
+        raise UsageError(f"{local}: representations file is missing; no such file", f"ls {quoted(local.parent)}")
+    try:
+        with np.load(local, allow_pickle=False) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.zip.infolist()):
+                raise ValueError("an array is compressed, which this tool does not write")
+            values, names, digests = archive["representations"], archive["names"].tolist(), archive["digests"].tolist()
+            provenance = Provenance.model_validate_json(str(archive["made_with"][()]))
+        if values.ndim != 2 or values.dtype.kind != "f" or not len(values) == len(names) == len(digests):
+            raise ValueError(f"{len(names)} names and {len(digests)} digests for an array of shape {values.shape}")
+        if not all(isinstance(text, str) for text in (*names, *digests)):
+            raise ValueError("a name or digest is not text")
+        if not np.isfinite(values).all():
+            raise ValueError("a value is not finite")
+    except NOT_READABLE as fault:
+        raise UsageError(
+            f"{local}: representations file is not readable ({' '.join(str(fault).split())[:200]}); it must be one "
+            "that this tool wrote",
+            "robustcheck model.onnx --images photos/ --save-representations rows.npz",
+        ) from fault
+    return Representations(values, tuple(names), tuple(digests), provenance)

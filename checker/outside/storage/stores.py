@@ -1,0 +1,550 @@
+"""List, read, copy and write files in stores. Reads are whole or in spans, writes whole.
+
+Everything goes through fsspec, imported when the first URL is opened. Whatever a store raises becomes
+FileNotFoundError or StoreError, without secrets. Documents go to a file or a store; an error replaces documents of this
+tool only.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from secrets import token_hex
+from types import ModuleType
+from typing import Any
+from urllib.parse import quote, unquote
+
+from ....thresholds import read_start
+from ...errors import EnvironmentFaultError, UsageError, install_hint
+from ...text import quoted
+from .places import HIDDEN, Place, Url, parse_place, redact_text, secrets
+
+PIECE_BYTES = 16 * 2**20  # of a download: one request each, 16 MiB
+BUFFER_BYTES = 2**18  # read ahead in a file that is read here and there, 256 KiB
+LIMIT = "ROBUSTCHECK_MAX_DOWNLOAD_BYTES"  # environment variable
+LIMIT_BYTES = 64 * 2**30  # of one download without that variable, 64 GiB: no vision encoder is larger
+MOST_DIGITS = 18  # of a number of bytes
+CONNECT_S = 30  # seconds to connect to a web server
+SILENCE_S = 120  # seconds without a byte from one
+ENDPOINT = "HF_ENDPOINT"  # environment variable of the hub's client
+HUB_ENVIRONMENT = {  # of the hub's client, where the user's environment says nothing
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+}
+_PACKAGES = {  # by protocol that is read, the package it needs; none loads code that a checkout can hold
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp",
+    "https": "aiohttp", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs",
+    "sftp": "paramiko", "ssh": "paramiko", "webhdfs": "requests", "smb": "smbprotocol",
+}  # fmt: skip
+
+
+class StoreError(EnvironmentFaultError, OSError):
+    """A store that can't be used (exit 4).
+
+    It can't be reached, refuses, or breaks off; an OSError where one image is read.
+
+    Args:
+        shown: the URL, redacted.
+        reason: why, in the store's words, without secrets.
+    """
+
+    def __init__(self, shown: str, reason: str) -> None:
+        super().__init__(
+            f"{shown}: URL can't be used ({reason}); its store must be reachable and allow it",
+            "look at the network, the name and the credentials, or copy it here first",
+        )
+        self.reason = reason
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteFile:
+    """A file or folder in a store. It has the methods of a pathlib.Path that this package uses."""
+
+    url: Url
+    """the URL that was parsed: of this file, or of a folder above it"""
+    store: Any = field(repr=False)
+    """fsspec's file system"""
+    path: str = field(repr=False)
+    """as the store names it; for a web server the whole URL"""
+    shown: str
+    """the URL, redacted"""
+
+    def __str__(self) -> str:
+        return self.shown
+
+    @property
+    def is_signed(self) -> bool:
+        """Return whether the URL contains a key. The key is for this one file, and opens none next to it."""
+        return self.url.is_http and "?" in self.path
+
+    @property
+    def name(self) -> str:
+        """Return the last part of the path."""
+        name = self._bare.rpartition("/")[2]
+        return unquote(name) if self.url.is_http else name
+
+    @property
+    def suffix(self) -> str:
+        """Return the suffix, as of a Path."""
+        return os.path.splitext(self.name)[1]  # noqa: PTH122 # a name, no path
+
+    @property
+    def parent(self) -> RemoteFile:
+        """Return the folder."""
+        shown = re.split(r"[?#]", self.shown)[0] if self.url.is_http else self.shown
+        return replace(self, path=self._bare.rpartition("/")[0], shown=shown.rstrip("/").rpartition("/")[0])
+
+    def __truediv__(self, name: str) -> RemoteFile:
+        """Return a file below this folder. A name that is a URL gives that URL's file."""
+        if "://" in name:
+            place = parse_place(name)
+            if isinstance(place, Url):
+                return open_url(place)
+            raise UsageError(
+                f"{name}: file is on this machine; a list in another store can't name it", "use a list of this one"
+            )
+        part = quote(name) if self.url.is_http else name
+        return replace(self, path=f"{self._bare}/{part}", shown=f"{self.shown.rstrip('/')}/{name}")
+
+    @property
+    def _bare(self) -> str:
+        return (re.split(r"[?#]", self.path)[0] if self.url.is_http else self.path).rstrip("/")
+
+    @property
+    def _errors(self) -> AbstractContextManager[None]:
+        return store_errors(self.url, self.shown, self.path)
+
+    def info(self) -> Mapping[str, Any]:
+        """Return the store's name, size and type of it. Raises FileNotFoundError, StoreError."""
+        with self._errors:
+            return dict(self.store.info(self.path))
+
+    def names_below(self) -> list[str]:
+        """Return the names of all files below, sorted. They are relative to this folder."""
+        return self._names(self.store.find)
+
+    def child_names(self) -> list[str]:
+        """Return the names of the folder's own files, sorted."""
+        return self._names(lambda root: _files(self.store.ls(root, detail=True)))
+
+    def names_like(self, pattern: str) -> list[str]:
+        """Return the names of files matching a glob. It is relative to this folder; names are sorted."""
+        root = self.path
+        return self._names(lambda _: _files(self.store.glob(f"{root}/{pattern}", detail=True).values()), root)
+
+    def _names(self, listed: Callable[[str], list[str]], root: str | None = None) -> list[str]:
+        with self._errors:
+            self.store.invalidate_cache()
+            root = self.store.info(self.path)["name"] if root is None else root
+            start = f"{root.strip('/')}/".lstrip("/")
+            bare = [path.lstrip("/") for path in listed(root) if not path.endswith("/")]
+        if not all(name.startswith(start) for name in bare):
+            raise StoreError(self.shown, "its listing names files of another folder")
+        return sorted(name.removeprefix(start) for name in bare if name != start)
+
+    def read_bytes(self, limit: int) -> bytes:
+        """Return the content, at most limit + 1 bytes. Raises FileNotFoundError, StoreError."""
+        if not self.url.is_http:
+            with self._errors:
+                return bytes(self.store.cat_file(self.path, start=0, end=limit + 1))
+        content = b""
+        with closing(self.stream()) as pieces:
+            while len(content) <= limit and (piece := next(pieces, b"")):
+                content += piece
+        return content[: limit + 1]
+
+    def stream(self) -> Generator[bytes, None, None]:
+        """Yield the content in pieces. Raises FileNotFoundError, StoreError, at any piece."""
+        with self._errors:  # of a web server one stream: many give no ranges. Given a size, fsspec does not ask for it
+            stream = self.store.open(self.path, "rb", block_size=0, size=1) if self.url.is_http else self.open()
+        with closing(stream):
+            while True:
+                with self._errors:
+                    piece = stream.read(PIECE_BYTES)
+                if not piece:
+                    return
+                yield piece
+
+    def read_span(self, start: int, length: int) -> bytes:
+        """Return `length` bytes from `start` on. Raises FileNotFoundError, StoreError (also where fewer come)."""
+        if length <= 0:
+            return b""
+        with self._errors:
+            content = bytes(self.store.cat_file(self.path, start=start, end=start + length))
+        if len(content) != length:  # a server that ignores ranges sends everything
+            raise StoreError(self.shown, f"{len(content)} bytes came where {length} at {start} were asked for")
+        return content
+
+    def open(self, mode: str = "rb") -> io.BufferedReader:
+        """Return a seekable reader that has read nothing yet. Raises FileNotFoundError, StoreError (no size)."""
+        assert mode == "rb"
+        try:
+            size = self.info().get("size")
+        except FileNotFoundError:
+            if not self.url.is_http:
+                raise
+            self.read_bytes(1)  # fsspec says so of any fault of a web server; this one says which
+            size = None
+        if not isinstance(size, int):
+            raise StoreError(self.shown, "the server does not tell its size")
+        return io.BufferedReader(_Reader(self, size), BUFFER_BYTES)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Put a file there, replacing another. Raises StoreError."""
+        with self._errors:
+            self.store.pipe_file(self.path, content)
+
+
+def _files(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [entry["name"] for entry in entries if entry["type"] == "file"]
+
+
+class _Reader(io.RawIOBase):
+    """A remote file as a seekable stream. Each reader has its own position."""
+
+    def __init__(self, file: RemoteFile, size_bytes: int) -> None:
+        self._file, self._size, self._position = file, size_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = (0, self._position, self._size)[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "position before the start")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        length = max(0, min(len(buffer), self._size - self._position))
+        buffer[:length] = self._file.read_span(self._position, length)
+        self._position += length
+        return length
+
+
+@contextmanager
+def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
+    """Turn a store's errors into FileNotFoundError or StoreError. Both are without secrets."""
+    try:
+        yield
+    except (EnvironmentFaultError, MemoryError):
+        raise
+    except (FileNotFoundError, IsADirectoryError):  # their messages hold the raw URL
+        raise FileNotFoundError(errno.ENOENT, "no such file", shown) from None
+    except Exception as fault:  # noqa: BLE001 # each store raises classes of its own
+        reason = " ".join(f"{type(fault).__name__}: {fault}".split())
+        for secret in (*secrets(url.raw), *secrets(path)):
+            reason = reason.replace(secret, HIDDEN)
+        raise StoreError(shown, redact_text(reason)[:300]) from None
+
+
+def open_url(url: Url) -> RemoteFile:
+    """Return the file or folder of a URL. Nothing is connected to yet.
+
+    Raises UsageError: a protocol that is not read (fsspec's hdfs:// would load a library from the current folder).
+    EnvironmentFaultError: fsspec or the package of the protocol is missing.
+    """
+    if url.protocol not in (*_PACKAGES, "memory"):
+        near = get_close_matches(url.protocol, _PACKAGES, 1)
+        raise UsageError(
+            f"{url}: protocol {url.protocol} is not read; URLs start with {', '.join(_PACKAGES)}",
+            f"{near[0]}{str(url)[len(url.protocol) :]}" if near else "copy it here, and name the copy",
+        )
+    try:
+        import fsspec  # noqa: PLC0415 # an extra, only where there is a URL
+    except ModuleNotFoundError as fault:
+        raise EnvironmentFaultError(
+            f"{url}: package fsspec is not installed; URLs need it", install_hint("remote")
+        ) from fault
+    options: dict[str, Any] = {}
+    if url.protocol == "hf":
+        load_hub_client(url)
+        options["endpoint"] = os.environ.get(ENDPOINT) or None
+    try:
+        fsspec.get_filesystem_class(url.protocol)
+        if url.is_http:
+            import aiohttp  # noqa: PLC0415 # only for web servers
+
+            silence = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+            options["client_kwargs"] = {"timeout": silence, "trust_env": True}  # HTTPS_PROXY
+    except (ImportError, ValueError) as fault:
+        package = _PACKAGES[url.protocol]
+        raise EnvironmentFaultError(
+            f"{url}: package {package} is not importable; this URL needs it", f"pip install {package}"
+        ) from fault
+    with store_errors(url, str(url)):
+        if url.is_http:
+            store, path = fsspec.filesystem(url.protocol, **options), url.raw
+        else:
+            store, path = fsspec.url_to_fs(url.raw, **options)
+    return RemoteFile(url, store, path, str(url))
+
+
+@contextmanager
+def environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Set the environment variables that the user did not. They are removed at the end."""
+    missing = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+def load_hub_client(address: object) -> ModuleType:
+    """Import the hub's client without telemetry, bars and warnings. `address` needs it.
+
+    Raises EnvironmentFaultError: it is not installed.
+    """
+    with environment(HUB_ENVIRONMENT):
+        try:
+            import huggingface_hub  # noqa: PLC0415 # an extra
+            import huggingface_hub.constants  # noqa: PLC0415 # it reads the variables now
+            import huggingface_hub.errors  # noqa: PLC0415
+            import huggingface_hub.utils.logging  # noqa: PLC0415 # so does it: its warnings show addresses with keys
+            import huggingface_hub.utils.tqdm  # noqa: PLC0415
+        except ImportError as fault:
+            raise EnvironmentFaultError(
+                f"{address}: package huggingface_hub is not importable; addresses of the hub need it",
+                install_hint("hub"),
+            ) from fault
+    return huggingface_hub
+
+
+def limit_bytes() -> int:
+    """Return the most bytes of one download. Raises UsageError where the environment's value is not a number."""
+    value = os.environ.get(LIMIT, "")
+    if value and (not value.isdecimal() or len(value) > MOST_DIGITS or int(value) < 1):
+        raise UsageError(f"{LIMIT} is {value!r:.40}; it must be a number of bytes", f"export {LIMIT}={LIMIT_BYTES}")
+    return int(value or LIMIT_BYTES)
+
+
+def too_large(shown: object, limit: int) -> EnvironmentFaultError:
+    """Return the error of a download over the limit."""
+    return EnvironmentFaultError(
+        f"{shown}: download is more than {limit:,} bytes; that is the limit", f"export {LIMIT}=BYTES"
+    )
+
+
+def download(file: RemoteFile, target: Path, limit: int) -> int:
+    """Copy a remote file here; return its bytes. `limit` is the most bytes allowed.
+
+    Raises FileNotFoundError, StoreError, EnvironmentFaultError (larger than the limit, no space). After an error the
+    caller removes what was written.
+    """
+    info = {} if file.url.is_http else file.info()
+    if info.get("type") == "directory":
+        raise FileNotFoundError(errno.ENOENT, "a folder, no file", file.shown)
+    size, free, n_bytes = info.get("size"), shutil.disk_usage(target.parent).free, 0
+    if isinstance(size, int) and size > limit:
+        raise too_large(file, limit)
+    if isinstance(size, int) and size > free:
+        raise EnvironmentFaultError(
+            f"{file}: download is {size:,} bytes; {target.parent} has {free:,} bytes left",
+            "df -h; export TMPDIR=a folder with more space",
+        )
+    try:
+        with target.open("wb") as out, closing(file.stream()) as pieces:
+            for piece in pieces:
+                n_bytes += len(piece)
+                if n_bytes > limit:
+                    raise too_large(file, limit)
+                out.write(piece)
+    except (EnvironmentFaultError, FileNotFoundError):
+        raise
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{file}: download can't be written ({fault.strerror}); {target.parent} must have space for it",
+            "df -h; export TMPDIR=a folder with more space",
+        ) from fault
+    if isinstance(size, int) and n_bytes != size:  # a web server's stream that ends early is an error of its own
+        raise StoreError(file.shown, f"{n_bytes} of {size} bytes came")
+    return n_bytes
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Make a temporary folder for this user only. It is removed at the end, after an error too."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"temporary folder can't be made ({fault.strerror}); downloads need one", "df -h; export TMPDIR=FOLDER"
+        ) from fault
+    with folder as name:
+        yield Path(name).resolve()
+
+
+@contextmanager
+def copied(file: Path | RemoteFile) -> Iterator[Path]:
+    """Yield a local file. It is the file itself, or a copy of a remote one.
+
+    The copy is removed at the end; a memory map of it stays valid.
+    """
+    if isinstance(file, Path):
+        yield file
+        return
+    with private_folder() as folder:
+        target = folder / re.sub(r"[/\\\0]", "_", file.name)
+        try:
+            download(file, target, limit_bytes())
+        except FileNotFoundError as fault:
+            raise UsageError(f"{file}: file is missing; no such file", "look at the URL") from fault
+        yield target
+
+
+OURS = re.compile(
+    rb"""
+      \{.{0,180}"tool":\ ?"robustcheck"(?!,\s*"document":\s*"baseline")  # json, of every verb
+    | \{\s*"schema":\ "robustcheck\.                                    # json of inspect
+    | \{\s*"tool":\ \{\s*"name":\ "robustcheck"                          # predicate
+    | .{0,60}<testsuites\ name="robustcheck"                             # junit
+    | \{\s*"\$schema":.{0,250}"driver":\ \{\s*"name":\ "robustcheck"       # sarif
+    | <!--\ robustcheck\ report                                         # markdown
+    | ---\n\#\ robustcheck:                                             # modelcard
+    | \#\ TYPE\ robustcheck\ info                                       # openmetrics
+    | \{\s*"\$schema":\ "http://cyclonedx\.org/.{0,400}"name":\ "robustcheck"   # cyclonedx
+    | .{0,1400}\brobustcheck\ \d+\.\d[^\s]{0,40}\ report\b                # a template's text
+    | \[\s*\{\s*"check_name":\ "robustcheck:                             # gitlab
+    | \[\]\s*\Z                                                         # gitlab: nothing found, whoever wrote it
+    | <!DOCTYPE\ html>.{0,800}<meta\ name="generator"\ content="robustcheck  # html
+    | \s*robustcheck\ \d[^\n]{0,30}\n                                  # terminal
+    | robustcheck:\ no\ verdict                                         # terminal: an error
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""How a document of this tool starts, by its form; nothing else is ever replaced by an error."""
+OURS_WITHIN_BYTES = 1500
+LOG = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
+"""How a log of this tool starts."""
+_MADE_BY = "robustcheck".encode("utf-32-le")  # NumPy's text in an archive
+FILES = {
+    "--write-baseline": re.compile(
+        rb"""\{\s*"schema_version":\ \d+,\s*"tool":\ "robustcheck",\s*"document":\ "baseline"
+        | PK\x03\x04.{26}baseline\.npy.{0,600}"\0\0\0%b"""
+        % _MADE_BY,
+        re.VERBOSE | re.DOTALL,
+    ),
+    "--out": re.compile(
+        rb"""\{\s*"schema_version":\ \d+,\s*"id":\ "[^"]{1,400}",\s*"statistic_version":""", re.VERBOSE | re.DOTALL
+    ),
+    "--save-representations": re.compile(rb"""PK\x03\x04.{26}made_with\.npy.{0,600}"\0\0\0%b""" % _MADE_BY, re.DOTALL),
+    "--suite-entry": re.compile(rb"# accuracies measured by robustcheck "),
+}
+"""How the files of this tool start that hold its numbers and are not reports, by the option that writes them."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_ours(place: Place, pattern: re.Pattern[bytes] = OURS) -> bool | None:
+    """Return whether a document of this tool, or an empty file, lies there. None for nothing, and what can't be read.
+
+    Only the first bytes are read, and nothing is parsed. pattern: how such documents start.
+    """
+    with suppress(OSError):
+        if isinstance(place, Url) or place.is_file():
+            start = _start_of(place)
+            return not start or pattern.match(start) is not None
+    return None
+
+
+def remove_earlier(place: Place) -> None:
+    """Remove a document of an earlier run. One in a store, or a file that can't be removed, is emptied.
+
+    Another file stays. Raises UsageError for one in a store, EnvironmentFaultError where the document would stay.
+    """
+    is_earlier = is_ours(place)
+    if is_earlier is False and isinstance(place, Url):
+        raise UsageError(
+            f"{place}: report's URL is a file that is there already; only an empty file, or one that robustcheck wrote "
+            "there, is replaced",
+            f"-o json={place}.json",
+        )
+    if not is_earlier:
+        return
+    if isinstance(place, Url):
+        open_url(place).write_bytes(b"")
+        return
+    with suppress(OSError):
+        place.resolve().unlink()
+        return
+    try:
+        os.truncate(place, 0)  # a file that is mounted, as into a container, can't be removed
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{place}: report of an earlier run is not removed ({fault.strerror}); it is not of this run",
+            f"ls -ld {quoted(place.parent)} {quoted(place)}",
+        ) from fault
+
+
+def write_atomically(place: Place, text: str | bytes) -> None:
+    """Write a file whole or not at all. A file of another name in the same folder is renamed at the end.
+
+    A link keeps pointing to the file, which is replaced. A device or a pipe is written to; renaming would put a
+    file in its place. A URL's store gets the text in one request.
+    Raises EnvironmentFaultError (no space, no right to write, StoreError); what was there stays then.
+    """
+    content = text if isinstance(text, bytes) else text.encode()
+    if isinstance(place, Url):
+        open_url(place).write_bytes(content)
+        return
+    try:
+        if place.exists() and not place.is_file():
+            with place.open("wb") as device:
+                device.write(content)
+            return
+        final = Path(os.path.realpath(place))
+        if final.is_symlink():  # in a circle
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        # nobody can lay a link under a name that is not known; two containers can have one process number
+        temporary = final.with_name(f".{final.name}.{token_hex(8)}.tmp")
+        file = temporary.open("xb")
+        try:
+            with file:
+                file.write(content)
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as fault:
+        look = "df -h" if fault.errno in FULL else "ls -ld"
+        raise EnvironmentFaultError(
+            f"{place}: report is not written ({fault.strerror}); it must be written whole",
+            f"{look} {quoted(place.parent)}",
+        ) from fault
+
+
+def replace_with_error(place: Place, document: str) -> None:
+    """Replace a report with an error document. So no report of an earlier run passes for this one's.
+
+    Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have been
+    given a wrong path. The document goes first: better none than the PASS of an earlier run.
+    Raises EnvironmentFaultError as `remove_earlier` and `write_atomically`.
+    """
+    remove_earlier(place)
+    if isinstance(place, Url):
+        with suppress(FileNotFoundError):
+            if _start_of(place):
+                return
+    elif place.is_dir() or not place.parent.is_dir() or (place.is_file() and place.stat().st_size > 0):
+        return
+    write_atomically(place, document)
+
+
+def _start_of(place: Place) -> bytes:
+    """Read enough of a document to show whose it is. Raises FileNotFoundError, StoreError, OSError."""
+    if isinstance(place, Url):
+        return open_url(place).read_bytes(OURS_WITHIN_BYTES)
+    return read_start(place, OURS_WITHIN_BYTES)

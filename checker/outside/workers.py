@@ -1,0 +1,652 @@
+"""Measure many jobs on several workers. They are local processes, or actors of a Ray cluster; each job gets an outcome.
+
+Both engines cut a job's images into the same shards and merge them in the same order (`measure.run`), so they give the
+same numbers. The local engine measures one model a process; Ray spreads the shards of a model too.
+
+Ray starts the processes and assigns devices. Here the cluster is reached or started, shards are assigned to actors, and
+their results are merged in order. A worker that is lost, alone or with its node, is replaced where the cluster has
+room, and its shard goes to another one. So a run goes on as long as one worker is left.
+"""
+
+import copy
+import logging
+import math
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import as_completed
+from contextlib import chdir, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from secrets import token_hex
+from types import ModuleType
+from typing import Any, Final
+
+from ...thresholds.profile import Profile
+from ..core.evidence import Evidence
+from ..core.measure import run as measure
+from ..core.measure.job import TRIES, Facts, Job, Measurement, Outcome, conclude, died, merge, nothing_yet
+from ..core.progress import LOG
+from ..core.runtime.devices import cpu_threads, parse_device
+from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
+from ..text import VERSION, frozen
+from . import isolation
+from .image_sets.open import of_job
+from .isolation import NO_LIMITS, Limits, too_slow
+
+ENGINES: Final = ("local", "ray")
+TellLine = Callable[[str], None]
+"""takes a line about a worker that was lost or replaced"""
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    profile: Profile,
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    limits: Limits = NO_LIMITS,
+    tell: TellLine = LOG.warning,
+) -> Iterator[Outcome]:
+    """Measure whole jobs and yield their outcomes. They come in any order.
+
+    A job that fails, even by ending its process, fails alone. A worker that dies loses nothing: what it was at is
+    done again, `TRIES` times at most. Closing the iterator ends the workers.
+
+    Args:
+        jobs: what to measure.
+        profile: its alpha sets the bounds of the evidence.
+        engine: local (processes of this machine, one model each) or ray (the extra `ray`).
+        workers: processes; None = one for local; for ray one a GPU of the cluster, or one for every four cores.
+        address: of a running Ray cluster; None = one on this machine for as long as this runs.
+        limits: of each job; with ray only the time, which runs while a worker is at the job.
+        tell: called in the caller's thread, with ray alone, while the next outcome is awaited.
+
+    Raises:
+        UsageError: no such engine, less than one worker, an address without ray, limits of memory or size with ray.
+        EnvironmentFaultError: Ray is not installed, or its cluster can't be reached.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"--engine is {engine!r}; it must be local or ray", "--engine local")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers is {workers}; it must be at least 1", "--workers 1")
+    if engine == "ray":
+        for option in replace(limits, timeout_s=None).given:
+            raise UsageError(f"{option} needs the local engine; Ray's has --timeout alone", "--engine local")
+        timeout_s = limits.timeout_s or math.inf
+        return run_on_ray(jobs, profile, workers=workers, address=address, timeout_s=timeout_s, tell=tell)
+    if address is not None:
+        raise UsageError(f"--ray-address is {address}; it needs the Ray engine", "--engine ray")
+    return _run_local(jobs, profile, workers or 1, limits)
+
+
+def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limits) -> Generator[Outcome, None, None]:
+    n_workers = max(1, min(workers, len(jobs)))
+    threads = max(1, cpu_threads() // n_workers)
+
+    def measured(job: Job) -> Outcome:
+        started = time.perf_counter()
+        asked = {"job": job, "profile": profile, "threads": threads}
+        evidence: tuple[Evidence, ...] = ()
+        try:
+            task, answer = "outside.workers:measure_all", tuple[Evidence, ...]
+            evidence, error = wall.run(task, asked, answer, about=str(job.model), tries=TRIES), None
+        except Exception as fault:  # noqa: BLE001 # whatever it is: one job's fault must not end the others
+            error = as_error(fault)
+        return Outcome(job, evidence, error, time.perf_counter() - started)
+
+    with isolation.Wall(limits) as wall, wall.threads(n_workers) as pool:
+        for future in as_completed([pool.submit(measured, job) for job in jobs]):
+            yield future.result()
+
+
+def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tuple[Evidence, ...]:
+    """Measure a whole job in this process. Its shards are merged in their order.
+
+    Args:
+        job, profile: as in `run_jobs`.
+        threads: cores for ONNX Runtime; None = all that this process may use.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
+    """
+    opened = measure.open_job(job, of_job, threads=threads)
+    facts = measure.probe(opened)
+    total = nothing_yet(len(job.tensors))
+    for index in range(facts.n_shards):
+        total = merge(total, measure.measure_shard(opened, index))
+    return conclude(job, facts, total, profile)
+
+
+REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
+PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
+START_S: Final = 300  # for a worker to be there where none is; a cluster that grows takes minutes
+STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
+CORES_A_WORKER: Final = 4  # by default, without GPUs: more workers would hold the model more often, in as much memory
+ENVIRONMENT: Final = {  # Ray reads it when it is imported
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to Ray's makers
+    "RAY_DEDUP_LOGS": "1",  # the next is a part of it:
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a dead worker is reported on stdout, which is the report's
+    "RAY_SCHEDULER_EVENTS": "0",  # the autoscaler's too
+}
+
+
+def import_ray(*, own_cluster: bool) -> ModuleType:
+    """Import Ray with quiet settings. A cluster of our own also requires a key.
+
+    Raises EnvironmentFaultError: not installed.
+    """
+    os.environ.update(ENVIRONMENT)
+    configured = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if own_cluster and not configured and "ray" not in sys.modules:  # Ray settles it for a process when it is loaded
+        # other users of this machine must not be able to run code through it; a key that no file keeps
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
+    try:
+        import ray  # noqa: PLC0415 # an extra
+    except ImportError as fault:
+        raise EnvironmentFaultError(
+            f"ray: package is not importable ({fault}); --engine ray needs it", install_hint("ray")
+        ) from fault
+    module: ModuleType = ray
+    return module
+
+
+def check_address(address: str) -> None:
+    """Refuse an address where nothing listens. Ray would wait for it.
+
+    Raises:
+        UsageError: no address.
+        EnvironmentFaultError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if address != "auto" and (not host or not port.isdigit() or "/" in host):
+        raise UsageError(f"--ray-address is {address!r}; it must be HOST:PORT or auto", "ray status")
+    try:
+        if address != "auto":
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+        # something else may listen there, and Ray's own patience ends after minutes: tried in a process that can end
+        command = [sys.executable, "-P", "-c", "import ray, sys; ray.init(address=sys.argv[1])", address]
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=REACH_S, check=False)  # noqa: S603
+    except (OSError, OverflowError, subprocess.TimeoutExpired) as fault:
+        why = f"no answer within {REACH_S} s" if isinstance(fault, subprocess.TimeoutExpired) else str(fault)
+        raise unreachable(address, why) from fault
+    if tried.returncode != 0:
+        raise unreachable(address, next(reversed(tried.stderr.split("\n")[:-1]), ""))
+
+
+@contextmanager
+def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> Iterator[None]:
+    """Connect to a cluster. It is the caller's where one is open, else the one at `address`, else one of our own."""
+    if ray.is_initialized():
+        yield
+        return
+    # short, since sockets lie in it; and gone afterwards, which Ray's own is not
+    folder = tempfile.mkdtemp(prefix="robustcheck-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
+    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": folder}
+    own |= {"address": "local", "num_cpus": max(cpu_threads(), workers or 0)}
+    try:
+        try:
+            # workers import from the folder in which Ray starts: an empty one, never the user's
+            with chdir(folder):
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **({"address": address} if address else own))
+        except Exception as fault:  # Ray raises what it likes, bare Exceptions too
+            raise unreachable(address, str(fault)) from fault
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def unreachable(address: str | None, why: str) -> EnvironmentFaultError:
+    """Return the error for an unusable cluster. It is the caller's or our own."""
+    where = f"--ray-address is {address}; cluster" if address else "Ray: cluster on this machine"
+    hint = "ray status, or leave out --ray-address" if address else "df -h /tmp /dev/shm; free -h"
+    return EnvironmentFaultError(f"{where} can't be used: {' '.join(why.split())[:300]}", hint)
+
+
+def node_devices(ray: ModuleType) -> list[tuple[int, int]]:
+    """Return (CPUs, GPUs) of each live node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+
+
+def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wants_gpu: bool) -> tuple[int, int, int]:
+    """Plan the workers and their CPUs and GPUs. Each gets the most CPUs with which so many workers fit on the nodes.
+
+    Args:
+        devices: (CPUs, GPUs) of each node.
+        workers: so many; None = one for each GPU of the cluster, without GPUs one for every `CORES_A_WORKER` CPUs.
+        wants_gpu: whether GPUs are to be used where there are some.
+
+    Raises:
+        UsageError: so many workers do not fit.
+    """
+    gpus = int(wants_gpu and any(gpu for _, gpu in devices))
+    most = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in devices)
+    default = most if gpus else sum(-(-cpu // CORES_A_WORKER) for cpu, _ in devices)
+    n_workers = default if workers is None else workers
+    for cpus in range(max((cpu for cpu, _ in devices), default=0), 0, -1):
+        fitting = sum(min(cpu // cpus, gpu) if gpus else cpu // cpus for cpu, gpu in devices)
+        if 0 < n_workers <= fitting:
+            return n_workers, cpus, gpus
+    raise UsageError(
+        f"--workers is {n_workers}; the cluster has room for {most} ({'GPUs' if gpus else 'CPUs'})",
+        f"--workers {max(1, most)}",
+    )
+
+
+HANDLER_S: Final = 0.05  # between two looks after the handler of SIGTERM
+AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in the driver's memory
+
+
+def run_on_ray(
+    jobs: Sequence[Job],
+    profile: Profile,
+    *,
+    workers: int | None,
+    address: str | None,
+    timeout_s: float,
+    tell: TellLine,
+) -> Iterator[Outcome]:
+    """Measure jobs with the Ray engine, as `workers.run_jobs`.
+
+    Models and images must lie under the same paths on every node.
+
+    Raises:
+        UsageError: a job names a GPU by number, which Ray gives out; more workers than devices; no such address.
+        EnvironmentFaultError: Ray is not installed, its cluster can't be reached, its nodes hold another robustcheck.
+    """
+    for job in jobs:
+        device = parse_device(job.options.device)
+        if device.is_gpu and device.place:
+            raise UsageError(f"--device is {job.options.device}; Ray gives out the GPUs", "--device cuda")
+    ray = import_ray(own_cluster=address is None)
+    if address is not None and not ray.is_initialized():
+        check_address(address)
+    return _run(ray, jobs, profile, workers, address, timeout_s, tell)
+
+
+_Result = Facts | tuple[Facts, Measurement] | RobustcheckError
+"""of beginning a job; of a shard; of either"""
+
+
+class Worker:
+    """An actor with one opened model at a time. It is one process on one device."""
+
+    def __init__(self, folder: str, threads: int) -> None:
+        with suppress(OSError):  # another machine without that folder: absolute paths still work
+            os.chdir(folder)
+        self._threads = threads
+        self._number = -1
+        self._opened: measure.Opened | None = None
+        self._facts: Facts | None = None
+
+    def hello(self) -> tuple[str, str]:
+        """Return the version of the measuring code and the name of the machine."""
+        return VERSION, platform.node()
+
+    def begin(self, number: int, job: Job) -> Facts | RobustcheckError:
+        """Open job number `number` and try its model."""
+        try:
+            return self._open(number, job)[1]
+        except Exception as fault:  # noqa: BLE001 # reported as this job's error
+            return as_error(fault)
+
+    def shard(self, number: int, job: Job, index: int) -> tuple[Facts, Measurement] | RobustcheckError:
+        """Measure one shard. Returns its facts and measurement, or the error."""
+        try:
+            opened, facts = self._open(number, job)
+            return facts, measure.measure_shard(opened, index)
+        except Exception as fault:  # noqa: BLE001 # reported as this job's error
+            return as_error(fault)
+
+    def _open(self, number: int, job: Job) -> tuple[measure.Opened, Facts]:
+        if self._number != number or self._opened is None or self._facts is None:
+            self._opened = self._facts = None  # the device's memory is free before the next model comes
+            self._opened = measure.open_job(job, of_job, threads=self._threads)
+            self._facts = measure.probe(self._opened)
+            self._number = number
+        return self._opened, self._facts
+
+
+@dataclass(eq=False)
+class _Course:
+    """A job on its way."""
+
+    number: int
+    job: Job
+    total: Measurement
+    """shards before number `merged`"""
+    started: float = 0.0
+    begun: bool = False
+    facts: Facts | None = None
+    measured_s: float = 0.0
+    """while a worker was at it; waiting for a worker does not count"""
+    todo: list[int] = field(default_factory=list)
+    """shards that no worker is at, in their order"""
+    merged: int = 0
+    early: dict[int, Measurement] = field(default_factory=dict)
+    """shards that wait for one before them"""
+    losses: Counter[int] = field(default_factory=Counter)
+    """lost workers, by the shard that they were at"""
+
+    def has_shard(self, ahead: int) -> bool:
+        return bool(self.todo) and self.todo[0] < self.merged + ahead
+
+    def failed(self, error: RobustcheckError) -> Outcome:
+        return Outcome(self.job, (), error, time.perf_counter() - self.started)
+
+
+@frozen
+class _Task:
+    """The task of one worker. It is a shard, or the beginning of the job (-1)."""
+
+    worker: int
+    course: _Course
+    shard: int
+
+    def __str__(self) -> str:
+        part = "the start" if self.shard < 0 else f"shard {self.shard + 1}"
+        return f"{part} of {self.course.job.model}"
+
+
+class _Crew:
+    """The workers of a run, by number. One that is lost is replaced as soon as the cluster has room."""
+
+    def __init__(self, ray: ModuleType, start: Callable[[], Any], n_workers: int, tell: TellLine) -> None:
+        """Start the workers. start: starts an actor and returns its handle."""
+        self._ray = ray
+        self._start = start
+        self._tell = tell
+        self._failures: Counter[int] = Counter()
+        self._machines: dict[int, str] = {}
+        self.n_workers = n_workers
+        self.actors: dict[int, Any] = {}
+        self.calls: dict[Any, int] = {}
+        """those that show whether a worker is there"""
+        self.idle: list[int] = []
+        for worker in range(n_workers):
+            self.replace(worker)
+
+    def replace(self, worker: int) -> None:
+        """Start a worker, after the end of the one with this number."""
+        if worker in self.actors:
+            self._ray.kill(self.actors[worker])
+        self.actors[worker] = self._start()
+        self._call(worker)
+
+    def _call(self, worker: int) -> None:
+        self.calls[self.actors[worker].hello.remote()] = worker
+
+    def lose(self, worker: int, what_follows: str) -> None:
+        """Report a lost worker and replace it.
+
+        Its node may have had others: idle ones get no task before they have answered again.
+        """
+        self._tell(f"lost {self._name(worker)}: {what_follows}")
+        self.replace(worker)
+        while self.idle:
+            self._call(self.idle.pop())
+
+    def answered(self, call: Any) -> None:
+        """Take in a worker that is there; replace one that is not.
+
+        Raises EnvironmentFaultError: the last one can't be started, or holds another version.
+        """
+        worker = self.calls.pop(call)
+        try:
+            version, self._machines[worker] = self._ray.get(call)
+            why = "" if version == VERSION else f"robustcheck-onnx is {version} there and {VERSION} here"
+        except self._ray.exceptions.RayError as fault:
+            why = " ".join(str(fault).split())[-300:]
+        if not why:
+            self._failures[worker] = 0
+            self.idle.append(worker)
+            return
+        self._failures[worker] += 1
+        if self._failures[worker] < TRIES:
+            self.lose(worker, why)
+            return
+        self._ray.kill(self.actors.pop(worker))
+        self._tell(f"gave up {self._name(worker)}: {why}")
+        if not self.actors:
+            raise EnvironmentFaultError(
+                f"Ray: a worker can't be started ({why}); every node needs the same robustcheck-onnx",
+                install_hint("ray"),
+            )
+
+    def _name(self, worker: int) -> str:
+        return f"worker {worker + 1} of {self.n_workers} on {self._machines.get(worker, 'its way')}"
+
+    def end(self) -> None:
+        """End all workers, and report those that are not there."""
+        for handle in self.actors.values():
+            self._ray.kill(handle)
+        for worker in self.calls.values():
+            self._tell(f"not there at the end: {self._name(worker)}")
+
+
+def _run(
+    ray: ModuleType,
+    jobs: Sequence[Job],
+    profile: Profile,
+    workers: int | None,
+    address: str | None,
+    timeout_s: float,
+    tell: TellLine,
+) -> Generator[Outcome, None, None]:
+    """Talk to Ray in a separate thread. It waits for nothing longer than `PATIENCE_S` at a time.
+
+    A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
+    """
+    messages: SimpleQueue[Outcome | str | BaseException | None] = SimpleQueue()
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            with open_cluster(ray, workers, address), _workers(ray, jobs, workers, messages.put) as crew:
+                for message in _measure_all(ray, crew, jobs, profile, stop, timeout_s):
+                    messages.put(message)
+            messages.put(None)
+        except ray.exceptions.RayError as fault:
+            messages.put(unreachable(address, str(fault)))
+        except BaseException as fault:  # noqa: BLE001 # raised again in the caller's thread
+            messages.put(fault)
+
+    thread = threading.Thread(target=work, name="ray-engine", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                message = messages.get(timeout=HANDLER_S)
+            except Empty:
+                _keep_handler()
+                continue
+            if message is None:
+                return
+            if isinstance(message, BaseException):
+                raise message
+            if isinstance(message, Outcome):
+                yield message
+            else:
+                tell(message)
+    finally:
+        stop.set()
+        while thread.is_alive():
+            thread.join(HANDLER_S)
+            _keep_handler()
+
+
+def _keep_handler() -> None:
+    """Install this process's SIGTERM handler again. `ray.shutdown` leaves the system's, which kills the process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, tell: TellLine) -> Iterator[_Crew]:
+    """Yield the workers; each is idle once it has answered."""
+    wants_gpu = any(parse_device(job.options.device).is_gpu for job in jobs)
+    n_workers, cpus, gpus = plan_workers(node_devices(ray), workers, wants_gpu=wants_gpu)
+    # Ray does not restart an actor by default: its calls would wait for room on another node, as long as it takes
+    actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus)
+    crew = _Crew(ray, partial(actor.remote, str(Path.cwd()), cpus), n_workers, tell)
+    try:
+        yield crew
+    finally:
+        crew.end()
+
+
+def _measure_all(
+    ray: ModuleType,
+    crew: _Crew,
+    jobs: Sequence[Job],
+    profile: Profile,
+    stop: threading.Event,
+    timeout_s: float,
+) -> Iterator[Outcome]:
+    """Measure all jobs and yield their outcomes.
+
+    Raises EnvironmentFaultError: no worker was there for `START_S`.
+    """
+    courses = [_Course(i, job, nothing_yet(len(job.tensors))) for i, job in enumerate(jobs)]
+    at: dict[int, _Course] = {}  # the job whose model a worker holds
+    running: dict[Any, _Task] = {}
+    looked = time.perf_counter()
+    there = looked
+    while courses and not stop.is_set():
+        for worker in list(crew.idle):
+            task = _next_task(worker, at.get(worker), courses, AHEAD_SHARDS * crew.n_workers)
+            if task is None:
+                continue
+            crew.idle.remove(worker)
+            at[worker] = task.course
+            running[_call(crew.actors[worker], task)] = task
+        done, _ = ray.wait([*running, *crew.calls], num_returns=1, timeout=PATIENCE_S)
+        now = time.perf_counter()
+        for course in {task.course for task in running.values()}:
+            course.measured_s += now - looked
+        looked = now
+        if running or crew.idle:
+            there = now
+        if now - there > START_S:
+            raise EnvironmentFaultError(
+                f"Ray: number of workers that came within {START_S} s is 0 of {crew.n_workers}; at least one is needed",
+                "ray status",
+            )
+        for call in done:
+            if call in crew.calls:
+                crew.answered(call)
+                continue
+            task = running.pop(call)
+            result = _result(ray, call)
+            if result is None:
+                crew.lose(task.worker, f"it was at {task}")
+            else:
+                crew.idle.append(task.worker)
+            outcome = _take(result, task, crew.n_workers, profile)
+            if outcome is not None and task.course in courses:  # else it failed while this shard was measured
+                courses.remove(task.course)
+                yield outcome
+        for course in [course for course in courses if course.measured_s > timeout_s]:
+            courses.remove(course)
+            for call, task in list(running.items()):
+                if task.course is course:
+                    del running[call]
+                    crew.replace(task.worker)  # native code can't be interrupted otherwise
+            yield course.failed(too_slow(str(course.job.model), timeout_s))
+
+
+def _call(actor: Any, task: _Task) -> Any:
+    number, job = task.course.number, task.course.job
+    return actor.begin.remote(number, job) if task.shard < 0 else actor.shard.remote(number, job, task.shard)
+
+
+def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
+    """Choose the next task for a worker.
+
+    Taken first is a shard of the model that the worker holds, then one of a job that lost a worker, then a job that has
+    not begun, and last a shard of the job with most left to do.
+    """
+    ready = [course for course in courses if course.has_shard(ahead)]
+    if current in ready:
+        return _Task(worker, current, current.todo.pop(0))
+    for course in ready:
+        if course.losses:
+            return _Task(worker, course, course.todo.pop(0))
+    for course in courses:
+        if not course.begun:
+            course.begun = True
+            course.started = course.started or time.perf_counter()
+            return _Task(worker, course, -1)
+    if not ready:
+        return None
+    most = max(ready, key=lambda course: len(course.todo))
+    return _Task(worker, most, most.todo.pop(0))
+
+
+def _result(ray: ModuleType, call: Any) -> _Result | None:
+    """Return a call's result. None where its worker is lost."""
+    errors = ray.exceptions
+    try:
+        # a copy: arrays that come from Ray lie in its object store, and the smallest keeps a whole result there
+        result: _Result = copy.deepcopy(ray.get(call))
+    except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError, errors.OutOfMemoryError):
+        return None  # or the result was lost with the node
+    except errors.RayError as fault:
+        return as_error(fault)
+    return result
+
+
+def _take(result: _Result | None, task: _Task, n_workers: int, profile: Profile) -> Outcome | None:
+    """Store a result, or give a lost worker's task back to its job; return the outcome of a job that has ended."""
+    course, job = task.course, task.course.job
+    if result is None:
+        course.losses[task.shard] += 1
+        if course.losses[task.shard] == TRIES:
+            return course.failed(died(job))
+        if task.shard < 0:
+            course.begun = False
+        else:
+            course.todo = sorted([*course.todo, task.shard])
+        return None
+    if isinstance(result, RobustcheckError):
+        return course.failed(result)
+    if isinstance(result, Facts):
+        executions = tuple(e.model_copy(update={"engine": "ray", "workers": n_workers}) for e in result.executions)
+        course.facts = replace(result, executions=executions)
+        course.todo = list(range(result.n_shards))
+        return None
+    assert course.facts is not None
+    facts, course.early[task.shard] = result
+    if names := facts.differs_from(course.facts):
+        unlike = EnvironmentFaultError(
+            f"{job.model}: workers differ in {names}; every node must see the same files, which stay as they are "
+            "during a run, and run models the same way",
+            "robustcheck doctor on every node",
+        )
+        return course.failed(unlike)
+    while course.merged in course.early:
+        course.total = merge(course.total, course.early.pop(course.merged))
+        course.merged += 1
+    if course.merged < course.facts.n_shards:
+        return None
+    try:
+        evidence = conclude(job, course.facts, course.total, profile)
+    except RobustcheckError as fault:
+        return course.failed(fault)
+    return Outcome(job, evidence, None, time.perf_counter() - course.started)

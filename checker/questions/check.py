@@ -1,0 +1,238 @@
+"""Turn a model and an image set into a report. Silent; progress goes to a callback."""
+
+from __future__ import annotations  # help() names the types as the package does
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Unpack
+
+from onnx import ModelProto
+
+from ...thresholds.profile import Context, Profile
+from ...thresholds.published import context_for
+from ...thresholds.tables import references
+from ..core.evidence import Evidence, RunOptions
+from ..core.images.source import ImageSource
+from ..core.measure import run as measure
+from ..core.measure.job import FirstImages, Job, conclude, versions
+from ..core.measure.reference import reference_runs, with_references
+from ..core.model.file import Contract
+from ..core.progress import LOG, Progress, Tell, tell_stage
+from ..core.verdict.gate import load_profile, memory_note, notes_of
+from ..core.verdict.rule import judge
+from ..outside import isolation
+from ..outside.addresses import Model, on_this_machine, parse_model
+from ..outside.image_sets.listing import parse_image_set
+from ..outside.image_sets.open import Images, opener, settle
+from ..outside.isolation import NO_LIMITS, Limits
+from ..outside.representations import Provenance, Saver, checked_path, saving
+from ..outside.storage.places import Place, Url, as_typed, redact
+from ..report.record import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
+from ..text import VERSION
+
+
+class CheckOptions(RunOptions, total=False):
+    """The keyword arguments of `check`. `images` and `progress` are not among them; those of `RunOptions` are."""
+
+    thresholds: str | Path | Profile | None
+    save_representations: str | Path | None
+    isolate: bool
+    limits: Limits
+
+
+def check(
+    model: Model,
+    images: Images | None = None,
+    *,
+    thresholds: str | Path | Profile | None = None,
+    save_representations: str | Path | None = None,
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[RunOptions],
+) -> Report:
+    """Check one ONNX model on in-distribution images and judge it.
+
+    The run stops as soon as the evidence decides.
+
+    Args:
+        model: path or URL of the ONNX file; or the model itself, as `bytes` or `onnx.ModelProto`. Then no sidecar is
+            looked for: its contract, or `preprocess`, must say what the pixels are.
+        images: in-distribution photos: the path or URL of a set; or an iterable of paths, of PIL images, of uint8
+            arrays (height, width, RGB), or of preprocessed float arrays (channel, height, width), of NumPy or any
+            library whose arrays NumPy can read. What is handed over so is measured in this process, and a note of the
+            report says so. None = the bundled photos.
+        thresholds: a profile, its file, or the name of a packaged one; None = the default profile.
+        save_representations: a .npz file that the measured representations are written to, for `load_representations`.
+        isolate: read model and images in a child process, so that no file can end this one, whatever it holds
+            (docs/dev/decisions/wall.md). False, and images that are handed over: in this process.
+        limits: what the child may take.
+        progress: called when a stage begins and after every batch.
+        options: what else moves the numbers (`RunOptions`).
+            tensor: Tensor to measure. Default: the one that the rule chooses.
+            pool: How to pool it. Default: by rule.
+            preprocess: clip, imagenet or a JSON file. Default: that of the model or a sidecar.
+            device: auto, cpu, cuda, cuda:N, tensorrt or another execution provider. Default: auto.
+            seed: Random order of the images; another number gives another order. Default: 0.
+            max_images: Stop after this many images. Default: all.
+            max_bad: Largest share of images that may be unusable, 0 to 1. Default: 0.01.
+            batch_size: Images at once, 1 to 32. Default: 32.
+            arithmetic: machine or exact. Default: this machine; WARN where exact sums could change the verdict.
+
+    Returns:
+        The report: `report.passed`, `report.reasons`, `report.save("report.html")`.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
+        TypeError: the model, the images or an option are of a type that is not taken; the message names it.
+    """
+    clock, (run, source) = Clock(), settle(images, options)
+    profile = load_profile(thresholds)
+    if save_representations is not None:
+        save_representations = str(checked_path(save_representations))
+    place = parse_model(model)
+    if source is None:
+        parse_image_set(run.images)  # what is refused offline is refused before anything is opened
+    if isolate and isolation.is_possible(source, run.images, as_typed(place) if isinstance(place, Url) else None):
+        with _as_file(place) as (name, from_memory):
+            about = f"<{from_memory}>" if from_memory else redact(name)
+            return isolation.apart(check_stored, about, limits)(
+                name,
+                from_memory,
+                thresholds=profile,
+                save_representations=save_representations,
+                progress=progress,
+                **run.keywords,
+            )
+    limits.refuse_here()
+    tell = partial(tell_stage, progress)
+    with on_this_machine(place, preprocess=run.preprocess, tell=tell) as here, saving(save_representations) as saver:
+        evidence, published = _measured(Job(here.path, run), profile, progress, source, saver)
+        if saver is not None:
+            saver.write(Provenance.of(evidence, here.name))
+    return report_of(
+        here.named(evidence),
+        profile,
+        published,
+        Settings(**dict(run)),
+        time=Time.until_now(clock, evidence.images.n_usable),
+        notes=memory_note(here.name) if here.in_memory else (),
+    )
+
+
+def check_stored(
+    model: str, from_memory: str = "", *, thresholds: Profile, progress: Tell | None = None, **options: Any
+) -> Report:
+    """Check a model in this process.
+
+    from_memory: bytes or ModelProto, where the file holds what was given so.
+    """
+    source: Model = Path(model).read_bytes() if from_memory else model
+    if from_memory and from_memory != "bytes":
+        source = ModelProto.FromString(source)
+    return check(source, thresholds=thresholds, isolate=False, progress=progress, **options)
+
+
+def report_of(
+    evidence: Evidence,
+    profile: Profile,
+    published: Context | None,
+    settings: Settings,
+    *,
+    time: Time | None = None,
+    notes: Iterable[str] = (),
+) -> Report:
+    """Make the report on evidence, judged by a profile. `notes` are added to those on the evidence."""
+    report = Report(
+        tool_version=VERSION,
+        verdict=judge(evidence, profile),
+        notes=(*notes_of(evidence, profile), *notes),
+        evidence=evidence,
+        profile=profile,
+        published=published,
+        reference=_reference(),
+        claim=CLAIM,
+        time=time,
+        binding=binding_of(settings),
+    )
+    return sealed(report)
+
+
+def binding_of(settings: Settings) -> Binding:
+    """Return settings and versions of a run of this process, without secrets."""
+    shown = settings.model_copy(update={"images": None if settings.images is None else redact(settings.images)})
+    return Binding(settings=shown, versions=versions())
+
+
+@contextmanager
+def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
+    """Yield a model's file name and its name in memory. A model in memory gets a file, which a child can read."""
+    if isinstance(model, Path | Url):
+        yield as_typed(model), ""
+        return
+    with on_this_machine(model) as here:
+        yield str(here.path), here.name.strip("<>")
+
+
+def _measured(
+    job: Job, profile: Profile, progress: Tell | None, source: ImageSource | None, saver: Saver | None
+) -> tuple[Evidence, Context | None]:
+    """Return evidence and published context."""
+    LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
+    tell_stage(progress, "opening the model and the images")
+    inputs = measure.read_inputs(job, opener(source))
+    with measure.decode(inputs, stops=measure.likely_stops(profile)) as decoded:
+        tell_stage(progress, "loading the model")
+        first = measure.take_probe(decoded)  # the next ones are decoded while the session opens
+        opened = measure.open_sessions(inputs)
+        _log_opened(opened)
+        tell_stage(progress, "trying the model on a few images")
+        watch = None if saver is None else saver.add
+        kept = FirstImages()
+        facts, total, is_decided = measure.until_decided(opened, profile, chain(first, decoded), progress, watch, kept)
+    facts = with_references(facts, reference_runs(opened, kept))
+    (evidence,) = conclude(job, facts, total, profile, decided=is_decided)
+    return evidence, published_of(opened.models[0].contract)
+
+
+def _log_opened(opened: measure.Opened) -> None:
+    (model, *_), (runner, *_) = opened.models, opened.runners
+    tensor = model.representation
+    LOG.info("%s: tensor %s by rule %s, pooling %s", model.path, tensor.tensor, tensor.rule, tensor.pool)
+    LOG.info("%s: preprocessing from %s", model.path, opened.preprocessing.source)
+    LOG.info("%s: session on %s, %d images", model.path, ", ".join(runner.execution.providers), len(opened.source))
+
+
+def published_of(contract: Contract | None) -> Context | None:
+    """Return the published facts of a contract's checkpoint. None where nothing is published."""
+    if contract is None:
+        return None
+    source = contract.source
+    return context_for(
+        source.library,
+        source.name,
+        source.weights,
+        random_weights=source.random_weights,
+        synthetic=source.synthetic,
+        image_size_px=contract.preprocessing.size[0],
+    )
+
+
+def _reference() -> tuple[ReferenceRow, ...]:
+    rows = sorted((row for row in references() if not row.excluded), key=lambda row: -row.kurtosis)
+    return tuple(
+        ReferenceRow(
+            checkpoint=row.checkpoint,
+            group=row.group,
+            images=row.set,
+            kurtosis=row.kurtosis,
+            persistence_ratio=row.persistence_ratio,
+            top3_share=row.top3_share,
+            shows_outlier_features=row.expected == "present",
+            source=row.source,
+        )
+        for row in rows
+    )

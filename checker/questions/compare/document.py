@@ -1,0 +1,428 @@
+"""Make the document, the JUnit and the SARIF of a comparison. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from ...core.evidence import Gallery, SeenImage
+from ...core.verdict.gate import BUNDLED_NOTE, fallback_note
+from ...core.verdict.reasons import NAMES, Kind
+from ...core.verdict.rule import Reason, Verdict
+from ...report import notebook, pipelines, template
+from ...report.document import Cell, Document, Facts, Photo, Photos, Ratio, Section, Table, Topics, blocks_of, name
+from ...report.forms import SIGNS, STOPPED, FormOptions, cautions, fingerprint, one_line, path_of, verdict_text
+from ...report.record import Report
+from ...text import as_json, count_text, number_text, percent_text, printable
+from .index import IndexReason
+from .judge import CompareReport, range_text
+from .pairs import MIN_CKA, NEEDED, Compared, Fate, FeatureFate, Keeps, smallest_losses
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEEPS: dict[Keeps, Cell] = {
+    "kept": Cell("✓ kept", "pass"),
+    "shrank": Cell("✗ shrank", "warn"),
+    "undecided": Cell("? undecided", "warn"),
+    "not required": Cell("–", "dim"),
+}
+"""what became of a statistic"""
+FATE_CELLS: dict[Fate, Cell] = {
+    "kept": Cell("✓ kept", "pass"),
+    "moved": Cell("→ moved", "warn"),
+    "rotated": Cell("✗ rotated away", "warn"),
+    "uncorrelated": Cell("✗ another one", "warn"),
+    "undecided": Cell("? undecided", "warn"),
+    "weaker": Cell("✗ weaker", "warn"),
+    "lost": Cell("✗ lost", "warn"),
+}
+"""the same of an outlier feature"""
+ACTS: dict[Fate, str] = {
+    "lost": "lost",
+    "uncorrelated": "replaced",
+    "rotated": "rotated away",
+    "weaker": "weakened",
+    "moved": "moved",
+}
+"""what the new file did to an outlier feature that it did not keep"""
+ADVICE: dict[Kind | None, str] = {
+    None: "It is not known whether they predict robustness to natural distribution shifts; no accuracy was measured.",
+    "not_established": "Do the next steps below and compare again.",
+    "not_applicable": "This does not show how robust the new file is; measure its accuracy on shifted photos to find "
+    "out.",
+    "absent": "Look at how the new file was made before you release it.",
+    "other_signal": "Read the reasons below, and look at how the new file was made before you release it.",
+}
+"""what follows the answer, by the kind of the verdict"""
+
+
+def plain_text(report: CompareReport) -> str:
+    """Explain the verdicts to a reader who knows no statistic. The one that stops the run leads."""
+    text = f"{answer(report)} {ADVICE[report.kind]}"
+    verdict = report.verdict.verdict
+    if not report.index_first:
+        others = f" · {report.index_words}" if report.index_words else ""
+        return f"{verdict}{others}: {text}"
+    only = "" if "indication" in report.required else " Only this is required."
+    return f"{report.index_text}{only} On outlier features it is {verdict}: {text}"
+
+
+def answer(report: CompareReport) -> str:
+    """Answer in numbers whether the new file kept the outlier features of its reference. It is one sentence."""
+    reference = f"{'the baseline ' if report.baseline else ''}{reference_name(report)}"
+    first = next(iter(_ordered(report.verdict)), None)
+    if first is not None and first.kind in ("not_established", "not_applicable"):
+        return (
+            f"It cannot be told whether the new file kept the outlier features of {reference}, because {cause(first)}."
+        )
+    if first is not None and first.id == "unrelated":
+        return f"The new file is unrelated to {reference}: {first.seen}."
+    done = _done(report)
+    photos = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
+    return f"The new file {done} {_total(report)} of {reference} on the {photos}{_but(report, done)}."
+
+
+def cause(reason: Reason) -> str:
+    """Write why a comparison came to no result, to follow "because"."""
+    seen = reason.seen.replace(" by itself: ", " by itself is WARN: ", 1)
+    return f"the photos do not decide: {seen}" if reason.id == "undecided" else seen
+
+
+def _done(report: CompareReport) -> str:
+    """Count what the new file did to the outlier features. What it kept counts only where it did nothing else."""
+    counts = Counter(feature.fate for feature in report.features)
+    if report.candidate.evidence.model.rule != "encoder_output":  # the head moved along
+        counts["kept"] += counts.pop("moved", 0)
+    acts = [f"{act} {counts[fate]}" for fate, act in ACTS.items() if counts[fate]]
+    if not acts and counts["kept"] == len(report.features) > 1:
+        return "kept all"
+    kept = f"kept {counts['kept']}"
+    return f"{' and '.join(acts) or kept} of"
+
+
+def _total(report: CompareReport) -> str:
+    total = len(report.features)
+    strongest = "strongest " if len(report.reference.evidence.statistics.persistent) > total else ""
+    return f"{total} {strongest}outlier features"
+
+
+def _but(report: CompareReport, done: str) -> str:
+    """Write what else was lost, or what else stops a file that kept every outlier feature."""
+    kept = done.startswith("kept")
+    left = [
+        f"{percent_text(change.ratio.estimate or 0.0)} of the {NAMES[change.name]}"
+        for change in report.statistics
+        if change.keeps == "shrank"
+    ]
+    if left:
+        return f", {'but ' if kept else ''}with {' and '.join(left)} left"
+    if report.passed or not kept:
+        return ""
+    first = _ordered(report.verdict)[0]
+    if first.kind == "absent":
+        return f", but by itself it does not show the outlier features of robust CLIP encoders: {first.title}"
+    return f", but {first.title}"
+
+
+def _ordered(verdict: Verdict) -> tuple[Reason, ...]:
+    """Return the reasons as they are shown: what was lost comes before what a check of the candidate alone gives."""
+    if verdict.kind != "absent":
+        return verdict.reasons
+    return tuple(sorted(verdict.reasons, key=lambda reason: reason.kind != "other_signal"))
+
+
+def document_of(report: CompareReport) -> Document:
+    """Return the document of a comparison."""
+    verdict, candidate, alike, index = report.verdict, report.candidate, report.similarity, report.index
+    outcome = as_side(report, candidate)
+    usual = {BUNDLED_NOTE, *fallback_note(candidate.evidence.execution)}
+    reasons = _ordered(verdict)
+    required = [s for s in report.statistics if s.keeps != "not required"]
+    counts = [sum(s.keeps == "kept" for s in required), sum(f.fate == "kept" for f in report.features)]
+    decisive: Reason | IndexReason | None = reasons[0] if reasons else None
+    if index and "indication" not in report.required:
+        decisive = index.reason
+    return Document(
+        question="compare",
+        title="Comparison",
+        subject="has a model kept what made its original pass?",
+        model=candidate.evidence.model,
+        facts=(),
+        summary=plain_text(report),
+        sections=tuple(_sections(report, [note for note in report.notes if note not in usual])),
+        notes=report.notes,
+        limits=report.claim,
+        version=report.tool_version,
+        verdict=Cell(heading(report), "fail" if report.exit_code else "pass"),
+        exit_code=report.exit_code,
+        rule=report.rule,
+        cautions=tuple(cautions(outcome)),
+        reasons=reasons,
+        step=(decisive.next_step, f"robustcheck explain {decisive.id}") if decisive else ("", ""),
+        remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict_text(candidate.verdict)}, "
+        f"the reference {verdict_text(report.reference.verdict)}.",
+        line=_line(report, outcome),
+        tiles=(
+            (
+                "Statistics kept",
+                f"{counts[0]} of {len(required)}",
+                f"at least {1 - report.tolerance:g} of each must be left",
+            ),
+            ("Outlier features kept", f"{counts[1]} of {len(report.features)}", "of the reference"),
+            (
+                "CKA, debiased",
+                number_text(alike.cka_debiased if alike else None),
+                f"1 = alike up to rotation and scale; {MIN_CKA:g} is needed",
+            ),
+            ("Same nearest neighbour", percent_text(alike.same_nearest if alike else None), "of the images"),
+            ("Images measured", report.n_images, "in pairs" if report.paired else "not in pairs"),
+        ),
+    )
+
+
+def heading(report: CompareReport) -> str:
+    """Write the verdicts in a few words. The one that stops the run leads, and one that is not required is last."""
+    verdict = f"{SIGNS[report.verdict.verdict]} {verdict_text(report.verdict)}"
+    stopped = STOPPED if report.exit_code else ""
+    if "indication" not in report.required:
+        parts = [report.index_words, stopped, f"outlier features: {verdict_text(report.verdict)}"]
+    elif report.index_first:
+        parts = [report.index_words, verdict, stopped]
+    else:
+        parts = [verdict, report.index_words, stopped]
+    return " · ".join(filter(None, parts))
+
+
+def _line(report: CompareReport, outcome: Report) -> str:
+    """Write the required verdicts in one line, and what decides the exit code. What stops the run leads."""
+    line = one_line(outcome)
+    if "index" in report.required:
+        index = report.index_text
+        line = f"{index} On outlier features: {line}" if report.index_first else f"{line}; {index}"
+    stopped = f"{STOPPED} · " if report.exit_code else ""
+    return f"{line} · {stopped}exit code {report.exit_code}: {report.rule}"
+
+
+def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
+    similarity, index = report.similarity, report.index
+    sides = (("candidate", report.candidate), ("baseline" if report.baseline else "reference", report.reference))
+    models = tuple(
+        (
+            *(label, name(side.evidence.model.file, "bold"), side.evidence.execution.precision),
+            Cell(verdict_text(side.verdict), "pass" if side.verdict.passed else "warn"),
+        )
+        for label, side in sides
+    )
+    yield Section("Models", "", (Table(("model", "file", "=precision", "=by itself"), models),), "short")
+    yield Section("", "", (Facts(tuple((Cell("note", "bold"), note) for note in unusual)),), "brief")
+    least, confidence = 1 - report.tolerance, f"{100 * (1 - report.alpha):g} %"
+    remark = (
+        f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "
+        f"{100 * least:g} % must be kept, {confidence} confidence together"
+    )
+    yield Section("Statistics", remark, (_statistics(report, least),), "short")
+    legend = (
+        f"A statistic is kept if the interval of its ratio, candidate / reference, is above {least:g} with both its "
+        "ends. A dash: this one need not be kept; it only says whether the thresholds apply."
+    )
+    yield Section("", "", (legend,))
+    plain = Cell(index.plain, "pass" if index.verdict == "compatible" else "warn") if index else None
+    alike = [f"as a whole: {similarity.text}"] if similarity else []
+    yield Section("", "", (*alike, *([plain] if plain and "indication" in report.required else [])), "brief")
+    yield _features(report)
+    yield _similarity(report)
+    if index and plain:
+        facts = Facts(tuple(index.rows()))
+        remark = f"measured on {count_text(index.n_images, 'photo')}" if index.n_images else "not measured"
+        yield Section("Index of vectors", remark, (plain, facts))
+        photos = tuple(
+            Photo(image.name, f"cosine {number_text(image.cosine)}", report.thumbnails.get(image.digest, ""))
+            for image in index.worst
+        )
+        if photos:
+            yield Section("Photos whose vectors differ most", "", (Photos(photos),), "page")
+    for label, side in sides:
+        topics = Topics(blocks_of(as_side(report, side)))
+        yield Section(f"{label.capitalize()}: what was measured, and how", side.evidence.model.source, (topics,))
+
+
+def _statistics(report: CompareReport, least: float) -> Table:
+    rows = []
+    for statistic in sorted(report.statistics, key=lambda statistic: statistic.keeps == "not required"):
+        candidate, reference = (number_text(value, missing="–") for value in (statistic.candidate, statistic.reference))
+        cell = KEEPS[statistic.keeps]
+        ratio = Cell(range_text(statistic.ratio), bar=Ratio(statistic.ratio, least, cell.style))
+        rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, cell))
+    most = sum(s.keeps != "not required" for s in report.statistics)
+    heads = ("statistic", ">candidate", ">reference", "ratio", "=kept?")
+    return Table(heads, tuple(rows), legend=_smallest(report), most=most)
+
+
+def _smallest(report: CompareReport) -> str:
+    """Write the smallest losses that would not have been answered by kept. It is empty where nothing was kept."""
+    losses = [(NAMES[each.name], smallest_losses(each, report.tolerance)) for each in report.statistics]
+    texts = [f"{name} {percent_text(loss[0])} (shrank: {percent_text(loss[1])})" for name, loss in losses if loss]
+    return f"smallest loss that would not be kept: {', '.join(texts)}" if texts else ""
+
+
+def _features(report: CompareReport) -> Section:
+    remark = "of the reference, and what became of them"
+    if not report.features or not report.features[0].persistent:
+        remark = "the reference has no persistent one; its strongest feature, and what became of it"
+    of_candidate = (">is now", ">mean z now", "?>beyond 4 SD now", "=what became of it")
+    heads = (">feature", ">mean z", "?>beyond 4 SD", *of_candidate)
+    blocks: list[Table | str | Cell] = [Table(heads, tuple(map(_feature, report.features)))]
+    if not report.features:
+        blocks = ["The reference has no feature to follow."]
+    if report.new_features:
+        blocks.append(Cell(f"new in the candidate: {', '.join(map(str, report.new_features))}", "warn"))
+    return Section("Outlier features", remark, tuple(blocks))
+
+
+def _feature(feature: FeatureFate) -> tuple[str | Cell, ...]:
+    now = ("–", "–", "–")
+    if feature.candidate_mean_z is not None:
+        at = str(feature.index if feature.to is None else feature.to)
+        now = (at, f"{feature.candidate_mean_z:+z.1f}", percent_text(feature.candidate_frequency))
+    r = "" if feature.correlation is None or feature.to is None else f" (r = {feature.correlation:+.2f})"
+    fate = FATE_CELLS[feature.fate]
+    before = (Cell(str(feature.index), "bold"), f"{feature.mean_z:+z.1f}", percent_text(feature.frequency))
+    return (*before, *now, fate._replace(text=fate.text + r))
+
+
+def _similarity(report: CompareReport) -> Section:
+    similarity, classes = report.similarity, report.agreement
+    if similarity is None:
+        none = Cell("Not compared: the baseline's images, or their order, are not the candidate's.", "dim")
+        return Section("As a whole", "", (none,))
+    rows = [
+        ("alike", f"{similarity.text}, {similarity.distance_text}"),
+        ("linear CKA", f"{number_text(similarity.cka)} before it is debiased"),
+        (
+            "cosines between images",
+            f"changed by {number_text(similarity.cosine_change)} (root mean square; a rotation changes none)",
+        ),
+    ]
+    if classes is not None:
+        bounds = f"{100 * classes.low:.1f} to {100 * classes.high:.1f} %, Wilson {100 * classes.confidence:g} %"
+        by_chance = f"{100 * classes.chance:.1f} % by chance"
+        rows.append(
+            ("same top-1 class", f"{percent_text(classes.value)} of {classes.n} images ({bounds}; {by_chance})")
+        )
+    remark = f"{NEEDED} for PASS, and classes that agree more than by chance"
+    return Section("As a whole", remark, (Facts(tuple(rows)),))
+
+
+def figure_of(report: CompareReport) -> Figure:
+    """Draw a comparison.
+
+    The panels are kurtosis of the images in both, the ratio of each statistic, the outlier features of both.
+    """
+    models = [side.evidence.model.file for side in (report.candidate, report.reference)]
+    ours, theirs = (PurePath(file).name for file in models)
+    index = f"{report.index_words} · " if report.index_words else ""
+    title = notebook.headline(report.verdict, f"{index}{ours} against {theirs}", report.n_images)
+    figure, (histogram, ratio_axes, features) = notebook.figure(title, 3)
+    sides = ((report.reference, notebook.WITH, "reference"), (report.candidate, notebook.OWN, "candidate"))
+    for side, colour, word in sides:
+        s = side.evidence.statistics
+        if s.histogram_counts:
+            histogram.stairs(s.histogram_counts, s.histogram_edges, color=colour, linewidth=2, label=word)
+    histogram.set(title="activation kurtosis", xlabel="kurtosis of an image", ylabel="images")
+    ratios = [(NAMES[s.name], s.ratio, 1.0, s.keeps in ("kept", "not required")) for s in report.statistics]
+    notebook.intervals(ratio_axes, ratios, "candidate / reference", 1 - report.tolerance)
+    ratio_axes.set_title(f"kept of the reference (at least {100 * (1 - report.tolerance):g} %)")
+    places = range(len(report.features))
+    of_candidate = [notebook.NAN if (z := f.candidate_mean_z) is None else z for f in report.features]
+    heights = ([f.mean_z for f in report.features], of_candidate)
+    for (_, colour, word), of_side, offset in zip(sides, heights, (-0.2, 0.2), strict=True):
+        features.bar([place + offset for place in places], of_side, 0.4, color=colour, label=word)
+    features.set_xticks(places, [str(f.index) for f in report.features])
+    features.set(title="outlier features of the reference", xlabel="feature", ylabel="mean z (SD)")
+    for axes in (histogram, features):
+        axes.legend(fontsize="small")
+    return figure
+
+
+def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
+    """Write the comparison as JUnit, SARIF or OpenMetrics. It ends in a newline."""
+    outcome = as_side(report, report.candidate)
+    if form == "openmetrics":
+        return template.packaged(form, [outcome], options, report)
+    return (_junit if form == "junit" else _sarif)(report, outcome, options)
+
+
+def _sarif(report: CompareReport, outcome: Report, options: FormOptions) -> str:
+    """Add the index verdict where it is required. The results of a verdict that is not are notes."""
+    document = json.loads(pipelines.document([outcome], options, "robustcheck-compare/"))
+    (run,) = document["runs"]
+    if "indication" not in report.required:
+        run["results"] = [result | {"level": "note"} for result in run["results"]]
+    if report.index_words and (report.index is None or report.index.verdict != "compatible"):
+        title = {"text": "The candidate does not fit the index of vectors"}
+        rule = {"id": "index_verdict", "shortDescription": title, "fullDescription": title, "help": title}
+        run["tool"]["driver"]["rules"].append(rule | {"defaultConfiguration": {"level": "warning"}})
+        place = {"artifactLocation": {"uri": run["properties"]["models"][0]["uri"]}, "region": {"startLine": 1}}
+        result = {
+            "ruleId": rule["id"],
+            "level": "error",
+            "message": {"text": printable(report.index.plain if report.index else report.rule)},
+            "locations": [{"physicalLocation": place}],
+            "partialFingerprints": {
+                "primaryLocationLineHash": f"{fingerprint(path_of(outcome, options), 'index_verdict')[:16]}:1"
+            },
+        }
+        run["results"].insert(0 if report.index_first else len(run["results"]), result)
+    return as_json(document)
+
+
+def _junit(report: CompareReport, outcome: Report, options: FormOptions) -> str:
+    """Add the index verdict, in the place of `index_first`. A verdict that is not required does not fail."""
+    root = ElementTree.fromstring(pipelines.write_junit([outcome], options))  # noqa: S314 # our own document
+    for failure in list(root.iter("failure")) if "indication" not in report.required else []:
+        failure.tag = "skipped"
+    if (index := report.index) is not None:
+        case = ElementTree.Element("testcase", name="verdict", classname="robustcheck.index", time="0.0")
+        root[0].insert(1 if report.index_first else len(root[0]), case)
+        if report.index_first:
+            root[0][0].insert(0, ElementTree.Element("property", name="index_verdict", value=index.verdict))
+        if index.verdict != "compatible":
+            tag = "failure" if "index" in report.required else "skipped"
+            ElementTree.SubElement(case, tag, message=printable(index.plain), type=index.verdict)
+    pipelines.count(root[0], errors="error", failures="failure", skipped="skipped")
+    pipelines.count(root, failures="failure", errors="error")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+
+
+def pictured(report: CompareReport) -> Report:
+    """Return the candidate's report with a gallery. Its images are those whose vectors differ most."""
+    worst = report.index.worst if report.index else ()
+    images = tuple(SeenImage(name=image.name, digest=image.digest, kurtosis=0, z=()) for image in worst)
+    outcome = as_side(report, report.candidate)
+    update = {"gallery": Gallery(features=(), shown=(), most=images, least=())}
+    return outcome.model_copy(update={"evidence": outcome.evidence.model_copy(update=update)})
+
+
+def reference_name(report: CompareReport) -> str:
+    """Return the file that was compared with. It is the reference, or the baseline in its place."""
+    return report.baseline or report.reference.evidence.model.file
+
+
+def as_side(report: CompareReport, side: Compared) -> Report:
+    """Return one side as the report of a check. Verdict, notes and claim are those of the comparison."""
+    return Report(
+        tool_version=report.tool_version,
+        verdict=report.verdict,
+        gate=report.gated().gate,
+        notes=(*report.notes, f"compared with {reference_name(report)}"),
+        evidence=side.evidence,
+        profile=report.profile,
+        reference=(),
+        claim=report.claim,
+        time=report.time,
+    )

@@ -1,0 +1,548 @@
+"""Run candidate and reference on the same images.
+
+One loop runs both and compares them. Silent; progress goes to a callback.
+"""
+
+from __future__ import annotations  # help() names the types as the package does
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Unpack, overload
+
+import numpy as np
+
+from ....thresholds import read_bytes
+from ....thresholds.profile import Profile
+from ...arrays import Floats, float64
+from ...core.evidence import Evidence, Execution, RunOptions
+from ...core.images.source import Item, Picture, Skipped
+from ...core.measure import job
+from ...core.measure.job import FirstImages
+from ...core.measure.reference import IMAGES_OF_COMPARISON, Reference, reference_runs, with_references
+from ...core.measure.run import Opened, batches, decode_with, key_of, open_job, prepare_item, probe
+from ...core.model.weights import file_digest
+from ...core.progress import Progress, Tell, tell_stage
+from ...core.runtime.runner import RunOutput
+from ...core.statistics import state
+from ...core.verdict.gate import load_profile, notes_of
+from ...errors import CannotAssessError, UsageError, unfit
+from ...outside.addresses import on_this_machine, parse_address
+from ...outside.image_sets.open import Images, opener, settle
+from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
+from ...outside.storage.places import as_typed, redact
+from ...report.record import Clock, Settings, Time
+from ...text import VERSION, Fields, Texts, frozen, sha256_of
+from ..check import binding_of
+from . import baseline as baselines
+from . import pairs, stored, trials
+from .baseline import COSINE_IMAGES, Baseline, Vectors
+from .index import (
+    IndexOptions,
+    IndexReport,
+    Required,
+    VectorFile,
+    compare_vectors,
+    concluded_index,
+    on_another_machine,
+    open_vectors,
+)
+from .judge import CLAIM, TOLERANCE, CompareReport, Comparison, FirstBaseline, judge_pair, required_of
+from .machine import MachineLoss, loss_of
+from .pairs import Compared, Pair, Side, cosines, similarity, similarity_of
+from .stored import VectorsReport
+
+MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
+
+
+class CompareOptions(RunOptions, total=False):
+    """The keyword arguments of `compare` without models and images. Those of `RunOptions` are among them."""
+
+    tolerance: float
+    thresholds: str | Path | Profile | None
+    index: IndexOptions
+    require: Sequence[Required]
+    write_baseline: str | Path | None
+    isolate: bool
+    limits: Limits
+    progress: Callable[[Progress], None] | None
+
+
+@overload
+def compare(
+    candidate: str | Path,
+    reference: None = None,
+    images: Images | None = None,
+    *,
+    baseline: None = None,
+    **options: Unpack[CompareOptions],
+) -> FirstBaseline | VectorsReport: ...
+@overload
+def compare(
+    candidate: str | Path,
+    reference: str | Path | None = None,
+    images: Images | None = None,
+    *,
+    baseline: str | Path | Baseline | None = None,
+    **options: Unpack[CompareOptions],
+) -> CompareReport: ...
+def compare(
+    candidate: str | Path,
+    reference: str | Path | None = None,
+    images: Images | None = None,
+    *,
+    baseline: str | Path | Baseline | None = None,
+    tolerance: float = TOLERANCE,
+    thresholds: str | Path | Profile | None = None,
+    index: IndexOptions = IndexOptions(),  # noqa: B008 # frozen
+    require: Sequence[Required] = ("indication",),
+    write_baseline: str | Path | None = None,
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[RunOptions],
+) -> CompareReport | FirstBaseline | VectorsReport:
+    """Compare a candidate with its reference. Both run on all images, each with its own preprocessing.
+
+    Args:
+        candidate: path of an ONNX file, or an address as in `check`.
+        reference: another one; None = the baseline. Without either, the candidate's vectors are compared with those of
+            `index.file`; without that, too, nothing is compared, and there is no verdict.
+        images: as in `check`.
+        baseline: in place of a reference, the `next_baseline` of an earlier run, or the file that it was written to.
+        tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1; 0.2 unless it is given.
+        thresholds: as in `check`.
+        index: what the index verdict is asked with.
+        require: the verdicts that `exit_code` is of: indication (PASS), index (compatible), or both.
+        write_baseline: file for the candidate's numbers; one that ends in .npz gets the vectors, too. It is written
+            after the comparison, so an error leaves an earlier file as it was. That of `baseline` is replaced only
+            where the report's `exit_code` is 0.
+        isolate: as in `check`; one child reads both models.
+        limits: as in `check`.
+        progress: as in `check`.
+        options: as in `check`, for both models; max_images is 1,000 unless it is given. An image that one of the two
+            can't use counts as unusable for both.
+
+    Returns:
+        The report; its `next_baseline` holds the candidate's numbers and vectors for the next release. Without
+        reference and baseline a `VectorsReport` on the vectors in `index.file`; without that a `FirstBaseline`, which
+        holds the numbers alone.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
+    """
+    _refuse(tolerance, reference, baseline)
+    require = required_of(require)
+    if reference is None and baseline is None:
+        _refuse_alone(images, index, require, tolerance)
+    clock, (run, source) = Clock(), settle(images, options, max_images=MAX_IMAGES)
+    profile = load_profile(thresholds)
+    places = [parse_address(model) for model in (candidate, reference) if model is not None]
+    typed = [as_typed(place) for place in places]
+    if isolate and is_possible(source, run.images, *typed):
+        asked: Fields = {**dict(zip(("candidate", "reference"), typed, strict=False)), "tolerance": tolerance}
+        asked |= {"index": index}
+        asked |= {"thresholds": profile, "require": require, "progress": progress, **run.keywords}
+        return _save_baseline(_apart(baseline, limits, asked), write_baseline, baseline)
+    limits.refuse_here()
+    old_numbers = None if baseline is None else baselines.load(baseline)
+    baseline_digest = (
+        sha256_of(read_bytes(Path(baseline), baselines.LARGEST_BYTES)) if isinstance(baseline, str | Path) else ""
+    )
+    named = (("--index", index.file), ("--text", index.text))
+    files = {option: open_vectors(file, option) for option, file in named if file is not None}
+    with ExitStack() as copies:
+        tell = partial(tell_stage, progress)
+        models = [copies.enter_context(on_this_machine(p, preprocess=run.preprocess, tell=tell)) for p in places]
+        jobs = [job.Job(model.path, run) for model in models]
+        tell("loading the candidate")
+        opened = [open_job(jobs[0], opener(source))]
+        for model_job in jobs[1:]:
+            tell("loading the reference")
+            opened.append(replace(open_job(model_job, lambda _: opened[0].source), described=None))
+        tell("trying the models on a few images")
+        facts = [probe(model) for model in opened]
+        firsts = FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON)
+        pair, read, described = _run(opened[0], opened[-1], progress, firsts)
+        if pair.candidate.state.n == 0:
+            _say_none_usable(jobs, pair, read.n_usable)
+        references = [reference_runs(model, first)[0] for model, first in zip(opened, firsts, strict=False)]
+        facts = [with_references(fact, [run]) for fact, run in zip(facts, references, strict=True)]
+        evidence = []
+        for model, model_job, fact, side, rows in zip(
+            models, jobs, facts, (pair.candidate, pair.reference), described, strict=False
+        ):
+            measured = job.Measurement([job.TensorSums(side.state, described=rows)], read)
+            evidence.append(model.named(job.conclude(model_job, fact, measured, profile)[0]))
+        when = Time.until_now(clock, read.n_usable)
+        nodes = [Counter(node.op_type for node in model.models[0].graph.proto.graph.node) for model in opened]
+        vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
+        new_baseline = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0]).with_vectors(vectors)
+        ours = Compared.of(evidence[0], profile)
+        if reference is None and old_numbers is None and index.file is not None:
+            exact = references[0] if run.arithmetic is None else None
+            alone = _vectors_report(opened[0], pair, files["--index"], ours, profile, index, progress, when, exact)
+            return _save_baseline(alone.with_baseline(new_baseline), write_baseline)
+        if reference is None and old_numbers is None:
+            return _save_baseline(FirstBaseline(candidate=ours, next_baseline=new_baseline), write_baseline)
+        if old_numbers is None:
+            comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
+            old: Vectors | None = Vectors(pair.reference.vectors, vectors.digests)
+        else:
+            comparison = _against(pair.candidate, evidence[0], read.digests, old_numbers, profile, tolerance)
+            nodes, old = [nodes[0] if old_numbers.nodes else Counter(), Counter(old_numbers.nodes)], old_numbers.vectors
+        tell("comparing the vectors")
+        index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
+        index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
+        if run.arithmetic is None:
+            loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
+            index_report = on_another_machine(index_report, loss)
+        if index.file is not None:
+            index_report = index_report.model_copy(update={"file_digest": file_digest(index.file)})
+        added: Fields = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
+        added |= {"binding": binding_of(Settings(**dict(run)))}
+        report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
+        return _save_baseline(report.with_baseline(new_baseline), write_baseline, baseline)
+
+
+def _machine_loss(
+    pair: Pair, old: Vectors | None, references: Sequence[Reference | None], evidence: Sequence[Evidence]
+) -> MachineLoss | None:
+    """Compare candidate and reference over the first images by both arithmetics.
+
+    None where no reference run was needed or possible, or the reference's vectors of these images are not there. A
+    baseline's vectors stand for both arithmetics.
+    """
+    run = next((each for each in references if each is not None and each.rows is not None), None)
+    if run is None or old is None:
+        return None
+    n = run.run.n_images
+    ours, theirs = _rows_of_both(pair, old)
+    if ours[:n] != list(range(n)):
+        return None
+    measured = pair.candidate.vectors[:n], old.rows[theirs[:n]]
+    exact = [None if each is None else each.rows for each in (*references, None)][:2]
+    of_machine = evidence[0 if references[0] is run else 1].execution
+    return loss_of(measured, exact, of_machine.machine, run.run.words)
+
+
+def _rows_of_both(pair: Pair, old: Vectors) -> tuple[list[int], list[int]]:
+    """Return the rows of the candidate's vectors whose images the reference has, and of the reference's vectors."""
+    places = {digest: row for row, digest in enumerate(old.digests)}
+    rows = [row for row, (_, digest) in enumerate(pair.images) if digest in places]
+    return rows, [places[pair.images[row][1]] for row in rows]
+
+
+def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path | Baseline | None) -> None:
+    if not 0 <= tolerance < 1:
+        raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
+    if reference is not None and baseline is not None:
+        raise UsageError(
+            f"REFERENCE is {redact(str(reference))} and --baseline is {baselines.name_of(baseline)}; the candidate is "
+            "compared with one of them",
+            "leave out one of them",
+        )
+
+
+def _refuse_alone(images: Images | None, index: IndexOptions, require: Sequence[Required], tolerance: float) -> None:
+    """Refuse what needs a reference where the vectors of a file are compared with those of one model."""
+    if index.file is None:
+        return
+    step = "name the reference, or leave it out"
+    if index.text is not None:
+        raise UsageError("--text is given without a reference; it needs the classes of two models", step)
+    if index.accept_untested:
+        raise UsageError(
+            "--accept-untested-index is given without a reference; then this test is all that is asked", step
+        )
+    if "indication" in require and len(require) > 1:
+        raise UsageError("require has indication without a reference; there is no verdict on outlier features", step)
+    usual = IndexOptions()
+    named = {"--min-cosine": (index.min_cosine, usual.min_cosine), "--min-recall": (index.min_recall, usual.min_recall)}
+    named["--tolerance"] = (tolerance, TOLERANCE)
+    for option, (given, default) in named.items():
+        if given != default:
+            raise UsageError(f"{option} is {given:g} without a reference; it limits what a new file may change", step)
+    if images is None:
+        raise UsageError(
+            f"--images is missing; the photos whose vectors {index.file} holds are needed", "--images FOLDER"
+        )
+
+
+def _vectors_report(
+    opened: Opened,
+    pair: Pair,
+    file: VectorFile,
+    ours: Compared,
+    profile: Profile,
+    index: IndexOptions,
+    progress: Tell | None,
+    when: Time,
+    exact: Reference | None,
+) -> VectorsReport:
+    """Compare the vectors of a file with the model's own."""
+    names = [name for name, _ in pair.images]
+    rows = float64(pair.candidate.vectors)
+
+    def try_others(own: Mapping[int, Floats]) -> str:
+        tell_stage(progress, "trying other preprocessing")
+        return trials.explained(opened, names, rows, own)
+
+    tell_stage(progress, "comparing the vectors")
+    return stored.report_of(ours, stored.judge_stored(rows, names, file, index, try_others, exact), profile, when)
+
+
+def _save_baseline(
+    report: CompareReport | FirstBaseline | VectorsReport,
+    file: str | Path | None,
+    baseline: str | Path | Baseline | None = None,
+) -> CompareReport | FirstBaseline | VectorsReport:
+    """Write the candidate's numbers to a file. Nothing else can fail any more.
+
+    A candidate that failed does not replace the baseline that it was compared with: tried again, it would be compared
+    with itself.
+    """
+    if file is None or report.next_baseline is None:
+        return report
+    is_same = isinstance(baseline, str | Path) and Path(file).exists() and Path(file).samefile(baseline)
+    if not (is_same and getattr(report, "exit_code", False)):
+        baselines.write(Path(file), report.next_baseline)
+    return report
+
+
+def _apart(
+    baseline: str | Path | Baseline | None, limits: Limits, asked: Mapping[str, Any]
+) -> CompareReport | FirstBaseline | VectorsReport:
+    """Compare in a child. Baselines cross the wall in files, since JSON does not hold their vectors."""
+    held = baselines.load(baseline) if isinstance(baseline, Baseline) else None
+    with TemporaryDirectory(prefix="robustcheck-") as folder:
+        written, sent = Path(folder, "made.npz"), Path(folder, "sent.npz" if held and held.vectors else "sent.json")
+        if held is not None:
+            baselines.write(sent, held)
+        there: Callable[..., CompareReport | FirstBaseline | VectorsReport] = apart(
+            compare, redact(asked["candidate"]), limits
+        )
+        report = there(baseline=sent if held else baseline, write_baseline=written, **asked)
+        numbers = baselines.read(written)
+    if isinstance(report, FirstBaseline):
+        return report.model_copy(update={"next_baseline": numbers})
+    if isinstance(report, VectorsReport):
+        return report.with_baseline(numbers)
+    named = {"baseline": baselines.name_of(held), "baseline_digest": ""} if held else {}
+    return report.model_copy(update=named).with_baseline(numbers)
+
+
+def _index_report(
+    pair: Pair, old: Vectors | None, reference: Evidence, files: Mapping[str, VectorFile], options: IndexOptions
+) -> IndexReport:
+    """Compare the vectors of the same images, and judge the index."""
+    width = reference.statistics.n_features
+    for option, file in files.items():
+        if file.width != width:
+            reduced = ", as after a PCA" if file.width < width else ""
+            step = f"name the reference that made them, or give vectors as it makes them{reduced and ', not reduced'}"
+            if file.n == width:
+                step = f"numpy.save({file.path.name!r}, vectors.T): its shape is ({file.n}, {file.width}), so it is "
+                step += "transposed"
+            raise UsageError(
+                f"{file.path}: vectors of {option} have {file.width} features{reduced}; those of the reference have "
+                f"{width}",
+                step,
+            )
+    report = IndexReport(options=options)
+    if old is None:
+        return report.because("no_vectors", "undecided", "the baseline holds no vectors")
+    rows, rows_of_old = _rows_of_both(pair, old)
+    images = [pair.images[row] for row in rows]
+    ours = float64(pair.candidate.vectors[rows])
+    theirs = float64(old.rows[rows_of_old])
+    if ours.shape[1] != width:
+        seen = f"the vectors have {ours.shape[1]} features, those of the reference {width}"
+        return report.because("another_width", "re-embed", seen)
+    if len(images) < 2:
+        return report.because("other_images", "undecided", "the baseline has other images")
+    text = np.concatenate([rows for rows, _ in files["--text"].blocks()]) if "--text" in files else None
+    index = files.get("--index")
+    of_index = (None, ()) if index is None else (index.blocks(), index.ids())
+    return compare_vectors(ours, theirs, images, options, text, *of_index)
+
+
+def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:
+    """Two models that were run."""
+    numbers = pairs.jackknife_of(pair.candidate), pairs.jackknife_of(pair.reference)
+    return Comparison(
+        reference,
+        statistics=pairs.changes(*numbers, pairs.required_by(profile), profile.alpha, tolerance),
+        features=pairs.follow_features(pair.candidate, pair.reference, reference.evidence.statistics, tolerance),
+        similarity=similarity(pair.candidate.scaled_rows, pair.reference.scaled_rows),
+        agreement=pairs.agreement(pair),
+    )
+
+
+def _against(
+    side: Side, evidence: Evidence, digests: Sequence[str], old: Baseline, profile: Profile, tolerance: float
+) -> Comparison:
+    """A model that ran, and the numbers of an earlier one."""
+    stale = baselines.staleness(old, evidence)
+    ours, theirs = pairs.jackknife_of(side), old.jackknife()
+    same_width = ours.n_features == theirs.n_features
+    if old.evidence.statistics.statistic_version != evidence.statistics.statistic_version:
+        theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
+    paired = old.evidence.images.digest == evidence.images.digest and np.array_equal(ours.sizes, theirs.sizes)
+    if not stale and not paired:
+        stale = ("the baseline has other images among its usable ones",)
+    same_rows = paired and tuple(digests) == old.images
+    if not stale and not same_rows:
+        stale = ("the baseline took the same images in another order (--seed, or their names)",)
+    return Comparison(
+        Compared.of(old.evidence, profile),
+        statistics=pairs.changes(ours, theirs, pairs.required_by(profile), profile.alpha, tolerance, paired=paired),
+        features=pairs.follow_features(
+            side, None, old.evidence.statistics, tolerance, old.frequencies, old.rows if same_rows else None
+        )
+        if same_width
+        else (),
+        stale=stale,
+        paired=paired,
+        similarity=similarity_of(cosines(side.scaled_rows[:COSINE_IMAGES]), old.cosine_matrix) if same_rows else None,
+    )
+
+
+def _report(
+    candidate: Compared,
+    comparison: Comparison,
+    profile: Profile,
+    tolerance: float,
+    baseline: str,
+    when: Time,
+    **added: Any,
+) -> CompareReport:
+    numbers = {name: value for name, value in vars(comparison).items() if name != "stale"}
+    report = CompareReport(
+        tool_version=VERSION,
+        verdict=judge_pair(candidate, comparison, tolerance, profile),
+        tolerance=tolerance,
+        baseline=baseline,
+        n_images=candidate.evidence.statistics.n_images,
+        candidate=candidate,
+        alpha=profile.alpha,
+        new_features=pairs.new_features(candidate.evidence.statistics, comparison.features),
+        notes=_notes(candidate, comparison.reference, profile, is_baseline=baseline != ""),
+        profile=profile,
+        claim=CLAIM,
+        time=when,
+        **numbers,
+        **added,
+    )
+    return report.gated()
+
+
+@frozen
+class _Both(job.Prepared):
+    """One image, ready for both models. It is counted as the candidate's."""
+
+    other: job.Prepared
+    """for the reference"""
+
+
+def _run(
+    first: Opened, second: Opened, progress: Tell | None, firsts: tuple[FirstImages, FirstImages]
+) -> tuple[Pair, job.ImagesRead, list[job.DescribedRows]]:
+    """Run every usable image through both models. The same model twice is run once.
+
+    firsts: get the first images of each.
+
+    Returns their sums, the images, and of each model the rows that its content is measured on.
+    """
+    read = job.ImagesRead()
+    described: list[job.DescribedRows] = [(), ()]
+    same_pixels = first.preprocessing.preprocessing == second.preprocessing.preprocessing
+
+    def prepare(item: Item) -> _Both | Skipped:
+        one = prepare_item(item, first)
+        if isinstance(one, Skipped):
+            return one
+        other = one if same_pixels and isinstance(item, Picture) else prepare_item(item, second)
+        return other if isinstance(other, Skipped) else _Both(**vars(one), other=other)
+
+    pair: Pair | None = None
+    with decode_with(prepare, first, second.source, execution=first.runners[0].execution) as decoded:
+        for batch in batches(
+            decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
+        ):
+            ours = first.runners[0].run(job.stack(batch))
+            theirs = ours if second is first else second.runners[0].run(job.stack([both.other for both in batch]))
+            pair = pair or Pair(_side(first, ours), _side(second, theirs))
+            keys = [key_of(both.digest) for both in batch]
+            is_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
+            usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
+            pair.images += [(both.name, both.digest) for both in usable[: pairs.MAX_ROWS - len(pair.images)]]
+            firsts[0].add([both.pixels for both in usable], [ours.representation[is_usable]])
+            firsts[1].add([both.other.pixels for both in usable], [theirs.representation[is_usable]])
+            for index, output in enumerate((ours, theirs)):
+                rows = job.described_rows(output.representation[is_usable], [both.sketch for both in usable])
+                described[index] = job.merge_described(described[index], rows)
+            a, b = ours.class_output, theirs.class_output
+            if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
+                pairs.add_predictions(pair, a, b)
+    if pair is None:
+        read.check_usable(first.source)
+        raise AssertionError("check_usable refuses a set without a usable image")
+    return pair, read, described
+
+
+def _side(opened: Opened, output: RunOutput) -> Side:
+    width = output.representation.shape[1]
+    if width > state.MAX_FEATURES:
+        raise CannotAssessError(
+            f"{opened.models[0].path}: representation has {width} features; more than {state.MAX_FEATURES} is an "
+            "unpooled map",
+            "export the model with a pooled representation",
+        )
+    return Side(state.State(width))
+
+
+def _say_none_usable(jobs: Sequence[job.Job], pair: Pair, n: int) -> None:
+    for side_job, side in zip(jobs, (pair.candidate, pair.reference), strict=True):
+        bad = side.state.n_nonfinite + side.state.n_constant
+        if bad == n:
+            raise unfit(
+                side_job.model, f"number of finite, not constant representations is 0 of {n}; at least one is needed"
+            )
+    raise CannotAssessError(
+        f"{jobs[0].model}, {jobs[1].model}: number of images on which both representations are finite and not constant "
+        f"is 0 of {n}; at least one is needed",
+        "--images FOLDER",
+    )
+
+
+BASELINE_NOTE = "A baseline holds no predicted classes: whether both models predict the same ones was not compared."
+
+
+def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_baseline: bool) -> Texts:
+    """Return the notes on both models, each once."""
+    notes = [BASELINE_NOTE] if is_baseline else []
+    if candidate.evidence.model.digest == reference.evidence.model.digest:
+        notes.append("Candidate and reference are the same file, byte for byte.")
+    if fields := baselines.changed_preprocessing(candidate.evidence, reference.evidence):
+        notes.append(f"Candidate and reference preprocess differently ({fields}), each as its file says.")
+    notes += _other_cpu_note(candidate.evidence.execution, reference.evidence.execution)
+    notes_by_model = [notes_of(side.evidence, profile) for side in (candidate, reference)]
+    notes += [note for note in notes_by_model[0] if note in notes_by_model[1]]
+    for name, mine, others in (("candidate", *notes_by_model), ("reference", *notes_by_model[::-1])):
+        notes += [f"Of the {name}: {note}" for note in mine if note not in others]
+    return tuple(notes)
+
+
+def _other_cpu_note(candidate: Execution, reference: Execution) -> list[str]:
+    """Note that int8 sums saturated in one of two runs of int8 files alone."""
+    if candidate.int8_sums is None or reference.int8_sums is None or candidate.saturates == reference.saturates:
+        return []
+    return [
+        f"int8 sums {candidate.sums_words} on the CPU of the candidate and {reference.sums_words} on that of the "
+        "reference: one file can give different vectors on the two."
+    ]

@@ -1,0 +1,337 @@
+"""Answer whether the vectors in a file are those of a model. There is no reference model.
+
+The report, its document and the verdict are made here; `trials.py` tries other preprocessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Literal, NoReturn
+
+from pydantic import PrivateAttr
+
+from ....thresholds.profile import Frozen, Profile, ReprArgs
+from ...arrays import Array, Floats, float64
+from ...core.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
+from ...core.measure.reference import Reference
+from ...core.verdict.gate import Gate, notes_of
+from ...core.verdict.reasons import INDEX_REASONS
+from ...core.verdict.rule import NoTruth
+from ...errors import UsageError
+from ...report.document import Cell, Document, Facts, Section, Shown, facts_of_run, measured
+from ...report.forms import STOPPED, preprocessing_text
+from ...report.record import ModelRead, Time
+from ...text import VERSION, count_text, number_text
+from . import holds
+from .baseline import Baseline
+from .ids import match_ids
+from .index import (
+    OTHER_VECTORS,
+    SIGNS,
+    UNSOUND,
+    IndexOptions,
+    IndexReason,
+    IndexReport,
+    IndexVerdict,
+    VectorFile,
+    cosine,
+    explain,
+    quantile,
+    search,
+    tested,
+)
+from .machine import loss_of
+from .pairs import Compared
+
+FEWEST_MATCHED: Final = 35  # photos from which the lower bound of the share can reach `holds.SAME_SHARE`
+OWN: Final = "index: own vector"
+THERE: Final = "index: vector is there"
+MEDIAN: Final = "index: cosine by id, median"
+STEPS: Final = {
+    "other_index": "Find the file that made these vectors, or embed the photos again with this one.",
+    "changed_index": "Give the vectors as they were before that, or embed the photos again with this file.",
+    "untested_index": f"Give {FEWEST_MATCHED} or more photos whose file names are ids of the vectors.",
+}
+"""next steps that differ from those of a comparison with a reference"""
+ANSWERS: Final[dict[IndexVerdict, str]] = {
+    "compatible": "The vectors agree with those of this file",
+    "re-embed": "The vectors are not those of this file",
+    "undecided": "It cannot be told whether the vectors are those of this file",
+}
+LIMITS: Final = (
+    "The answer is about the photos whose vectors were found, and about this machine's arithmetic. Outlier features "
+    "were not judged: `robustcheck check` does."
+)
+AS_ASSUMED: Final = "No option and no file gives the preprocessing; the vectors are those of the assumed one."
+
+
+class VectorsReport(Shown, NoTruth, Frozen):
+    """Whether the vectors in a file are those of a model. No other model was run."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    document: Literal["vectors"] = "vectors"
+    tool_version: str = VERSION
+    gate: Gate
+    model: ModelRead
+    index: IndexReport
+    """compatible: they are; re-embed: they are not; undecided: it cannot be told"""
+    preprocessing: PreprocessingFacts
+    images: ImageFacts
+    execution: Execution
+    notes: tuple[str, ...]
+    time: Time | None
+
+    _next_baseline: Baseline | None = PrivateAttr(None)
+
+    @property
+    def exit_code(self) -> Literal[0, 1]:
+        """Return 0 if the vectors are those of the model, else 1."""
+        return 0 if self.index.verdict == "compatible" else 1
+
+    @property
+    def passed(self) -> NoReturn:
+        """Raise UsageError. Outlier features were not judged, so this is neither PASS nor WARN."""
+        raise UsageError(
+            f"{self.model.file}: its outlier features were not judged, so there is no PASS", "report.index.verdict"
+        )
+
+    @property
+    def answer(self) -> str:
+        """Return the answer with its reason, or with what was measured. It is one sentence."""
+        start, reason = ANSWERS[self.index.verdict], self.index.reason
+        if reason is not None:
+            return f"{start}: {reason.seen}."
+        numbers = self.index.numbers
+        if self.index.tested == "by vectors":
+            n_there = round((numbers[THERE].estimate or 0) * self.index.n_images)
+            ids = "which has no ids" if self.index.n_ids == 0 else "and none of its ids is clearly a photo's"
+            return f"{start}: {n_there} of {self.index.n_images} photos have their vector in the index, {ids}."
+        n = sum(self.index.ids.values())
+        n_own = round((numbers[OWN].estimate or 0) * n)
+        cosines = number_text(numbers[MEDIAN].estimate, 5)
+        return f"{start}: {n_own} of {n} photos have their own vector under their id (cosine {cosines}, median)."
+
+    @property
+    def next_baseline(self) -> Baseline:
+        """The model's numbers, for the next release. Raises UsageError in a report that was read from a file."""
+        if self._next_baseline is None:
+            raise UsageError("the report was read from a file, which holds no baseline", "robustcheck.compare(...)")
+        return self._next_baseline
+
+    def with_baseline(self, baseline: Baseline) -> VectorsReport:
+        """Return the same report with the model's numbers."""
+        report = self.model_copy()
+        report._next_baseline = baseline
+        return report
+
+    def __repr_args__(self) -> ReprArgs:
+        """Show one line in repr, str and rich."""
+        return [("verdict", self.index.verdict), ("model", self.model.file), ("vectors", self.index.n_vectors)]
+
+
+def report_of(model: Compared, index: IndexReport, profile: Profile, when: Time) -> VectorsReport:
+    """Return the report on one model.
+
+    Args:
+        model: what was measured; of its verdict those reasons count for which its vectors can't be relied on.
+        index: from `judge_stored`.
+        profile: what the model was judged by.
+        when: it ran.
+    """
+    evidence = model.evidence
+    index = _with_doubts(index, evidence, [reason.id for reason in model.verdict.reasons])
+    is_assumed = evidence.preprocessing.source == "assumed" and index.verdict == "compatible"
+    facts = evidence.model
+    return VectorsReport(
+        gate=Gate(
+            exit_code=0 if index.verdict == "compatible" else 1,
+            fail_on="warn",
+            rule=f"the index verdict is {index.verdict}",
+        ),
+        model=ModelRead(
+            file=facts.file, digest=facts.digest, source=facts.source, tensor=facts.tensor, pool=facts.pool
+        ),
+        index=index,
+        preprocessing=evidence.preprocessing,
+        images=evidence.images,
+        execution=evidence.execution,
+        notes=(*([AS_ASSUMED] if is_assumed else []), *notes_of(evidence, profile)),
+        time=when,
+    )
+
+
+def judge_stored(
+    ours: Array,
+    names: Sequence[str],
+    file: VectorFile,
+    options: IndexOptions,
+    try_others: Callable[[Mapping[int, Floats]], str],
+    exact: Reference | None = None,
+) -> IndexReport:
+    """Judge whether the vectors in a file are the model's.
+
+    Args:
+        ours: (photo, feature) the model's vectors.
+        names: of the photos.
+        file: the vectors.
+        options: of the index verdict; the metric says whether lengths count.
+        try_others: names another preprocessing that gives the stored vectors by photo; empty if none
+            does.
+        exact: the model's run by reference arithmetic, where there was one.
+    """
+    report = IndexReport(options=options, n_images=len(names), n_vectors=file.n)
+    if file.width != ours.shape[1]:
+        return _of_another_width(report, file, ours.shape[1])
+    matches = match_ids(names, file.ids())
+    found = search([ours], file.blocks(), "cosine", matches.rows)
+    seen_ids = {"ids": dict(matches.ways), "n_ambiguous": matches.n_ambiguous, "n_ids": matches.n_ids}
+    seen_ids["n_vectors"] = found.n_vectors
+    report = tested(report.model_copy(update=seen_ids), ours, found)
+    if not found.own:
+        return _about_this_file(report, is_known=False)
+    report = _by_ids(report, ours, found.own, try_others)
+    return report if exact is None else _on_another_machine(report, exact, ours, found.own)
+
+
+def _of_another_width(report: IndexReport, file: VectorFile, width: int) -> IndexReport:
+    """Answer about vectors of another width. Raises UsageError where the file seems to be transposed."""
+    if file.n == width:
+        raise UsageError(
+            f"{file.path}: vectors of {file.option} have {file.width} features; those of the model have {width}",
+            f"numpy.save({file.path.name!r}, vectors.T): its shape is ({file.n}, {file.width}), so it is transposed",
+        )
+    seen = f"they have {file.width} features, and those of this file {width}"
+    return report.because("another_width", "re-embed", seen, STEPS["other_index"])
+
+
+def _by_ids(
+    report: IndexReport, ours: Array, own: Mapping[int, Floats], try_others: Callable[[Mapping[int, Floats]], str]
+) -> IndexReport:
+    """Name what was done to the vectors of photos with an id, and judge that."""
+    photos = sorted(own)
+    stored = float64([own[photo] for photo in photos])
+    cosines = cosine(stored, ours[photos])
+    change, after = explain(stored, ours[photos], report.options.min_cosine)
+    numbers = report.numbers | {MEDIAN: quantile(cosines, 0.5)}
+    report = report.model_copy(update={"numbers": numbers, "change": change if change in CHANGES else "none"})
+    first = report.reasons[0].id if report.reasons else ""
+    upper = numbers[OWN].high
+    is_other = first in OTHER_VECTORS and upper is not None and upper < holds.SAME_SHARE
+    is_scaled = first == "index_lengths" and report.options.metric is not None
+    is_known = len(photos) >= FEWEST_MATCHED and (is_other or is_scaled)
+    if first not in ("other_index", "changed_index") or len(photos) < FEWEST_MATCHED:
+        return _about_this_file(report, is_known=is_known)
+    if change == "permuted":
+        seen = f"the features are permuted; put in this file's order, the cosine is {number_text(after)} (worst 5 %)"
+        return _because(report, "permuted", seen, "re-embed")
+    is_own = holds.is_same(cosines, holds.spacing(ours)[photos])
+    others = {photo: own[photo] for photo, same in zip(photos, is_own, strict=True) if not same}
+    if way := try_others(others):
+        seen = f"{len(others)} of {len(photos)} photos were preprocessed in another way: {way}"
+        return _because(report, "other_preprocessing", seen, "re-embed" if is_known else "undecided")
+    return _about_this_file(report, is_known=is_known)
+
+
+def _on_another_machine(report: IndexReport, exact: Reference, ours: Array, own: Mapping[int, Floats]) -> IndexReport:
+    """Make the verdict undecided where this machine's arithmetic makes the vectors differ.
+
+    exact: the vectors of the first photos by reference arithmetic.
+    """
+    rows = exact.rows
+    photos = [photo for photo in sorted(own) if rows is not None and photo < len(rows)]
+    if rows is None or not photos:
+        return report
+    stored = float64([own[photo] for photo in photos])
+    loss = loss_of((ours[photos], stored), (rows[photos], None), "this machine", exact.run.words)
+    if loss is None or report.verdict == "compatible" or not loss.is_of_machine:
+        return report
+    seen = loss.text.replace("the reference's", "those of the index")
+    return _because(report, "runtime_differs", seen, "undecided")
+
+
+def _about_this_file(report: IndexReport, *, is_known: bool) -> IndexReport:
+    """Write the reason about this file, where `tested` writes it about a reference."""
+    if report.reason is None:
+        return report
+    seen = report.reason.seen.replace("the reference", "this file")
+    return _because(report, report.reason.id, seen, "re-embed" if is_known else "undecided")
+
+
+def _because(report: IndexReport, name: str, seen: str, verdict: IndexVerdict) -> IndexReport:
+    """Return the report with this as its only reason."""
+    step = STEPS.get(name) or INDEX_REASONS[name][1] or STEPS["other_index"]
+    reason = IndexReason(id=name, verdict=verdict, seen=seen, next_step=step)
+    return report.model_copy(update={"verdict": verdict, "reasons": (reason,)})
+
+
+def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]) -> IndexReport:
+    """Make the verdict undecided where the model's own vectors can't be relied on.
+
+    Assumed preprocessing is such a doubt only for vectors that differ: those that are the same confirm it.
+    """
+    if unsound := sorted(UNSOUND.intersection(reasons)):
+        step = f"Run `robustcheck explain {unsound[0]}`."
+        return report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step).model_copy(
+            update={"verdict": "undecided"}
+        )
+    if evidence.preprocessing.source == "assumed" and report.verdict == "re-embed":
+        seen = f"neither an option nor a file gives the preprocessing of {evidence.model.file}"
+        also = f", and {report.reason.seen}" if report.reason else ""
+        return report.because("assumed_preprocessing", "undecided", seen + also)
+    return report
+
+
+def document_of(report: VectorsReport) -> Document:
+    """Return the document of a report."""
+    index, reason = report.index, report.index.reason
+    stopped = f" · {STOPPED}" if report.exit_code else ""
+    step = f" {reason.next_step}" if reason else ""
+    preprocessing = preprocessing_text(report.preprocessing.preprocessing)
+    return Document(
+        question="compare",
+        title="Vectors",
+        subject="are the vectors in a file those of this model?",
+        model=report.model,
+        facts=facts_of_run(report, count_text(index.n_images, "photo"), f"{index.n_vectors:,} vectors"),
+        summary=report.answer,
+        sections=(
+            Section("Index of vectors", str(index.options.file), (Facts(tuple(_rows(index))),), "short"),
+            measured(
+                report,
+                (("File", report.model.file), ("Digest", report.model.digest), ("Tensor", report.model.tensor)),
+                (("Images", report.images.source), ("Digest of the images", report.images.digest)),
+                preprocessing,
+            ),
+        ),
+        notes=report.notes,
+        limits=LIMITS,
+        version=report.tool_version,
+        verdict=Cell(f"{SIGNS[index.verdict]} index {index.verdict}{stopped}", "fail" if report.exit_code else "pass"),
+        exit_code=report.exit_code,
+        rule=report.gate.rule,
+        step=(reason.next_step, f"robustcheck explain {reason.id}") if reason else ("", ""),
+        remark="No other model was run, and outlier features were not judged.",
+        line=f"{SIGNS[index.verdict]} {report.model.file}: {report.answer}{step}{stopped} · "
+        f"exit code {report.exit_code}: {report.gate.rule}",
+    )
+
+
+def _rows(index: IndexReport) -> Iterator[tuple[str, str]]:
+    """Yield label and text of each line. What is about a reference, or in the answer, is left out."""
+    for reason in index.reasons:
+        if reason != index.reason:
+            yield reason.verdict, f"{reason.seen}. {reason.next_step}"
+    for label, text in index.model_copy(update={"reasons": ()}).rows():
+        if label not in ("made by", "run by"):
+            yield label, text
+    if index.verdict == "compatible":
+        yield "tested", index.tested or ""
+    if index.change != "none":
+        yield "difference", CHANGES[index.change]
+
+
+CHANGES: Final[Mapping[str, str]] = {
+    "normalised": "the vectors in the index have one length, and those of this file have not",
+    "not normalised": "the vectors of this file have one length, and those in the index have not",
+}

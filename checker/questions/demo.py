@@ -1,0 +1,238 @@
+"""Make two tiny encoders from the bundled photos; excerpt their reports.
+
+Making them takes numpy and onnx.helper, and under a second.
+
+`ordinary` is trained, in closed form: a least-squares map that predicts the lower half of a photo, in grey, from its
+coarse upper half. `planted` is the same map with a mean that was made by hand, extreme in one feature; its contract
+says that it is synthetic.
+"""
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.parser import parse_model
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from ..arrays import AnyArray, Array, Float32s
+from ..core.evidence import Preprocessing
+from ..core.images.preprocess import apply
+from ..core.images.source import Picture
+from ..core.model.file import CONTRACT_KEY, graph_digest
+from ..core.verdict import reasons
+from ..errors import EnvironmentFaultError
+from ..outside.image_sets.open import open_images
+from ..report import forms
+from ..report.record import Report
+from ..report.terminal import COLOURS, Pen, columns, hanging, section
+from ..text import number_text, quoted
+
+Name = Literal["ordinary", "planted"]
+NAMES: tuple[Name, ...] = ("ordinary", "planted")
+
+SIZE_PX = 64  # edge of the model's input
+COARSE_PX = 4  # edge of the blocks that the upper half is averaged over: 3 × 8 × 16 = 384 numbers
+FINE_PX = 2  # edge of the blocks of the lower half that are predicted: 16 × 32 = 512 features
+RIDGE = 0.1  # share of the inputs' mean variance that is added to each: 141 photos for 384 inputs
+PLANTED_FEATURE = 92
+PLANTED_SD = -15.0  # how far it is shifted, in standard deviations over the features of each image
+OTHERS_SD = 0.6  # of the random shifts of the other features: a mean along one feature alone never passes
+PREPROCESSING = Preprocessing(
+    size=(SIZE_PX, SIZE_PX),
+    resize_mode="squash",
+    resize_size=(SIZE_PX, SIZE_PX),
+    interpolation="bilinear",
+    crop="none",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
+
+def halves(photos: Float32s) -> tuple[Array, Array]:
+    """Split photos into inputs and targets of the regression.
+
+    Args:
+        photos: (image, height, width, 3), preprocessed.
+
+    Returns:
+        The upper half averaged over 4 × 4 px, (image, 384), channel first; the lower half in grey over 2 × 2 px,
+        about the mean of each photo, every other block with its sign turned, (image, 512). The signs make neighbours,
+        which are alike, lie on either side of zero: photos are mostly dark with a few bright places, or the reverse.
+    """
+    n, height, width, channels = photos.shape
+    upper, lower = photos[:, : height // 2].astype(np.float64), photos[:, height // 2 :].astype(np.float64)
+    coarse = upper.reshape(n, -1, COARSE_PX, width // COARSE_PX, COARSE_PX, channels).mean((2, 4))
+    fine = lower.mean(3).reshape(n, -1, FINE_PX, width // FINE_PX, FINE_PX).mean((2, 4))
+    sign = 1 - 2 * (np.indices(fine.shape[1:]).sum(0) % 2)
+    grey = (fine - fine.mean((1, 2), keepdims=True)) * sign
+    return np.moveaxis(coarse, 3, 1).reshape(n, -1), grey.reshape(n, -1)
+
+
+def fit(inputs: Array, targets: Array) -> Array:
+    """Return the weights W (input, feature) of ridge regression.
+
+    It maps inputs − their mean → targets − their mean.
+
+    inputs: (image, input), targets: (image, feature); at least two images that differ.
+    """
+    x, y = inputs - inputs.mean(0), targets - targets.mean(0)
+    gram = x.T @ x
+    weights: Array = np.linalg.solve(gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ y)
+    return weights
+
+
+def train() -> tuple[Array, Array]:
+    """Fit weights to the bundled photos. Returns weights (384, 512) and the mean of the inputs (384,)."""
+    items = open_images(None).items()
+    photos = np.stack([apply(PREPROCESSING, item.image) for item in items if isinstance(item, Picture)])
+    inputs, targets = halves(photos)
+    return fit(inputs, targets), inputs.mean(0)
+
+
+GRAPH = """<ir_version: 9, opset_import: ["": 18]>
+robustcheck_demo_{name} (float[batch, 3, 64, 64] image) => (float[batch, {width}] representation) {{
+    upper = Slice(image, top, middle, height_axis)
+    coarse = AveragePool <kernel_shape = [4, 4], strides = [4, 4]> (upper)
+    flat = Flatten(coarse)
+    centred = Sub(flat, mean)
+    {last} = MatMul(centred, weights){shift}
+}}
+"""
+"""its versions are what every ONNX Runtime that robustcheck takes can read"""
+SHIFT = """
+    feature_mean = ReduceMean(predicted, feature_axis)
+    deviation = Sub(predicted, feature_mean)
+    squares = Mul(deviation, deviation)
+    variance = ReduceMean(squares, feature_axis)
+    sd = Sqrt(variance)
+    shift = Mul(sd, planted)
+    representation = Add(predicted, shift)"""
+
+
+def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
+    """Write one of the two encoders, with its contract.
+
+    It maps image (batch, 3, 64, 64) → representation (batch, 512).
+    """
+    width, is_planted = weights.shape[1], name == "planted"
+    last, shift = ("predicted", SHIFT) if is_planted else ("representation", "")
+    constants: dict[str, AnyArray] = {
+        "top": np.array([0], np.int64),
+        "middle": np.array([SIZE_PX // 2], np.int64),
+        "height_axis": np.array([2], np.int64),
+        **({"feature_axis": np.array([1], np.int64)} if is_planted else {}),
+        "mean": mean.astype(np.float32),
+        "weights": weights.astype(np.float32),
+    }
+    if is_planted:
+        planted = np.random.default_rng(0).normal(0, OTHERS_SD, size=(width,))
+        planted[PLANTED_FEATURE] = PLANTED_SD
+        constants["planted"] = planted.astype(np.float32)
+    model = parse_model(GRAPH.format(name=name, width=width, last=last, shift=shift))
+    for node in model.graph.node:
+        node.ClearField("domain")
+    model.graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
+    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(_contract(name) | {"graph_digest": graph_digest(model)})})
+    onnx.save(model, path)
+
+
+def _contract(name: Name) -> dict[str, Any]:
+    planted = (
+        f"the demo's least-squares encoder with feature {PLANTED_FEATURE} shifted by {PLANTED_SD:g} standard "
+        f"deviations of each image's features, and the others at random (SD {OTHERS_SD:g})"
+    )
+    return {
+        "schema_version": 1,
+        "preprocessing": PREPROCESSING.model_dump(mode="json"),
+        "tensors": {"representation": {"meaning": "a photo's lower half, predicted", "rule": "encoder_output"}},
+        "source": {
+            "library": "robustcheck demo",
+            "name": name,
+            "weights": "least squares on the bundled photos",
+            "weights_digest": "",
+            "random_weights": False,
+            "synthetic": planted if name == "planted" else "",
+            "matched_to": "none",
+        },
+        "versions": {"onnx": version("onnx"), "numpy": version("numpy")},
+        "precision": "fp32",
+    }
+
+
+EXPECTED = {"ordinary": "WARN", "planted": "PASS"}
+SHOWN = {
+    "ordinary": "Least squares on the bundled photos: it predicts a photo's lower half from its upper half. A real "
+    "encoder, if a tiny one; nothing was planted.",
+    "planted": "The same encoder with a mean that was made by hand. It is extreme in one feature, in every image.",
+}
+MEANS = {
+    "ordinary": "WARN: the outlier features are absent. That does not make the encoder fragile.",
+    "planted": "PASS, of a SYNTHETIC model: it shows what the check looks for, not that this encoder is robust. Only "
+    "the contract in the file shows that the feature was planted.",
+}
+
+
+def copy_models(models: list[Path], folder: Path) -> None:
+    """Copy the models into a folder. Each appears there complete. Raises EnvironmentFaultError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for model in models:
+            unfinished = folder / f".{model.name}.tmp"
+            try:
+                shutil.copyfile(model, unfinished)
+                unfinished.replace(folder / model.name)
+            finally:
+                unfinished.unlink(missing_ok=True)
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{folder}: models could not be written ({fault.strerror}); the folder must be writable",
+            f"ls -ld {quoted(folder.parent)}; df -h",
+        ) from fault
+
+
+def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
+    """Return an excerpt of a report.
+
+    It has what the encoder is, verdict, reasons, the deciding statistics with their thresholds.
+    """
+    verdict, statistics = report.verdict, report.evidence.statistics
+    passes = verdict.verdict == "PASS"
+    rows = [("✗", f"{reason.id}: {reason.seen}") for reason in verdict.reasons]
+    rows += [("•", note) for note in report.notes if report.evidence.model.synthetic in note and passes]
+    table = columns(pen, "=statistic", ">value", ">must be", "ok?")
+    for statistic in report.profile.deciding:
+        interval = getattr(statistics, statistic)
+        minimum = report.profile.minimum_of(statistic)
+        clears = forms.clears(interval, minimum)
+        sign = {"yes": "✓", "no": "✗"}.get(clears, "~")
+        cells = (reasons.NAMES[statistic], number_text(interval.estimate), f"> {minimum:g}", f"{sign} {clears}")
+        table.add_row(*map(pen.say, cells))
+    images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
+    colour = f"bold {COLOURS[verdict.verdict]}"
+    return Group(
+        section(pen, f"{name} encoder", images, pen.prose(SHOWN[name])),
+        Text(),
+        Padding(pen.say(f"{'✓' if passes else '▲'} {verdict.verdict}", colour), (0, 0, 0, 2)),
+        Padding(hanging([(pen.say(sign), pen.say(text)) for sign, text in rows]), (0, 0, 0, 2)),
+        Padding(table, (1, 0, 1, 2)),
+        Padding(pen.prose(MEANS[name]), (0, 0, 1, 2)) if verdict.verdict == EXPECTED[name] else Text(),
+    )
+
+
+def next_steps(keep: Path | None, pen: Pen) -> RenderableType:
+    """Return the commands to type next."""
+    again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
+    steps = (
+        ("Check your model on your photos:", "robustcheck model.onnx --images photos/"),
+        ("Read what a reason means:", "robustcheck explain too_weak"),
+        ("Keep these two files for a full report:" if keep is None else "See the full report:", again),
+    )
+    parts = (part for label, typed in steps for part in (pen.prose(f"  {label}"), pen.command(f"    {typed}")))
+    return Group(section(pen, "Next", ""), *parts)

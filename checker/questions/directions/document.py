@@ -1,0 +1,481 @@
+"""Records of what `robustcheck directions` measured, and their document. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ....thresholds.profile import Frozen, ReprArgs
+from ...core.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
+from ...core.statistics.definitions import Accuracy
+from ...report import notebook
+from ...report.document import Cell, Chart, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ...report.document import Curve as Line
+from ...report.record import ModelRead, Time
+from ...text import count_text, interval_text, number_text, percent_text
+from ..shift.robustness import Effective, SetResult, Shifted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Order = Literal["importance", "singular value", "random"]
+SAME = 1e-6  # of the largest singular value: below, two differ, or one differs from 0, by rounding of float32
+NORMALISER = "singular value / sum of all singular values × mean over images of |cos(direction, representation)|"
+CLAIM = (
+    "Information, not a verdict. Importance and pruning of directions are an analysis of Crabbé et al. (arXiv "
+    "2310.13040). The abstract of its first version, of 2023, says that up to 80 % of the directions of robust CLIP "
+    "models can be pruned without harm; that of the final version does not. No threshold is known that tells robust "
+    "models from others, and the paper's own normaliser of the importance is not known to us. The numbers hold for "
+    "this head and these images."
+)
+
+
+class Direction(Frozen):
+    """One direction of the head."""
+
+    index: int
+    """place among the singular values, from 0 for the largest"""
+    singular_value: float
+    cosine: float
+    """mean over images of |cos| between the direction and the representation"""
+    importance: Interval
+    largest_feature: int
+    """the feature with the largest |component| in the direction"""
+    largest_component: float
+    """that |component|; 1 = the direction is that feature alone"""
+    on_features: tuple[float, ...]
+    """|component| on each of `Outliers.features`, in their order"""
+
+
+class TopShare(Frozen):
+    """How much of all importance the first directions hold."""
+
+    directions: int
+    share: Interval
+
+
+class Point(Frozen):
+    """The head with some of its directions."""
+
+    percent: int
+    """of the directions that are kept"""
+    kept: int
+    importance: float
+    """share of all importance that they hold, 0–1"""
+    same: Accuracy
+    """share of the images whose predicted class is that of the whole head"""
+    same_confident: Accuracy
+    """the same of the confident images: the half with the largest margin of the whole head"""
+    accuracy: dict[str, Accuracy]
+    """top-1 on each labelled set, by its name"""
+    effective_robustness: dict[str, Effective]
+    """on each shifted set that has one"""
+
+
+class Curve(Frozen):
+    """Predictions against the number of directions kept."""
+
+    order: Order
+    """which directions are kept first"""
+    points: tuple[Point, ...]
+
+
+class Fewest(Frozen):
+    """The fewest directions that keep a share of the predictions. The most important ones come first."""
+
+    share: float
+    directions: int
+    percent: float
+    """of all directions, 0–100"""
+
+
+class Analysis(Frozen):
+    """The analysed directions. They are those of W, or of W less its mean over classes."""
+
+    n_directions: int
+    singular_values: tuple[float, ...]
+    """falling"""
+    importances: tuple[float, ...]
+    """in the order of the singular values"""
+    participation_ratio: Interval
+    """of the importances p: (Σp)² / Σp²; 1 = one direction has all, `n_directions` = all have the same"""
+    effective_rank: Interval
+    """exp of the entropy of the importances' shares; the same range"""
+    top: tuple[TopShare, ...]
+    leading: tuple[Direction, ...]
+    """the most important directions"""
+    curves: tuple[Curve, ...]
+    fewest: tuple[Fewest, ...]
+
+    @property
+    def twenty(self) -> Point:
+        """Return the point with the most important 20 % of the directions."""
+        return next(point for point in self.curves[0].points if point.percent == 20)
+
+
+class HeadFeature(Frozen):
+    """A feature of the representation."""
+
+    index: int
+    frequency: float
+    """share of the images with |z| > 6"""
+    kurtosis_share: float
+    """its share of the activation kurtosis"""
+
+
+class Replacement(Frozen):
+    """The effect of replacing features by one value. It is the same in every image."""
+
+    value: Literal["mean over images", "zero"]
+    changed: Accuracy
+    """share of the images whose predicted class becomes another one"""
+    margin_share: Interval
+    """part of the margin between the first two classes that what is replaced gives: the sum over images of
+    Σ_j (W_aj − W_bj)·(h_j − replacement) over the sum of the margins, a and b the classes of the two largest scores"""
+
+
+class Outliers(Frozen):
+    """The outlier features, and how the head uses them."""
+
+    persistent: bool
+    """|z| > 6 in at least half of the images; without any, the one with most of the kurtosis"""
+    n_features: int
+    """how many are replaced"""
+    features: tuple[HeadFeature, ...]
+    """the first of them by their share of the kurtosis"""
+    replacements: tuple[Replacement, ...]
+
+
+class HeadModel(ModelRead):
+    """The model and its head."""
+
+    head: str
+    """where the head's weights come from"""
+    n_classes: int
+    n_features: int
+    score_difference: float | None
+    """largest relative difference between W·h + b and the model's own class output, up to a softmax or a sigmoid; None:
+    the head is not the model's own"""
+
+
+class DirectionsReport(Shown, Frozen):
+    """The directions of a linear head, and pruning them."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    kind: Literal["directions"] = "directions"
+    tool_version: str
+    model: HeadModel
+    n_images: int
+    """measured"""
+    n_left_out: int
+    """images whose representation is constant: it has no direction"""
+    shown: Literal["raw"] = "raw"
+    """which of the two analyses the short report shows: that of W as it is, as in the paper"""
+    raw: Analysis
+    centred: Analysis
+    """of W less its mean over classes, which softmax and the predicted class can't see"""
+    outliers: Outliers
+    normaliser: str = NORMALISER
+    confidence: float
+    """of every interval; normal over images (by the delta method), shares Wilson's"""
+    in_distribution: SetResult | None
+    """accuracy of the whole head where labels were given"""
+    shifted: tuple[Shifted, ...]
+    baseline: str
+    summary: str
+    preprocessing: PreprocessingFacts
+    images: ImageFacts
+    execution: Execution
+    notes: tuple[str, ...]
+    claim: str = CLAIM
+    time: Time | None
+    """None where the caller asked for no time block"""
+
+    def __repr_args__(self) -> ReprArgs:
+        """Show one line in repr, str and rich."""
+        rank = self.raw.effective_rank.estimate
+        return [
+            ("model", self.model.file),
+            ("classes", self.model.n_classes),
+            ("features", self.model.n_features),
+            ("effective_rank", None if rank is None else round(rank, 2)),
+            ("images", self.n_images),
+        ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame, one row per curve point.
+
+        Raises:
+            EnvironmentFaultError: pandas is not installed.
+        """
+        rows: list[notebook.Row] = [
+            {
+                "decomposition": name,
+                "order": curve.order,
+                "percent": point.percent,
+                "kept": point.kept,
+                "importance": point.importance,
+                "same": point.same.value,
+                "same_low": point.same.low,
+                "same_high": point.same.high,
+                "same_confident": point.same_confident.value,
+                **{f"accuracy of {set_name}": accuracy.value for set_name, accuracy in point.accuracy.items()},
+            }
+            for name, analysis in (("raw", self.raw), ("centred", self.centred))
+            for curve in analysis.curves
+            for point in curve.points
+        ]
+        return notebook.frame(rows, "decomposition")
+
+
+def spectrum_notes(raw: Analysis) -> list[str]:
+    """Return the notes on singular values. They tell how far single directions mean anything."""
+    sigma = raw.singular_values
+    rounding = SAME * sigma[0]
+    rank = sum(value > rounding for value in sigma)
+    n_equal = sum(a - b <= rounding for a, b in itertools.pairwise(sigma[:rank]))
+    notes = []
+    if rank < len(sigma):
+        notes.append(
+            f"{len(sigma) - rank} of {len(sigma)} directions weigh nothing: the head's matrix has rank {rank}."
+        )
+    if n_equal:
+        notes.append(
+            f"{count_text(n_equal, 'singular value')} equal to the one before (to 1e-6 of the largest): such "
+            "directions are one choice among many, and so is every number of a single one, of the order and the rank."
+        )
+    return notes
+
+
+def summary_of(raw: Analysis) -> str:
+    """What was found, in two sentences."""
+    first, last = raw.top[0].share.estimate, raw.top[-1]
+    twenty = raw.twenty
+    keeps = raw.fewest[-1]
+    rank, same = number_text(raw.effective_rank.estimate), twenty.same
+    return (
+        f"Of {raw.n_directions} directions the most important holds {percent_text(first)} of the importance, the "
+        f"first {min(last.directions, raw.n_directions)} hold {percent_text(last.share.estimate)}; the effective rank "
+        f"is {rank}. The most important 20 % ({twenty.kept}) keep {percent_text(same.value)} of the predictions "
+        f"({interval_text(100 * same.low, 100 * same.high)} %); {keeps.directions} or more "
+        f"({keeps.percent:.0f} %) keep {100 * keeps.share:.0f} %."
+    )
+
+
+SPECTRUM_POINTS = 11  # of the curve of the importance
+
+
+def document_of(report: DirectionsReport) -> Document:
+    """Return the document of a head's directions."""
+    model, images, raw = report.model, report.images, report.raw
+    twenty = raw.twenty
+    analyses = {"raw": raw, "class mean removed": report.centred}
+    first = (count_text(report.n_images, "image"), name(images.source))
+    not_compared, difference = "not compared: the head is not the model's own", model.score_difference
+    facts = [
+        ("Head", model.head),
+        ("Acts on", model.tensor),
+        ("Difference to the model's own scores", not_compared if difference is None else f"{difference:.2g}"),
+        ("Images left out", report.n_left_out),
+    ]
+    run = [("Images", images.source), ("Digest", images.digest), ("Seed", images.seed)]
+    importance = (
+        *((label, _importance(analysis)) for label, analysis in analyses.items()),
+        ("outlier features", outliers_text(report.outliers)),
+    )
+    return Document(
+        question="directions",
+        title="Directions of the head",
+        subject="the directions of a classifier's head",
+        model=model,
+        facts=(
+            *facts_of_run(report, *first),
+            f"{model.n_classes} classes × {model.n_features} features",
+            name(model.head, "dim"),
+        ),
+        summary=report.summary,
+        sections=(
+            Section(
+                "Same prediction",
+                "with the most important 2, 5, 10, 20 to 90 % of the directions",
+                (_pruning(raw),),
+                "short",
+            ),
+            Section(
+                "Importance of directions", "singular value × mean |cos| to the images", (Facts(importance),), "short"
+            ),
+            Section(
+                "Importance together",
+                "share of all importance that the most important directions hold",
+                (_spectrum(analyses),),
+                "page",
+            ),
+            Section("Pruning", "W as it is", (_table(raw),)),
+            Section("Pruning, class mean removed", "W less its mean over classes", (_table(report.centred),)),
+            *_accuracies(report),
+            Section("Leading directions", report.normaliser, (_leading(report),)),
+            measured(report, facts, run, report.preprocessing.source),
+        ),
+        notes=report.notes,
+        limits=report.claim,
+        version=report.tool_version,
+        tiles=(
+            ("Directions", raw.n_directions, f"{model.n_classes} classes × {model.n_features} features"),
+            ("Effective rank", number_text(raw.effective_rank.estimate), "of the importance"),
+            ("Same prediction with 20 %", percent_text(twenty.same.value), "the most important ones"),
+            ("Images measured", report.n_images, f"of {images.n_available}"),
+        ),
+        hint="Information, not a verdict. -v shows tables, notes and limits.",
+    )
+
+
+def outliers_text(outliers: Outliers) -> str:
+    """Return what replacing features does, in sentences.
+
+    The features are named, and what becomes of the predictions.
+    """
+    shown = ", ".join(str(feature.index) for feature in outliers.features)
+    more = outliers.n_features - len(outliers.features)
+    which = f"Features with |z| > 6 in at least half of the images: {shown}" + (f" and {more} more." if more else ".")
+    if not outliers.persistent:
+        which = f"No feature has |z| > 6 in at least half of the images; feature {shown} has most of the kurtosis."
+    effects = "; ".join(
+        f"set to {'the mean' if replacement.value == 'mean over images' else 'zero'}, "
+        f"{percent_text(replacement.changed.value)} of the predictions change ({_bounds(replacement.changed)} %) and "
+        f"{_percent(replacement.margin_share)} of the margin between the first two classes goes"
+        for replacement in outliers.replacements
+    )
+    return f"{which} {effects[:1].upper()}{effects[1:]}."
+
+
+def _importance(analysis: Analysis) -> str:
+    tops = ", ".join(f"{top.directions}: {percent_text(top.share.estimate)}" for top in analysis.top)
+    rank, ratio = analysis.effective_rank, analysis.participation_ratio
+    return (
+        f"effective rank {number_text(rank.estimate)} ({interval_text(rank.low, rank.high)}), participation "
+        f"ratio {number_text(ratio.estimate)} of {analysis.n_directions}; share of the first {tops}"
+    )
+
+
+def _pruning(analysis: Analysis) -> Chart:
+    """Draw the share of the same predictions. It is over the directions kept; there is a curve per order."""
+    curves = []
+    for curve in analysis.curves:
+        same = [point.same for point in curve.points[::-1]]
+        values = tuple(share.value for share in same)
+        bounds = tuple((share.low, share.high) for share in same) if curve.order == "importance" else ()
+        curves.append(Line(f"by {curve.order}", values, tuple(map(percent_text, values)), bounds))
+    percents = [point.percent for point in analysis.curves[0].points[::-1]]
+    return Chart(
+        "Share of the images with the same predicted class, by share of the directions kept",
+        tuple(f"{percent} %" for percent in percents),
+        tuple(curves),
+        percent_text(max(curves[0].values)),
+        "Share of the images whose predicted class stays the same, by the share of the directions that are kept: the "
+        "most important first (coloured, with 95 % Wilson intervals), by singular value (solid), in random order "
+        "(dashed).",
+        at=tuple(percent / 100 for percent in percents),
+    )
+
+
+def _spectrum(analyses: dict[str, Analysis]) -> Chart:
+    """Draw the cumulated importance of the directions. The most important come first."""
+    shares = np.linspace(0, 1, SPECTRUM_POINTS)
+    curves = []
+    for label, analysis in analyses.items():
+        falling = np.sort(analysis.importances)[::-1]
+        sums = np.concatenate([[0.0], np.cumsum(falling) / np.sum(falling)])
+        values = np.minimum(np.interp(shares * (len(sums) - 1), np.arange(len(sums)), sums), 1.0).tolist()
+        curves.append(Line(label, tuple(values), tuple(map(percent_text, values))))
+    return Chart(
+        "Importance that the most important directions hold together",
+        tuple(f"{100 * share:.0f} %" for share in shares),
+        tuple(curves),
+        "100 %",
+        "By their share of all directions: of the weights as they are (coloured), and less their mean over classes.",
+        at=tuple(shares.tolist()),
+    )
+
+
+def _table(analysis: Analysis) -> Table:
+    by_importance, *others = analysis.curves
+    rows: tuple[tuple[str | Cell, ...], ...] = tuple(
+        (
+            *(f"{point.percent} %", str(point.kept), percent_text(point.importance)),
+            *(Cell(percent_text(point.same.value), "bold"), _bounds(point.same)),
+            percent_text(point.same_confident.value),
+            *(percent_text(curve.points[at].same.value) for curve in others),
+        )
+        for at, point in enumerate(by_importance.points)
+    )
+    keeps = ", ".join(f"{percent_text(few.share)} by {few.directions} ({few.percent:.0f} %)" for few in analysis.fewest)
+    return Table(
+        (
+            *(">kept", ">directions", ">importance", ">same", "=interval", ">confident"),
+            *(f"?>{curve.order if curve.order == 'random' else f'by {curve.order}'}" for curve in others),
+        ),
+        rows,
+        "same: predicted class as with all directions, Wilson intervals; confident: of the half of the images with "
+        f"the largest margin between first and second score; kept from there on, in steps of 2 %: {keeps}",
+    )
+
+
+def _accuracies(report: DirectionsReport) -> list[Section]:
+    """Show top-1 on each labelled set.
+
+    It is with fewer directions, most important first, and with effective robustness.
+    """
+    if report.in_distribution is None:
+        return []
+    results = [report.in_distribution, *(s.result for s in report.shifted)]
+    rows: list[tuple[str | Cell, ...]] = [("all", *(Cell(_accuracy(result.accuracy), "bold") for result in results))]
+    for point in report.raw.curves[0].points:
+        cells = [f"{point.percent} %"]
+        for result in results:
+            beyond = point.effective_robustness.get(result.name)
+            cells.append(_accuracy(point.accuracy[result.name]) + (f", {beyond.points:+.1f}" if beyond else ""))
+        rows.append(tuple(cells))
+    reasons = [s.not_applicable for s in report.shifted if s.not_applicable]
+    legends = ["after a comma: effective robustness, percentage points"] if len(reasons) < len(report.shifted) else []
+    legends += [f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}"] if reasons else []
+    table = Table((">kept", *(f">{result.name}" for result in results)), tuple(rows), "; ".join(legends))
+    return [Section("Accuracy", "top-1 by directions kept, most important first (Wilson)", (table,))]
+
+
+def _leading(report: DirectionsReport) -> Table:
+    named = [feature.index for feature in report.outliers.features[:3]]
+    total = sum(report.raw.importances)
+    rows: list[tuple[str | Cell, ...]] = []
+    for direction in report.raw.leading:
+        of_all = direction.importance
+        share, low, high = ((value or 0.0) / total for value in (of_all.estimate, of_all.low, of_all.high))
+        rows.append(
+            (
+                *(str(direction.index + 1), number_text(direction.singular_value), number_text(direction.cosine)),
+                *(percent_text(share), f"{100 * low:.1f} – {100 * high:.1f}"),
+                f"{direction.largest_feature}: {direction.largest_component:.2f}",
+                *(f"{value:.2f}" for value in direction.on_features[: len(named)]),
+            )
+        )
+    return Table(
+        (*(">σ rank", ">σ", ">|cos|", ">importance", "=interval", ">largest"), *(f">on {index}" for index in named)),
+        tuple(rows),
+        "importance as a share of all; largest: the feature with the largest |component|; on: |component| on a feature "
+        "named above (1 = the direction is that feature)",
+    )
+
+
+def _bounds(accuracy: Accuracy) -> str:
+    return f"{100 * accuracy.low:.1f} – {100 * accuracy.high:.1f}"
+
+
+def _accuracy(accuracy: Accuracy) -> str:
+    return f"{percent_text(accuracy.value)} ({_bounds(accuracy)})"
+
+
+def _percent(interval: Interval) -> str:
+    return "no share" if interval.estimate is None else f"{100 * interval.estimate:z.1f} %"

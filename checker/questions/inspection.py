@@ -1,0 +1,407 @@
+"""Find what a check would measure in a file. Also find whether it can pass; nothing of it runs."""
+
+from __future__ import annotations  # help() names the types as the package does
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from ...thresholds.profile import Frozen, Profile
+from ..core.evidence import GraphScaling, ModelFacts, PreprocessingFacts
+from ..core.measure.run import model_facts
+from ..core.model.file import stated_in
+from ..core.model.int8 import saturating_pairs
+from ..core.model.layers import show_shape
+from ..core.model.open import ModelFile, open_model
+from ..core.model.sidecar import find_preprocessing, models_below, takes_no_image
+from ..core.runtime.runner import scales_over_batch
+from ..core.verdict.gate import int8_notes, load_profile
+from ..core.verdict.reasons import RULES
+from ..core.verdict.rule import Reason, foreseen, reason, step_for, steps_text
+from ..errors import RobustcheckError, UsageError
+from ..outside.addresses import on_this_machine, parse_address
+from ..outside.isolation import NO_LIMITS, Limits, apart
+from ..outside.storage.places import Place, Url, as_typed, redact
+from ..report.document import Cell, Document, Facts, File, Section, Shown, Table, Words, name
+from ..report.forms import step_of
+from ..text import VERSION, Fields, as_json, error_json, frozen, quoted
+
+INSPECT_SCHEMA: Final = "robustcheck.inspect/2"
+LISTED = 8  # models of a folder that an error names
+
+
+class CanPass(Frozen):
+    """The answer whether a check could end in PASS."""
+
+    answer: Literal["yes", "no", "unknown"]
+    """yes: nothing that is known before measuring speaks against it, the numbers decide; no: whatever they are"""
+    reasons: tuple[Reason, ...]
+    """why not, or what is not known; empty for yes"""
+    note: str | None = None
+    """what a yes holds for; None for any batch"""
+
+
+class Inspected(Shown, Frozen):
+    """What a check would measure, and whether the file can pass."""
+
+    file: str
+    digest: str = ""
+    tensor: str = ""
+    """what a check would measure"""
+    can_pass: CanPass
+    facts: Fields = Field(repr=False)
+    """all of it, as `to_json` writes it"""
+
+    def to_json(self) -> str:
+        """Return the JSON document, as `-o json`."""
+        return as_json(self.facts)
+
+
+@frozen
+class Inspection:
+    """A model file as a check would read it. Nothing of it has run."""
+
+    model: ModelFile
+    preprocessing: PreprocessingFacts | None
+    """None: not known, and a check ends with an error"""
+    why_no_preprocessing: str
+    """of the preprocessing; empty where it is known"""
+    profile: Profile
+    can_pass: CanPass
+
+
+def find_model(place: Place) -> Place:
+    """Return the file or URL, or a folder's only ONNX file. The folder's folder `onnx` counts, too.
+
+    Raises:
+        UsageError: a folder with no model or several.
+    """
+    if isinstance(place, Url) or not place.is_dir():
+        return place
+    models = models_below(place)
+    if len(models) == 1:
+        return models[0]
+    if not models:
+        raise UsageError(
+            f"{place}: no .onnx file found in the folder, or in its folder onnx; one is needed",
+            f"find {quoted(place)} -name '*.onnx'",
+        )
+    listed = ", ".join(str(path.relative_to(place)) for path in models[:LISTED]) + ", …" * (len(models) > LISTED)
+    likely = min(models, key=lambda path: (takes_no_image(path), len(path.name)))
+    raise UsageError(
+        f"{place}: number of models in the folder is {len(models)} ({listed}); inspect takes one",
+        f"robustcheck inspect {quoted(likely)}",
+    )
+
+
+def inspect_model(
+    path: Path, profile: Profile, *, tensor: str | None = None, pool: str | None = None, preprocess: str | None = None
+) -> Inspection:
+    """Open a model and foresee whether it can pass. Its preprocessing is found, too.
+
+    Raises:
+        UsageError, CannotAssessError: as `open_model`; for `preprocess` as `find_preprocessing`.
+    """
+    model = open_model(path, tensor=tensor, pool=pool)
+    contract, stated_by = stated_in(model.contract)
+    preprocessing, fault = None, None
+    try:
+        preprocessing = find_preprocessing(path, preprocess, contract, model.image_input.size, stated_by=stated_by)
+    except UsageError as error:  # everything else can be shown
+        if preprocess is not None:
+            raise
+        fault = error
+    can_pass = _can_pass(model, preprocessing, fault, profile)
+    return Inspection(model, preprocessing, "" if fault is None else _without_file(path, fault), profile, can_pass)
+
+
+def inspect(
+    model: str | Path,
+    *,
+    tensor: str | None = None,
+    pool: str | None = None,
+    preprocess: str | Path | None = None,
+    thresholds: str | Path | Profile | None = None,
+    limits: Limits = NO_LIMITS,
+) -> Inspected:
+    """Inspect what a check would measure in a file. Also find whether the file can pass; nothing is measured.
+
+    Args:
+        model: path of the ONNX file, or of a folder with one in it or in its folder onnx; or an address as in
+            `check`.
+        tensor: as in `check`.
+        pool: as in `check`.
+        preprocess: as in `check`.
+        thresholds: as in `check`.
+        limits: as in `check`.
+
+    Raises:
+        UsageError, CannotAssessError: the file can't be opened; see each class.
+    """
+    profile = load_profile(thresholds)
+    name = as_typed(find_model(parse_address(model)))
+    return apart(inspected, redact(name), limits)(name, profile, tensor=tensor, pool=pool, preprocess=preprocess)
+
+
+def inspected(
+    model: str | Path, profile: Profile, *, tensor: str | None = None, pool: str | None = None, preprocess: Any = None
+) -> Inspected:
+    """Inspect a file in this process; of an address, a copy that is removed at the end."""
+    with on_this_machine(parse_address(model), preprocess=preprocess) as here:
+        inspection = inspect_model(here.path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
+        origin = {"origin": here.origin.model_dump()} if here.origin else {}
+        found = Inspected(
+            file=str(here.path),
+            digest=inspection.model.digest,
+            tensor=inspection.model.representation.tensor,
+            can_pass=inspection.can_pass,
+            facts=inspect_json(inspection) | origin,
+        )
+    if not here.names:
+        return found
+    return Inspected.model_validate(_with_texts(found.model_dump(mode="json"), here.shown))
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value in which each text is changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _with_texts(inner, change) for key, inner in value.items()}
+    return [_with_texts(inner, change) for inner in value] if isinstance(value, list) else value
+
+
+def inspect_json(inspection: Inspection) -> Fields:
+    """Return an inspection as JSON values. Every form shows them."""
+    model, chosen, preprocessing = inspection.model, inspection.model.representation, inspection.preprocessing
+    others = (candidate for candidate in model.candidates if candidate.tensor != chosen.tensor)
+    return {
+        "schema": INSPECT_SCHEMA,
+        "file": str(model.path),
+        **_fields(model, "digest", "model_digest"),
+        "external": _all(model.external, "location", "size_bytes", "digest"),
+        **_fields(model, "size_bytes", "opsets", "ir_version", "producer", "precision"),
+        "saturating_pairs": saturating_pairs(model.graph.proto, model.graph.file.weights),
+        "representation": {
+            **_fields(chosen, "tensor", "shape", "rule", "pool"),
+            "ends_in": str(chosen.ends_in),
+            **_fields(chosen, "why", "assumed"),
+        },
+        "alternatives": _all(others, "tensor", "op", "rule", "why"),
+        "head": model.head and _fields(model.head, "op", "weight_shape", "classes"),
+        "class_output": model.class_output,
+        "image_input": _fields(model.image_input, "name", "layout", "dtype", "batch", "height", "width"),
+        "scaling": model.scaling and model.scaling.model_dump(mode="json"),
+        "outputs": _all(model.outputs, "name", "dtype", "shape"),
+        "preprocessing": preprocessing
+        and [{"field": field, "value": value, "source": source} for field, value, source in preprocessing.fields],
+        "preprocessing_not_known": inspection.why_no_preprocessing or None,
+        "contract": model.contract and model.contract.model_dump(mode="json"),
+        "profile": _fields(inspection.profile, "id", "digest"),
+        "can_pass": inspection.can_pass.model_dump(mode="json"),
+    }
+
+
+def unopened(path: Place, fault: RobustcheckError) -> Inspected:
+    """Return the inspection of an unreadable file. It has the error, and that the file can't pass."""
+    seen = _without_file(path, fault)
+    # the reason's id is of no verdict
+    why = Reason(id="not_assessable", kind="not_established", seen=seen, next_step=fault.hint)
+    can_pass = CanPass(answer="no", reasons=(why,))
+    facts = {
+        "schema": INSPECT_SCHEMA,
+        "file": str(path),
+        **json.loads(error_json(fault.message, fault.hint, fault.exit_code)),
+        "can_pass": can_pass.model_dump(mode="json"),
+    }
+    return Inspected(file=str(path), can_pass=can_pass, facts=facts)
+
+
+def _fields(item: object, *names: str) -> Fields:
+    return {name: getattr(item, name) for name in names}
+
+
+def _all(items: Iterable[object], *names: str) -> list[Fields]:
+    return [_fields(item, *names) for item in items]
+
+
+def _without_file(path: Place, fault: RobustcheckError) -> str:
+    """Return an error's message without the file's name. The name is above it."""
+    return fault.message.removeprefix(f"{path}: ")
+
+
+def _can_pass(
+    model: ModelFile,
+    preprocessing: PreprocessingFacts | None,
+    fault: UsageError | None,
+    profile: Profile,
+) -> CanPass:
+    """Foresee whether a file can pass. The verdict's own rule decides."""
+    facts, chosen = model_facts(model), model.representation
+    n_features = None if chosen.shape is None else chosen.shape[chosen.feature_axis]
+    check = f"robustcheck {quoted(model.path)}"
+    reasons = []
+    for reason_id, seen in foreseen(facts, preprocessing, n_features, profile):
+        if reason_id == "assumed_preprocessing" and fault is not None:
+            reasons.append(reason(reason_id, _without_file(model.path, fault), fault.hint))
+        else:
+            reasons.append(reason(reason_id, seen, _next_step(reason_id, model, facts, profile, check)))
+    if not reasons and n_features is None:
+        seen = (
+            f"the graph does not show how many features `{facts.tensor}` has; profile {profile.id} holds for "
+            f"{profile.min_features} to {profile.max_features}"
+        )
+        why = reason("width_not_calibrated", seen, f"Measure it: `{check}`.")
+        return CanPass(answer="unknown", reasons=(why,))
+    if not reasons and model.image_input.batch is None and scales_over_batch(model.graph.proto):
+        note = (
+            f"its quantisers take their scale over the batch: `{check} --batch-size 1` gives a verdict for batches of "
+            "one image"
+        )
+        return CanPass(answer="yes", reasons=(), note=note)
+    return CanPass(answer="no" if reasons else "yes", reasons=tuple(reasons))
+
+
+def _next_step(name: str, model: ModelFile, facts: ModelFacts, profile: Profile, check: str) -> str:
+    """Return the next step that removes a reason. It is a command where possible."""
+    chosen = model.representation
+    if name == "assumed_tensor":
+        tensor = f" --tensor {quoted(chosen.tensor)}" if chosen.tensor_assumed else ""
+        pool = f" --pool {chosen.pool}" if chosen.pool_assumed else ""
+        return f"If that is what you deploy, say so: `{check}{tensor}{pool}`."
+    if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
+        return "Export it in another way. No profile can hold for a model that ends like this."
+    return step_for(name, facts, profile) or RULES[name].next_step
+
+
+MENDED_BY_OPTIONS = {
+    "assumed_preprocessing": "--preprocess",
+    "assumed_tensor": "--tensor or --pool",
+    **dict.fromkeys(("preprocessing_against_contract", "normalised_twice", "unusual_pixels"), "another --preprocess"),
+}
+"""by reason: the option of the call that takes it away"""
+_ANSWERS = {
+    "yes": Cell("✓ can pass", "pass"),
+    "no": Cell("✗ can't pass", "warn"),
+    "unknown": Cell("? not known", "warn"),
+}
+
+
+def document_of(report: Inspected) -> Document:
+    """Return an inspection's document. The next step is of the reason that is hardest to remove."""
+    facts, can_pass, answer = report.facts, report.can_pass, _ANSWERS[report.can_pass.answer]
+    words, step = "yes: the thresholds are for models like this one; the numbers decide", ("", "")
+    words += f"; {can_pass.note}" if can_pass.note else ""
+    if can_pass.reasons:
+        hardest = min(can_pass.reasons, key=lambda r: r.id in MENDED_BY_OPTIONS)
+        words = f"{can_pass.answer}, because {hardest.seen}"
+        if hardest.id in MENDED_BY_OPTIONS:
+            options = " and ".join(dict.fromkeys(MENDED_BY_OPTIONS[r.id] for r in can_pass.reasons))
+            words = f"only with {options}, because {hardest.seen}"
+            answer = Cell(f"▲ needs {options}", "warn")
+        step = step_of(hardest.next_step, report.file, scores=facts.get("class_output") is not None)
+    is_read = "representation" in facts
+    command = re.compile(r"(robustcheck (?:\w+ )?)MODEL(?=[ `])")  # a file's own name may have the word, too
+    reasons = (
+        r.model_copy(update={"next_step": command.sub(lambda match: match[1] + quoted(report.file), r.next_step)})
+        for r in can_pass.reasons
+    )
+    return Document(
+        question="inspect",
+        title="Inspection",
+        subject="what a check would measure, and whether the file can pass",
+        model=File(report.file, report.digest),
+        facts=(),
+        summary=f"Can this file pass? {words}",
+        sections=_sections(facts) if is_read else (),
+        notes=tuple(int8_notes(facts.get("saturating_pairs"))),
+        notes_in_short=True,
+        limits="",
+        version=VERSION,
+        verdict=answer,
+        reasons=tuple(reasons) if is_read else (),
+        step=step,
+        remark="Nothing was measured: `robustcheck check` gives the verdict.",
+        hint="" if can_pass.reasons else "-v shows all",
+    )
+
+
+def _sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    chosen, head, image, contract = (facts[key] for key in ("representation", "head", "image_input", "contract"))
+    scaling, external, values = facts["scaling"], facts["external"], facts["preprocessing"]
+    size, shape = f"{image['height'] or '?'} by {image['width'] or '?'} px", show_shape(chosen["shape"])
+    unknown = Cell(f"not known: {facts['preprocessing_not_known']}")
+    sources = ", ".join(dict.fromkeys(row["source"].removesuffix(" (scaled)") for row in values or ()))
+    others = tuple(
+        (*(name(other[key]) for key in ("tensor", "op", "rule")), other["why"]) for other in facts["alternatives"]
+    )
+    fields = tuple(tuple(map(name, row.values())) for row in values or ())
+    return (
+        Section("Decisive facts", "", (_rows({
+            "tensor": f"{chosen['tensor']} {shape}, {chosen['rule']}, ends in {chosen['ends_in']}",
+            "why": chosen["why"],
+            "preprocessing": f"{size}, {f'from {sources}' if values else unknown.text}",
+        }),), "brief"),
+        Section("Representation", "what the check reads", (_rows({
+            "tensor": chosen["tensor"],
+            "shape": shape + ("" if chosen["pool"] == "none" else " before pooling"),
+            "rule": chosen["rule"] + (", assumed: the graph does not show it" if chosen["assumed"] else ""),
+            "pool": chosen["pool"],
+            "ends in": chosen["ends_in"],
+            "why": chosen["why"],
+        }),)),
+        Section("Alternatives", "set one with --tensor NAME", (
+            Table(("tensor", "made by", "rule", "what it is"), others) if others else "none",
+        )),
+        Section("Head", "" if head else "none found", (_rows({
+            "layer": head["op"],
+            "weight": show_shape(head["weight_shape"]),
+            "classes": str(head["classes"] or "unknown"),
+            "class scores": facts["class_output"] or "no output",
+        } if head else {}),)),
+        Section("Image input", "", (_rows({
+            "name": image["name"],
+            "layout": f"{image['layout']} {image['dtype']}",
+            "size": f"{size} (height by width)",
+            "batch": str(image["batch"] or "any"),
+            "scaled inside": steps_text(GraphScaling.model_validate(scaling)) if scaling else "",
+        }),)),
+        Section("Preprocessing", "and where each value comes from" if values else "", (
+            Table(("field", "value", "source"), fields) if values else unknown,
+        )),
+        Section("File", "", (_rows({
+            **_fetched(facts),
+            "size": f"{facts['size_bytes']} bytes" + (", external data included" if external else ""),
+            "digest": facts["digest"],
+            "model file": facts["model_digest"] if external else "",
+            **{f"data {file['location']}": f"{file['size_bytes']} bytes, {file['digest']}" for file in external},
+            "opsets": ", ".join(f"{domain} {number}" for domain, number in facts["opsets"].items()),
+            "IR version": str(facts["ir_version"]),
+            "precision": facts["precision"],
+            "producer": facts["producer"] or "not named",
+            "contract": _contract(contract) if contract else "none: the tensor was found by rule",
+        }),)),
+    )  # fmt: skip
+
+
+def _rows(rows: Mapping[str, str]) -> Facts:
+    return Facts(tuple[tuple[Words, Words], ...]((label, name(value)) for label, value in rows.items()))
+
+
+def _fetched(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return from where a file was fetched. Empty for a file of this machine."""
+    origin = facts.get("origin")
+    return {"fetched from": f"{origin['address']} at {origin['revision']}, {origin['file']}"} if origin else {}
+
+
+def _contract(contract: Mapping[str, Any]) -> str:
+    source = contract["source"]
+    trained = ", random weights" if source["random_weights"] else ""
+    planted = f", synthetic: {source['synthetic']}" if source["synthetic"] else ""
+    matched = "" if source["matched_to"] is None else f", trained to match: {source['matched_to']}"
+    origin = f"{source['library']} {source['name']} {source['weights']}{trained}{planted}{matched}"
+    return f"schema {contract['schema_version']}; {origin}"

@@ -1,0 +1,416 @@
+"""Records of what a scan measured, and their document. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Literal
+
+from ....thresholds.profile import Frozen, ReprArgs
+from ...core.evidence import Execution, ImageFacts, PreprocessingFacts
+from ...report import notebook
+from ...report.document import Cell, Chart, Curve, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ...report.record import ModelRead, Time
+from ...text import count_text, number_text, percent_text, range_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+LIMITS = (
+    "Information, not a verdict: robustcheck check judges the representation alone. Outlier features of tokens or "
+    "positions inside a network do not tell effective robustness: DeiT-III, trained with labels only, has outlier "
+    "tokens; DINOv3, trained without text, has constant large features that its last norm scales down; registers take "
+    "outlier tokens out of OpenCLIP at unchanged accuracy (Darcet et al. 2024)."
+)
+
+
+class PersistentFeature(Frozen):
+    """A feature that is extreme in most rows.
+
+    |z| > 6 in at least half of the measured rows (tokens or positions of all images).
+    """
+
+    feature: int
+    frequency: float
+    """share of the rows in which it is beyond 6 SD"""
+    kurtosis_share: float
+    """its part of the sum of z⁴ over all features"""
+
+
+class Place(Frozen):
+    """A feature at a token or position."""
+
+    feature: int
+    token: int | None
+    """index of the token; of a map: of the cell, row by row; None for a vector"""
+    where: str
+    """the same in words; empty for a vector"""
+    frequency: float
+    """share of the images"""
+
+
+class FixedOutlier(Place):
+    """The one place of the largest |z|. It is beyond 6 SD, in at least half of the images."""
+
+    largest_z: float
+    """SD, over all images"""
+
+
+class MassiveActivation(Place):
+    """A massive activation.
+
+    |value| > 100 and at least 1000 × the median |value| of the image's tensor (Sun et al. 2024).
+    """
+
+    value: float
+    """the largest in size, with its sign"""
+    over_median: float
+    """the largest ratio"""
+
+
+class LayerStatistics(Frozen):
+    """The statistics of one tensor. z is a row of features standardised over the features."""
+
+    n_images: int
+    n_rows: int
+    """rows of features: images × measured tokens or positions, constant ones left out"""
+    n_not_finite: int
+    """images left out because a value is not finite"""
+    n_constant: int
+    """images left out because no row has any spread"""
+    kurtosis: float | None
+    """mean over images of the mean over rows of mean_j z_j⁴"""
+    kurtosis_se: float | None
+    """standard error over images; None with one image"""
+    class_token_kurtosis: float | None
+    mean_token_kurtosis: float | None
+    """of the mean over all tokens or positions"""
+    rms_kurtosis: float | None
+    """mean_j s_j⁴ / (mean_j s_j²)², s_j² the mean of z_j² over rows (He et al. 2024)"""
+    top3_share: float | None
+    """part of the sum of z⁴ that its three largest features have"""
+    n_persistent: int
+    persistent: tuple[PersistentFeature, ...]
+    """the most frequent first"""
+    n_class_token_persistent: int
+    class_token_persistent: tuple[PersistentFeature, ...]
+    """the same over class tokens alone; kurtosis_share as over all rows"""
+    fixed_outlier: FixedOutlier | None
+    max_median_ratio: float | None
+    """mean over images of the mean over rows of max_j |h_j| / median_j |h_j|; None where most rows have median 0"""
+    largest_value: float | None
+    """largest |h| of any image and position"""
+    massive: tuple[MassiveActivation, ...]
+    """the most frequent first"""
+    n_massive: int
+    """places where there is one in some image"""
+
+    @property
+    def has_outliers(self) -> bool:
+        """Whether some feature is persistent."""
+        return self.n_persistent > 0
+
+
+class Layer(Frozen):
+    """The end of one block, measured."""
+
+    kind: str
+    """stem, stage, attention, mlp, convolution, named, or representation (see docs/questions.md)"""
+    tensor: str
+    form: str
+    """vector, tokens, tokens_first, map (features before positions) or map_last"""
+    width: int
+    """features"""
+    positions: tuple[int, ...]
+    """tokens; or height and width; empty for a vector"""
+    measured: tuple[int, ...]
+    """positions at which rows of features are measured"""
+    class_token: bool
+    statistics: LayerStatistics
+
+
+class ScanModel(ModelRead):
+    """The model of a scan."""
+
+    rule: str
+    """how blocks were found: residual, stages or named"""
+    n_left_out: int
+    """ends of blocks that could not be read, such as rows that are not images"""
+    output_difference: float
+    """largest relative difference of representation and class scores with and without the appended nodes"""
+    output_unchanged: bool
+
+
+class ScanReport(Shown, Frozen):
+    """The outlier features through the depth of a model."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    kind: Literal["scan"] = "scan"
+    tool_version: str
+    model: ScanModel
+    layers: tuple[Layer, ...]
+    """in the order of the graph; the representation last"""
+    begins: int | None
+    """index of the first layer with a persistent outlier feature"""
+    summary: str
+    preprocessing: PreprocessingFacts
+    images: ImageFacts
+    execution: Execution
+    notes: tuple[str, ...]
+    limits: str = LIMITS
+    time: Time | None
+    """None where the caller asked for no time block"""
+
+    def __repr_args__(self) -> ReprArgs:
+        """Show one line in repr, str and rich."""
+        begins = None if self.begins is None else self.begins + 1
+        n_images = self.images.n_usable
+        return [("model", self.model.file), ("layers", len(self.layers)), ("begins", begins), ("images", n_images)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a pandas data frame, one row per layer. Layers are in the order of the graph, numbered from 1.
+
+        Raises:
+            EnvironmentFaultError: pandas is not installed.
+        """
+        columns = {"n_images", "kurtosis", "kurtosis_se", "top3_share", "n_persistent", "max_median_ratio"}
+        rows: list[notebook.Row] = [
+            {
+                "layer": index,
+                **layer.model_dump(include={"kind", "tensor", "width"}),
+                **layer.statistics.model_dump(include=columns),
+            }
+            for index, layer in enumerate(self.layers, 1)
+        ]
+        return notebook.frame(rows, "layer")
+
+    def plot(self) -> Figure:
+        """Plot kurtosis and top-3 share over depth.
+
+        Returns:
+            A figure of matplotlib: the last value of a notebook's cell, or `.savefig(PATH)`.
+
+        Raises:
+            EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
+        """
+        counts = f"{count_text(len(self.layers), 'layer')} · {count_text(self.images.n_usable, 'image')}"
+        return _depth_figure(f"scan · {PurePath(self.model.file).name} · {counts}", self.layers)
+
+
+def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
+    """Draw a scan over depth: the kurtosis, and the share of the three strongest features.
+
+    Args:
+        title: model and images.
+        layers: in the order of the graph; the representation last.
+    """
+    drawing, (kurtosis, share) = notebook.figure(title, 2)
+    statistics = [layer.statistics for layer in layers]
+    places = range(1, len(layers) + 1)
+    values = [notebook.NAN if s.kurtosis is None else s.kurtosis for s in statistics]
+    errors = [0.0 if s.kurtosis_se is None else s.kurtosis_se for s in statistics]
+    spread = "mean over images ± its SE"
+    kurtosis.errorbar(places, values, errors, color=notebook.WITH, marker=".", zorder=1, label=spread)
+    shares = [notebook.NAN if s.top3_share is None else s.top3_share for s in statistics]
+    share.plot(places, shares, color=notebook.WITH, marker=".", zorder=1)
+    persistent = [index for index, s in enumerate(statistics) if s.has_outliers]
+    if persistent:
+        for axes, heights in ((kurtosis, values), (share, shares)):
+            axes.scatter(
+                [places[index] for index in persistent], [heights[index] for index in persistent],
+                color=notebook.OWN, marker="D", zorder=2, label="persistent outlier features",
+            )  # fmt: skip
+    kurtosis.set(title="activation kurtosis", ylabel="kurtosis")
+    low, high = kurtosis.get_ylim()
+    if low <= 0 or high / low > 3:
+        notebook.plain_logarithm(kurtosis, "y")
+    share.set(title="share of the three strongest features", ylabel="share of z⁴", ylim=(0, 1.05))
+    for axes in (kurtosis, share):
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel(f"layer (1 to {len(layers)}; the last is the {layers[-1].kind})")
+    kurtosis.legend(fontsize="small")
+    return drawing
+
+
+def summary(layers: Sequence[Layer], begins: int | None) -> str:
+    """Where outlier features begin, in words."""
+    n_images = max(layer.statistics.n_images for layer in layers)
+    of_class = next((i for i, layer in enumerate(layers) if layer.statistics.n_class_token_persistent), None)
+    text = f"No layer has a persistent outlier feature on these {n_images} images."
+    if begins is not None:
+        first = layers[begins].statistics
+        of = ("", "tokens of ", "positions of ")[len(layers[begins].positions)]
+        features = _first(first.persistent, first.n_persistent, f"{of}{first.n_images} images")
+        text = f"{_named(layers, begins)} is the first with a persistent outlier feature: {features}."
+    if of_class is not None and (begins is None or of_class < begins):
+        class_token = layers[of_class].statistics
+        features = _first(class_token.class_token_persistent, class_token.n_class_token_persistent, "images")
+        text += f" In the class token alone it is {_named(layers, of_class, lower=True)}: {features}."
+    return text
+
+
+def _named(layers: Sequence[Layer], index: int, *, lower: bool = False) -> str:
+    layer = layers[index]
+    if layer.kind == "representation":
+        return ("the" if lower else "The") + f" representation ({layer.tensor})"
+    return ("layer" if lower else "Layer") + f" {index + 1} of {len(layers)} ({layer.kind}, {layer.tensor})"
+
+
+def _first(features: Sequence[PersistentFeature], count: int, rows: str) -> str:
+    more = f" and {count - 1} more" if count > 1 else ""
+    return f"feature {features[0].feature}{more}, beyond 6 SD in {100 * features[0].frequency:.0f} % of the {rows}"
+
+
+IN_A_LIST = 8  # features or places named in a list
+NAMED = 3  # features in a cell of the table
+_ByName = dict[str, list[tuple[int, float, float]]]
+"""By the name of a feature, or of a feature at a place: layer number, share of the rows or images, largest value."""
+
+
+def document_of(report: ScanReport) -> Document:
+    """Return a scan's document."""
+    model, images, layers = report.model, report.images, report.layers
+    statistics = [layer.statistics for layer in layers]
+    kurtosis = [number_text(s.kurtosis, missing="–") for s in statistics]
+    n_images, values = images.n_usable, tuple(s.kurtosis or 0.0 for s in statistics)
+    with_outliers = tuple(s.has_outliers for s in statistics)
+    chart = Chart(
+        "Kurtosis of each layer",
+        tuple(str(number) for number in range(1, len(layers) + 1)),
+        (
+            Curve(
+                "kurtosis",
+                values,
+                tuple(f"{layer.kind}, {layer.tensor}: {k}" for layer, k in zip(layers, kurtosis, strict=True)),
+            ),
+        ),
+        top=number_text(max(values)),
+        caption="Mean over rows of features; below, the number of the layer.",
+        marked=with_outliers,
+        mark="persistent outlier feature, beyond 6 SD in at least half of the rows",
+    )
+    facts = [
+        ("Representation", model.tensor),
+        ("Blocks found by", model.rule),
+        ("Blocks that could not be read", model.n_left_out),
+        ("Change of the model's output", f"{model.output_difference:.2g}"),
+    ]
+    run = [("Images", images.source), ("Digest", images.digest), ("Seed", images.seed)]
+    return Document(
+        question="scan",
+        title="Outlier features through depth",
+        subject="outlier features through the depth of a model",
+        model=model,
+        facts=facts_of_run(report, count_text(n_images, "image"), name(images.source)),
+        summary=report.summary,
+        sections=(
+            Section("Kurtosis", "mean over rows of features, by layer", (chart,), "short"),
+            Section("Layers", "", (_layers(report),)),
+            *_features(report),
+            measured(report, facts, run, report.preprocessing.source),
+        ),
+        notes=report.notes,
+        limits=report.limits,
+        version=report.tool_version,
+        tiles=(
+            ("Layers measured", len(layers), "ends of blocks, and the representation"),
+            ("With persistent outlier features", sum(with_outliers), f"of {len(layers)}"),
+            ("Kurtosis of the last layer", kurtosis[-1], layers[-1].kind),
+            ("Images measured", max(s.n_images for s in statistics), f"of {images.n_available}"),
+        ),
+        hint="Information, not a verdict. -v shows each layer, notes and limits.",
+    )
+
+
+def _layers(report: ScanReport) -> Table:
+    has_class = any(layer.class_token for layer in report.layers)
+    rows: list[tuple[str | Cell, ...]] = []
+    for number, layer in enumerate(report.layers, 1):
+        s = layer.statistics
+        of_class = [_number(s.class_token_kurtosis)] if has_class else []
+        rows.append(
+            (
+                *(str(number), layer.kind, name(layer.tensor), str(layer.width)),
+                "×".join(map(str, layer.positions)) or "–",
+                *(_number(s.kurtosis), *of_class, _number(s.mean_token_kurtosis), _number(s.rms_kurtosis)),
+                Cell(persistent_text(s), "warn" if s.has_outliers else ""),
+                *(_number(s.max_median_ratio), str(s.n_massive or "–")),
+            )
+        )
+    of_class = ["?>class"] if has_class else []
+    return Table(
+        (
+            *(">layer", "=kind", "?tensor", ">width", "?>tokens", ">kurtosis", *of_class, "?>mean"),
+            *(">RMS", "persistent", ">max/med", ">massive"),
+        ),
+        tuple(rows),
+        "kurtosis, RMS, persistent (|z| > 6 in at least half of the rows) over the features of each token or position; "
+        + ("class, mean: kurtosis of the class token and of the mean over all" if has_class else "")
+        + ("" if has_class else "mean: kurtosis of the mean over all positions")
+        + "; max/med: largest over median |value|, – where the median is 0; massive: places with |value| > 100 and "
+        "1000 × the median",
+    )
+
+
+def _number(value: float | None) -> str:
+    return number_text(value, missing="–")
+
+
+def persistent_text(measured: LayerStatistics) -> str:
+    """Return the layer's persistent outlier features. The most frequent comes first; "–" where there is none."""
+    if not measured.n_persistent:
+        return "–"
+    more = measured.n_persistent - NAMED
+    first = ", ".join(str(feature.feature) for feature in measured.persistent[:NAMED])
+    return f"{first} + {more} more" if more > 0 else first
+
+
+def _features(report: ScanReport) -> list[Section]:
+    """List features with layers, tokens and positions. There is a section for each kind."""
+    persistent: _ByName = defaultdict(list)
+    of_class_token: _ByName = defaultdict(list)
+    fixed: _ByName = defaultdict(list)
+    massive: _ByName = defaultdict(list)
+    for number, layer in enumerate(report.layers, 1):
+        s = layer.statistics
+        for by_name, features in ((persistent, s.persistent), (of_class_token, s.class_token_persistent)):
+            for feature in features:
+                by_name[f"feature {feature.feature}"].append((number, feature.frequency, 0.0))
+        if (outlier := s.fixed_outlier) is not None:
+            fixed[_place(outlier)].append((number, outlier.frequency, outlier.largest_z))
+        for place in s.massive:
+            massive[_place(place)].append((number, place.frequency, place.value))
+    sections = []
+    for title, remark, by_name, largest in (
+        ("Persistent outlier features", "beyond 6 SD, share of the tokens or positions", persistent, ""),
+        ("Persistent in class tokens", "beyond 6 SD, share of the images", of_class_token, ""),
+        ("Largest |z| at one place", "in at least half of the images", fixed, ", up to {:.3g} SD"),
+        ("Massive activations", "share of the images", massive, ", largest value {:.4g}"),
+    ):
+        if by_name:
+            longest = sorted(by_name.items(), key=lambda item: -len(item[1]))[:IN_A_LIST]
+            more = f"; {IN_A_LIST} of {len(by_name)}, the others in JSON" if len(by_name) > IN_A_LIST else ""
+            rows = tuple((Cell(feature, "bold"), _in_layers(layers, largest)) for feature, layers in longest)
+            sections.append(Section(title, remark + more, (Facts(rows),)))
+    return sections
+
+
+def _place(place: Place) -> str:
+    return f"feature {place.feature}" + (f", {place.where}" if place.where else "")
+
+
+def _in_layers(layers: Sequence[tuple[int, float, float]], largest: str) -> str:
+    """Write layers with runs joined. Shares and the largest value follow: layers 3–10, 12, 50 – 60 %."""
+    numbers, shares, values = zip(*layers, strict=True)
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    named = ", ".join("–".join(map(str, run)) for run in runs)
+    share = range_text(percent_text(min(shares)), percent_text(max(shares)), between=" – ")
+    return f"layer{'s' * (len(numbers) > 1)} {named}, {share}" + largest.format(max(values, key=abs))

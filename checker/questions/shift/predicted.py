@@ -1,0 +1,550 @@
+"""Predict accuracy without labels, by ATC and DoC. Whether the predicted classes shifted is tested, too.
+
+Predictions start from labelled in-distribution images and end at unlabelled target images. ATC's intervals are by
+bootstrap over the images of both sets. DoC has none: where its assumption fails they mean nothing, and they are narrow.
+
+Formulas take the scores of the classes that compete, (image, class), and are computed in float64.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from ....thresholds.profile import Frozen
+from ...arrays import AnyArray, Array, Bools, Counts, float64
+from ...core.evidence import Skips
+from ...core.measure.job import ImagesRead
+from ...core.measure.run import Inputs
+from ...core.progress import Tell, tell_stage
+from ...core.runtime.runner import Runner
+from ...core.statistics.definitions import CONFIDENCE, Accuracy, wilson
+from ...errors import CannotAssessError, UsageError
+from ...text import Fields
+from .robustness import SetResult
+from .sets import Classes, ImageSet, Measured, not_numbers, run_set
+
+Kind = Literal["logits", "log-probabilities", "probabilities"]
+Method = Literal["atc_confidence", "atc_entropy", "doc"]
+MIN_IMAGES = 50  # of either set: below, no accuracy is predicted
+SHIFTED_P = 0.01  # p-value and excess distance from which a shift of the predicted classes is told
+SHIFTED_DISTANCE = 0.1
+NAMES: dict[Method, str] = {"atc_confidence": "ATC, confidence", "atc_entropy": "ATC, entropy", "doc": "DoC"}
+ASSUMES: dict[Method, str] = {
+    "atc_confidence": "as many predictions of a low confidence are wrong on the target as among the labelled images",
+    "atc_entropy": "the same of predictions of a high entropy",
+    "doc": "accuracy falls by as many points as the mean confidence does",
+}
+# `python benchmarks/predicted_accuracy.py` measures these figures, and fails where they are others
+SEEN = (
+    "Seen on two small tasks: ATC's interval contained the measured accuracy in 94 and 95 of 100 cases without a "
+    "shift, and in 57 and 44 of 100 under corruptions. Its mean error was then 17 and 16 points, that of DoC 20 and 15."
+)
+CLAIM = (
+    "These are predictions, not measurements. An interval is one of resampling: it says what other images of the same "
+    "kinds would change, if the assumption below holds, which unlabelled images cannot show. DoC has none. Predictions "
+    "hold for the classes of the labelled images, and change no verdict."
+)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = tuple[int, ...]
+
+
+class Estimate(Frozen):
+    """One method's predicted accuracy for one target set."""
+
+    method: Method
+    accuracy: Share | None
+    """None where it was not established"""
+    low: Share | None
+    """of resampling, if the assumption holds; None for DoC"""
+    high: Share | None
+    drop_points: float | None
+    """in-distribution accuracy less the predicted one, percentage points"""
+    not_established: str
+    """why there is no number; empty where there is one"""
+    assumes: str
+    """what must hold for the number to be right, in words"""
+
+    @model_validator(mode="after")
+    def _has_all_or_says_why(self) -> Self:
+        """Refuse an estimate that contradicts itself.
+
+        The number lies in its interval, and there is either a number or a reason.
+        """
+        if (self.accuracy is None) != bool(self.not_established):
+            raise ValueError("a prediction has a number, or a reason why it is not established")
+        if (self.low is None) != (self.high is None or self.accuracy is None):
+            raise ValueError("an interval has two bounds and a number")
+        if self.low is not None and not self.low <= (self.accuracy or 0) <= (self.high or 0):
+            raise ValueError("a prediction lies in its interval")
+        return self
+
+
+class PredictedClasses(Frozen):
+    """The classes predicted on two sets. One is the target set, one the in-distribution set."""
+
+    n_classes: int
+    """different classes predicted on the target"""
+    top_share: float
+    """share of the images that the most frequent of them has"""
+    distance: float
+    """total variation distance of the two histograms, 0 to 1"""
+    expected_distance: float
+    """its mean when the images are mixed at random"""
+    p_value: float
+    """of a permutation test"""
+
+    @property
+    def are_shifted(self) -> bool:
+        """Whether they differ clearly more than by chance, and much."""
+        return self.p_value <= SHIFTED_P and self.distance - self.expected_distance >= SHIFTED_DISTANCE
+
+
+class Target(Frozen):
+    """An unlabelled image set and its predictions."""
+
+    name: str
+    source: str
+    n_available: int
+    n_read: int
+    n_images: int
+    """usable ones"""
+    n_skipped: int
+    skipped: Skips
+    digest: str
+    in_both: int
+    """images that are in the in-distribution set, too"""
+    mean_confidence: float
+    estimates: tuple[Estimate, ...]
+    measured: Accuracy | None
+    """accuracy by labels, where the same images were given as a shifted set"""
+    classes: PredictedClasses
+
+
+class Predicted(Frozen):
+    """Accuracy predicted without labels, and what it starts from."""
+
+    scores: Kind
+    scores_why: str
+    mean_confidence: float
+    """on the in-distribution set"""
+    n_resamples: int
+    min_images: int
+    """of each set, for a prediction to be established"""
+    targets: tuple[Target, ...]
+    claim: str
+    """what the predictions and their intervals are"""
+    seen: str = SEEN
+    """how often they were right where that was measured"""
+
+
+def bounds_text(of: Estimate | Accuracy) -> str:
+    """Return the interval of an accuracy as text. Empty where it has none."""
+    return "" if of.low is None or of.high is None else f"{100 * of.low:.1f} – {100 * of.high:.1f}"
+
+
+SUM_TOLERANCE = 1e-2  # of probabilities that a float16 or a quantised softmax gives
+SOFTMAX = frozenset(("Softmax", "QLinearSoftmax"))
+SIGMOID = frozenset(("Sigmoid", "QLinearSigmoid"))
+COSINES = "cosines of a zero-shot head"
+
+
+class ScoreKind(NamedTuple):
+    """The kind of a class output, and its evidence."""
+
+    kind: Kind
+    why: str
+
+
+class NoScoresError(ValueError):
+    """An output from which no confidence can be read. The text says why."""
+
+
+def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) -> ScoreKind:
+    """Distinguish logits from probabilities. The operators at the end of the graph decide, then the numbers.
+
+    scores: (image, class), finite, at least one image, all classes. crossed: operators between the last linear layer
+    and the output (`Head.crossed`), empty where they are not known. cosine: whether the last layer gives cosines,
+    which may all be between 0 and 1.
+
+    Raises NoScoresError: a sigmoid for each class (labels that do not exclude each other), or sums that are not 1
+    although the graph ends in a softmax.
+    """
+    values = float64(scores)
+    if ended := sorted(SIGMOID & crossed):
+        raise NoScoresError(f"it ends in {ended[0]}: one yes or no for each class, not one class for an image")
+    positive = bool((values >= 0).all())
+    sums = values.sum(axis=1)
+    if positive and np.abs(sums - 1).max() <= SUM_TOLERANCE:
+        return ScoreKind("probabilities", "it ends in Softmax" if SOFTMAX & crossed else "each row adds up to 1")
+    if (values <= 0).all() and np.abs(np.exp(values).sum(axis=1) - 1).max() <= SUM_TOLERANCE:
+        return ScoreKind("log-probabilities", "the exponentials of each row add up to 1")
+    if SOFTMAX & crossed and "Log" not in crossed:
+        raise NoScoresError(f"it ends in Softmax, but a row adds up to {sums[np.abs(sums - 1).argmax()]:.3g}")
+    if positive and values.max() <= 1 and not cosine:
+        raise NoScoresError("its values are between 0 and 1 and no row adds up to 1, as after a sigmoid")
+    return ScoreKind("logits", COSINES if cosine else "its rows are not probabilities")
+
+
+def as_logits(scores: AnyArray, kind: Kind) -> Array:
+    """Return logits. Probabilities become their logarithms, others stay.
+
+    scores: (image, class), finite. A probability of 0 counts as the smallest normal float32. Raises ValueError for
+    probabilities below 0 or a row of zeros.
+    """
+    values = float64(scores)
+    if kind != "probabilities":
+        return values
+    if (values < 0).any() or not values.any(axis=1).all():
+        raise ValueError("class scores of some images are probabilities and of others are not")
+    return np.log(np.maximum(values, np.finfo(np.float32).tiny))
+
+
+class ImageScores(NamedTuple):
+    """The numbers that predictions need per image. Every array is (image,)."""
+
+    confidence: Array
+    """largest softmax probability"""
+    negative_entropy: Array
+    """Σ p log p of the softmax, nats, at most 0"""
+    predicted: npt.NDArray[np.int32]
+    """the class with the largest score, as an index of the model's classes"""
+
+
+def describe(logits: Array, compete: Sequence[int]) -> ImageScores:
+    """Compute the numbers of each image.
+
+    logits: (image, class) of the classes in `compete`, from `as_logits`.
+    """
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    p = np.exp(log_p)
+    return ImageScores(
+        confidence=p.max(axis=1),
+        negative_entropy=(p * log_p).sum(axis=1),
+        predicted=np.asarray(compete, dtype=np.int32)[logits.argmax(axis=1)],
+    )
+
+
+RESAMPLES = 1000
+PERMUTATIONS = 1000
+_BLOCK_COUNTS = 4_000_000  # counts that are held at once; with their sums some 150 MB
+
+SCORES: dict[Method, str] = {"atc_confidence": "confidence", "atc_entropy": "negative_entropy"}
+"""ATC's methods and the score of `ImageScores` that each thresholds"""
+
+
+def atc_thresholds(scores: npt.ArrayLike, correct: npt.ArrayLike, counts: npt.ArrayLike) -> Array:
+    """Return ATC's threshold of each resample.
+
+    As many labelled images score below it as are predicted wrong: t such that mean(scores < t) = mean(not correct)
+    (Garg et al. 2022, eq. 1). Of n sorted scores it is the one at place "number of wrong images". Where several images
+    have the score t, no score has that property: then only a share of them counts as right, so that ATC of the labelled
+    images is their accuracy (ours; the authors' code takes all as right, which is too high where many confidences are
+    exactly 1). Without a wrong image t is the smallest score; infinity where all are wrong.
+
+    Args:
+        scores: (image,), larger = more certain.
+        correct: (image,) bool.
+        counts: (resample, image), how often each image was drawn.
+
+    Returns:
+        (2, resample): the threshold, and the share of the images with exactly this score that counts as right, 0 to 1;
+        without equal scores it is 1.
+    """
+    n_wrong = np.asarray(counts) @ (~np.asarray(correct, dtype=np.bool_)).astype(np.int64)
+    ordered, below = _ordered(float64(scores), np.asarray(counts))
+    chosen = np.append(ordered, np.inf)[(below[:, 1:] <= n_wrong[:, None]).sum(axis=1)]
+    first, up_to = _reached(ordered, below, chosen)
+    with np.errstate(invalid="ignore"):  # all wrong: no image is at the threshold
+        share_right = np.nan_to_num((up_to - n_wrong) / (up_to - first), nan=1.0)
+    return np.stack([chosen, share_right])
+
+
+def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
+    """Return the average thresholded confidence.
+
+    This is the share of target images at or above the labelled images' threshold.
+
+    Of the images exactly at it, the share that `atc_thresholds` gives counts.
+
+    Garg et al. 2022, "Leveraging unlabeled data to predict out-of-distribution performance", eq. 2. Arguments are
+    scores (image,) of both sets, and for the labelled ones whether they are right. Returns a fraction.
+
+    >>> atc([0.2, 0.5, 0.7, 0.9], [False, True, True, True], [0.1, 0.4, 0.6, 0.8])
+    0.5
+    """
+    ((threshold,), (share_right,)) = atc_thresholds(inside, correct, np.ones((1, np.size(inside)), np.int64))
+    scores = float64(outside)
+    return float((scores > threshold).mean() + share_right * (scores == threshold).mean())
+
+
+def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
+    """Return DoC's prediction.
+
+    It is the accuracy on labelled images less the fall of the mean confidence, kept within 0 to 1.
+
+    Difference of confidences (Guillory et al. 2021, "Predicting with confidence on unseen distributions"), taken as
+    the difference of accuracies itself, which needs no other labelled shift: their DoC-feature without a regression,
+    as Garg et al. 2022 compare with. Arguments as for `atc`, of confidences. Returns a fraction.
+    """
+    fall = np.mean(float64(inside)) - np.mean(float64(outside))
+    return float(np.clip(np.mean(float64(correct)) - fall, 0, 1))
+
+
+def resampled(n: int, seed: Seed, resamples: int = RESAMPLES) -> Iterator[Counts]:
+    """Draw bootstrap resamples of n images. They are counts of draws: blocks of (resample, image), rows adding up to n.
+
+    seed: of NumPy's default generator; the same numbers give the same resamples.
+    """
+    rng = np.random.default_rng(seed)
+    rows = max(1, min(resamples, _BLOCK_COUNTS // n))
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+
+
+class Inside(NamedTuple):
+    """The resampled labelled images. Every target is compared with them."""
+
+    scores: ImageScores
+    correct: Bools
+    """(image,)"""
+    thresholds: dict[Method, Array]
+    """(2, resample) of ATC, by method"""
+
+
+def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: int = RESAMPLES) -> Inside:
+    """Resample the labelled images; at least one of them."""
+    thresholds: dict[Method, list[Array]] = {method: [] for method in SCORES}
+    for counts in resampled(len(correct), (seed, 0), resamples):
+        for method, name in SCORES.items():
+            thresholds[method].append(atc_thresholds(getattr(scores, name), correct, counts))
+    return Inside(scores, correct, {method: np.concatenate(parts, axis=1) for method, parts in thresholds.items()})
+
+
+def _ordered(scores: Array, counts: Counts) -> tuple[Array, Counts]:
+    """Order scores. How many images of each resample come before each place is (resample, image + 1)."""
+    order = np.argsort(scores, kind="stable")
+    return scores[order], np.pad(np.cumsum(counts[:, order], axis=1), ((0, 0), (1, 0)))
+
+
+def _reached(ordered: Array, below: Counts, thresholds: Array) -> tuple[Counts, Counts]:
+    """Count images of resamples below their thresholds, and up to them."""
+    rows = np.arange(len(below))
+    first, up_to = (below[rows, np.searchsorted(ordered, thresholds, side)] for side in ("left", "right"))
+    return first, up_to
+
+
+class Prediction(NamedTuple):
+    """A predicted accuracy with its interval, as fractions. None where the method has none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Prediction]:
+    """Predict the accuracy on target images. Methods are ATC (two scores) and DoC.
+
+    ATC's intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a
+    share of 0 or 1 has no width, so they are never narrower than Wilson's for the share of the target images (ours).
+
+    Args:
+        inside: from `resample_inside`.
+        outside: of at least one target image.
+        seed: of the resamples of the target; another one for each target.
+    """
+    n, start = len(outside.confidence), 0
+    shares: dict[Method, list[Array]] = {method: [] for method in SCORES}
+    for counts in resampled(n, seed, inside.thresholds["atc_confidence"].shape[1]):
+        rows = slice(start, start := start + len(counts))
+        for method, name in SCORES.items():
+            ordered, below = _ordered(getattr(outside, name), counts)
+            chosen, share_right = inside.thresholds[method][:, rows]
+            first, up_to = _reached(ordered, below, chosen)
+            shares[method].append(1 - (first + (1 - share_right) * (up_to - first)) / n)
+    predictions: dict[Method, Prediction] = {}
+    for method, name in SCORES.items():
+        value = atc(getattr(inside.scores, name), inside.correct, getattr(outside, name))
+        low, high = np.quantile(np.concatenate(shares[method]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        alone = wilson(round(value * n), n)
+        predictions[method] = Prediction(value, min(float(low), alone.low), max(float(high), alone.high))
+    predictions["doc"] = Prediction(doc(inside.scores.confidence, inside.correct, outside.confidence))
+    return predictions
+
+
+def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: Seed) -> PredictedClasses:
+    """Test whether the predicted classes shifted. It is a permutation test of their total variation distance.
+
+    Under mixing, the counts of the one set are multivariate hypergeometric. p is (1 + permutations at least as far) /
+    (1 + PERMUTATIONS). A difference may be other classes (label shift), or the same ones taken for others.
+
+    inside, outside: (image,) class indices; at least one image each.
+    """
+    a, b = np.asarray(inside), np.asarray(outside)
+    classes = np.union1d(a, b)
+    of_a, of_b = (np.bincount(np.searchsorted(classes, indices), minlength=len(classes)) for indices in (a, b))
+
+    def distance(one: Counts, other: Counts) -> Array:
+        return np.asarray(np.abs(one / len(a) - other / len(b)).sum(axis=-1) / 2)
+
+    both = of_a + of_b
+    mixed = np.random.default_rng(seed).multivariate_hypergeometric(both, len(a), size=PERMUTATIONS)
+    observed, chance = float(distance(of_a, of_b)), distance(mixed, both - mixed)
+    return PredictedClasses(
+        n_classes=int((of_b > 0).sum()),
+        top_share=float(of_b.max() / len(b)),
+        distance=observed,
+        expected_distance=float(chance.mean()),
+        p_value=(1 + int((chance >= observed - 1e-12).sum())) / (1 + PERMUTATIONS),
+    )
+
+
+@dataclass
+class Collector:
+    """The class scores of one image set. They come batch by batch, and three numbers per image stay."""
+
+    runner: Runner
+    where: str
+    compete: Classes
+    """classes among which the prediction is made"""
+    kind: ScoreKind | None = None
+    """None: read off the first batch"""
+    parts: list[ImageScores] = field(default_factory=list)
+
+    def add(self, scores: AnyArray) -> None:
+        """Take the scores (image, class) of the next images.
+
+        Raises CannotAssessError: scores that are not finite, or that no confidence can be read from.
+        """
+        if not np.isfinite(float64(scores)).all():
+            raise not_numbers(self.runner, self.where)
+        opened, head = self.runner.model, self.runner.model.head
+        hint = "export the model with its logits as output, before Softmax or Sigmoid"
+        try:
+            if self.kind is None:
+                self.kind = kind_of(scores, head.crossed if head else frozenset(), cosine=bool(head and head.cosine))
+            logits = as_logits(scores, self.kind.kind)[:, list(self.compete)]
+        except NoScoresError as fault:
+            raise CannotAssessError(
+                f"{opened.path}: class output {opened.class_output!r} gives no confidence ({fault}); predicted "
+                "accuracy needs logits or a softmax",
+                hint,
+            ) from fault
+        except ValueError as fault:
+            raise CannotAssessError(
+                f"{opened.path}: {fault}, on {self.where}; they must be of one kind", hint
+            ) from fault
+        self.parts.append(describe(logits, self.compete))
+
+    @property
+    def images(self) -> ImageScores:
+        """All images taken so far, at least one."""
+        return ImageScores(*map(np.concatenate, zip(*self.parts, strict=True)))
+
+
+def predict_targets(
+    inputs: Inputs,
+    inner: Measured,
+    collected: Collector,
+    targets: Sequence[ImageSet],
+    shifted: Sequence[SetResult],
+    progress: Tell | None,
+) -> Predicted:
+    """Predict the model's accuracy on unlabelled sets.
+
+    Args:
+        inputs: the model.
+        inner, collected: the labelled set, measured, with the scores of its images.
+        targets: at least one.
+        shifted: labelled sets that were measured: one with the same images as a target gives its measured accuracy.
+        progress: called after every batch.
+
+    Raises:
+        UsageError: a target with the images of the in-distribution set or of another target.
+        CannotAssessError: class scores that no confidence can be read from, or that are not finite.
+    """
+    seed = inputs.job.options.seed % 2**64  # NumPy takes no negative one
+    inside, kind = collected.images, collected.kind
+    assert kind is not None
+    read: list[tuple[ImageSet, ImagesRead, Fields, ImageScores]] = []
+    by_digest = {inner.result.digest: inner.result.source}
+    for target in targets:
+        where = str(target.spec.place)
+        scores = replace(collected, where=where, parts=[])
+        images = ImagesRead()
+        for batch, _ in run_set(scores.runner, target, inputs, progress, images):
+            scores.add(batch)
+        facts = target.facts(images)
+        if facts["digest"] in by_digest:
+            raise UsageError(
+                f"{where}: images are those of {by_digest[facts['digest']]}; a target must have other images",
+                "--in photos/ --target new-photos/",
+            )
+        by_digest[facts["digest"]] = where
+        read.append((target, images, facts, scores.images))
+    tell_stage(progress, "predicting accuracy")
+    resamples = resample_inside(inside, inner.correct, seed)
+    accuracies = {result.digest: result.accuracy for result in shifted}
+    records = [
+        Target(
+            **facts,
+            n_images=images.n_usable,
+            in_both=(Counter(inner.digests) & Counter(images.digests)).total(),
+            mean_confidence=float(outside.confidence.mean()),
+            estimates=_estimates(resamples, predict(resamples, outside, (seed, 1, number)), images.n_usable),
+            measured=accuracies.get(facts["digest"]),
+            classes=class_shift(inside.predicted, outside.predicted, (seed, 3, number)),
+        )
+        for number, (target, images, facts, outside) in enumerate(read, 1)
+    ]
+    return Predicted(
+        scores=kind.kind,
+        scores_why=kind.why,
+        mean_confidence=float(inside.confidence.mean()),
+        n_resamples=RESAMPLES,
+        min_images=MIN_IMAGES,
+        targets=tuple(records),
+        claim=CLAIM,
+    )
+
+
+def _estimates(inside: Inside, predictions: dict[Method, Prediction], n_images: int) -> tuple[Estimate, ...]:
+    """Return every method's estimate. One that rests on too little has no number, and says why."""
+    n_inside, n_correct = len(inside.correct), int(inside.correct.sum())
+    few = next(
+        (
+            f"{n} {which}; at least {MIN_IMAGES} are needed"
+            for n, which in ((n_inside, "labelled in-distribution images"), (n_images, "usable target images"))
+            if n < MIN_IMAGES
+        ),
+        "",
+    )
+    one_sided = ""
+    if n_correct in (0, n_inside):
+        which = "right" if n_correct else "wrong"
+        one_sided = f"every labelled image is predicted {which}; ATC's threshold needs some of both"
+    estimates = []
+    for method, prediction in predictions.items():
+        why = few or ("" if method == "doc" else one_sided)
+        drop = 100 * (n_correct / n_inside - prediction.value)
+        accuracy, low, high, points = (None,) * 4 if why else (*prediction, drop)
+        estimates.append(
+            Estimate(
+                method=method,
+                accuracy=accuracy,
+                low=low,
+                high=high,
+                drop_points=points,
+                not_established=why,
+                assumes=ASSUMES[method],
+            )
+        )
+    return tuple(estimates)

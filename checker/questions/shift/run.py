@@ -1,0 +1,509 @@
+"""Measure accuracy under a distribution shift. The user's labelled images are measured next to the verdict.
+
+One loop runs the model. Silent; progress goes to a callback. The report, its notes and its document are here, too.
+"""
+
+from __future__ import annotations  # help() names the types as the package does
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, Unpack
+
+from ....thresholds.profile import Frozen, ReprArgs
+from ....thresholds.published import IMAGENET, SHIFT_WORDS
+from ...core.evidence import Execution, Options, Preprocessing, RunOptions
+from ...core.measure.job import Job
+from ...core.measure.run import Inputs, open_runner, question_notes, read_inputs
+from ...core.model.open import ModelFile
+from ...core.progress import Progress, Tell, tell_stage
+from ...core.statistics.definitions import CONFIDENCE
+from ...core.verdict.gate import execution_notes, skipped_note
+from ...errors import CannotAssessError, UsageError
+from ...outside.image_sets.open import of_job
+from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
+from ...outside.storage.places import as_typed, local_path
+from ...report.document import Block, Cell, Document, Facts, Section, Shown, Style, Table, Words, measured, name
+from ...report.record import Clock, Report, Time, read_one
+from ...text import VERSION, Fields, Texts, name_text, percent_text
+from .. import check as pipeline
+from . import robustness, sets
+from .predicted import COSINES, NAMES, Collector, Predicted, Target, bounds_text, predict_targets
+from .robustness import IMAGES, LABEL_SET, WORDS, Judged, Outcome, SetResult, Shifted, VerdictAgreement, agree
+
+Several = str | Path | Sequence[str | Path]
+_STYLES: dict[Outcome, Style] = {"agree": "pass", "disagree": "fail"}
+
+
+class ModelUsed(Frozen):
+    """The model whose class scores were read."""
+
+    file: str
+    digest: str
+    source: str
+    class_output: str
+    n_classes: int
+    random_weights: bool | None
+    synthetic: str
+
+
+class ShiftReport(Shown, Frozen):
+    """Everything that `robustcheck shift` measured."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    document: Literal["shift"] = "shift"
+    tool_version: str
+    model: ModelUsed
+    confidence: float
+    in_distribution: SetResult
+    shifted: tuple[Shifted, ...]
+    accuracies: dict[str, float]
+    """of the sets that are whole and precise enough for effective robustness; keys of a suite entry, fractions"""
+    predicted: Predicted | None = None
+    """accuracy predicted without labels; None where no target set was given"""
+    baseline: str
+    verdict: Judged
+    agreement: VerdictAgreement
+    preprocessing: Preprocessing
+    preprocessing_source: str
+    execution: Execution
+    seed: int
+    notes: tuple[str, ...]
+    claim: str
+    time: Time | None
+
+    def __repr_args__(self) -> ReprArgs:
+        """Show one line in repr, str and rich."""
+        results = (self.in_distribution, *(s.result for s in self.shifted))
+        shown: ReprArgs = [
+            ("model", self.model.file),
+            ("verdict", self.verdict.verdict),
+            ("agreement", self.agreement.outcome),
+            ("accuracies", {s.name: round(s.accuracy.value, 4) for s in results}),
+        ]
+        if self.predicted is not None:
+            shown.append(("predicted", {t.name: predicted_words(t) for t in self.predicted.targets}))
+        return shown
+
+
+def measure_shift(
+    model: str | Path,
+    images: str | Path,
+    shifted: Several = (),
+    *,
+    target: Several = (),
+    classes: Sequence[str] = (),
+    baseline: str = "timm",
+    report: str | Path | Report | None = None,
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[RunOptions],
+) -> ShiftReport:
+    """Measure a classifier's top-1 accuracy under shift.
+
+    Labelled sets are measured, unlabelled ones predicted, next to the verdict.
+
+    Args:
+        model: ONNX file with class scores.
+        images: the labelled in-distribution set, `[NAME=]PATH`: a folder of class folders, or a manifest with labels.
+        shifted: one labelled shifted set, or several, written in the same way.
+        target: one unlabelled image set of any kind, or several, `[NAME=]PATH`; labels that one has are not read.
+            Accuracy on it is predicted from the scores on it and on `images`.
+        classes: which score belongs to which label, `[NAME=]MAP`, as `robustcheck shift --classes` takes them.
+        baseline: timm or testbed: the models whose accuracies the shifted accuracy is compared with.
+        report: of an earlier check of this model, or its JSON file; None = the check runs on `images`.
+        isolate: as in `check`; one child reads the model and all sets.
+        limits: as in `check`.
+        progress: as in `check`.
+        options: as in `check`; max_images is of each set.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: see each class; nothing is measured half.
+    """
+    clock = Clock()
+    several, unlabelled = _texts(shifted), _texts(target)
+    call = sets.parse_call(str(images), several, classes, unlabelled)
+    run = Options.of({**options, "images": as_typed(call.inside.place)})
+    path = local_path(model, "model")
+    if isolate and is_possible(None, run.images, *(as_typed(spec.place) for spec in (*call.shifted, *call.targets))):
+        asked: Fields = {"shifted": several, "target": unlabelled, "classes": classes, "baseline": baseline}
+        asked |= run.model_dump(exclude={"images"})
+        return apart(measure_shift, str(model), limits)(model, images, report=report, progress=progress, **asked)
+    limits.refuse_here()
+    tell_stage(progress, "opening the model and the images")
+    inputs = read_inputs(Job(path, run), of_job)
+    (opened,) = inputs.models
+    judged = None if report is None else judged_before(report, opened.digest)
+    sets.class_output(opened)  # refuses a model without one
+    results = _measure(call, inputs, progress)
+    if judged is None:
+        checked = pipeline.check(model, isolate=False, progress=progress, **run.keywords)
+        judged = verdict_of(checked, "checked now on the images of --in")
+    inner, predicted = results.inside.result, results.predicted
+    compared = tuple(
+        robustness.compare_sets(inner, results.inside.digests, s.result, s.digests, baseline) for s in results.shifted
+    )
+    n_images = sum(result.accuracy.n for result in (inner, *(s.result for s in compared)))
+    n_images += sum(t.n_images for t in predicted.targets) if predicted else 0
+    return ShiftReport(
+        tool_version=VERSION,
+        model=_model(opened, results.n_classes),
+        confidence=CONFIDENCE,
+        in_distribution=inner,
+        shifted=compared,
+        accuracies=robustness.comparable_accuracies(inner, compared),
+        predicted=predicted,
+        baseline=baseline,
+        verdict=judged,
+        agreement=agree(judged, inner, compared, baseline),
+        preprocessing=inputs.preprocessing.preprocessing,
+        preprocessing_source=inputs.preprocessing.source,
+        execution=results.execution,
+        seed=run.seed,
+        notes=notes_of(inner, compared, predicted, inputs, results.execution),
+        claim=robustness.CLAIM,
+        time=Time.until_now(clock, n_images),
+    )
+
+
+class _Sets(NamedTuple):
+    """What was measured of a call's image sets."""
+
+    inside: sets.Measured
+    shifted: list[sets.Measured]
+    predicted: Predicted | None
+    n_classes: int
+    execution: Execution
+
+
+def _measure(call: sets.Call, inputs: Inputs, progress: Tell | None) -> _Sets:
+    """Measure accuracy on the labelled sets, and predict it on the others."""
+    sources = [inputs.source, *sets.open_sets(call.shifted, inputs)]
+    targets = sets.open_sets(call.targets, inputs)
+    labels = [sets.labels_of(source) for source in sources]
+    tell_stage(progress, "loading the model")
+    runner = open_runner(inputs)
+    scores = sets.class_scores(runner, inputs.preprocessing.preprocessing)
+    own, *rest = sets.with_labels((call.inside, *call.shifted), sources, labels, call.maps, scores)
+    collected = Collector(runner, str(own.spec.place), own.map.compete)
+    inner = sets.measure_labelled(runner, own, inputs, progress, collected.add if targets else None)
+    labelled = [sets.measure_labelled(runner, image_set, inputs, progress) for image_set in rest]
+    results = [s.result for s in labelled]
+    for result in results:
+        if result.digest == inner.result.digest:
+            raise UsageError(
+                f"{result.source}: images are those of {inner.result.source}; a shifted set must have other images",
+                "--in photos/ --shifted sketches/",
+            )
+    predicted = None
+    if targets:
+        unlabelled = zip(call.targets, targets, strict=True)
+        to_predict = [sets.ImageSet(spec, source, (), own.map) for spec, source in unlabelled]
+        predicted = predict_targets(inputs, inner, collected, to_predict, results, progress)
+    return _Sets(inner, labelled, predicted, scores.n_classes, runner.execution)
+
+
+def _model(opened: ModelFile, n_classes: int) -> ModelUsed:
+    source = opened.contract.source if opened.contract else None
+    return ModelUsed(
+        file=str(opened.path),
+        digest=opened.digest,
+        source=f"{source.library} {source.name} ({'random weights' if source.random_weights else source.weights})"
+        if source
+        else "",
+        class_output=opened.class_output or "",
+        n_classes=n_classes,
+        random_weights=source.random_weights if source else None,
+        synthetic=source.synthetic if source else "",
+    )
+
+
+def _texts(places: Several) -> list[str]:
+    return [str(place) for place in ([places] if isinstance(places, (str, Path)) else places)]
+
+
+def judged_before(source: str | Path | Report, digest: str) -> Judged:
+    """Return the verdict of an earlier check. It is in a report of the same model, or in its file.
+
+    Raises as `report.read_one`, and UsageError for a report about a model with another digest.
+    """
+    report = source if isinstance(source, Report) else read_one(Path(source))
+    where = "report" if isinstance(source, Report) else f"report {source}"
+    of_report = report.evidence.model.digest
+    if of_report != digest:
+        raise UsageError(
+            f"{where}: model of the report has digest {of_report}; this model has {digest}, and they must be the same",
+            "robustcheck model.onnx --images photos/ -o json=report.json",
+        )
+    return verdict_of(report, where)
+
+
+def verdict_of(report: Report, where: str) -> Judged:
+    """Return the verdict of a check, with its basis. `where` says in words where the report comes from."""
+    return Judged(
+        verdict=report.verdict.verdict,
+        reasons=tuple(reason.id for reason in report.verdict.reasons),
+        profile=f"{report.profile.id} {report.profile.digest}",
+        n_images=report.evidence.statistics.n_images,
+        tensor=report.evidence.model.tensor,
+        origin=where,
+    )
+
+
+def notes_of(
+    inner: SetResult, shifted: Sequence[Shifted], predicted: Predicted | None, inputs: Inputs, execution: Execution
+) -> Texts:
+    """Write what a reader must know next to the accuracies."""
+    notes = question_notes(inputs) + execution_notes(execution)
+    results = (inner, *(s.result for s in shifted))
+    if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
+        notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
+    if len({result.n_compete for result in results}) > 1:
+        notes.append(
+            "The sets are measured with different numbers of classes; part of their difference comes from that."
+        )
+    for other in shifted:
+        notes += _in_both(other.in_both, inner, other.result)
+    for result in results:
+        total = IMAGES.get(result.shift or "", result.n_available)
+        if result.n_available != total:
+            notes.append(
+                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {total}."
+            )
+        notes += read_notes(result)
+    if predicted is not None:
+        notes += predicted_notes(inner, predicted)
+    return tuple(notes)
+
+
+def _in_both(count: int, inner: SetResult, other: SetResult | Target) -> list[str]:
+    return [f"{count} images are in both {inner.name} and {other.name}."] if count else []
+
+
+def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
+    """Return the notes on predicted accuracies."""
+    notes = []
+    if predicted.scores != "logits":
+        notes.append(
+            f"The class output holds {predicted.scores} ({predicted.scores_why}); confidences are taken as they are."
+        )
+    if predicted.scores_why == COSINES:
+        notes.append(
+            "The scores are cosines without a factor: their softmax is nearly flat, and DoC predicts hardly any change."
+        )
+    if inner.n_labels < inner.n_compete:
+        notes.append(
+            f"The labelled images of {inner.name} are of {inner.n_labels} of {inner.n_compete} classes; what is "
+            "predicted holds for images of these classes only."
+        )
+    for target in predicted.targets:
+        classes = target.classes
+        notes += _in_both(target.in_both, inner, target)
+        if classes.n_classes == 1:
+            notes.append(f"All images of {target.name} are predicted to be of one class.")
+        elif classes.are_shifted:
+            notes.append(
+                f"Other classes are predicted on {target.name} than on {inner.name} (total variation distance "
+                f"{classes.distance:.2f}; {classes.expected_distance:.2f} by chance). Its classes may have other "
+                "frequencies (label shift), which ATC and DoC take to be the same."
+            )
+        notes += read_notes(target)
+    return notes
+
+
+def read_notes(read: SetResult | Target) -> list[str]:
+    """Note which images of a set were not measured."""
+    notes = skipped_note(read.n_skipped, read.n_read, read.skipped, read.name)
+    if read.n_read < read.n_available:
+        notes.append(f"{read.name}: {read.n_read} of {read.n_available} images, drawn by seed.")
+    return notes
+
+
+def document_of(report: ShiftReport) -> Document:
+    """Return the document of accuracies under shift."""
+    model, inside, verdict, agreement = report.model, report.in_distribution, report.verdict, report.agreement
+    results = (inside, *(s.result for s in report.shifted))
+    reasons = f"{', '.join(verdict.reasons)}; " if verdict.reasons else ""
+    agrees = Facts(
+        (
+            (
+                Cell(verdict.verdict, "pass" if verdict.verdict == "PASS" else "warn"),
+                f"{reasons}{verdict.origin}, {verdict.n_images} images, tensor {verdict.tensor}",
+            ),
+            (Cell(agreement.outcome, _STYLES.get(agreement.outcome, "bold")), agreement.sentence),
+        )
+    )
+    labels = _joined((result.labels, result.name) for result in results)
+    facts = [("Scores", model.class_output), ("Classes", model.n_classes)]
+    run = [("Digest of the model", model.digest), ("Seed", report.seed)]
+    run += [(f"Digest of {result.name}", result.digest) for result in results]
+    return Document(
+        question="shift",
+        title="Accuracy under distribution shift",
+        subject="accuracy on shifted images, next to the verdict",
+        model=model,
+        facts=(f"{model.n_classes} classes", name(f"output {model.class_output}")),
+        summary=_answer(report),
+        sections=(
+            Section(
+                "Accuracy",
+                f"top-1 with {100 * report.confidence:.0f} % intervals (Wilson; difference: Newcombe)",
+                (_accuracies(report), Facts(tuple((name(some), how) for how, some in labels.items()), "labels are")),
+                "short",
+            ),
+            *_effective(report),
+            *(_predictions(report.predicted, inside) if report.predicted else []),
+            Section("Agreement with the verdict", "", (agrees,), "short"),
+            measured(report, facts, run, report.preprocessing_source),
+        ),
+        notes=report.notes,
+        limits=report.claim,
+        version=report.tool_version,
+        line=_line(report),
+        tiles=(
+            ("Verdict", verdict.verdict, agreement.outcome),
+            *(
+                (f"Top-1 on {result.name}", percent_text(result.accuracy.value), bounds_text(result.accuracy))
+                for result in results
+            ),
+        ),
+        notes_in_short=True,
+    )
+
+
+def _answer(report: ShiftReport) -> str:
+    """Write each accuracy, measured or predicted, in one line."""
+    inside = report.in_distribution
+    parts = [f"{percent_text(inside.accuracy.value)} on {inside.name}"]
+    for shifted in report.shifted:
+        accuracy, points = shifted.result.accuracy.value, 100 * shifted.difference.value
+        parts.append(f"{percent_text(accuracy)} on {shifted.result.name} ({points:+.1f} points)")
+    for target in report.predicted.targets if report.predicted else ():
+        parts.append(f"predicted on {target.name}: {predicted_words(target)}")
+    return f"Accuracy: {', '.join(parts)}."
+
+
+def _line(report: ShiftReport) -> str:
+    """Return the agreement with the verdict in one line."""
+    file = name_text(report.model.file, ascii_only=False)
+    predicted = "".join(
+        f"; predicted accuracy on {name_text(target.name, ascii_only=False)}: {predicted_words(target)}"
+        for target in (report.predicted.targets if report.predicted else ())
+    )
+    return f"{report.verdict.verdict} {file}: {report.agreement.outcome}: {report.agreement.sentence}{predicted}"
+
+
+def suite_entry(report: ShiftReport, folder: Path) -> str:
+    """Return the model's entry of a suite file, as TOML.
+
+    It has the accuracies; paths are relative to `folder` (docs/calibration.md).
+
+    Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
+    """
+    if len(report.accuracies) < 2 or IMAGENET not in report.accuracies:
+        results = (report.in_distribution, *(s.result for s in report.shifted))
+        why = "; ".join(filter(None, map(robustness.not_comparable, results)))
+        raise CannotAssessError(
+            f"suite entry has accuracies on {len(report.accuracies)} sets; ImageNet and at least one named shift are "
+            f"needed, whole and precise ({why})",
+            "--in imagenet=FOLDER --shifted v2=FOLDER",
+        )
+    model = os.path.relpath(report.model.file, folder).replace(os.sep, "/")
+    values = ", ".join(f"{name} = {value:.6f}" for name, value in report.accuracies.items())
+    return (
+        f"# accuracies measured by robustcheck {report.tool_version}; model {report.model.digest}\n"
+        # a JSON string is a TOML string
+        f'[[models]]\nmodel = {json.dumps(model)}\ngroup = "other"\naccuracies = {{ {values} }}\n'
+    )
+
+
+def _accuracies(report: ShiftReport) -> Table:
+    rows = [(*_row(report.in_distribution), Cell("in-distribution", "dim"))]
+    for shifted in report.shifted:
+        gap = shifted.difference
+        difference = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        rows.append((*_row(shifted.result), Cell(difference)))
+    return Table(("set", ">images", ">classes", ">top-1", "=interval", "=difference, points"), tuple(rows))
+
+
+def _row(result: SetResult) -> tuple[Words, ...]:
+    acc = result.accuracy
+    shift = "" if result.shift is None else f" ({WORDS[result.shift]})"
+    return (
+        *(name(result.name + shift), str(acc.n), f"{result.n_labels} of {result.n_compete}"),
+        *(Cell(percent_text(acc.value), "bold"), bounds_text(acc)),
+    )
+
+
+def _effective(report: ShiftReport) -> list[Section]:
+    rows = tuple(
+        (
+            *(SHIFT_WORDS[shifted.result.shift or ""], Cell(f"{beyond.points:+.1f}", "bold")),
+            *(f"{beyond.low:+.1f} – {beyond.high:+.1f}", percent_text(beyond.expected)),
+            beyond.baseline + ("; extrapolated" if beyond.extrapolated else ""),
+        )
+        for shifted in report.shifted
+        if (beyond := shifted.effective_robustness) is not None
+    )
+    without = [(s.not_applicable, s.result.name) for s in report.shifted if s.not_applicable]
+    why = tuple((name(names), text) for text, names in sorted(_joined(without).items()))
+    table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), rows)
+    title, remark = "Effective robustness", "accuracy beyond the baseline, percentage points"
+    return [
+        *([Section(title, remark, (table,), "short")] if rows else []),
+        *([Section(f"{title} is not applicable", "", (Facts(why),), "short")] if why else []),
+    ]
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Join the second texts of pairs with one first text."""
+    texts: dict[str, list[str]] = {}
+    for key, text in pairs:
+        texts.setdefault(key, []).append(text)
+    return {key: ", ".join(parts) for key, parts in texts.items()}
+
+
+def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
+    rows: list[tuple[Words, ...]] = []
+    missing: list[str] = []
+    for target in predicted.targets:
+        first: tuple[Words, ...] = (name(target.name), str(target.n_images))
+        for estimate in target.estimates:
+            numbers = ("–", "not established", "")
+            if estimate.accuracy is not None:
+                points = f"{-(estimate.drop_points or 0):+.1f}"
+                numbers = (percent_text(estimate.accuracy), bounds_text(estimate) or "none", points)
+            rows.append((*first, NAMES[estimate.method], Cell(numbers[0], "bold"), *numbers[1:]))
+        if (acc := target.measured) is not None:
+            points = f"{100 * (acc.value - inner.accuracy.value):+.1f}"
+            rows.append(
+                (*first, Cell("measured", "dim"), Cell(percent_text(acc.value), "bold"), bounds_text(acc), points)
+            )
+        unknown = _joined((e.not_established, NAMES[e.method]) for e in target.estimates if e.not_established)
+        missing += [f"{target.name}: {methods} not established: {why}." for why, methods in unknown.items()]
+    assumes = {NAMES[e.method]: e.assumes for target in predicted.targets for e in target.estimates}
+    table = Table(
+        ("target", ">images", "=method", ">top-1", "=interval", ">points"),
+        tuple(rows),
+        f"starts from {percent_text(inner.accuracy.value)} on {inner.accuracy.n} labelled images of {inner.name}, "
+        f"{inner.n_labels} of {inner.n_compete} classes",
+    )
+    blocks: list[Block] = [predicted.claim, predicted.seen, table]
+    blocks += map(Cell, missing)
+    blocks += [Facts(tuple(assumes.items()), "each number is right only if")]
+    return [Section("Predicted accuracy, without labels", "intervals of resampling", tuple(blocks), "short")]
+
+
+def predicted_words(target: Target) -> str:
+    """Return a target's predicted accuracies in few words.
+
+    They are their range over the methods, or that there is none.
+    """
+    values = [e.accuracy for e in target.estimates if e.accuracy is not None]
+    if not values:
+        return "not established"
+    low, high = percent_text(min(values)), percent_text(max(values))
+    return low if low == high else f"{low} to {high}"

@@ -1,4 +1,0 @@
-"""Turn evidence into a verdict, reasons, and an exit code. All of it is pure.
-
-Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors, thresholds.
-"""
