@@ -26,7 +26,7 @@ from onnx import helper, numpy_helper
 from onnx.utils import Extractor
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.core.verdict.gate import load_profile
+from robustcheck_onnx.checker.core.verdict.profile import load_profile
 from robustcheck_onnx.checker.core.verdict.reasons import NAMES
 from robustcheck_onnx.checker.questions.inspection import inspect_model
 

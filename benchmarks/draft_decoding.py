@@ -34,7 +34,7 @@ from robustcheck_onnx.checker.core.images.sanity import describe, digest_of_pixe
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.core.statistics import state as sums
-from robustcheck_onnx.checker.core.verdict.gate import load_profile
+from robustcheck_onnx.checker.core.verdict.profile import load_profile
 from support import lookup
 
 PHOTOS = Path(__file__).parent.parent / "checker" / "photos"

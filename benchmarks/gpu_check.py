@@ -33,8 +33,12 @@ from speed import write_photos
 
 from robustcheck_onnx.checker.core.evidence import Options
 from robustcheck_onnx.checker.core.images.preprocess import apply, decode
-from robustcheck_onnx.checker.core.measure import run as measure
-from robustcheck_onnx.checker.core.measure.job import Job, conclude, stack
+from robustcheck_onnx.checker.core.measure.job import Job
+from robustcheck_onnx.checker.core.measure.loop import measure_images
+from robustcheck_onnx.checker.core.measure.opening import Opened, open_job
+from robustcheck_onnx.checker.core.measure.prepare import prepare_item, stack
+from robustcheck_onnx.checker.core.measure.probe import probe, usable
+from robustcheck_onnx.checker.core.measure.sums import conclude
 from robustcheck_onnx.checker.core.runtime import devices
 from robustcheck_onnx.checker.core.runtime.devices import (
     cpu_name,
@@ -44,7 +48,7 @@ from robustcheck_onnx.checker.core.runtime.devices import (
     why_missing,
 )
 from robustcheck_onnx.checker.core.runtime.session import open_session
-from robustcheck_onnx.checker.core.verdict.gate import load_profile
+from robustcheck_onnx.checker.core.verdict.profile import load_profile
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
 from robustcheck_onnx.checker.outside.storage.places import OFFLINE
@@ -127,9 +131,9 @@ def models(run: Run) -> dict[str, Path]:
     }
 
 
-def opened(path: Path, photos: Path, device: str, n: int, **options: Any) -> measure.Opened:
+def opened(path: Path, photos: Path, device: str, n: int, **options: Any) -> Opened:
     """A job with its sessions, on a device."""
-    return measure.open_job(
+    return open_job(
         Job(path, Options(images=str(photos), max_images=n, preprocess="clip", device=device, **options)), of_job
     )
 
@@ -140,8 +144,8 @@ def agreement(run: Run, path: Path, photos: Path) -> dict[str, Any]:
 
     def measured(device: str, **options: Any) -> Any:
         job = opened(path, photos, device, n, **options)
-        facts = measure.probe(job)
-        (evidence,) = conclude(job.job, facts, measure.measure_images(job), load_profile(None), decided=False)
+        facts = probe(job)
+        (evidence,) = conclude(job.job, facts, measure_images(job), load_profile(None), decided=False)
         return evidence
 
     def apart(one: Any, other: Any) -> float:
@@ -180,13 +184,13 @@ def half_agreement(run: Run, photos: Path) -> dict[str, Any]:
     }
 
 
-def stacked(job: measure.Opened) -> Any:
+def stacked(job: Opened) -> Any:
     """The pixels of a job's photos, as its runner takes them."""
-    decoded = [measure.prepare_item(item, job) for item in job.source.items()]
-    return stack(measure.usable(decoded))
+    decoded = [prepare_item(item, job) for item in job.source.items()]
+    return stack(usable(decoded))
 
 
-def bare_rate(run: Run, job: measure.Opened, pixels: Any, device: str) -> tuple[float, int]:
+def bare_rate(run: Run, job: Opened, pixels: Any, device: str) -> tuple[float, int]:
     """Images a second of ONNX Runtime alone, with IO binding, its input on the device, at its best batch."""
     model = job.models[0]
     session, _ = open_session(model.graph.with_addition(), model, device, threads=cpu_threads())
@@ -239,12 +243,12 @@ def from_files(run: Run, path: Path, photos: Path, device: str, times: int) -> d
         done = sum(pool.map(lambda name: _ready(name, job), names[:: max(1, times)]))
     pillow = done / (time.perf_counter() - begun)
     begun = time.perf_counter()
-    measure.measure_images(replace(job, described=frozenset()))
+    measure_images(replace(job, described=frozenset()))
     ours, least = len(names) / (time.perf_counter() - begun), min(bare, pillow)
     return {"ours": ours, "bare": bare, "Pillow": pillow, "ratio": ours / least, "goal": "≥ 0.90", "photos": len(names)}
 
 
-def _ready(name: str, job: measure.Opened) -> int:
+def _ready(name: str, job: Opened) -> int:
     image, _ = decode(Path(name).read_bytes(), name)
     apply(job.preprocessing.preprocessing, image)
     return 1
@@ -323,7 +327,7 @@ def rate_on(cores: list[int], path: str, photos: str, n: int) -> float:
     os.sched_setaffinity(0, cores)
     job = opened(Path(path), Path(photos), "cpu", n)
     begun = time.perf_counter()
-    measure.measure_images(job)
+    measure_images(job)
     return len(job.source) / (time.perf_counter() - begun)
 
 

@@ -40,7 +40,7 @@ from robustcheck_onnx.checker.core.measure import run as measure
 from robustcheck_onnx.checker.core.evidence import Options
 from robustcheck_onnx.checker.core.measure.job import Job
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
-from robustcheck_onnx.checker.core.measure.run import measure_shard
+from robustcheck_onnx.checker.core.measure.loop import measure_shard
 started = time.time()
 opened = measure.open_job(Job(pathlib.Path(sys.argv[2]), Options(images=sys.argv[3], max_images=int(sys.argv[4]), preprocess="clip")), of_job, threads=int(sys.argv[5]))
 measure.probe(opened)

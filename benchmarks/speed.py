@@ -25,8 +25,9 @@ from PIL import Image
 from robustcheck_onnx.checker.core.evidence import CLIP, Options
 from robustcheck_onnx.checker.core.images import source
 from robustcheck_onnx.checker.core.images.preprocess import apply
-from robustcheck_onnx.checker.core.measure import run as measure
 from robustcheck_onnx.checker.core.measure.job import Job
+from robustcheck_onnx.checker.core.measure.loop import measure_images
+from robustcheck_onnx.checker.core.measure.opening import open_job
 from robustcheck_onnx.checker.core.runtime.devices import cpu_threads
 from robustcheck_onnx.checker.core.runtime.session import open_session
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
@@ -174,7 +175,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     that are described for the image set's sanity.
     """
     opened = replace(
-        measure.open_job(Job(model.onnx, Options(images=str(photos), max_images=n)), of_job), described=frozenset()
+        open_job(Job(model.onnx, Options(images=str(photos), max_images=n)), of_job), described=frozenset()
     )
     runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
     loaded = [opened.source.load(i) for i in range(min(n, 128))]
@@ -197,7 +198,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     ours, beside, after = [], [], []
     for _ in range(runs):
         start = time.perf_counter()
-        measure.measure_images(opened)
+        measure_images(opened)
         ours.append(n / (time.perf_counter() - start))
         beside.append(bare(runner._session, runner._pass_images, runner._n_passes))
         after.append(bare(whole, 8, 1))

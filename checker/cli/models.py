@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...thresholds.profile import Profile
 from ..core.progress import LOG
-from ..core.verdict.gate import decide, load_profile
+from ..core.verdict.gate import decide
+from ..core.verdict.profile import load_profile
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError
 from ..outside.isolation import NotReadError, Wall
 from ..outside.storage import stores

@@ -26,7 +26,7 @@ from signal import SIGINT, SIGTERM
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, get_type_hints
 
-from ..core.limits import MAX_MODEL_SIZE
+from ..core.model_size import MAX_MODEL_SIZE
 from ..core.progress import LOG, Progress, Tell
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..text import frozen

@@ -35,8 +35,11 @@ from typing import Any, Final
 
 from ...thresholds.profile import Profile
 from ..core.evidence import Evidence
-from ..core.measure import run as measure
-from ..core.measure.job import TRIES, Facts, Job, Measurement, Outcome, conclude, died, merge, nothing_yet
+from ..core.measure.job import TRIES, Job, Outcome, died
+from ..core.measure.loop import measure_shard
+from ..core.measure.opening import Opened, open_job
+from ..core.measure.probe import probe
+from ..core.measure.sums import Facts, Measurement, conclude, merge, nothing_yet
 from ..core.progress import LOG
 from ..core.runtime.devices import cpu_threads, parse_device
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
@@ -122,11 +125,11 @@ def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tu
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
     """
-    opened = measure.open_job(job, of_job, threads=threads)
-    facts = measure.probe(opened)
+    opened = open_job(job, of_job, threads=threads)
+    facts = probe(opened)
     total = nothing_yet(len(job.tensors))
     for index in range(facts.n_shards):
-        total = merge(total, measure.measure_shard(opened, index))
+        total = merge(total, measure_shard(opened, index))
     return conclude(job, facts, total, profile)
 
 
@@ -291,7 +294,7 @@ class Worker:
             os.chdir(folder)
         self._threads = threads
         self._number = -1
-        self._opened: measure.Opened | None = None
+        self._opened: Opened | None = None
         self._facts: Facts | None = None
 
     def hello(self) -> tuple[str, str]:
@@ -309,15 +312,15 @@ class Worker:
         """Measure one shard. Returns its facts and measurement, or the error."""
         try:
             opened, facts = self._open(number, job)
-            return facts, measure.measure_shard(opened, index)
+            return facts, measure_shard(opened, index)
         except Exception as fault:  # noqa: BLE001 # reported as this job's error
             return as_error(fault)
 
-    def _open(self, number: int, job: Job) -> tuple[measure.Opened, Facts]:
+    def _open(self, number: int, job: Job) -> tuple[Opened, Facts]:
         if self._number != number or self._opened is None or self._facts is None:
             self._opened = self._facts = None  # the device's memory is free before the next model comes
-            self._opened = measure.open_job(job, of_job, threads=self._threads)
-            self._facts = measure.probe(self._opened)
+            self._opened = open_job(job, of_job, threads=self._threads)
+            self._facts = probe(self._opened)
             self._number = number
         return self._opened, self._facts
 

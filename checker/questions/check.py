@@ -16,12 +16,16 @@ from ...thresholds.published import context_for
 from ...thresholds.tables import references
 from ..core.evidence import Evidence, RunOptions
 from ..core.images.source import ImageSource
-from ..core.measure import run as measure
-from ..core.measure.job import FirstImages, Job, conclude, versions
+from ..core.measure.job import Job, versions
+from ..core.measure.loop import decode, likely_stops, until_decided
+from ..core.measure.opening import Opened, open_sessions, read_inputs
+from ..core.measure.probe import take_probe
 from ..core.measure.reference import reference_runs, with_references
+from ..core.measure.sums import FirstImages, conclude
 from ..core.model.file import Contract
 from ..core.progress import LOG, Progress, Tell, tell_stage
-from ..core.verdict.gate import load_profile, memory_note, notes_of
+from ..core.verdict.notes import memory_note, notes_of
+from ..core.verdict.profile import load_profile
 from ..core.verdict.rule import judge
 from ..outside import isolation
 from ..outside.addresses import Model, on_this_machine, parse_model
@@ -183,22 +187,22 @@ def _measured(
     """Return evidence and published context."""
     LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
     tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(job, opener(source))
-    with measure.decode(inputs, stops=measure.likely_stops(profile)) as decoded:
+    inputs = read_inputs(job, opener(source))
+    with decode(inputs, stops=likely_stops(profile)) as decoded:
         tell_stage(progress, "loading the model")
-        first = measure.take_probe(decoded)  # the next ones are decoded while the session opens
-        opened = measure.open_sessions(inputs)
+        first = take_probe(decoded)  # the next ones are decoded while the session opens
+        opened = open_sessions(inputs)
         _log_opened(opened)
         tell_stage(progress, "trying the model on a few images")
         watch = None if saver is None else saver.add
         kept = FirstImages()
-        facts, total, is_decided = measure.until_decided(opened, profile, chain(first, decoded), progress, watch, kept)
+        facts, total, is_decided = until_decided(opened, profile, chain(first, decoded), progress, watch, kept)
     facts = with_references(facts, reference_runs(opened, kept))
     (evidence,) = conclude(job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)
 
 
-def _log_opened(opened: measure.Opened) -> None:
+def _log_opened(opened: Opened) -> None:
     (model, *_), (runner, *_) = opened.models, opened.runners
     tensor = model.representation
     LOG.info("%s: tensor %s by rule %s, pooling %s", model.path, tensor.tensor, tensor.rule, tensor.pool)

@@ -12,14 +12,15 @@ from pydantic import Field
 
 from ...thresholds.profile import Frozen, Profile
 from ..core.evidence import GraphScaling, ModelFacts, PreprocessingFacts
-from ..core.measure.run import model_facts
+from ..core.measure.opening import model_facts
 from ..core.model.file import stated_in
 from ..core.model.int8 import saturating_pairs
 from ..core.model.layers import show_shape
 from ..core.model.open import ModelFile, open_model
 from ..core.model.sidecar import find_preprocessing, models_below, takes_no_image
 from ..core.runtime.runner import scales_over_batch
-from ..core.verdict.gate import int8_notes, load_profile
+from ..core.verdict.notes import int8_notes
+from ..core.verdict.profile import load_profile
 from ..core.verdict.reasons import RULES
 from ..core.verdict.rule import Reason, foreseen, reason, step_for, steps_text
 from ..errors import RobustcheckError, UsageError

@@ -31,7 +31,8 @@ from ..core.evidence import (
     PreprocessingFacts,
     Statistics,
 )
-from ..core.verdict.gate import ON_BUNDLED, Waiver
+from ..core.verdict.gate import Waiver
+from ..core.verdict.notes import ON_BUNDLED
 from ..core.verdict.reasons import NAMES, WITHOUT_SCORES, Kind
 from ..core.verdict.rule import Reason, Verdict, describe, inside, outside, side_of
 from ..errors import COMMANDS, UsageError

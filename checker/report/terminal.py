@@ -19,7 +19,7 @@ from rich.text import Text
 from ...thresholds.profile import DEFINITIONS
 from .. import text as texts
 from ..core.evidence import OUTLIER_SD
-from ..core.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
+from ..core.verdict.notes import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
 from ..core.verdict.reasons import KINDS, RULES
 from ..core.verdict.rule import Reason
 from ..errors import COMMANDS

@@ -24,7 +24,8 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.images import entries
 from robustcheck_onnx.checker.core.images import source as images
 from robustcheck_onnx.checker.core.images.source import Picture, Skipped, prefetch
-from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.measure.opening import open_job
+from robustcheck_onnx.checker.core.measure.probe import probe
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.outside.image_sets import containers, listing
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
@@ -194,7 +195,7 @@ def test_a_source_is_small_where_it_travels(late: Place) -> None:
     again = pickle.loads(pickle.dumps(source))
     assert list(again.entries.names()) == list(source.entries.names())
     assert isinstance(again.load(0), Picture)
-    facts = copy.deepcopy(measure.probe(measure.open_job(new_job(model, str(manifest)), lambda _: source)))
+    facts = copy.deepcopy(probe(open_job(new_job(model, str(manifest)), lambda _: source)))
     assert (facts.n_images, len(facts.source.entries)) == (81, 0)
     assert len(pickle.dumps(facts.source)) < 2000
 

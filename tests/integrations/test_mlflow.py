@@ -19,7 +19,7 @@ from unittest.mock import Mock
 import pytest
 
 from robustcheck_onnx import Report, check
-from robustcheck_onnx.checker.core.verdict.gate import ON_BUNDLED
+from robustcheck_onnx.checker.core.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.outside.storage import registries
 from robustcheck_onnx.checker.outside.storage.places import Url

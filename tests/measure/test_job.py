@@ -15,15 +15,21 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.evidence import Content
 from robustcheck_onnx.checker.core.images.sanity import DESCRIBED, describe
 from robustcheck_onnx.checker.core.images.source import Skipped
-from robustcheck_onnx.checker.core.measure import job
-from robustcheck_onnx.checker.core.measure.job import (
-    EXTREME,
-    FEATURES,
-    SHOWN,
+from robustcheck_onnx.checker.core.measure.content import (
     DescribedRow,
     content_of,
     described_rows,
+    is_complete,
     merge_described,
+)
+from robustcheck_onnx.checker.core.measure.gallery import (
+    EXTREME,
+    FEATURES,
+    SHOWN,
+    SeenRows,
+    gallery_of,
+    merge_seen,
+    seen_rows,
 )
 from robustcheck_onnx.checker.core.statistics import state
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
@@ -132,7 +138,7 @@ def test_only_described_images_are_kept_and_no_more_than_there_can_be() -> None:
     assert (described_rows(h, [None] * 3), content_of(())) == ((), None)
     copies = described_rows(normal(60, 8), [sketch] * 60)
     assert content_of(copies) == Content(n=1, effective_rank=0.0, relative_variance=0.0, mean_of_rest=0.0)
-    assert not job.is_complete(copies)
+    assert not is_complete(copies)
 
 
 N_SEEN, SIZE_PX = 150, 16
@@ -170,16 +176,16 @@ def test_merging_is_associative_and_ties_go_to_the_earlier(kurtosis: list[int], 
     names = [f"{number}.png" for number in range(len(kurtosis))]
     z = np.arange(len(kurtosis), dtype=np.float64)[:, None]
 
-    def rows(start: int | None, end: int | None) -> job.SeenRows:
+    def rows(start: int | None, end: int | None) -> SeenRows:
         part = slice(start, end)
         batch = state.Measured(np.ones_like(kurtosis[part], bool), z[part], np.array(kurtosis[part]))
-        return job.seen_rows(batch, names[part], names[part])
+        return seen_rows(batch, names[part], names[part])
 
     i, j = sorted((i, j))
     a, b, c = rows(None, i), rows(i, j), rows(j, None)
     most, least = (np.argsort(sign * np.array(kurtosis, int), kind="stable")[:EXTREME] for sign in (-1, 1))
     want = [names[:SHOWN], [names[n] for n in most], [names[n] for n in least]]
-    for found in (job.merge_seen(job.merge_seen(a, b), c), job.merge_seen(a, job.merge_seen(b, c)), rows(None, None)):
+    for found in (merge_seen(merge_seen(a, b), c), merge_seen(a, merge_seen(b, c)), rows(None, None)):
         assert [[row.name for row in part] for part in vars(found).values()] == want
         assert [row.z for row in found.first] == list(z[:SHOWN])
         assert all(row.z.base is None and row.z.dtype == np.float32 for row in found.first)  # a view keeps a batch
@@ -187,8 +193,8 @@ def test_merging_is_associative_and_ties_go_to_the_earlier(kurtosis: list[int], 
 
 def test_zero_has_no_sign_and_no_usable_image_keeps_nothing() -> None:
     batch = state.Measured(np.ones(1, dtype=bool), np.array([[-1e-4, 1.0]]), np.array([1.0]))
-    found = job.gallery_of(job.seen_rows(batch, "a", "0"), [0, 1])
+    found = gallery_of(seen_rows(batch, "a", "0"), [0, 1])
     assert found is not None
     assert str(found.shown[0].z) == "(0.0, 1.0)"
     nothing = state.update(state.State(4), [[1.0, 1, 1, 1], [np.nan, 0, 1, 2]], [0, 1])
-    assert job.gallery_of(job.seen_rows(nothing, "ab", "01"), [0]) is None
+    assert gallery_of(seen_rows(nothing, "ab", "01"), [0]) is None

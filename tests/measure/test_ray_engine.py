@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker.core.measure.job import TRIES, Job, nothing_yet
+from robustcheck_onnx.checker.core.measure.job import TRIES, Job
+from robustcheck_onnx.checker.core.measure.sums import nothing_yet
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.outside import workers as engine
 from robustcheck_onnx.checker.outside.workers import plan_workers

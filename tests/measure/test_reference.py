@@ -18,12 +18,14 @@ from onnxruntime import InferenceSession
 
 from robustcheck_onnx.checker.core.evidence import CLIP, Execution, Int8Sums, Options, ReferenceRun
 from robustcheck_onnx.checker.core.measure import reference
-from robustcheck_onnx.checker.core.measure.job import FirstImages, Job
-from robustcheck_onnx.checker.core.measure.run import open_job, probe
+from robustcheck_onnx.checker.core.measure.job import Job
+from robustcheck_onnx.checker.core.measure.opening import open_job
+from robustcheck_onnx.checker.core.measure.probe import probe
+from robustcheck_onnx.checker.core.measure.sums import FirstImages
 from robustcheck_onnx.checker.core.model.file import read_onnx
 from robustcheck_onnx.checker.core.model.int8 import saturating_pairs, with_unsigned_weights
 from robustcheck_onnx.checker.core.runtime.devices import int8_sums
-from robustcheck_onnx.checker.core.verdict.gate import execution_notes, reference_notes
+from robustcheck_onnx.checker.core.verdict.notes import execution_notes, reference_notes
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
 from robustcheck_onnx.checker.questions.compare import machine

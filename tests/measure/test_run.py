@@ -9,8 +9,11 @@ import onnx
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.evidence import Evidence, Int8Sums
-from robustcheck_onnx.checker.core.measure import run as measure
-from robustcheck_onnx.checker.core.measure.job import Job, conclude, merge, nothing_yet
+from robustcheck_onnx.checker.core.measure.job import Job
+from robustcheck_onnx.checker.core.measure.loop import DECODERS, count_decoders, measure_images
+from robustcheck_onnx.checker.core.measure.opening import open_job
+from robustcheck_onnx.checker.core.measure.probe import probe
+from robustcheck_onnx.checker.core.measure.sums import conclude, merge, nothing_yet
 from robustcheck_onnx.checker.core.model.file import Graph
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.runtime.runner import Runner
@@ -55,11 +58,11 @@ def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: P
 def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path: Path) -> None:
     """Of everything: images, statistics, gallery, content."""
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
-    opened = measure.open_job(new_job(model, photos, max_images=300), of_job)
-    facts = measure.probe(opened)
+    opened = open_job(new_job(model, photos, max_images=300), of_job)
+    facts = probe(opened)
     entries = opened.source.entries
     a, b, c, whole = (
-        measure.measure_images(opened, replace(opened.source, entries=entries[start:end]))
+        measure_images(opened, replace(opened.source, entries=entries[start:end]))
         for start, end in ((0, 13), (13, 130), (130, 300), (0, 300))
     )
     one = conclude(opened.job, facts, whole, profile.load())[0].model_dump(exclude=BY_ORDER)
@@ -81,13 +84,13 @@ def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, m
         return real(self, *arguments)
 
     monkeypatch.setattr(Runner, "batch_invariances", batch_invariances)
-    facts = measure.probe(measure.open_job(new_job(path, max_images=8), of_job))
+    facts = probe(open_job(new_job(path, max_images=8), of_job))
     assert levels == [facts.executions[0].optimization] == ["none"]
     assert (facts.models[0].output_difference or 0) > 0.1
 
 
 def test_int8_sums_that_saturate_on_one_worker_alone_are_not_merged(tmp_path: Path) -> None:
-    facts = measure.probe(measure.open_job(new_job(save(classifier(), tmp_path / "m.onnx"), max_images=8), of_job))
+    facts = probe(open_job(new_job(save(classifier(), tmp_path / "m.onnx"), max_images=8), of_job))
     exact, less = (
         replace(facts, executions=(but(facts.executions[0], int8_sums=Int8Sums(plain=plain, exact=1)),))
         for plain in (1, 0.5)
@@ -97,7 +100,7 @@ def test_int8_sums_that_saturate_on_one_worker_alone_are_not_merged(tmp_path: Pa
 
 def assert_as_alone(job: Job, n_passes: int) -> tuple[Evidence, ...]:
     """Tensors measured together, in as many passes, have the evidence of each alone."""
-    assert len(measure.open_job(job, of_job).runners) == n_passes
+    assert len(open_job(job, of_job).runners) == n_passes
     together = measured(job)
     for tensor, found in zip(job.tensors, together, strict=True):
         assert measured(replace(job, named=(tensor,))) == (found,)
@@ -127,5 +130,5 @@ def test_a_tensor_without_a_representation_is_named(photos: Path, tmp_path: Path
 
 
 def test_a_gpu_is_fed_by_all_cores() -> None:
-    counts = [measure.count_decoders(on_gpu=gpu, threads=n) for gpu, n in ((False, 16), (True, 16), (True, 1))]
-    assert counts == [measure.DECODERS, 16, measure.DECODERS]
+    counts = [count_decoders(on_gpu=gpu, threads=n) for gpu, n in ((False, 16), (True, 16), (True, 1))]
+    assert counts == [DECODERS, 16, DECODERS]

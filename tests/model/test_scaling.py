@@ -12,7 +12,7 @@ from numpy.random import default_rng
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from robustcheck_onnx.checker.core.evidence import GraphScaling
-from robustcheck_onnx.checker.core.measure.run import model_facts
+from robustcheck_onnx.checker.core.measure.opening import model_facts
 from robustcheck_onnx.checker.core.model.ends import Constants
 from robustcheck_onnx.checker.core.model.image_input import find_image_input, find_scalings
 from robustcheck_onnx.checker.core.model.layers import build_layers, with_shapes

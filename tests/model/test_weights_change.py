@@ -19,7 +19,7 @@ import onnx
 import pytest
 
 from robustcheck_onnx import Progress, check
-from robustcheck_onnx.checker.core.measure import run as measure
+from robustcheck_onnx.checker.core.measure.opening import Opened, open_sessions
 from robustcheck_onnx.checker.core.model import file as files
 from robustcheck_onnx.checker.core.model import weights
 from robustcheck_onnx.checker.core.model.open import open_model
@@ -157,16 +157,17 @@ def test_a_file_that_changes_while_it_is_opened_is_refused(monkeypatch: Patch) -
 
 def around_sessions(monkeypatch: Patch, before: Callable[[], None], after: Callable[[], None] = lambda: None) -> None:
     """Do something before ONNX Runtime reads the weights, and after."""
-    real = measure.open_sessions
+    real = open_sessions
 
-    def opened(*arguments: Any, **options: Any) -> measure.Opened:
+    def opened(*arguments: Any, **options: Any) -> Opened:
         before()
         try:
             return real(*arguments, **options)
         finally:
             after()
 
-    monkeypatch.setattr(measure, "open_sessions", opened)
+    for user in ("core.measure.opening", "questions.check"):
+        monkeypatch.setattr(f"robustcheck_onnx.checker.{user}.open_sessions", opened)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from robustcheck_onnx.checker import text as texts
 from robustcheck_onnx.checker.core.evidence import CLIP, Interval, Preprocessing
-from robustcheck_onnx.checker.core.verdict.gate import BUNDLED_NOTE, HEAD_NOTE, decide
+from robustcheck_onnx.checker.core.verdict.gate import decide
+from robustcheck_onnx.checker.core.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
 from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.core.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.checker.questions.check import _reference

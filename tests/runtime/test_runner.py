@@ -20,7 +20,7 @@ from PIL import Image
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.core.images.preprocess import LevelSums, apply, apply_uint8
-from robustcheck_onnx.checker.core.measure import job
+from robustcheck_onnx.checker.core.measure.prepare import Prepared, stack
 from robustcheck_onnx.checker.core.model.image_input import ImageInput
 from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.core.runtime.runner import Runner, input_graph
@@ -300,6 +300,6 @@ def test_values_that_are_not_finite_are_refused_before_a_run(tmp_path: Path) -> 
 def test_bytes_never_mix_with_scaled_values() -> None:
     """Stacked as floats they would go to the model unscaled."""
     photo, tensor = (
-        job.Prepared("n", "d", (), np.zeros((2, 2, 3), dtype), 0, LevelSums()) for dtype in (np.uint8, np.float32)
+        Prepared("n", "d", (), np.zeros((2, 2, 3), dtype), 0, LevelSums()) for dtype in (np.uint8, np.float32)
     )
-    raised(TypeError, "", job.stack, [photo, tensor])
+    raised(TypeError, "", stack, [photo, tensor])

@@ -7,7 +7,7 @@ from ast import literal_eval
 from typing import Any
 
 from robustcheck_onnx.checker.core import evidence as facts
-from robustcheck_onnx.checker.core.verdict.gate import BUNDLED_NOTE
+from robustcheck_onnx.checker.core.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, Time
 from robustcheck_onnx.checker.report.terminal import document_of, render_document

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from robustcheck_onnx.checker.core.evidence import Evidence, Int8Sums, Statistics
-from robustcheck_onnx.checker.core.verdict import gate, rule
-from robustcheck_onnx.checker.core.verdict.gate import Waiver, decide, fits, notes_of
+from robustcheck_onnx.checker.core.verdict import gate, notes, rule
+from robustcheck_onnx.checker.core.verdict.gate import Waiver, decide, fits
+from robustcheck_onnx.checker.core.verdict.notes import int8_notes, notes_of
 from robustcheck_onnx.checker.core.verdict.reasons import BELOW_REASONS, KINDS, NOT_MENDABLE, RULES
 from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, judge, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, load
@@ -275,7 +276,7 @@ def test_a_file_whose_int8_sums_saturate_is_noted_from_half_a_percent_with_what_
         notes = notes_of(evidence, DEFAULT)
         assert (len(notes), said in "".join(notes)) == (noted, noted == 1)
     assert notes[0].endswith(" On this CPU such sums saturate at 50.6 % of the exact sum.")
-    (unmeasured,) = gate.int8_notes(0.005)
+    (unmeasured,) = int8_notes(0.005)
     assert unmeasured.endswith("its vectors differ from the exact ones.")
 
 
@@ -300,31 +301,31 @@ def test_another_profile_is_named_with_what_it_loosens_and_lacks() -> None:
 
 
 def test_what_a_reader_must_know_of_a_model() -> None:
-    assert gate.model_notes("") == gate.model_notes("", preprocessing="sidecar") == []
-    assert gate.model_notes("", random_weights=True) == ["The model has random weights: it was never trained."]
-    assert gate.model_notes("", left_out=[f"input {i}" for i in range(7)]) == [
+    assert notes.model_notes("") == notes.model_notes("", preprocessing="sidecar") == []
+    assert notes.model_notes("", random_weights=True) == ["The model has random weights: it was never trained."]
+    assert notes.model_notes("", left_out=[f"input {i}" for i in range(7)]) == [
         "The file has several inputs; what needs the image alone was measured. Left out: input 0, input 1, "
         "input 2, input 3, input 4, input 5 and 1 more."
     ]
-    assert gate.model_notes("", preprocessing="assumed") == [
+    assert notes.model_notes("", preprocessing="assumed") == [
         "The preprocessing was assumed: the file does not define it. Wrong pixels give wrong numbers."
     ]
 
 
 def test_skipped_images_are_counted_and_the_first_three_named() -> None:
     skipped = tuple((f"{i}.png", "truncated") for i in range(4))
-    assert gate.skipped_note(0, 9, ()) == []
-    assert gate.skipped_note(4, 9, skipped, "sketch") == [
+    assert notes.skipped_note(0, 9, ()) == []
+    assert notes.skipped_note(4, 9, skipped, "sketch") == [
         "4 of 9 images of sketch were skipped (0.png: truncated; 1.png: truncated; 2.png: truncated)."
     ]
     images = but(EVIDENCE.images, n_read=9, n_skipped=1, skipped=skipped[:1])
-    assert gate.image_notes(images) == ["1 of 9 images were skipped (0.png: truncated)."]
+    assert notes.image_notes(images) == ["1 of 9 images were skipped (0.png: truncated)."]
 
 
 def test_the_execution_says_why_it_was_not_as_asked() -> None:
-    assert gate.execution_notes(EVIDENCE.execution) == []
+    assert notes.execution_notes(EVIDENCE.execution) == []
     fallen = but(EVIDENCE.execution, fallback_reason="no GPU was found", heavy_on_cpu={"Conv": 2, "Gemm": 1})
-    assert gate.execution_notes(fallen) == [
+    assert notes.execution_notes(fallen) == [
         "The CPU was used: no GPU was found.",
         "Although a GPU was used, heavy nodes ran on the CPU: 2 Conv, 1 Gemm.",
     ]

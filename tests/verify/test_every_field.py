@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.checker.core.evidence import Int8Sums
-from robustcheck_onnx.checker.core.verdict import gate
+from robustcheck_onnx.checker.core.verdict import gate, notes
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.report.record import Report, edits, read, result_digest_of, sealed, to_json
 from robustcheck_onnx.checker.trust.verify import checks
@@ -183,7 +183,7 @@ def test_a_report_of_another_cpu_whose_int8_sums_saturate_agrees_elsewhere(secon
     for plain in (0.5059, 1):
         execution: Fields = {"evidence__execution__int8_sums": Int8Sums(plain=plain, exact=1)}
         report = but(second, evidence__model__saturating_pairs=0.02, **execution)
-        made.append(but(report, notes=gate.notes_of(report.evidence, report.profile)))
+        made.append(but(report, notes=notes.notes_of(report.evidence, report.profile)))
     there, here = made
     assert there.notes != here.notes
     assert disagreements(there, here, elsewhere=True) == ()

@@ -24,8 +24,9 @@ from robustcheck_onnx.checker.cli.options import ROWS, Settings
 from robustcheck_onnx.checker.cli.verbs import make, questions
 from robustcheck_onnx.checker.core.evidence import CLIP, Options, PreprocessingFacts
 from robustcheck_onnx.checker.core.images.source import Item, Skipped
-from robustcheck_onnx.checker.core.measure import run as measure
-from robustcheck_onnx.checker.core.measure.job import Prepared
+from robustcheck_onnx.checker.core.measure.loop import AHEAD
+from robustcheck_onnx.checker.core.measure.opening import Inputs, Opened, open_sessions
+from robustcheck_onnx.checker.core.measure.prepare import Prepared, prepare_item
 from robustcheck_onnx.checker.core.runtime.runner import TRIED
 from robustcheck_onnx.checker.core.statistics.definitions import FIRST_LOOK
 from robustcheck_onnx.checker.core.verdict import rule
@@ -65,22 +66,21 @@ def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Pat
 
 def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypatch: Patch) -> None:
     ready: Queue[str] = Queue()
-    prepare_item, open_sessions = measure.prepare_item, measure.open_sessions
 
-    def prepared(item: Item, inputs: measure.Inputs) -> Prepared | Skipped:
+    def prepared(item: Item, inputs: Inputs) -> Prepared | Skipped:
         ready.put(item.name)
         return prepare_item(item, inputs)
 
-    def opened(inputs: measure.Inputs) -> measure.Opened:
-        names = {ready.get(timeout=PATIENCE_S) for _ in range(measure.AHEAD)}  # raises where nobody decodes meanwhile
+    def opened(inputs: Inputs) -> Opened:
+        names = {ready.get(timeout=PATIENCE_S) for _ in range(AHEAD)}  # raises where nobody decodes meanwhile
         # the probe took some out of the window already, and two threads decode: later ones may be among them
-        assert names <= set(inputs.source.entries[: measure.AHEAD + TRIED].names())
+        assert names <= set(inputs.source.entries[: AHEAD + TRIED].names())
         return open_sessions(inputs)
 
-    monkeypatch.setattr(measure, "prepare_item", prepared)
-    monkeypatch.setattr("robustcheck_onnx.checker.core.measure.run.open_sessions", opened)
+    monkeypatch.setattr("robustcheck_onnx.checker.core.measure.loop.prepare_item", prepared)
+    monkeypatch.setattr("robustcheck_onnx.checker.questions.check.open_sessions", opened)
     n_images = check(lookup_pass[0], images=lookup_pass[1], thresholds=never_decided()).evidence.statistics.n_images
-    assert (n_images, ready.qsize()) == (80, 80 - measure.AHEAD)  # each is decoded once, those of the probe too
+    assert (n_images, ready.qsize()) == (80, 80 - AHEAD)  # each is decoded once, those of the probe too
 
 
 def test_the_report_is_json_that_fits_its_schema(passed: Report) -> None:

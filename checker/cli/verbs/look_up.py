@@ -279,7 +279,7 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
 )
 def inspect(call: Question, model: str) -> int:
     """Show whether a file can pass, and what a check would measure."""
-    from ...core.verdict.gate import load_profile
+    from ...core.verdict.profile import load_profile
     from ...outside.addresses import parse_address
     from ...outside.isolation import NotReadError
     from ...outside.storage.places import as_typed

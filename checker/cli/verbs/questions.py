@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from ...core.limits import MAX_MODEL_SIZE
+from ...core.model_size import MAX_MODEL_SIZE
 from ...errors import CannotAssessError, UsageError
 from ...text import Texts, as_json
 from .. import process

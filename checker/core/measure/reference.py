@@ -21,8 +21,8 @@ from ..runtime.runner import SAME_OUTPUT, Runner
 from ..runtime.session import relative_difference
 from ..statistics import definitions
 from ..statistics import state as sums
-from .job import Facts, FirstImages
-from .run import Opened, open_runner
+from .opening import Opened, open_runner
+from .sums import Facts, FirstImages
 
 IMAGES_OF_COMPARISON: Final = 16  # more than of a check: they decide whether an index verdict stands
 IMAGES_OF_FLOOR: Final = 4  # for which a second reference run gives the floor of rounding

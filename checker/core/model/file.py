@@ -31,7 +31,7 @@ from ...errors import NEWER, CannotAssessError, UsageError
 from ...paths import existing_parent, nearest_path
 from ...text import Texts, digest_of, frozen, quoted
 from ..evidence import Int8Sums, Preprocessing
-from ..limits import max_model_bytes
+from ..model_size import max_model_bytes
 from .layers import check_dimensions, check_well_formed
 from .weights import (
     LFS_MARK,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from ...core.evidence import Gallery, SeenImage
-from ...core.verdict.gate import BUNDLED_NOTE, fallback_note
+from ...core.verdict.notes import BUNDLED_NOTE, fallback_note
 from ...core.verdict.reasons import NAMES, Kind
 from ...core.verdict.rule import Reason, Verdict
 from ...report import notebook, pipelines, template

@@ -21,15 +21,20 @@ from ....thresholds.profile import Profile
 from ...arrays import Floats, float64
 from ...core.evidence import Evidence, Execution, RunOptions
 from ...core.images.source import Item, Picture, Skipped
-from ...core.measure import job
-from ...core.measure.job import FirstImages
+from ...core.measure.content import DescribedRows, described_rows, merge_described
+from ...core.measure.job import Job
+from ...core.measure.loop import batches, decode_with, key_of
+from ...core.measure.opening import Opened, open_job
+from ...core.measure.prepare import Prepared, prepare_item, stack
+from ...core.measure.probe import probe
 from ...core.measure.reference import IMAGES_OF_COMPARISON, Reference, reference_runs, with_references
-from ...core.measure.run import Opened, batches, decode_with, key_of, open_job, prepare_item, probe
+from ...core.measure.sums import FirstImages, ImagesRead, Measurement, TensorSums, conclude
 from ...core.model.weights import file_digest
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.runtime.runner import RunOutput
 from ...core.statistics import state
-from ...core.verdict.gate import load_profile, notes_of
+from ...core.verdict.notes import notes_of
+from ...core.verdict.profile import load_profile
 from ...errors import CannotAssessError, UsageError, unfit
 from ...outside.addresses import on_this_machine, parse_address
 from ...outside.image_sets.open import Images, opener, settle
@@ -158,7 +163,7 @@ def compare(
     with ExitStack() as copies:
         tell = partial(tell_stage, progress)
         models = [copies.enter_context(on_this_machine(p, preprocess=run.preprocess, tell=tell)) for p in places]
-        jobs = [job.Job(model.path, run) for model in models]
+        jobs = [Job(model.path, run) for model in models]
         tell("loading the candidate")
         opened = [open_job(jobs[0], opener(source))]
         for model_job in jobs[1:]:
@@ -176,8 +181,8 @@ def compare(
         for model, model_job, fact, side, rows in zip(
             models, jobs, facts, (pair.candidate, pair.reference), described, strict=False
         ):
-            measured = job.Measurement([job.TensorSums(side.state, described=rows)], read)
-            evidence.append(model.named(job.conclude(model_job, fact, measured, profile)[0]))
+            measured = Measurement([TensorSums(side.state, described=rows)], read)
+            evidence.append(model.named(conclude(model_job, fact, measured, profile)[0]))
         when = Time.until_now(clock, read.n_usable)
         nodes = [Counter(node.op_type for node in model.models[0].graph.proto.graph.node) for model in opened]
         vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
@@ -442,24 +447,24 @@ def _report(
 
 
 @frozen
-class _Both(job.Prepared):
+class _Both(Prepared):
     """One image, ready for both models. It is counted as the candidate's."""
 
-    other: job.Prepared
+    other: Prepared
     """for the reference"""
 
 
 def _run(
     first: Opened, second: Opened, progress: Tell | None, firsts: tuple[FirstImages, FirstImages]
-) -> tuple[Pair, job.ImagesRead, list[job.DescribedRows]]:
+) -> tuple[Pair, ImagesRead, list[DescribedRows]]:
     """Run every usable image through both models. The same model twice is run once.
 
     firsts: get the first images of each.
 
     Returns their sums, the images, and of each model the rows that its content is measured on.
     """
-    read = job.ImagesRead()
-    described: list[job.DescribedRows] = [(), ()]
+    read = ImagesRead()
+    described: list[DescribedRows] = [(), ()]
     same_pixels = first.preprocessing.preprocessing == second.preprocessing.preprocessing
 
     def prepare(item: Item) -> _Both | Skipped:
@@ -474,8 +479,8 @@ def _run(
         for batch in batches(
             decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
         ):
-            ours = first.runners[0].run(job.stack(batch))
-            theirs = ours if second is first else second.runners[0].run(job.stack([both.other for both in batch]))
+            ours = first.runners[0].run(stack(batch))
+            theirs = ours if second is first else second.runners[0].run(stack([both.other for both in batch]))
             pair = pair or Pair(_side(first, ours), _side(second, theirs))
             keys = [key_of(both.digest) for both in batch]
             is_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
@@ -484,8 +489,8 @@ def _run(
             firsts[0].add([both.pixels for both in usable], [ours.representation[is_usable]])
             firsts[1].add([both.other.pixels for both in usable], [theirs.representation[is_usable]])
             for index, output in enumerate((ours, theirs)):
-                rows = job.described_rows(output.representation[is_usable], [both.sketch for both in usable])
-                described[index] = job.merge_described(described[index], rows)
+                rows = described_rows(output.representation[is_usable], [both.sketch for both in usable])
+                described[index] = merge_described(described[index], rows)
             a, b = ours.class_output, theirs.class_output
             if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
                 pairs.add_predictions(pair, a, b)
@@ -506,7 +511,7 @@ def _side(opened: Opened, output: RunOutput) -> Side:
     return Side(state.State(width))
 
 
-def _say_none_usable(jobs: Sequence[job.Job], pair: Pair, n: int) -> None:
+def _say_none_usable(jobs: Sequence[Job], pair: Pair, n: int) -> None:
     for side_job, side in zip(jobs, (pair.candidate, pair.reference), strict=True):
         bad = side.state.n_nonfinite + side.state.n_constant
         if bad == n:

@@ -14,7 +14,8 @@ from ....thresholds.profile import Frozen, Profile, ReprArgs
 from ...arrays import Array, Floats, float64
 from ...core.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
 from ...core.measure.reference import Reference
-from ...core.verdict.gate import Gate, notes_of
+from ...core.verdict.gate import Gate
+from ...core.verdict.notes import notes_of
 from ...core.verdict.reasons import INDEX_REASONS
 from ...core.verdict.rule import NoTruth
 from ...errors import UsageError

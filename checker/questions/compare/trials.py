@@ -12,8 +12,8 @@ from typing import Any, Final, get_args
 from ...arrays import Array, Floats, float64
 from ...core.evidence import Preprocessing
 from ...core.images.source import Picture
-from ...core.measure import job
-from ...core.measure.run import Opened
+from ...core.measure.opening import Opened
+from ...core.measure.prepare import Prepared, prepare, stack
 from ...text import number_text
 from . import holds
 from .index import cosine
@@ -73,11 +73,11 @@ def _pictures(opened: Opened, names: Sequence[str], stored: Iterable[int]) -> di
 
 def _vectors(opened: Opened, pictures: Sequence[Picture], preprocessing: Preprocessing) -> Array | None:
     """Return the vectors of photos that are resized and cropped in this way; None where a photo can't be."""
-    ready = [job.prepare(picture, opened.models[0], preprocessing, None) for picture in pictures]
-    pixels = [each for each in ready if isinstance(each, job.Prepared)]
+    ready = [prepare(picture, opened.models[0], preprocessing, None) for picture in pictures]
+    pixels = [each for each in ready if isinstance(each, Prepared)]
     if len(pixels) < len(pictures):
         return None
-    rows, *_ = opened.runners[0].represent_in_batches(job.stack(pixels))
+    rows, *_ = opened.runners[0].represent_in_batches(stack(pixels))
     return float64(rows)
 
 

@@ -23,12 +23,13 @@ import numpy as np
 from ...arrays import Bools, Floats
 from ...core.evidence import Options, RunOptions
 from ...core.images.source import ImageSource, Picture
-from ...core.measure import run as measure
+from ...core.measure.collect import Collected, collect, difference_of_head, n_features, read_head_input
 from ...core.measure.job import Job
+from ...core.measure.opening import Inputs, model_read, open_runner, question_notes, read_inputs
 from ...core.model.open import ModelFile
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.runtime.head import LinearHead, head_from_file, read_head
-from ...core.verdict.gate import execution_notes, image_notes
+from ...core.verdict.notes import execution_notes, image_notes
 from ...errors import CannotAssessError, UsageError, unfit
 from ...outside.image_sets.listing import image_files, label_column
 from ...outside.image_sets.open import open_files, open_images
@@ -133,13 +134,13 @@ def _find(job: Job, asked: Asked, clock: Clock, progress: Tell | None) -> Concep
     inputs, own_head, why = _open(job, dataset, asked)
     (opened,) = inputs.models
     tell_stage(progress, "loading the model")
-    runner = measure.open_runner(inputs)
+    runner = open_runner(inputs)
     head = own_head
     if asked.head is not None:  # before minutes of images
-        head = head_from_file(local_path(asked.head, "head"), measure.n_features(runner, inputs))
-    collected = measure.collect(runner, inputs, progress=progress)
+        head = head_from_file(local_path(asked.head, "head"), n_features(runner, inputs))
+    collected = collect(runner, inputs, progress=progress)
     if own_head is not None:
-        measure.difference_of_head(own_head, collected, opened)
+        difference_of_head(own_head, collected, opened)
     h, present = collected.representations, _labels(collected, dataset)
     judged, left_out = split(present, dataset.names, asked.min_positives)
     if not judged:
@@ -162,7 +163,7 @@ def _find(job: Job, asked: Asked, clock: Clock, progress: Tell | None) -> Concep
     images = collected.read.facts(inputs.source)
     return ConceptsReport(
         tool_version=VERSION,
-        model=ConceptsModel(**measure.model_read(opened), n_features=h.shape[1]),
+        model=ConceptsModel(**model_read(opened), n_features=h.shape[1]),
         concept_set=ConceptSetFacts(
             source=str(asked.concept_set),
             layout=dataset.layout,
@@ -184,7 +185,7 @@ def _find(job: Job, asked: Asked, clock: Clock, progress: Tell | None) -> Concep
         images=images,
         execution=runner.execution,
         notes=(
-            *measure.question_notes(inputs),
+            *question_notes(inputs),
             *image_notes(images),
             *(f"Image set: {finding.seen}." for finding in images.sanity.findings),
             *filter(None, [why]),
@@ -213,12 +214,12 @@ def _directions(of: str | None, head: LinearHead | None, h: Floats, opened: Mode
     return looked_at, source
 
 
-def _open(job: Job, concept_set: ConceptSet, asked: Asked) -> tuple[measure.Inputs, LinearHead | None, str]:
+def _open(job: Job, concept_set: ConceptSet, asked: Asked) -> tuple[Inputs, LinearHead | None, str]:
     """Open the model for a call. Where its head gives the directions, the tensor is the input of the head.
 
     Returns that head, too, and a note on a choice that the user did not make.
     """
-    inputs = measure.read_inputs(job, lambda _: concept_set.source)
+    inputs = read_inputs(job, lambda _: concept_set.source)
     if asked.of in ("features", "axes") or asked.head is not None:
         return inputs, None, ""
     (opened,) = inputs.models
@@ -229,7 +230,7 @@ def _open(job: Job, concept_set: ConceptSet, asked: Asked) -> tuple[measure.Inpu
             raise
         return inputs, None, f"No head was read ({fault.message}): principal axes are looked at."
     if job.options.tensor is None:
-        return measure.read_head_input(job, lambda _: concept_set.source), read, ""
+        return read_head_input(job, lambda _: concept_set.source), read, ""
     if opened.head is None or opened.head.tensor != opened.representation.tensor:
         if asked.of == "head":
             raise UsageError(
@@ -240,7 +241,7 @@ def _open(job: Job, concept_set: ConceptSet, asked: Asked) -> tuple[measure.Inpu
     return inputs, read, ""
 
 
-def _labels(collected: measure.Collected, concept_set: ConceptSet) -> Bools:
+def _labels(collected: Collected, concept_set: ConceptSet) -> Bools:
     """(image, concept): whether it is present."""
     column = {name: index for index, name in enumerate(concept_set.names)}
     present = np.zeros((len(collected.digests), len(column)), bool)

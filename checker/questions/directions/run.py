@@ -25,8 +25,10 @@ import numpy as np
 
 from ...arrays import Array, Bools, Floats, Indices, float64
 from ...core.evidence import Execution, Interval, RunOptions
-from ...core.measure import run as measure
-from ...core.measure.job import ImagesRead, Job
+from ...core.measure.collect import collect, difference_of_head, n_features, read_head_input
+from ...core.measure.job import Job
+from ...core.measure.opening import Inputs, model_read, open_runner, question_notes, read_inputs
+from ...core.measure.sums import ImagesRead
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.runtime.head import LinearHead, head_from_file, read_head
 from ...core.statistics.definitions import (
@@ -38,7 +40,7 @@ from ...core.statistics.definitions import (
     usable_rows,
     wilson,
 )
-from ...core.verdict.gate import execution_notes, image_notes
+from ...core.verdict.notes import execution_notes, image_notes
 from ...errors import CannotAssessError, UsageError, unfit
 from ...outside.image_sets.open import Images, opener, settle
 from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
@@ -113,7 +115,7 @@ def directions(
         )
     limits.refuse_here()
     tell_stage(progress, "opening the model and the images")
-    read_job = measure.read_head_input if head is None else measure.read_inputs
+    read_job = read_head_input if head is None else read_inputs
     inputs = read_job(Job(path, run), opener(source))
     linear, difference, h, labelled_sets, read, execution = _measure(inputs, head, specs, maps, progress)
     tell_stage(progress, "decomposing the head")
@@ -128,7 +130,7 @@ def directions(
     report = DirectionsReport(
         tool_version=VERSION,
         model=document.HeadModel(
-            **measure.model_read(inputs.models[0]),
+            **model_read(inputs.models[0]),
             head=linear.source,
             n_classes=len(linear.bias),
             n_features=linear.weight.shape[1],
@@ -154,7 +156,7 @@ def directions(
 
 
 def _measure(
-    inputs: measure.Inputs, file: str | Path | None, specs: list[Spec], maps: dict[str, str], progress: Tell | None
+    inputs: Inputs, file: str | Path | None, specs: list[Spec], maps: dict[str, str], progress: Tell | None
 ) -> tuple[LinearHead, float | None, Floats, list[Labelled], ImagesRead, Execution]:
     """Read the head, and run the model on all images.
 
@@ -166,14 +168,14 @@ def _measure(
     own = None if file is not None else read_head(opened)
     tell_stage(progress, "loading the model")
     are_photos = inputs.source.kind != "tensors"
-    runner = measure.open_runner(inputs, photos=are_photos)
-    head = own or head_from_file(Path(str(file)), measure.n_features(runner, inputs))
+    runner = open_runner(inputs, photos=are_photos)
+    head = own or head_from_file(Path(str(file)), n_features(runner, inputs))
     sources = open_sets(specs, inputs)
     n_classes, names = len(head.bias), class_names(opened)
     scores = Scores(n_classes, names if len(names) == n_classes else ())
     prepared = with_labels(specs, sources, [labels_of(source) for source in sources], maps, scores)
-    collected = measure.collect(runner, inputs, progress=progress)
-    difference = None if own is None else measure.difference_of_head(own, collected, opened)
+    collected = collect(runner, inputs, progress=progress)
+    difference = None if own is None else difference_of_head(own, collected, opened)
     h = collected.representations[usable_rows(collected.representations).usable]
     if len(h) < MIN_IMAGES:
         raise CannotAssessError(
@@ -181,12 +183,12 @@ def _measure(
             f"{MIN_IMAGES} are needed",
             "--images FOLDER with photos",
         )
-    for_labels = runner if are_photos or not prepared else measure.open_runner(inputs)
+    for_labels = runner if are_photos or not prepared else open_runner(inputs)
     labelled = list[Labelled]()
     for photos in prepared:
         of_set = collected
         if photos.source is not inputs.source:
-            of_set = measure.collect(for_labels, inputs, photos.source, progress=progress, label=photos.spec.name)
+            of_set = collect(for_labels, inputs, photos.source, progress=progress, label=photos.spec.name)
         usable = set(of_set.names)  # skipped images have no row
         right = [right for e, right in zip(photos.source.entries, photos.right, strict=True) if e.name in usable]
         labelled_set = Labelled(photos.spec.name, of_set.representations, right, photos.map.compete)
@@ -214,9 +216,9 @@ def parse_sets(
     return [], {}
 
 
-def _notes(report: DirectionsReport, inputs: measure.Inputs, labelled: Sequence[SetResult]) -> Texts:
+def _notes(report: DirectionsReport, inputs: Inputs, labelled: Sequence[SetResult]) -> Texts:
     """Write what a reader must know next to the numbers."""
-    notes = measure.question_notes(inputs) + image_notes(report.images)
+    notes = question_notes(inputs) + image_notes(report.images)
     if report.n_images < FEW_IMAGES:
         notes.append(f"Only {report.n_images} images: intervals are wide, and the order of the directions can change.")
     if report.n_left_out:

@@ -23,8 +23,13 @@ import onnx
 
 from ...arrays import AnyArray
 from ...core.evidence import Execution, ImageFacts, Preprocessing, RunOptions
-from ...core.measure import run as measure
-from ...core.measure.job import ImagesRead, Job, stack
+from ...core.measure.collect import first_pixels
+from ...core.measure.job import Job
+from ...core.measure.loop import batches, decode
+from ...core.measure.opening import Inputs, model_read, open_runner, question_notes, read_inputs
+from ...core.measure.prepare import stack
+from ...core.measure.probe import take_probe
+from ...core.measure.sums import ImagesRead
 from ...core.model.ends import ACTIVATION, NORMALISATION
 from ...core.model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
 from ...core.model.open import ModelFile
@@ -33,7 +38,7 @@ from ...core.progress import Progress, Tell, tell_stage
 from ...core.runtime.runner import SAME_OUTPUT, Runner
 from ...core.runtime.session import relative_difference
 from ...core.statistics.definitions import usable_rows
-from ...core.verdict.gate import execution_notes, image_notes
+from ...core.verdict.notes import execution_notes, image_notes
 from ...errors import CannotAssessError, UsageError, unfit
 from ...outside.image_sets.open import Images, opener, settle
 from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
@@ -85,17 +90,17 @@ def scan(
         )
     limits.refuse_here()
     tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(Job(path, run), opener(source))
+    inputs = read_inputs(Job(path, run), opener(source))
     (opened,), read = inputs.models, ImagesRead()
     with saving(save_representations) as saver:
-        with measure.decode(inputs) as decoded:
+        with decode(inputs) as decoded:
             tell_stage(progress, "finding the blocks")
-            first = measure.take_probe(decoded)  # the next ones are decoded while the sessions open
-            pixels = measure.first_pixels(first, inputs.source)
+            first = take_probe(decoded)  # the next ones are decoded while the sessions open
+            pixels = first_pixels(first, inputs.source)
             plan = plan_scan(opened, pixels, run.device, blocks, preprocessing=inputs.preprocessing.preprocessing)
             runner, difference = _open_measuring(inputs, plan, pixels, progress)
             depths = [Depth(tap) for tap in plan.taps]
-            for batch in measure.batches(
+            for batch in batches(
                 itertools.chain(first, decoded), read, run.batch_size, n_images=len(inputs.source), progress=progress
             ):
                 rows, representations = runner.represent(stack(batch))
@@ -124,14 +129,12 @@ def scan(
     return report
 
 
-def _open_measuring(
-    inputs: measure.Inputs, plan: Plan, pixels: AnyArray, progress: Tell | None
-) -> tuple[Runner, float]:
+def _open_measuring(inputs: Inputs, plan: Plan, pixels: AnyArray, progress: Tell | None) -> tuple[Runner, float]:
     """Open the model with the nodes that measure. Return also how far they change its own outputs on some pixels."""
     (opened,), preprocessing = inputs.models, inputs.preprocessing.preprocessing
     own = Runner(opened, inputs.job.options.device, preprocessing=preprocessing).run(pixels)
     tell_stage(progress, "loading the model")
-    runner = measure.open_runner(inputs, (measuring_model(opened, plan), replace(opened, added_output=False)))
+    runner = open_runner(inputs, (measuring_model(opened, plan), replace(opened, added_output=False)))
     difference = relative_difference(own.representation, runner.represent(pixels)[1])
     if own.class_output is not None:
         again = runner.run(pixels).class_output
@@ -179,7 +182,7 @@ def _layers(plan: Plan, depths: Sequence[Depth], where: Path, n_images: int) -> 
 
 def _model(opened: ModelFile, plan: Plan, difference: float) -> ScanModel:
     return ScanModel(
-        **measure.model_read(opened),
+        **model_read(opened),
         rule=plan.rule,
         n_left_out=plan.n_left_out,
         output_difference=difference,
@@ -188,10 +191,10 @@ def _model(opened: ModelFile, plan: Plan, difference: float) -> ScanModel:
 
 
 def _notes(
-    inputs: measure.Inputs, facts: ScanModel, layers: Sequence[Layer], images: ImageFacts, execution: Execution
+    inputs: Inputs, facts: ScanModel, layers: Sequence[Layer], images: ImageFacts, execution: Execution
 ) -> Texts:
     """What a reader must know next to the numbers."""
-    notes = measure.question_notes(inputs) + image_notes(images)
+    notes = question_notes(inputs) + image_notes(images)
     if (n_good := images.n_usable) < FEW_IMAGES:
         notes.append(f"Only {n_good} images: a feature that persists over few images need not persist over many.")
     notes += [f"Image set: {finding.seen}." for finding in images.sanity.findings]

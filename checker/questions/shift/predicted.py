@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 from ....thresholds.profile import Frozen
 from ...arrays import AnyArray, Array, Bools, Counts, float64
 from ...core.evidence import Skips
-from ...core.measure.job import ImagesRead
-from ...core.measure.run import Inputs
+from ...core.measure.opening import Inputs
+from ...core.measure.sums import ImagesRead
 from ...core.progress import Tell, tell_stage
 from ...core.runtime.runner import Runner
 from ...core.statistics.definitions import CONFIDENCE, Accuracy, wilson

@@ -15,11 +15,11 @@ from ....thresholds.profile import Frozen, ReprArgs
 from ....thresholds.published import IMAGENET, SHIFT_WORDS
 from ...core.evidence import Execution, Options, Preprocessing, RunOptions
 from ...core.measure.job import Job
-from ...core.measure.run import Inputs, open_runner, question_notes, read_inputs
+from ...core.measure.opening import Inputs, open_runner, question_notes, read_inputs
 from ...core.model.open import ModelFile
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.statistics.definitions import CONFIDENCE
-from ...core.verdict.gate import execution_notes, skipped_note
+from ...core.verdict.notes import execution_notes, skipped_note
 from ...errors import CannotAssessError, UsageError
 from ...outside.image_sets.open import of_job
 from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible

@@ -24,8 +24,10 @@ from ....thresholds.published import IMAGENET
 from ...arrays import AnyArray, Bools, float64
 from ...core.evidence import Preprocessing
 from ...core.images.source import ImageSource, Skipped, digest_of_set
-from ...core.measure.job import ImagesRead, Prepared, named_skips, stack
-from ...core.measure.run import Inputs, batches, decode
+from ...core.measure.loop import batches, decode
+from ...core.measure.opening import Inputs
+from ...core.measure.prepare import Prepared, stack
+from ...core.measure.sums import ImagesRead, named_skips
 from ...core.model.open import ModelFile
 from ...core.progress import Tell
 from ...core.runtime.runner import Runner

@@ -28,7 +28,7 @@ from ...core.model.open import digest_of
 from ...core.model.sidecar import PRESETS
 from ...core.model.weights import file_digest
 from ...core.progress import Tell
-from ...core.verdict.gate import execution_notes, int8_notes, memory_note
+from ...core.verdict.notes import execution_notes, int8_notes, memory_note
 from ...core.verdict.rule import limit_of
 from ...errors import CannotAssessError, UsageError
 from ...outside.image_sets.open import open_images

@@ -14,7 +14,9 @@ from typing import Literal, TypedDict
 from ....thresholds.profile import Frozen, ReprArgs
 from ...core.model.weights import file_digest
 from ...core.progress import Progress, Tell, tell_stage
-from ...core.verdict.gate import ON_BUNDLED, decide, load_profile
+from ...core.verdict.gate import decide
+from ...core.verdict.notes import ON_BUNDLED
+from ...core.verdict.profile import load_profile
 from ...core.verdict.rule import NoTruth
 from ...errors import UsageError
 from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible

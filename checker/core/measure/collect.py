@@ -1,0 +1,146 @@
+"""Collect a model's representations and scores of a whole image set, row by row."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...arrays import Float32s, GenericArray
+from ...errors import CannotAssessError, unfit
+from ...text import Texts, frozen
+from ..images.source import ImageSource, Skipped, check_bad
+from ..model.open import ModelFile
+from ..progress import Tell
+from ..runtime.head import LinearHead, score_difference
+from ..runtime.runner import SAME_OUTPUT, Runner
+from .job import Job
+from .loop import batches, decode
+from .opening import Inputs, OpenSource, read_inputs
+from .prepare import Prepared, prepare_item, stack
+from .probe import take_probe, usable
+from .sums import ImagesRead
+
+COMPARED = 2**20  # scores that are compared with the model's own at once
+
+
+@frozen
+class Collected:
+    """A model's outputs for an image set, by row. Its memory grows with the images."""
+
+    representations: Float32s
+    """(image, feature), finite; of the usable images, in their order"""
+    scores: Float32s | None
+    """(image, class), as the model gives them, where it has class scores"""
+    names: Texts
+    digests: Texts
+    read: ImagesRead
+
+
+def read_head_input(job: Job, open_source: OpenSource) -> Inputs:
+    """Read a job to measure its head's input.
+
+    It is `read_inputs`, with that tensor as the measured one where the model has a head.
+
+    A head's own input can be another tensor than the representation: a zero-shot head reads it divided by its norm.
+
+    Args:
+        job: names no tensor.
+        open_source: opens the job's images.
+
+    Raises as `open_job`.
+    """
+    inputs = read_inputs(job, open_source)
+    (opened,) = inputs.models
+    if opened.head is None or opened.class_output is None or opened.head.tensor == opened.representation.tensor:
+        return inputs
+    job = replace(job, options=job.options.model_copy(update={"tensor": opened.head.tensor}))
+    return read_inputs(job, lambda _: inputs.source)
+
+
+def collect(
+    runner: Runner, inputs: Inputs, source: ImageSource | None = None, *, progress: Tell | None = None, label: str = ""
+) -> Collected:
+    """Collect representations and scores of an image set. All class scores are included.
+
+    Args:
+        runner: of the model of `inputs`.
+        inputs: the job.
+        source: another image set; None = the job's.
+        progress: called after every batch.
+        label: what the progress says next to the numbers.
+
+    Raises:
+        CannotAssessError: too many unusable images (`ImagesRead.check_usable`), values that are not finite.
+    """
+    images, read = inputs.source if source is None else source, ImagesRead()
+    rows: list[Float32s] = []
+    scores: list[Float32s] = []
+    names: list[str] = []
+    described = inputs if source is None else replace(inputs, described=None)
+    run = inputs.job.options
+    with decode(described, images, execution=runner.execution) as decoded:
+        for batch in batches(
+            decoded, read, run.batch_size, n_images=len(images), progress=progress, label=lambda: label
+        ):
+            output = runner.run(stack(batch))
+            names += (image.name for image in batch)
+            rows.append(_finite(output.representation, runner, "representation"))
+            if output.class_output is not None:
+                scores.append(_finite(output.class_output, runner, "class output"))
+    read.check_usable(images, run.max_bad)
+    return Collected(
+        np.concatenate(rows), np.concatenate(scores) if scores else None, tuple(names), tuple(read.digests), read
+    )
+
+
+def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile) -> float:
+    """Prove that a head is the model's own. Returns how far W·h + b is from its class output (`score_difference`).
+
+    Args:
+        head: from `read_head`.
+        collected: with scores, of the tensor that the head acts on.
+        opened: the model.
+
+    Raises CannotAssessError where the class output is another function, or of another width.
+    """
+    scores = collected.scores
+    assert scores is not None
+    if head.weight.shape[1] != collected.representations.shape[1]:
+        raise unfit(
+            opened.path,
+            f"head takes {head.weight.shape[1]} features; its input {opened.representation.tensor!r} "
+            f"has {collected.representations.shape[1]}, and they must be the same",
+        )
+    step = max(1, COMPARED // len(head.bias))
+    pieces = [slice(start, start + step) for start in range(0, len(scores), step)]
+    difference = max(score_difference(head, collected.representations[piece], scores[piece]) for piece in pieces)
+    allowed = SAME_OUTPUT[opened.precision]
+    if not difference <= allowed:
+        raise CannotAssessError(
+            f"{opened.path}: class output differs from W·h + b by {difference:.2g} (relative), softmax or sigmoid "
+            f"counted in; {allowed:g} or less is needed for the head to be what decides",
+            "--head FILE.npy, a matrix (class, feature) that acts on --tensor NAME",
+        )
+    return difference
+
+
+def first_pixels(items: Sequence[Prepared | Skipped], source: ImageSource) -> GenericArray:
+    """Stack the pixels of the usable images. Raises CannotAssessError where there is none."""
+    images = usable(items)
+    if not images:
+        check_bad(len(items), len(items), 1.0, [item for item in items if isinstance(item, Skipped)], source.named)
+    return stack(images)
+
+
+def n_features(runner: Runner, inputs: Inputs) -> int:
+    """Return the number of features. The model runs on the first usable image."""
+    items = take_probe(prepare_item(item, inputs) for item in inputs.source.items())
+    return int(runner.run(first_pixels(items, inputs.source)[:1]).representation.shape[1])
+
+
+def _finite(values: GenericArray, runner: Runner, subject: str) -> Float32s:
+    numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        path = str(runner.model.path)
+        raise unfit(path, f"{subject} has values that are not finite; every image needs numbers")
+    return numbers

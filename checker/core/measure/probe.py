@@ -1,0 +1,78 @@
+"""Try a model on the first photos, before anything is measured."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ...arrays import AnyArray
+from ..evidence import Execution, ModelFacts, Options
+from ..images.entries import Entries
+from ..images.source import Skipped
+from ..runtime.runner import TRIED, Runner
+from .opening import Opened, model_facts
+from .prepare import Prepared, prepare_item, stack
+from .sums import Facts
+
+
+def take_probe(decoded: Iterable[Prepared | Skipped], n: int = TRIED) -> list[Prepared | Skipped]:
+    """Take images until `n` are usable. All are taken if they are fewer."""
+    first, n_usable = list[Prepared | Skipped](), 0
+    for item in decoded:
+        first.append(item)
+        n_usable += isinstance(item, Prepared)
+        if n_usable == n:
+            break
+    return first
+
+
+def usable(items: Iterable[Prepared | Skipped]) -> list[Prepared]:
+    """Return the images that can be run."""
+    return [item for item in items if isinstance(item, Prepared)]
+
+
+def probe(opened: Opened) -> Facts:
+    """Try the model on the first usable images, decoded here. See `probe_measured`."""
+    first = take_probe(prepare_item(item, opened) for item in opened.source.items())
+    return probe_measured(opened, usable(first))[0]
+
+
+def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, list[AnyArray]]:
+    """Try the model, and measure images for it. See `Runner.output_difference` and `Runner.batch_invariances`.
+
+    To be called before anything else is measured: it settles the graph optimisation that the session runs with, and
+    since it looks at the same images everywhere, every worker settles the same. With less than two usable images there
+    is no difference to tell, and it is None.
+
+    Args:
+        opened: the job.
+        images: the first usable ones of the job.
+
+    Returns:
+        The facts, and the representations (image, feature) of each tensor; none for less than two images.
+    """
+    rows: list[AnyArray] = []
+    models: list[ModelFacts] = []
+    for runner in opened.runners if len(images) > 1 else ():
+        pixels = stack(images)
+        output = runner.output_difference(pixels[:TRIED])  # first: it may lower the graph optimisation
+        own = runner.represent_in_batches(pixels)
+        batch = runner.batch_invariances(pixels, own)
+        fixed: tuple[float | None, ...] = (None,) * len(own)
+        if opened.job.options.batch_size == 1:
+            fixed = runner.fixed_scale_invariances(pixels[:TRIED])
+        rows += own
+        for model, *measured in zip(runner.models, batch, fixed, strict=True):
+            models.append(model_facts(model, output, *measured))
+    facts = Facts(
+        models=tuple(models or map(model_facts, opened.models)),
+        executions=tuple(_execution(runner, opened.job.options) for runner in opened.runners for _ in runner.models),
+        preprocessing=opened.preprocessing,
+        source=replace(opened.source, entries=Entries.of([])),
+        n_images=len(opened.source),
+        names=opened.source.names_digest,
+    )
+    return facts, rows
+
+
+def _execution(runner: Runner, options: Options) -> Execution:
+    """Return the description of a session, with the arithmetic that was asked for."""
+    return runner.execution.model_copy(update={"arithmetic": options.arithmetic})
