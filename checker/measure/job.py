@@ -515,7 +515,7 @@ def conclude(
     )
 
 
-TRIES: Final = 3  # times a job or shard is begun whose worker process ends without a word
+TRIES: Final = 2  # times a job or shard is begun whose worker process ends without a word
 
 
 @frozen
