@@ -13,6 +13,7 @@ from robustcheck_onnx import VerdictError, assert_robust
 from support import BIN, ROOT, Capture, Place, raised
 
 pytest_plugins = "pytester"
+COMPARE_PAGE = ROOT / "docs" / "compare-in-ci.md"
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_", "GITHUB", "CI"))}
 
 
@@ -99,10 +100,13 @@ def test_the_examples_of_the_docs_run(lookup_pass: Place, pytester: pytest.Pytes
 # ------------------------------------------------------------------------------------------------ pre-commit
 
 
+HOOKS = {hook["id"]: hook for hook in yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())}
+
+
 @pytest.mark.long
 def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: Place, tmp_path: Path) -> None:
     """The manifest's own entry, files and types, run by pre-commit in a repository (from the environment at hand)."""
-    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    hook = HOOKS["robustcheck"]
     (example,) = re.findall(r"- id: robustcheck\n +args: (\[.*\])", (ROOT / "docs/ci.md").read_text())
     args = yaml.safe_load(example.replace("photos/", str(lookup_pass[1])))
     hook |= {"language": "system", "entry": str(BIN / hook["entry"])}
@@ -123,3 +127,35 @@ def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: Place
         if "--images" in said:
             for name in (".evil.onnx", "--config=.evil.onnx"):
                 (tmp_path / name).write_text('fail-on = "never"')
+
+
+@pytest.mark.long
+def test_the_pre_commit_hook_compares_the_model_that_it_names(here: Path) -> None:
+    """The page's hook; another model of the same commit is not read as the original."""
+    (example,) = re.findall(r"hooks:\n(      - id: robustcheck-compare\n.*?)```", COMPARE_PAGE.read_text(), re.DOTALL)
+    (given,) = yaml.safe_load(example)
+    hook = HOOKS["robustcheck-compare"]
+    installed = hook | {"language": "system", "entry": f"{BIN}/{hook['entry']}"}
+    (here / ".pre-commit-config.yaml").write_text(
+        yaml.safe_dump({"repos": [{"repo": "local", "hooks": [installed | given]}]})
+    )
+    (here / "models").mkdir()
+    model, baseline = here / "models" / "encoder.onnx", here / "baseline.npz"
+    write = [BIN / "robustcheck", "compare", "pass.onnx", "--images", "photos/", "--write-baseline", baseline]
+    subprocess.run(write, cwd=here, check=True, capture_output=True)
+    commit = f"git init -q && git add -A && {BIN}/pre-commit run --verbose"
+    for source, code, shown in (
+        ("pass.onnx", 0, "index: compatible"),
+        ("warn.onnx", 1, "exit code: 1(?s:.*)index: re-embed"),
+        ("", 2, "exit code: 2(?s:.*)baseline.npz: baseline is not readable"),
+    ):
+        if source:
+            shutil.copy(here / source, model)
+        else:
+            baseline.unlink()
+            model.write_bytes(b"changed")
+        done = subprocess.run(
+            ["bash", "-c", commit], cwd=here, capture_output=True, text=True, check=False, env=ENVIRONMENT
+        )
+        assert (bool(code), bool(re.search(shown, done.stdout))) == (bool(done.returncode), True), done.stdout
+        assert "text.onnx" not in done.stdout  # it is committed, too
