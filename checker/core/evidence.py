@@ -334,6 +334,7 @@ class Execution(Frozen):
     engine: str = ""
     """what spread the images over several workers: ray; empty where one process measured them all"""
     workers: int = 1
+    """those that measured images of this model"""
 
     @property
     def saturates(self) -> bool:

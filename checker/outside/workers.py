@@ -66,7 +66,7 @@ def run_jobs(
     """Measure whole jobs and yield their outcomes. They come in any order.
 
     A job that fails, even by ending its process, fails alone. A worker that dies loses nothing: what it was at is
-    done again, `TRIES` times at most. Closing the iterator ends the workers.
+    done again once. A job fails if that kills a second worker (`TRIES`). Closing the iterator ends the workers.
 
     Args:
         jobs: what to measure.
@@ -136,6 +136,7 @@ def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tu
 REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
 PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
 START_S: Final = 300  # for a worker to be there where none is; a cluster that grows takes minutes
+STARTS: Final = 3  # of a worker before it is given up; a node that is going away may still take a new one
 STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
 CORES_A_WORKER: Final = 4  # by default, without GPUs: more workers would hold the model more often, in as much memory
 ENVIRONMENT: Final = {  # Ray reads it when it is imported
@@ -345,6 +346,8 @@ class _Course:
     """shards that wait for one before them"""
     losses: Counter[int] = field(default_factory=Counter)
     """lost workers, by the shard that they were at"""
+    workers: set[int] = field(default_factory=set)
+    """those that measured a shard"""
 
     def has_shard(self, ahead: int) -> bool:
         return bool(self.todo) and self.todo[0] < self.merged + ahead
@@ -376,6 +379,8 @@ class _Crew:
         self._tell = tell
         self._failures: Counter[int] = Counter()
         self._machines: dict[int, str] = {}
+        self._doubted: set[int] = set()
+        """those that have not answered since a worker was lost"""
         self.n_workers = n_workers
         self.actors: dict[int, Any] = {}
         self.calls: dict[Any, int] = {}
@@ -397,12 +402,24 @@ class _Crew:
     def lose(self, worker: int, what_follows: str) -> None:
         """Report a lost worker and replace it.
 
-        Its node may have had others: idle ones get no task before they have answered again.
+        Its node may have had others, so none gets a task before it has answered again. Otherwise the lost shard could
+        go to another worker of that node, and one lost node would count as two workers.
         """
         self._tell(f"lost {self._name(worker)}: {what_follows}")
+        self._doubted = {*self.actors}
+        others = [other for other in (*self.idle, *self.calls.values()) if other != worker]
+        self.idle.clear()
+        self.calls.clear()
         self.replace(worker)
-        while self.idle:
-            self._call(self.idle.pop())
+        for other in others:
+            self._call(other)
+
+    def free(self, worker: int) -> None:
+        """Take back a worker that has delivered a result."""
+        if worker in self._doubted:
+            self._call(worker)
+        else:
+            self.idle.append(worker)
 
     def answered(self, call: Any) -> None:
         """Take in a worker that is there; replace one that is not.
@@ -417,10 +434,11 @@ class _Crew:
             why = " ".join(str(fault).split())[-300:]
         if not why:
             self._failures[worker] = 0
+            self._doubted.discard(worker)
             self.idle.append(worker)
             return
         self._failures[worker] += 1
-        if self._failures[worker] < TRIES:
+        if self._failures[worker] < STARTS:
             self.lose(worker, why)
             return
         self._ray.kill(self.actors.pop(worker))
@@ -436,10 +454,13 @@ class _Crew:
 
     def end(self) -> None:
         """End all workers, and report those that are not there."""
+        missing = [*self.calls]
+        if missing:  # some may have been asked a moment ago
+            _, missing = self._ray.wait(missing, num_returns=len(missing), timeout=PATIENCE_S)
         for handle in self.actors.values():
             self._ray.kill(handle)
-        for worker in self.calls.values():
-            self._tell(f"not there at the end: {self._name(worker)}")
+        for call in missing:
+            self._tell(f"not there at the end: {self._name(self.calls[call])}")
 
 
 def _run(
@@ -560,8 +581,8 @@ def _measure_all(
             if result is None:
                 crew.lose(task.worker, f"it was at {task}")
             else:
-                crew.idle.append(task.worker)
-            outcome = _take(result, task, crew.n_workers, profile)
+                crew.free(task.worker)
+            outcome = _take(result, task, profile)
             if outcome is not None and task.course in courses:  # else it failed while this shard was measured
                 courses.remove(task.course)
                 yield outcome
@@ -615,7 +636,7 @@ def _result(ray: ModuleType, call: Any) -> _Result | None:
     return result
 
 
-def _take(result: _Result | None, task: _Task, n_workers: int, profile: Profile) -> Outcome | None:
+def _take(result: _Result | None, task: _Task, profile: Profile) -> Outcome | None:
     """Store a result, or give a lost worker's task back to its job; return the outcome of a job that has ended."""
     course, job = task.course, task.course.job
     if result is None:
@@ -630,8 +651,7 @@ def _take(result: _Result | None, task: _Task, n_workers: int, profile: Profile)
     if isinstance(result, RobustcheckError):
         return course.failed(result)
     if isinstance(result, Facts):
-        executions = tuple(e.model_copy(update={"engine": "ray", "workers": n_workers}) for e in result.executions)
-        course.facts = replace(result, executions=executions)
+        course.facts = result
         course.todo = list(range(result.n_shards))
         return None
     assert course.facts is not None
@@ -643,13 +663,16 @@ def _take(result: _Result | None, task: _Task, n_workers: int, profile: Profile)
             "robustcheck doctor on every node",
         )
         return course.failed(unlike)
+    course.workers.add(task.worker)
     while course.merged in course.early:
         course.total = merge(course.total, course.early.pop(course.merged))
         course.merged += 1
     if course.merged < course.facts.n_shards:
         return None
+    spread = {"engine": "ray", "workers": len(course.workers)}
+    executions = tuple(execution.model_copy(update=spread) for execution in course.facts.executions)
     try:
-        evidence = conclude(job, course.facts, course.total, profile)
+        evidence = conclude(job, replace(course.facts, executions=executions), course.total, profile)
     except RobustcheckError as fault:
         return course.failed(fault)
     return Outcome(job, evidence, None, time.perf_counter() - course.started)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import robustcheck_onnx as rc
 from robustcheck_onnx import VerdictError, assert_robust
 from support import BIN, ROOT, Capture, Place, raised
 
@@ -99,27 +100,45 @@ def test_the_examples_of_the_docs_run(lookup_pass: Place, pytester: pytest.Pytes
 # ------------------------------------------------------------------------------------------------ pre-commit
 
 
+def committed(folder: Path, name: str, **given: object) -> subprocess.CompletedProcess[str]:
+    """Commit all of the folder with this hook: the manifest's own entry, files and types, run by pre-commit."""
+    hooks = {hook["id"]: hook for hook in yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())}
+    hook = hooks[name] | {"language": "system", "entry": f"{BIN}/{hooks[name]['entry']}"} | given
+    config = {"repos": [{"repo": "local", "hooks": [hook]}]}
+    (folder / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
+    environment = ENVIRONMENT | {"PRE_COMMIT_HOME": str(folder.parent / f"{folder.name}-home")}
+    return subprocess.run(
+        ["bash", "-c", f"git init -q && git add -A && {BIN}/pre-commit run --verbose"],
+        cwd=folder, capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+
+
 @pytest.mark.long
 def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: Place, tmp_path: Path) -> None:
-    """The manifest's own entry, files and types, run by pre-commit in a repository (from the environment at hand)."""
-    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     (example,) = re.findall(r"- id: robustcheck\n +args: (\[.*\])", (ROOT / "docs/ci.md").read_text())
-    args = yaml.safe_load(example.replace("photos/", str(lookup_pass[1])))
-    hook |= {"language": "system", "entry": str(BIN / hook["entry"])}
+    args = {"args": yaml.safe_load(example.replace("photos/", str(lookup_pass[1])))}
     shutil.copy(lookup_pass[0], tmp_path / "one.onnx")
-    environment = ENVIRONMENT | {"PRE_COMMIT_HOME": str(tmp_path.parent / f"{tmp_path.name}-home")}
-    for arguments, said in (
+    for given, said in (
         (args, "PASS"),
-        (hook["args"], "exit code: 2(?s:.*)--images is missing; with --strict"),  # without photos
+        ({}, "exit code: 2(?s:.*)--images is missing; with --strict"),  # without photos
         (args, "exit code: 3(?s:.*)\n--config=.evil.onnx\n✗ (?s:.*)\n.evil.onnx\n✗ "),
     ):
-        config = {"repos": [{"repo": "local", "hooks": [hook | {"args": arguments}]}]}
-        (tmp_path / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
-        done = subprocess.run(
-            ["bash", "-c", f"git init -q && git add -A && {BIN}/pre-commit run --verbose"],
-            cwd=tmp_path, capture_output=True, text=True, check=False, env=environment,
-        )  # fmt: skip
+        done = committed(tmp_path, "robustcheck", **given)
         assert re.search(said, done.stdout), done.stdout + done.stderr
         if "--images" in said:
             for name in (".evil.onnx", "--config=.evil.onnx"):
                 (tmp_path / name).write_text('fail-on = "never"')
+
+
+@pytest.mark.long
+def test_the_pre_commit_hook_compares_the_model_that_it_names(here: Path) -> None:
+    """The page's hook; another model of the same commit is not read as the original."""
+    page = (ROOT / "docs" / "compare-in-ci.md").read_text()
+    (example,) = re.findall(r"- id: robustcheck-compare\n(.*?)```", page, re.DOTALL)
+    (here / "models").mkdir()
+    rc.compare("pass.onnx", images="photos", write_baseline="baseline.npz")
+    for source, said in (("pass.onnx", "index: compatible"), ("warn.onnx", "exit code: 1(?s:.*)index: re-embed")):
+        shutil.copy(source, "models/encoder.onnx")
+        done = committed(here, "robustcheck-compare", **yaml.safe_load(example))
+        assert re.search(said, done.stdout), done.stdout + done.stderr
+        assert "text.onnx" not in done.stdout

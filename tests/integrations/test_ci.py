@@ -398,6 +398,14 @@ def test_a_comparison_gets_the_words_of_its_inputs(tmp_path: Path) -> None:
     assert not Path("pwned").exists()
 
 
+def words_of_a_pod() -> str:
+    """The command of the page's container, with folders of the test as its volumes."""
+    words = " ".join(["robustcheck", *page_yaml("args")["args"]])
+    for volume, folder in (("/photos", "data/photos"), ("/models/b", "b"), ("/models", "models"), ("/reports/", "")):
+        words = words.replace(volume, folder)
+    return words
+
+
 @pytest.mark.long
 def test_the_steps_of_the_page_compare_with_a_baseline(lookup_pass: Place, tmp_path: Path) -> None:
     """The console's command writes the baseline, and each system's step reads it, as after the download."""
@@ -418,6 +426,8 @@ def test_the_steps_of_the_page_compare_with_a_baseline(lookup_pass: Place, tmp_p
     assert done.returncode == 0, done.stderr
     left = {*gitlab["artifacts"]["paths"], *gitlab["artifacts"]["reports"].values()}
     assert left <= {path.name for path in tmp_path.iterdir()}
+    pod = partial(run_step, words_of_a_pod(), tmp_path, PATH=PATH)
+    assert "index: compatible" in pod()[0].stdout
     Path("baseline.npz").unlink()
-    for done in (check(**inputs)[0], run_step(gitlab["script"][0], tmp_path, **variables)[0]):
+    for done in (pod()[0], check(**inputs)[0], run_step(gitlab["script"][0], tmp_path, **variables)[0]):
         assert done.returncode == 2  # a baseline that was not downloaded is never a pass

@@ -125,26 +125,43 @@ def test_ray_has_no_other_limit_than_time() -> None:
 
 def test_workers_that_do_not_come_are_started_again_and_given_up_the_third_time() -> None:
     here, other, lines = (VERSION, "node-a"), ("0.0.1", "node-b"), list[str]()
-    answers = [here, other, other, here, other]
+    answers = [here, other, other, here, other, here]
     numbers = iter(range(len(answers)))
     actor = SimpleNamespace(hello=SimpleNamespace(remote=lambda: next(numbers)))
     ray: Any = SimpleNamespace(exceptions=SimpleNamespace(RayError=OSError), get=answers.__getitem__, kill=lambda _: 0)
     crew = engine._Crew(ray, lambda: actor, 2, lines.append)
-    for call in range(len(answers)):  # the third and the fourth are a new worker, and an idle one that is asked again
+    for call in (0, 1, 2, 4, 5):  # 2 and 4 are a new worker; 3 and 5 ask the other one, after each loss again
         crew.answered(call)
+    assert not crew.calls
     assert (crew.idle, [*crew.actors]) == ([0], [0])
     version = f"robustcheck-onnx is 0.0.1 there and {VERSION} here"
     second = f"worker 2 of 2 on node-b: {version}"
     assert lines == [f"lost {second}", f"lost {second}", f"gave up {second}"]
 
 
-def test_a_lost_shard_comes_before_a_new_job_and_fails_its_job_the_third_time() -> None:
+def test_one_lost_node_does_not_count_as_two_workers() -> None:
+    """A busy worker of the node delivers what it had done; it must not get the lost shard as well."""
+    lines, actor = list[str](), SimpleNamespace(hello=SimpleNamespace(remote=object))
+    ray: Any = SimpleNamespace(kill=id, get=lambda _: (VERSION, "node"), wait=lambda calls, **_: (calls[:1], calls[1:]))
+    ray.exceptions = SimpleNamespace(RayError=OSError)
+    crew = engine._Crew(ray, lambda: actor, 3, lines.append)
+    for call in list(crew.calls):
+        crew.answered(call)
+    crew.idle = []  # all are at work
+    crew.lose(0, "it was at shard 1")
+    crew.free(1)
+    assert (crew.idle, [*crew.calls.values()]) == ([], [0, 1])
+    crew.end()  # the first answers
+    assert lines[1:] == ["not there at the end: worker 2 of 3 on node"]
+
+
+def test_a_lost_shard_comes_before_a_new_job_and_fails_its_job_the_second_time() -> None:
     lost = engine._Course(0, new_job(Path("m.onnx")), nothing_yet(1), begun=True, todo=[0, 1])
     new = engine._Course(1, new_job(Path("n.onnx")), nothing_yet(1))
     for n_lost in range(TRIES):
         task = engine._next_task(0, None if n_lost else lost, [new, lost], ahead=1)
         assert (str(task), lost.todo) == ("shard 1 of m.onnx", [1])
         assert task is not None
-        outcome = engine._take(None, task, 1, profile.load())
+        outcome = engine._take(None, task, profile.load())
     assert outcome is not None
     assert isinstance(outcome.error, CannotAssessError)

@@ -37,7 +37,7 @@ class Job:
         return (self.options.tensor,) if self.named is None else self.named
 
 
-TRIES: Final = 3  # times a job or shard is begun whose worker process ends without a word
+TRIES: Final = 2  # times a job or shard is begun whose worker process ends without a word
 
 
 @frozen
