@@ -19,7 +19,8 @@ from typing import Any
 
 from robustcheck_onnx.checker.core.evidence import Options
 from robustcheck_onnx.checker.core.measure.job import SHARD_IMAGES, Job
-from robustcheck_onnx.checker.outside import workers as engine
+from robustcheck_onnx.checker.outside.ray_cluster import import_ray, open_cluster
+from robustcheck_onnx.checker.outside.workers import run_jobs
 from robustcheck_onnx.thresholds import profile
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -36,13 +37,13 @@ def kill_one(after_s: float, stop: threading.Event) -> None:
 def measured(job: Job, workers: int, kill_after_s: float | None = None) -> tuple[float, Any]:
     """Seconds of the job on as many cores as workers, and its evidence."""
     os.sched_setaffinity(0, CORES[:workers])
-    ray, stop = engine.import_ray(own_cluster=True), threading.Event()
-    with engine.open_cluster(ray, workers, None):
+    ray, stop = import_ray(own_cluster=True), threading.Event()
+    with open_cluster(ray, workers, None):
         killer = threading.Thread(target=kill_one, args=(kill_after_s or 0.0, stop))
         start = time.perf_counter()
         if kill_after_s is not None:
             killer.start()
-        (outcome,) = engine.run_jobs([job], profile.load(), engine="ray", workers=workers)
+        (outcome,) = run_jobs([job], profile.load(), engine="ray", workers=workers)
         took_s = time.perf_counter() - start
         stop.set()
     if outcome.error is not None:

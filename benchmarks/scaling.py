@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.core.measure.job import SHARD_IMAGES, Job
 from robustcheck_onnx.checker.core.measure.sums import merge, nothing_yet
 from robustcheck_onnx.checker.core.runtime.devices import cpu_name, cpu_threads
 from robustcheck_onnx.checker.core.statistics import state as sums
-from robustcheck_onnx.checker.outside import workers as engine
+from robustcheck_onnx.checker.outside.workers import ENGINES, run_jobs
 from robustcheck_onnx.thresholds import profile
 from support import lookup
 
@@ -148,7 +148,7 @@ def wall_s(jobs: list[Job], *, kind: str, workers: int) -> float:
     times = []
     for _ in range(RUNS):
         start = time.perf_counter()
-        for outcome in engine.run_jobs(jobs, profile.load(), engine=kind, workers=workers):
+        for outcome in run_jobs(jobs, profile.load(), engine=kind, workers=workers):
             if outcome.error is not None:
                 raise outcome.error
         times.append(time.perf_counter() - start)
@@ -167,7 +167,7 @@ def measure_engines(folder: Path) -> dict[tuple[str, int, int], float]:
     for index in range(N_IMAGES):
         (many / f"{index:05d}.jpg").symlink_to(photos[index % len(photos)])
     found = {}
-    for kind in engine.ENGINES:
+    for kind in ENGINES:
         for workers, n_models in ((1, 1), (2, 1), (1, 2), (2, 2)):
             if kind == "local" and (workers, n_models) == (2, 1):
                 continue  # one model is one process there

@@ -12,8 +12,10 @@ import pytest
 from robustcheck_onnx.checker.core.measure.job import TRIES, Job
 from robustcheck_onnx.checker.core.measure.sums import nothing_yet
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.outside import workers as engine
+from robustcheck_onnx.checker.outside import ray_engine as engine
 from robustcheck_onnx.checker.outside.isolation import Limits
+from robustcheck_onnx.checker.outside.ray_cluster import import_ray
+from robustcheck_onnx.checker.outside.ray_engine import _Course, _Crew, _next_task, _take
 from robustcheck_onnx.checker.outside.workers import run_jobs
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds import profile
@@ -35,7 +37,7 @@ def jobs(tmp_path: Path, photos: Path) -> Jobs:
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """Adds a second node to a cluster whose first node has so many cores, and returns a function that kills it."""
-    ray = engine.import_ray(own_cluster=False)
+    ray = import_ray(own_cluster=False)
     from ray.cluster_utils import Cluster as Nodes
 
     nodes = Nodes()
@@ -53,7 +55,7 @@ def cluster() -> Iterator[Cluster]:
 
 def kill_at(n_calls: int, kill: Callable[[], None], patch: Patch) -> None:
     """Kill a node when the engine chooses a task for the so-and-so-manieth time, or before it chooses any."""
-    numbers, choose = itertools.count(), engine._next_task
+    numbers, choose = itertools.count(), _next_task
 
     def choosing(*given: Any) -> Any:
         if next(numbers) == n_calls:
@@ -129,7 +131,7 @@ def test_workers_that_do_not_come_are_started_again_and_given_up_the_third_time(
     numbers = iter(range(len(answers)))
     actor = SimpleNamespace(hello=SimpleNamespace(remote=lambda: next(numbers)))
     ray: Any = SimpleNamespace(exceptions=SimpleNamespace(RayError=OSError), get=answers.__getitem__, kill=lambda _: 0)
-    crew = engine._Crew(ray, lambda: actor, 2, lines.append)
+    crew = _Crew(ray, lambda: actor, 2, lines.append)
     for call in (0, 1, 2, 4, 5):  # 2 and 4 are a new worker; 3 and 5 ask the other one, after each loss again
         crew.answered(call)
     assert not crew.calls
@@ -144,7 +146,7 @@ def test_one_lost_node_does_not_count_as_two_workers() -> None:
     lines, actor = list[str](), SimpleNamespace(hello=SimpleNamespace(remote=object))
     ray: Any = SimpleNamespace(kill=id, get=lambda _: (VERSION, "node"), wait=lambda calls, **_: (calls[:1], calls[1:]))
     ray.exceptions = SimpleNamespace(RayError=OSError)
-    crew = engine._Crew(ray, lambda: actor, 3, lines.append)
+    crew = _Crew(ray, lambda: actor, 3, lines.append)
     for call in list(crew.calls):
         crew.answered(call)
     crew.idle = []  # all are at work
@@ -156,12 +158,12 @@ def test_one_lost_node_does_not_count_as_two_workers() -> None:
 
 
 def test_a_lost_shard_comes_before_a_new_job_and_fails_its_job_the_second_time() -> None:
-    lost = engine._Course(0, new_job(Path("m.onnx")), nothing_yet(1), begun=True, todo=[0, 1])
-    new = engine._Course(1, new_job(Path("n.onnx")), nothing_yet(1))
+    lost = _Course(0, new_job(Path("m.onnx")), nothing_yet(1), begun=True, todo=[0, 1])
+    new = _Course(1, new_job(Path("n.onnx")), nothing_yet(1))
     for n_lost in range(TRIES):
-        task = engine._next_task(0, None if n_lost else lost, [new, lost], ahead=1)
+        task = _next_task(0, None if n_lost else lost, [new, lost], ahead=1)
         assert (str(task), lost.todo) == ("shard 1 of m.onnx", [1])
         assert task is not None
-        outcome = engine._take(None, task, profile.load())
+        outcome = _take(None, task, profile.load())
     assert outcome is not None
     assert isinstance(outcome.error, CannotAssessError)

@@ -15,8 +15,9 @@ import pytest
 from robustcheck_onnx.checker.core.measure.job import TRIES, Job
 from robustcheck_onnx.checker.core.measure.sums import nothing_yet
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.outside import workers as engine
-from robustcheck_onnx.checker.outside.workers import plan_workers
+from robustcheck_onnx.checker.outside import ray_cluster as engine
+from robustcheck_onnx.checker.outside.ray_cluster import open_cluster, plan_workers
+from robustcheck_onnx.checker.outside.ray_engine import Worker, _Course, _next_task, _take, _Task
 from robustcheck_onnx.checker.outside.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Patch, extra, lookup, normal, raised
@@ -89,12 +90,12 @@ def test_shards_of_another_model_or_image_set_are_never_merged(job: Jobs, photos
         ("model", lambda: lookup.write_lookup_model(same.model, normal(20, 48, seed=9), size_px=SIZE_PX)),
         ("list of images", (few / "photo_00001.png").unlink),
     ):
-        course = engine._Course(0, same, nothing_yet(1), begun=True)
-        first, second = engine.Worker(".", 1), engine.Worker(".", 1)  # as two nodes have them
+        course = _Course(0, same, nothing_yet(1), begun=True)
+        first, second = Worker(".", 1), Worker(".", 1)  # as two nodes have them
         for shard, result in ((-1, first.begin(0, same)), (0, first.shard(0, same, 0))):
-            assert engine._take(result, engine._Task(0, course, shard), profile.load()) is None
+            assert _take(result, _Task(0, course, shard), profile.load()) is None
         change()
-        found = engine._take(second.shard(0, same, 1), engine._Task(1, course, 1), profile.load())
+        found = _take(second.shard(0, same, 1), _Task(1, course, 1), profile.load())
         assert found is not None
         assert [(e.execution.engine, e.execution.workers) for e in found.evidence] == ([] if what else [("ray", 2)])
         assert type(found.error) is (EnvironmentFaultError if what else type(None))
@@ -118,10 +119,10 @@ def test_workers_take_the_cores_that_fit() -> None:
 
 def test_no_more_shards_are_given_out_than_may_wait_for_an_earlier_one() -> None:
     """However many there are: those that wait are the driver's memory."""
-    course = engine._Course(0, new_job(Path("m.onnx")), nothing_yet(1), begun=True, todo=list(range(1000)))
+    course = _Course(0, new_job(Path("m.onnx")), nothing_yet(1), begun=True, todo=list(range(1000)))
 
     def given_out() -> list[int]:
-        return [task.shard for task in iter(lambda: engine._next_task(0, course, [course], ahead=4), None)]
+        return [task.shard for task in iter(lambda: _next_task(0, course, [course], ahead=4), None)]
 
     assert given_out() == [0, 1, 2, 3]
     course.merged = 2
@@ -169,7 +170,7 @@ def test_the_handler_of_sigterm_outlives_rays_shutdown() -> None:
     code = r"""
 import contextlib, ctypes, os, re, signal, sys, time, types
 from pathlib import Path
-from robustcheck_onnx.checker.outside import workers
+from robustcheck_onnx.checker.outside import ray_engine
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(77))
 @contextlib.contextmanager
 def cluster(*_):
@@ -179,10 +180,10 @@ def cluster(*_):
     while not int(re.search(r"SigCgt:\s+(\w+)", status.read_text())[1], 16) >> 14 & 1:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
-workers.open_cluster = cluster
-workers._workers = lambda *_: contextlib.nullcontext([])
+ray_engine.open_cluster = cluster
+ray_engine._workers = lambda *_: contextlib.nullcontext([])
 ray = types.SimpleNamespace(exceptions=types.SimpleNamespace(RayError=RuntimeError))
-list(workers._run(ray, [], None, 1, None, 1.0, print))"""
+list(ray_engine._run(ray, [], None, 1, None, 1.0, print))"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
 
 
@@ -195,5 +196,5 @@ def test_whatever_ray_raises_at_its_start_is_the_environments() -> None:
 
     ray: Any = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
     here = Path.cwd()
-    raised(EnvironmentFaultError, "Failed to start the dashboard", engine.open_cluster(ray, 1, None).__enter__)
+    raised(EnvironmentFaultError, "Failed to start the dashboard", open_cluster(ray, 1, None).__enter__)
     assert Path.cwd() == here

@@ -19,14 +19,8 @@ from ..evidence import Gallery, SeenImage
 from ..statistics import state as sums
 
 SHOWN: Final = 64  # images of the outlier-feature map
-
-
 EXTREME: Final = 5  # images of the largest kurtosis, and of the smallest
-
-
 FEATURES: Final = 8  # features whose z is recorded
-
-
 DECIMALS: Final = 3  # of z in the report: far finer than a colour or a bar shows
 
 

@@ -36,9 +36,7 @@ DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the
 FIRST_IMAGES = "first images"  # the stage before the first batch is through
 AHEAD = 32  # decoded images that may wait: two batches between looks; what is decoded beyond the last look is lost
 AHEAD_OF_GPU = 64
-
 Ready = TypeVar("Ready", bound=Prepared)
-
 Watch = Callable[[AnyArray, Sequence["Prepared"]], None]
 """shown (image, feature) representations, finite and not constant, and the images that they are of"""
 

@@ -9,16 +9,10 @@ from ..evidence import Evidence, Execution, ImageFacts, Skips
 from .rule import expected_levels, is_raw, limit_of
 
 HEAD_NOTE = "The classifier's last layer was not looked at: the verdict is about the features that it reads."
-
-
 ON_BUNDLED = "on the bundled photos, not yours"
-
-
 BUNDLED_NOTE = (
     f"Measured {ON_BUNDLED}: for a release gate, give photos of the kind that your model will see (--images)."
 )
-
-
 SHOWN = 6  # inputs and outputs that were left out and are named
 
 

@@ -21,14 +21,11 @@ from .containers import CHECKED_ROWS, Files, file_entries, is_url
 from .listing import image_files, list_images, parse_image_set
 
 BUNDLED = Path(__file__).parents[2] / "photos"
-
 ImageLike = str | os.PathLike[str] | Image.Image | SupportsArray
 """one image: a path or URL, a PIL image, a uint8 array (height, width, 3), a float array (channel, height, width)"""
 Images = str | os.PathLike[str] | Iterable[ImageLike]
 """what `images=` takes: the path or URL of a set, or the images themselves"""
-
 RawImage = str | Image.Image | GenericArray
-
 _ACCEPTED = "a path, or an iterable of paths, PIL images or arrays"
 _WORDS: dict[Kind, tuple[str, str]] = {
     "paths": ("path", "paths"),

@@ -17,8 +17,6 @@ from ...text import frozen
 from .open import open_images
 
 THUMBNAIL_PX = 96  # longer edge at most
-
-
 THUMBNAIL_QUALITY = 80  # of JPEG: about 3 kB each
 
 
