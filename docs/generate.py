@@ -97,7 +97,7 @@ def files() -> str:
     lines = []
     for folder in sorted({path.parent for path in root.rglob("*.py")}, key=lambda path: path.relative_to(root).parts):
         name = folder.relative_to(root).as_posix()
-        lines += ["", f"### `{'' if name == '.' else f'{name}/'}`", ""]
+        lines += ["", f"### `checker/{'' if name == '.' else f'{name}/'}`", ""]
         for path in sorted(folder.glob("*.py")):
             said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             sentence = re.split(r"(?<=[.?!])\s", said, maxsplit=1)[0]

@@ -219,7 +219,7 @@ def sources() -> dict[str, dict[str, str | int]]:
 def baselines_of(source: str) -> Mapping[str, Baseline]:
     """Return the baseline of each shift for a source.
 
-    It was fitted on `source`'s models without effective robustness (`benchmarks/build_published.py`).
+    It was fitted on `source`'s models without effective robustness (`studies/build_published.py`).
     """
     fitted = json.loads((DATA / "published_baselines.json").read_text(encoding="utf-8"))
     return MappingProxyType({shift: Baseline(**fitted[library_of(source, shift)][shift]) for shift in SHIFTS})

@@ -654,4 +654,4 @@ DEFINITION = (
     "(the strongest feature is beyond 4 SD on its usual side in at least half of the images) and two-sided (at least a "
     "third of the energy lies on either side of zero, and of each image's median, without the three strongest features)"
 )
-"""What the label of a reference set means; benchmarks/measure_reference.py gives it."""
+"""What the label of a reference set means; studies/measure_reference.py gives it."""

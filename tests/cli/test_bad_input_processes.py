@@ -170,6 +170,6 @@ def test_a_graph_that_never_ends_can_be_interrupted(world: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for what is left in /proc")
 def test_kills_at_random_moments_leave_nothing_that_they_must_not() -> None:
     """The benchmark in its smallest form; it ends with 0 only where it found nothing wrong."""
-    few = "benchmarks/kills.py --kills 1 --signals 1 --aimed 1 --seed 7"
+    few = "studies/kills.py --kills 1 --signals 1 --aimed 1 --seed 7"
     done = run([sys.executable, *few.split()], ROOT, env=None)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout

@@ -1,7 +1,7 @@
 """Several models in one call: which ones, what they come to together; where documents go, as read before typer.
 
 No PASS of an earlier run stands where a run ended without a verdict: every way in which a run can end inside this
-process, times every form. Whole processes that are killed or signalled are in test_app.py and benchmarks/kills.py.
+process, times every form. Whole processes that are killed or signalled are in test_app.py and studies/kills.py.
 """
 
 import os

@@ -25,7 +25,12 @@ PICTURE = ROOT / "docs" / "outlier-feature.svg"
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/results/*.md")]:
+    for page in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("benchmarks/**/*.md"),
+        *ROOT.glob("studies/**/*.md"),
+    ]:
         for target in re.findall(r"\]\(([^)#:]+)\)", read_text(page)):
             assert (page.parent / target.replace("\n", " ")).exists(), (page.name, target)
 
@@ -87,7 +92,7 @@ def test_the_readme_is_short_says_whose_name_it_is_and_has_the_exit_codes() -> N
 def test_the_figures_of_the_readme_are_the_profiles() -> None:
     made = profile.load().calibration
     rates = [x for rate in made.rates for x in (rate.n, f"{100 * rate.upper:.1f} %")]
-    results = ("docs/data", "benchmarks/results/operating-characteristic", "benchmarks/results/images-needed")
+    results = ("docs/data", "studies/results/operating-characteristic", "studies/results/images-needed")
     page, simulated, needed = (read_text(f"{name}.md") for name in results)
     points = [
         re.findall(rf"^\| {clip} \| (\d+) \| \+([\d.]+) \|", page, re.MULTILINE)

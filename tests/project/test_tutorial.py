@@ -22,7 +22,7 @@ NOT_RUN = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As a clone: the tutorial's own folder is made in it."""
     clone = tmp_path_factory.mktemp("tutorial")
-    for name in ("benchmarks", "tests"):
+    for name in ("benchmarks", "studies", "tests"):
         (clone / name).symlink_to(ROOT / name)
     return clone
 

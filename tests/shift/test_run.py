@@ -35,7 +35,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
     torch = pytest.importorskip("torch", reason="extra `export` is not installed")
     from robustcheck_onnx.exporters import contract, demo
 
-    shifted = load("benchmarks/make_shifted").write(str(PHOTOS), tmp_path)
+    shifted = load("studies/make_shifted").write(str(PHOTOS), tmp_path)
     words = [BIN / "robustcheck", "shift", efficientnet_lite0, "--in", PHOTOS, "--shifted", *shifted.values(), "-qq"]
     done = subprocess.run([*words, "-o", "json"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -25,7 +25,7 @@ from support.repository import load
 
 TABLE = tables.references()
 DEFAULT = profile.load()
-CLAIMS = load("benchmarks/claims")
+CLAIMS = load("studies/claims")
 PASSING = CLAIMS.passing_left_out(TABLE)
 """which sets pass when their checkpoint is left out of the fit, by plain loops over the checkpoints"""
 
@@ -117,7 +117,7 @@ def test_error_rates_are_by_labels_that_do_not_look_at_the_statistics() -> None:
     used = [r for r in TABLE if not r.excluded]
     rates = CLAIMS.rates(used, PASSING)
     assert rates == [f"| {r.of} | {r.n_wrong} of {r.n} | {100 * r.upper:.1f} % |" for r in made.rates]
-    assert "\n".join(rates) in read_text("benchmarks/results/claims.md")
+    assert "\n".join(rates) in read_text("studies/results/claims.md")
     minimums = {name: threshold.minimum for name, threshold in DEFAULT.thresholds.items()}
     lines, n_sets, _ = CLAIMS.retests(used, lambda row: CLAIMS.passing(row, minimums))
     assert (len(lines), n_sets, "PASS and WARN" in str(lines)) == (10, 24, False)
@@ -205,8 +205,8 @@ def test_bad_profiles_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_page_on_robustness_is_what_its_script_writes_and_has_scipys_correlations() -> None:
-    facts, _, predict = map(load, ("benchmarks/predict_facts", "benchmarks/predict_text", "benchmarks/predict"))
-    assert read_text(predict.PAGE) == predict.page(), "python benchmarks/predict.py"
+    facts, _, predict = map(load, ("studies/predict_facts", "studies/predict_text", "studies/predict"))
+    assert read_text(predict.PAGE) == predict.page(), "python studies/predict.py"
     known = [one for one in facts.measured() if one.mean_pp is not None]
     for name in profile.STATISTICS:
         values = [np.array([getattr(row, name) for row in one.sets]) for one in known]

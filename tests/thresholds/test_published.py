@@ -96,7 +96,7 @@ def test_what_was_not_published_stays_unknown() -> None:
 @needs_embeddings
 def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(tmp_path: Path, monkeypatch: Patch) -> None:
     pytest.importorskip("open_clip", reason="needs the export extra")
-    script = load("benchmarks/build_published")
+    script = load("studies/build_published")
     monkeypatch.setattr(script, "OUTPUT", tmp_path)
     script.main([f"{SHARED}/{name}_shift_accuracy.csv" for name in ("openclip", "timm", "testbed")])
     names = [each.name for each in DATA.glob("published*")]
@@ -216,7 +216,7 @@ def test_the_document_states_the_fits_and_medians_of_the_code() -> None:
         assert f"`{name}`" in DOCS, name
 
 
-fit_baseline = load("benchmarks/build_published").fit_baseline
+fit_baseline = load("studies/build_published").fit_baseline
 LINE = published.Baseline(a=1.0, b=0.0, n=10, r2=1.0, residual_sd_pp=0.0, low=0.4, high=0.9)
 
 
@@ -286,7 +286,7 @@ def written(folder: Path, text: str) -> Path:
 def test_the_packaged_suite_is_what_its_command_writes() -> None:
     """Every entry has weights in the installed open_clip or timm, and no tag of the paper's is left out."""
     pytest.importorskip("open_clip", reason="extra `export` is not installed")
-    assert read_text(suite.PACKAGED["paper"]) == load("benchmarks/build_paper_suite").text()
+    assert read_text(suite.PACKAGED["paper"]) == load("studies/build_paper_suite").text()
 
 
 def test_the_packaged_suite_covers_the_papers_encoders_and_controls() -> None:

@@ -1,4 +1,4 @@
-"""Write the notes of a report: what a reader must know of model, photos and machine beside the reasons."""
+"""Write the notes of a report: what a reader must know of model, photos and machine, and is not a reason for WARN."""
 
 from collections.abc import Iterator, Sequence
 

@@ -174,10 +174,10 @@ DISTINCT_SHARE = (
 ALIKE_SPREAD = 0.2  # photo sets with the indication: 0.29 or more; one casting type, corrupted copies: 0.10
 CONSTANT_SD = 0.02  # relative SD of a raw feature; outlier features of real encoders have 0.045 and more on photos
 
-# Of 50 varied photos; real encoders with the indication | untaught (benchmarks/results/students.md, which derives both)
+# Of 50 varied photos; real encoders with the indication | untaught (studies/results/students.md, which derives both)
 MIN_EFFECTIVE_RANK = 17.0  # 18.5 or more | networks 14.4 or less
 MIN_RELATIVE_VARIANCE = 0.16  # 0.21 or more | ridge regressions 0.11 or less
-# Of 50 varied photos; published sets that clear the thresholds | SVDs of the others (benchmarks/results/made-basis.md)
+# Of 50 varied photos; published sets that clear the thresholds | SVDs of the others (studies/results/made-basis.md)
 MIN_MEAN_OF_REST = 0.13  # 0.145 or more | 0.12 or less
 
 

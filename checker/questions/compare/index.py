@@ -68,7 +68,7 @@ Block = tuple[Floats, Floats]
 
 
 class IndexOptions(Frozen):
-    """What the index verdict is asked with. benchmarks/results/index-pairs.md shows what real pairs have."""
+    """What the index verdict is asked with. studies/results/index-pairs.md shows what real pairs have."""
 
     file: Path | None = None
     """an index, in which neighbours are looked for, too"""

@@ -32,7 +32,7 @@ MAX_ROWS = 1024  # rows kept for similarity and matching, the first of the seede
 # and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
 # that were not made from each other have 0.07 to 0.86 on the same images: this finds what shares next to nothing.
 UNRELATED_CKA = 0.1
-# What a PASS needs besides the outlier features: benchmarks/results/chimeras.md shows what has more and less of each
+# What a PASS needs besides the outlier features: studies/results/chimeras.md shows what has more and less of each
 MIN_CKA = 0.7  # debiased CKA
 MIN_SAME_NEAREST = 0.5  # share of the images
 MIN_NEAREST_DISTANCE = 0.9  # `nearest_distance`

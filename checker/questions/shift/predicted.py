@@ -39,7 +39,7 @@ ASSUMES: dict[Method, str] = {
     "atc_entropy": "the same of predictions of a high entropy",
     "doc": "accuracy falls by as many points as the mean confidence does",
 }
-# `python benchmarks/predicted_accuracy.py` measures these figures, and fails where they are others
+# `python studies/predicted_accuracy.py` measures these figures, and fails where they are others
 SEEN = (
     "Seen on two small tasks: ATC's interval contained the measured accuracy in 94 and 95 of 100 cases without a "
     "shift, and in 57 and 44 of 100 under corruptions. Its mean error was then 17 and 16 points, that of DoC 20 and 15."

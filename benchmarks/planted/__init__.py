@@ -1,1 +1,0 @@
-"""The forms of a planted encoder: what `benchmarks/forms.py` makes, checks and writes down."""
