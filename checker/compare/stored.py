@@ -26,6 +26,7 @@ from . import holds
 from .baseline import Baseline
 from .ids import match_ids
 from .index import (
+    FEWEST_IMAGES,
     OTHER_VECTORS,
     SIGNS,
     UNSOUND,
@@ -34,8 +35,10 @@ from .index import (
     IndexReport,
     IndexVerdict,
     VectorFile,
+    compare_vectors,
     cosine,
     explain,
+    on_another_machine,
     quantile,
     search,
     tested,
@@ -50,7 +53,7 @@ MEDIAN: Final = "index: cosine by id, median"
 STEPS: Final = {
     "other_index": "Find the file that made these vectors, or embed the photos again with this one.",
     "changed_index": "Give the vectors as they were before that, or embed the photos again with this file.",
-    "untested_index": f"Give {FEWEST_MATCHED} or more photos whose file names are ids of the vectors.",
+    "untested_index": f"Give {FEWEST_IMAGES} or more photos whose file names are ids of the vectors.",
 }
 """next steps that differ from those of a comparison with a reference"""
 ANSWERS: Final[dict[IndexVerdict, str]] = {
@@ -188,10 +191,41 @@ def judge_stored(
     seen_ids = {"ids": dict(matches.ways), "n_ambiguous": matches.n_ambiguous, "n_ids": matches.n_ids}
     seen_ids["n_vectors"] = found.n_vectors
     report = tested(report.model_copy(update=seen_ids), ours, found)
-    if not found.own:
-        return _about_this_file(report, is_known=False)
-    report = _by_ids(report, ours, found.own, try_others)
-    return report if exact is None else _on_another_machine(report, exact, ours, found.own)
+    report = _by_ids(report, ours, found.own, try_others) if found.own else _about_this_file(report, is_known=False)
+    own: Mapping[int, Floats] = found.own
+    if report.verdict == "compatible":
+        rows = matches.rows
+        if report.tested == "by vectors":
+            rows = {int(row): photo for photo, row in enumerate(found.ranked[0].numbers[:, 0])} | dict(rows)
+            own = search([ours], file.blocks(), "cosine", rows).own
+        report = _as_between_files(report, ours, own, file, rows)
+    return report if exact is None else _on_another_machine(report, exact, ours, own)
+
+
+def _as_between_files(
+    report: IndexReport, ours: Array, own: Mapping[int, Floats], file: VectorFile, rows: Mapping[int, int]
+) -> IndexReport:
+    """Require what a comparison with the model that made the vectors requires.
+
+    Args:
+        report: `compatible` by the vectors that are there.
+        ours: (photo, feature) the model's vectors.
+        own: the vectors of the file by photo.
+        file: all its vectors.
+        rows: photo by the number of its vector.
+    """
+    photos = sorted(own)
+    theirs = float64([own[photo] for photo in photos])
+    options = report.options.model_copy(update={"metric": report.options.metric or "cosine"})
+    ids = (str(rows.get(row, "")) for row in range(file.n))
+    images = [(str(photo), "") for photo in photos]
+    between = compare_vectors(ours[photos], theirs, images, options, None, file.blocks(), ids)
+    deciding = {name: number for name, number in between.numbers.items() if number.needs is not None}
+    report = report.model_copy(update={"numbers": deciding | report.numbers})
+    for each in between.reasons:
+        step = each.next_step if each.verdict == "undecided" else STEPS["other_index"]
+        report = report.because(each.id, each.verdict, each.seen, step)
+    return report
 
 
 def _of_another_width(report: IndexReport, file: VectorFile, width: int) -> IndexReport:
@@ -244,7 +278,9 @@ def _on_another_machine(report: IndexReport, exact: Reference, ours: Array, own:
         return report
     stored = float64([own[photo] for photo in photos])
     loss = loss_of((ours[photos], stored), (rows[photos], None), "this machine", exact.run.words)
-    if loss is None or report.verdict == "compatible" or not loss.is_of_machine:
+    if report.verdict == "compatible":
+        return on_another_machine(report, loss)
+    if loss is None or not loss.is_of_machine:
         return report
     seen = loss.text.replace("the reference's", "those of the index")
     return _because(report, "runtime_differs", seen, "undecided")
@@ -275,6 +311,10 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
         return report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step).model_copy(
             update={"verdict": "undecided"}
         )
+    n_varied = evidence.images.sanity.n_varied
+    if report.verdict == "compatible" and n_varied < FEWEST_IMAGES:
+        seen = f"{n_varied} images differ clearly from each other; {FEWEST_IMAGES} are needed"
+        return report.because("too_few_images", "undecided", seen)
     if evidence.preprocessing.source == "assumed" and report.verdict == "re-embed":
         seen = f"neither an option nor a file gives the preprocessing of {evidence.model.file}"
         also = f", and {report.reason.seen}" if report.reason else ""
@@ -322,13 +362,13 @@ def _rows(index: IndexReport) -> Iterator[tuple[str, str]]:
     for reason in index.reasons:
         if reason != index.reason:
             yield reason.verdict, f"{reason.seen}. {reason.next_step}"
+    if index.change != "none":
+        yield "difference", CHANGES[index.change]
     for label, text in index.model_copy(update={"reasons": ()}).rows():
         if label not in ("made by", "run by"):
             yield label, text
     if index.verdict == "compatible":
         yield "tested", index.tested or ""
-    if index.change != "none":
-        yield "difference", CHANGES[index.change]
 
 
 CHANGES: Final[Mapping[str, str]] = {
