@@ -109,6 +109,8 @@ class VectorsReport(Shown, NoTruth, Frozen):
         if self.index.tested == "by vectors":
             n_there = round((numbers[THERE].estimate or 0) * self.index.n_images)
             ids = "which has no ids" if self.index.n_ids == 0 else "and none of its ids is clearly a photo's"
+            if self.index.n_repeated:
+                ids = f"and several vectors have the id of each of {self.index.n_repeated} photos"
             return f"{start}: {n_there} of {self.index.n_images} photos have their vector in the index, {ids}."
         n = sum(self.index.ids.values())
         n_own = round((numbers[OWN].estimate or 0) * n)
@@ -188,9 +190,8 @@ def judge_stored(
         return _of_another_width(report, file, ours.shape[1])
     matches = match_ids(names, file.ids())
     found = search([ours], file.blocks(), "cosine", matches.rows)
-    seen_ids = {"ids": dict(matches.ways), "n_ambiguous": matches.n_ambiguous, "n_ids": matches.n_ids}
-    seen_ids["n_vectors"] = found.n_vectors
-    report = tested(report.model_copy(update=seen_ids), ours, found)
+    report = report.model_copy(update={"ids": dict(matches.ways), **matches.counts, "n_vectors": found.n_vectors})
+    report = tested(report, ours, found)
     report = _by_ids(report, ours, found.own, try_others) if found.own else _about_this_file(report, is_known=False)
     own: Mapping[int, Floats] = found.own
     if report.verdict == "compatible":

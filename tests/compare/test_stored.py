@@ -300,6 +300,10 @@ CALLS = """\
 --index same.npz --min-cosine 1 | 2 | --min-cosine is 1 without a reference
 --index same.npz --tolerance 0.1 | 2 | --tolerance is 0.1 without a reference
 --index same.npz -o predicate=p.json | 2 | --output is predicate=p.json, which needs a reference
+--index short.npz | 2 | short.npz: file of --index can't be used (ids has shape (79,) for 80 vectors; one id per vector needed)
+--index column.npz | 2 | (names has shape (80, 1) for 80 vectors; one id per vector needed)
+--index scalar.npz | 0 | 80 of 80 photos have their vector in the index, which has no ids
+--index twice.npz | 0 | in the index, and several vectors have the id of each of 80 photos
 --index swapped.npz | 1 | 10 of 80 are under the id of another photo
 --index turned.npy | 2 | so it is transposed
 --index missing.npz | 2 | missing.npz: file of --index can't be used
@@ -317,6 +321,10 @@ def test_the_command_answers_by_exit_code_and_refuses_what_needs_a_reference(
     np.savez("noise.npz", vectors=normal(80, 384, seed=9), ids=np.array(names))
     np.savez("few.npz", vectors=h[:20], ids=np.array(names[:20]))
     np.save("noise.npy", normal(5, 384))
+    np.savez("short.npz", vectors=h, ids=np.array(names[:79]))
+    np.savez("column.npz", vectors=h, names=np.array(names)[:, None])
+    np.savez("scalar.npz", vectors=h, name="of a model")
+    np.savez("twice.npz", vectors=np.concatenate([h, h]), ids=np.array([*names, *names]))
     np.save("turned.npy", h.T)
     np.savez("swapped.npz", vectors=np.concatenate([np.roll(h[:10], 1, axis=0), h[10:]]), ids=np.array(names))
     for row in CALLS.splitlines():
@@ -325,6 +333,9 @@ def test_the_command_answers_by_exit_code_and_refuses_what_needs_a_reference(
         assert robustcheck(*call.split()) == int(code), words
         assert said in " ".join("".join(capsys.readouterr()).split()), words
     assert Path("made.npz").exists()
+    twice = ["compare", "model.onnx", "--images", workshop.photos, "--index", "twice.npz", "-o", "markdown"]
+    assert robustcheck(*twice) == 0
+    assert "80 have an id that several vectors have, so not matched" in capsys.readouterr().out
     assert robustcheck("compare", "model.onnx", "--index", "same.npz") == 2
     assert "--images is missing; the photos whose vectors same.npz holds are needed" in capsys.readouterr().err
 
