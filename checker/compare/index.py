@@ -134,6 +134,8 @@ class IndexReport(Frozen):
     """of the index in a file"""
     file_digest: str = ""
     """sha256:… of that file"""
+    text_digest: str = ""
+    """of the file of classes"""
     tested: Tested | None = None
     """how it was shown that the reference made that index"""
     ids: dict[str, int] = Field(default_factory=dict)

@@ -66,11 +66,13 @@ def test_a_comparison_holds_where_both_files_and_the_photos_give_it_again(place:
     assert "measure again (--images and --reference)" in alone.rule
 
 
-def test_an_index_that_was_replaced_is_seen_on_other_machines_too(place: Path) -> None:
+@pytest.mark.parametrize("option", ["file", "text"])
+def test_an_index_or_text_vectors_that_were_replaced_are_seen_on_other_machines_too(place: Path, option: str) -> None:
     index = place / "index.npy"
     rows = np.concatenate([planted(), normal(50, 384, seed=5)])
     np.save(index, rows)
-    options: Any = {"index": IndexOptions(file=index), "require": ["index", "indication"], "device": "cpu"}
+    vectors = IndexOptions.model_validate({option: index})
+    options: Any = {"index": vectors, "require": ["index", "indication"], "device": "cpu"}
     report = compare(place / "same.onnx", place / "old.onnx", place / "photos", **options)
     (place / "c.json").write_text(report.to_json())
     assert again(place)[1]["rerun"] == "agrees"
