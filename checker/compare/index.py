@@ -192,7 +192,7 @@ class IndexReport(Frozen):
             yield "machine", self.machine.text
         for name, number in self.numbers.items():
             needs = "" if number.needs is None else f"; {number.needs:g} is needed"
-            yield name, f"{number_text(number.estimate, 5)} ({_bounds(number)}{needs})"
+            yield name, f"{number_text(number.estimate, 5)} ({_bounds(number, 5)}{needs})"
         if self.n_vectors:
             yield "index", f"{self.options.file}, {self.n_vectors:,} vectors"
             yield "ids", self._ids_text()
@@ -211,8 +211,8 @@ class IndexReport(Frozen):
         return f"of {self.n_images} photos, matched: {ways}{left_out}"
 
 
-def _bounds(number: Number) -> str:
-    return interval_text(number.low, number.high, [number.needs or 0], missing="bounds need more photos")
+def _bounds(number: Number, least: int = 3) -> str:
+    return interval_text(number.low, number.high, [number.needs or 0], missing="bounds need more photos", least=least)
 
 
 def compare_vectors(

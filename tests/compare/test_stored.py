@@ -300,7 +300,7 @@ CALLS = """\
 --index same.npz --min-cosine 1 | 2 | --min-cosine is 1 without a reference
 --index same.npz --tolerance 0.1 | 2 | --tolerance is 0.1 without a reference
 --index same.npz -o predicate=p.json | 2 | --output is predicate=p.json, which needs a reference
---index short.npz | 2 | short.npz: file of --index can't be used (ids has shape (79,) for 80 vectors; one id per vector needed)
+--index short.npz | 2 | (ids has shape (79,) for 80 vectors; one id per vector needed)
 --index column.npz | 2 | (names has shape (80, 1) for 80 vectors; one id per vector needed)
 --index scalar.npz | 0 | 80 of 80 photos have their vector in the index, which has no ids
 --index twice.npz | 0 | in the index, and several vectors have the id of each of 80 photos
