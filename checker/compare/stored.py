@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NoReturn
 
-from pydantic import PrivateAttr
-
-from ...thresholds.profile import Frozen, Profile, ReprArgs
+from ...thresholds.profile import Profile, ReprArgs
 from ..arrays import Array, Floats, float64
 from ..errors import UsageError
 from ..evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
@@ -23,7 +21,7 @@ from ..verdict.gate import Gate, notes_of
 from ..verdict.reasons import INDEX_REASONS
 from ..verdict.rule import NoTruth
 from . import holds
-from .baseline import Baseline
+from .baseline import Measured
 from .ids import match_ids
 from .index import (
     FEWEST_IMAGES,
@@ -68,7 +66,7 @@ LIMITS: Final = (
 AS_ASSUMED: Final = "No option and no file gives the preprocessing; the vectors are those of the assumed one."
 
 
-class VectorsReport(Shown, NoTruth, Frozen):
+class VectorsReport(Shown, NoTruth, Measured):
     """Whether the vectors in a file are those of a model. No other model was run."""
 
     schema_version: Literal[1] = 1
@@ -84,8 +82,6 @@ class VectorsReport(Shown, NoTruth, Frozen):
     execution: Execution
     notes: tuple[str, ...]
     time: Time | None
-
-    _next_baseline: Baseline | None = PrivateAttr(None)
 
     @property
     def exit_code(self) -> Literal[0, 1]:
@@ -116,19 +112,6 @@ class VectorsReport(Shown, NoTruth, Frozen):
         n_own = round((numbers[OWN].estimate or 0) * n)
         cosines = number_text(numbers[MEDIAN].estimate, 5)
         return f"{start}: {n_own} of {n} photos have their own vector under their id (cosine {cosines}, median)."
-
-    @property
-    def next_baseline(self) -> Baseline:
-        """The model's numbers, for the next release. Raises UsageError in a report that was read from a file."""
-        if self._next_baseline is None:
-            raise UsageError("the report was read from a file, which holds no baseline", "robustcheck.compare(...)")
-        return self._next_baseline
-
-    def with_baseline(self, baseline: Baseline) -> VectorsReport:
-        """Return the same report with the model's numbers."""
-        report = self.model_copy()
-        report._next_baseline = baseline
-        return report
 
     def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
