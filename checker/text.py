@@ -214,17 +214,17 @@ def number_text(value: float | None, digits: int = 3, *, missing: str = "not mea
     return text if value else "0"
 
 
-def bound_text(value: float | None, *limits: float) -> str:
+def bound_text(value: float | None, *limits: float, least: int = 3) -> str:
     """Write a confidence bound in enough digits.
 
-    There are 3 or more, so that they show on which side of each limit it lies.
+    There are `least` or more, so that they show on which side of each limit it lies.
 
     >>> bound_text(7.9114, 7.911), bound_text(9.1, 7.911), bound_text(None, 7.911)
     ('7.9114', '9.10', 'not measured')
     """
     if value is None:
         return number_text(None)
-    for digits in range(3, 17):
+    for digits in range(least, 17):
         text = number_text(value, digits)
         shown = float(text)
         if all((shown > limit) == (value > limit) and (shown < limit) == (value < limit) for limit in limits):
@@ -239,6 +239,7 @@ def interval_text(
     *,
     between: str = " to ",
     missing: str = "not measured",
+    least: int = 3,
 ) -> str:
     """Write an interval by its bounds. `missing` where it has none. Each as `bound_text` writes it next to `limits`.
 
@@ -247,7 +248,7 @@ def interval_text(
     """
     if low is None or high is None:
         return missing
-    return between.join(bound_text(v, *limits) for v in (low, high))
+    return between.join(bound_text(v, *limits, least=least) for v in (low, high))
 
 
 def range_text(low: str, high: str, between: str = " to ") -> str:

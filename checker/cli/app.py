@@ -76,9 +76,9 @@ app.verb(
 app.verb(
     panel=FIRST,
     examples=("robustcheck verify report.json model.onnx --images photos/",),
-    codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS | 1 it agrees, but the verdict is WARN, "
-    "or nothing but the report supports it | 2 usage, or a report that is incomplete or of a newer robustcheck | 3 "
-    "something differs: the report does not hold | 4 environment.",
+    codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS, or the verdicts that a comparison "
+    "required hold | 1 it agrees, but they do not hold, or nothing but the report supports them | 2 usage, or a report "
+    "that is incomplete or of a newer robustcheck | 3 something differs: the report does not hold | 4 environment.",
 )(evidence.verify)
 app.verb(
     panel=FIRST, examples=("robustcheck explain one_sided", "robustcheck explain", "robustcheck explain exit-codes")

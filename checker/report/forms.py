@@ -214,13 +214,13 @@ def loosened(report: Report) -> Iterator[str]:
 def cautions(report: Bound) -> list[str]:
     """Write what comes before the verdict, one line each.
 
-    Reported are what can loosen the gate, photos that are not the reader's, a preprocessing that is only claimed, and
-    the arithmetic that was asked for.
+    Reported are what can loosen the gate, photos that are not the reader's, a preprocessing that is only claimed, the
+    arithmetic that was asked for, and what a comparison allows.
 
     A report from Python has no gate, and says nothing of the first.
     """
     on_bundled = ON_BUNDLED if report.evidence.images.bundled else ""
-    return list(filter(None, [loosening_text(report), on_bundled, *limits_of(report)]))
+    return list(filter(None, [loosening_text(report), on_bundled, *limits_of(report), *report.allowances]))
 
 
 def limits_of(report: Bound) -> list[str]:

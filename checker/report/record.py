@@ -40,7 +40,19 @@ from ..core.verdict.gate import Gate, fits
 from ..core.verdict.reasons import Kind
 from ..core.verdict.rule import NoTruth, Reason, Verdict, judge
 from ..errors import NEWER, CannotAssessError, EnvironmentFaultError, UsageError
-from ..text import HOME, SCHEMA_VERSION, VERSION, Fields, as_json, digest_of, form_of, frozen, quoted, short_digest
+from ..text import (
+    HOME,
+    SCHEMA_VERSION,
+    VERSION,
+    Fields,
+    Texts,
+    as_json,
+    digest_of,
+    form_of,
+    frozen,
+    quoted,
+    short_digest,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,6 +149,11 @@ class Bound(Judged, Frozen):
         @property
         def evidence(self) -> Evidence:
             """Return the evidence about the model that is to be released."""
+
+    @property
+    def allowances(self) -> Texts:
+        """Return what its options let pass that their defaults stop, besides what the gate shows."""
+        return ()
 
     def judged_again(self) -> Verdict:
         """Return the verdict that the evidence gives."""
@@ -379,6 +396,9 @@ def read_bound(
         raise UsageError(f"{path}: report is not a whole JSON document ({fault}); write it again", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("tool") != "robustcheck":
         raise UsageError(f"{path}: file is not a report of robustcheck; `-o json=PATH` of a check writes one", AGAIN)
+    if (document := str(raw.get("document", ""))) not in kinds:
+        needed = "a check or a comparison" if "compare" in kinds else "a check"
+        raise UsageError(f"{path}: document is {document[:99]}, not a report of {needed}", AGAIN)
     if not is_version(stated := raw.get("schema_version"), SCHEMA_VERSION):
         is_earlier = stated == 1
         made_by = "; an earlier version made it" if is_earlier else ""

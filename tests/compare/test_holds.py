@@ -37,7 +37,8 @@ def whole(photos: npt.NDArray[Any]) -> Array:
     return np.concatenate([photos, REST])
 
 
-# names of photos | ids in an index | photo by the number of its id | the way in which they match | ambiguous photos
+# names of photos | ids in an index | photo by the number of its id | the way in which they match | ambiguous photos,
+# and how many of them have an id that occurs twice
 IDS = r"""
 a.jpg b.jpg | b.jpg x a.jpg | 0:1 2:0 | whole name | 0
 photos/a.jpg | a.jpg | 0:0 | end of the path | 0
@@ -52,18 +53,21 @@ a/0.jpg b/0.jpg | x/b/0.jpg x/a/0.jpg | 0:1 1:0 | end of the path | 0
 a/0.jpg b/0.jpg | 0.jpg | | | 2
 0.jpg | a/0.jpg b/0.jpg | | | 1
 0.jpg | a/0.jpg 0.jpg b/0.jpg | 1:0 | whole name | 0
-a.jpg | a.jpg a.jpg | | | 1
+a.jpg | a.jpg a.jpg | | | 1 1
+a/0.jpg b/0.jpg | 0.jpg 0.jpg | | | 2 2
+a/0.jpg b/0.jpg | a/0.jpg a/0.jpg b/0.jpg | 2:1 | whole name | 1 1
 a.jpg a.png | a | | | 2
 a.jpg | | | | 0"""
 
 
 @pytest.mark.parametrize("row", IDS.splitlines()[1:])
 def test_an_id_matches_by_name_by_the_end_of_the_path_or_without_suffix(row: str) -> None:
-    names, ids, rows, way, n_ambiguous = (cell.strip() for cell in row.split("|"))
+    names, ids, rows, way, unclear = (cell.strip() for cell in row.split("|"))
     found = match_ids(names.split(), ids.split())
     assert " ".join(f"{row}:{photo}" for row, photo in sorted(found.rows.items())) == rows
     assert found.ways == ({way: len(found.rows)} if way else {})
-    assert (found.n_ambiguous, found.n_ids) == (int(n_ambiguous), len(ids.split()))
+    n_ambiguous, n_repeated = (int(n) for n in f"{unclear} 0".split()[:2])
+    assert found.counts == {"n_ambiguous": n_ambiguous, "n_repeated": n_repeated, "n_ids": len(ids.split())}
 
 
 # rows of an index | its ids | metric | answer | what is said, or how it was tested

@@ -264,6 +264,7 @@ def test_a_baseline_keeps_vectors_where_asked(workshop: Workshop) -> None:
     domains = {"ai.onnx": 17} | {f"com.example.{n}": n for n in range(8)}
     model = {"evidence__model__opset": domains, "evidence__model__size_bytes": 4 * 2**20}
     nodes = {"Split": 999} | {f"Op{n}": n for n in range(1, 9)}
+    assert first.next_baseline is not None
     baseline.write(other, but(first.next_baseline, nodes=nodes, **model))
     differs = vars(workshop.run(reference, None, baseline=other).index)["differs"]
     assert differs[:3] == ("size 4 MiB → 0.119 MiB", "opset 17 → 18", "nodes Split 999 → 0")

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.core.evidence import ReferenceRun
 from robustcheck_onnx.checker.core.measure.reference import Reference
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.questions.compare import stored
-from robustcheck_onnx.checker.questions.compare.index import IndexOptions, IndexReport, VectorFile
+from robustcheck_onnx.checker.questions.compare.index import IndexOptions, IndexReport, VectorFile, compare_vectors
 from support import PHOTOS, Capture, Patch, normal, raised, read_json, robustcheck
 from support.comparisons import Array, Workshop, planted, rotation
 from support.lookup import lookup_contract
@@ -29,7 +29,7 @@ H = planted(d=64, n=100) + 2
 NAMES = [f"photos/{row}.jpg" for row in range(100)]
 PX = 64
 EDGE = 96
-N_PHOTOS = 60
+N_PHOTOS = 80
 """of the bundled ones that the model runs on"""
 
 
@@ -64,10 +64,14 @@ other checkpoint | 100 | | re-embed | other_index
 other checkpoint | 35 | | re-embed | other_index
 other checkpoint | 34 | | undecided | other_index
 other checkpoint | 0 | | undecided | untested_index
-1 replaced | 100 | | compatible | by ids
+1 replaced | 100 | | undecided | cosine
 8 replaced | 100 | | undecided | other_index
-same | 50 | | compatible | by ids
-same | 35 | | compatible | by ids
+same | 72 | | compatible | by ids
+same | 71 | | undecided | cosine
+rounded | 100 | | undecided | recall@10
+rounded | 0 | | undecided | recall@10
+near | 100 | | compatible | by ids
+near | 0 | | compatible | by vectors
 34 photos | 34 | | undecided | untested_index
 same | 0 | | compatible | by vectors
 in another order | 100 | | re-embed | other_ids
@@ -79,6 +83,8 @@ def held() -> dict[str, npt.NDArray[Any]]:
     random, noise = default_rng(0), normal(100, 64, seed=5) + 2
     return {
         "same": H,
+        "near": H + 0.1 * (noise - 2),
+        "rounded": H + 0.35 * (noise - 2),
         "float16": H.astype(np.float16),
         "normalised": H / np.linalg.norm(H, axis=1, keepdims=True),
         "doubled": 2 * H,
@@ -107,6 +113,22 @@ def test_vectors_are_those_of_the_file_or_what_differs_is_named(row: str, held: 
         assert "reference" not in f"{report.reason.seen} {report.reason.next_step}"
 
 
+def test_the_answer_is_never_laxer_than_that_of_a_comparison_with_the_file_that_made_the_vectors() -> None:
+    noise, answers = normal(100, 64, seed=5), set[tuple[str, str]]()
+    images = [(name, name) for name in NAMES]
+    for step in np.geomspace(0.1, 0.7, 8):
+        rows = H + step * noise
+        blocks = [(rows, np.linalg.norm(rows, axis=1))]
+        two_files = compare_vectors(H, rows, images, IndexOptions(), None, blocks, NAMES)
+        one_file = judged(rows, NAMES)
+        answers.add((one_file.verdict, two_files.verdict))
+        if one_file.tested == "by ids":
+            for name in ("cosine, worst 5 %", "recall@10 among the photos", "recall@10 in the index"):
+                assert one_file.numbers[name].low == pytest.approx(two_files.numbers[name].low)
+        assert (judged(rows, None).verdict == "compatible") == (two_files.verdict == "compatible")
+    assert answers == {(answer, answer) for answer in ("compatible", "undecided", "re-embed")}
+
+
 def test_other_preprocessing_is_tried_on_the_photos_whose_vectors_differ() -> None:
     tried = list[int]()
 
@@ -122,16 +144,24 @@ def test_other_preprocessing_is_tried_on_the_photos_whose_vectors_differ() -> No
 
 
 def test_vectors_that_differ_by_this_machines_arithmetic_alone_are_undecided() -> None:
-    theirs, run = normal(100, 64, seed=5) + 2, ReferenceRun(by="exact int8 sums", n_images=40)
+    def reference_of(exact: Array) -> Reference:
+        return Reference(ReferenceRun(by="exact int8 sums", n_images=40), exact[:40].astype(np.float32))
+
+    theirs = normal(100, 64, seed=5) + 2
     held = file_of(theirs, NAMES)
     for exact, expected in (
-        (theirs[:40] + 0.01, ("undecided", "runtime_differs")),
-        (H[:40], ("re-embed", "other_index")),
+        (theirs + 0.01, ("undecided", "runtime_differs")),
+        (H, ("re-embed", "other_index")),
     ):
-        reference = Reference(run, exact.astype(np.float32))
-        report = stored.judge_stored(H, NAMES, held, IndexOptions(), nothing_tried, reference)
+        report = stored.judge_stored(H, NAMES, held, IndexOptions(), nothing_tried, reference_of(exact))
         assert report.reason is not None
         assert (report.verdict, report.reason.id) == expected
+    for ids in (NAMES, None):  # the same vectors here, and others by reference arithmetic
+        report = stored.judge_stored(
+            H, NAMES, file_of(H + 0.01, ids), IndexOptions(), nothing_tried, reference_of(theirs)
+        )
+        assert report.reason is not None
+        assert (report.verdict, report.reason.id) == ("undecided", "runtime_differs")
 
 
 @dataclass
@@ -234,7 +264,7 @@ def test_vectors_of_the_file_are_recognised_among_20_000(pooling: Pooling) -> No
     ids = [*FILE_NAMES, *(f"{number}.jpg" for number in range(len(rest)))]
     many = answered(pooling, np.concatenate([own, rest])[order], [ids[place] for place in order])
     assert (many.index.verdict, many.index.n_vectors) == ("compatible", 20_000)
-    most = [name if place % 4 else f"x{place}" for place, name in enumerate(FILE_NAMES)]
+    most = [name if place % 20 else f"x{place}" for place, name in enumerate(FILE_NAMES)]
     some = answered(pooling, own.astype(np.float16), most).index
     assert (some.verdict, sum(some.ids.values()) < N_PHOTOS) == ("compatible", True)
     other = pooling_model(pooling.path.with_name("other.onnx"), seed=2)
@@ -270,6 +300,10 @@ CALLS = """\
 --index same.npz --min-cosine 1 | 2 | --min-cosine is 1 without a reference
 --index same.npz --tolerance 0.1 | 2 | --tolerance is 0.1 without a reference
 --index same.npz -o predicate=p.json | 2 | --output is predicate=p.json, which needs a reference
+--index short.npz | 2 | (ids has shape (79,) for 80 vectors; one id per vector needed)
+--index column.npz | 2 | (names has shape (80, 1) for 80 vectors; one id per vector needed)
+--index scalar.npz | 0 | 80 of 80 photos have their vector in the index, which has no ids
+--index twice.npz | 0 | in the index, and several vectors have the id of each of 80 photos
 --index swapped.npz | 1 | 10 of 80 are under the id of another photo
 --index turned.npy | 2 | so it is transposed
 --index missing.npz | 2 | missing.npz: file of --index can't be used
@@ -287,6 +321,10 @@ def test_the_command_answers_by_exit_code_and_refuses_what_needs_a_reference(
     np.savez("noise.npz", vectors=normal(80, 384, seed=9), ids=np.array(names))
     np.savez("few.npz", vectors=h[:20], ids=np.array(names[:20]))
     np.save("noise.npy", normal(5, 384))
+    np.savez("short.npz", vectors=h, ids=np.array(names[:79]))
+    np.savez("column.npz", vectors=h, names=np.array(names)[:, None])
+    np.savez("scalar.npz", vectors=h, name="of a model")
+    np.savez("twice.npz", vectors=np.concatenate([h, h]), ids=np.array([*names, *names]))
     np.save("turned.npy", h.T)
     np.savez("swapped.npz", vectors=np.concatenate([np.roll(h[:10], 1, axis=0), h[10:]]), ids=np.array(names))
     for row in CALLS.splitlines():
@@ -295,6 +333,9 @@ def test_the_command_answers_by_exit_code_and_refuses_what_needs_a_reference(
         assert robustcheck(*call.split()) == int(code), words
         assert said in " ".join("".join(capsys.readouterr()).split()), words
     assert Path("made.npz").exists()
+    twice = ["compare", "model.onnx", "--images", workshop.photos, "--index", "twice.npz", "-o", "markdown"]
+    assert robustcheck(*twice) == 0
+    assert "80 have an id that several vectors have, so not matched" in capsys.readouterr().out
     assert robustcheck("compare", "model.onnx", "--index", "same.npz") == 2
     assert "--images is missing; the photos whose vectors same.npz holds are needed" in capsys.readouterr().err
 

@@ -15,6 +15,7 @@ from onnx import ModelProto
 from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 from onnxruntime import InferenceSession
+from PIL import Image
 
 from robustcheck_onnx.checker.core.evidence import CLIP, Execution, Int8Sums, Options, ReferenceRun
 from robustcheck_onnx.checker.core.measure import reference
@@ -28,10 +29,10 @@ from robustcheck_onnx.checker.core.runtime.devices import int8_sums
 from robustcheck_onnx.checker.core.verdict.notes import execution_notes, reference_notes
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
-from robustcheck_onnx.checker.questions.compare import machine
+from robustcheck_onnx.checker.questions.compare import compare, machine
 from robustcheck_onnx.checker.questions.compare.index import IndexOptions, IndexReport, Number, on_another_machine
 from robustcheck_onnx.thresholds.profile import load
-from support import Capture, Patch, but, read_json, robustcheck
+from support import PHOTOS, Capture, Patch, but, read_json, robustcheck
 from support.onnx_models import build, graph, save
 from support.reports import interval, passing
 
@@ -62,10 +63,10 @@ FORMS = {
 }
 
 
-def written(text: str) -> Path:
+def written(text: str, **others: Any) -> Path:
     nodes = graph(text)
     used = {name for node in nodes for name in node[1]}
-    arrays = {name: values for name, values in WEIGHTS.items() if name in used}
+    arrays = {name: values for name, values in (WEIGHTS | others).items() if name in used}
     return save(build(nodes, [nodes[-1][2][0]], arrays), "m.onnx")
 
 
@@ -145,8 +146,9 @@ def test_a_reference_run_gives_the_distance_to_the_measured_vectors() -> None:
         assert execution.reference == found.run
 
 
-def options() -> Options:
-    Path("p.json").write_text(but(CLIP, size=(8, 8), resize_size=(8, 8)).model_dump_json(), encoding="utf-8")
+def options(**changes: Any) -> Options:
+    preprocessing = but(CLIP, size=(8, 8), resize_size=(8, 8), **changes)
+    Path("p.json").write_text(preprocessing.model_dump_json(), encoding="utf-8")
     return Options(images="photos", preprocess="p.json", device="cpu")
 
 
@@ -291,10 +293,10 @@ def test_exact_sums_are_computed_by_the_cpu_alone(capsys: Capture) -> None:
 
 
 EMULATED = """
-import sys
 import robustcheck_onnx as rc
-report = rc.check("m.onnx", "bundled", preprocess="p.json", isolate=False, device="cpu", max_images=16)
-print(report.evidence.execution.model_dump_json())
+options = {"preprocess": "p.json", "isolate": False, "device": "cpu"}
+print(rc.check("m.onnx", "small", max_images=16, **options).evidence.execution.model_dump_json())
+print(rc.compare("int8.onnx", "fp32.onnx", "small", **options).index.model_dump_json())
 """
 
 
@@ -303,12 +305,21 @@ print(report.evidence.execution.model_dump_json())
 @pytest.mark.usefixtures("here")
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="the package qemu-user emulates a CPU without VNNI")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the packages of this machine do not run on an x86 CPU")
-def test_sums_saturate_on_an_emulated_cpu_without_vnni_and_not_in_its_reference_run() -> None:
+def test_sums_saturate_on_an_emulated_cpu_without_vnni_and_an_index_that_is_compatible_elsewhere_is_undecided() -> None:
+    w8 = (127 * default_rng(0).choice([-1, 1], (3 * WIDTH, WIDTH))).astype(np.int8)
+    shutil.move(written(FORMS["QDQ, one scale per channel"], w8=w8), "int8.onnx")
+    shutil.move(written("f = Reshape(image, to); y = MatMul(f, w)", w=(w8 / 127).astype(np.float32)), "fp32.onnx")
     written(FORMS["MatMulInteger"])
-    options()
+    options(mean=(0, 0, 0), std=(1, 1, 1))
+    Path("small").mkdir()
+    for photo in PHOTOS[:100]:
+        Image.open(photo).convert("RGB").resize((32, 32)).save(f"small/{photo.stem}.png")
+    exact: Any = compare("int8.onnx", "fp32.onnx", "small", preprocess="p.json", arithmetic="exact", isolate=False)
+    assert exact.index.verdict == "compatible"
     command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", EMULATED]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    execution: Any = Execution.model_validate_json(done.stdout)
+    checked, compared = done.stdout.splitlines()
+    execution: Any = Execution.model_validate_json(checked)
     run = execution.reference
     # 64 products 255 · 127 in pairs that end at 32767: 32 · 32767 / (64 · 255 · 127)
     assert execution.int8_sums.plain == pytest.approx(32767 / (2 * 255 * 127))
@@ -317,6 +328,9 @@ def test_sums_saturate_on_an_emulated_cpu_without_vnni_and_not_in_its_reference_
     assert run.floor == pytest.approx(1, abs=1e-6)
     assert run.worst_cosine < 0.99
     assert run.exceeds_rounding
+    index: Any = IndexReport.model_validate_json(compared)
+    assert (index.verdict, index.reason.id) == ("undecided", "runtime_differs")
+    assert index.machine.here > 10 * index.machine.there
 
 
 @pytest.mark.usefixtures("here")

@@ -11,7 +11,7 @@ PAIRS = [127, 2, 100, -100, 64, 64]
 """|a + b| · 255 is 32895, 0 and 32640, of which the first alone exceeds 32767"""
 COLUMN = np.array(PAIRS, np.int8)[:, None]
 OTHERS: dict[str, Array] = {"scale": np.array(1, np.float32), "zero": np.array(0, np.uint8)}
-OTHERS |= {"signed": np.array(0, np.int8)}
+OTHERS |= {"signed": np.array(0, np.int8), "wide": np.array(0, np.uint16)}
 QDQ = """
     q = QuantizeLinear(image, scale, zero); a = DequantizeLinear(q, scale, zero)
     w = DequantizeLinear(w8, scale, signed)
@@ -51,6 +51,7 @@ def test_weights_without_int8_sums_have_no_pairs() -> None:
         (QDQ.replace("signed", "zero") + "y = MatMul(a, w)", COLUMN.astype(np.uint8)),
         (QDQ + "y = Conv(a, w, group=6)", COLUMN.reshape(6, 1, 1, 1)),
         ("w = DequantizeLinear(w8, scale, signed); y = MatMul(image, w)", COLUMN),
+        (QDQ.replace("scale, zero", "scale, wide") + "y = MatMul(a, w)", COLUMN),
         ("q = QuantizeLinear(image, scale, signed); y = MatMulInteger(q, w8, signed)", COLUMN),
         ("y = Relu(image)", COLUMN),
     ):

@@ -135,7 +135,9 @@ class Workshop:
         return report
 
     def baseline(self, candidate: Path) -> baseline.Baseline:
-        return run.compare(candidate, images=self.photos, device="cpu").next_baseline
+        made = run.compare(candidate, images=self.photos, device="cpu").next_baseline
+        assert made is not None
+        return made
 
 
 def labelled_set(**given: Any) -> SetResult:

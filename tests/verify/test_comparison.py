@@ -11,7 +11,7 @@ import pytest
 from robustcheck_onnx import IndexOptions, check, compare
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.questions.compare.judge import CompareReport
-from robustcheck_onnx.checker.report.record import result_digest_of
+from robustcheck_onnx.checker.report.record import result_digest_of, to_json
 from robustcheck_onnx.checker.trust.verify.run import Verification, verify
 from support import Capture, Place, flip, lookup, normal, raised, read_json, robustcheck
 from support.comparisons import planted, rotation
@@ -66,11 +66,13 @@ def test_a_comparison_holds_where_both_files_and_the_photos_give_it_again(place:
     assert "measure again (--images and --reference)" in alone.rule
 
 
-def test_an_index_that_was_replaced_is_seen_on_other_machines_too(place: Path) -> None:
+@pytest.mark.parametrize("option", ["file", "text"])
+def test_an_index_or_text_vectors_that_were_replaced_are_seen_on_other_machines_too(place: Path, option: str) -> None:
     index = place / "index.npy"
     rows = np.concatenate([planted(), normal(50, 384, seed=5)])
     np.save(index, rows)
-    options: Any = {"index": IndexOptions(file=index), "require": ["index", "indication"], "device": "cpu"}
+    vectors = IndexOptions.model_validate({option: index})
+    options: Any = {"index": vectors, "require": ["index", "indication"], "device": "cpu"}
     report = compare(place / "same.onnx", place / "old.onnx", place / "photos", **options)
     (place / "c.json").write_text(report.to_json())
     assert again(place)[1]["rerun"] == "agrees"
@@ -94,14 +96,33 @@ def test_only_a_signature_vouches_for_a_pass_that_is_not_required(place: Path) -
 def test_the_required_verdict_decides_the_exit_code(place: Path) -> None:
     photos = place / "photos"
     for require, code, result in (
-        ("index", 1, "VERIFIED, but the index verdict is re-embed"),
-        ("indication", 1, "VERIFIED, but the verdict is WARN"),
+        ("index", 1, "VERIFIED, but STOPPED"),
+        ("indication", 1, "VERIFIED, but STOPPED"),
     ):
         report = compare(place / "new.onnx", place / "old.onnx", photos, require=[require], device="cpu")  # type: ignore[list-item]
         (place / "c.json").write_text(report.to_json())
         found, _ = verified(place, "new.onnx", images=photos, reference=place / "old.onnx")
         assert (found.exit_code, found.result) == (code, result)
         assert ("cosine" in str(found.reasons)) == (require == "index")
+
+
+def test_an_untested_index_that_was_accepted_is_shown_by_verify_in_one_line_too(place: Path, capsys: Capture) -> None:
+    np.save(place / "others.npy", normal(50, 384, seed=5))
+    index = IndexOptions(file=place / "others.npy", accept_untested=True, metric="cosine")
+    models = place / "same.onnx", place / "old.onnx"
+    report = compare(*models, place / "photos", index=index, require=["index"], device="cpu")
+    (place / "c.json").write_text(report.to_json())
+    call = ["verify", place / "c.json", models[0], "--reference", models[1], "--images", place / "photos", "-q"]
+    robustcheck(*call)
+    assert "; the comparison allows an untested index" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_report_on_vectors_alone_is_no_earlier_versions_but_cannot_be_verified(place: Path) -> None:
+    np.save(place / "own.npy", planted())
+    report = compare(place / "same.onnx", None, place / "photos", index=IndexOptions(file=place / "own.npy"))
+    (place / "c.json").write_text(to_json(report))
+    said = "c.json: document is vectors, not a report of a check or a comparison"
+    raised(UsageError, said, verified, place)
 
 
 def test_a_baseline_is_verified_by_its_file(place: Path) -> None:

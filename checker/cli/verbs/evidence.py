@@ -102,7 +102,7 @@ def verify(
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
 ) -> int:
-    """Check that a report is intact and belongs to model and images.
+    """Check that the report of a check or a comparison is intact and belongs to model and images.
 
     For a release. What was not checked is listed as such.
     """
@@ -286,9 +286,9 @@ def log(
 
 @mlflow.verb(
     examples=("robustcheck mlflow gate encoder 3 report.json --alias champion",),
-    codes="Exit codes: 0 open: verified, PASS | 1 closed: WARN, nothing but the report supports the "
-    "PASS, bundled photos, or a synthetic model | 2 usage | 3 closed: the report is not about this file | 4 the server "
-    "does not answer.",
+    codes="Exit codes: 0 open: verified, and PASS, or the required verdicts of a comparison hold | 1 closed: they do "
+    "not, nothing but the report supports them, bundled photos, or a synthetic model | 2 usage | 3 closed: the report "
+    "is not about this file | 4 the server does not answer.",
 )
 @takes(
     "debug",

@@ -44,18 +44,21 @@ def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
 
 def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Iterator[tuple[NodeProto, str]]:
     """Yield the layers whose weight is int8, with its name. ONNX Runtime turns int8 activations of QDQ into uint8."""
-    makers = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
-    quantised = {name: input_at(node, 0) for node in makers for name in node.output}
+    makers = {name: node for node in proto.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     for node in proto.graph.node:
         name = ""
-        is_unsigned = True
-        if node.op_type in FLOAT_LAYERS and input_at(node, 0) in quantised:
-            name = quantised.get(input_at(node, 1), "")
+        zero = None
+        kinds = {TensorProto.UINT8}
+        maker = makers.get(input_at(node, 0))
+        if node.op_type in FLOAT_LAYERS and maker is not None and input_at(node, 1) in makers:
+            name = input_at(makers[input_at(node, 1)], 0)
+            zero = tensors.get(input_at(maker, 2))
+            kinds = {TensorProto.UINT8, TensorProto.INT8}  # and no 16-bit activations, whose products are of floats
         elif node.op_type in WEIGHT_AT:
             name = input_at(node, WEIGHT_AT[node.op_type])
             zero = tensors.get(input_at(node, ZERO_AT.get(node.op_type, len(node.input))))
-            is_unsigned = zero is None or zero.data_type == TensorProto.UINT8
-        if is_unsigned and name in tensors and tensors[name].data_type == TensorProto.INT8:
+        is_added = zero is None or zero.data_type in kinds
+        if is_added and name in tensors and tensors[name].data_type == TensorProto.INT8:
             yield node, name
 
 

@@ -430,7 +430,10 @@ INDEX_REASONS: dict[str, tuple[str, str]] = {
     ),
     "top-1": ("fewer photos keep their most similar class of `--text` than `--min-recall` asks.", ""),
     "length": ("the vectors have other lengths, which a search by dot product or by distance sees.", ""),
-    "permuted": ("the candidate's features are the reference's in another order.", ""),
+    "permuted": (
+        "the candidate's features are those of the reference, or of the vectors in a file, in another order.",
+        "Embed the index again, or put the features in the order of the index.",
+    ),
     "rotated": ("a rotation turns the candidate's vectors into the reference's.", ""),
     "ties": ("rounding decides which neighbours are found, so it is not known how many were kept.", _IN_COMMON),
     "same_for_all": ("the query of another photo finds the same neighbours, so kept ones show nothing.", _IN_COMMON),
@@ -445,8 +448,8 @@ INDEX_REASONS: dict[str, tuple[str, str]] = {
         "`--arithmetic machine`.",
     ),
     "other_ids": (
-        "the index holds the reference's vectors under the ids of other photos.",
-        "Write vectors and ids in the same order.",
+        "the index holds the photos' vectors under the ids of other photos.",
+        "Write vectors and ids in the same order, as the photos were embedded.",
     ),
     "changed_index": (
         "the index holds vectors that were reduced, quantised, rotated or centred, or are near the reference's.",
@@ -467,15 +470,19 @@ INDEX_REASONS: dict[str, tuple[str, str]] = {
         "onnx FILE.onnx --preprocess FILE -o NEW.onnx`.",
     ),
     "untested_index": (
-        "too few photos have their vector in the index to test whether the reference made it.",
-        "Give 35 or more photos that are in the index. To go without this test, use `--accept-untested-index`.",
+        "too few photos have their vector in the index to test which file made it.",
+        "Give 72 or more photos that are in the index, and their file names as ids. To go without this test "
+        "where there is a reference, use `--accept-untested-index`.",
     ),
     "no_vectors": (
         "the baseline was written without vectors.",
         "Write the baseline with --write-baseline FILE.npz, which keeps vectors.",
     ),
     "other_images": ("the baseline's vectors are of other photos.", "Compare on its images."),
-    "another_width": ("candidate and reference have vectors of different widths.", ""),
+    "another_width": (
+        "the candidate has vectors of another width than the reference, or than the index.",
+        "Embed the index again with the candidate, or find the file that made it.",
+    ),
     "unsound": ("a check of one of the models finds that its vectors, or the photos, can't be relied on.", ""),
 }
 """Reasons for an index verdict: what each means, and the next step where it is always the same."""

@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -156,6 +156,23 @@ class Baseline(Frozen):
             for name, stored in self.left_out.items()
         }
         return ModelJackknife(self.evidence.statistics.n_features, float64(self.group_sizes), values)
+
+
+class Measured(Frozen):
+    """The base of a report with the numbers that the next release is compared with."""
+
+    _next_baseline: Baseline | None = PrivateAttr(None)
+
+    @property
+    def next_baseline(self) -> Baseline | None:
+        """The model's numbers, for the next release's `baseline=`. None in a report that was read from a file."""
+        return self._next_baseline
+
+    def with_baseline(self, baseline: Baseline) -> Self:
+        """Return the same report with the model's numbers."""
+        report = self.model_copy()
+        report._next_baseline = baseline
+        return report
 
 
 def make(side: Side, evidence: Evidence, digests: Sequence[str], nodes: Mapping[str, int]) -> Baseline:

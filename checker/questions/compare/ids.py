@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 WAYS: Final = ("whole name", "end of the path", "name without suffix")
 """how an id may match, the surest first"""
@@ -17,9 +17,9 @@ class Matches(NamedTuple):
     """photo by the number of its vector"""
     ways: Mapping[str, int]
     """number of photos by way"""
-    n_ambiguous: int
-    """photos that several ids match, or whose id matches another photo, too"""
-    n_ids: int
+    counts: Mapping[str, Any]
+    """n_ambiguous: photos that several ids match, or whose id matches another photo, too; n_repeated: of these, photos
+    whose id several vectors have; n_ids"""
 
 
 def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
@@ -44,6 +44,7 @@ def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
     n_ids = 0
     claims = defaultdict[tuple[int, int], list[int]](list)
     """rows by photo and way; a row once for each photo that it matches"""
+    ids_of = defaultdict[tuple[int, int], set[str]](set)
     for row, name in enumerate(map(_plain, ids)):
         n_ids += 1
         if name.rpartition("/")[2] not in photos_of:
@@ -53,10 +54,13 @@ def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
         surest = [photo for photo, way in found.items() if way == min(found.values())]
         for photo in surest:
             claims[photo, found[photo]] += [row] * len(surest)
+            ids_of[photo, found[photo]].add(name)
     best = dict(sorted(claims, reverse=True))  # of a photo's ways the surest is the last
     clear = [claim for claim in best.items() if len(claims[claim]) == 1]
     ways = Counter(WAYS[way] for _, way in clear)
-    return Matches({claims[claim][0]: claim[0] for claim in clear}, ways, len(best) - len(clear), n_ids)
+    repeated = [claim for claim in best.items() if len(set(claims[claim])) > 1 == len(ids_of[claim])]
+    counts = {"n_ambiguous": len(best) - len(clear), "n_repeated": len(repeated), "n_ids": n_ids}
+    return Matches({claims[claim][0]: claim[0] for claim in clear}, ways, counts)
 
 
 def _ends(name: str, depth: int) -> list[str]:

@@ -134,12 +134,16 @@ class IndexReport(Frozen):
     """of the index in a file"""
     file_digest: str = ""
     """sha256:… of that file"""
+    text_digest: str = ""
+    """of the file of classes"""
     tested: Tested | None = None
     """how it was shown that the reference made that index"""
     ids: dict[str, int] = Field(default_factory=dict)
     """photos that have a vector there by its id, by the way in which the id matches"""
     n_ambiguous: int = 0
     """photos that several ids match, or whose id matches another photo, too"""
+    n_repeated: int = 0
+    """of these, photos whose id several vectors have"""
     n_ids: int = 0
     """of that index"""
     worst: tuple[WorstImage, ...] = ()
@@ -188,7 +192,7 @@ class IndexReport(Frozen):
             yield "machine", self.machine.text
         for name, number in self.numbers.items():
             needs = "" if number.needs is None else f"; {number.needs:g} is needed"
-            yield name, f"{number_text(number.estimate, 5)} ({_bounds(number)}{needs})"
+            yield name, f"{number_text(number.estimate, 5)} ({_bounds(number, 5)}{needs})"
         if self.n_vectors:
             yield "index", f"{self.options.file}, {self.n_vectors:,} vectors"
             yield "ids", self._ids_text()
@@ -201,12 +205,14 @@ class IndexReport(Frozen):
         if not self.n_ids:
             return "none in the file"
         ways = ", ".join(f"{n} by {way}" for way, n in self.ids.items()) or "none"
-        ambiguous = f"; {self.n_ambiguous} ambiguous, so not matched" if self.n_ambiguous else ""
-        return f"of {self.n_images} photos, matched: {ways}{ambiguous}"
+        unclear = {"have an id that several vectors have": self.n_repeated}
+        unclear["are ambiguous"] = self.n_ambiguous - self.n_repeated
+        left_out = "".join(f"; {n} {why}, so not matched" for why, n in unclear.items() if n)
+        return f"of {self.n_images} photos, matched: {ways}{left_out}"
 
 
-def _bounds(number: Number) -> str:
-    return interval_text(number.low, number.high, [number.needs or 0], missing="bounds need more photos")
+def _bounds(number: Number, least: int = 3) -> str:
+    return interval_text(number.low, number.high, [number.needs or 0], missing="bounds need more photos", least=least)
 
 
 def compare_vectors(
@@ -260,8 +266,7 @@ def compare_vectors(
         ),
         n_vectors=in_file.n_vectors,
         ids=dict(matches.ways),
-        n_ambiguous=matches.n_ambiguous,
-        n_ids=matches.n_ids,
+        **matches.counts,
     )
     if change in ("permuted", "rotated"):
         seen = f"{change}: after undoing it, the cosine of the same image is {number_text(after)} (worst 5 %)"
@@ -782,8 +787,11 @@ def open_vectors(path: Path, option: str) -> VectorFile:
                 for name, array in arrays.items()
             }
             name = _vectors_of([name for name, shape in shapes.items() if len(shape) == 2])
-            ids = [arrays[key] for key in IDS if shapes.get(key) == shapes[name][:1]]
+            named = [key for key in IDS if shapes.get(key)]
+            ids = [arrays[key] for key in named if shapes[key] == shapes[name][:1]]
             (n, width), kind = shapes[name], arrays[name][:1].dtype.kind
+            if named and not ids:
+                raise ValueError(f"{named[0]} has shape {shapes[named[0]]} for {n} {name}; one id per vector needed")
 
             def read() -> Blocks:
                 for first in range(0, n, BLOCK):

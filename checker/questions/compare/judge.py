@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, field_validator
 
 from ....thresholds.profile import Frozen, Profile, ReprArgs
 from ...core.evidence import OUTLIER_SD, Evidence, Interval
@@ -24,7 +24,7 @@ from ...report.document import Shown
 from ...report.record import Binding, Bound, Time, predicate_of, sealed, sha256_set, to_json
 from ...text import Fields, Texts, as_json, frozen, interval_text, number_text, percent_text, sha256_of
 from . import pairs
-from .baseline import Baseline
+from .baseline import Baseline, Measured
 from .index import SIGNS, IndexReport, Required
 from .pairs import ClassAgreement, Compared, FeatureFate, Similarity, StatisticChange
 
@@ -49,7 +49,7 @@ def range_text(interval: Interval) -> str:
     return interval_text(interval.low, interval.high, missing=estimate)
 
 
-class CompareReport(Shown, Bound, Frozen):
+class CompareReport(Shown, Bound, Measured):
     """Everything that `robustcheck compare` found."""
 
     schema_version: Literal[2] = 2
@@ -92,8 +92,6 @@ class CompareReport(Shown, Bound, Frozen):
     """as of a check's report"""
     thumbnails: dict[str, str] = Field(default_factory=dict, exclude=True)
     """data: URIs of pictures by the digest of the image; in the page alone"""
-
-    _next_baseline: Baseline | None = PrivateAttr(None)
 
     @property
     def exit_code(self) -> Literal[0, 1]:
@@ -176,17 +174,6 @@ class CompareReport(Shown, Bound, Frozen):
     def index_first(self) -> bool:
         """Whether the index verdict leads: it decides the exit code alone, or alone stops the run."""
         return "index" in self.required and ("indication" not in self.required or (self.passed and self.exit_code == 1))
-
-    @property
-    def next_baseline(self) -> Baseline | None:
-        """The candidate's numbers, for the next release's `baseline=`. None in a report that was read from a file."""
-        return self._next_baseline
-
-    def with_baseline(self, baseline: Baseline) -> CompareReport:
-        """The same report with the candidate's numbers."""
-        report = self.model_copy()
-        report._next_baseline = baseline
-        return report
 
     def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""

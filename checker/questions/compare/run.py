@@ -206,8 +206,8 @@ def compare(
         if run.arithmetic is None:
             loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
             index_report = on_another_machine(index_report, loss)
-        if index.file is not None:
-            index_report = index_report.model_copy(update={"file_digest": file_digest(index.file)})
+        digests = {f"{name}_digest": file_digest(file) for name, file in dict(index).items() if isinstance(file, Path)}
+        index_report = index_report.model_copy(update=digests)
         added: Fields = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
         added |= {"binding": binding_of(Settings(**dict(run)))}
         report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NoReturn
 
-from pydantic import PrivateAttr
-
-from ....thresholds.profile import Frozen, Profile, ReprArgs
+from ....thresholds.profile import Profile, ReprArgs
 from ...arrays import Array, Floats, float64
 from ...core.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
 from ...core.measure.reference import Reference
@@ -24,9 +22,10 @@ from ...report.forms import STOPPED, preprocessing_text
 from ...report.record import ModelRead, Time
 from ...text import VERSION, count_text, number_text
 from . import holds
-from .baseline import Baseline
+from .baseline import Measured
 from .ids import match_ids
 from .index import (
+    FEWEST_IMAGES,
     OTHER_VECTORS,
     SIGNS,
     UNSOUND,
@@ -35,8 +34,10 @@ from .index import (
     IndexReport,
     IndexVerdict,
     VectorFile,
+    compare_vectors,
     cosine,
     explain,
+    on_another_machine,
     quantile,
     search,
     tested,
@@ -51,7 +52,7 @@ MEDIAN: Final = "index: cosine by id, median"
 STEPS: Final = {
     "other_index": "Find the file that made these vectors, or embed the photos again with this one.",
     "changed_index": "Give the vectors as they were before that, or embed the photos again with this file.",
-    "untested_index": f"Give {FEWEST_MATCHED} or more photos whose file names are ids of the vectors.",
+    "untested_index": f"Give {FEWEST_IMAGES} or more photos whose file names are ids of the vectors.",
 }
 """next steps that differ from those of a comparison with a reference"""
 ANSWERS: Final[dict[IndexVerdict, str]] = {
@@ -66,7 +67,7 @@ LIMITS: Final = (
 AS_ASSUMED: Final = "No option and no file gives the preprocessing; the vectors are those of the assumed one."
 
 
-class VectorsReport(Shown, NoTruth, Frozen):
+class VectorsReport(Shown, NoTruth, Measured):
     """Whether the vectors in a file are those of a model. No other model was run."""
 
     schema_version: Literal[1] = 1
@@ -82,8 +83,6 @@ class VectorsReport(Shown, NoTruth, Frozen):
     execution: Execution
     notes: tuple[str, ...]
     time: Time | None
-
-    _next_baseline: Baseline | None = PrivateAttr(None)
 
     @property
     def exit_code(self) -> Literal[0, 1]:
@@ -107,24 +106,13 @@ class VectorsReport(Shown, NoTruth, Frozen):
         if self.index.tested == "by vectors":
             n_there = round((numbers[THERE].estimate or 0) * self.index.n_images)
             ids = "which has no ids" if self.index.n_ids == 0 else "and none of its ids is clearly a photo's"
+            if self.index.n_repeated:
+                ids = f"and several vectors have the id of each of {self.index.n_repeated} photos"
             return f"{start}: {n_there} of {self.index.n_images} photos have their vector in the index, {ids}."
         n = sum(self.index.ids.values())
         n_own = round((numbers[OWN].estimate or 0) * n)
         cosines = number_text(numbers[MEDIAN].estimate, 5)
         return f"{start}: {n_own} of {n} photos have their own vector under their id (cosine {cosines}, median)."
-
-    @property
-    def next_baseline(self) -> Baseline:
-        """The model's numbers, for the next release. Raises UsageError in a report that was read from a file."""
-        if self._next_baseline is None:
-            raise UsageError("the report was read from a file, which holds no baseline", "robustcheck.compare(...)")
-        return self._next_baseline
-
-    def with_baseline(self, baseline: Baseline) -> VectorsReport:
-        """Return the same report with the model's numbers."""
-        report = self.model_copy()
-        report._next_baseline = baseline
-        return report
 
     def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
@@ -186,13 +174,43 @@ def judge_stored(
         return _of_another_width(report, file, ours.shape[1])
     matches = match_ids(names, file.ids())
     found = search([ours], file.blocks(), "cosine", matches.rows)
-    seen_ids = {"ids": dict(matches.ways), "n_ambiguous": matches.n_ambiguous, "n_ids": matches.n_ids}
-    seen_ids["n_vectors"] = found.n_vectors
-    report = tested(report.model_copy(update=seen_ids), ours, found)
-    if not found.own:
-        return _about_this_file(report, is_known=False)
-    report = _by_ids(report, ours, found.own, try_others)
-    return report if exact is None else _on_another_machine(report, exact, ours, found.own)
+    report = report.model_copy(update={"ids": dict(matches.ways), **matches.counts, "n_vectors": found.n_vectors})
+    report = tested(report, ours, found)
+    report = _by_ids(report, ours, found.own, try_others) if found.own else _about_this_file(report, is_known=False)
+    own: Mapping[int, Floats] = found.own
+    if report.verdict == "compatible":
+        rows = matches.rows
+        if report.tested == "by vectors":
+            rows = {int(row): photo for photo, row in enumerate(found.ranked[0].numbers[:, 0])} | dict(rows)
+            own = search([ours], file.blocks(), "cosine", rows).own
+        report = _as_between_files(report, ours, own, file, rows)
+    return report if exact is None else _on_another_machine(report, exact, ours, own)
+
+
+def _as_between_files(
+    report: IndexReport, ours: Array, own: Mapping[int, Floats], file: VectorFile, rows: Mapping[int, int]
+) -> IndexReport:
+    """Require what a comparison with the model that made the vectors requires.
+
+    Args:
+        report: `compatible` by the vectors that are there.
+        ours: (photo, feature) the model's vectors.
+        own: the vectors of the file by photo.
+        file: all its vectors.
+        rows: photo by the number of its vector.
+    """
+    photos = sorted(own)
+    theirs = float64([own[photo] for photo in photos])
+    options = report.options.model_copy(update={"metric": report.options.metric or "cosine"})
+    ids = (str(rows.get(row, "")) for row in range(file.n))
+    images = [(str(photo), "") for photo in photos]
+    between = compare_vectors(ours[photos], theirs, images, options, None, file.blocks(), ids)
+    deciding = {name: number for name, number in between.numbers.items() if number.needs is not None}
+    report = report.model_copy(update={"numbers": deciding | report.numbers})
+    for each in between.reasons:
+        step = each.next_step if each.verdict == "undecided" else STEPS["other_index"]
+        report = report.because(each.id, each.verdict, each.seen, step)
+    return report
 
 
 def _of_another_width(report: IndexReport, file: VectorFile, width: int) -> IndexReport:
@@ -245,7 +263,9 @@ def _on_another_machine(report: IndexReport, exact: Reference, ours: Array, own:
         return report
     stored = float64([own[photo] for photo in photos])
     loss = loss_of((ours[photos], stored), (rows[photos], None), "this machine", exact.run.words)
-    if loss is None or report.verdict == "compatible" or not loss.is_of_machine:
+    if report.verdict == "compatible":
+        return on_another_machine(report, loss)
+    if loss is None or not loss.is_of_machine:
         return report
     seen = loss.text.replace("the reference's", "those of the index")
     return _because(report, "runtime_differs", seen, "undecided")
@@ -276,6 +296,10 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
         return report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step).model_copy(
             update={"verdict": "undecided"}
         )
+    n_varied = evidence.images.sanity.n_varied
+    if report.verdict == "compatible" and n_varied < FEWEST_IMAGES:
+        seen = f"{n_varied} images differ clearly from each other; {FEWEST_IMAGES} are needed"
+        return report.because("too_few_images", "undecided", seen)
     if evidence.preprocessing.source == "assumed" and report.verdict == "re-embed":
         seen = f"neither an option nor a file gives the preprocessing of {evidence.model.file}"
         also = f", and {report.reason.seen}" if report.reason else ""
@@ -323,13 +347,13 @@ def _rows(index: IndexReport) -> Iterator[tuple[str, str]]:
     for reason in index.reasons:
         if reason != index.reason:
             yield reason.verdict, f"{reason.seen}. {reason.next_step}"
+    if index.change != "none":
+        yield "difference", CHANGES[index.change]
     for label, text in index.model_copy(update={"reasons": ()}).rows():
         if label not in ("made by", "run by"):
             yield label, text
     if index.verdict == "compatible":
         yield "tested", index.tested or ""
-    if index.change != "none":
-        yield "difference", CHANGES[index.change]
 
 
 CHANGES: Final[Mapping[str, str]] = {

@@ -23,6 +23,7 @@ from ...errors import CannotAssessError
 from ...outside.storage import registries
 from ...outside.storage.places import Url
 from ...questions.compare.judge import CompareReport
+from ...report.forms import cautions
 from ...report.record import Report
 from ..verify.run import Verification, VerifyOptions, verify
 
@@ -124,7 +125,8 @@ def gate_model_version(
 
     The registered ONNX file is fetched and verified, so that a PASS of another file counts for nothing. The version
     gets the tags `robustcheck.gate` (`closed` from the start, `open` at the end), `.verdict`
-    (`none` where the report does not hold or nothing vouches for its PASS), `.reasons`, `.rule` and `.result_digest`.
+    (`none` where the report does not hold or nothing vouches for its PASS), `.reasons`, `.rule`, `.cautions` and
+    `.result_digest`.
     An answer that is not a verified PASS, or an error, takes
     from this version the alias that is named and those that an
     earlier call gave it (tags `robustcheck.alias.NAME`); other versions and other aliases stay as they are.
@@ -169,6 +171,7 @@ def gate_model_version(
             tag("comparison", result.comparison if is_compared else "none")
             tag("reasons", ", ".join(result.reasons))
             tag("rule", result.rule)
+            tag("cautions", "; ".join(result.cautions))
             tag("result_digest", result.result_digest)
             if result.exit_code != 0:
                 _take_aliases(client, name, identity, alias)
@@ -216,6 +219,7 @@ def _tags_of(report: Report | CompareReport) -> dict[str, str]:
         compared["reference_digest"] = report.reference.evidence.model.digest
     return compared | {
         "reasons": ", ".join(reason.id for reason in report.verdict.reasons),
+        "cautions": "; ".join(cautions(report)),
         "synthetic": report.evidence.model.synthetic,
         "model_digest": report.evidence.model.digest,
         "images_digest": report.evidence.images.digest,

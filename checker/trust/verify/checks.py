@@ -182,7 +182,7 @@ def _leave_out_of_comparison(report: CompareReport, form: JsonObject, *, elsewhe
         _leave_out_of_machine(side.evidence, evidence)
     form["features"] = [[feature["index"], feature["fate"]] for feature in form["features"]]
     if index is not None:
-        form["index"] = {name: index[name] for name in ("verdict", "reasons", "file_digest")}
+        form["index"] = {name: index[name] for name in ("verdict", "reasons", "file_digest", "text_digest")}
 
 
 def _leave_out_of_machine(evidence: Evidence, form: JsonObject) -> None:

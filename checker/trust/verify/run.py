@@ -23,7 +23,7 @@ from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
 from ...outside.storage.places import local_path
 from ...questions.compare.judge import CompareReport
 from ...report.document import Cell, Document, File, Section, Shown, Table
-from ...report.forms import cautions
+from ...report.forms import STOPPED, cautions
 from ...report.record import edits, only_one, read_bound, ruling
 from ...text import VERSION, name_text, quoted, short_digest
 from . import checks
@@ -67,7 +67,7 @@ class Verification(Shown, NoTruth, Frozen):
         measured = agreed(self.findings, "rerun")
         how = "VERIFIED" if measured else "VERIFIED by its signature, not measured again"
         if self.comparison:
-            return how if self.exit_code == 0 else f"{how}, but {self.comparison}"
+            return how if self.exit_code == 0 else f"{how}, but {STOPPED}"
         if self.verdict == "PASS":
             return how
         return f"{how}, WARN waived" if self.exit_code == 0 else f"{how}, but WARN"
@@ -220,7 +220,7 @@ def verify(
         comparison=report.rule if isinstance(report, CompareReport) else "",
         reasons=_reasons(report),
         result_digest=report.binding.result_digest,
-        cautions=(*cautions(report), *(report.allowances if isinstance(report, CompareReport) else ())),
+        cautions=tuple(cautions(report)),
         findings=tuple(findings),
         unfit=_unfit(report),
         rests_on=_rests_on(findings, signer),
@@ -387,5 +387,5 @@ def document_of(report: Verification) -> Document:
         cautions=report.cautions,
         headline=f"{result}. {report.says}",
         remark=f"The numbers are in `{report.report}`.",
-        line=f"{result} {name_text(report.report, ascii_only=False)}: {report.rule}",
+        line=f"{result} {name_text(report.report, ascii_only=False)}: {'; '.join((report.rule, *report.cautions))}",
     )
