@@ -5,6 +5,7 @@ asked for: a module stands in for MLflow, which tests/integrations has.
 import errno
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -344,7 +345,8 @@ def test_the_command_as_it_is_typed(served: MockHub, lookup_pass: Place, tmp_pat
     words += ["-o", "json=one-{model}.json"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     report = (tmp_path / "one-one.json").read_text()
-    assert (done.returncode, done.stderr, SECRET in done.stdout + report) == (0, "", False)
+    others = re.sub(r"^hf://org/one: \d+ s: .*\n", "", done.stderr, flags=re.MULTILINE)  # progress, on a busy machine
+    assert (done.returncode, others, SECRET in done.stdout + report) == (0, "", False)
     assert sum(asked.startswith("GET /cdn/") for asked in served.asked) == 2  # what broke off is resumed
     assert not any("harness" in asked or "telemetry" in asked for asked in served.asked)
 
