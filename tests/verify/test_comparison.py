@@ -53,6 +53,16 @@ def again(place: Path, **options: Any) -> tuple[Verification, dict[str, str]]:
     return verified(place, images=place / "photos", **{"reference": place / "old.onnx"} | options)
 
 
+def test_a_comparison_with_a_preprocessing_file_holds_without_that_file(place: Path, compared: CompareReport) -> None:
+    stated = place / "p.json"
+    stated.write_text(compared.reference.evidence.preprocessing.preprocessing.model_dump_json())
+    files = place / "same.onnx", place / "old.onnx", place / "photos"
+    (place / "c.json").write_text(compare(*files, preprocess=str(stated), device="cpu").to_json())
+    stated.unlink()
+    found, status = again(place)
+    assert (found.exit_code, status["rerun"]) == (0, "agrees")
+
+
 def test_a_comparison_holds_where_both_files_and_the_photos_give_it_again(place: Path) -> None:
     found, status = again(place)
     agree = ("report", "model", "reference", "profile", "verdict", "images", "rerun")

@@ -147,6 +147,7 @@ def _compared(report: AnyReport) -> JsonObject:
         evidence["images"]["source"] = _last_part(evidence["images"]["source"])
         if is_file:
             evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
+            _leave_out(evidence, "preprocessing.origin")
     return form
 
 
