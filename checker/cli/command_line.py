@@ -1,11 +1,7 @@
-"""Read a command line before typer does. It has options, models that words name, and a settings file.
+"""Read a command line by typer's parser, also where typer refuses it or a signal ends the run.
 
-It is known even where typer refuses it, and where a signal ends the run.
-
-Which words are options, and which of them take a value, is what the verb itself declares.
-
-`settings` says what its keys mean. Imports only Python's own library: it is needed even where a signal has ended the
-import of everything else.
+It has options, models that words name, and the place of a settings file. Imports only typer and Python's own library:
+it is needed even where a signal has ended the import of everything else.
 """
 
 import os
@@ -18,7 +14,9 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from typer._click.parser import _ParsingState
 from typer.core import TyperGroup, TyperOption
+from typer.exceptions import TyperException
 
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError
 from ..text import Texts, form_of, frozen, quoted
@@ -229,8 +227,8 @@ class CommandLine:
     """what follows the verb and is not an option; the first one after a group is its verb"""
     behind_dashes: Texts = ()
     """those of the arguments that follow `--`, which ends the options"""
-    options: Mapping[str, Texts] = field(default_factory=dict)
-    """by parameter, such as no_ci: each value that was typed; "" for a flag"""
+    options: Values = field(default_factory=dict)
+    """by parameter, such as no_ci, what was typed: a text, a list of them, a number of times, or True for a flag"""
     twice: str = ""
     """an option that takes one value and was given several, such as --seed"""
 
@@ -251,22 +249,27 @@ class CommandLine:
 
         return redact(next((word for word in self.arguments if word.lower().endswith(".onnx")), ""))
 
+    def typed(self, name: str) -> list[str]:
+        """Return the texts that were typed for an option; none for a flag."""
+        value = self.options.get(name, [])
+        values = value if isinstance(value, list) else [value]
+        return [text for text in values if isinstance(text, str)]
+
     def reads(self, path: str) -> bool:
         """Return whether an argument, or an option but `-o`, names this file."""
-        options = [typed for name, typed in self.options.items() if name != "output"]
-        words = [*self.arguments, *chain(*options)]
-        return os.path.isfile(path) and os.path.realpath(path) in map(os.path.realpath, filter(None, words))  # noqa: PTH113
+        words = chain(self.arguments, *(self.typed(name) for name in self.options if name != "output"))
+        return os.path.isfile(path) and os.path.realpath(path) in map(os.path.realpath, words)  # noqa: PTH113
 
     def documents(self) -> Documents:
         """Return each `-o FORM[=PATH]` as (form, path). Path "" is stdout; paths that hold `{model}` are left out.
 
         Of a check without `-o`: those that its settings file or the environment gives, if they can be read.
         """
-        outputs: Words = self.options.get("output", ())
+        outputs: Words = self.typed("output")
         stems, folder, is_check = list[str](), None, self.verb == DEFAULT_VERB
         if is_check and not outputs and "isolated" not in self.options:
             with suppress(RobustcheckError, OSError, TypeError, AttributeError):
-                outputs, folder = outputs_elsewhere(os.environ, self.options.get("config", (None,))[-1])
+                outputs, folder = outputs_elsewhere(os.environ, self.options.get("config"))
         if is_check and any(PLACEHOLDER in text for text in outputs):
             stems = stems_of(self.arguments)
         documents = safe_documents(outputs, stems, folder, strict="strict" in self.options)
@@ -292,10 +295,9 @@ class Invocation:
 
 
 def read(words: Words, group: TyperGroup) -> CommandLine:
-    """Read a command line that starts with its verb. Where there is no such verb, it is read as one of a check.
+    """Read a command line that starts with its verb, by typer's parser, which here goes on after a mistake.
 
-    An option's value may follow as the next word or after `=`, short options may stand together (`-qo json`), and `--`
-    ends the options. `--json` becomes `-o json`.
+    Where there is no such verb, the line is read as one of a check. `--json` becomes `-o json`.
     """
     command: Any = group
     for word in words:
@@ -303,45 +305,37 @@ def read(words: Words, group: TyperGroup) -> CommandLine:
             command = command.commands.get(word)
     if command is None or isinstance(command, TyperGroup):
         command = group.commands[DEFAULT_VERB]
-    declared = {
-        name: param
-        for param in command.params
-        if isinstance(param, TyperOption)
-        for name in (*param.opts, *param.secondary_opts)
-    }
-    arguments: list[str] = []
-    behind: list[str] = []
-    values: dict[str, Texts] = {}
-    twice = ""
-    rest, typed = list(words[1:]), list(words)
-    while rest:
-        word = rest.pop(0)
-        if word == "--json" and getattr(declared.get("-o"), "name", "") == "output":
-            at = len(typed) - len(rest)
-            typed[at - 1 : at] = rest[:0] = ["-o", "json"]
-            continue
-        if word == "--":
-            behind, rest = rest, []
-        elif not word.startswith("-") or word == "-":
-            arguments.append(word)
-        else:
-            option, value = _take_option(word, rest, declared)
-            if option is not None and option.name is not None:
-                if option.name in values and not (option.is_flag or option.count or option.multiple):
-                    twice = max(option.opts, key=len)
-                values[option.name] = (*values.get(option.name, ()), value)
-    return CommandLine(tuple(typed), (*arguments, *behind), tuple(behind), values, twice)
+    if any(param.name == "output" for param in command.params):
+        words = _spelled_out(words)
+    above = group.context_class(group, **group.context_settings)
+    parser = command.make_parser(command.context_class(command, parent=above, ignore_unknown_options=True))
+    state = _ParsingState(list(words[1:]))
+    is_read = False
+    while not is_read:
+        with suppress(TyperException):  # of a word that is taken off the list by then
+            parser._process_args_for_options(state)  # `parse_args` ends at the first mistake
+            is_read = True
+    arguments = [word for word in state.largs if word == "-" or not word.startswith("-")]
+    once = [param for param in state.order if isinstance(param, TyperOption) and _takes_one_value(param)]
+    twice = next((param for param in once if once.count(param) > 1), None)
+    return CommandLine(
+        words=tuple(words),
+        arguments=(*arguments, *state.rargs),
+        behind_dashes=tuple(state.rargs),
+        options=state.opts,
+        twice=max(twice.opts, key=len) if twice else "",
+    )
 
 
-def _take_option(word: str, rest: list[str], declared: Mapping[str, TyperOption]) -> tuple[TyperOption | None, str]:
-    """Return the option that a word names, and its value. That may be the first word of `rest`; a flag has none."""
-    is_long = word.startswith("--")
-    name, separator, value = word.partition("=") if is_long else (word[:2], word[2:], word[2:])
-    option = declared.get(name)
-    if option is None or option.is_flag or option.count:
-        rest[:0] = [f"-{value}"] if value and not is_long else []  # `-qo` is `-q -o`
-        return option, ""
-    return option, value if separator or not rest else rest.pop(0)
+def _takes_one_value(option: TyperOption) -> bool:
+    return not (option.is_flag or option.count or option.multiple)
+
+
+def _spelled_out(words: Words) -> list[str]:
+    """Write each `--json` before `--` as `-o json`."""
+    end = words.index("--") if "--" in words else len(words)
+    parts = (["-o", "json"] if word == "--json" else [word] for word in words[:end])
+    return [*chain.from_iterable(parts), *words[end:]]
 
 
 SUFFIX = ".onnx"

@@ -311,7 +311,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
     if "debug" in invocation.line.options:
         write_traceback(fault)
     if message:
-        say(message, hint, colour="never" not in (invocation.line.options.get("color") or ()))
+        say(message, hint, colour=invocation.line.options.get("color") != "never")
         leave_documents(invocation, message, hint, code)
     return code
 

@@ -354,7 +354,7 @@ def test_arguments_and_options_are_told_apart_as_the_verb_declares_them() -> Non
     assert read_line.arguments == ("b/M.ONNX", "-c.onnx")
     assert read_line.model == "b/M.ONNX"
     assert read_line.options == {
-        "images": ("a.onnx",), "verbose": ("", ""), "quiet": ("",), "seed": ("-1",), "isolated": ("",)
+        "images": "a.onnx", "verbose": 2, "quiet": 1, "seed": "-1", "isolated": True
     }  # fmt: skip
     assert line("mlflow gate encoder 3 r.json --no-rerun").arguments == ("gate", "encoder", "3", "r.json")
     assert line("check s3://key:secret@bucket/m.onnx").model == "s3://***@bucket/m.onnx"

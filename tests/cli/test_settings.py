@@ -205,7 +205,7 @@ def test_a_table_of_one_waiver_is_told_as_it_is_written_in_each_file(ends: Run) 
     ends(2, "check --show-settings", f"error: {said}\nhint: [[tool.robustcheck.waivers]]\n")
     for content in ("output = 5", "output = [5]", "output =", "[output]"):
         say(content)
-        ends(2, "m.onnx --bogus", "error: unknown option --bogus")
+        ends(2, "m.onnx --bogus", "error: No such option: --bogus")
 
 
 def test_show_settings_names_sources_and_checks_nothing(ends: Run) -> None:
