@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from ..errors import EnvironmentFaultError, UsageError, as_error
-from ..text import VERSION, error_json, error_text, printable, quoted
+from ..text import VERSION, Texts, error_json, error_text, printable, quoted
 from .command_line import follows_link, may_write, split, template_of
 from .options import FORMATS, one_of
 
@@ -241,32 +241,29 @@ def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Des
             faults[destination] = fault
 
 
-def deliver(
+def print_result(
     destinations: Destinations,
     text: Callable[[str], str],
     render: Callable[..., RenderableType],
-    color: str,
-    *,
-    quiet: int,
     line: Callable[[], str],
-    faults: Mapping[Destination, BaseException] | None = None,
+    *,
+    color: str,
+    quiet: int,
+    faults: dict[Destination, BaseException],
 ) -> None:
-    """Write a verb's result to every destination.
+    """Write a verb's result to stdout, after its files. Without another form that is the terminal report.
 
-    Files come first; the terminal report goes to stdout if nothing else does.
+    Args:
+        destinations: of all documents.
+        text: gives the result as a document of the form that it is called with; not called for `terminal`.
+        render: gives the terminal report; called with `ascii_only`.
+        line: gives the line of `--quiet`.
+        color: of the terminal report.
+        quiet: 1: the line instead of the report, unless a destination asks for it; 2: nothing.
+        faults: of the files; that of stdout is added.
 
-    text: gives the result as a document of the form that it is called with; not called for `terminal`.
-    render: gives the terminal report; called with `ascii_only`.
-    quiet: 1: what `line` gives instead of the report, unless a destination says so; 2: nothing.
-    faults: of documents that were to be written before.
     Raises UndeliveredError where a document can't be made or written; all the others are then.
     """
-
-    def file_text(form: str) -> str:
-        return plain(render(ascii_only=False)) if form == "terminal" else text(form)
-
-    undelivered = dict(faults or {})
-    write_files({d: partial(file_text, d.form) for d in destinations}, undelivered)
     on_stdout = next((d for d in destinations if d.path is None), None)
     try:
         if on_stdout is not None and on_stdout.form != "terminal":
@@ -277,9 +274,9 @@ def deliver(
             sys.stdout.write(f"{line()}\n")
         sys.stdout.flush()
     except (Exception, SystemExit) as fault:  # noqa: BLE001 # as in `write_files`
-        undelivered[on_stdout or Destination("terminal", None)] = fault
-    if undelivered:
-        raise UndeliveredError(undelivered) from next(iter(undelivered.values()))
+        faults[on_stdout or Destination("terminal", None)] = fault
+    if faults:
+        raise UndeliveredError(faults) from next(iter(faults.values()))
 
 
 def print_report(render: Callable[..., RenderableType], color: str) -> None:
@@ -340,32 +337,7 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
         form, _, path = split(text)
         if path not in ("", "-"):
             shown = redact(path)
-            _refuse_unsafe(resolved, f"output is {form}={shown}", f"-o {form}={quoted(shown)}", path)
-
-
-def check_written(resolved: Resolved, option: str, path: Path) -> None:
-    """Refuse the place of a further file of a verb, as `check_outputs`."""
-    _refuse_unsafe(resolved, f"{option} is {path}", f"{option} {quoted(path)}", str(path))
-
-
-def check_bundles(resolved: Resolved, signed: Destinations, destinations: Destinations) -> None:
-    """Refuse places of signatures, as `check_outputs` and `check_target`, also those of documents of this run.
-
-    Their names follow from those of the reports.
-    """
-    from ..report.record import is_verdict
-
-    again = "-o json=report.json --sign KEY"
-    bundles = [bundle_at(report) for report in signed]
-    documents = [document.path for document in destinations if isinstance(document.path, Path)]
-    written = [os.path.realpath(path) for path in (*bundles, *documents)]
-    for bundle in bundles:
-        _refuse_unsafe(resolved, f"signature is {bundle}", again, str(bundle), "output", "sign")
-        if written.count(os.path.realpath(bundle)) > 1:
-            raise UsageError(
-                f"{bundle}: signature can't be written here; another document of this run has this path", again
-            )
-        check_target(bundle, (), "signature", "--sign KEY -o json=", is_verdict)
+            refuse_unsafe(resolved, ("output",), f"output is {form}={shown}", path, f"-o {form}={quoted(shown)}")
 
 
 def check_log(resolved: Resolved, destinations: Destinations) -> None:
@@ -373,27 +345,32 @@ def check_log(resolved: Resolved, destinations: Destinations) -> None:
     name = resolved.settings.log_file
     if name is None:
         return
-    _refuse_unsafe(resolved, f"log-file is {name}", f"--log-file {quoted(name)}", name, "log-file")
+    refuse_unsafe(resolved, ("log-file",), f"log-file is {name}", name, f"--log-file {quoted(name)}")
     if os.path.realpath(name) in [os.path.realpath(d.path) for d in destinations if isinstance(d.path, Path)]:
         raise UsageError(
             f"--log-file is {name}, which a report uses too; it must be another file", "--log-file robustcheck.log"
         )
 
 
-def _refuse_unsafe(resolved: Resolved, label: str, again: str, path: str, *keys: str) -> None:
+def refuse_unsafe(resolved: Resolved, keys: Texts, label: str, path: str, again: str) -> None:
     """Refuse a place for an output that a settings file may not name, or that a link leads to.
 
-    keys: of the settings that name it; it must stay in the folder of the first one. None: `output`.
+    Args:
+        resolved: the settings.
+        keys: of those that name the place; it must stay in the folder of the first one.
+        label: names the place in errors.
+        path: the place.
+        again: names it on the command line, which may name any place.
     """
-    keys = keys or ("output",)
-    folder, where = folder_of(resolved, keys[0]), resolved.file or "environment"
-    is_named = folder is not None or resolved.is_from("file", *keys)
+    folder = folder_of(resolved, keys[0])
     if folder is not None and not may_write(path, folder):
         raise UsageError(
-            f"{where}: {label}; a settings file may only name files in its folder, without links that leave it",
+            f"{resolved.file or 'environment'}: {label}; a settings file may only name files in its folder, without "
+            "links that leave it",
             f"{again}  # the command line may name any place",
         )
-    if folder is None and (is_named or resolved.settings.strict) and follows_link(path):
+    is_trusted = not (resolved.settings.strict or resolved.is_from("file", *keys))
+    if folder is None and not is_trusted and follows_link(path):
         raise UsageError(
             f"{label}, which follows a link; a link in a checkout can lead anywhere, so none is followed",
             f"ls -ld {quoted(path)}",

@@ -19,7 +19,16 @@ import typer
 from ...text import Texts
 from ..command_line import Invocation
 from ..options import CI, ROWS, VERDICT, Settings, Values, as_tuples, completing, key_of, parameter
-from ..output import deliver, destinations_of, print_report, progress_line, remove_earlier
+from ..output import (
+    Destination,
+    destinations_of,
+    plain,
+    print_report,
+    print_result,
+    progress_line,
+    remove_earlier,
+    write_files,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -114,13 +123,21 @@ class Question(Call):
         options = {"verbose": settings.verbose > 0} if "verbose" in self._names else {}
         result = result.model_copy(update={"time": None}) if settings.no_time else result
         document = document_of(result)
-        deliver(
+        render = partial(terminal.render_document, document, **options)
+
+        def text(form: str) -> str:
+            return plain(render(ascii_only=False)) if form == "terminal" else str(getattr(result, f"to_{form}")())
+
+        faults: dict[Destination, BaseException] = {}
+        write_files({d: partial(text, d.form) for d in self.destinations}, faults)
+        print_result(
             self.destinations,
-            lambda form: str(getattr(result, f"to_{form}")()),
-            partial(terminal.render_document, document, **options),
-            settings.color,
+            text,
+            render,
+            lambda: document.one_line,
+            color=settings.color,
             quiet=settings.quiet,
-            line=lambda: document.one_line,
+            faults=faults,
         )
         return getattr(result, "exit_code", 0)
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from ...core.limits import MAX_MODEL_SIZE
 from ...errors import CannotAssessError, UsageError
-from ...text import Texts, as_json
+from ...text import Texts, as_json, quoted
 from .. import process
 from ..options import FORMATS, IMAGES, MODEL, OUTPUT, ROWS, VECTORS, VERDICT, Model, Several, argument, one_of, option
-from ..output import ascii_only, check_extra, check_outputs, check_written, console_for
+from ..output import ascii_only, check_extra, check_outputs, console_for, refuse_unsafe
 from . import AS_FOR_A_CHECK, Call, Question, question, takes
 
 Baseline = Annotated[
@@ -50,9 +50,17 @@ def check(call: Call, models: Several = None) -> int:
     if not models:
         return _show(call, *line.output[-1:])
     with isolation.Wall() as wall:
-        from ..models import check_models  # while the child process starts
+        from ..command_line import split_images  # while the child process starts
+        from ..models import run
+        from ..plan import plan_of
+        from ..settings import of_check, refuse_loosening
 
-        return check_models(line, call.typed, models, call.invocation, wall)
+        words, photos = split_images(models, images_typed=line.images is not None, strict=line.strict)
+        resolved = of_check(line, call.typed | ({"images": photos} if photos else {}))
+        if line.strict:
+            refuse_loosening(resolved, call.invocation.line)
+        call.invocation.annotates = not resolved.settings.no_ci
+        return run(plan_of(words, resolved), call.invocation, wall)
 
 
 def _show(call: Call, form: str = "terminal") -> int:
@@ -164,7 +172,7 @@ def compare(
     from ...questions.compare import compare as compare_models
     from ...questions.compare.document import pictured
     from ...questions.compare.index import IndexOptions
-    from ..models import form_options
+    from ..models import thumbnails_of
     from ..settings import Resolved, refuse_loosening
 
     required: list[Any] = [word for entry in require or ["indication"] for word in entry.split(",")]
@@ -181,7 +189,9 @@ def compare(
         refuse_loosening(resolved, call.invocation.line)
         check_outputs(resolved, settings.output)
         if write_baseline is not None:
-            check_written(resolved, "--write-baseline", write_baseline)
+            path = str(write_baseline)
+            again = f"--write-baseline {quoted(path)}"
+            refuse_unsafe(resolved, ("output",), f"--write-baseline is {path}", path, again)
     if is_alone and (write_baseline is None or settings.strict):
         raise UsageError(
             "REFERENCE.onnx is missing; a candidate is compared with a model, a baseline, or the vectors of --index",
@@ -212,9 +222,10 @@ def compare(
     if isinstance(result, FirstBaseline):
         call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
         return 0
-    if isinstance(result, CompareReport) and "html" in [form for form, *_ in call.destinations]:
+    in_html = "html" in [form for form, *_ in call.destinations]
+    if isinstance(result, CompareReport) and in_html and not settings.no_thumbnails:
         with isolation.Wall(settings.limits) as wall:
-            photos = form_options(settings, [pictured(result)], ["html"], wall)
+            photos = thumbnails_of([pictured(result)], settings.options, wall)
         result = result.model_copy(update={"thumbnails": photos.thumbnails})
     code = call.answer(result)
     process.announce((), call.destinations, enabled=not settings.no_ci, summary=result.to_markdown())
