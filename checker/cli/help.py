@@ -22,8 +22,9 @@ from typer.exceptions import TyperException
 
 from ..errors import UsageError
 from ..text import form_of
-from .command_line import CommandLine, Variables, Words, with_blanks
-from .options import ROWS, one_of
+from .command_line import CommandLine
+from .named_models import with_blanks
+from .options import ROWS, Variables, Words, one_of
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
@@ -38,7 +39,7 @@ SHORT = (
 
 
 class Verbs(typer.Typer):
-    """A typer app whose verbs state examples and exit codes. It may also be a group of verbs in one."""
+    """A typer app, or a group of verbs in one, whose verbs state examples and exit codes."""
 
     def __init__(self, *, name: str, help: str, **settings: Any) -> None:  # typer's word
         super().__init__(
@@ -58,7 +59,7 @@ class Verbs(typer.Typer):
 
 
 def _named(option: TyperOption | None) -> TyperOption | None:
-    """Let the option `--help` name `--help-all`. Its names get an order: typer's is that of a set."""
+    """Give the names of the option `--help` an order, since typer's is that of a set."""
     if option is not None:
         option.help = f"Show this help; {ALL}: every option."
         option.metavar = ""
@@ -140,10 +141,7 @@ OTHER_VERBS: Final = {
 
 
 def nearest(word: str, choices: Mapping[str, object] | list[str], synonyms: Variables) -> str | None:
-    """Return the word that a typed one means.
-
-    It is what the word means here, else the word that is spelled almost like it, else None.
-    """
+    """Return the synonym of a typed word, else the choice that is spelled almost like it, else None."""
     near = get_close_matches(word.lower(), choices, 1, 0.75)
     return synonyms.get(word.lower(), near[0] if near else None)
 
@@ -157,7 +155,7 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     context = getattr(fault, "ctx", None)
     command = context.command_path if context else f"robustcheck {line.verb}".strip()
     is_unknown = type(fault).__name__ == "NoSuchOption"  # whose possibilities are those of the spelling alone
-    message = fault.message if is_unknown else fault.format_message().rstrip(".")
+    message = fault.message if is_unknown else fault.format_message().rstrip(".").replace("Value error, ", "")
     return message, _hint(fault, line, context) or f"{command} --help"
 
 
@@ -183,10 +181,14 @@ def _hint(fault: Any, line: CommandLine, context: Context | None) -> str:
 
 def _with_value(param: Any, line: CommandLine, epilog: str) -> str:
     """Return the line with a missing option as the example has it, else the example; "" where there is none."""
-    shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog) if param.opts[0].startswith("-") else None
-    if shown and not (param.opts[0] == "--in" and line.arguments[1:]):
+    name = param.opts[0]
+    is_left_to_the_example = not name.startswith("-") or (name == "--in" and line.arguments[1:])
+    shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog)
+    if shown and not is_left_to_the_example:
         return _command(*line.words, *shown[1].split())
-    return epilog.partition("\n")[0].removeprefix(EXAMPLE) if epilog.startswith(EXAMPLE) else ""
+    if epilog.startswith(EXAMPLE):
+        return epilog.partition("\n")[0].removeprefix(EXAMPLE)
+    return ""
 
 
 def _with_photos(line: CommandLine, options: list[str]) -> str:
@@ -202,13 +204,8 @@ def _with_photos(line: CommandLine, options: list[str]) -> str:
 
 
 def _described(param: Any) -> str:
-    """Return an option with its value, its help, and its default where it has one."""
-    value = f" {param.metavar}" if param.metavar else ""
-    text = f"{max(param.opts, key=len)}{value}: {param.help}"
-    if isinstance(param, TyperOption) and param.required:
-        return f"{text} (required)"
-    no_default = param.default in (None, "") or isinstance(param.default, bool) or getattr(param, "count", False)
-    return text if no_default or not param.show_default else f"{text} [default: {param.default}]"
+    """Return an option with the name of its value, and its help."""
+    return f"{max(param.opts, key=len)} {param.metavar}".strip() + f": {param.help}"
 
 
 def _command(*words: str) -> str:
@@ -244,25 +241,29 @@ def _with_verb(group: TyperGroup, line: CommandLine) -> str:
     """Return the line with the verb of a group that an unknown one means."""
     word = next((word for word in line.words[1:] if not word.startswith("-")), "")
     ours = nearest(word, sorted(group.commands), {})
-    return "" if ours is None else _command(*[ours if typed == word else typed for typed in line.words])
+    if ours is None:
+        return ""
+    at = line.words.index(word)
+    return _command(*line.words[:at], ours, *line.words[at + 1 :])
 
 
 def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
-    """Refuse a first word that is an unknown verb.
-
-    It can only be a verb, and is mistyped, or of another tool.
-    """
+    """Refuse a first word that can only be a verb, and is mistyped or of another tool."""
     word = words[0]
     if word.startswith("-") or set("./*?[") & set(word) or os.path.lexists(word):
         return
     ours = nearest(word, verbs, OTHER_VERBS)
     if ours is not None:
-        rest = [] if ours.endswith("--help") else [word for word in words[1:] if not form_of(f".{word}")]
+        rest: list[str] = []
+        if not ours.endswith("--help"):
+            rest = [word for word in words[1:] if not form_of(f".{word}")]
         raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))
     if again := with_blanks(words):
         raise UsageError(f"{word} is neither a command nor a file; a name with blanks needs quotes", _command(*again))
     model = f"{word}.onnx"
-    hint = _command(model, *words[1:]) if Path(model).is_file() else "robustcheck --help"
+    hint = "robustcheck --help"
+    if Path(model).is_file():
+        hint = _command(model, *words[1:])
     raise UsageError(f"{word} is neither a command nor a file", hint)
 
 
@@ -278,7 +279,9 @@ def verb_over_models(line: CommandLine, verbs: Words) -> str:
         return ""
     names = (name for _, _, names in islice(os.walk(word), 100) for name in names)
     hint = f"{word} is a command; for the models in the folder {word}: robustcheck check {word}"
-    return hint if any(name.lower().endswith(".onnx") for name in names) else ""
+    if any(name.lower().endswith(".onnx") for name in names):
+        return hint
+    return ""
 
 
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")

@@ -17,18 +17,10 @@ from ..report import forms
 from ..report.forms import one_model
 from ..report.record import is_verdict
 from ..text import Texts, frozen, quoted
-from .command_line import Words, expand, fill, split, template_of
-from .options import PLACEHOLDER
-from .output import (
-    Destination,
-    bundle_at,
-    check_extra,
-    check_log,
-    check_outputs,
-    check_target,
-    destinations_of,
-    refuse_unsafe,
-)
+from .confinement import check_log, check_outputs, refuse_unsafe
+from .destinations import Destination, bundle_at, check_extra, check_target, destinations_of, split, template_of
+from .named_models import expand, fill
+from .options import PLACEHOLDER, Words, path_of
 from .settings import Resolved
 
 
@@ -75,7 +67,8 @@ def plan_of(words: Words, resolved: Resolved) -> Plan:
     signed = _signed(resolved, models, documents)
     check_log(resolved, documents)
     for document in documents:
-        one_model(document.form, 1 if document.model else len(models))
+        if not document.model:
+            one_model(document.form, len(models))
     gate = partial(
         decide,
         waivers=settings.waivers,
@@ -89,7 +82,7 @@ def plan_of(words: Words, resolved: Resolved) -> Plan:
     return Plan(
         models=tuple(models),
         options=settings.options,
-        thresholds=_path(settings.thresholds),
+        thresholds=path_of(settings.thresholds),
         limits=limits,
         is_timed=bool(settings.timeout),
         decide=gate,
@@ -97,8 +90,8 @@ def plan_of(words: Words, resolved: Resolved) -> Plan:
         documents=documents,
         representations=representations,
         signed=signed,
-        key=_path(settings.sign),
-        log_file=_path(settings.log_file),
+        key=path_of(settings.sign),
+        log_file=path_of(settings.log_file),
         quiet=settings.quiet,
         verbose=settings.verbose,
         color=settings.color,
@@ -106,10 +99,6 @@ def plan_of(words: Words, resolved: Resolved) -> Plan:
         has_thumbnails=not settings.no_thumbnails,
         annotates=not settings.no_ci,
     )
-
-
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
 
 
 def _documents(resolved: Resolved, models: Words) -> list[Destination]:
@@ -168,9 +157,10 @@ def _representations(path: str | None, models: Words, documents: Sequence[Destin
 
     option = "--save-representations"
     if len(models) > 1 and PLACEHOLDER not in path:
+        start = quoted(Path(path).with_suffix(""))
         raise UsageError(
             f"{option} is {path}, and {len(models)} models are checked; each needs its own file",
-            f"{option} {quoted(Path(path).with_suffix(''))}-{PLACEHOLDER}{Path(path).suffix}",
+            f"{option} {start}-{PLACEHOLDER}{Path(path).suffix}",
         )
     files = dict(zip(models, fill(path, models, option), strict=True))
     for file in files.values():

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker.cli import command_line, options, settings
+from robustcheck_onnx.checker.cli import command_line, destinations, options, settings
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.options import FIELDS
 from robustcheck_onnx.checker.cli.settings import resolve, template
@@ -492,8 +492,8 @@ def test_what_is_inside_a_folder(here: Path) -> None:
     outside = ["../r.json", "/r.json", "out/r.json", "gone", "loop", ".", "", "in/../../r.json", "a\0b"]
     outside += ["../here2/r.json"]  # a name that starts alike
     urls = ["s3://bucket/r.json", "file:///r.json", f"file://{here}/r.json", "file:/r.json", "zip::s3://b/r.json"]
-    assert [path for path in inside if not command_line.is_inside(path, ".")] == []
-    assert [path for path in [*outside, *urls] if command_line.is_inside(path, ".")] == []
+    assert [path for path in inside if not destinations.is_inside(path, ".")] == []
+    assert [path for path in [*outside, *urls] if destinations.is_inside(path, ".")] == []
 
 
 def test_which_paths_follow_a_link(here: Path) -> None:
@@ -501,7 +501,7 @@ def test_which_paths_follow_a_link(here: Path) -> None:
         link(name, target)
     follow = ["r.json", "./r.json", "own.json", "out/r.json", str(here / "r.json"), f"file://{here}/r.json"]
     plain = ["new.json", "in/new.json", "../new.json", str(here.parent / "new.json"), "s3://b/r", "/dev/stdout"]
-    assert [path for path in [*follow, *plain] if command_line.follows_link(path)] == follow
+    assert [path for path in [*follow, *plain] if destinations.follows_link(path)] == follow
 
 
 def test_an_error_is_written_to_no_other_place_either() -> None:

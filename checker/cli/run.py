@@ -28,11 +28,14 @@ from ..outside.storage.places import redact, redact_text
 from ..report import forms
 from ..report.forms import FormOptions, exit_code_of
 from ..report.record import Failed, Outcome, Report, sealed
-from ..text import VERSION, printable, sha256_of
-from . import command_line, output, process
-from .command_line import Invocation, template_of
-from .output import Destination, check_target, print_result, progress_lines, write_files
+from ..text import VERSION, Fields, printable, sha256_of
+from . import output, process
+from .command_line import Invocation
+from .destinations import Destination, bundle_at, check_target, remove_earlier, template_of
+from .named_models import refuse_missing, target_of
+from .output import print_result, write_files
 from .plan import Plan
+from .progress import progress_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,8 +59,8 @@ def run(plan: Plan, invocation: Invocation, wall: Wall) -> int:
         wall: has the child processes that read models and images.
     """
     wall.limits = plan.limits
-    output.remove_earlier(plan.documents)
-    command_line.refuse_missing(plan.models)
+    remove_earlier(plan.documents)
+    refuse_missing(plan.models)
     with log_written(plan.log_file, on_stderr=plan.verbose > 1):
         if plan.key is not None:  # its import takes long: the earlier documents are gone by now
             from ..trust.verify.signature import check_key
@@ -81,7 +84,7 @@ def _shown_set(images: str | None) -> str:
 
 
 def _outcomes(plan: Plan, profile: Profile, invocation: Invocation, wall: Wall) -> dict[str, Outcome]:
-    """Check the models, side by side where that is possible. Those that lacked memory or time are checked again."""
+    """Check the models, side by side where possible, and alone again where memory or time was lacking."""
     models = plan.models
     n = _n_side_by_side(plan, wall)
     in_html = any(d.form == "html" for d in plan.documents)
@@ -119,7 +122,7 @@ def _outcomes(plan: Plan, profile: Profile, invocation: Invocation, wall: Wall) 
 
 
 def _n_side_by_side(plan: Plan, wall: Wall) -> int:
-    """Return how many models are checked at a time. It is 1 on a GPU, with --timeout, and for models elsewhere."""
+    """Return how many models are checked at a time: 1 on a GPU, with --timeout, and for models elsewhere."""
     device = plan.options.device
     on_gpu = device != "cpu" and (device != "auto" or any(map(os.path.exists, GPUS)))
     if len(plan.models) == 1 or on_gpu or plan.is_timed or not all(map(os.path.isfile, plan.models)):
@@ -146,11 +149,13 @@ def _outcome(model: str, fault: Report | Exception, invocation: Invocation) -> O
 
 def _gated(plan: Plan, model: str, result: Report) -> Report:
     """Let the gate decide on the exit code of a report."""
-    leads_to = command_line.target_of(model)
+    leads_to = target_of(model)
     decision = plan.decide(result.verdict, model, leads_to=leads_to, today=datetime.now(UTC).date())
     LOG.info("%s: %s; exit code %d: %s", model, result.verdict.verdict, decision.exit_code, decision.rule)
-    time = result.time if plan.has_time else None
-    return sealed(result.model_copy(update={"gate": decision, "notes": (*result.notes, *plan.notes), "time": time}))
+    changed: Fields = {"gate": decision, "notes": (*result.notes, *plan.notes)}
+    if not plan.has_time:
+        changed["time"] = None
+    return sealed(result.model_copy(update=changed))
 
 
 def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
@@ -207,7 +212,7 @@ def _terminal(plan: Plan, by_model: Mapping[str, Outcome], faults: Faults, *, as
 
     outcomes = list(by_model.values())
     measured = [model for model, outcome in by_model.items() if isinstance(outcome, Report)]
-    notes = [f"signature: {output.bundle_at(d)}" for d in _signed(plan, by_model, faults)]
+    notes = [f"signature: {bundle_at(d)}" for d in _signed(plan, by_model, faults)]
     notes += [f"representations: {path}" for model, path in plan.representations.items() if model in measured]
     if len(outcomes) == 1:
         return Group(*[Text(printable(note)) for note in notes], _full(outcomes[0], plan.verbose, ascii_only))
@@ -226,8 +231,10 @@ def _full(outcome: Outcome, verbose: int, ascii_only: bool = False) -> Renderabl
     from ..report.terminal import document_of, render_document
 
     if isinstance(outcome, Failed):
-        hint = f"hint: {outcome.hint}" if outcome.hint else ""
-        return Text(f"{outcome.model}\nerror: {outcome.message}\n{hint}")
+        text = f"{outcome.model}\nerror: {outcome.message}\n"
+        if outcome.hint:
+            text += f"hint: {outcome.hint}"
+        return Text(text)
     return render_document(document_of(outcome), ascii_only=ascii_only, verbose=verbose > 0)
 
 
@@ -314,7 +321,7 @@ def sign_reports(
         assert isinstance(report, Report)
         digest = sha256_of(forms.render("json", [report], options).encode())
         statement = signature.statement(sealed(report), digest)
-        texts[output.bundle_at(destination)] = signature.sign(statement, plan.key)
+        texts[bundle_at(destination)] = signature.sign(statement, plan.key)
     output.say_home(plan.quiet)
     for bundle, text in texts.items():
         stores.write_atomically(bundle, text)
