@@ -1,4 +1,4 @@
-"""Define the typer app. It has every verb with its example and exit codes. A verb is a function in `verbs/`.
+"""Define the typer app: every verb with its examples and exit codes.
 
 Results go to stdout, everything else to stderr. Modules import what is heavy inside functions, so that `--help` starts
 fast.
@@ -137,5 +137,5 @@ app.verb(panel=SET_UP, examples=("robustcheck init",))(look_up.init)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code. It is `process.run`."""
+    """Run the command line; return the exit code (see `process.run`)."""
     return run(app, sys.argv[1:] if argv is None else argv)

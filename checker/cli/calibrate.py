@@ -19,7 +19,8 @@ from ..outside.storage.stores import write_atomically
 from ..questions.calibrate import run
 from ..questions.calibrate.terminal import causes, plan, plan_json, refuse_unknown, render_plan, render_summary
 from ..text import as_json, page, printable
-from .output import ascii_only, console_for, progress_line
+from .output import ascii_only, console_for
+from .progress import progress_line
 
 Failures = dict[str, RobustcheckError]
 """by model: why it has no row"""
@@ -103,9 +104,11 @@ def refuse_failed(failed: Failures, out: Path, table: Path | None, allow_missing
         for name, fault in failed.items():
             _write_line(f"missing {causes({name: fault})[0]}")
         return
-    kind = EnvironmentFaultError if any(fault.exit_code == 4 for fault in failed.values()) else CannotAssessError
+    codes = [fault.exit_code for fault in failed.values()]
+    kind = EnvironmentFaultError if 4 in codes else CannotAssessError
+    why = "; ".join(causes(failed))
     raise kind(
-        f"{out}: profile is not written, as {len(failed)} models could not be measured: {'; '.join(causes(failed))}",
+        f"{out}: profile is not written, as {len(failed)} models could not be measured: {why}",
         f"the other rows are in {table}: run it again for the missing ones, or with --allow-missing",
     )
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from copy import copy
 from difflib import get_close_matches
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,8 +22,9 @@ from typer.exceptions import TyperException
 
 from ..errors import UsageError
 from ..text import form_of
-from .command_line import CommandLine, Variables, Words, with_blanks
-from .options import ROWS, one_of
+from .command_line import CommandLine
+from .named_models import with_blanks
+from .options import ROWS, Variables, Words, one_of
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
@@ -38,7 +39,7 @@ SHORT = (
 
 
 class Verbs(typer.Typer):
-    """A typer app whose verbs state examples and exit codes. It may also be a group of verbs in one."""
+    """A typer app, or a group of verbs in one, whose verbs state examples and exit codes."""
 
     def __init__(self, *, name: str, help: str, **settings: Any) -> None:  # typer's word
         super().__init__(
@@ -58,7 +59,7 @@ class Verbs(typer.Typer):
 
 
 def _named(option: TyperOption | None) -> TyperOption | None:
-    """Let the option `--help` name `--help-all`. Its names get an order: typer's is that of a set."""
+    """Give the names of the option `--help` an order, since typer's is that of a set."""
     if option is not None:
         option.help = f"Show this help; {ALL}: every option."
         option.metavar = ""
@@ -105,75 +106,42 @@ class Verb(TyperCommand):
         TyperCommand.format_help(shown, ctx, formatter)
 
 
-def _by_word(words_of: Variables) -> dict[str, str]:
-    return {word: ours for ours, words in words_of.items() for word in words.split()}
-
-
-OTHER_OPTIONS: Final = _by_word(
-    {
-        "": "--model --models --model-path --onnx --onnx-path -m --reference --ref --base --teacher --candidate",
-        "--images": "--data --dataset --datasets --data-dir --data-path --dir --folder --image-dir --img-dir --input "
-        "--inputs --photos --pictures --samples-dir --source --path --val -d -i --images",
-        "--preprocess": "--preprocessing --transform --transforms --normalize --normalise --normalization",
-        "robustcheck explain preprocessing": "--size --input-size --image-size --img-size --imgsz --resize --crop "
-        "--input-shape --shape --mean --std --layout",
-        "--tensor": "--layer --layers --node --feature --features --embedding --output-name --hook -l",
-        "--max-images": "--limit --n --num-images --n-images --num-samples --n-samples --max-samples --samples --count "
-        "--subset -n",
-        "--max-bad": "--max-errors --tolerate",
-        "--batch-size": "--batch --batchsize --bs -b",
-        "--device": "--provider --providers --execution-provider --ep --backend --accelerator",
-        "--device cuda": "--gpu --gpus --cuda --use-gpu",
-        "--device cpu": "--cpu --no-gpu --no-cuda",
-        "--device tensorrt": "--trt --tensorrt",
-        "--output": "--format --fmt --out --output-format --output-file --report --save -f",
-        "-o html": "--html",
-        "-o junit": "--junit --junitxml --junit-xml --xml",
-        "-o markdown": "--markdown --md",
-        "-o sarif": "--sarif",
-        "--fail-on never": "--no-fail --soft-fail --warn-only --allow-fail --ignore-errors --exit-zero",
-        "--thresholds": "--profile",
-        "thresholds are in a profile: robustcheck profiles show default": "--threshold --min-score --cutoff",
-        "--index": "--index-file --vector-index --vectors",
-        "--fail-on": "--severity --level",
-        "--config": "--config-file --conf --cfg --settings -c",
-        "--waivers": "--ignore --allow --allowlist --skip --exclude",
-        "--verbose": "--verbosity --log-level --loglevel",
-        "--quiet": "--silent",
-        "--isolated": "--no-config",
-    }
-)
+OTHER_OPTIONS: Final = {
+    **dict.fromkeys(("--model", "--reference"), ""),
+    **dict.fromkeys(("--data", "--dataset", "--input", "-i", "--images"), "--images"),
+    **dict.fromkeys(("--size", "--resize"), "robustcheck explain preprocessing"),
+    **dict.fromkeys(("--limit", "-n"), "--max-images"),
+    **dict.fromkeys(("--format", "-f"), "--output"),
+    "--layer": "--tensor",
+    "--batch": "--batch-size",
+    "--provider": "--device",
+    "--gpu": "--device cuda",
+    "--cpu": "--device cpu",
+    "--html": "-o html",
+    "--soft-fail": "--fail-on never",
+    "--severity": "--fail-on",
+    "--index-file": "--index",
+    "--threshold": "thresholds are in a profile: robustcheck profiles show default",
+}
 """by an option that is typed: ours (with its value, where theirs takes none), what to do, or "" for an argument"""
 PHOTOS: Final = ("--images", "--in", "--concepts")
 """what names the photos: a verb has one of these"""
-OTHER_VERBS: Final = _by_word(
-    {
-        "check -o report.html": "report html",
-        "check": "run test tests validate analyze analyse evaluate eval assess score gate measure audit predict infer",
-        "compare": "diff cmp regress versus vs",
-        "inspect": "info show summary summarize describe view print cat",
-        "export --help": "convert to-onnx onnx",
-        "export onnx -o int8.onnx --precision int8-dynamic": "quantize quantise quant",
-        "explain": "why man",
-        "scan": "layers",
-        "calibrate": "fit train tune",
-        "profiles list": "thresholds",
-        "demo": "example examples quickstart try",
-        "doctor": "env status diagnose providers devices",
-        "init": "config configure setup new",
-        "mlflow --help": "log register",
-        "--help": "help",
-        "--version": "version",
-    }
-)
+OTHER_VERBS: Final = {
+    "report": "check -o report.html",
+    "run": "check",
+    "test": "check",
+    "diff": "compare",
+    "info": "inspect",
+    "convert": "export --help",
+    "quantize": "export onnx -o int8.onnx --precision int8-dynamic",
+    "fit": "calibrate",
+    "help": "--help",
+}
 """by a command that is typed: ours, with what else its line needs"""
 
 
 def nearest(word: str, choices: Mapping[str, object] | list[str], synonyms: Variables) -> str | None:
-    """Return the word that a typed one means.
-
-    It is what the word means here, else the word that is spelled almost like it, else None.
-    """
+    """Return the synonym of a typed word, else the choice that is spelled almost like it, else None."""
     near = get_close_matches(word.lower(), choices, 1, 0.75)
     return synonyms.get(word.lower(), near[0] if near else None)
 
@@ -183,116 +151,119 @@ GROUP_OPTIONS = ("--help", "-h", "--help-all", *VERSION_OPTIONS, "--install-comp
 
 
 def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
-    """Return message and hint for a refused command line. Typer refuses it."""
+    """Return typer's message about a command line that it refuses, and a hint of ours."""
     context = getattr(fault, "ctx", None)
-    command = context.command_path if context is not None else f"robustcheck {line.verb}".strip()
-    look = f"{command} --help"
-    text = fault.format_message().rstrip(".")
-    kind = type(fault).__name__
-    option, param = getattr(fault, "option_name", None), getattr(fault, "param", None)
-    params = [] if context is None else context.command.params
-    if kind == "NoSuchOption" and option:
-        options = [name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")]
-        return _no_option(option, [*GROUP_OPTIONS, *options], line, look)
+    command = context.command_path if context else f"robustcheck {line.verb}".strip()
+    is_unknown = type(fault).__name__ == "NoSuchOption"  # whose possibilities are those of the spelling alone
+    message = fault.message if is_unknown else fault.format_message().rstrip(".").replace("Value error, ", "")
+    return message, _hint(fault, line, context) or f"{command} --help"
+
+
+def _hint(fault: Any, line: CommandLine, context: Context | None) -> str:
+    """Return what to type instead of a command line that typer refuses; "" where its help is the best."""
+    if context is None:
+        return ""
+    params: list[Any] = context.command.params
+    option = getattr(fault, "option_name", "")
+    param = getattr(fault, "param", None)
+    if isinstance(context.command, TyperGroup):
+        return _with_verb(context.command, line)
+    if type(fault).__name__ == "NoSuchOption":
+        return _with_option(option, [*GROUP_OPTIONS, *chain.from_iterable(param.opts for param in params)], line)
     if option:
-        rule = "a value; it takes none" if "does not take" in text else "no value; it needs one"
-        return f"{option} is given {rule}", next((_described(p) for p in params if option in p.opts), look)
-    if kind == "MissingParameter" and param is not None:
-        name = param.opts[0] if param.opts[0].startswith("-") else (param.metavar or param.name.upper())
-        epilog = (context.command.epilog if context else "") or ""
-        shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog) if name.startswith("-") else None
-        example = epilog.partition("\n")[0].removeprefix(EXAMPLE) if epilog.startswith(EXAMPLE) else look
-        return f"{name} is missing; {command} needs it", (
-            _command(*line.words, *shown[1].split())
-            if shown and not (name == "--in" and line.arguments[1:])
-            else example
-        )
+        return next((_described(param) for param in params if option in param.opts), "")
+    if type(fault).__name__ == "MissingParameter":
+        return _with_value(param, line, context.command.epilog or "")
     if param is not None:
-        name = max(param.opts, key=len)
-        rule = re.sub(r", unable to parse.*", "", fault.message).replace("Input should be", "it must be")
-        values = [repr(value) for value in line.options.get(param.name, ()) if value]
-        return f"{name} is {values[-1] if values else 'not valid'}; {rule}", _described(param)
-    if context is not None and isinstance(context.command, TyperGroup):
-        return _no_verb(context.command, text, line, command)
-    extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)", text.replace("(s)", "s"))
-    if extra:
-        again = list(line.words)
-        place = extra[1]
-        if not Path(place).exists() or place not in again:
-            return f"unexpected argument {place}", look
-        if line.verb == "inspect":
-            return f"unexpected argument {place}; inspect measures nothing", _command("check", *again[1:])
-        again.remove(place)
-        photos = next((name for p in params for name in p.opts if name in PHOTOS), "")
-        return f"unexpected argument {place}", _command(*again, photos, place) if photos else look
-    return text, look
+        return _described(param)
+    return _with_photos(line, [name for param in params for name in param.opts if name in PHOTOS])
+
+
+def _with_value(param: Any, line: CommandLine, epilog: str) -> str:
+    """Return the line with a missing option as the example has it, else the example; "" where there is none."""
+    name = param.opts[0]
+    is_left_to_the_example = not name.startswith("-") or (name == "--in" and line.arguments[1:])
+    shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog)
+    if shown and not is_left_to_the_example:
+        return _command(*line.words, *shown[1].split())
+    if epilog.startswith(EXAMPLE):
+        return epilog.partition("\n")[0].removeprefix(EXAMPLE)
+    return ""
+
+
+def _with_photos(line: CommandLine, options: list[str]) -> str:
+    """Return the line with its last argument as the photos, where it exists and something names photos."""
+    *others, place = line.arguments or ("",)
+    if not Path(place).exists():
+        return ""
+    if line.verb == "inspect":
+        return _command("check", *others, place)
+    words = list(line.words)
+    words.remove(place)
+    return _command(*words, options[0], place) if options else ""
 
 
 def _described(param: Any) -> str:
-    """Return an option with its value, its help, and its default where it has one."""
-    value = f" {param.metavar}" if param.metavar else ""
-    text = f"{max(param.opts, key=len)}{value}: {param.help}"
-    if isinstance(param, TyperOption) and param.required:
-        return f"{text} (required)"
-    no_default = param.default in (None, "") or isinstance(param.default, bool) or getattr(param, "count", False)
-    return text if no_default or not param.show_default else f"{text} [default: {param.default}]"
+    """Return an option with the name of its value, and its help."""
+    return f"{max(param.opts, key=len)} {param.metavar}".strip() + f": {param.help}"
 
 
 def _command(*words: str) -> str:
     return shlex.join(["robustcheck", *words])
 
 
-def _no_option(option: str, options: list[str], line: CommandLine, look: str) -> tuple[str, str]:
-    """Return message and hint for an unknown option. The verb does not have it."""
+def _with_option(option: str, options: list[str], line: CommandLine) -> str:
+    """Return the line with the option that an unknown one means."""
     ours = nearest(option, options, OTHER_OPTIONS)
-    message = f"unknown option {option}"
     if ours == PHOTOS[0]:
         ours = next((name for name in PHOTOS if name in options), ours)
     if ours is None or (ours.startswith("-") and ours.split()[0] not in options):
-        return message, look
+        return ""
     if ours and not ours.startswith("-"):
-        return message, ours
+        return ours
     if ours in GROUP_OPTIONS:
-        return f"{message}. Did you mean {ours}?", _command(ours)
+        return _command(ours)
     at = next(index for index, word in enumerate(line.words) if word.startswith(option))
-    value, rest, words = line.words[at].removeprefix(option).removeprefix("="), list(line.words[at + 1 :]), ours.split()
+    value = line.words[at].removeprefix(option).removeprefix("=")
+    rest = list(line.words[at + 1 :])
+    words = ours.split()
     if len(words) > 1 and rest and (rest[0].isdigit() or form_of(rest[0])):  # of theirs: --gpu 1, --html report.html
         value = rest.pop(0)
-    sign = {"-o": "=", "--device": ":"}.get(words[0], "") if len(words) > 1 else ""
-    words = [*words[:-1], f"{words[-1]}{sign}{value}"] if sign and value else [*words, *filter(None, [value])]
-    named = f"Did you mean {ours}?" if ours else "A model is an argument."
-    return f"{message}. {named}", _command(*line.words[:at], *words, *rest)
+    sign = {"-o html": "=", "--device cuda": ":"}.get(ours, "")
+    if sign and value:
+        words[-1] += sign + value
+    elif value:
+        words.append(value)
+    return _command(*line.words[:at], *words, *rest)
 
 
-def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> tuple[str, str]:
-    """Return message and hint for a group's verb. It is missing or unknown."""
-    verbs = sorted(group.commands)
-    unknown = re.match(r"No such command '(.*?)'", text)
-    word = unknown[1] if unknown else ""
-    ours = nearest(word, verbs, {})
+def _with_verb(group: TyperGroup, line: CommandLine) -> str:
+    """Return the line with the verb of a group that an unknown one means."""
+    word = next((word for word in line.words[1:] if not word.startswith("-")), "")
+    ours = nearest(word, sorted(group.commands), {})
     if ours is None:
-        problem = f"unknown command {word}" if unknown else "command is missing"
-        return f"{problem}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
-    again = [ours if typed == word else typed for typed in line.words]
-    return f"unknown command {word}. Did you mean {ours}?", _command(*again)
+        return ""
+    at = line.words.index(word)
+    return _command(*line.words[:at], ours, *line.words[at + 1 :])
 
 
 def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
-    """Refuse a first word that is an unknown verb.
-
-    It can only be a verb, and is mistyped, or of another tool.
-    """
+    """Refuse a first word that can only be a verb, and is mistyped or of another tool."""
     word = words[0]
     if word.startswith("-") or set("./*?[") & set(word) or os.path.lexists(word):
         return
     ours = nearest(word, verbs, OTHER_VERBS)
     if ours is not None:
-        rest = [] if ours.endswith("--help") else [word for word in words[1:] if not form_of(f".{word}")]
+        rest: list[str] = []
+        if not ours.endswith("--help"):
+            rest = [word for word in words[1:] if not form_of(f".{word}")]
         raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))
     if again := with_blanks(words):
         raise UsageError(f"{word} is neither a command nor a file; a name with blanks needs quotes", _command(*again))
     model = f"{word}.onnx"
-    hint = _command(model, *words[1:]) if Path(model).is_file() else "robustcheck --help"
+    hint = "robustcheck --help"
+    if Path(model).is_file():
+        hint = _command(model, *words[1:])
     raise UsageError(f"{word} is neither a command nor a file", hint)
 
 
@@ -308,7 +279,9 @@ def verb_over_models(line: CommandLine, verbs: Words) -> str:
         return ""
     names = (name for _, _, names in islice(os.walk(word), 100) for name in names)
     hint = f"{word} is a command; for the models in the folder {word}: robustcheck check {word}"
-    return hint if any(name.lower().endswith(".onnx") for name in names) else ""
+    if any(name.lower().endswith(".onnx") for name in names):
+        return hint
+    return ""
 
 
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")

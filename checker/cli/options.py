@@ -1,6 +1,6 @@
 """The table of options of a check.
 
-An option is stated once, and all is made from it; options that verbs share are here, too.
+Options that verbs share are here, too.
 
 A row gives type, default, help, metavar, panel, and what the option can do to the gate, which decides whether a
 settings file may set it. Made from it: typer's parameters (`parameter`), the record of settings, the keys of a file and
@@ -33,6 +33,9 @@ VECTORS = "Index of vectors"
 FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP = "Commands", "Look closer", "Thresholds", "Sign and register", "Set-up"
 FORMATS = ("terminal", "json")
 Values = dict[str, Any]
+Words = Sequence[str]
+Variables = Mapping[str, str]
+"""environment variables by name"""
 Several = list[str] | None
 """of an option that may be given several times"""
 PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
@@ -104,9 +107,11 @@ PDF: Final = "-o report.html, and print that page as a PDF"
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
     """Refuse a value that is not a valid choice. Raises UsageError with the closest one."""
     if value not in valid:
-        near = get_close_matches(value.lower(), valid, 1) or valid
-        hint = PDF if value.lower().endswith("pdf") else f"{option} {near[0]}"
-        if near is valid and "." in value and not hint.startswith(PDF):
+        near = get_close_matches(value.lower(), valid, 1)
+        hint = f"{option} {(near or valid)[0]}"
+        if value.lower().endswith("pdf"):
+            hint = PDF
+        elif "." in value and not near:
             hint = f"the suffix chooses the form: {', '.join(FORM_OF)}"
         raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(valid)}", hint)
 
@@ -127,7 +132,7 @@ def device_of(device: str, options: Sequence[str]) -> str:
 
 
 def _size(text: str) -> int:
-    """Read a number of bytes. It is 8GiB or 500MB, as in settings files."""
+    """Read a number of bytes, written as 8GiB or 500MB."""
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
     try:
@@ -137,19 +142,8 @@ def _size(text: str) -> int:
 
 
 def completing(forms: Callable[[], Sequence[str]] = lambda: FORMATS) -> Callable[[str], list[str]]:
-    """Return the completion of `-o` for shells. It offers the forms that a word may become."""
+    """Return the completion of `-o` for shells: the forms that a word may become."""
     return lambda incomplete: [form for form in forms() if form.startswith(incomplete)]
-
-
-def _only(option: str, *valid: str) -> Callable[[str | None], str | None]:
-    """Return the callback of an option with fixed words. It raises UsageError for another word."""
-
-    def checked(value: str | None) -> str | None:
-        if value is not None:
-            one_of(option, value, valid)
-        return value
-
-    return checked
 
 
 def _forms() -> Sequence[str]:
@@ -337,9 +331,9 @@ class Settings:
         """Return the options that move the numbers. The profile is not among them. Raises as `device_of`."""
         from ..core.evidence import Options
 
-        return Options(
-            **{name: getattr(self, name) for name in RUN} | {"device": device_of(self.device, self.provider_option)}
-        )
+        values = {name: getattr(self, name) for name in RUN}
+        values["device"] = device_of(self.device, self.provider_option)
+        return Options(**values)
 
     @property
     def limits(self) -> Limits:
@@ -350,15 +344,22 @@ class Settings:
         return Limits(timeout_s or None, self.max_memory, self.max_model_size)
 
 
+def path_of(name: str | None) -> Path | None:
+    """Return the path that an option names, if any."""
+    return None if name is None else Path(name)
+
+
 def as_tuples(value: object) -> Any:
-    """Return a value with tuples for lists. It was typed, or a file contains it."""
+    """Return a value of the command line or a file, with tuples for lists."""
     if isinstance(value, list):
         return tuple(map(as_tuples, value))
-    return {key: as_tuples(v) for key, v in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {key: as_tuples(v) for key, v in value.items()}
+    return value
 
 
 def key_of(name: str) -> str:
-    """Return a field's key in a settings file. It is its option without the dashes."""
+    """Return a field's key in a settings file: its option without the dashes."""
     return name.replace("_", "-")
 
 
@@ -381,13 +382,12 @@ def words_of(hint: Any) -> Texts:
 
 def parameter(name: str, **changed: Any) -> Parameter:
     """Return an option of the table as typer takes it. changed: what a verb has otherwise."""
-    entry, hint = ROWS[name]._replace(**{k: changed.pop(k) for k in list(changed) if k in Row._fields}), TYPES[name]
+    of_row = {key: changed.pop(key) for key in list(changed) if key in Row._fields}
+    entry = ROWS[name]._replace(**of_row)
+    hint = TYPES[name]
     typed = f"--{key_of(name)}"
     more = {**entry.more, **changed}
-    if words := words_of(hint):
-        more["callback"] = _only(typed, *words)
-        hint = str if hint is not None and get_origin(hint) is Literal else str | None
-    elif get_origin(hint) is tuple:
+    if get_origin(hint) is tuple:
         hint = str | None if name == "waivers" else list[str] | None
     names = entry.names or ((typed,) if hint is bool else ())
     info = option(entry.help, entry.metavar, entry.panel, *names, **more)
@@ -399,14 +399,13 @@ def parameter(name: str, **changed: Any) -> Parameter:
 
 Model = Annotated[Path, argument("The ONNX file.", "MODEL.onnx", readable=False)]
 Output = Annotated[  # on stdout
-    str,
+    Literal["terminal", "json"],
     option(
         "terminal or json.",
         "FORMAT",
         OUTPUT,
         "--output",
         "-o",
-        callback=_only("--output", *FORMATS),
         autocompletion=completing(),
     ),
 ]

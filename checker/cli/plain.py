@@ -1,6 +1,6 @@
 """Read what the contract of a plain ONNX file must hold, by the rules of a check.
 
-It imports what is heavy at the top: `export` imports it when it runs.
+Imports what is heavy at the top, for `export` imports it when it runs.
 """
 
 from pathlib import Path
@@ -49,9 +49,12 @@ def read_plain(path: Path, *, option: str | None, again: str) -> Plain:
     n_features = None
     if chosen.shape is not None:
         n_features = chosen.shape[chosen.feature_axis]
+    stated_by = facts.fields[-1][2]
+    if option is not None:
+        stated_by = option_name(option)
     return Plain(
         preprocessing=facts.preprocessing.model_dump(),
-        stated_by=option_name(option) if option is not None else facts.fields[-1][2],
+        stated_by=stated_by,
         input_name=model.image_input.name,
         tensor=chosen.tensor,
         n_features=n_features,
@@ -62,10 +65,12 @@ def read_plain(path: Path, *, option: str | None, again: str) -> Plain:
 
 
 def _scores_of(model: ModelFile) -> str:
-    """Return the output of class scores (image, class). It is empty where there is none."""
+    """Return the output of class scores (image, class); "" where there is none."""
     outputs = [output for output in model.outputs if output.name == model.class_output]
     fit = [output.name for output in outputs if output.dtype == "float" and len(output.shape or ()) == 2]
-    return fit[0] if fit and fit[0] != model.representation.tensor else ""
+    if fit and fit[0] != model.representation.tensor:
+        return fit[0]
+    return ""
 
 
 def refuse_unfit(model: ModelFile) -> None:
@@ -73,7 +78,9 @@ def refuse_unfit(model: ModelFile) -> None:
 
     Raises CannotAssessError: the representation is a guess, or must be pooled; the input is not what a contract is for.
     """
-    chosen, image, check = model.representation, model.image_input, f"robustcheck {quoted(model.path)}"
+    chosen = model.representation
+    image = model.image_input
+    check = f"robustcheck {quoted(model.path)}"
     if chosen.assumed:
         raise CannotAssessError(
             f"{model.path}: the graph does not show whether {chosen.tensor} is the representation; a contract must "

@@ -27,7 +27,8 @@ from ..errors import COMMANDS, RobustcheckError, UsageError, as_error
 from ..text import printable
 from . import help
 from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
-from .output import Destination, UndeliveredError, error_document, is_broken_pipe, remove_signature
+from .destinations import Destination, remove_signature
+from .output import UndeliveredError, error_document, is_broken_pipe
 
 if TYPE_CHECKING:
     from ..report.record import Outcome
@@ -37,9 +38,9 @@ FIRST_SIGNAL_CODE = 128  # of a shell's exit codes: 128 + the signal's number
 
 
 class Stopped(BaseException):
-    """The end by a signal. It unwinds the run, which removes its temporary files.
+    """The end by a signal, which unwinds the run so that it removes its temporary files.
 
-    It is not a KeyboardInterrupt, which typer would turn into an exit code.
+    A KeyboardInterrupt would be turned into an exit code by typer.
     """
 
 
@@ -62,15 +63,20 @@ def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     from ..outside.storage.places import redact_text
 
     if isinstance(fault, TyperException):
-        code, texts = 2, help.explain(fault, line)
+        code = 2
+        texts = help.explain(fault, line)
     elif is_broken_pipe(fault) and not isinstance(fault, KeyboardInterrupt | Stopped):
         # rich and typer make SystemExit(1) of it, which would read as WARN; what holds no verdict may be cut short
-        code, texts = 0 if line.only_informs else 4, ("", "")
+        code = 0 if line.only_informs else 4
+        texts = ("", "")
     else:
-        end: Any = Interrupted() if isinstance(fault, KeyboardInterrupt) else fault
+        end: Any = fault
+        if isinstance(fault, KeyboardInterrupt):
+            end = Interrupted()
         if not (isinstance(getattr(end, "exit_code", None), int) and end.exit_code > 1):
             end = as_error(end)
-        code, texts = end.exit_code, (getattr(end, "message", str(end)), getattr(end, "hint", ""))
+        code = end.exit_code
+        texts = (getattr(end, "message", str(end)), getattr(end, "hint", ""))
     message, hint = map(redact_text, texts)
     return code, message, hint
 
@@ -81,7 +87,8 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
     An empty one is left out. On a terminal they wrap between words, the labels have a colour, and a command that does
     not fit has its own line. A full disk changes no exit code, now or when Python ends.
     """
-    on_terminal, width = sys.stderr.isatty(), shutil.get_terminal_size().columns
+    on_terminal = sys.stderr.isatty()
+    width = shutil.get_terminal_size().columns
     colour = colour and on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     try:
         for label, code, text in (("error:", 31, " ".join(message.split())), ("hint:", 36, hint)):
@@ -108,9 +115,7 @@ def write_traceback(fault: BaseException) -> None:
 
 
 def leave_documents(invocation: Invocation, message: str, hint: str, code: int) -> None:
-    """Replace each report by an error document.
-
-    It has the report's form, so that no report of an earlier run passes for this one's.
+    """Replace each report by an error in its form, so that no report of an earlier run passes for this one's.
 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
@@ -176,8 +181,9 @@ def announce(
     if file := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             path = Path(file)
-            used_bytes = path.stat().st_size if path.exists() else 0
-            room = pipelines.SUMMARY_BYTES - used_bytes
+            room = pipelines.SUMMARY_BYTES
+            if path.exists():
+                room -= path.stat().st_size
             text = pipelines.cut(summary, room) if summary else pipelines.summary(outcomes, options, room)
             with path.open("a", encoding="utf-8") as appended:
                 appended.write(text)
@@ -192,7 +198,7 @@ KEYBOARD_INTERRUPT = 130  # what typer returns for one
 
 
 def run(app: typer.Typer, words: list[str]) -> int:
-    """Run a command line; return the exit code (see `EXIT_CODES`). It never raises, and never returns 1 but for WARN.
+    """Run a command line; return the exit code (see `EXIT_CODES`), 1 for WARN alone. Raises nothing.
 
     An error that ends the run is written wherever a report was to go, too (`process.leave_documents`). A verdict that
     can't be delivered is none: the exit code is 4, never 0. Only a reader of stdout that went away (`| head`) gets no
@@ -206,9 +212,11 @@ def run(app: typer.Typer, words: list[str]) -> int:
     from ..outside.storage.places import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
     from ..outside.storage.stores import environment
 
-    named = {
-        variable: "1" for option, variable in (("--offline", OFFLINE), ("--strict", LOCAL_ROWS)) if option in words
-    }
+    named: dict[str, str] = {}
+    if "--offline" in words:
+        named[OFFLINE] = "1"
+    if "--strict" in words:
+        named[LOCAL_ROWS] = "1"
     before = {variable: os.environ.pop(variable) for variable in named.keys() & os.environ.keys()}
     try:
         with environment(named):  # for worker processes, and for what is written after an error
@@ -256,8 +264,9 @@ def _run(app: typer.Typer, words: list[str]) -> int:
 
 
 def _run_verb(group: TyperGroup, invocation: Invocation, stop: _Stop) -> int:
-    """Let typer run the words; return the exit code. It is never 0 where the verb did not come to its end."""
-    line, words = invocation.line, list(invocation.line.words)
+    """Let typer run the words; return the exit code, never 0 where the verb did not come to its end."""
+    line = invocation.line
+    words = list(line.words)
     if help.for_shell(words, "robustcheck", COMPLETION):
         return 0
     code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
@@ -311,7 +320,7 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
     if "debug" in invocation.line.options:
         write_traceback(fault)
     if message:
-        say(message, hint, colour="never" not in (invocation.line.options.get("color") or ()))
+        say(message, hint, colour=invocation.line.options.get("color") != "never")
         leave_documents(invocation, message, hint, code)
     return code
 
@@ -327,9 +336,11 @@ def _mend_streams() -> None:
     raw: object
     if sys.stdout is None:
         # open for reading: any write fails, as it must where a report is due
-        raw, encoding = io.FileIO(os.open(os.devnull, os.O_RDONLY), "w"), "utf-8"
+        raw = io.FileIO(os.open(os.devnull, os.O_RDONLY), "w")
+        encoding = "utf-8"
     else:
-        raw, encoding = getattr(sys.stdout, "buffer", None), sys.stdout.encoding
+        raw = getattr(sys.stdout, "buffer", None)
+        encoding = sys.stdout.encoding
     if isinstance(raw, io.FileIO):
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=raw.isatty()
@@ -339,7 +350,7 @@ def _mend_streams() -> None:
 
 
 class _Stop:
-    """A handler of SIGINT and SIGTERM. It raises at the first one, and lets later ones be ignored.
+    """A handler of SIGINT and SIGTERM that raises at the first one and ignores later ones.
 
     `timeout` and shells send a signal twice, and the second must not disturb the cleaning up.
     """
@@ -356,4 +367,6 @@ class _Stop:
 
     def reason(self, fault: BaseException) -> BaseException:
         """Return the signal if one came, else the fault. A compiled module turns a signal into an error of its own."""
-        return fault if self.came is None or isinstance(fault, self.came) else self.came()
+        if self.came is None or isinstance(fault, self.came):
+            return fault
+        return self.came()

@@ -1,6 +1,4 @@
-"""Resolve the settings of a check.
-
-The command line, the environment and a file set them; the module finds which count, and writes them.
+"""Resolve the settings of a check, from the command line, the environment and a file, and show them.
 
 The command line counts before the environment, that before the file, and that before the default. An unknown key, a
 value of a wrong type and an unreadable file end the run: a gate must not run with other settings than were written.
@@ -24,9 +22,10 @@ from ..core.verdict.reasons import RULES
 from ..errors import UsageError
 from ..outside.storage.places import redact_text
 from ..text import Texts, frozen, quoted, rule_of
-from . import command_line, options
-from .command_line import CONFIG, SHARED_FILE, TABLE, CommandLine, Variables, find_named, read_table, rebased
-from .options import FIELDS, LOOSENS, ROWS, ROWS_BY_KEY, TYPES, Settings, Values, as_tuples, key_of
+from . import options
+from .command_line import CommandLine
+from .options import FIELDS, LOOSENS, ROWS, ROWS_BY_KEY, TYPES, Settings, Values, Variables, Words, as_tuples, key_of
+from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
 
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
@@ -38,7 +37,8 @@ OTHER_VARIABLES = (
     "ROBUSTCHECK_SHARED",  # benchmarks and tests: where large files are
 )
 """Variables that set no setting of a check; any other unknown one that starts with PREFIX is an error."""
-DEFAULT, COMMAND_LINE = "default", "command line"
+DEFAULT = "default"
+COMMAND_LINE = "command line"
 EXACT_DEVICES = ("auto", "cpu", "cuda")  # TF32 is off there; TensorRT may take it
 NOT_SETTINGS = {key_of(name): row.why for name, row in ROWS.items() if row.power == options.ONLY_TYPED}
 NOT_SETTINGS["models"] = "models are named on the command line"
@@ -47,13 +47,18 @@ LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
 def _in_file(name: str) -> Any:
     """Return an option's type and default in settings files."""
-    row, hint = ROWS[name], TYPES[name]
+    row = ROWS[name]
+    hint = TYPES[name]
     keywords = {"default": row.default, "description": row.about, "alias": key_of(name)}
     if name == "waivers":
         return tuple[Waiver, ...], Field(**keywords)
-    (kind, *nothing) = [hint] if options.words_of(hint) or get_origin(hint) is tuple else get_args(hint) or [hint]
-    low, high = row.more.get("min", 0 if "count" in row.more else None), row.more.get("max")
-    kind = ByteSize if "parser" in row.more else Annotated[kind, Field(ge=low, le=high, pattern=row.pattern)]
+    is_whole = options.words_of(hint) or get_origin(hint) is tuple
+    (kind, *nothing) = [hint] if is_whole else get_args(hint) or [hint]
+    if "parser" in row.more:
+        kind = ByteSize
+    else:
+        low = row.more.get("min", 0 if "count" in row.more else None)
+        kind = Annotated[kind, Field(ge=low, le=row.more.get("max"), pattern=row.pattern)]
     return Optional[kind] if nothing else kind, Field(**keywords)  # noqa: UP045 # of a value
 
 
@@ -108,34 +113,37 @@ class Resolved:
         return tuple(f"settings from {where}: {', '.join(some)}" for where, some in facts.items())
 
     def loosening(self) -> tuple[Loosening, ...]:
-        """Return the settings that can loosen the gate.
+        """Return the settings that can loosen the gate, with their sources.
 
-        Each has its source; photos named on the command line do not count, since a gate asks for them.
+        Photos named on the command line do not count, since a gate asks for them.
         """
-        return tuple(
-            Loosening(setting=key, value=self.shown(key), source=source.name)
-            for key, source in self.sources.items()
-            if ROWS_BY_KEY[key].power == LOOSENS and self.is_other(key) and (key, source.layer) != ("images", "typed")
-        )
+        found: list[Loosening] = []
+        for key, source in self.sources.items():
+            is_asked_for = (key, source.layer) == ("images", "typed")
+            if ROWS_BY_KEY[key].power == LOOSENS and self.is_other(key) and not is_asked_for:
+                found.append(Loosening(setting=key, value=self.shown(key), source=source.name))
+        return tuple(found)
 
     def is_other(self, key: str) -> bool:
-        """Return whether a setting differs effectively from its default.
-
-        Its value must be able to do what its rule says.
+        """Return whether a setting differs from its default in a way that can do what its rule says.
 
         Of the share of unusable images that is a larger one, of the device none of EXACT_DEVICES.
         """
         if key == "device":
             return self.settings.device.partition(":")[0].lower() not in EXACT_DEVICES
-        value, default = getattr(self.settings, FIELDS[key]), ROWS_BY_KEY[key].default
-        return bool(value > default if key == "max-bad" else value != default)
+        value = getattr(self.settings, FIELDS[key])
+        default = ROWS_BY_KEY[key].default
+        if key == "max-bad":
+            return bool(value > default)
+        return bool(value != default)
 
     def shown(self, key: str) -> str:
-        """Write a setting's value without secrets. It takes a few words."""
+        """Write a setting's value in a few words, without secrets."""
         value = getattr(self.settings, FIELDS[key])
         if key == "waivers":
             return f"{len(value)} in all"
-        return ", ".join(map(redact_text, value)) if isinstance(value, tuple) else redact_text(str(value))
+        values = value if isinstance(value, tuple) else (str(value),)
+        return ", ".join(map(redact_text, values))
 
 
 def resolve(
@@ -160,13 +168,15 @@ def resolve(
     """
     if isolated and file is not None:
         raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
-    settings, sources = Settings(), dict[str, Source]()
+    settings = Settings()
+    sources: dict[str, Source] = {}
 
     def put(source: Source, values: Values) -> None:
         nonlocal settings
         settings = replace(settings, **values)
         for name in values:
-            sources[key_of(name)] = source if source.name else source._replace(name=PREFIX + name.upper())
+            named = source.name or PREFIX + name.upper()
+            sources[key_of(name)] = source._replace(name=named)
 
     from_environment = {} if isolated else _environment(environment)
     used = None if isolated else find_named(environment, file)
@@ -186,18 +196,24 @@ def resolve(
     return Resolved(settings, ordered, None if used is None else str(used))
 
 
+def _closest(word: str, words: Words, otherwise: str) -> str:
+    near = get_close_matches(word, words, 1)
+    return f"the closest is {near[0]}" if near else otherwise
+
+
 def _environment(environment: Variables) -> Values:
     """Return the settings of environment variables, by field. An empty variable counts as not set."""
     values: Values = {}
     for variable in sorted(name for name in environment if name.startswith(PREFIX)):
-        text, key = environment[variable], VARIABLES.get(variable)
+        text = environment[variable]
+        key = VARIABLES.get(variable)
         if key is None and variable not in OTHER_VARIABLES:
-            near = get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
-            rule = f"the closest is {near[0]}" if near else f"names that start with {PREFIX} are settings"
+            rule = _closest(variable, (*VARIABLES, *OTHER_VARIABLES), f"names that start with {PREFIX} are settings")
             raise UsageError(f"environment: variable {variable} is not known; {rule}", f"unset {variable}")
         if key and text:
-            is_list = get_origin(TYPES[FIELDS[key]]) is tuple
-            value = tuple(map(str.strip, text.split(","))) if is_list else text
+            value: object = text
+            if get_origin(TYPES[FIELDS[key]]) is tuple:
+                value = tuple(map(str.strip, text.split(",")))
             values |= _layer({key: value}, "environment", strict=False)
     return values
 
@@ -208,7 +224,7 @@ def _layer(values: Values, where: str, *, strict: bool) -> Values:
     Returns the values by field. Raises UsageError with key and nearest name.
     """
     try:
-        layer: Any = FILE.model_validate({key: as_tuples(value) for key, value in values.items()}, strict=strict)
+        layer: Any = FILE.model_validate(as_tuples(values), strict=strict)
     except ValidationError as fault:
         raise _explained(fault, where) from fault
     for number, waiver in enumerate(layer.waivers, 1):
@@ -219,10 +235,13 @@ def _layer(values: Values, where: str, *, strict: bool) -> Values:
 def _explained(fault: ValidationError, where: str) -> UsageError:
     """Return the first fault as an error with a hint."""
     first = fault.errors(include_url=False)[0]
-    keys, kind, value = list(first["loc"]), first["type"], first["input"]
+    keys = list(first["loc"])
+    kind = first["type"]
+    value = first["input"]
     allowed = list(FIELDS)
     if keys[0] == "waivers" and len(keys) > 1:
-        where, allowed = f"{where}: waiver {int(keys[1]) + 1}", list(Waiver.model_fields)
+        where = f"{where}: waiver {int(keys[1]) + 1}"
+        allowed = list(Waiver.model_fields)
         keys = keys[2:]
     key = str(keys[0]) if keys else "waiver"
     if keys == ["waivers"] and isinstance(value, dict):
@@ -233,8 +252,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     if kind == "extra_forbidden":
         if key in NOT_SETTINGS and allowed == list(FIELDS):
             return UsageError(f"{where}: key is {key}; it is not a setting: {NOT_SETTINGS[key]}", LOOK)
-        near = get_close_matches(key, allowed, 1)
-        rule = f"the closest is {near[0]}" if near else f"keys are {', '.join(allowed)}"
+        rule = _closest(key, allowed, f"keys are {', '.join(allowed)}")
         return UsageError(f"{where}: key is {key}; {rule}", LOOK)
     if kind == "missing":
         return UsageError(f"{where}: {key} is missing; a waiver needs {', '.join(WAIVER_NEEDS)}", f"{key} = …")
@@ -246,8 +264,7 @@ WAIVER_NEEDS = ("reason", "because", "owner", "expires")
 
 def _check_waiver(waiver: Waiver, where: str) -> None:
     if waiver.reason not in RULES:
-        near = get_close_matches(waiver.reason, RULES, 1)
-        rule = f"the closest is {near[0]}" if near else "there is none"
+        rule = _closest(waiver.reason, list(RULES), "there is none")
         raise UsageError(f"{where} reason is {waiver.reason!r}; {rule}", "robustcheck explain reasons")
     for key in ("because", "owner"):
         if not getattr(waiver, key).strip():
@@ -259,12 +276,13 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
 def _rebased(layer: Values, folder: Path) -> Values:
     """Join relative paths in a file's settings to its folder."""
     words = {"thresholds": PACKAGED, "preprocess": ("clip", "imagenet"), "images": (STOCK,), "sign": (), "log_file": ()}
-    joined: Values = {
-        name: rebased(layer[name], folder) for name in words.keys() & layer.keys() if layer[name] not in words[name]
-    }
+    joined = dict(layer)
+    for name in words.keys() & layer.keys():
+        if layer[name] not in words[name]:
+            joined[name] = rebased(layer[name], folder)
     if "output" in layer:
-        joined["output"] = command_line.rebased_outputs(layer["output"], folder)
-    return layer | joined
+        joined["output"] = rebased_outputs(layer["output"], folder)
+    return joined
 
 
 def of_check(line: Settings, typed: Values) -> Resolved:
@@ -278,31 +296,37 @@ def value_text(key: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()  # as it is written in a file
     if isinstance(value, dict):  # a waiver
-        of = "" if value["models"] == ["**"] else f" for {', '.join(value['models'])}"
-        return f"{value['reason']}{of}, until {value['expires']} by {value['owner']}"
+        reason = value["reason"]
+        if value["models"] != ["**"]:
+            reason += f" for {', '.join(value['models'])}"
+        return f"{reason}, until {value['expires']} by {value['owner']}"
+    if isinstance(value, list) and value:
+        return "; ".join(value_text(key, each) for each in value)
     if value not in (None, []):
-        return "; ".join(value_text(key, v) for v in value) if isinstance(value, list) else str(value)
+        return str(value)
     _, _, instead = ROWS_BY_KEY[key].about.partition("Default: ")
-    return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
+    if instead in ("", "none."):
+        return "none"
+    return f"not set: {instead.removesuffix('.')}"
 
 
 def settings_json(resolved: Resolved) -> Values:
-    """Return every setting as a JSON document. It has value and source, and no URL shows a key."""
+    """Return the value and source of every setting as a JSON document. No URL shows a key."""
 
     def redacted(value: Any) -> Any:
         if isinstance(value, list):
             return list(map(redacted, value))
         return redact_text(value) if isinstance(value, str) else value
 
-    settings = {
-        key: {"value": redacted(to_jsonable_python(getattr(resolved.settings, name))), "source": resolved.source(key)}
-        for key, name in FIELDS.items()
-    }
+    settings: Values = {}
+    for key, name in FIELDS.items():
+        value = to_jsonable_python(getattr(resolved.settings, name))
+        settings[key] = {"value": redacted(value), "source": resolved.source(key)}
     return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
 
 
 def template() -> str:
-    """Write a commented robustcheck.toml. It has every key with its default or an example, and one line about it."""
+    """Write a robustcheck.toml in which each key, with its default or an example, is commented out."""
     lines = [
         "# Settings of `robustcheck check`. To change one, remove the # in front of its name. The command line and",
         "# variables (ROBUSTCHECK_MAX_IMAGES=…) override this file.",
@@ -311,7 +335,8 @@ def template() -> str:
     ]
     for key, row in ROWS_BY_KEY.items():
         if key != "waivers":
-            lines += ["", f"# {row.about}", f"#{key} = {as_toml(row.default if row.example is None else row.example)}"]
+            value = row.default if row.example is None else row.example
+            lines += ["", f"# {row.about}", f"#{key} = {as_toml(value)}"]
     return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
 
 
@@ -332,7 +357,9 @@ def as_toml(value: object) -> str:
     """Write a value as TOML does."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(as_toml, value))}]"
-    return str(value).lower() if isinstance(value, int | float) else f'"{value}"'
+    if isinstance(value, int | float):
+        return str(value).lower()
+    return f'"{value}"'
 
 
 def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
@@ -347,18 +374,14 @@ def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
             line names no images.
     """
     if line.arguments != line.behind_dashes:
-        before = line.arguments[: len(line.arguments) - len(line.behind_dashes)]
+        images = quoted(resolved.settings.images or "photos/")
         raise UsageError(
-            f"MODEL.onnx is {before[0]!r}, before --; with --strict models are named after --, so that no name is an "
-            "option",
-            f"robustcheck {line.verb} --strict --images {quoted(resolved.settings.images or 'photos/')} -- "
-            f"{shlex.join(line.arguments)}",
+            f"MODEL.onnx is {line.arguments[0]!r}, before --; with --strict models are named after --, so that no "
+            "name is an option",
+            f"robustcheck {line.verb} --strict --images {images} -- {shlex.join(line.arguments)}",
         )
-    keys = [
-        key
-        for key, source in resolved.sources.items()
-        if ROWS_BY_KEY[key].power != options.HARMLESS and source.layer != "typed" and resolved.is_other(key)
-    ]
+    untrusted = [key for key, source in resolved.sources.items() if source.layer != "typed"]
+    keys = [key for key in untrusted if ROWS_BY_KEY[key].power != options.HARMLESS and resolved.is_other(key)]
     if keys:
         facts = "; ".join(f"{resolved.source(key)}: {key} is {resolved.shown(key)}" for key in keys)
         raise UsageError(

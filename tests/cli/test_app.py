@@ -23,9 +23,9 @@ import scipy.stats
 import typer
 from numpy.testing import assert_allclose
 
-from robustcheck_onnx.checker.cli import output, process
+from robustcheck_onnx.checker.cli import process, progress
 from robustcheck_onnx.checker.cli.command_line import CommandLine
-from robustcheck_onnx.checker.cli.output import progress_line
+from robustcheck_onnx.checker.cli.progress import progress_line
 from robustcheck_onnx.checker.core.progress import Progress, tell_stage
 from robustcheck_onnx.checker.questions import demo
 from robustcheck_onnx.thresholds import profile
@@ -314,11 +314,11 @@ MEASURED = Progress(64, 80, 12.34, "kurtosis 1–2 against 3")
 def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch) -> None:
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    assert output.EVERY_S == 10
+    assert progress.EVERY_S == 10
     with progress_line(0):
         assert log.getvalue() == ""  # a short run says nothing
-    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
-    monkeypatch.setattr(output, "EVERY_S", 0.01)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
+    monkeypatch.setattr(progress, "EVERY_S", 0.01)
     with progress_line(0, "m.onnx") as line:
         assert line is not None
         monkeypatch.setattr(sys, "stderr", io.StringIO())  # as an exporter does while a library works
@@ -333,7 +333,7 @@ def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: Patch) -> Non
 
 
 def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(output, "EVERY_S", 0.001)
+    monkeypatch.setattr(progress, "EVERY_S", 0.001)
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         failed, write = threading.Event(), full.write
 
@@ -353,7 +353,7 @@ def test_a_full_stderr_ends_no_run(monkeypatch: Patch) -> None:
 
 def test_a_name_forges_no_line() -> None:
     shown = Progress(0, 0, 0.0, "", "opening")
-    assert output.plain_line(shown, "a\nb.onnx", 12.4) == "a\\nb.onnx: 12 s: opening"
+    assert progress.plain_line(shown, "a\nb.onnx", 12.4) == "a\\nb.onnx: 12 s: opening"
 
 
 def test_a_terminal_shows_stages_and_images_and_stdout_holds_the_document(

@@ -81,8 +81,10 @@ CHECK --device cpu:1 => 2 => --device cpu, or --device cuda => --device is 'cpu:
 CHECK --device auto,use_tf32=1 => 2 => --device auto, or --device cuda => --device is 'auto,use_tf32=1'; auto has no
     number and no options
 CHECK --device '' => 2 => --device auto => --device is ''; it must be auto, cpu, cuda, cuda:N or tensorrt, …
-CHECK --max-bad 2 => 2 => --max-bad SHARE: … => --max-bad is '2'; it must be less than or equal to 1
-CHECK --batch-size 33 => 2 => --batch-size N: … => --batch-size is '33'; it must be less than or equal to 32
+CHECK --max-bad 2 => 2 => --max-bad SHARE: … => Invalid value for '--max-bad': Input should be less
+    than or equal to 1
+CHECK --batch-size 33 => 2 => --batch-size N: … => Invalid value for '--batch-size': Input should be
+    less than or equal to 32
 CHECK -o terminal= => 2 => -o terminal=report.terminal => --output is 'terminal='; a path must follow the equals sign
 CHECK -o terminal -o terminal => 2 => -o json=report.json => --output names stdout twice; only one document fits there
 CHECK -o terminal=r.txt -o terminal=r.txt => 2 => -o json=report.json => --output names r.txt twice; only one document
@@ -98,8 +100,8 @@ CHECK -o json=absent/r.json => 2 => mkdir -p absent => absent/r.json: folder abs
 CHECK -o json=./pass.onnx => 2 => -o json=pass.json => pass.onnx: report path is a file that is there already; only an
     empty file, or one that robustcheck wrote there, is replaced
 --version model.onnx => 2 => robustcheck --version => argument is model.onnx; --version takes none
-pass.onnx --quiet=3 => 2 => robustcheck check --help => --quiet is given a value; it takes none
-inspect pass.onnx b => 2 => robustcheck inspect --help => unexpected argument b
+pass.onnx --quiet=3 => 2 => robustcheck check --help => Option '--quiet' does not take a value
+inspect pass.onnx b => 2 => robustcheck inspect --help => Got unexpected extra argument(s) (b)
 inspect pass.onnx -o xml => 2 => --output terminal => --output is 'xml'; it must be one of terminal, json, html,
     markdown
 inspect https://u:hunter2@h/m.onnx --offline => 2 => copy it here first, or leave out --offline => https://***@h/m.onnx:
@@ -115,9 +117,9 @@ compare models:/encoder/2 pass.onnx --offline => 2 => copy it here first, or lea
 compare pass.onnx pass.onnx --images good.tar --write-baseline good.tar => 2 => --write-baseline new-good.tar =>
     good.tar: path of --write-baseline is a file that is there already; only an empty file, or one that robustcheck
     wrote there, is replaced
-profiles shw default => 2 => robustcheck profiles show default => unknown command shw. Did you mean show?
-profiles qqq => 2 => robustcheck profiles --help => unknown command qqq; robustcheck profiles needs one of list, show
-profiles => 2 => robustcheck profiles --help => command is missing; robustcheck profiles needs one of list, show
+profiles shw default => 2 => robustcheck profiles show default => No such command 'shw'. Did you mean 'show'?
+profiles qqq => 2 => robustcheck profiles --help => No such command 'qqq'
+profiles => 2 => robustcheck profiles --help => Missing command
 export timn x -o m.onnx => 2 => robustcheck export timm x -o m.onnx => source is 'timn'; it must be one of open_clip,
     timm, torchvision, transformers, torch, onnx
 export timm x -o m.onnx --precision fp8 => 2 => --precision fp32 => precision is fp8; it must be one of fp32, fp16,
@@ -174,8 +176,8 @@ SMALLER --precision fp16 --preprocess clip => 2 => robustcheck export onnx pass.
     pass.onnx: --preprocess is given, and the file has a contract, which states its preprocessing already
 SMALLER --preprocess clp => 2 => --preprocess clip => --preprocess: value is clp; it must be clip, imagenet or a JSON
     file that exists
-SMALLER --preprocessing clip => 2 => robustcheck export onnx pass.onnx -o m.onnx --preprocess clip => unknown option
-    --preprocessing. Did you mean --preprocess?
+SMALLER --preprocessing clip => 2 => robustcheck export onnx pass.onnx -o m.onnx --preprocess clip => No such option:
+    --preprocessing
 """
 WITH_TORCH = """
 export transformers openai/clip-nope -o m.onnx => 4 => run `hf download openai/clip-nope` where there is a network and

@@ -17,8 +17,10 @@ from unittest.mock import Mock
 import pytest
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import command_line, models
-from robustcheck_onnx.checker.cli.command_line import CommandLine, expand, read
+from robustcheck_onnx.checker.cli import named_models
+from robustcheck_onnx.checker.cli import run as checks
+from robustcheck_onnx.checker.cli.command_line import CommandLine, read
+from robustcheck_onnx.checker.cli.named_models import expand
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.questions import check as pipeline
 from robustcheck_onnx.checker.report import forms
@@ -109,9 +111,9 @@ def test_one_that_fails_does_not_stop_the_others_but_a_signal_does(ends: Run, mo
 
 
 def test_two_models_of_one_name_have_no_file_each() -> None:
-    assert command_line.fill("r/{model}.json", ["a/x.onnx", "y.onnx"]) == ["r/x.json", "r/y.json"]
+    assert named_models.fill("r/{model}.json", ["a/x.onnx", "y.onnx"]) == ["r/x.json", "r/y.json"]
     for pair in (["a/x.onnx", "b/x.onnx"], ["x.onnx", "X.onnx"], ["x.onnx", "x.ort"]):
-        raised(UsageError, "each needs its own file", command_line.fill, "{model}.json", pair)
+        raised(UsageError, "each needs its own file", named_models.fill, "{model}.json", pair)
 
 
 def test_what_stands_for_an_address_in_a_reports_path() -> None:
@@ -119,7 +121,7 @@ def test_what_stands_for_an_address_in_a_reports_path() -> None:
         "hf://org/repo@v1.0": "repo@v1.0", "hf://org/repo/onnx/model.onnx": "model", "models:/encoder/3": "encoder-3",
         "models:/encoder@champion": "encoder@champion", "s3://bucket/a.b.onnx": "a.b",
     }.items():  # fmt: skip
-        assert command_line.stem(address) == name
+        assert named_models.stem(address) == name
 
 
 # --------------------------------------------------------------------------------------------- the command
@@ -197,7 +199,7 @@ def test_models_that_share_a_gpu_or_a_limit_of_time_are_checked_one_after_the_ot
     Path("pass.onnx.old").symlink_to("absent")  # beside a model, where its weights are looked for
     asks(0)
     Path("pass.onnx.old").unlink()
-    monkeypatch.setattr(models, "GPUS", ("pass.onnx",))
+    monkeypatch.setattr(checks, "GPUS", ("pass.onnx",))
     asks(0)
     asks(1, "--device cpu")
 
@@ -354,7 +356,7 @@ def test_arguments_and_options_are_told_apart_as_the_verb_declares_them() -> Non
     assert read_line.arguments == ("b/M.ONNX", "-c.onnx")
     assert read_line.model == "b/M.ONNX"
     assert read_line.options == {
-        "images": ("a.onnx",), "verbose": ("", ""), "quiet": ("",), "seed": ("-1",), "isolated": ("",)
+        "images": "a.onnx", "verbose": 2, "quiet": 1, "seed": "-1", "isolated": True
     }  # fmt: skip
     assert line("mlflow gate encoder 3 r.json --no-rerun").arguments == ("gate", "encoder", "3", "r.json")
     assert line("check s3://key:secret@bucket/m.onnx").model == "s3://***@bucket/m.onnx"

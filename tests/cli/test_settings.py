@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker.cli import command_line, options, settings
+from robustcheck_onnx.checker.cli import command_line, destinations, options, settings
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.options import FIELDS
 from robustcheck_onnx.checker.cli.settings import resolve, template
@@ -205,7 +205,7 @@ def test_a_table_of_one_waiver_is_told_as_it_is_written_in_each_file(ends: Run) 
     ends(2, "check --show-settings", f"error: {said}\nhint: [[tool.robustcheck.waivers]]\n")
     for content in ("output = 5", "output = [5]", "output =", "[output]"):
         say(content)
-        ends(2, "m.onnx --bogus", "error: unknown option --bogus")
+        ends(2, "m.onnx --bogus", "error: No such option: --bogus")
 
 
 def test_show_settings_names_sources_and_checks_nothing(ends: Run) -> None:
@@ -492,8 +492,8 @@ def test_what_is_inside_a_folder(here: Path) -> None:
     outside = ["../r.json", "/r.json", "out/r.json", "gone", "loop", ".", "", "in/../../r.json", "a\0b"]
     outside += ["../here2/r.json"]  # a name that starts alike
     urls = ["s3://bucket/r.json", "file:///r.json", f"file://{here}/r.json", "file:/r.json", "zip::s3://b/r.json"]
-    assert [path for path in inside if not command_line.is_inside(path, ".")] == []
-    assert [path for path in [*outside, *urls] if command_line.is_inside(path, ".")] == []
+    assert [path for path in inside if not destinations.is_inside(path, ".")] == []
+    assert [path for path in [*outside, *urls] if destinations.is_inside(path, ".")] == []
 
 
 def test_which_paths_follow_a_link(here: Path) -> None:
@@ -501,7 +501,7 @@ def test_which_paths_follow_a_link(here: Path) -> None:
         link(name, target)
     follow = ["r.json", "./r.json", "own.json", "out/r.json", str(here / "r.json"), f"file://{here}/r.json"]
     plain = ["new.json", "in/new.json", "../new.json", str(here.parent / "new.json"), "s3://b/r", "/dev/stdout"]
-    assert [path for path in [*follow, *plain] if command_line.follows_link(path)] == follow
+    assert [path for path in [*follow, *plain] if destinations.follows_link(path)] == follow
 
 
 def test_an_error_is_written_to_no_other_place_either() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker import text
-from robustcheck_onnx.checker.cli import output
+from robustcheck_onnx.checker.cli import destinations
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.outside.addresses import on_this_machine
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
@@ -248,14 +248,16 @@ def test_a_report_replaces_an_empty_file_a_document_of_ours_and_no_other_file(tm
     (tmp_path / "list.txt").write_text("a.jpg\n")
     for name in ("m.robustcheck.json", "photo.PNG", "other.onnx", "notes"):
         target = tmp_path / name
-        output.check_target(target)  # nothing is there
+        destinations.check_target(target)  # nothing is there
         target.write_text('{"size": [8, 8]}')
-        fault = raised(UsageError, "is a file that is there already; only an empty file", output.check_target, target)
+        fault = raised(
+            UsageError, "is a file that is there already; only an empty file", destinations.check_target, target
+        )
         assert fault.hint != f"-o json={target}"
         for ours in ("", text.error_json("m", "h", 3)):
             target.write_text(ours)
-            output.check_target(target)
-            raised(UsageError, "is a file that this run reads", output.check_target, target, [target])
+            destinations.check_target(target)
+            raised(UsageError, "is a file that this run reads", destinations.check_target, target, [target])
     for name in ("m.onnx", "m.onnx.data", "list.txt"):
         for place in (tmp_path / name, places.parse_place(f"file://{tmp_path}/{name}")):
-            raised(UsageError, "is a file that is there already", output.check_target, place)
+            raised(UsageError, "is a file that is there already", destinations.check_target, place)

@@ -18,8 +18,10 @@ import typer
 
 from ...text import Texts
 from ..command_line import Invocation
-from ..options import CI, ROWS, VERDICT, Settings, Values, as_tuples, completing, key_of, parameter
-from ..output import deliver, destinations_of, print_report, progress_line, remove_earlier
+from ..destinations import Destination, destinations_of, remove_earlier
+from ..options import CI, ROWS, VERDICT, Settings, Values, as_tuples, completing, key_of, parameter, path_of
+from ..output import plain, print_report, print_result, write_files
+from ..progress import progress_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,14 +53,11 @@ class Call:
 
     @property
     def options(self) -> Values:
-        """Return the options that move a run's numbers.
-
-        They are keyword arguments, of the options that the verb has.
-        """
+        """Return those of the verb's options that move a run's numbers, as keyword arguments."""
         return {name: value for name, value in self.settings.options.keywords.items() if name in self._names}
 
     def show(self, form: str, text: Callable[[], str], render: Callable[..., RenderableType]) -> None:
-        """Write a document to stdout. It is `text` for json, else what `render` gives."""
+        """Write a document to stdout: `text` for json, else what `render` gives."""
         if form == "json":
             sys.stdout.write(text())
         else:
@@ -66,7 +65,7 @@ class Call:
 
 
 class Question(Call):
-    """A call of a verb that asks a question. It knows where its documents go."""
+    """A call of a verb that asks a question, and the places of its documents."""
 
     def __init__(self, ctx: typer.Context, settings: Settings, *, forms: Texts = FORMS) -> None:
         from ...outside.isolation import signals_wait
@@ -89,8 +88,7 @@ class Question(Call):
 
         reads: the files of robustcheck that the verb reads, such as a report; no document may replace one of them.
         """
-        photos = self.settings.images
-        self.read_files = [path for path in (*reads, Path(photos) if photos else None) if path is not None]
+        self.read_files = [path for path in (*reads, path_of(self.settings.images or None)) if path is not None]
         self.destinations = destinations_of(self.settings.output, self.read_files, self._forms)
         remove_earlier(self.destinations)
 
@@ -112,21 +110,32 @@ class Question(Call):
 
         settings = self.settings
         options = {"verbose": settings.verbose > 0} if "verbose" in self._names else {}
-        result = result.model_copy(update={"time": None}) if settings.no_time else result
+        if settings.no_time:
+            result = result.model_copy(update={"time": None})
         document = document_of(result)
-        deliver(
+        render = partial(terminal.render_document, document, **options)
+
+        def text(form: str) -> str:
+            if form == "terminal":
+                return plain(render(ascii_only=False))
+            return str(getattr(result, f"to_{form}")())
+
+        faults: dict[Destination, BaseException] = {}
+        write_files({d: partial(text, d.form) for d in self.destinations}, faults)
+        print_result(
             self.destinations,
-            lambda form: str(getattr(result, f"to_{form}")()),
-            partial(terminal.render_document, document, **options),
-            settings.color,
+            text,
+            render,
+            lambda: document.one_line,
+            color=settings.color,
             quiet=settings.quiet,
-            line=lambda: document.one_line,
+            faults=faults,
         )
         return getattr(result, "exit_code", 0)
 
 
 def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, **more: Any) -> Callable[[Verb], Verb]:
-    """Give a verb its options. Its function gets a `Call` with those of the table, then its own as parameters.
+    """Give a verb its options: those of the table in a `Call`, then its own as parameters.
 
     Args:
         names: of the options of the table, in the order of help.
@@ -171,7 +180,7 @@ def output_of(forms: Sequence[str]) -> Values:
 
 
 def question(*, forms: Texts = FORMS, without: Texts = (), **more: Any) -> Callable[[Verb], Verb]:
-    """Make a verb of a function. Its result is shown as a document.
+    """Make a verb of a function whose result is shown as a document.
 
     Args:
         forms: those of -o; the result has a method for each but terminal, such as to_json.

@@ -1,4 +1,4 @@
-"""The verbs about a report. They are `verify`, `sign`, and the group `mlflow`."""
+"""The verbs about a report: `verify`, `sign`, and the group `mlflow`."""
 
 import sys
 from datetime import UTC, datetime
@@ -8,9 +8,11 @@ from typing import Annotated
 
 from ...errors import CannotAssessError, UsageError
 from ...text import printable, quoted
+from ..destinations import check_target
 from ..help import Verbs
 from ..options import IMAGES, OUTPUT, SPEED, VERDICT, Model, argument, option
-from ..output import check_target, progress_line, say_home
+from ..output import say_home
+from ..progress import progress_line
 from . import FORMS, Call, Question, output_of, takes
 
 SHARED = ("quiet", "color", "timeout", "max_memory", "max_model_size", "offline", "debug")
@@ -317,6 +319,8 @@ def gate(
     """
     from ...trust.integrations.mlflow_log import gate_model_version
 
+    if public_key:
+        signature = signature or report.with_suffix(".sigstore.json")
     with progress_line(0, f"{name} version {version}") as progress:
         result = gate_model_version(
             name,
@@ -329,12 +333,14 @@ def gate(
             rerun=rerun,
             elsewhere=elsewhere,
             public_key=public_key,
-            signature=(signature or report.with_suffix(".sigstore.json")) if public_key else signature,
+            signature=signature,
             progress=progress,
         )
-    answer, done = ("closed", "is not on this version") if result.exit_code else ("open", "is set")
+    answer = "closed" if result.exit_code else "open"
     sys.stdout.write(f"{name} version {version}: gate is {answer}; {result.rule}\n")
-    sys.stdout.write("".join(f"  {f.check}: {f.status}; {printable(f.seen)}\n" for f in result.findings))
+    for finding in result.findings:
+        sys.stdout.write(f"  {finding.check}: {finding.status}; {printable(finding.seen)}\n")
     if alias:
+        done = "is not on this version" if result.exit_code else "is set"
         sys.stdout.write(f"  alias {alias} {done}\n")
     return result.exit_code

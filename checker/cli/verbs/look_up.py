@@ -1,4 +1,4 @@
-"""The verbs `explain`, `inspect`, `doctor`, `profiles` and `init`. They measure nothing."""
+"""The verbs that measure nothing: `explain`, `inspect`, `doctor`, `profiles` and `init`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from ...errors import EXIT_CODES, CannotAssessError, UsageError
 from ...text import as_json, count_text, quoted
+from ..destinations import check_target
 from ..help import Verbs
-from ..options import Output, Several, Values, argument, option
-from ..output import check_target, console_for
+from ..options import Output, Several, Values, argument, option, path_of
+from ..output import console_for
 from . import FORMS, Call, Question, output_of, takes
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def _plain(topic: str) -> str:
 def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> int:
     """Explain reasons for WARN, exit codes, preprocessing, the report."""
 
-    topics, words = {_plain(name): name for name in _topics("")}, _words()
+    topics = {_plain(name): name for name in _topics("")}
+    words = _words()
     if _plain(topic) not in topics:
         near = [*get_close_matches(_plain(topic), topics, 1), "reasons"]
         raise UsageError(
@@ -138,8 +140,9 @@ def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> 
         sys.stdout.write(json_schema())
     else:
         document, text = _answer(topic, words.get(topic))
-        is_json = output == "json"
-        sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | document) if is_json else f"{text}\n")
+        if output == "json":
+            text = as_json({"schema_version": 1, "tool": "robustcheck"} | document)
+        sys.stdout.write(text.removesuffix("\n") + "\n")
     return 0
 
 
@@ -165,7 +168,8 @@ def _answer(topic: str, meaning: str | None) -> tuple[Values, str]:
             parts.append(_wrapped(f"Of an index verdict: {said}"))
         return reasons[0], "\n\n".join(parts)
     kinds = {kind: words for kind, words in KINDS.items() if topic in (kind, "reasons")}
-    column, lines = max(map(len, RULES)), []
+    column = max(map(len, RULES))
+    lines = []
     for kind, words in kinds.items():
         lines.append(_wrapped(f"{kind}: {words}"))
         lines += [f"  {name:<{column}}  {rule.title}" for name, rule in RULES.items() if rule.kind == kind]
@@ -228,9 +232,11 @@ def _loaded(spec: str) -> Profile:
         return profile.load(spec)
     except (profile.ProfileError, RecursionError) as fault:
         deep = f"{spec}: threshold profile is nested too deeply; it must be a sealed profile"
-        other = "" if spec in profile.PACKAGED or Path(spec).exists() else spec
-        near = get_close_matches(other, profile.PACKAGED, 1)
-        hint = f"robustcheck profiles show {near[0]}" if near else "robustcheck profiles list"
+        is_there = spec in profile.PACKAGED or Path(spec).exists()
+        near = get_close_matches(spec, profile.PACKAGED, 1)
+        hint = "robustcheck profiles list"
+        if near and not is_there:
+            hint = f"robustcheck profiles show {near[0]}"
         raise UsageError(deep if isinstance(fault, RecursionError) else str(fault), hint) from fault
 
 
@@ -242,11 +248,11 @@ def _loaded(spec: str) -> Profile:
 def init(call: Call, path: Path = Path("robustcheck.toml"), force: bool = False) -> int:
     """Write a settings file with every setting, its default and meaning."""
     from ...outside.storage.stores import write_atomically
-    from .. import command_line, settings
+    from .. import settings, settings_file
 
-    if path.name == command_line.SHARED_FILE:
+    if path.name == settings_file.SHARED_FILE:
         raise UsageError(
-            f"{path}: file holds more than these settings; write [tool.{command_line.TABLE}] into it by hand",
+            f"{path}: file holds more than these settings; write [tool.{settings_file.TABLE}] into it by hand",
             "robustcheck init robustcheck.toml",
         )
     check_target(path, is_own=Path.is_file)  # --force replaces any file
@@ -285,9 +291,10 @@ def inspect(call: Question, model: str) -> int:
     from ...outside.storage.places import as_typed
     from ...questions import inspection
 
-    settings, place = call.settings, inspection.find_model(parse_address(model))
+    settings = call.settings
+    place = inspection.find_model(parse_address(model))
     call.begin()
-    profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
+    profile = load_profile(path_of(settings.thresholds))
     chosen = {"tensor": settings.tensor, "pool": settings.pool, "preprocess": settings.preprocess}
     try:
         result = inspection.inspect(as_typed(place), thresholds=profile, limits=settings.limits, **chosen)
@@ -315,7 +322,7 @@ def doctor(call: Call, output: Output = "terminal") -> int:
 
 
 def render_doctor(findings: Sequence[MachineFinding], *, ascii_only: bool = False) -> RenderableType:
-    """Lay out findings about the environment. Each has what to type, and the last line answers."""
+    """Lay out findings about the environment, each with what to type; the last line answers."""
     from rich.console import Group
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""The verbs `export`, `demo` and `calibrate`. They write models and profiles."""
+"""The verbs that write models and profiles: `export`, `demo` and `calibrate`."""
 
 import sys
 import tempfile
@@ -8,8 +8,10 @@ from pathlib import Path
 
 from ...errors import RobustcheckError, UsageError
 from ...text import quoted
+from ..destinations import check_extra, check_target
 from ..options import IMAGES, MODEL, OUTPUT, SPEED, VERDICT, Output, Several, argument, one_of, option
-from ..output import ascii_only, check_extra, check_target, console_for, progress_line
+from ..output import ascii_only, console_for
+from ..progress import progress_line
 from . import AS_FOR_A_CHECK, Call, takes
 
 
@@ -148,17 +150,18 @@ def export(
         show_forms(record.forms, record.form, console_for())
     if precision in INT8:
         share = int8_sums()
-        sys.stdout.write(
-            f"int8 sums on this CPU: {'exact' if share == 1 else f'saturate ({share:.2f} of the exact sum)'}\n"
-        )
-    parity, where = record.parity, calibration_images or "bundled"
+        sums = "exact" if share == 1 else f"saturate ({share:.2f} of the exact sum)"
+        sys.stdout.write(f"int8 sums on this CPU: {sums}\n")
+    parity = record.parity
+    where = calibration_images or "bundled"
     if record.calibrated_on:
         sys.stdout.write(f"ranges of activations from {record.calibrated_on} photos ({where})\n")
-    form_text = f" {record.form}" if record.form else ""
+    precision = f"{record.precision} {record.form}".strip()
+    outputs = ", ".join(record.outputs)
+    sys.stdout.write(f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {precision}, outputs {outputs})\n")
+    batches = ", ".join(map(str, record.batches))
     sys.stdout.write(
-        f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {record.precision}{form_text}, outputs "
-        f"{', '.join(record.outputs)})\n"
-        f"parity with the original at batch {', '.join(map(str, record.batches))} on {PARITY_PHOTOS} photos: "
+        f"parity with the original at batch {batches} on {PARITY_PHOTOS} photos: "
         f"max absolute {parity.max_abs:.2g}, max relative {parity.max_rel:.2g}, min cosine {parity.min_cosine:.7f}\n"
     )
     return 0
@@ -211,9 +214,10 @@ def demo(call: Call, keep: Path | None = None) -> int:
                 write(model, name, weights, mean)
             reports = [pipeline.check(model, device="cpu", isolate=False, progress=progress) for model in models]
         for name, report in zip(NAMES, reports, strict=True):
-            if call.settings.quiet < 2:
-                line = pen.say(f"{name} encoder: {verdict_text(report.verdict)}")
-                console.print(line if call.settings.quiet else Trimmed(excerpt(name, report, pen)))
+            if call.settings.quiet == 1:
+                console.print(pen.say(f"{name} encoder: {verdict_text(report.verdict)}"))
+            elif not call.settings.quiet:
+                console.print(Trimmed(excerpt(name, report, pen)))
             if report.verdict.verdict != EXPECTED[name]:
                 raise RobustcheckError(
                     f"demo: verdict on the {name} encoder is {report.verdict.verdict}; it must be {EXPECTED[name]}",
@@ -298,14 +302,16 @@ def calibrate(
         raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
     if out is not None:
         check_extra("--out", out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name], (), "p.json")
-    target, color = out or Path("plan"), call.settings.color
+    target = out or Path("plan")
+    color = call.settings.color
     if from_reference:
         return write_profile(default_profile(table_text()), {}, target, output, color)
     name = profile_id or target.stem
     opened = open_named(suite, name)
     table = results or (out and out.with_suffix(".results.jsonl"))
     if from_evidence:
-        table, (rows, failed) = Path(from_evidence[0]), measured_before(from_evidence, opened)
+        table = Path(from_evidence[0])
+        rows, failed = measured_before(from_evidence, opened)
     else:
         assert opened is not None
         settings = run.Settings(

@@ -1,4 +1,4 @@
-"""The verbs that measure. They are `check`, the default, and `compare`, `scan`, `shift`, `concepts`, `directions`."""
+"""The verbs that measure: `check`, the default, `compare`, `scan`, `shift`, `concepts` and `directions`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,26 @@ from typing import Annotated, Any
 
 from ...core.model_size import MAX_MODEL_SIZE
 from ...errors import CannotAssessError, UsageError
-from ...text import Texts, as_json
+from ...text import Texts, as_json, quoted
 from .. import process
-from ..options import FORMATS, IMAGES, MODEL, OUTPUT, ROWS, VECTORS, VERDICT, Model, Several, argument, one_of, option
-from ..output import ascii_only, check_extra, check_outputs, check_written, console_for
+from ..confinement import check_outputs, refuse_unsafe
+from ..destinations import check_extra
+from ..options import (
+    FORMATS,
+    IMAGES,
+    MODEL,
+    OUTPUT,
+    ROWS,
+    VECTORS,
+    VERDICT,
+    Model,
+    Several,
+    argument,
+    one_of,
+    option,
+    path_of,
+)
+from ..output import ascii_only, console_for
 from . import AS_FOR_A_CHECK, Call, Question, question, takes
 
 Baseline = Annotated[
@@ -50,9 +66,19 @@ def check(call: Call, models: Several = None) -> int:
     if not models:
         return _show(call, *line.output[-1:])
     with isolation.Wall() as wall:
-        from ..models import check_models  # while the child process starts
+        from ..named_models import split_images  # while the child process starts
+        from ..plan import plan_of
+        from ..run import run
+        from ..settings import of_check, refuse_loosening
 
-        return check_models(line, call.typed, models, call.invocation, wall)
+        words, photos = split_images(models, images_typed=line.images is not None, strict=line.strict)
+        if photos:
+            call.typed["images"] = photos
+        resolved = of_check(line, call.typed)
+        if line.strict:
+            refuse_loosening(resolved, call.invocation.line)
+        call.invocation.annotates = not resolved.settings.no_ci
+        return run(plan_of(words, resolved), call.invocation, wall)
 
 
 def _show(call: Call, form: str = "terminal") -> int:
@@ -72,8 +98,10 @@ def _show(call: Call, form: str = "terminal") -> int:
     pen = Pen(ascii_only(console))
     table = columns(pen, "=setting", "value", "source")
     for key, entry in document["settings"].items():
-        text, source = settings.value_text(key, entry["value"]), entry["source"]
-        table.add_row(pen.say(key), pen.name(text), pen.name(source, "dim" if source == settings.DEFAULT else "bold"))
+        text = settings.value_text(key, entry["value"])
+        source = entry["source"]
+        style = "dim" if source == settings.DEFAULT else "bold"
+        table.add_row(pen.say(key), pen.name(text), pen.name(source, style))
     console.print(Trimmed(Group(table, pen.name(f"file: {resolved.file or 'none'}"))))
     return 0
 
@@ -164,7 +192,7 @@ def compare(
     from ...questions.compare import compare as compare_models
     from ...questions.compare.document import pictured
     from ...questions.compare.index import IndexOptions
-    from ..models import form_options
+    from ..run import thumbnails_of
     from ..settings import Resolved, refuse_loosening
 
     required: list[Any] = [word for entry in require or ["indication"] for word in entry.split(",")]
@@ -175,13 +203,16 @@ def compare(
     asked = IndexOptions.model_validate({"file": index, "text": text, "metric": metric, **limits})
     if accept_untested_index and index is None:
         raise UsageError("--accept-untested-index is given without --index", "--index FILE --accept-untested-index")
-    settings, is_alone = call.settings, reference is None and baseline is None and index is None
+    settings = call.settings
+    is_alone = reference is None and baseline is None and index is None
     if settings.strict:
         resolved = Resolved(settings)
         refuse_loosening(resolved, call.invocation.line)
         check_outputs(resolved, settings.output)
         if write_baseline is not None:
-            check_written(resolved, "--write-baseline", write_baseline)
+            path = str(write_baseline)
+            again = f"--write-baseline {quoted(path)}"
+            refuse_unsafe(resolved, ("output",), f"--write-baseline is {path}", path, again)
     if is_alone and (write_baseline is None or settings.strict):
         raise UsageError(
             "REFERENCE.onnx is missing; a candidate is compared with a model, a baseline, or the vectors of --index",
@@ -193,7 +224,7 @@ def compare(
         )
     if index is not None and reference is None and baseline is None:
         _refuse_alone(settings.output, require)
-    thresholds = None if settings.thresholds is None else Path(settings.thresholds)
+    thresholds = path_of(settings.thresholds)
     call.begin(baseline, index, text)
     if write_baseline is not None:  # it may be the baseline, which a PASS replaces
         others = [path for path in (index, text) if path is not None]
@@ -212,9 +243,10 @@ def compare(
     if isinstance(result, FirstBaseline):
         call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
         return 0
-    if isinstance(result, CompareReport) and "html" in [form for form, *_ in call.destinations]:
+    in_html = "html" in [form for form, *_ in call.destinations]
+    if isinstance(result, CompareReport) and in_html and not settings.no_thumbnails:
         with isolation.Wall(settings.limits) as wall:
-            photos = form_options(settings, [pictured(result)], ["html"], wall)
+            photos = thumbnails_of([pictured(result)], settings.options, wall)
         result = result.model_copy(update={"thumbnails": photos.thumbnails})
     code = call.answer(result)
     process.announce((), call.destinations, enabled=not settings.no_ci, summary=result.to_markdown())
@@ -320,7 +352,8 @@ def shift(
             f"{more[0]}: set is given without an option; with both --shifted and --target each set needs its own",
             f"--shifted {more[0]}, or --target {more[0]}",
         )
-    labelled, unlabelled = shifted or [], target or []
+    labelled = shifted or []
+    unlabelled = target or []
     (unlabelled or labelled).extend(more or ())  # a shell makes several words of one pattern
     call.begin(report)
     if suite_entry is not None:
