@@ -25,8 +25,11 @@ from ..outside.isolation import NotReadError, Wall
 from ..outside.storage import stores
 from ..outside.storage.places import Url, redact, redact_text
 from ..report import forms
-from ..report.forms import FormOptions, exit_code_of, one_model
-from ..report.record import Failed, Outcome, Report, sealed
+from ..report.check import Report
+from ..report.forms import one_model
+from ..report.model_names import FormOptions
+from ..report.record import Failed, Outcome, sealed
+from ..report.words import exit_code_of, line_of
 from ..text import VERSION, printable, quoted, sha256_of
 from . import command_line, output, process
 from .command_line import Invocation, Words, expand, fill, split, split_images, template_of
@@ -229,7 +232,7 @@ def _deliver(settings: Settings, by_model: Mapping[str, Outcome], outputs: _Outp
         from rich.console import Group
         from rich.text import Text
 
-        from ..report.terminal import render_several
+        from ..report.overview import render_several
 
         notes = [f"signature: {output.bundle_at(d)}" for d in vouched()]
         notes += [f"representations: {path}" for model, path in saved.items() if model in measured]
@@ -260,7 +263,7 @@ def _deliver(settings: Settings, by_model: Mapping[str, Outcome], outputs: _Outp
         terminal,
         settings.color,
         quiet=settings.quiet,
-        line=lambda: "\n".join(map(forms.line_of, outcomes)),
+        line=lambda: "\n".join(map(line_of, outcomes)),
         faults=faults,
     )
 
@@ -269,7 +272,8 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
     """Return the terminal report about one model, or its error."""
     from rich.text import Text
 
-    from ..report.terminal import document_of, render_document
+    from ..report.document import document_of
+    from ..report.terminal import render_document
 
     if isinstance(outcome, Failed):
         return Text(f"{outcome.model}\nerror: {outcome.message}\n" + (f"hint: {outcome.hint}" if outcome.hint else ""))

@@ -189,7 +189,7 @@ def remove_signature(form: str, report: Place) -> None:
     if form != "json" or not isinstance(report, Path):
         return
     from ..outside.storage.stores import is_ours
-    from ..report.record import bundle_of, remove_verdict
+    from ..report.attestation import bundle_of, remove_verdict
 
     if is_ours(report) or not report.exists():  # else nothing is replaced
         remove_verdict(bundle_of(report))
@@ -353,7 +353,7 @@ def check_bundles(resolved: Resolved, signed: Destinations, destinations: Destin
 
     Their names follow from those of the reports.
     """
-    from ..report.record import is_verdict
+    from ..report.attestation import is_verdict
 
     again = "-o json=report.json --sign KEY"
     bundles = [bundle_at(report) for report in signed]
@@ -402,7 +402,7 @@ def _refuse_unsafe(resolved: Resolved, label: str, again: str, path: str, *keys:
 
 def bundle_at(signed: Destination) -> Path:
     """Return the file of a signed report's signature."""
-    from ..report.record import bundle_of
+    from ..report.attestation import bundle_of
 
     assert isinstance(signed.path, Path)
     return bundle_of(signed.path)
@@ -410,7 +410,7 @@ def bundle_at(signed: Destination) -> Path:
 
 def say_home(quiet: int) -> None:
     """Note on stderr that the project has no address yet. The kind of statement is named by it."""
-    from ..report.record import HOME_NOTE
+    from ..report.attestation import HOME_NOTE
 
     if HOME_NOTE and quiet < 2:
         sys.stderr.write(f"note: {HOME_NOTE}\n")

@@ -6,9 +6,22 @@ from typing import TYPE_CHECKING, Literal
 
 from ....thresholds.profile import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, PreprocessingFacts
-from ...report import notebook
-from ...report.document import Cell, Chart, Curve, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ...report import frames
+from ...report.document import (
+    Cell,
+    Chart,
+    Curve,
+    Document,
+    Facts,
+    Section,
+    Table,
+    document_of,
+    facts_of_run,
+    measured,
+    name,
+)
 from ...report.record import ModelRead, Time
+from ...report.shown import Shown
 from ...text import count_text, name_text, number_text
 
 if TYPE_CHECKING:
@@ -185,7 +198,7 @@ class ConceptsReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        rows: list[notebook.Row] = [
+        rows: list[frames.Row] = [
             {
                 "concept": concept.name,
                 "n_images": concept.n_images,
@@ -198,7 +211,7 @@ class ConceptsReport(Shown, Frozen):
             }
             for concept in self.concepts
         ]
-        return notebook.frame(rows, "concept")
+        return frames.frame(rows, "concept")
 
 
 def ap_text(value: float) -> str:
@@ -214,7 +227,8 @@ SHORT = 10  # concepts in the short report
 ON_A_PAGE = 50  # directions
 
 
-def document_of(report: ConceptsReport) -> Document:
+@document_of.register(ConceptsReport)
+def document_of_concepts(report: ConceptsReport) -> Document:
     """Return the document of a concept set."""
     model, images, chance, directions = report.model, report.images, report.chance, report.directions
     n_images, left_out = images.n_usable, len(report.not_judged)

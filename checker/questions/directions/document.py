@@ -10,10 +10,11 @@ import numpy as np
 from ....thresholds.profile import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
 from ...core.statistics.definitions import Accuracy
-from ...report import notebook
-from ...report.document import Cell, Chart, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ...report import frames
+from ...report.document import Cell, Chart, Document, Facts, Section, Table, document_of, facts_of_run, measured, name
 from ...report.document import Curve as Line
 from ...report.record import ModelRead, Time
+from ...report.shown import Shown
 from ...text import count_text, interval_text, number_text, percent_text
 from ..shift.robustness import Effective, SetResult, Shifted
 
@@ -212,7 +213,7 @@ class DirectionsReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        rows: list[notebook.Row] = [
+        rows: list[frames.Row] = [
             {
                 "decomposition": name,
                 "order": curve.order,
@@ -229,7 +230,7 @@ class DirectionsReport(Shown, Frozen):
             for curve in analysis.curves
             for point in curve.points
         ]
-        return notebook.frame(rows, "decomposition")
+        return frames.frame(rows, "decomposition")
 
 
 def spectrum_notes(raw: Analysis) -> list[str]:
@@ -269,7 +270,8 @@ def summary_of(raw: Analysis) -> str:
 SPECTRUM_POINTS = 11  # of the curve of the importance
 
 
-def document_of(report: DirectionsReport) -> Document:
+@document_of.register(DirectionsReport)
+def document_of_directions(report: DirectionsReport) -> Document:
     """Return the document of a head's directions."""
     model, images, raw = report.model, report.images, report.raw
     twenty = raw.twenty

@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING, Literal
 
 from ....thresholds.profile import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, PreprocessingFacts
-from ...report import notebook
-from ...report.document import Cell, Chart, Curve, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ...report import figures, frames
+from ...report.document import (
+    Cell,
+    Chart,
+    Curve,
+    Document,
+    Facts,
+    Section,
+    Table,
+    document_of,
+    facts_of_run,
+    measured,
+    name,
+)
 from ...report.record import ModelRead, Time
+from ...report.shown import Shown
 from ...text import count_text, number_text, percent_text, range_text
 
 if TYPE_CHECKING:
@@ -177,7 +190,7 @@ class ScanReport(Shown, Frozen):
             EnvironmentFaultError: pandas is not installed.
         """
         columns = {"n_images", "kurtosis", "kurtosis_se", "top3_share", "n_persistent", "max_median_ratio"}
-        rows: list[notebook.Row] = [
+        rows: list[frames.Row] = [
             {
                 "layer": index,
                 **layer.model_dump(include={"kind", "tensor", "width"}),
@@ -185,7 +198,7 @@ class ScanReport(Shown, Frozen):
             }
             for index, layer in enumerate(self.layers, 1)
         ]
-        return notebook.frame(rows, "layer")
+        return frames.frame(rows, "layer")
 
     def plot(self) -> Figure:
         """Plot kurtosis and top-3 share over depth.
@@ -207,26 +220,26 @@ def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
         title: model and images.
         layers: in the order of the graph; the representation last.
     """
-    drawing, (kurtosis, share) = notebook.figure(title, 2)
+    drawing, (kurtosis, share) = figures.figure(title, 2)
     statistics = [layer.statistics for layer in layers]
     places = range(1, len(layers) + 1)
-    values = [notebook.NAN if s.kurtosis is None else s.kurtosis for s in statistics]
+    values = [figures.NAN if s.kurtosis is None else s.kurtosis for s in statistics]
     errors = [0.0 if s.kurtosis_se is None else s.kurtosis_se for s in statistics]
     spread = "mean over images ± its SE"
-    kurtosis.errorbar(places, values, errors, color=notebook.WITH, marker=".", zorder=1, label=spread)
-    shares = [notebook.NAN if s.top3_share is None else s.top3_share for s in statistics]
-    share.plot(places, shares, color=notebook.WITH, marker=".", zorder=1)
+    kurtosis.errorbar(places, values, errors, color=figures.WITH, marker=".", zorder=1, label=spread)
+    shares = [figures.NAN if s.top3_share is None else s.top3_share for s in statistics]
+    share.plot(places, shares, color=figures.WITH, marker=".", zorder=1)
     persistent = [index for index, s in enumerate(statistics) if s.has_outliers]
     if persistent:
         for axes, heights in ((kurtosis, values), (share, shares)):
             axes.scatter(
                 [places[index] for index in persistent], [heights[index] for index in persistent],
-                color=notebook.OWN, marker="D", zorder=2, label="persistent outlier features",
+                color=figures.OWN, marker="D", zorder=2, label="persistent outlier features",
             )  # fmt: skip
     kurtosis.set(title="activation kurtosis", ylabel="kurtosis")
     low, high = kurtosis.get_ylim()
     if low <= 0 or high / low > 3:
-        notebook.plain_logarithm(kurtosis, "y")
+        figures.plain_logarithm(kurtosis, "y")
     share.set(title="share of the three strongest features", ylabel="share of z⁴", ylim=(0, 1.05))
     for axes in (kurtosis, share):
         axes.locator_params(axis="x", integer=True)
@@ -270,7 +283,8 @@ _ByName = dict[str, list[tuple[int, float, float]]]
 """By the name of a feature, or of a feature at a place: layer number, share of the rows or images, largest value."""
 
 
-def document_of(report: ScanReport) -> Document:
+@document_of.register(ScanReport)
+def document_of_scan(report: ScanReport) -> Document:
     """Return a scan's document."""
     model, images, layers = report.model, report.images, report.layers
     statistics = [layer.statistics for layer in layers]

@@ -23,7 +23,7 @@ from ...errors import CannotAssessError
 from ...outside.storage import registries
 from ...outside.storage.places import Url
 from ...questions.compare.judge import CompareReport
-from ...report.record import Report
+from ...report.check import Report
 from ..verify.run import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
