@@ -1,4 +1,7 @@
-"""Attest a verdict: the predicate of an in-toto statement, and the files of signed ones."""
+"""Attest a verdict: the predicate of an in-toto statement, and the files of signed ones.
+
+What is attested is the predicate alone: whoever signs adds the model's file as the subject, and the type.
+"""
 
 from __future__ import annotations
 
@@ -46,15 +49,16 @@ HOME_NOTE: Final = (
 
 
 def predicate_of(report: Bound, report_digest: str) -> Fields:
-    """Return what is attested.
+    """Return what is attested: the verdict, and the digests of all that it rests on.
 
-    It is the verdict, and the digests of all that it rests on; the same report gives the same predicate.
+    The same report gives the same predicate.
 
     Args:
         report: sealed.
         report_digest: sha256:… of the file that holds the report, every byte of it.
     """
-    evidence, bound = report.evidence, report.binding
+    evidence = report.evidence
+    bound = report.binding
     result = bound.result_digest if bound else result_digest_of(report.model_dump(mode="json"))
     return {
         "tool": {"name": report.tool, "version": report.tool_version},  # first: `storage.stores.OURS`

@@ -3,8 +3,6 @@
 Numbers come in, coordinates go out; pure. The templates draw them.
 
 Coordinates are SVG user units, x to the right and y downward.
-
-The picture is kurtosis against effective robustness, with remarks; pure.
 """
 
 import math
@@ -76,7 +74,9 @@ class Histogram:
     """the words' text-anchor: start (right of the line) or end"""
     top: int
     """the largest count"""
-    width, height, base = 440.0, 210.0, 176.0
+    width = 440.0
+    height = 210.0
+    base = 176.0
 
 
 class Cell(NamedTuple):
@@ -108,7 +108,9 @@ class Map:
     cell_width: float
     rows: tuple[MapRow, ...]
     n_images: int
-    label_width, cell_height, gap = 104.0, 20.0, 4.0
+    label_width = 104.0
+    cell_height = 20.0
+    gap = 4.0
 
     @property
     def width(self) -> float:
@@ -122,9 +124,7 @@ class Map:
 
 
 def position(value: float, minimum: float) -> float:
-    """Return a value's place on the shared axis.
-
-    It is 0 to 1, the same for all statistics: value / (value + threshold).
+    """Return a value's place on the shared axis, 0 to 1: value / (value + threshold), for all statistics.
 
     0 is 0, the threshold is the middle, and there is room for any value. A value below 0 counts as 0.
 
@@ -136,9 +136,7 @@ def position(value: float, minimum: float) -> float:
 
 
 def ratio_position(value: float, reference: float) -> float:
-    """Return a value's place on a ratio's axis.
-
-    It is 0 to 1; the reference's is the middle, and near it the axis is widest.
+    """Return a value's place on a ratio's axis, 0 to 1, with the reference's in the middle, where the axis is widest.
 
     >>> ratio_position(0.0, 1), ratio_position(0.8, 1), ratio_position(1.0, 1), ratio_position(1.25, 1)
     (0.0, 0.25, 0.5, 0.75)
@@ -157,9 +155,9 @@ def bar(interval: Interval, minimum: float, place: Place = position) -> Bar | No
     return Bar(low, high, estimate)
 
 
-def limits_at(limits: Sequence[float], minimum: float, place: Place = position) -> list[float]:
-    """Return the places of limits on the axis. Bars share the axis; limits that are 0 or infinite are left out."""
-    return [place(limit, minimum) * BAR_WIDTH for limit in limits if 0 < limit < math.inf]
+def limit_at(limit: float, minimum: float, place: Place = position) -> float | None:
+    """Return the place of a limit on the axis that all bars share. None for 0 or an infinite one."""
+    return place(limit, minimum) * BAR_WIDTH if 0 < limit < math.inf else None
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str, float]) -> Histogram | None:
@@ -170,7 +168,9 @@ def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str,
     top = max(counts, default=0)
     if not top or len(edges) != len(counts) + 1 or edges[-1] <= edges[0]:
         return None
-    width, base, room = Histogram.width, Histogram.base, 140.0
+    width = Histogram.width
+    base = Histogram.base
+    room = 140.0
 
     def x(value: float) -> float:
         return (value - edges[0]) / (edges[-1] - edges[0]) * width
@@ -209,7 +209,8 @@ def round_values(low: float, high: float, about: int = 5) -> list[float]:
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.75)
-    first, last = math.ceil(low / step), math.floor(high / step)
+    first = math.ceil(low / step)
+    last = math.floor(high / step)
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
@@ -238,7 +239,8 @@ class Picture(NamedTuple):
 
 def picture(chart: Chart) -> Picture | None:
     """Draw one curve as bars, several as lines. None where no value is above 0."""
-    first, n = chart.curves[0], len(chart.names)
+    first = chart.curves[0]
+    n = len(chart.names)
     is_bars = len(chart.curves) == 1
     top = max(first.values) if is_bars else 1.0
     if top <= 0:
@@ -280,7 +282,7 @@ def y_of(share: float) -> float:
 
 
 def level(z: float) -> int:
-    """Return the shade of a z. It is the number of LEVELS that its size is beyond.
+    """Return the shade of a z: the number of LEVELS that its size is beyond.
 
     >>> [level(z) for z in (0.2, -1.5, 6.0, -6.5)]
     [0, 1, 3, 4]

@@ -84,7 +84,7 @@ class Report(Shown, Bound, Frozen):
         return self._as("json")
 
     def to_html(self) -> str:
-        """Return the page, as `-o html`. It has no copies of the photos."""
+        """Return the page, as `-o html` but without copies of the photos."""
         return self._as("html")
 
     def to_junit(self) -> str:
@@ -109,7 +109,7 @@ class Report(Shown, Bound, Frozen):
         return forms.render(form, [self])
 
     def __repr_args__(self) -> ReprArgs:
-        """Return the fields that repr, str and rich show. They fit a line; `to_json` has the record."""
+        """Return the fields that repr, str and rich show in a line; `to_json` has the record."""
         return [
             ("verdict", self.verdict.verdict),
             ("kind", self.kind),
@@ -146,7 +146,7 @@ def read(path: Path) -> list[tuple[Report, Fields]]:
 
 
 def read_one(path: Path) -> Report:
-    """Read the report of a one-report file. It must be as a check wrote it. Raises as `only_one`."""
+    """Read the report of a one-report file, as a check wrote it. Raises as `only_one`."""
     return only_one(path, {"": Report})
 
 
@@ -165,12 +165,17 @@ BUNDLED_STEP = "Check again on photos of the kind that your model will see: `rob
 @document_of.register(Report)
 def document_of_check(report: Report) -> Document:
     """Return the document of a check."""
-    verdict, model, images, gate = report.verdict, report.evidence.model, report.evidence.images, report.gate
+    verdict = report.verdict
+    model = report.evidence.model
+    images = report.evidence.images
+    gate = report.gate
     usual = {BUNDLED_NOTE, *fallback_note(report.evidence.execution), *([] if verdict.passed else [HEAD_NOTE])}
     remarks = [note for note in report.notes if note not in usual]
-    step, explain = BUNDLED_STEP if images.bundled else PASSED_STEP, ""
+    step = BUNDLED_STEP if images.bundled else PASSED_STEP
+    explain = ""
     if verdict.reasons:
-        step, explain = verdict.reasons[0].next_step, f"robustcheck explain {verdict.reasons[0].id}"
+        step = verdict.reasons[0].next_step
+        explain = f"robustcheck explain {verdict.reasons[0].id}"
     photos = "" if images.bundled else f" --images {texts.quoted(images.source)}"
     n_images = report.evidence.statistics.n_images
     noted = Facts(tuple((Cell("note", "bold"), note) for note in remarks if verdict.passed))
@@ -212,7 +217,9 @@ def _pixels(report: Report) -> Words:
 
 def _whole(report: Report) -> Iterator[Section]:
     """Yield the sections of the whole report."""
-    model, s, gate = report.evidence.model, report.evidence.statistics, report.gate
+    model = report.evidence.model
+    s = report.evidence.statistics
+    gate = report.gate
     planted = "" if is_noted(report, model.synthetic) else f": {model.synthetic}"
     synthetic = Cell(f"synthetic{planted}" if model.synthetic else "", "warn")
     said = [each for each in (name(model.source), synthetic) if each.text]
@@ -255,24 +262,31 @@ def _evidence(report: Report, *, aligned: bool) -> tuple[tuple[Words, ...], ...]
 def _context(report: Report) -> Table:
     """Return the numbers that decide nothing, two in a row."""
     s = report.evidence.statistics
-    values = [
-        *("centred kurtosis", number_text(s.centred_kurtosis), "sparsity (zeros)", percent_text(s.zero_share)),
-        *("RMS kurtosis", number_text(s.rms_kurtosis), "negative values", percent_text(s.negative_share)),
-        *("max-median ratio", max_median_text(s), "spread over images", percent_text(s.spread)),
-        *("effective rank", rank_text(report.evidence.content)),
-        *("relative variance", variance_text(report.evidence.content)),
-        *("mean of the rest", rest_text(report.evidence.content)),
-        *itertools.chain(*context_of(report)),
+    content = report.evidence.content
+    pairs = [
+        ("centred kurtosis", number_text(s.centred_kurtosis)),
+        ("sparsity (zeros)", percent_text(s.zero_share)),
+        ("RMS kurtosis", number_text(s.rms_kurtosis)),
+        ("negative values", percent_text(s.negative_share)),
+        ("max-median ratio", max_median_text(s)),
+        ("spread over images", percent_text(s.spread)),
+        ("effective rank", rank_text(content)),
+        ("relative variance", variance_text(content)),
+        ("mean of the rest", rest_text(content)),
+        *context_of(report),
     ]
-    cells: list[Words] = [Cell(text, "" if i % 2 else "dim") for i, text in enumerate(values)]
-    return Table(("", ">", "", ">"), tuple(itertools.zip_longest(*[iter(cells)] * 4, fillvalue="")))
+    cells: list[tuple[Words, Words]] = [(Cell(label, "dim"), value) for label, value in pairs]
+    two = itertools.zip_longest(cells[::2], cells[1::2], fillvalue=("", ""))
+    return Table(("", ">", "", ">"), tuple((*left, *right) for left, right in two))
 
 
 def _features(report: Report) -> tuple[Block, ...]:
     features = notable_features(report.evidence.statistics)
     rows = tuple(
         (
-            *(Cell(str(each.index), "bold"), percent_text(each.share), percent_text(each.frequency)),
+            Cell(str(each.index), "bold"),
+            percent_text(each.share),
+            percent_text(each.frequency),
             f"{each.mean_z:+z.1f}",
         )
         for each in features[:MAX_FEATURES]

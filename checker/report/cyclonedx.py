@@ -55,7 +55,8 @@ def _component(number: int, outcome: Outcome) -> Fields:
 
 
 def _bom_facts(report: Bound) -> list[tuple[str, object]]:
-    evidence, reasons = report.evidence, findings(report)
+    evidence = report.evidence
+    reasons = findings(report)
     return [
         ("verdict", report.verdict.verdict),
         ("kind", report.verdict.kind),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import singledispatch
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ..core.evidence import Interval
+from ..core.evidence import ImageFacts, Interval
 from ..core.verdict.rule import Reason
 from ..text import Texts, frozen, name_text, number_text, short_digest, short_provider
 from .record import Bound
@@ -242,7 +242,8 @@ class Document:
 
 def facts_of_run(report: Any, *first: Words) -> tuple[Words, ...]:
     """Return the facts of a headline. `first` precedes digest, device, runtime and time."""
-    run, time = report.execution, report.time
+    run = report.execution
+    time = report.time
     provider = f"{run.requested} → {short_provider(run.providers[0])}"
     seconds = f"{number_text(time.wall_s)} s" if time else ""
     return (*first, name(short_digest(report.model.digest)), provider, f"ONNX Runtime {run.runtime}", seconds)
@@ -250,11 +251,17 @@ def facts_of_run(report: Any, *first: Words) -> tuple[Words, ...]:
 
 def measured(report: Any, model: Pairs, images: Pairs, preprocessing: str) -> Section:
     """Return the folded section on how it was measured."""
-    run, time = report.execution, report.time
+    run = report.execution
+    time = report.time
     last = [("Preprocessing", preprocessing), ("Device", run.device), ("ONNX Runtime", run.runtime)]
     rows = (*images, *last, ("Started", time.started if time else ""))
     blocks = (Facts(_named(model), "Model"), Facts(_named(rows), "Run"))
     return Section("What was measured, and how", "", blocks, "folded")
+
+
+def image_rows(images: ImageFacts) -> Pairs:
+    """Return the rows of `measured` about an image set."""
+    return [("Images", images.source), ("Digest", images.digest), ("Seed", images.seed)]
 
 
 def _named(rows: Pairs) -> tuple[tuple[Words, Words], ...]:

@@ -39,9 +39,9 @@ NAN = float("nan")
 
 
 def figure(title: str, n_panels: int) -> tuple[Figure, list[Axes]]:
-    """Make an empty figure of panels.
+    """Make an empty figure of panels next to each other.
 
-    They are next to each other; a notebook shows the figure once, as the value of the cell.
+    A notebook shows the figure once, as the value of the cell.
 
     Raises:
         EnvironmentFaultError: matplotlib is not installed.
@@ -70,7 +70,8 @@ def check_figure(report: Bound, reference: Sequence[ReferenceRow]) -> Figure:
 
 
 def _histogram(axes: Axes, statistics: Statistics, profile: Profile) -> None:
-    edges, counts = statistics.histogram_edges, statistics.histogram_counts
+    edges = statistics.histogram_edges
+    counts = statistics.histogram_counts
     if counts:
         axes.stairs(counts, edges, fill=True, color=WITH)
     if (mean := statistics.kurtosis.estimate) is not None:
@@ -118,7 +119,8 @@ def _suite(axes: Axes, statistics: Statistics, suite: Sequence[ReferenceRow]) ->
             [row.persistence_ratio for row in chosen],
             color=colour, marker=marker, alpha=0.7, label=f"{word} outlier features",
         )  # fmt: skip
-    kurtosis, ratio = statistics.kurtosis.estimate, statistics.persistence_ratio.estimate
+    kurtosis = statistics.kurtosis.estimate
+    ratio = statistics.persistence_ratio.estimate
     if kurtosis is not None and ratio is not None:
         axes.scatter([kurtosis], [ratio], color=OWN, marker="*", s=220, label="this model", zorder=3)
     axes.set(title="place in the reference suite", xlabel=NAMES["kurtosis"], ylabel=NAMES["persistence_ratio"])

@@ -53,7 +53,7 @@ ONE_MODEL = ("modelcard", "predicate")
 
 
 def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None = None) -> str:
-    """Write one document about all outcomes, in order. It ends in a newline.
+    """Write one document about all outcomes, in order, with a newline at the end.
 
     form: one of TEXTS. Each report gets the digest of what it holds now: a gate may have been added since it was made.
     Raises UsageError where the form holds one model only and there are several.
@@ -72,7 +72,7 @@ def one_model(form: str, models: int) -> None:
 
 
 def render_error(form: str, message: str, hint: str, exit_code: int, model: str = "") -> str:
-    """Write the document of a run without a verdict. It is valid in its form, and never to be read as a PASS.
+    """Write the document of a run without a verdict, valid in its form and never to be read as a PASS.
 
     form: one of FORMS. model: as it was given; empty where it is not known.
     """

@@ -1,10 +1,4 @@
-"""Write the forms that pipelines read: JUnit, SARIF, CycloneDX and GitHub's annotations. Pure.
-
-A reason for WARN is a failure, a waived one is skipped, a model that could not be assessed is an error.
-
-A component's hashes are those of files; the verdict and the digests of what it rests on are properties. Without a
-model card: its metrics are of a model's performance, which was not measured.
-"""
+"""Write GitHub's annotations, and its summary in limited size. Pure."""
 
 from collections.abc import Sequence
 
@@ -67,9 +61,7 @@ def _property(words: str) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], options: FormOptions, room: int = SUMMARY_BYTES) -> str:
-    """Write the Markdown report in limited size.
-
-    It has fewer than `room` bytes of UTF-8: all lines, or a part that ends with a note.
+    """Write the Markdown report in fewer than `room` bytes of UTF-8: all lines, or a part that ends with a note.
 
     Empty where not even that sentence fits.
     """

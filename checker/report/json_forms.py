@@ -26,7 +26,7 @@ def write_json(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 
 def documents(outcomes: Sequence[Outcome]) -> list[Fields]:
-    """Return the document of each outcome. It has a report's fields, or the model with its error."""
+    """Return for each outcome the fields of its report, or the model with its error."""
     return [
         {"model": o.model, "error": {"message": o.message, "hint": o.hint, "exit_code": o.exit_code}}
         if isinstance(o, Failed)

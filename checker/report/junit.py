@@ -27,17 +27,34 @@ from .words import (
 # a pipeline's history shows when it came and went.
 GROUPS = {
     "comparable": (
-        *("other_statistic_version", "untrained", "assumed_preprocessing", "preprocessing_against_contract"),
-        *("normalised_twice", "unusual_pixels"),
-        *("assumed_tensor", "tensor_not_calibrated", "end_not_calibrated", "width_not_calibrated"),
+        "other_statistic_version",
+        "untrained",
+        "assumed_preprocessing",
+        "preprocessing_against_contract",
+        "normalised_twice",
+        "unusual_pixels",
+        "assumed_tensor",
+        "tensor_not_calibrated",
+        "end_not_calibrated",
+        "width_not_calibrated",
     ),
     "sound": (
-        *("nonfinite_representations", "constant_representations", "constant_feature", "batch_dependent"),
-        *("output_changed", "runtime_differs", "unchecked", "little_content"),
+        "nonfinite_representations",
+        "constant_representations",
+        "constant_feature",
+        "batch_dependent",
+        "output_changed",
+        "runtime_differs",
+        "unchecked",
+        "little_content",
     ),
     "images": (
-        *("too_few_images", "duplicate_images", "near_duplicate_images", "images_not_varied"),
-        *("images_not_photo_like", "representations_alike"),
+        "too_few_images",
+        "duplicate_images",
+        "near_duplicate_images",
+        "images_not_varied",
+        "images_not_photo_like",
+        "representations_alike",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Write the Markdown form. It is CommonMark with GitHub's tables, for summaries, comments and release notes; pure."""
+"""Write Markdown: CommonMark with GitHub's tables, for summaries, comments and release notes. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -39,7 +39,8 @@ def overview(outcomes: Sequence[Outcome]) -> str:
     rows = ["| model | verdict | exit code | reasons |", "|---|---|---|---|"]
     for outcome in outcomes:
         if isinstance(outcome, Failed):
-            verdict, why = "**ERROR**", text(outcome.message)
+            verdict = "**ERROR**"
+            why = text(outcome.message)
         else:
             verdict = f"**{text(verdict_text(outcome.verdict) + gate_text(outcome))}**"
             why = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
@@ -48,10 +49,7 @@ def overview(outcomes: Sequence[Outcome]) -> str:
 
 
 def section(outcome: Outcome) -> str:
-    """Write the section of one outcome.
-
-    It has verdict, gate, reasons and next steps, statistics, and what was measured.
-    """
+    """Write the section of one outcome."""
     if isinstance(outcome, Failed):
         lines = [
             f"## {SIGNS['ERROR']} ERROR: {text(outcome.model or 'robustcheck')}",
@@ -129,7 +127,8 @@ def _section(document: Document) -> str:
         f"## {text(title)}: {text(document.model.file)}",
         f"**Exit code {document.exit_code}:** {text(document.rule)}." if document.rule else "",
         *(f"**!** {text(caution)}" for caution in document.cautions),
-        *(text(document.claim), f"**{text(document.summary)}**"),
+        text(document.claim),
+        f"**{text(document.summary)}**",
         " · ".join(_cell(fact) for fact in document.facts if text_of(fact)),
         *reasons(document.reasons),
         *notes(document.notes),

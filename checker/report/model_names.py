@@ -38,12 +38,12 @@ class FormOptions:
 
 
 def model_of(outcome: Outcome) -> str:
-    """Return the model's path as given, unescaped. It is empty where the run ended before it was known."""
+    """Return the model's path as given, unescaped, or nothing where the run ended before it was known."""
     return outcome.model if isinstance(outcome, Failed) else outcome.evidence.model.file
 
 
 def names_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a distinct name for each outcome. It is the escaped path, with a number where the path comes again."""
+    """Return a distinct name for each outcome: the escaped path, with a number where the path comes again."""
     names: list[str] = []
     for outcome in outcomes:
         name = numbered = printable(model_of(outcome)) or "robustcheck"
@@ -56,12 +56,12 @@ def names_of(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def is_address(model: str) -> bool:
-    """Return whether a model is an address. It is then `scheme://…` and not a path."""
+    """Return whether a model is an address (`scheme://…`) and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", model) is not None
 
 
 def path_in_repository(model: str, working_folder: str, root: str) -> str:
-    """Return the model's path relative to the repository. It has forward slashes, as a pipeline names files.
+    """Return the model's path relative to the repository, with forward slashes, as a pipeline names files.
 
     Args:
         model: as it was given; an address (`scheme://…`) stays as it is.
@@ -84,7 +84,7 @@ def path_of(outcome: Outcome, options: FormOptions) -> str:
 
 
 def fingerprint(path: str, rule: str) -> str:
-    """Return a lasting digest of model and reason. It is the same over runs, whatever was measured."""
+    """Return a digest of model and reason that is the same over runs, whatever was measured."""
     return hashlib.sha256(name_bytes(f"{path}\0{rule}")).hexdigest()
 
 
@@ -101,6 +101,6 @@ def name_bytes(name: str) -> bytes:
 
 
 def _named(outcomes: Sequence[Outcome]) -> Iterable[tuple[str, Outcome]]:
-    """Pair each outcome with what precedes its messages. It is the model's name where there are several."""
+    """Pair each outcome with what precedes its messages: the model's name where there are several."""
     names = [f"{name}: " for name in names_of(outcomes)] if len(outcomes) > 1 else [""]
     return zip(names, outcomes, strict=False)

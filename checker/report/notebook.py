@@ -52,7 +52,7 @@ def _reason(reason: Reason) -> list[str]:
 
 
 def of_document(document: Document) -> str:
-    """Write the HTML of a notebook. It has what the short report shows, and the first table."""
+    """Write the HTML of a notebook, with what the short report shows, and the first table."""
     short = [part for section in document.sections if section.shown in ("brief", "short") for part in section.blocks]
     every = [part for section in document.sections for part in section.blocks if isinstance(part, Table)]
     paragraphs = [
@@ -65,7 +65,8 @@ def of_document(document: Document) -> str:
     paragraphs += (f"{label}: {words}" if label else words for part in short for label, words in pairs_of(part))
     tables = [part for part in short if isinstance(part, Table)] or every[:1]
     shown = "".join(table(part.heads, [[*map(text_of, row)] for row in part.rows]) for part in tables)
-    verdict, code = document.verdict or Cell(document.title), document.exit_code
+    verdict = document.verdict or Cell(document.title)
+    code = document.exit_code
     head = f"{verdict.text} · {document.model.file}" + ("" if code is None else f" · exit code {code}")
     return block(head, [*filter(None, [*paragraphs, *document.notes, document.limits])], shown, verdict=verdict.style)
 

@@ -62,7 +62,7 @@ class JudgedStatistic(NamedTuple):
         return clears(self.interval, self.minimum)
 
     def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
-        """Write the interval in enough digits. They show on which side of the threshold each bound lies."""
+        """Write the interval in enough digits to show on which side of the threshold each bound lies."""
         limits = [self.minimum]
         return text.interval_text(self.interval.low, self.interval.high, limits, between=between, missing=missing)
 
@@ -111,7 +111,7 @@ def notable_features(statistics: Statistics) -> list[OutlierFeature]:
 
 
 def rank_text(content: Content | None) -> str:
-    """Write the effective rank and its maximum. That is the number of images."""
+    """Write the effective rank and its maximum, the number of images."""
     return "not measured" if content is None else f"{number_text(content.effective_rank)} of {content.n}"
 
 
@@ -126,7 +126,7 @@ def rest_text(content: Content | None) -> str:
 
 
 def max_median_text(statistics: Statistics) -> str:
-    """Write the max-median ratio. It is "infinite" where it was measured and a median is 0."""
+    """Write the max-median ratio, "infinite" where it was measured and a median is 0."""
     if statistics.max_median_ratio is None and statistics.rms_kurtosis is not None:
         return "infinite"
     return number_text(statistics.max_median_ratio)

@@ -39,7 +39,7 @@ def write_html(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 
 def of_document(document: Document) -> str:
-    """Write one self-contained page about a question's result. It ends in a newline."""
+    """Write one self-contained page about a question's result, with a newline at the end."""
     title = f"{document.verdict.text if document.verdict else document.question}: {document.model.file}"
     return written("document.html.j2", title=title, versions=[document.version], document=document)
 

@@ -24,7 +24,7 @@ def origin_text(preprocessing: PreprocessingFacts) -> str:
 
 
 def preprocessing_text(p: Preprocessing) -> str:
-    """Write the preprocessing in one line. It goes from decoded photo to model input; px are width×height."""
+    """Write the preprocessing in one line, from decoded photo to model input; px are width×height."""
     height, width = p.resize_size
     if p.resize_mode == "none":
         resize = "no resize"

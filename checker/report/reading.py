@@ -68,7 +68,7 @@ def read_bound(
 
 
 def only_one(path: Path, kinds: Mapping[str, type[AnyBound]]) -> AnyBound:
-    """Read the record of a one-record file. It must be as robustcheck wrote it.
+    """Read the record of a one-record file, as robustcheck wrote it.
 
     Raises as `read_bound`, and:
         UsageError: the file holds several reports.
@@ -105,7 +105,8 @@ def edits(report: Bound, raw: Mapping[str, Any]) -> dict[str, str]:
     faults: dict[str, str] = {}
     # an older robustcheck may have had fewer fields, and other words for the same reasons
     same_tool = report.tool_version == VERSION
-    digest, stated = result_digest_of(raw), report.binding.result_digest
+    digest = result_digest_of(raw)
+    stated = report.binding.result_digest
     bound_version = report.binding.versions.get("robustcheck")
     if digest != stated:
         faults["report"] = f"content has {short_digest(digest)}…, the report states {short_digest(stated)}…"
@@ -160,7 +161,8 @@ def _report(path: Path, raw: Any, kinds: Mapping[str, type[AnyBound]]) -> tuple[
     kind = kinds.get(str(raw.get("document", ""))) if isinstance(raw, dict) and "verdict" in raw else None
     if kind is None:
         raise UsageError(f"{path}: document is not a report of a check; `-o json=PATH` of a check writes one", AGAIN)
-    theirs, ours = raw.get("tool_version"), VERSION
+    theirs = raw.get("tool_version")
+    ours = VERSION
     if _release(theirs) > _release(ours):
         raise UsageError(
             f"{path}: tool_version is {theirs}; this is robustcheck {ours}, which can't read reports of newer versions",

@@ -1,10 +1,9 @@
-"""The report: one record, bound by a digest, read back and attested.
+"""The base of the records with a verdict, bound by a digest.
 
 The digest shows that a document is whole and unchanged. It is not a signature: whoever changes the content can compute
 a new one (docs/verify.md says what each check is worth).
 
-What is attested is the predicate of an in-toto statement alone: whoever signs adds the model's file as the subject, and
-the type. Light, for a run that ends early.
+Light, for a run that ends early.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Time(Frozen):
 
     @classmethod
     def until_now(cls, clock: Clock, n_images: int) -> Self:
-        """Return the time of a run that ends now. It measured `n_images` images."""
+        """Return the time of a run that ends now and measured `n_images` images."""
         wall_s = time.perf_counter() - clock.started_s
         rate = round(n_images / wall_s, 2) if wall_s > 0 else None
         return cls(started=clock.started.isoformat(timespec="seconds"), wall_s=round(wall_s, 3), images_per_s=rate)
@@ -96,7 +95,7 @@ class Judged(NoTruth):
 
     @property
     def kind(self) -> Kind | None:
-        """Return the kind of a WARN, None for PASS. It is not_established, not_applicable, absent or other_signal."""
+        """Return the kind of a WARN: not_established, not_applicable, absent or other_signal. None for PASS."""
         return self.verdict.kind
 
     @property
@@ -144,7 +143,7 @@ AnyBound = TypeVar("AnyBound", bound=Bound)
 
 
 class Failed(Frozen):
-    """A model that could not be assessed. It has no verdict."""
+    """A model that could not be assessed, so that it has no verdict."""
 
     model: str
     """its path as it was given"""

@@ -38,7 +38,7 @@ class Shown:
         return markdown.of_document(document_of(self))
 
     def _repr_html_(self) -> str:
-        """Return the HTML that a notebook shows. It has the answer, notes, limits, and the first tables."""
+        """Return the HTML that a notebook shows: the answer, notes, limits, and the first tables."""
         return notebook.of_document(document_of(self))
 
     def _repr_markdown_(self) -> str:

@@ -83,7 +83,12 @@ class Scatter:
     own_high: float | None
     own_y: float | None
     """y of what is published of the checkpoint that this model's contract names"""
-    width, height, left, right, top, base = 480.0, 380.0, 40.0, 472.0, 34.0, 262.0
+    width = 480.0
+    height = 380.0
+    left = 40.0
+    right = 472.0
+    top = 34.0
+    base = 262.0
     strip = 300.0
     """height of the strip of sets without a published number"""
 
@@ -191,9 +196,11 @@ def scatter(
     kurtosis = [k for row in published for k in row.kurtosis] + [row.kurtosis for row in unpublished]
     markers = (own.estimate, own.low, own.high, threshold)
     positive = [value for value in (*kurtosis, *markers) if value is not None and value > 0]
-    low, high = math.log(max(min(positive) / 1.25, 0.5)), math.log(max(positive) * 1.25)
+    low = math.log(max(min(positive) / 1.25, 0.5))
+    high = math.log(max(positive) * 1.25)
     pps = [0.0, 10.0, *(row.mean_pp for row in published), *([] if own_pp is None else [own_pp])]
-    floor, ceiling = min(pps) - 4, max(pps) + 6
+    floor = min(pps) - 4
+    ceiling = max(pps) + 6
 
     def x(value: float) -> float:
         place = (math.log(max(value, math.exp(low))) - low) / (high - low)
@@ -238,12 +245,14 @@ def _line(number: int, dots: tuple[Dot, ...], others: Sequence[Dot]) -> Line:
 
     The number is on the side where no other checkpoint's dot is in the way.
     """
-    left, right, y = dots[0].x, dots[-1].x, dots[0].y
+    left = dots[0].x
+    right = dots[-1].x
+    y = dots[0].y
     blocked = any(0 <= other.x - right < NUMBER_ROOM and abs(other.y - y) < NUMBER_HEIGHT for other in others)
     return Line(y, left, right, number, dots, left - 10 if blocked else right + 10, "end" if blocked else "start")
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Return round numbers from low to high. They are 1, 2, 5, 10, 20, …."""
+    """Return round numbers from low to high, of 1, 2, 5, 10, 20, …."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [m * 10.0**p for p in exponents for m in (1, 2, 5) if low <= m * 10.0**p <= high]

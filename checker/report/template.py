@@ -68,7 +68,7 @@ def check(file: Path, *, into_file: bool) -> None:
 
 
 def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: bool) -> str:
-    """Write the text of a template. It ends in a newline.
+    """Write the text of a template, with a newline at the end.
 
     Args:
         documents: each report as the JSON form has it, or `{"model": …, "error": {…}}`. The template gets them as
@@ -104,7 +104,7 @@ def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: boo
 
 
 def render_apart(file: Path, outcomes: Sequence[Outcome], *, into_file: bool) -> str:
-    """Render outcomes in a child. It has limits of its own.
+    """Render outcomes in a child with limits of its own.
 
     Raises UsageError: as `render`, and where the template gives no text within TIMEOUT_S and MEMORY_BYTES.
     """

@@ -1,4 +1,4 @@
-"""Lay out documents in the terminal, and make that of a check. Pure.
+"""Lay out documents in the terminal. Pure.
 
 The short report has at most 17 lines at 80 columns; `-v` shows all. The verdict is the last line of both.
 
@@ -34,12 +34,12 @@ BAR_ROWS = 4
 
 @frozen
 class Pen:
-    """A writer of Text, never markup. It uses the characters that the output can show."""
+    """A writer of Text, never markup, in the characters that the output can show."""
 
     ascii_only: bool
 
     def say(self, sentence: str, style: str = "") -> Text:
-        """Write words of the report's own. They may quote names."""
+        """Write words of the report's own, which may quote names."""
         return Text(sentence_text(sentence, self.ascii_only), style, overflow="fold")
 
     def prose(self, sentence: str, style: str = "") -> Text:
@@ -155,7 +155,7 @@ def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Grid:
 
 @frozen
 class Ruled:
-    """A line of words in a rule. It has the full width; where the words fill the line, they are alone and wrap."""
+    """A line of words in a rule of the full width. Words that fill the line are alone and wrap."""
 
     pen: Pen
     words: str
@@ -302,7 +302,8 @@ class _Fitting:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Implement rich's protocol."""
-        pen, table = self.pen, self.table
+        pen = self.pen
+        table = self.table
         places = [i for i, head in enumerate(table.heads) if options.max_width >= WIDE or head[:1] != "?"]
         hidden = [head.lstrip("?>=") for i, head in enumerate(table.heads) if i not in places]
         heads = [table.heads[i].removeprefix("?") for i in places]
@@ -325,14 +326,18 @@ class _Bars:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Implement rich's protocol."""
-        pen, chart = self.pen, self.chart
-        values, marked, n = chart.curves[0].values, chart.marked, len(chart.names)
+        pen = self.pen
+        chart = self.chart
+        values = chart.curves[0].values
+        marked = chart.marked
+        n = len(chart.names)
         room = max(options.max_width - len(chart.top) - 4, 8)
         step = -(-n // room)
         wide = max(1, min(4, room // n))
         counts = [round(1000 * max(values[i : i + step])) for i in range(0, n, step)]
         marks = [any(marked[i : i + step]) for i in range(0, n, step)]
-        indent, n_columns = len(chart.top), wide * len(counts)
+        indent = len(chart.top)
+        n_columns = wide * len(counts)
         if chart.title and not chart.caption:
             yield pen.say(chart.title, "dim")
         for label, row in zip([chart.top, *[""] * (BAR_ROWS - 1)], texts.bars(counts, BAR_ROWS), strict=True):
@@ -340,7 +345,8 @@ class _Bars:
         yield pen.say(f"{0:>{indent}} └{'─' * n_columns}", "dim")
         if any(marks):
             yield pen.say(" " * (indent + 2) + "".join(("▲" if mark else " ") * wide for mark in marks), "yellow")
-        first, last = chart.names[0], chart.names[-1]
+        first = chart.names[0]
+        last = chart.names[-1]
         gap = max(n_columns - len(first), len(last) + 1)
         yield pen.say(f"{'':>{indent}}  {first}{last:>{gap}}", "dim")
         said = [f"▲ {chart.mark}" if any(marks) else "", f"a bar is the largest of {step}" if step > 1 else ""]

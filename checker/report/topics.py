@@ -131,7 +131,8 @@ def _preprocessing(evidence: Evidence) -> tuple[Fact, ...]:
     p = evidence.preprocessing
     if p.source == "tensors":
         return (Fact("Steps", TENSORS, short=TENSORS), *_entered(evidence))
-    steps, assumed = preprocessing_text(p.preprocessing), p.source == "assumed"
+    steps = preprocessing_text(p.preprocessing)
+    assumed = p.source == "assumed"
     origin = origin_text(p)
     overruled = "against the contract in the file" if p.against_contract else ""
     return (
@@ -143,10 +144,7 @@ def _preprocessing(evidence: Evidence) -> tuple[Fact, ...]:
 
 
 def _entered(evidence: Evidence) -> tuple[Fact, ...]:
-    """Return the facts about the graph's input.
-
-    They are the graph's own scaling, and what was measured at its input.
-    """
+    """Return the facts about the graph's input: its own scaling, and what was measured there."""
     scaling = evidence.model.scaling
     levels = evidence.levels
     inside = steps_text(scaling) if scaling else ""
@@ -166,7 +164,8 @@ def _images(evidence: Evidence) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
     s = evidence.statistics
     sanity = i.sanity
     stopped, until = _STOPPED[evidence.stopped]
-    measured, seed = f"{s.n_images} of {i.n_available}", f"seed {i.seed}"
+    measured = f"{s.n_images} of {i.n_available}"
+    seed = f"seed {i.seed}"
     skipped = "; ".join(f"{name}: {why}" for name, why in i.skipped)
     source = "bundled photos" if i.bundled else i.source
     facts = (

@@ -61,18 +61,16 @@ def findings(report: Bound) -> tuple[Finding, ...]:
 
 def finding_text(finding: Finding) -> str:
     """Write what was seen, with waivers, on one line. The waivers are in parentheses."""
-    waivers = "".join(f" ({waiver})" for waiver in waiver_texts(finding))
-    return printable(finding.reason.seen) + waivers
-
-
-def waiver_texts(finding: Finding) -> list[str]:
-    """Write the valid or the expired waiver. It takes one line; without one there is none."""
-    texts = [waiver_text(finding.waiver)] if finding.waiver else []
-    return texts + ([waiver_text(finding.expired, expired=True)] if finding.expired else [])
+    text = printable(finding.reason.seen)
+    if finding.waiver:
+        text += f" ({waiver_text(finding.waiver)})"
+    if finding.expired:
+        text += f" ({waiver_text(finding.expired, expired=True)})"
+    return text
 
 
 def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
-    """Write who accepted a reason, why, until when. It takes one line."""
+    """Write in one line who accepted a reason, why, until when."""
     state, until = ("a waiver", "expired on") if expired else ("waived", "until")
     return printable(f"{state} by {waiver.owner} {until} {waiver.expires.isoformat()}: {waiver.because}")
 
@@ -89,7 +87,7 @@ def loosening_text(report: Bound) -> str:
 
 
 def passed_by(report: Bound) -> str:
-    """Write why a WARN does not fail the run. It is " (waived)", " (accepted)" or " (let through)"."""
+    """Write why a WARN does not fail the run: " (waived)", " (accepted)" or " (let through)"."""
     if report.verdict.passed or exit_code_of(report) != 0 or report.gate is None:
         return ""
     waived = {waiver.reason for waiver in report.gate.waived}
@@ -150,7 +148,7 @@ def arithmetic_text(report: Bound) -> str:
 
 
 def claim_text(report: Bound) -> str:
-    """Write that an option alone states the preprocessing of a PASS. It is empty for other reports."""
+    """Write that an option alone states the preprocessing of a PASS, or nothing for other reports."""
     preprocessing = report.evidence.preprocessing
     if not report.verdict.passed or not preprocessing.is_claimed:
         return ""
@@ -164,10 +162,7 @@ def all_cautions(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def exit_code_of(outcome: Outcome) -> int:
-    """Return the exit code of this outcome alone.
-
-    It is its error's or gate's; without a gate 0 for PASS, 1 for WARN.
-    """
+    """Return the exit code of this outcome alone: its error's or gate's; without a gate 0 for PASS, 1 for WARN."""
     if isinstance(outcome, Failed):
         return outcome.exit_code
     if outcome.gate is not None:
@@ -187,7 +182,7 @@ def one_line(report: Bound) -> str:
 
 
 def line_of(outcome: Outcome) -> str:
-    """Write an outcome in one line, for `-q`. It has verdict, model, reasons, or the error."""
+    """Write an outcome in one line, for `-q`: verdict, model, reasons, or the error."""
     if isinstance(outcome, Failed):
         return printable(f"ERROR {outcome.model}: {without_model(outcome)}")
     return f"{one_line(outcome)} · {STOPPED}" if is_stopped(outcome) else one_line(outcome)
@@ -205,15 +200,12 @@ def counts_text(outcomes: Sequence[Outcome]) -> str:
 
 
 def rank_of(outcome: Outcome) -> tuple[int, bool]:
-    """Return a key that sorts the worst first.
-
-    It sorts by exit code, then a WARN that does not fail the run before a PASS.
-    """
+    """Return a key that sorts by exit code, the worst first, then a WARN that does not fail the run before a PASS."""
     return -exit_code_of(outcome), isinstance(outcome, Bound) and outcome.passed
 
 
 def rule_of(report: Bound) -> str:
-    """Return the rule that decided the exit code. It is one sentence."""
+    """Return the rule that decided the exit code, in one sentence."""
     return printable(report.gate.rule if report.gate else f"the verdict is {report.verdict.verdict}")
 
 
@@ -269,7 +261,7 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
 
 
 def plain_text(verdict: Verdict, statistics: Statistics, end: End) -> str:
-    """Explain a verdict to a reader without statistics. It takes a few sentences.
+    """Explain a verdict in a few sentences, to a reader without statistics.
 
     Args:
         verdict: of the check.

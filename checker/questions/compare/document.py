@@ -72,7 +72,7 @@ def plain_text(report: CompareReport) -> str:
 
 
 def answer(report: CompareReport) -> str:
-    """Answer in numbers whether the new file kept the outlier features of its reference. It is one sentence."""
+    """Answer in one sentence, with numbers, whether the new file kept the outlier features of its reference."""
     reference = f"{'the baseline ' if report.baseline else ''}{reference_name(report)}"
     first = next(iter(_ordered(report.verdict)), None)
     if first is not None and first.kind in ("not_established", "not_applicable"):
@@ -138,7 +138,10 @@ def _ordered(verdict: Verdict) -> tuple[Reason, ...]:
 @document_of.register(CompareReport)
 def document_of_comparison(report: CompareReport) -> Document:
     """Return the document of a comparison."""
-    verdict, candidate, alike, index = report.verdict, report.candidate, report.similarity, report.index
+    verdict = report.verdict
+    candidate = report.candidate
+    alike = report.similarity
+    index = report.index
     usual = {BUNDLED_NOTE, *fallback_note(candidate.evidence.execution)}
     reasons = _ordered(verdict)
     required = [s for s in report.statistics if s.keeps != "not required"]
@@ -208,18 +211,22 @@ def _line(report: CompareReport) -> str:
 
 
 def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
-    similarity, index = report.similarity, report.index
+    similarity = report.similarity
+    index = report.index
     sides = (("candidate", report.candidate), ("baseline" if report.baseline else "reference", report.reference))
     models = tuple(
         (
-            *(label, name(side.evidence.model.file, "bold"), side.evidence.execution.precision),
+            label,
+            name(side.evidence.model.file, "bold"),
+            side.evidence.execution.precision,
             Cell(verdict_text(side.verdict), "pass" if side.verdict.passed else "warn"),
         )
         for label, side in sides
     )
     yield Section("Models", "", (Table(("model", "file", "=precision", "=by itself"), models),), "short")
     yield Section("", "", (Facts(tuple((Cell("note", "bold"), note) for note in unusual)),), "brief")
-    least, confidence = 1 - report.tolerance, f"{100 * (1 - report.alpha):g} %"
+    least = 1 - report.tolerance
+    confidence = f"{100 * (1 - report.alpha):g} %"
     remark = (
         f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "
         f"{100 * least:g} % must be kept, {confidence} confidence together"
@@ -263,7 +270,7 @@ def _statistics(report: CompareReport, least: float) -> Table:
 
 
 def _smallest(report: CompareReport) -> str:
-    """Write the smallest losses that would not have been answered by kept. It is empty where nothing was kept."""
+    """Write the smallest losses that would not have been answered by kept, or nothing where nothing was kept."""
     losses = [(NAMES[each.name], smallest_losses(each, report.tolerance)) for each in report.statistics]
     texts = [f"{name} {percent_text(loss[0])} (shrank: {percent_text(loss[1])})" for name, loss in losses if loss]
     return f"smallest loss that would not be kept: {', '.join(texts)}" if texts else ""
@@ -295,7 +302,8 @@ def _feature(feature: FeatureFate) -> tuple[str | Cell, ...]:
 
 
 def _similarity(report: CompareReport) -> Section:
-    similarity, classes = report.similarity, report.agreement
+    similarity = report.similarity
+    classes = report.agreement
     if similarity is None:
         none = Cell("Not compared: the baseline's images, or their order, are not the candidate's.", "dim")
         return Section("As a whole", "", (none,))
@@ -359,5 +367,5 @@ def pictured(report: CompareReport) -> CompareReport:
 
 
 def reference_name(report: CompareReport) -> str:
-    """Return the file that was compared with. It is the reference, or the baseline in its place."""
+    """Return the file that was compared with: the reference, or the baseline in its place."""
     return report.baseline or report.reference.evidence.model.file

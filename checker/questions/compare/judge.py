@@ -358,7 +358,8 @@ def _of_machine(comparison: Comparison, tolerance: float, candidate: Evidence) -
         return
     for change in comparison.statistics:
         ours, theirs = (each.get(change.name, 0.0) for each in shifts)
-        ratio, before = change.ratio.estimate, change.reference
+        ratio = change.ratio.estimate
+        before = change.reference
         if change.keeps == "not required" or ratio is None or change.candidate is None or before is None:
             continue
         moved = (change.candidate + ours) / (before + theirs) if before + theirs > 0 else 0.0

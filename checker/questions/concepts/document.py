@@ -230,8 +230,12 @@ ON_A_PAGE = 50  # directions
 @document_of.register(ConceptsReport)
 def document_of_concepts(report: ConceptsReport) -> Document:
     """Return the document of a concept set."""
-    model, images, chance, directions = report.model, report.images, report.chance, report.directions
-    n_images, left_out = images.n_usable, len(report.not_judged)
+    model = report.model
+    images = report.images
+    chance = report.chance
+    directions = report.directions
+    n_images = images.n_usable
+    left_out = len(report.not_judged)
     not_judged = tuple((name(concept.name), concept.reason) for concept in report.not_judged)
     first = (count_text(n_images, "image"), name(report.concept_set.source))
     table = Table(
@@ -295,9 +299,14 @@ def _concept(concept: Concept) -> tuple[str | Cell, ...]:
     best = concept.best[0]
     status = Cell("within chance", "warn") if concept.encoded else Cell("–", "dim")
     return (
-        *(name(concept.name), str(concept.n_images), Cell(ap_text(concept.ap), "bold"), ap_text(concept.chance[1])),
+        name(concept.name),
+        str(concept.n_images),
+        Cell(ap_text(concept.ap), "bold"),
+        ap_text(concept.chance[1]),
         "none" if concept.needed is None else ap_text(concept.needed),
-        *(number_text(concept.p, 2), str(concept.n_directions), f"{'+' if best.sign > 0 else '−'}{best.direction}"),
+        number_text(concept.p, 2),
+        str(concept.n_directions),
+        f"{'+' if best.sign > 0 else '−'}{best.direction}",
         Cell("established", "pass") if concept.established else status,
     )
 

@@ -20,6 +20,7 @@ from ...report.document import (
     Table,
     document_of,
     facts_of_run,
+    image_rows,
     measured,
     name,
 )
@@ -65,7 +66,7 @@ class Place(Frozen):
 
 
 class FixedOutlier(Place):
-    """The one place of the largest |z|. It is beyond 6 SD, in at least half of the images."""
+    """The one place of the largest |z|, beyond 6 SD in at least half of the images."""
 
     largest_z: float
     """SD, over all images"""
@@ -286,10 +287,13 @@ _ByName = dict[str, list[tuple[int, float, float]]]
 @document_of.register(ScanReport)
 def document_of_scan(report: ScanReport) -> Document:
     """Return a scan's document."""
-    model, images, layers = report.model, report.images, report.layers
+    model = report.model
+    images = report.images
+    layers = report.layers
     statistics = [layer.statistics for layer in layers]
     kurtosis = [number_text(s.kurtosis, missing="–") for s in statistics]
-    n_images, values = images.n_usable, tuple(s.kurtosis or 0.0 for s in statistics)
+    n_images = images.n_usable
+    values = tuple(s.kurtosis or 0.0 for s in statistics)
     with_outliers = tuple(s.has_outliers for s in statistics)
     chart = Chart(
         "Kurtosis of each layer",
@@ -312,7 +316,6 @@ def document_of_scan(report: ScanReport) -> Document:
         ("Blocks that could not be read", model.n_left_out),
         ("Change of the model's output", f"{model.output_difference:.2g}"),
     ]
-    run = [("Images", images.source), ("Digest", images.digest), ("Seed", images.seed)]
     return Document(
         question="scan",
         title="Outlier features through depth",
@@ -324,7 +327,7 @@ def document_of_scan(report: ScanReport) -> Document:
             Section("Kurtosis", "mean over rows of features, by layer", (chart,), "short"),
             Section("Layers", "", (_layers(report),)),
             *_features(report),
-            measured(report, facts, run, report.preprocessing.source),
+            measured(report, facts, image_rows(images), report.preprocessing.source),
         ),
         notes=report.notes,
         limits=report.limits,
@@ -347,18 +350,35 @@ def _layers(report: ScanReport) -> Table:
         of_class = [_number(s.class_token_kurtosis)] if has_class else []
         rows.append(
             (
-                *(str(number), layer.kind, name(layer.tensor), str(layer.width)),
+                str(number),
+                layer.kind,
+                name(layer.tensor),
+                str(layer.width),
                 "×".join(map(str, layer.positions)) or "–",
-                *(_number(s.kurtosis), *of_class, _number(s.mean_token_kurtosis), _number(s.rms_kurtosis)),
+                _number(s.kurtosis),
+                *of_class,
+                _number(s.mean_token_kurtosis),
+                _number(s.rms_kurtosis),
                 Cell(persistent_text(s), "warn" if s.has_outliers else ""),
-                *(_number(s.max_median_ratio), str(s.n_massive or "–")),
+                _number(s.max_median_ratio),
+                str(s.n_massive or "–"),
             )
         )
     of_class = ["?>class"] if has_class else []
     return Table(
         (
-            *(">layer", "=kind", "?tensor", ">width", "?>tokens", ">kurtosis", *of_class, "?>mean"),
-            *(">RMS", "persistent", ">max/med", ">massive"),
+            ">layer",
+            "=kind",
+            "?tensor",
+            ">width",
+            "?>tokens",
+            ">kurtosis",
+            *of_class,
+            "?>mean",
+            ">RMS",
+            "persistent",
+            ">max/med",
+            ">massive",
         ),
         tuple(rows),
         "kurtosis, RMS, persistent (|z| > 6 in at least half of the rows) over the features of each token or position; "
