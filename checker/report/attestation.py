@@ -8,14 +8,11 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ...thresholds import read_start
 from ..errors import EnvironmentFaultError
 from ..text import HOME, Fields, quoted
-
-if TYPE_CHECKING:
-    pass
 from .record import Bound, result_digest_of
 
 WITHOUT_HOME: Final = "urn:uuid:1af3a2e2-647e-495d-b4d2-9de74380a850"

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -16,9 +16,6 @@ from ...thresholds.profile import earlier_version, is_version, unique_keys, wron
 from ..core.verdict.rule import Verdict
 from ..errors import NEWER, CannotAssessError, UsageError
 from ..text import SCHEMA_VERSION, VERSION, Fields, short_digest
-
-if TYPE_CHECKING:
-    pass
 from .record import AnyBound, Bound, result_digest_of
 
 LARGEST_REPORT_BYTES: Final = 1 << 26  # of a document: the report of one model has 80 KB

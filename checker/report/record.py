@@ -24,9 +24,6 @@ from ..core.verdict.reasons import Kind
 from ..core.verdict.rule import NoTruth, Reason, Verdict, judge
 from ..text import Fields, Texts, as_json, digest_of, frozen
 
-if TYPE_CHECKING:
-    pass
-
 
 class ReferenceRow(Frozen):
     """A row of the reference table."""

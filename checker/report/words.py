@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ...thresholds.profile import End
 from .. import text
@@ -16,12 +16,6 @@ from ..core.verdict.rule import Reason, Verdict, describe, side_of
 from ..errors import COMMANDS
 from ..text import count_text, printable
 from .record import Bound, Failed, Outcome
-
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
-    pass
-
 
 NOT_ASSESSED = "could_not_assess"
 """stands for a reason where there is no verdict; `robustcheck explain` knows it as an exit code, not as a reason"""
