@@ -39,7 +39,7 @@ TASKS: Final = (
     "questions.inspection:inspected",
     "questions.scan.run:scan",
     "questions.shift.run:measure_shift",
-    "report.record:read_one",
+    "report.check:read_one",
     "report.template:render",
     "trust.verify.run:read_report",
     "trust.verify.run:report_about",

@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES and __all__, for type checkers
     from robustcheck_onnx.checker.questions.scan.document import ScanReport
     from robustcheck_onnx.checker.questions.scan.run import scan
     from robustcheck_onnx.checker.questions.shift.run import Several, ShiftReport, measure_shift
-    from robustcheck_onnx.checker.report.record import Report
+    from robustcheck_onnx.checker.report.check import Report
     from robustcheck_onnx.checker.trust.integrations.assertions import (
         AssertRobust,
         IndexVerdictError,
@@ -86,7 +86,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
         "questions.scan.document": "ScanReport",
         "questions.scan.run": "scan",
         "questions.shift.run": "measure_shift Several ShiftReport",
-        "report.record": "Report",
+        "report.check": "Report",
         "trust.integrations.assertions": "assert_robust assert_same_index AssertRobust IndexVerdictError VerdictError",
         "trust.integrations.mlflow_log": "gate_model_version log_report",
         "trust.verify.run": "Verification verify",

@@ -14,8 +14,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from robustcheck_onnx.thresholds import DATA
 from robustcheck_onnx.thresholds.tables import (
-    DATA,
     SCALES,
     TABLE,
     TRAPS,

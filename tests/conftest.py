@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("robustcheck")
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.core.model.open import ModelFile
-    from robustcheck_onnx.checker.report.record import Report
+    from robustcheck_onnx.checker.report.check import Report
     from support.bad_input import Done, Run
     from support.comparisons import Workshop
 

@@ -250,7 +250,7 @@ def remove_signature(form: str, report: Place) -> None:
     if form != "json" or not isinstance(report, Path):
         return
     from ..outside.storage.stores import is_ours
-    from ..report.record import bundle_of, remove_verdict
+    from ..report.attestation import bundle_of, remove_verdict
 
     if is_ours(report) or not report.exists():  # else nothing is replaced
         remove_verdict(bundle_of(report))
@@ -258,7 +258,7 @@ def remove_signature(form: str, report: Place) -> None:
 
 def bundle_at(signed: Destination) -> Path:
     """Return the file of a signed report's signature."""
-    from ..report.record import bundle_of
+    from ..report.attestation import bundle_of
 
     assert isinstance(signed.path, Path)
     return bundle_of(signed.path)

@@ -145,7 +145,7 @@ def ascii_only(console: Console) -> bool:
 
 def say_home(quiet: int) -> None:
     """Note on stderr that the project has no address yet. The kind of statement is named by it."""
-    from ..report.record import HOME_NOTE
+    from ..report.attestation import HOME_NOTE
 
     if HOME_NOTE and quiet < 2:
         sys.stderr.write(f"note: {HOME_NOTE}\n")

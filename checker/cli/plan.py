@@ -14,8 +14,8 @@ from ..errors import UsageError
 from ..outside.isolation import Limits
 from ..outside.storage.places import Url
 from ..report import forms
+from ..report.attestation import is_verdict
 from ..report.forms import one_model
-from ..report.record import is_verdict
 from ..text import Texts, frozen, quoted
 from .confinement import check_log, check_outputs, refuse_unsafe
 from .destinations import Destination, bundle_at, check_extra, check_target, destinations_of, split, template_of

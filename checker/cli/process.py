@@ -170,21 +170,21 @@ def announce(
     """
     if not enabled or os.environ.get("GITHUB_ACTIONS") != "true":
         return
-    from ..report import forms, pipelines
+    from ..report import github
+    from ..report.model_names import FormOptions
 
-    options = forms.FormOptions()
+    options = FormOptions()
     document_on_stdout = any(d.path is None and d.form != "terminal" for d in destinations)
     stream = sys.stderr if document_on_stdout else sys.stdout
-    for line in pipelines.commands(outcomes, options):
+    for line in github.commands(outcomes, options):
         stream.write(line + "\n")
     stream.flush()
     if file := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             path = Path(file)
-            room = pipelines.SUMMARY_BYTES
-            if path.exists():
-                room -= path.stat().st_size
-            text = pipelines.cut(summary, room) if summary else pipelines.summary(outcomes, options, room)
+            used_bytes = path.stat().st_size if path.exists() else 0
+            room = github.SUMMARY_BYTES - used_bytes
+            text = github.cut(summary, room) if summary else github.summary(outcomes, options, room)
             with path.open("a", encoding="utf-8") as appended:
                 appended.write(text)
             if not text:

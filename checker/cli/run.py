@@ -26,8 +26,10 @@ from ..outside.isolation import NotReadError, Wall
 from ..outside.storage import stores
 from ..outside.storage.places import redact, redact_text
 from ..report import forms
-from ..report.forms import FormOptions, exit_code_of
-from ..report.record import Failed, Outcome, Report, sealed
+from ..report.check import Report
+from ..report.model_names import FormOptions
+from ..report.record import Failed, Outcome, sealed
+from ..report.words import exit_code_of, line_of
 from ..text import VERSION, Fields, printable, sha256_of
 from . import output, process
 from .command_line import Invocation
@@ -190,7 +192,7 @@ def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
         [document for document in documents if document.path is None],
         partial(rendered, outcomes),
         terminal,
-        lambda: "\n".join(map(forms.line_of, outcomes)),
+        lambda: "\n".join(map(line_of, outcomes)),
         color=plan.color,
         quiet=plan.quiet,
         faults=faults,
@@ -208,7 +210,7 @@ def _terminal(plan: Plan, by_model: Mapping[str, Outcome], faults: Faults, *, as
     from rich.console import Group
     from rich.text import Text
 
-    from ..report.terminal import render_several
+    from ..report.overview import render_several
 
     outcomes = list(by_model.values())
     measured = [model for model, outcome in by_model.items() if isinstance(outcome, Report)]
@@ -228,7 +230,8 @@ def _full(outcome: Outcome, verbose: int, ascii_only: bool = False) -> Renderabl
     """Return the terminal report about one model, or its error."""
     from rich.text import Text
 
-    from ..report.terminal import document_of, render_document
+    from ..report.document import document_of
+    from ..report.terminal import render_document
 
     if isinstance(outcome, Failed):
         text = f"{outcome.model}\nerror: {outcome.message}\n"

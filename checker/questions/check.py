@@ -34,7 +34,8 @@ from ..outside.image_sets.open import Images, opener, settle
 from ..outside.isolation import NO_LIMITS, Limits
 from ..outside.representations import Provenance, Saver, checked_path, saving
 from ..outside.storage.places import Place, Url, as_typed, redact
-from ..report.record import CLAIM, Binding, Clock, ReferenceRow, Report, Settings, Time, sealed
+from ..report.check import Report
+from ..report.record import CLAIM, Binding, Clock, ReferenceRow, Settings, Time, sealed
 from ..text import VERSION
 
 

@@ -29,8 +29,8 @@ from ..core.model.file import CONTRACT_KEY, graph_digest
 from ..core.verdict import reasons
 from ..errors import EnvironmentFaultError
 from ..outside.image_sets.open import open_images
-from ..report import forms
-from ..report.record import Report
+from ..report import numbers
+from ..report.check import Report
 from ..report.terminal import COLOURS, Pen, columns, hanging, section
 from ..text import number_text, quoted
 
@@ -210,7 +210,7 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
     for statistic in report.profile.deciding:
         interval = getattr(statistics, statistic)
         minimum = report.profile.minimum_of(statistic)
-        clears = forms.clears(interval, minimum)
+        clears = numbers.clears(interval, minimum)
         sign = {"yes": "✓", "no": "✗"}.get(clears, "~")
         cells = (reasons.NAMES[statistic], number_text(interval.estimate), f"> {minimum:g}", f"{sign} {clears}")
         table.add_row(*map(pen.say, cells))

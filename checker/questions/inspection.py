@@ -27,8 +27,9 @@ from ..errors import RobustcheckError, UsageError
 from ..outside.addresses import on_this_machine, parse_address
 from ..outside.isolation import NO_LIMITS, Limits, apart
 from ..outside.storage.places import Place, Url, as_typed, redact
-from ..report.document import Cell, Document, Facts, File, Section, Shown, Table, Words, name
-from ..report.forms import step_of
+from ..report.document import Cell, Document, Facts, File, Section, Table, Words, document_of, name
+from ..report.shown import Shown
+from ..report.words import step_of
 from ..text import VERSION, Fields, as_json, error_json, frozen, quoted
 
 INSPECT_SCHEMA: Final = "robustcheck.inspect/2"
@@ -292,7 +293,8 @@ _ANSWERS = {
 }
 
 
-def document_of(report: Inspected) -> Document:
+@document_of.register(Inspected)
+def document_of_inspection(report: Inspected) -> Document:
     """Return an inspection's document. The next step is of the reason that is hardest to remove."""
     facts, can_pass, answer = report.facts, report.can_pass, _ANSWERS[report.can_pass.answer]
     words, step = "yes: the thresholds are for models like this one; the numbers decide", ("", "")

@@ -1,4 +1,4 @@
-"""The report: one record and all its forms. It is pure.
+"""The report: records, documents, and all their forms. Pure.
 
-Comes in: a `Report`, or what failed. May import: verdict, statistics, evidence, text, thresholds.
+Comes in: a record, or what failed. May import: verdict, statistics, evidence, text, thresholds.
 """

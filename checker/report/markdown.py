@@ -1,4 +1,4 @@
-"""Write the Markdown form. It is CommonMark with GitHub's tables, for summaries, comments and release notes; pure."""
+"""Write Markdown: CommonMark with GitHub's tables, for summaries, comments and release notes. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from ..core.verdict.rule import Reason
 from ..text import bars, printable
-from . import forms, terminal
-from .document import Block, Chart, Document, Facts, Table, Words, pairs_of, text_of
-from .record import CLAIM, Failed, Outcome, Report
+from .document import Block, Chart, Document, Facts, Table, Words, document_of, pairs_of, text_of
+from .model_names import FormOptions, model_of
+from .record import CLAIM, Bound, Failed, Outcome
+from .words import NOT_ASSESSED_HELP, SIGNS, cautions, exit_code_of, findings, gate_text, loosened, verdict_text
 
 CHART_ROWS = 6
 MARK = "<!-- robustcheck report -->"
@@ -17,15 +18,15 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
 
 
-def write_markdown(outcomes: Sequence[Outcome], options: forms.FormOptions) -> str:
+def write_markdown(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one section per outcome. Several have a table first; the claim's limits are last."""
     del options
     parts = [MARK]
     if len(outcomes) > 1:
         parts.append(overview(outcomes))
     parts += [section(outcome) for outcome in outcomes]
-    claim = next((o.claim for o in outcomes if isinstance(o, Report)), CLAIM)
-    limits = next((o.profile.limits for o in outcomes if isinstance(o, Report)), ())
+    claim = next((o.claim for o in outcomes if isinstance(o, Bound)), CLAIM)
+    limits = next((o.profile.limits for o in outcomes if isinstance(o, Bound)), ())
     if limits:
         parts.append(
             "\n".join([f"**Limits of the claim.** {text(claim)}", "", *(f"- {text(limit)}" for limit in limits)])
@@ -38,30 +39,28 @@ def overview(outcomes: Sequence[Outcome]) -> str:
     rows = ["| model | verdict | exit code | reasons |", "|---|---|---|---|"]
     for outcome in outcomes:
         if isinstance(outcome, Failed):
-            verdict, why = "**ERROR**", text(outcome.message)
+            verdict = "**ERROR**"
+            why = text(outcome.message)
         else:
-            verdict = f"**{text(forms.verdict_text(outcome.verdict) + forms.gate_text(outcome))}**"
-            why = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in forms.findings(outcome))
-        rows.append(f"| {text(forms.model_of(outcome))} | {verdict} | {forms.exit_code_of(outcome)} | {why} |")
+            verdict = f"**{text(verdict_text(outcome.verdict) + gate_text(outcome))}**"
+            why = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
+        rows.append(f"| {text(model_of(outcome))} | {verdict} | {exit_code_of(outcome)} | {why} |")
     return "\n".join(rows)
 
 
 def section(outcome: Outcome) -> str:
-    """Write the section of one outcome.
-
-    It has verdict, gate, reasons and next steps, statistics, and what was measured.
-    """
+    """Write the section of one outcome."""
     if isinstance(outcome, Failed):
         lines = [
-            f"## {forms.SIGNS['ERROR']} ERROR: {text(outcome.model or 'robustcheck')}",
+            f"## {SIGNS['ERROR']} ERROR: {text(outcome.model or 'robustcheck')}",
             "",
             f"{text(outcome.message)}",
             "",
         ]
         if outcome.hint:
             lines += [f"Hint: {code(outcome.hint)}", ""]
-        return "\n".join([*lines, f"Exit code {outcome.exit_code}. {forms.NOT_ASSESSED_HELP}"])
-    document = replace(terminal.document_of(outcome), cautions=(*forms.cautions(outcome), *forms.loosened(outcome)))
+        return "\n".join([*lines, f"Exit code {outcome.exit_code}. {NOT_ASSESSED_HELP}"])
+    document = replace(document_of(outcome), cautions=(*cautions(outcome), *loosened(outcome)))
     return _section(document)
 
 
@@ -128,7 +127,8 @@ def _section(document: Document) -> str:
         f"## {text(title)}: {text(document.model.file)}",
         f"**Exit code {document.exit_code}:** {text(document.rule)}." if document.rule else "",
         *(f"**!** {text(caution)}" for caution in document.cautions),
-        *(text(document.claim), f"**{text(document.summary)}**"),
+        text(document.claim),
+        f"**{text(document.summary)}**",
         " · ".join(_cell(fact) for fact in document.facts if text_of(fact)),
         *reasons(document.reasons),
         *notes(document.notes),

@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.questions.check import check
 from robustcheck_onnx.checker.questions.compare import index
 from robustcheck_onnx.checker.questions.compare.ids import match_ids
 from robustcheck_onnx.checker.questions.inspection import inspect_model
-from robustcheck_onnx.checker.report import record
+from robustcheck_onnx.checker.report.check import read
 from robustcheck_onnx.thresholds import profile, suite
 from support import PHOTOS, onnx_models
 from support.bad_input import run
@@ -338,7 +338,7 @@ TARGETS = {
         for form in ("npy", "npz", "safetensors", "parquet")
     },
     "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.load),
-    "report": Target("report.json", reports, record.read),
+    "report": Target("report.json", reports, read),
     "settings": Target("robustcheck.toml", lambda: (TEMPLATE.encode(),), configured),
     "suite": Target("suite.toml", lambda: (SUITE,), suite.open_suite),
     "list": Target("images.csv", lambda: (LIST,), seen),

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.core.images import sanity
 from robustcheck_onnx.checker.core.images.sanity import SIGMAS, Gallery, ImageSetState, describe, find_keypoints, varied
 from robustcheck_onnx.checker.core.images.source import Picture
 from robustcheck_onnx.checker.outside.image_sets.open import BUNDLED, open_images
-from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.report.check import Report
 from support import PHOTOS, Patch, Place, levels, lookup, read_text
 from support.skimage_data import photo
 

@@ -33,7 +33,7 @@ from robustcheck_onnx.checker.core.measure.gallery import (
 )
 from robustcheck_onnx.checker.core.statistics import state
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
-from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.report.check import Report
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, Fields, but, lookup, normal
 from support.comparisons import planted

@@ -18,9 +18,9 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.outside.storage.stores import OURS
 from robustcheck_onnx.checker.questions.scan.document import PersistentFeature
 from robustcheck_onnx.checker.questions.shift.robustness import Effective
-from robustcheck_onnx.checker.report import charts, notebook, terminal
+from robustcheck_onnx.checker.report import charts, figures, terminal
 from robustcheck_onnx.checker.report.document import Cell, Chart, Curve, Document, Table, cell_of, document_of, text_of
-from robustcheck_onnx.checker.report.forms import statistics_of
+from robustcheck_onnx.checker.report.numbers import statistics_of
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.trust.verify.checks import unchecked
 from robustcheck_onnx.checker.trust.verify.run import Verification
@@ -195,7 +195,7 @@ def test_markdown_has_every_section_and_table(question: str, results: dict[str, 
 @pytest.mark.parametrize("question", ["check", *ASKED])
 def test_a_notebook_shows_the_short_report(question: str, results: dict[str, Any]) -> None:
     result = results.get(question, warning())
-    document, root = (terminal.document_of if question == "check" else document_of)(result), in_notebook(result)
+    document, root = document_of(result), in_notebook(result)
     code = "" if document.exit_code is None else f" · exit code {document.exit_code}"
     assert root.texts[0] == f"{(document.verdict or Cell(document.title)).text} · {document.model.file}{code}"
     said = [document.claim, document.summary, document.limits, *document.notes, *document.cautions]
@@ -358,7 +358,7 @@ def test_an_interval_is_drawn_where_both_bounds_are_known_in_its_unit() -> None:
         ("no unit", interval(6.0, 4.0, 10.0), 0.0, True),
     ]
     panel = axes()
-    notebook.intervals(panel, rows, "value / threshold")
+    figures.intervals(panel, rows, "value / threshold")
     assert [call.args for call in panel.plot.call_args_list] == [
         ([2.0, 5.0], [0, 0]), (3.0, 0, "o"), ([1e-3, 5.0], [1, 1]), (3.0, 1, "X"), (3.0, 2, "o"), (3.0, 3, "o"),
     ]  # fmt: skip
@@ -375,7 +375,7 @@ def test_a_pair_shows_both_histograms_where_they_are_known(monkeypatch: Patch) -
     unknown = but(known, **{f"{statistics}_counts": (), f"{statistics}_edges": ()})
     for compared, drawn in ((known, ["reference", "candidate"]), (unknown, ["reference"])):
         panels = [axes(), axes(), axes()]
-        monkeypatch.setattr(notebook, "figure", lambda *_, panels=panels: ("made", panels))
+        monkeypatch.setattr(figures, "figure", lambda *_, panels=panels: ("made", panels))
         made: object = compared.plot()
         assert made == "made"
         assert [call.kwargs["label"] for call in panels[0].stairs.call_args_list] == drawn

@@ -14,7 +14,8 @@ from robustcheck_onnx.checker.questions.compare import run
 from robustcheck_onnx.checker.questions.compare.document import plain_text as compared_text
 from robustcheck_onnx.checker.questions.compare.judge import CompareReport, Comparison
 from robustcheck_onnx.checker.questions.compare.pairs import Compared
-from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report import numbers
+from robustcheck_onnx.checker.report.words import plain_text
 from support import but, reports
 from support.comparisons import WHEN, alike, ids, judged, planted
 
@@ -114,13 +115,13 @@ def found(*changes: list[str]) -> CompareReport:
 def sentences(report: CompareReport) -> str:
     """Return the first sentences of the candidate's check and of the comparison. Nothing contradicts them."""
     verdict, evidence = report.candidate.verdict, report.candidate.evidence
-    said, compared = forms.plain_text(verdict, evidence.statistics, evidence.model.ends_in), compared_text(report)
+    said, compared = plain_text(verdict, evidence.statistics, evidence.model.ends_in), compared_text(report)
     assert said.startswith(CHECK[verdict.kind])
     reference = report.reference.evidence.model.file
     assert compared.startswith(ANSWERS[report.kind].format(reference))
     assert ", because " not in compared or report.kind in ("not_established", "not_applicable")
     assert report.exit_code == (report.kind is not None)
-    rows = {each.clears for each in forms.judged(evidence.statistics, PROFILE)}
+    rows = {each.clears for each in numbers.judged(evidence.statistics, PROFILE)}
     became = {*(each.fate for each in report.features), *(each.keeps for each in report.statistics)}
     is_lost = alike(report).is_changed or not became <= {"kept", "undecided", "not required"}
     true_of_check = {None: rows == {"yes"}, "absent": "no" in rows}

@@ -26,9 +26,11 @@ from robustcheck_onnx.checker.cli import process
 from robustcheck_onnx.checker.outside.storage import stores
 from robustcheck_onnx.checker.outside.storage.stores import OURS
 from robustcheck_onnx.checker.questions import check as pipeline
-from robustcheck_onnx.checker.report import forms, markdown, pipelines, record
-from robustcheck_onnx.checker.report.forms import names_of, path_in_repository
-from robustcheck_onnx.checker.report.record import Outcome, Report, Time
+from robustcheck_onnx.checker.questions.compare import pipelines
+from robustcheck_onnx.checker.report import attestation, forms, github, markdown
+from robustcheck_onnx.checker.report.check import Report
+from robustcheck_onnx.checker.report.model_names import FormOptions, names_of, path_in_repository
+from robustcheck_onnx.checker.report.record import Outcome, Time
 from robustcheck_onnx.checker.text import as_json, error_json, printable
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Fields, Patch, Place, but, code_in, onnx_models, outcomes, read_json, reports, sized
@@ -88,7 +90,7 @@ def test_the_repository_is_the_nearest_folder_with_git(tmp_path: Path, monkeypat
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / ".git").write_text("gitdir: elsewhere")  # a work tree has a file there
     monkeypatch.chdir(tmp_path / "a" / "b")
-    options = forms.FormOptions()
+    options = FormOptions()
     assert (options.working_folder, options.root) == (str(tmp_path / "a" / "b"), str(tmp_path / "a"))
 
 
@@ -146,7 +148,7 @@ def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps() -> None:
 def test_an_annotation_and_an_error_are_no_other_command(capsys: Capture) -> None:
     for name in NAMES:
         report = gated(warning(), file=name, tensor=name)
-        assert {command_of(line) for line in pipelines.commands([report], outcomes.PLACE)} == {"error", "notice"}
+        assert {command_of(line) for line in github.commands([report], outcomes.PLACE)} == {"error", "notice"}
         process.say(f"{name}: {name}", name)
         assert commands_in(capsys.readouterr().err) == []
 
@@ -318,7 +320,7 @@ def test_each_model_has_the_predicate_that_we_sign_ourselves(here: Path, ends: R
     ends(3, f"pass.onnx text.onnx --images photos -qq {outputs} --sign key.pem")
     made, failed, report = map(read_json, ("pass.predicate.json", "text.predicate.json", "pass.json"))
     payload = json.loads(base64.b64decode(read_json("pass.sigstore.json")["dsseEnvelope"]["payload"]))
-    assert (payload["predicateType"], payload["predicate"]) == (record.PREDICATE_TYPE, made)
+    assert (payload["predicateType"], payload["predicate"]) == (attestation.PREDICATE_TYPE, made)
     assert (made["verdict"], made["reasons"], made["time"]) == ("PASS", [], report["time"]["started"])
     assert made["report"] == {"digest": {"sha256": sha256("pass.json")}}
     assert made["result"]["digest"]["sha256"] == report["binding"]["result_digest"].removeprefix("sha256:")
@@ -389,8 +391,9 @@ def test_a_form_that_fails_takes_neither_the_verdict_nor_another_form_with_it(en
     check = f"pass.onnx {json} --sign key.pem -o markdown={{model}}.md -o openmetrics"
     ends(4, f"{check} -o sarif=/dev/full", "error: /dev/full: report is not written (No space left on device)")
     broken = Mock(side_effect=TypeError("no such argument"))
-    monkeypatch.setattr(pipelines, "write_junit", broken)
-    monkeypatch.setattr(markdown, "write_markdown", broken)
+    monkeypatch.setitem(forms.WRITERS, "junit", broken)
+    monkeypatch.setitem(forms.WRITERS, "markdown", broken)
+    monkeypatch.setattr(pipelines, "_junit", broken)  # of a comparison
     Path("junit").write_text('<testsuites name="robustcheck"><testsuite name="x" failures="0"/></testsuites>')
     said = "error: internal error: TypeError: no such argument; internal error: TypeError: "
     assert "\nrobustcheck_verdict{" in ends(4, f"{check} -o junit=junit", said).stdout

@@ -18,9 +18,11 @@ from robustcheck_onnx.checker.core.verdict import rule as verdicts
 from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES, Kind
 from robustcheck_onnx.checker.report import charts, forms
 from robustcheck_onnx.checker.report import template as report_html_page
-from robustcheck_onnx.checker.report.charts import PublishedCheckpoint, scatter, suite_of
-from robustcheck_onnx.checker.report.forms import plain_text, verdict_text
-from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
+from robustcheck_onnx.checker.report.check import Report
+from robustcheck_onnx.checker.report.model_names import FormOptions
+from robustcheck_onnx.checker.report.record import Failed, Outcome
+from robustcheck_onnx.checker.report.suite import PublishedCheckpoint, scatter, suite_of
+from robustcheck_onnx.checker.report.words import plain_text, verdict_text
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, End, load
@@ -74,7 +76,7 @@ def pages() -> Pages:
         "failed": [FAILED], "several": [with_gallery(passing), FAILED, with_gallery(warning)],
         "hostile": [hostile(), Failed(model=HOSTILE, message=HOSTILE, hint=HOSTILE, exit_code=70)], "none": [],
     }  # fmt: skip
-    options = forms.FormOptions(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
+    options = FormOptions(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
     made = {name: forms.render("html", found, options) for name, found in outcomes.items()}
     for page in made.values():
         assert_it_loads_nothing(page)
@@ -290,7 +292,8 @@ def test_the_map_counts_what_lies_beyond_four_sd() -> None:
 def test_every_reference_set_is_placed_once_and_only_published_numbers_are_points() -> None:
     from robustcheck_onnx.checker.questions.check import _reference
 
-    suite = suite_of(but(reports.passing(), reference=_reference()))
+    report = reports.passing()
+    suite = suite_of(_reference(), report.evidence.statistics.kurtosis, None, report.published)
     sets = [row for row in references() if not row.excluded]
     chart = suite.chart
     assert chart is not None

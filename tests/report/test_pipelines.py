@@ -22,11 +22,14 @@ from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.core.verdict.rule import Reason
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.outside.storage import stores
-from robustcheck_onnx.checker.report import markdown, template, terminal
-from robustcheck_onnx.checker.report.forms import cautions, render
-from robustcheck_onnx.checker.report.pipelines import GROUPS, commands, summary
-from robustcheck_onnx.checker.report.record import Outcome, Report, Time
+from robustcheck_onnx.checker.report import markdown, overview, template
+from robustcheck_onnx.checker.report.check import Report
+from robustcheck_onnx.checker.report.forms import render
+from robustcheck_onnx.checker.report.github import commands, summary
+from robustcheck_onnx.checker.report.junit import GROUPS
+from robustcheck_onnx.checker.report.record import Outcome, Time
 from robustcheck_onnx.checker.report.template import mark
+from robustcheck_onnx.checker.report.words import cautions
 from robustcheck_onnx.checker.text import VERSION, printable
 from robustcheck_onnx.thresholds.profile import DECIDING
 from support import PATIENCE_S, ROOT, Made, Patch, but, outcomes, raised, read_json, reports
@@ -293,7 +296,7 @@ def test_they_are_the_first_lines_of_the_terminal_report_and_of_a_table() -> Non
         assert cautions(report) == said
         for verbose in (False, True):
             assert terminal_text(report, 120, verbose=verbose).startswith(first) == bool(said)
-    table = printed(terminal.render_several([LOOSE, LOOSE_PASS], models=["a.onnx", "b.onnx"], code=0), 120)
+    table = printed(overview.render_several([LOOSE, LOOSE_PASS], models=["a.onnx", "b.onnx"], code=0), 120)
     assert table.startswith(f"{first}! {BUNDLED}\n")
     assert table.count("can loosen") == 1
 

@@ -20,10 +20,14 @@ from robustcheck_onnx.checker.core.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
 from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.core.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.checker.questions.check import _reference
-from robustcheck_onnx.checker.report import forms, terminal
-from robustcheck_onnx.checker.report.forms import one_line, step_of
-from robustcheck_onnx.checker.report.record import Failed, Outcome, ReferenceRow, Report
-from robustcheck_onnx.checker.report.terminal import REASONS_LISTED, document_of, render_document
+from robustcheck_onnx.checker.report import overview
+from robustcheck_onnx.checker.report.check import Report
+from robustcheck_onnx.checker.report.document import document_of
+from robustcheck_onnx.checker.report.numbers import clears, group_text, reference_lines, widest_kurtosis
+from robustcheck_onnx.checker.report.preprocessing import preprocessing_text
+from robustcheck_onnx.checker.report.record import Failed, Outcome, ReferenceRow
+from robustcheck_onnx.checker.report.terminal import REASONS_LISTED, render_document
+from robustcheck_onnx.checker.report.words import one_line, step_of
 from robustcheck_onnx.thresholds.profile import load
 from support import Fields, but, reports, sized
 from support.bad_input import agrees
@@ -283,7 +287,7 @@ def table(width: int, **changes: Any) -> list[str]:
     failed = Failed(model="broken.onnx", message="broken.onnx: file is empty", hint="ls", exit_code=3)
     reasons = sorted(warning().verdict.reasons, key=lambda reason: reason.id != LONGEST)
     outcomes: list[Outcome] = [passing(), but(warning(), verdict__reasons=tuple(reasons), **changes), failed]
-    lines = printed(terminal.render_several(outcomes, models=NAMES, code=3), width).splitlines()
+    lines = printed(overview.render_several(outcomes, models=NAMES, code=3), width).splitlines()
     assert max(map(len, lines)) <= width
     return lines
 
@@ -311,7 +315,7 @@ def test_the_table_then_the_reasons_by_model_and_last_the_exit_code() -> None:
 
 def test_of_several_errors_the_gravest_comes_first_and_their_names_are_plain() -> None:
     failed = [Failed(model="m", message="m", hint="", exit_code=code) for code in (3, 70)]
-    table = terminal.render_several(failed, models=["ä.onnx", "b\x1b.onnx"], code=70, ascii_only=True)
+    table = overview.render_several(failed, models=["ä.onnx", "b\x1b.onnx"], code=70, ascii_only=True)
     text = printed(table, 60)
     assert (text.isascii(), "\x1b" in text) == (True, False)
     assert text.index("error 70") < text.index("error 3")
@@ -356,14 +360,14 @@ def test_clears() -> None:
         (1.0, 2.0, "straddles"),
         (None, None, "not measured"),
     ):
-        assert forms.clears(Interval(estimate=2.0, low=low, high=high), 2.0) == answer
+        assert clears(Interval(estimate=2.0, low=low, high=high), 2.0) == answer
 
 
 def test_the_pure_words() -> None:
     ascii_name = partial(texts.name_text, ascii_only=True)
     told: dict[Any, dict[Any, str]] = {
         texts.percent_text: {0.0: "0 %", 0.5: "50.0 %", None: "not measured"},
-        forms.group_text: {"zero_shot_clip": "zero-shot CLIP", "some_new_group": "some new group"},
+        group_text: {"zero_shot_clip": "zero-shot CLIP", "some_new_group": "some new group"},
         texts.short_checkpoint: {"(odd)": "(odd)"},
         texts.short_digest: {"sha256:" + "ab" * 32: "sha256:abababababab", "": ""},
         partial(texts.name_text, ascii_only=False): {
@@ -400,17 +404,17 @@ def test_the_reference_list_shows_the_neighbours_and_both_ends() -> None:
         (0.0, False, [(1, 10, 0), (7, 4, 5), (8, 3, 0), (9, 2, 0), (10, 1, 0), (11, None, 0)]),
         (11.0, True, [(1, None, 0), *((rank, 12 - rank, 0) for rank in range(2, 12))]),
     ):
-        lines = forms.reference_lines(table, strength, everything=everything)
+        lines = reference_lines(table, strength, everything=everything)
         assert [(p.rank, p.reference and p.reference.strength, p.left_out) for p in lines] == shown
     for few in ([], table[1:2]):
-        assert [line.reference for line in forms.reference_lines(few, 1.0)] == [*few, None]
+        assert [line.reference for line in reference_lines(few, 1.0)] == [*few, None]
 
 
 def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
     table = [row(1, 10.0, "a"), row(1, 50.0, "b"), row(1, 30.0, "a"), row(1, 60.0, "b"), row(1, 900.0, "c")]
     logits = [row(1, 7.0, "d", shows=False), row(1, 70.0, "d", shows=False)]
-    assert forms.widest_kurtosis(table + logits) == ("a", 10.0, 30.0)
-    assert forms.widest_kurtosis(table[:2]) is None
+    assert widest_kurtosis(table + logits) == ("a", 10.0, 30.0)
+    assert widest_kurtosis(table[:2]) is None
 
 
 def test_preprocessing_in_one_line() -> None:
@@ -423,4 +427,4 @@ def test_preprocessing_in_one_line() -> None:
         (given((300, 200), "longest"), "200×300 px: within 200×300 px, lanczos, centre crop, pixels × 1, mean 0, SD 1"),
         (given((8, 8), "none", crop="none"), "8×8 px: no resize, pixels × 1, mean 0, SD 1"),
     ):
-        assert forms.preprocessing_text(preprocessing) == text
+        assert preprocessing_text(preprocessing) == text

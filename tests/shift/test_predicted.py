@@ -16,7 +16,8 @@ from scipy import special, stats
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.questions.shift import predicted
 from robustcheck_onnx.checker.questions.shift.predicted import Predicted, atc, atc_thresholds, class_shift, doc
-from robustcheck_onnx.checker.questions.shift.run import ShiftReport, document_of, measure_shift
+from robustcheck_onnx.checker.questions.shift.run import ShiftReport, measure_shift
+from robustcheck_onnx.checker.report.document import document_of
 from support import Patch, lookup, normal, onnx_models, raised, sized
 from support.comparisons import numbers
 from support.onnx_models import COLOUR_PX

@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.core.model.sidecar import choose_model
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.outside.storage import registries
 from robustcheck_onnx.checker.outside.storage.stores import StoreError
-from robustcheck_onnx.checker.report.document import blocks_of
+from robustcheck_onnx.checker.report.document import document_of
 from support import Fields, Patch, Place, onnx_models, raised, stores
 from support.stores import SECRET, MockHub, hub_repo
 
@@ -69,7 +69,7 @@ def test_the_one_encoder_is_checked_at_its_commit(served: MockHub, lookup_pass: 
     assert facts.origin == Origin(address="hf://org/one", revision=commit, file="onnx/model.onnx")
     assert (report.verdict, report.evidence.statistics) == (here.verdict, here.evidence.statistics)
     assert (facts.file, facts.digest) == ("hf://org/one/onnx/model.onnx", here.evidence.model.digest)
-    assert f"fetched at {commit[:12]}" in str(blocks_of(report))
+    assert f"fetched at {commit[:12]}" in str(document_of(report))
     assert served.tokens == {f"Bearer {SECRET}"}
     assert not any("text_model" in asked for asked in served.asked)
 

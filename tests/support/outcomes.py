@@ -10,11 +10,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from robustcheck_onnx.checker.core.verdict.gate import Waiver, decide
 from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
+from robustcheck_onnx.checker.report.check import Report
+from robustcheck_onnx.checker.report.model_names import FormOptions
+from robustcheck_onnx.checker.report.record import Failed, Outcome
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import Fields, but, reports
 
-PLACE = forms.FormOptions(working_folder="/repo/sub", root="/repo")
+PLACE = FormOptions(working_folder="/repo/sub", root="/repo")
 HOSTILE = (
     "=cmd|'/C calc'!A1 \"<b>&amp;\n\r\t`x` **y** [z](http://a) 100%, :: $m$ @all #1 \x1b[31m \u202e \udcff é😀.onnx"
 )

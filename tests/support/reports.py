@@ -9,8 +9,10 @@ from typing import Any
 from robustcheck_onnx.checker.core import evidence as facts
 from robustcheck_onnx.checker.core.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.core.verdict.rule import judge
-from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, Time
-from robustcheck_onnx.checker.report.terminal import document_of, render_document
+from robustcheck_onnx.checker.report.check import Report
+from robustcheck_onnx.checker.report.document import document_of
+from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Time
+from robustcheck_onnx.checker.report.terminal import render_document
 from robustcheck_onnx.thresholds.profile import Calibration, End, Profile, Statistic, Threshold, seal
 from support import Fields, but
 from support.screens import printed

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.report.check import Report
+from robustcheck_onnx.checker.report.record import to_json
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.trust.verify import signature as signing
 from support import Place, lookup, normal

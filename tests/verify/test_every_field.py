@@ -19,7 +19,9 @@ import pytest
 from robustcheck_onnx.checker.core.evidence import Int8Sums
 from robustcheck_onnx.checker.core.verdict import gate, notes
 from robustcheck_onnx.checker.errors import RobustcheckError
-from robustcheck_onnx.checker.report.record import Report, edits, read, result_digest_of, sealed, to_json
+from robustcheck_onnx.checker.report.check import Report, read
+from robustcheck_onnx.checker.report.reading import edits
+from robustcheck_onnx.checker.report.record import result_digest_of, sealed, to_json
 from robustcheck_onnx.checker.trust.verify import checks
 from robustcheck_onnx.checker.trust.verify.checks import disagreements, measure_again, tolerance_of
 from robustcheck_onnx.checker.trust.verify.run import verify

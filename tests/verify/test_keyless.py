@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.report.check import Report
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.trust.verify import run as room
 from robustcheck_onnx.checker.trust.verify import signature as signing

@@ -21,8 +21,10 @@ from in_toto_attestation.v1.statement import Statement
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.outside.storage import stores
 from robustcheck_onnx.checker.questions import check as pipeline
-from robustcheck_onnx.checker.report import record
-from robustcheck_onnx.checker.report.record import Report, is_verdict, sealed, to_json
+from robustcheck_onnx.checker.report import attestation
+from robustcheck_onnx.checker.report.attestation import is_verdict
+from robustcheck_onnx.checker.report.check import Report
+from robustcheck_onnx.checker.report.record import sealed, to_json
 from robustcheck_onnx.checker.text import HOME, sha256_of
 from robustcheck_onnx.checker.trust.verify import run as verification
 from robustcheck_onnx.checker.trust.verify import signature as signing
@@ -221,7 +223,7 @@ def test_a_useless_key_or_no_extra_ends_it_before_a_rerun(signed: Path, monkeypa
 STATEMENT = {
     "_type": "https://in-toto.io/Statement/v1",
     "subject": [{"name": "model.onnx", "digest": {"sha256": "ab" * 32}}],
-    "predicateType": record.PREDICATE_TYPE,
+    "predicateType": attestation.PREDICATE_TYPE,
     "predicate": {"v": [0, 2**53 + 1, -(10**17), 0.1, 5e-324, 1.7976931348623157e308, None, True, [], {}, "é\u2028"]},
 }
 
@@ -229,7 +231,7 @@ STATEMENT = {
 def test_signatures_of_before_home_was_set_and_of_other_tools_verify(signed: Path, passed: Report) -> None:
     """Model-signing names no key, and makes 64 a 64.0."""
     digest, private = sha256_of((signed / "report.json").read_bytes()), write_keys(signed)
-    for kind, keyid in itertools.product(record.PREDICATE_TYPES, (None, "")):
+    for kind, keyid in itertools.product(attestation.PREDICATE_TYPES, (None, "")):
         statement = signing.statement(passed, digest) | {"predicateType": kind}
         if keyid is not None:
             statement["predicate"]["images"]["count"] = float(statement["predicate"]["images"]["count"])
@@ -365,7 +367,7 @@ def is_unsigned_error(code: int) -> bool:
 
 def test_a_signed_pass_verifies_and_is_what_the_verb_sign_would_sign(here: Path, capsys: Capture) -> None:
     """Also: without time, and with other reports and JSON on stdout, which holds one document and nothing else."""
-    notes = [f"note: {record.HOME_NOTE}"] * (not HOME)
+    notes = [f"note: {attestation.HOME_NOTE}"] * (not HOME)
     assert check("model.onnx", "-o", "json=report.json") == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[0].split() == ["signature:", "report.sigstore.json"]
@@ -512,7 +514,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, si
 
 
 def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -> None:
-    about_files = {"mediaType": record.MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
+    about_files = {"mediaType": attestation.MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
     for content in ("mine", "{}", "[]", json.dumps(about_files), "[" * 100_000):
         (here / "report.sigstore.json").write_text(content, encoding="utf-8")
         assert check("text.onnx", "-o", "json=report.json", "-qq", sign="") == 3

@@ -17,7 +17,8 @@ from robustcheck_onnx.checker.core.verdict import gate
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.record import Failed, Report, read, read_one, sealed, to_json
+from robustcheck_onnx.checker.report.check import Report, read, read_one
+from robustcheck_onnx.checker.report.record import Failed, sealed, to_json
 from robustcheck_onnx.checker.trust.verify import signature
 from robustcheck_onnx.checker.trust.verify.checks import check_images
 from robustcheck_onnx.checker.trust.verify.run import verify as verify_report

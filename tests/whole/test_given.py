@@ -22,7 +22,8 @@ from robustcheck_onnx.checker.core.images.source import Picture, Skipped
 from robustcheck_onnx.checker.core.verdict.reasons import DYNAMIC_STEP
 from robustcheck_onnx.checker.outside.image_sets.open import open_images, open_iterable
 from robustcheck_onnx.checker.questions.inspection import inspect_model
-from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.report.check import Report
+from robustcheck_onnx.checker.report.record import to_json
 from robustcheck_onnx.exporters.contract import embed
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Fields, Patch, Place, flip, levels, lookup, normal, onnx_models, raised, robustcheck

@@ -108,7 +108,7 @@ def verify(
 
     For a release. What was not checked is listed as such.
     """
-    from ...report.record import bundle_of
+    from ...report.attestation import bundle_of
     from ...trust.verify.run import verify
 
     if report.suffix.lower() == ".onnx":
@@ -179,7 +179,8 @@ def sign(
     """
     from ...core.model.weights import file_digest
     from ...outside.storage.stores import write_atomically
-    from ...report.record import bundle_of, is_verdict, sealed
+    from ...report.attestation import bundle_of, is_verdict
+    from ...report.record import sealed
     from ...trust.verify import signature
     from ...trust.verify.run import report_about, verify
 

@@ -193,8 +193,8 @@ def demo(call: Call, keep: Path | None = None) -> int:
     from ...core.progress import tell_stage
     from ...questions import check as pipeline
     from ...questions.demo import EXPECTED, NAMES, copy_models, excerpt, next_steps, train, write
-    from ...report.forms import verdict_text
     from ...report.terminal import Pen, Trimmed
+    from ...report.words import verdict_text
 
     if keep is not None and keep.exists() and not keep.is_dir():
         raise UsageError(f"{keep}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")

@@ -3,6 +3,7 @@
 Comes in: two models. May import: measure, report and what is below them.
 """
 
+from . import document, pipelines  # they register how a comparison is shown
 from .baseline import Baseline
 from .index import IndexOptions, Required
 from .judge import CompareReport, FirstBaseline

@@ -1,26 +1,25 @@
-"""Make the document, the JUnit and the SARIF of a comparison. Pure."""
+"""Make the document of a comparison. Pure."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
 from ...core.evidence import Gallery, SeenImage
 from ...core.verdict.notes import BUNDLED_NOTE, fallback_note
 from ...core.verdict.reasons import NAMES, Kind
 from ...core.verdict.rule import Reason, Verdict
-from ...report import notebook, pipelines, template
-from ...report.document import Cell, Document, Facts, Photo, Photos, Ratio, Section, Table, Topics, blocks_of, name
-from ...report.forms import SIGNS, STOPPED, FormOptions, cautions, fingerprint, one_line, path_of, verdict_text
-from ...report.record import Report
-from ...text import as_json, count_text, number_text, percent_text, printable
+from ...report import figures
+from ...report.document import Cell, Document, Facts, Photo, Photos, Ratio, Section, Table, Topics, document_of, name
+from ...report.shown import figure_of
+from ...report.topics import topics_of
+from ...report.words import SIGNS, STOPPED, cautions, headline, one_line, verdict_text
+from ...text import count_text, number_text, percent_text
 from .index import IndexReason
 from .judge import CompareReport, range_text
-from .pairs import MIN_CKA, NEEDED, Compared, Fate, FeatureFate, Keeps, smallest_losses
+from .pairs import MIN_CKA, NEEDED, Fate, FeatureFate, Keeps, smallest_losses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,12 +67,12 @@ def plain_text(report: CompareReport) -> str:
     if not report.index_first:
         others = f" · {report.index_words}" if report.index_words else ""
         return f"{verdict}{others}: {text}"
-    only = "" if "indication" in report.required else " Only this is required."
+    only = "" if report.is_required else " Only this is required."
     return f"{report.index_text}{only} On outlier features it is {verdict}: {text}"
 
 
 def answer(report: CompareReport) -> str:
-    """Answer in numbers whether the new file kept the outlier features of its reference. It is one sentence."""
+    """Answer in one sentence, with numbers, whether the new file kept the outlier features of its reference."""
     reference = f"{'the baseline ' if report.baseline else ''}{reference_name(report)}"
     first = next(iter(_ordered(report.verdict)), None)
     if first is not None and first.kind in ("not_established", "not_applicable"):
@@ -136,16 +135,19 @@ def _ordered(verdict: Verdict) -> tuple[Reason, ...]:
     return tuple(sorted(verdict.reasons, key=lambda reason: reason.kind != "other_signal"))
 
 
-def document_of(report: CompareReport) -> Document:
+@document_of.register(CompareReport)
+def document_of_comparison(report: CompareReport) -> Document:
     """Return the document of a comparison."""
-    verdict, candidate, alike, index = report.verdict, report.candidate, report.similarity, report.index
-    outcome = as_side(report, candidate)
+    verdict = report.verdict
+    candidate = report.candidate
+    alike = report.similarity
+    index = report.index
     usual = {BUNDLED_NOTE, *fallback_note(candidate.evidence.execution)}
     reasons = _ordered(verdict)
     required = [s for s in report.statistics if s.keeps != "not required"]
     counts = [sum(s.keeps == "kept" for s in required), sum(f.fate == "kept" for f in report.features)]
     decisive: Reason | IndexReason | None = reasons[0] if reasons else None
-    if index and "indication" not in report.required:
+    if index and not report.is_required:
         decisive = index.reason
     return Document(
         question="compare",
@@ -161,12 +163,12 @@ def document_of(report: CompareReport) -> Document:
         verdict=Cell(heading(report), "fail" if report.exit_code else "pass"),
         exit_code=report.exit_code,
         rule=report.rule,
-        cautions=tuple(cautions(outcome)),
+        cautions=tuple(cautions(report.gated())),
         reasons=reasons,
         step=(decisive.next_step, f"robustcheck explain {decisive.id}") if decisive else ("", ""),
         remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict_text(candidate.verdict)}, "
         f"the reference {verdict_text(report.reference.verdict)}.",
-        line=_line(report, outcome),
+        line=_line(report),
         tiles=(
             (
                 "Statistics kept",
@@ -189,7 +191,7 @@ def heading(report: CompareReport) -> str:
     """Write the verdicts in a few words. The one that stops the run leads, and one that is not required is last."""
     verdict = f"{SIGNS[report.verdict.verdict]} {verdict_text(report.verdict)}"
     stopped = STOPPED if report.exit_code else ""
-    if "indication" not in report.required:
+    if not report.is_required:
         parts = [report.index_words, stopped, f"outlier features: {verdict_text(report.verdict)}"]
     elif report.index_first:
         parts = [report.index_words, verdict, stopped]
@@ -198,9 +200,9 @@ def heading(report: CompareReport) -> str:
     return " · ".join(filter(None, parts))
 
 
-def _line(report: CompareReport, outcome: Report) -> str:
+def _line(report: CompareReport) -> str:
     """Write the required verdicts in one line, and what decides the exit code. What stops the run leads."""
-    line = one_line(outcome)
+    line = one_line(report)
     if "index" in report.required:
         index = report.index_text
         line = f"{index} On outlier features: {line}" if report.index_first else f"{line}; {index}"
@@ -209,18 +211,22 @@ def _line(report: CompareReport, outcome: Report) -> str:
 
 
 def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
-    similarity, index = report.similarity, report.index
+    similarity = report.similarity
+    index = report.index
     sides = (("candidate", report.candidate), ("baseline" if report.baseline else "reference", report.reference))
     models = tuple(
         (
-            *(label, name(side.evidence.model.file, "bold"), side.evidence.execution.precision),
+            label,
+            name(side.evidence.model.file, "bold"),
+            side.evidence.execution.precision,
             Cell(verdict_text(side.verdict), "pass" if side.verdict.passed else "warn"),
         )
         for label, side in sides
     )
     yield Section("Models", "", (Table(("model", "file", "=precision", "=by itself"), models),), "short")
     yield Section("", "", (Facts(tuple((Cell("note", "bold"), note) for note in unusual)),), "brief")
-    least, confidence = 1 - report.tolerance, f"{100 * (1 - report.alpha):g} %"
+    least = 1 - report.tolerance
+    confidence = f"{100 * (1 - report.alpha):g} %"
     remark = (
         f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "
         f"{100 * least:g} % must be kept, {confidence} confidence together"
@@ -233,7 +239,7 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
     yield Section("", "", (legend,))
     plain = Cell(index.plain, "pass" if index.verdict == "compatible" else "warn") if index else None
     alike = [f"as a whole: {similarity.text}"] if similarity else []
-    yield Section("", "", (*alike, *([plain] if plain and "indication" in report.required else [])), "brief")
+    yield Section("", "", (*alike, *([plain] if plain and report.is_required else [])), "brief")
     yield _features(report)
     yield _similarity(report)
     if index and plain:
@@ -247,7 +253,7 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
         if photos:
             yield Section("Photos whose vectors differ most", "", (Photos(photos),), "page")
     for label, side in sides:
-        topics = Topics(blocks_of(as_side(report, side)))
+        topics = Topics(topics_of(report, side.evidence))
         yield Section(f"{label.capitalize()}: what was measured, and how", side.evidence.model.source, (topics,))
 
 
@@ -264,7 +270,7 @@ def _statistics(report: CompareReport, least: float) -> Table:
 
 
 def _smallest(report: CompareReport) -> str:
-    """Write the smallest losses that would not have been answered by kept. It is empty where nothing was kept."""
+    """Write the smallest losses that would not have been answered by kept, or nothing where nothing was kept."""
     losses = [(NAMES[each.name], smallest_losses(each, report.tolerance)) for each in report.statistics]
     texts = [f"{name} {percent_text(loss[0])} (shrank: {percent_text(loss[1])})" for name, loss in losses if loss]
     return f"smallest loss that would not be kept: {', '.join(texts)}" if texts else ""
@@ -296,7 +302,8 @@ def _feature(feature: FeatureFate) -> tuple[str | Cell, ...]:
 
 
 def _similarity(report: CompareReport) -> Section:
-    similarity, classes = report.similarity, report.agreement
+    similarity = report.similarity
+    classes = report.agreement
     if similarity is None:
         none = Cell("Not compared: the baseline's images, or their order, are not the candidate's.", "dim")
         return Section("As a whole", "", (none,))
@@ -318,7 +325,8 @@ def _similarity(report: CompareReport) -> Section:
     return Section("As a whole", remark, (Facts(tuple(rows)),))
 
 
-def figure_of(report: CompareReport) -> Figure:
+@figure_of.register(CompareReport)
+def figure_of_comparison(report: CompareReport) -> Figure:
     """Draw a comparison.
 
     The panels are kurtosis of the images in both, the ratio of each statistic, the outlier features of both.
@@ -326,19 +334,19 @@ def figure_of(report: CompareReport) -> Figure:
     models = [side.evidence.model.file for side in (report.candidate, report.reference)]
     ours, theirs = (PurePath(file).name for file in models)
     index = f"{report.index_words} · " if report.index_words else ""
-    title = notebook.headline(report.verdict, f"{index}{ours} against {theirs}", report.n_images)
-    figure, (histogram, ratio_axes, features) = notebook.figure(title, 3)
-    sides = ((report.reference, notebook.WITH, "reference"), (report.candidate, notebook.OWN, "candidate"))
+    title = headline(report.verdict, f"{index}{ours} against {theirs}", report.n_images)
+    figure, (histogram, ratio_axes, features) = figures.figure(title, 3)
+    sides = ((report.reference, figures.WITH, "reference"), (report.candidate, figures.OWN, "candidate"))
     for side, colour, word in sides:
         s = side.evidence.statistics
         if s.histogram_counts:
             histogram.stairs(s.histogram_counts, s.histogram_edges, color=colour, linewidth=2, label=word)
     histogram.set(title="activation kurtosis", xlabel="kurtosis of an image", ylabel="images")
     ratios = [(NAMES[s.name], s.ratio, 1.0, s.keeps in ("kept", "not required")) for s in report.statistics]
-    notebook.intervals(ratio_axes, ratios, "candidate / reference", 1 - report.tolerance)
+    figures.intervals(ratio_axes, ratios, "candidate / reference", 1 - report.tolerance)
     ratio_axes.set_title(f"kept of the reference (at least {100 * (1 - report.tolerance):g} %)")
     places = range(len(report.features))
-    of_candidate = [notebook.NAN if (z := f.candidate_mean_z) is None else z for f in report.features]
+    of_candidate = [figures.NAN if (z := f.candidate_mean_z) is None else z for f in report.features]
     heights = ([f.mean_z for f in report.features], of_candidate)
     for (_, colour, word), of_side, offset in zip(sides, heights, (-0.2, 0.2), strict=True):
         features.bar([place + offset for place in places], of_side, 0.4, color=colour, label=word)
@@ -349,80 +357,15 @@ def figure_of(report: CompareReport) -> Figure:
     return figure
 
 
-def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
-    """Write the comparison as JUnit, SARIF or OpenMetrics. It ends in a newline."""
-    outcome = as_side(report, report.candidate)
-    if form == "openmetrics":
-        return template.packaged(form, [outcome], options, report)
-    return (_junit if form == "junit" else _sarif)(report, outcome, options)
-
-
-def _sarif(report: CompareReport, outcome: Report, options: FormOptions) -> str:
-    """Add the index verdict where it is required. The results of a verdict that is not are notes."""
-    document = json.loads(pipelines.document([outcome], options, "robustcheck-compare/"))
-    (run,) = document["runs"]
-    if "indication" not in report.required:
-        run["results"] = [result | {"level": "note"} for result in run["results"]]
-    if report.index_words and (report.index is None or report.index.verdict != "compatible"):
-        title = {"text": "The candidate does not fit the index of vectors"}
-        rule = {"id": "index_verdict", "shortDescription": title, "fullDescription": title, "help": title}
-        run["tool"]["driver"]["rules"].append(rule | {"defaultConfiguration": {"level": "warning"}})
-        place = {"artifactLocation": {"uri": run["properties"]["models"][0]["uri"]}, "region": {"startLine": 1}}
-        result = {
-            "ruleId": rule["id"],
-            "level": "error",
-            "message": {"text": printable(report.index.plain if report.index else report.rule)},
-            "locations": [{"physicalLocation": place}],
-            "partialFingerprints": {
-                "primaryLocationLineHash": f"{fingerprint(path_of(outcome, options), 'index_verdict')[:16]}:1"
-            },
-        }
-        run["results"].insert(0 if report.index_first else len(run["results"]), result)
-    return as_json(document)
-
-
-def _junit(report: CompareReport, outcome: Report, options: FormOptions) -> str:
-    """Add the index verdict, in the place of `index_first`. A verdict that is not required does not fail."""
-    root = ElementTree.fromstring(pipelines.write_junit([outcome], options))  # noqa: S314 # our own document
-    for failure in list(root.iter("failure")) if "indication" not in report.required else []:
-        failure.tag = "skipped"
-    if (index := report.index) is not None:
-        case = ElementTree.Element("testcase", name="verdict", classname="robustcheck.index", time="0.0")
-        root[0].insert(1 if report.index_first else len(root[0]), case)
-        if report.index_first:
-            root[0][0].insert(0, ElementTree.Element("property", name="index_verdict", value=index.verdict))
-        if index.verdict != "compatible":
-            tag = "failure" if "index" in report.required else "skipped"
-            ElementTree.SubElement(case, tag, message=printable(index.plain), type=index.verdict)
-    pipelines.count(root[0], errors="error", failures="failure", skipped="skipped")
-    pipelines.count(root, failures="failure", errors="error")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
-
-
-def pictured(report: CompareReport) -> Report:
-    """Return the candidate's report with a gallery. Its images are those whose vectors differ most."""
+def pictured(report: CompareReport) -> CompareReport:
+    """Return the comparison with a gallery of the images whose vectors differ most."""
     worst = report.index.worst if report.index else ()
     images = tuple(SeenImage(name=image.name, digest=image.digest, kurtosis=0, z=()) for image in worst)
-    outcome = as_side(report, report.candidate)
-    update = {"gallery": Gallery(features=(), shown=(), most=images, least=())}
-    return outcome.model_copy(update={"evidence": outcome.evidence.model_copy(update=update)})
+    gallery = Gallery(features=(), shown=(), most=images, least=())
+    evidence = report.evidence.model_copy(update={"gallery": gallery})
+    return report.model_copy(update={"candidate": report.candidate.model_copy(update={"evidence": evidence})})
 
 
 def reference_name(report: CompareReport) -> str:
-    """Return the file that was compared with. It is the reference, or the baseline in its place."""
+    """Return the file that was compared with: the reference, or the baseline in its place."""
     return report.baseline or report.reference.evidence.model.file
-
-
-def as_side(report: CompareReport, side: Compared) -> Report:
-    """Return one side as the report of a check. Verdict, notes and claim are those of the comparison."""
-    return Report(
-        tool_version=report.tool_version,
-        verdict=report.verdict,
-        gate=report.gated().gate,
-        notes=(*report.notes, f"compared with {reference_name(report)}"),
-        evidence=side.evidence,
-        profile=report.profile,
-        reference=(),
-        claim=report.claim,
-        time=report.time,
-    )

@@ -8,7 +8,6 @@ The report of a comparison and its verdict are made here. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from pydantic import Field, field_validator
@@ -19,9 +18,10 @@ from ...core.verdict.gate import Gate
 from ...core.verdict.reasons import NAMES
 from ...core.verdict.rule import NoTruth, Verdict, reason, step_in_comparison, verdict_for
 from ...errors import UsageError
-from ...report import notebook
-from ...report.document import Shown
-from ...report.record import Binding, Bound, Time, predicate_of, sealed, sha256_set, to_json
+from ...report import frames
+from ...report.attestation import predicate_of, sha256_set
+from ...report.record import Binding, Bound, Time, sealed, to_json
+from ...report.shown import Shown, figure_of, pipeline_text
 from ...text import Fields, Texts, as_json, frozen, interval_text, number_text, percent_text, sha256_of
 from . import pairs
 from .baseline import Baseline, Measured
@@ -105,6 +105,11 @@ class CompareReport(Shown, Bound, Measured):
         return required_of(value)
 
     @property
+    def is_required(self) -> bool:
+        """Return whether the verdict on outlier features decides the exit code."""
+        return "indication" in self.required
+
+    @property
     def evidence(self) -> Evidence:
         """Return the candidate's evidence."""
         return self.candidate.evidence
@@ -173,7 +178,7 @@ class CompareReport(Shown, Bound, Measured):
     @property
     def index_first(self) -> bool:
         """Whether the index verdict leads: it decides the exit code alone, or alone stops the run."""
-        return "index" in self.required and ("indication" not in self.required or (self.passed and self.exit_code == 1))
+        return "index" in self.required and (not self.is_required or (self.passed and self.exit_code == 1))
 
     def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
@@ -196,22 +201,19 @@ class CompareReport(Shown, Bound, Measured):
 
     def to_junit(self) -> str:
         """Return the JUnit document, as `-o junit`."""
-        return self._form("junit")
+        return pipeline_text(self.gated(), "junit")
 
     def to_sarif(self) -> str:
         """Return the SARIF document, as `-o sarif`."""
-        return self._form("sarif")
+        return pipeline_text(self.gated(), "sarif")
 
     def to_openmetrics(self) -> str:
         """Return the OpenMetrics document, as `-o openmetrics`."""
-        return self._form("openmetrics")
+        return pipeline_text(self.gated(), "openmetrics")
 
     def to_predicate(self) -> str:
         """Return the predicate of an in-toto statement about the JSON document, as `-o predicate`."""
         return as_json(predicate_of(self.gated(), sha256_of(self.to_json().encode())))
-
-    def _form(self, form: str) -> str:
-        return str(import_module(f"{__package__}.document").render(form, self))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a pandas data frame, one row per statistic.
@@ -221,7 +223,7 @@ class CompareReport(Shown, Bound, Measured):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        rows: list[notebook.Row] = [
+        rows: list[frames.Row] = [
             {
                 "statistic": change.name,
                 "name": NAMES[change.name],
@@ -234,7 +236,7 @@ class CompareReport(Shown, Bound, Measured):
             }
             for change in self.statistics
         ]
-        return notebook.frame(rows, "statistic")
+        return frames.frame(rows, "statistic")
 
     def plot(self) -> Figure:
         """Plot both models.
@@ -247,8 +249,7 @@ class CompareReport(Shown, Bound, Measured):
         Raises:
             EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
         """
-        figure: Figure = import_module(f"{__package__}.document").figure_of(self)
-        return figure
+        return figure_of(self)
 
 
 CLAIM = (
@@ -344,7 +345,8 @@ def _of_machine(comparison: Comparison, tolerance: float, candidate: Evidence) -
         return
     for change in comparison.statistics:
         ours, theirs = (each.get(change.name, 0.0) for each in shifts)
-        ratio, before = change.ratio.estimate, change.reference
+        ratio = change.ratio.estimate
+        before = change.reference
         if change.keeps == "not required" or ratio is None or change.candidate is None or before is None:
             continue
         moved = (change.candidate + ours) / (before + theirs) if before + theirs > 0 else 0.0

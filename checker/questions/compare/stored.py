@@ -17,9 +17,11 @@ from ...core.verdict.notes import notes_of
 from ...core.verdict.reasons import INDEX_REASONS
 from ...core.verdict.rule import NoTruth
 from ...errors import UsageError
-from ...report.document import Cell, Document, Facts, Section, Shown, facts_of_run, measured
-from ...report.forms import STOPPED, preprocessing_text
+from ...report.document import Cell, Document, Facts, Section, document_of, facts_of_run, measured
+from ...report.preprocessing import preprocessing_text
 from ...report.record import ModelRead, Time
+from ...report.shown import Shown
+from ...report.words import STOPPED
 from ...text import VERSION, count_text, number_text
 from . import holds
 from .baseline import Measured
@@ -307,7 +309,8 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
     return report
 
 
-def document_of(report: VectorsReport) -> Document:
+@document_of.register(VectorsReport)
+def document_of_vectors(report: VectorsReport) -> Document:
     """Return the document of a report."""
     index, reason = report.index, report.index.reason
     stopped = f" · {STOPPED}" if report.exit_code else ""

@@ -6,9 +6,22 @@ from typing import TYPE_CHECKING, Literal
 
 from ....thresholds.profile import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, PreprocessingFacts
-from ...report import notebook
-from ...report.document import Cell, Chart, Curve, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ...report import frames
+from ...report.document import (
+    Cell,
+    Chart,
+    Curve,
+    Document,
+    Facts,
+    Section,
+    Table,
+    document_of,
+    facts_of_run,
+    measured,
+    name,
+)
 from ...report.record import ModelRead, Time
+from ...report.shown import Shown
 from ...text import count_text, name_text, number_text
 
 if TYPE_CHECKING:
@@ -185,7 +198,7 @@ class ConceptsReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        rows: list[notebook.Row] = [
+        rows: list[frames.Row] = [
             {
                 "concept": concept.name,
                 "n_images": concept.n_images,
@@ -198,7 +211,7 @@ class ConceptsReport(Shown, Frozen):
             }
             for concept in self.concepts
         ]
-        return notebook.frame(rows, "concept")
+        return frames.frame(rows, "concept")
 
 
 def ap_text(value: float) -> str:
@@ -214,10 +227,15 @@ SHORT = 10  # concepts in the short report
 ON_A_PAGE = 50  # directions
 
 
-def document_of(report: ConceptsReport) -> Document:
+@document_of.register(ConceptsReport)
+def document_of_concepts(report: ConceptsReport) -> Document:
     """Return the document of a concept set."""
-    model, images, chance, directions = report.model, report.images, report.chance, report.directions
-    n_images, left_out = images.n_usable, len(report.not_judged)
+    model = report.model
+    images = report.images
+    chance = report.chance
+    directions = report.directions
+    n_images = images.n_usable
+    left_out = len(report.not_judged)
     not_judged = tuple((name(concept.name), concept.reason) for concept in report.not_judged)
     first = (count_text(n_images, "image"), name(report.concept_set.source))
     table = Table(
@@ -281,9 +299,14 @@ def _concept(concept: Concept) -> tuple[str | Cell, ...]:
     best = concept.best[0]
     status = Cell("within chance", "warn") if concept.encoded else Cell("–", "dim")
     return (
-        *(name(concept.name), str(concept.n_images), Cell(ap_text(concept.ap), "bold"), ap_text(concept.chance[1])),
+        name(concept.name),
+        str(concept.n_images),
+        Cell(ap_text(concept.ap), "bold"),
+        ap_text(concept.chance[1]),
         "none" if concept.needed is None else ap_text(concept.needed),
-        *(number_text(concept.p, 2), str(concept.n_directions), f"{'+' if best.sign > 0 else '−'}{best.direction}"),
+        number_text(concept.p, 2),
+        str(concept.n_directions),
+        f"{'+' if best.sign > 0 else '−'}{best.direction}",
         Cell("established", "pass") if concept.established else status,
     )
 

@@ -10,10 +10,23 @@ import numpy as np
 from ....thresholds.profile import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
 from ...core.statistics.definitions import Accuracy
-from ...report import notebook
-from ...report.document import Cell, Chart, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ...report import frames
+from ...report.document import (
+    Cell,
+    Chart,
+    Document,
+    Facts,
+    Section,
+    Table,
+    document_of,
+    facts_of_run,
+    image_rows,
+    measured,
+    name,
+)
 from ...report.document import Curve as Line
 from ...report.record import ModelRead, Time
+from ...report.shown import Shown
 from ...text import count_text, interval_text, number_text, percent_text
 from ..shift.robustness import Effective, SetResult, Shifted
 
@@ -93,7 +106,7 @@ class Fewest(Frozen):
 
 
 class Analysis(Frozen):
-    """The analysed directions. They are those of W, or of W less its mean over classes."""
+    """The analysed directions of W, or of W less its mean over classes."""
 
     n_directions: int
     singular_values: tuple[float, ...]
@@ -127,7 +140,7 @@ class HeadFeature(Frozen):
 
 
 class Replacement(Frozen):
-    """The effect of replacing features by one value. It is the same in every image."""
+    """The effect of replacing features by one value, the same in every image."""
 
     value: Literal["mean over images", "zero"]
     changed: Accuracy
@@ -212,7 +225,7 @@ class DirectionsReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        rows: list[notebook.Row] = [
+        rows: list[frames.Row] = [
             {
                 "decomposition": name,
                 "order": curve.order,
@@ -229,11 +242,11 @@ class DirectionsReport(Shown, Frozen):
             for curve in analysis.curves
             for point in curve.points
         ]
-        return notebook.frame(rows, "decomposition")
+        return frames.frame(rows, "decomposition")
 
 
 def spectrum_notes(raw: Analysis) -> list[str]:
-    """Return the notes on singular values. They tell how far single directions mean anything."""
+    """Return the notes on singular values, by which a reader knows how far single directions mean anything."""
     sigma = raw.singular_values
     rounding = SAME * sigma[0]
     rank = sum(value > rounding for value in sigma)
@@ -253,10 +266,12 @@ def spectrum_notes(raw: Analysis) -> list[str]:
 
 def summary_of(raw: Analysis) -> str:
     """What was found, in two sentences."""
-    first, last = raw.top[0].share.estimate, raw.top[-1]
+    first = raw.top[0].share.estimate
+    last = raw.top[-1]
     twenty = raw.twenty
     keeps = raw.fewest[-1]
-    rank, same = number_text(raw.effective_rank.estimate), twenty.same
+    rank = number_text(raw.effective_rank.estimate)
+    same = twenty.same
     return (
         f"Of {raw.n_directions} directions the most important holds {percent_text(first)} of the importance, the "
         f"first {min(last.directions, raw.n_directions)} hold {percent_text(last.share.estimate)}; the effective rank "
@@ -269,20 +284,23 @@ def summary_of(raw: Analysis) -> str:
 SPECTRUM_POINTS = 11  # of the curve of the importance
 
 
-def document_of(report: DirectionsReport) -> Document:
+@document_of.register(DirectionsReport)
+def document_of_directions(report: DirectionsReport) -> Document:
     """Return the document of a head's directions."""
-    model, images, raw = report.model, report.images, report.raw
+    model = report.model
+    images = report.images
+    raw = report.raw
     twenty = raw.twenty
     analyses = {"raw": raw, "class mean removed": report.centred}
     first = (count_text(report.n_images, "image"), name(images.source))
-    not_compared, difference = "not compared: the head is not the model's own", model.score_difference
+    not_compared = "not compared: the head is not the model's own"
+    difference = model.score_difference
     facts = [
         ("Head", model.head),
         ("Acts on", model.tensor),
         ("Difference to the model's own scores", not_compared if difference is None else f"{difference:.2g}"),
         ("Images left out", report.n_left_out),
     ]
-    run = [("Images", images.source), ("Digest", images.digest), ("Seed", images.seed)]
     importance = (
         *((label, _importance(analysis)) for label, analysis in analyses.items()),
         ("outlier features", outliers_text(report.outliers)),
@@ -318,7 +336,7 @@ def document_of(report: DirectionsReport) -> Document:
             Section("Pruning, class mean removed", "W less its mean over classes", (_table(report.centred),)),
             *_accuracies(report),
             Section("Leading directions", report.normaliser, (_leading(report),)),
-            measured(report, facts, run, report.preprocessing.source),
+            measured(report, facts, image_rows(images), report.preprocessing.source),
         ),
         notes=report.notes,
         limits=report.claim,
@@ -354,7 +372,8 @@ def outliers_text(outliers: Outliers) -> str:
 
 def _importance(analysis: Analysis) -> str:
     tops = ", ".join(f"{top.directions}: {percent_text(top.share.estimate)}" for top in analysis.top)
-    rank, ratio = analysis.effective_rank, analysis.participation_ratio
+    rank = analysis.effective_rank
+    ratio = analysis.participation_ratio
     return (
         f"effective rank {number_text(rank.estimate)} ({interval_text(rank.low, rank.high)}), participation "
         f"ratio {number_text(ratio.estimate)} of {analysis.n_directions}; share of the first {tops}"
@@ -362,7 +381,7 @@ def _importance(analysis: Analysis) -> str:
 
 
 def _pruning(analysis: Analysis) -> Chart:
-    """Draw the share of the same predictions. It is over the directions kept; there is a curve per order."""
+    """Draw the share of the same predictions over the directions kept, with a curve per order."""
     curves = []
     for curve in analysis.curves:
         same = [point.same for point in curve.points[::-1]]
@@ -405,8 +424,11 @@ def _table(analysis: Analysis) -> Table:
     by_importance, *others = analysis.curves
     rows: tuple[tuple[str | Cell, ...], ...] = tuple(
         (
-            *(f"{point.percent} %", str(point.kept), percent_text(point.importance)),
-            *(Cell(percent_text(point.same.value), "bold"), _bounds(point.same)),
+            f"{point.percent} %",
+            str(point.kept),
+            percent_text(point.importance),
+            Cell(percent_text(point.same.value), "bold"),
+            _bounds(point.same),
             percent_text(point.same_confident.value),
             *(percent_text(curve.points[at].same.value) for curve in others),
         )
@@ -415,7 +437,12 @@ def _table(analysis: Analysis) -> Table:
     keeps = ", ".join(f"{percent_text(few.share)} by {few.directions} ({few.percent:.0f} %)" for few in analysis.fewest)
     return Table(
         (
-            *(">kept", ">directions", ">importance", ">same", "=interval", ">confident"),
+            ">kept",
+            ">directions",
+            ">importance",
+            ">same",
+            "=interval",
+            ">confident",
             *(f"?>{curve.order if curve.order == 'random' else f'by {curve.order}'}" for curve in others),
         ),
         rows,
@@ -425,10 +452,7 @@ def _table(analysis: Analysis) -> Table:
 
 
 def _accuracies(report: DirectionsReport) -> list[Section]:
-    """Show top-1 on each labelled set.
-
-    It is with fewer directions, most important first, and with effective robustness.
-    """
+    """Show the top-1 accuracy and the effective robustness of each labelled set with fewer directions."""
     if report.in_distribution is None:
         return []
     results = [report.in_distribution, *(s.result for s in report.shifted)]
@@ -455,14 +479,17 @@ def _leading(report: DirectionsReport) -> Table:
         share, low, high = ((value or 0.0) / total for value in (of_all.estimate, of_all.low, of_all.high))
         rows.append(
             (
-                *(str(direction.index + 1), number_text(direction.singular_value), number_text(direction.cosine)),
-                *(percent_text(share), f"{100 * low:.1f} – {100 * high:.1f}"),
+                str(direction.index + 1),
+                number_text(direction.singular_value),
+                number_text(direction.cosine),
+                percent_text(share),
+                f"{100 * low:.1f} – {100 * high:.1f}",
                 f"{direction.largest_feature}: {direction.largest_component:.2f}",
                 *(f"{value:.2f}" for value in direction.on_features[: len(named)]),
             )
         )
     return Table(
-        (*(">σ rank", ">σ", ">|cos|", ">importance", "=interval", ">largest"), *(f">on {index}" for index in named)),
+        (">σ rank", ">σ", ">|cos|", ">importance", "=interval", ">largest", *(f">on {index}" for index in named)),
         tuple(rows),
         "importance as a share of all; largest: the feature with the largest |component|; on: |component| on a feature "
         "named above (1 = the direction is that feature)",

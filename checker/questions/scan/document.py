@@ -9,9 +9,23 @@ from typing import TYPE_CHECKING, Literal
 
 from ....thresholds.profile import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, PreprocessingFacts
-from ...report import notebook
-from ...report.document import Cell, Chart, Curve, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
+from ...report import figures, frames
+from ...report.document import (
+    Cell,
+    Chart,
+    Curve,
+    Document,
+    Facts,
+    Section,
+    Table,
+    document_of,
+    facts_of_run,
+    image_rows,
+    measured,
+    name,
+)
 from ...report.record import ModelRead, Time
+from ...report.shown import Shown
 from ...text import count_text, number_text, percent_text, range_text
 
 if TYPE_CHECKING:
@@ -52,7 +66,7 @@ class Place(Frozen):
 
 
 class FixedOutlier(Place):
-    """The one place of the largest |z|. It is beyond 6 SD, in at least half of the images."""
+    """The one place of the largest |z|, beyond 6 SD in at least half of the images."""
 
     largest_z: float
     """SD, over all images"""
@@ -177,7 +191,7 @@ class ScanReport(Shown, Frozen):
             EnvironmentFaultError: pandas is not installed.
         """
         columns = {"n_images", "kurtosis", "kurtosis_se", "top3_share", "n_persistent", "max_median_ratio"}
-        rows: list[notebook.Row] = [
+        rows: list[frames.Row] = [
             {
                 "layer": index,
                 **layer.model_dump(include={"kind", "tensor", "width"}),
@@ -185,7 +199,7 @@ class ScanReport(Shown, Frozen):
             }
             for index, layer in enumerate(self.layers, 1)
         ]
-        return notebook.frame(rows, "layer")
+        return frames.frame(rows, "layer")
 
     def plot(self) -> Figure:
         """Plot kurtosis and top-3 share over depth.
@@ -207,26 +221,26 @@ def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
         title: model and images.
         layers: in the order of the graph; the representation last.
     """
-    drawing, (kurtosis, share) = notebook.figure(title, 2)
+    drawing, (kurtosis, share) = figures.figure(title, 2)
     statistics = [layer.statistics for layer in layers]
     places = range(1, len(layers) + 1)
-    values = [notebook.NAN if s.kurtosis is None else s.kurtosis for s in statistics]
+    values = [figures.NAN if s.kurtosis is None else s.kurtosis for s in statistics]
     errors = [0.0 if s.kurtosis_se is None else s.kurtosis_se for s in statistics]
     spread = "mean over images ± its SE"
-    kurtosis.errorbar(places, values, errors, color=notebook.WITH, marker=".", zorder=1, label=spread)
-    shares = [notebook.NAN if s.top3_share is None else s.top3_share for s in statistics]
-    share.plot(places, shares, color=notebook.WITH, marker=".", zorder=1)
+    kurtosis.errorbar(places, values, errors, color=figures.WITH, marker=".", zorder=1, label=spread)
+    shares = [figures.NAN if s.top3_share is None else s.top3_share for s in statistics]
+    share.plot(places, shares, color=figures.WITH, marker=".", zorder=1)
     persistent = [index for index, s in enumerate(statistics) if s.has_outliers]
     if persistent:
         for axes, heights in ((kurtosis, values), (share, shares)):
             axes.scatter(
                 [places[index] for index in persistent], [heights[index] for index in persistent],
-                color=notebook.OWN, marker="D", zorder=2, label="persistent outlier features",
+                color=figures.OWN, marker="D", zorder=2, label="persistent outlier features",
             )  # fmt: skip
     kurtosis.set(title="activation kurtosis", ylabel="kurtosis")
     low, high = kurtosis.get_ylim()
     if low <= 0 or high / low > 3:
-        notebook.plain_logarithm(kurtosis, "y")
+        figures.plain_logarithm(kurtosis, "y")
     share.set(title="share of the three strongest features", ylabel="share of z⁴", ylim=(0, 1.05))
     for axes in (kurtosis, share):
         axes.locator_params(axis="x", integer=True)
@@ -270,12 +284,16 @@ _ByName = dict[str, list[tuple[int, float, float]]]
 """By the name of a feature, or of a feature at a place: layer number, share of the rows or images, largest value."""
 
 
-def document_of(report: ScanReport) -> Document:
+@document_of.register(ScanReport)
+def document_of_scan(report: ScanReport) -> Document:
     """Return a scan's document."""
-    model, images, layers = report.model, report.images, report.layers
+    model = report.model
+    images = report.images
+    layers = report.layers
     statistics = [layer.statistics for layer in layers]
     kurtosis = [number_text(s.kurtosis, missing="–") for s in statistics]
-    n_images, values = images.n_usable, tuple(s.kurtosis or 0.0 for s in statistics)
+    n_images = images.n_usable
+    values = tuple(s.kurtosis or 0.0 for s in statistics)
     with_outliers = tuple(s.has_outliers for s in statistics)
     chart = Chart(
         "Kurtosis of each layer",
@@ -298,7 +316,6 @@ def document_of(report: ScanReport) -> Document:
         ("Blocks that could not be read", model.n_left_out),
         ("Change of the model's output", f"{model.output_difference:.2g}"),
     ]
-    run = [("Images", images.source), ("Digest", images.digest), ("Seed", images.seed)]
     return Document(
         question="scan",
         title="Outlier features through depth",
@@ -310,7 +327,7 @@ def document_of(report: ScanReport) -> Document:
             Section("Kurtosis", "mean over rows of features, by layer", (chart,), "short"),
             Section("Layers", "", (_layers(report),)),
             *_features(report),
-            measured(report, facts, run, report.preprocessing.source),
+            measured(report, facts, image_rows(images), report.preprocessing.source),
         ),
         notes=report.notes,
         limits=report.limits,
@@ -333,18 +350,35 @@ def _layers(report: ScanReport) -> Table:
         of_class = [_number(s.class_token_kurtosis)] if has_class else []
         rows.append(
             (
-                *(str(number), layer.kind, name(layer.tensor), str(layer.width)),
+                str(number),
+                layer.kind,
+                name(layer.tensor),
+                str(layer.width),
                 "×".join(map(str, layer.positions)) or "–",
-                *(_number(s.kurtosis), *of_class, _number(s.mean_token_kurtosis), _number(s.rms_kurtosis)),
+                _number(s.kurtosis),
+                *of_class,
+                _number(s.mean_token_kurtosis),
+                _number(s.rms_kurtosis),
                 Cell(persistent_text(s), "warn" if s.has_outliers else ""),
-                *(_number(s.max_median_ratio), str(s.n_massive or "–")),
+                _number(s.max_median_ratio),
+                str(s.n_massive or "–"),
             )
         )
     of_class = ["?>class"] if has_class else []
     return Table(
         (
-            *(">layer", "=kind", "?tensor", ">width", "?>tokens", ">kurtosis", *of_class, "?>mean"),
-            *(">RMS", "persistent", ">max/med", ">massive"),
+            ">layer",
+            "=kind",
+            "?tensor",
+            ">width",
+            "?>tokens",
+            ">kurtosis",
+            *of_class,
+            "?>mean",
+            ">RMS",
+            "persistent",
+            ">max/med",
+            ">massive",
         ),
         tuple(rows),
         "kurtosis, RMS, persistent (|z| > 6 in at least half of the rows) over the features of each token or position; "

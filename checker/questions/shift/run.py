@@ -24,8 +24,10 @@ from ...errors import CannotAssessError, UsageError
 from ...outside.image_sets.open import of_job
 from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
 from ...outside.storage.places import as_typed, local_path
-from ...report.document import Block, Cell, Document, Facts, Section, Shown, Style, Table, Words, measured, name
-from ...report.record import Clock, Report, Time, read_one
+from ...report.check import Report, read_one
+from ...report.document import Block, Cell, Document, Facts, Section, Style, Table, Words, document_of, measured, name
+from ...report.record import Clock, Time
+from ...report.shown import Shown
 from ...text import VERSION, Fields, Texts, name_text, percent_text
 from .. import check as pipeline
 from . import robustness, sets
@@ -322,7 +324,8 @@ def read_notes(read: SetResult | Target) -> list[str]:
     return notes
 
 
-def document_of(report: ShiftReport) -> Document:
+@document_of.register(ShiftReport)
+def document_of_shift(report: ShiftReport) -> Document:
     """Return the document of accuracies under shift."""
     model, inside, verdict, agreement = report.model, report.in_distribution, report.verdict, report.agreement
     results = (inside, *(s.result for s in report.shifted))

@@ -13,8 +13,8 @@ from ...outside.addresses import Model
 from ...outside.image_sets.open import Images
 from ...questions.check import CheckOptions, check
 from ...questions.compare import CompareReport, FirstBaseline, IndexOptions, VectorsReport, compare
-from ...report.forms import meaning_text
-from ...report.record import Report
+from ...report.check import Report
+from ...report.words import meaning_text
 from ...text import printable
 
 

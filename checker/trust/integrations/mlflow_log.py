@@ -23,8 +23,8 @@ from ...errors import CannotAssessError
 from ...outside.storage import registries
 from ...outside.storage.places import Url
 from ...questions.compare.judge import CompareReport
-from ...report.forms import cautions
-from ...report.record import Report
+from ...report.check import Report
+from ...report.words import cautions
 from ..verify.run import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from ...outside.addresses import Model
     from ...outside.image_sets.open import Images
-    from ...report.record import Report
+    from ...report.check import Report
     from .assertions import AssertRobust
 
 
@@ -56,7 +56,7 @@ def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
     def assert_robust(model: Model, images: Images | None = None, **options: Any) -> Report:
         __tracebackhide__ = True
         from ...errors import RobustcheckError  # noqa: PLC0415
-        from ...report.forms import one_line  # noqa: PLC0415
+        from ...report.words import one_line  # noqa: PLC0415
         from ...text import printable  # noqa: PLC0415
         from . import assertions  # noqa: PLC0415 # pytest starts fast
 

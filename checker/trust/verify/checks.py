@@ -35,7 +35,8 @@ from ...outside.image_sets.open import open_images
 from ...questions import check as pipeline
 from ...questions.compare import compare
 from ...questions.compare.judge import CompareReport
-from ...report.record import Report, ruling
+from ...report.check import Report
+from ...report.reading import ruling
 from ...text import Texts, quoted, short_digest
 from .signature import (
     Identity,

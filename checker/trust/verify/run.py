@@ -22,9 +22,10 @@ from ...errors import UsageError
 from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
 from ...outside.storage.places import local_path
 from ...questions.compare.judge import CompareReport
-from ...report.document import Cell, Document, File, Section, Shown, Table
-from ...report.forms import STOPPED, cautions
-from ...report.record import edits, only_one, read_bound, ruling
+from ...report.document import Cell, Document, File, Section, Table, document_of
+from ...report.reading import edits, only_one, read_bound, ruling
+from ...report.shown import Shown
+from ...report.words import STOPPED, cautions
 from ...text import VERSION, name_text, quoted, short_digest
 from . import checks
 from .checks import KINDS, AnyReport, Finding, agreed, check_edits, model_digest, report_of, unchecked
@@ -362,7 +363,8 @@ _SIGNS = {
 }
 
 
-def document_of(report: Verification) -> Document:
+@document_of.register(Verification)
+def document_of_verification(report: Verification) -> Document:
     """Return a verification's document."""
     result, code = report.result, report.exit_code
     rows = tuple((finding.check, _SIGNS[finding.status], finding.seen) for finding in report.findings)

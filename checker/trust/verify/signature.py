@@ -26,7 +26,8 @@ from ....thresholds import read_bytes
 from ....thresholds.profile import unique_keys
 from ...errors import EnvironmentFaultError, UsageError, install_hint
 from ...outside.storage.places import OFFLINE, is_offline
-from ...report.record import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, Bound, predicate_of, sha256_set
+from ...report.attestation import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, predicate_of, sha256_set
+from ...report.record import Bound
 from ...text import Texts, as_json, printable, quoted
 
 if TYPE_CHECKING:

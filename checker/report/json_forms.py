@@ -1,0 +1,46 @@
+"""Write the forms that are the record itself: JSON, and the predicate of a statement about it. Pure."""
+
+from collections.abc import Sequence
+
+from .. import text
+from ..text import Fields, as_json, error_json
+from .attestation import predicate_of
+from .model_names import FormOptions
+from .record import Failed, Outcome, sealed, to_json
+
+
+def all_sealed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Give each report the digest of what it holds now."""
+    return [outcome if isinstance(outcome, Failed) else sealed(outcome) for outcome in outcomes]
+
+
+def write_json(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+    """Write one report, or several as `{"reports": [...]}`. A model that failed has an error document."""
+    del options
+    if len(outcomes) == 1:
+        (outcome,) = outcomes
+        if isinstance(outcome, Failed):
+            return error_json(outcome.message, outcome.hint, outcome.exit_code)
+        return to_json(outcome)
+    return as_json({"schema_version": text.SCHEMA_VERSION, "tool": "robustcheck", "reports": documents(outcomes)})
+
+
+def documents(outcomes: Sequence[Outcome]) -> list[Fields]:
+    """Return for each outcome the fields of its report, or the model with its error."""
+    return [
+        {"model": o.model, "error": {"message": o.message, "hint": o.hint, "exit_code": o.exit_code}}
+        if isinstance(o, Failed)
+        else o.model_dump(mode="json")
+        for o in outcomes
+    ]
+
+
+def write_predicate(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+    """Write the predicate about one model, or its error. `render` refuses several.
+
+    The digest in it is that of the document that `-o json=PATH` writes about this model alone in the same run.
+    """
+    (outcome,) = outcomes
+    if isinstance(outcome, Failed):
+        return error_json(outcome.message, outcome.hint, outcome.exit_code)
+    return as_json(predicate_of(outcome, text.sha256_of(write_json([outcome], options).encode())))
