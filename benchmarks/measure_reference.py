@@ -19,7 +19,7 @@ from draws import NEGATIVES
 
 from robustcheck_onnx.checker.core.evidence import TOP_FEATURES, Statistics
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
-from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Statistic
+from robustcheck_onnx.thresholds.statistics import ENERGIES, STATISTICS, Statistic
 from robustcheck_onnx.thresholds.tables import TABLE, TRAPS, TWO_SIDED
 
 SUBSETS = 200  # random subsets a set, for the smallest and largest value that 50 images can show

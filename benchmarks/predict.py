@@ -20,7 +20,7 @@ from predict_text import CRITERIA, GUARDS, IF_SO, TEXT
 from scipy.stats import spearmanr
 
 from robustcheck_onnx.thresholds import published, suite, tables
-from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Statistic
+from robustcheck_onnx.thresholds.statistics import ENERGIES, STATISTICS, Statistic
 from robustcheck_onnx.thresholds.tables import Reference, references
 
 PAGE = Path(__file__).parent.parent / "benchmarks" / "results" / "does-pass-predict-robustness.md"

@@ -14,8 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from . import profile, tables
-from .profile import Bounds, Calibration, End, Nearest, Profile, Rate, Statistic, TensorFit, Threshold, Trained, seal
+from .ends import End
+from .profile import Calibration, Nearest, Profile, Rate, TensorFit, Threshold, Trained, seal
 from .published import MEASURED, find
+from .statistics import DEFINITIONS, Bounds, Statistic
 from .tables import TENSORS, Reference, Result, Rule, Sets, Trial, fit, judged, models, passes, taking_part, with_label
 
 Rows = Sequence[Result]
@@ -282,7 +284,7 @@ def profile_of(
     return seal(
         Profile(
             **fields,
-            definitions={name: profile.DEFINITIONS[name] for name in thresholds},
+            definitions={name: DEFINITIONS[name] for name in thresholds},
             min_features=min(r.d for r in used),
             max_features=max(r.d for r in used),
             min_images=tables.MIN_IMAGES,

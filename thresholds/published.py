@@ -7,6 +7,8 @@ accuracies of models trained on ImageNet alone lie close to a line; what a model
 robustness. These lines are also the baselines of accuracies that `shift` measures.
 """
 
+from __future__ import annotations
+
 import csv
 import difflib
 import json
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import DATA
-from .profile import Context, Frozen
+from .records import Frozen
 
 Values = NDArray[np.float64]
 
@@ -431,3 +433,18 @@ def ordinary_models(library: str, shift: str) -> list[Published]:
         and row.accuracy[IMAGENET] >= LOWEST_ACCURACY
         and row.accuracy[shift] > 0
     ]
+
+
+class Context(Frozen):
+    """The published robustness of an export's checkpoint. It is shown with the evidence and never decides."""
+
+    library: str
+    model: str
+    weights: str
+    image_size_px: int | None
+    effective_robustness_pp: dict[str, float]
+    mean_pp: float | None
+    extrapolated: bool
+    """of any shift shown"""
+    source: str
+    sentence: str

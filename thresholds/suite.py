@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from . import DATA, MOST_BYTES, published, read_bytes, read_toml
-from .profile import Frozen, HintedError, refuse_version
 from .published import IMAGENET, MEAN_SHIFTS, SHIFTS, effective_robustness
+from .records import Frozen, HintedError, refuse_version
 
 SCHEMA_VERSION = 1
 PACKAGED = {"paper": DATA / "paper_suite.toml"}

@@ -28,7 +28,10 @@ import numpy.typing as npt
 from pydantic import ValidationError, model_validator
 
 from . import DATA, read_bytes
-from .profile import DECIDING, STATISTICS, End, Frozen, HintedError, Statistic, Threshold, first_fault, refuse_version
+from .ends import End
+from .profile import Threshold
+from .records import Frozen, HintedError, first_fault, refuse_version
+from .statistics import DECIDING, STATISTICS, Statistic
 
 TABLE = "reference_statistics.csv"
 TRAPS = "traps.csv"

@@ -23,7 +23,7 @@ from .forms import TENSORS, origin_text, preprocessing_text
 from .record import Report, Time, to_json
 
 if TYPE_CHECKING:
-    from ...thresholds.profile import Frozen
+    from ...thresholds.records import Frozen
 
 Style = Literal["", "bold", "dim", "pass", "warn", "fail"]
 

@@ -18,7 +18,9 @@ from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Literal, NamedTuple
 
-from ...thresholds.profile import STATISTICS, End, Profile, Statistic
+from ...thresholds.ends import End
+from ...thresholds.profile import Profile
+from ...thresholds.statistics import STATISTICS, Statistic
 from .. import text
 from ..core.evidence import (
     CLIP,

@@ -18,7 +18,8 @@ from textwrap import wrap
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from ...thresholds.profile import STATISTICS, Profile
+from ...thresholds.profile import Profile
+from ...thresholds.statistics import STATISTICS
 from ..core.evidence import Interval, Statistics
 from ..core.verdict.reasons import NAMES
 from ..core.verdict.rule import Reason, Verdict

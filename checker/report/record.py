@@ -24,17 +24,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from pydantic import ConfigDict, ValidationError, model_validator
 
 from ...thresholds import read_bytes, read_start
-from ...thresholds.profile import (
-    Context,
-    Frozen,
-    Profile,
-    ReprArgs,
-    earlier_version,
-    is_version,
-    unique_keys,
-    wrong_statistics,
-)
+from ...thresholds.profile import Profile, wrong_statistics
 from ...thresholds.profile import digest_of as profile_digest_of
+from ...thresholds.published import Context
+from ...thresholds.records import Frozen, ReprArgs, earlier_version, is_version, unique_keys
 from ..core.evidence import Evidence, Options
 from ..core.verdict.gate import Gate, fits
 from ..core.verdict.reasons import Kind

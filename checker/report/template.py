@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateSynta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...thresholds import read_bytes
-from ...thresholds.profile import DEFINITIONS
+from ...thresholds.statistics import DEFINITIONS
 from ..core.verdict.reasons import KINDS, NAMES
 from ..errors import EXIT_CODES, CannotAssessError, EnvironmentFaultError, UsageError
 from ..outside import isolation

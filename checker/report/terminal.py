@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ...thresholds.profile import DEFINITIONS
+from ...thresholds.statistics import DEFINITIONS
 from .. import text as texts
 from ..core.evidence import OUTLIER_SD
 from ..core.verdict.notes import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from robustcheck_onnx.checker.core.verdict.gate import Waiver, decide
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.statistics import STATISTICS
 from support import Fields, but, reports
 
 PLACE = forms.FormOptions(working_folder="/repo/sub", root="/repo")

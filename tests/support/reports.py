@@ -11,7 +11,9 @@ from robustcheck_onnx.checker.core.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Report, Time
 from robustcheck_onnx.checker.report.terminal import document_of, render_document
-from robustcheck_onnx.thresholds.profile import Calibration, End, Profile, Statistic, Threshold, seal
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.profile import Calibration, Profile, Threshold, seal
+from robustcheck_onnx.thresholds.statistics import Statistic
 from support import Fields, but
 from support.screens import printed
 

@@ -17,7 +17,9 @@ from robustcheck_onnx.checker.core.statistics import definitions, state
 from robustcheck_onnx.checker.core.verdict.rule import decided
 from robustcheck_onnx.checker.questions.calibrate.terminal import render_list, render_profile
 from robustcheck_onnx.thresholds import calibrate, profile, tables
-from robustcheck_onnx.thresholds.profile import DECIDING, End, Profile
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.statistics import DECIDING, STATISTICS
 from robustcheck_onnx.thresholds.tables import Reference, Rule, Sets
 from support import Capture, Fields, but, raised, read_json, read_text, robustcheck
 from support.bad_input import Run
@@ -208,7 +210,7 @@ def test_the_page_on_robustness_is_what_its_script_writes_and_has_scipys_correla
     facts, _, predict = map(load, ("benchmarks/predict_facts", "benchmarks/predict_text", "benchmarks/predict"))
     assert read_text(predict.PAGE) == predict.page(), "python benchmarks/predict.py"
     known = [one for one in facts.measured() if one.mean_pp is not None]
-    for name in profile.STATISTICS:
+    for name in STATISTICS:
         values = [np.array([getattr(row, name) for row in one.sets]) for one in known]
         values = [0.5 - abs(each - 0.5) for each in values] if name.startswith("negative") else values
         truth = scipy.stats.spearmanr([*map(np.median, values)], [one.mean_pp for one in known])

@@ -25,7 +25,7 @@ import platformdirs
 
 from ....thresholds import profile as profiles
 from ....thresholds import read_bytes, tables
-from ....thresholds.profile import STATISTICS
+from ....thresholds.statistics import STATISTICS
 from ....thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
 from ....thresholds.tables import TENSORS, Measured, Result, rounded
 from ...core.evidence import Evidence, Options

@@ -17,7 +17,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ....thresholds import profile as profiles
-from ....thresholds.profile import DEFINITIONS, Calibration, Profile
+from ....thresholds.profile import Calibration, Profile
+from ....thresholds.statistics import DEFINITIONS
 from ...core.verdict.reasons import NAMES
 from ...errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 from ...report.document import Cell, Words, name

@@ -10,7 +10,8 @@ from typing import Final, Literal, NoReturn
 
 from pydantic import PrivateAttr
 
-from ....thresholds.profile import Frozen, Profile, ReprArgs
+from ....thresholds.profile import Profile
+from ....thresholds.records import Frozen, ReprArgs
 from ...arrays import Array, Floats, float64
 from ...core.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
 from ...core.measure.reference import Reference
