@@ -13,12 +13,28 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from . import profile, tables
+from . import profile, results, tables
 from .ends import End
+from .fit import (
+    DIGITS,
+    GAP_POSITION,
+    STRICT_RULE,
+    Rule,
+    Sets,
+    Trial,
+    fit,
+    judged,
+    models,
+    passes,
+    taking_part,
+    trials,
+    with_label,
+)
 from .profile import Calibration, Nearest, Profile, Rate, TensorFit, Threshold, Trained, seal
 from .published import MEASURED, find
+from .results import TENSORS, Result
 from .statistics import DEFINITIONS, Bounds, Statistic
-from .tables import TENSORS, Reference, Result, Rule, Sets, Trial, fit, judged, models, passes, taking_part, with_label
+from .tables import Reference
 
 Rows = Sequence[Result]
 Table = Sequence[Reference]
@@ -42,7 +58,7 @@ RESULT_RULE = (
     "above all of them, and of those with it as many as possible are"
 )
 _WIDE = ", wider than the usual 2/3: few checkpoints are without, or one of them passed when left out"
-_POSITIONS = {tables.GAP_POSITION: ("2/3", ""), WIDER[0]: ("5/6", _WIDE), WIDER[1]: ("11/12", _WIDE)}
+_POSITIONS = {GAP_POSITION: ("2/3", ""), WIDER[0]: ("5/6", _WIDE), WIDER[1]: ("11/12", _WIDE)}
 _SIDES = {"present": "with", "absent": "without", "unlabelled": "without a label"}
 
 
@@ -62,7 +78,7 @@ def fitted_profile(
     """Make a profile from a results table's rows.
 
     Args:
-        rows: as `tables.joined` gives them.
+        rows: as `results.joined` gives them.
         id: the profile's.
         tensor: representation, pooled, or auto: the one that parts the sets better (`best_tensor`).
         missing: models of the suite that have no row, and why.
@@ -77,7 +93,7 @@ def fitted_profile(
     if fault := {one.tensor: one.fault for one in compared}.get(chosen, f"no row is of {chosen}"):
         raise CannotFitError(f"{chosen}: no thresholds can be fitted; {fault}")
     some = rows_of(rows, chosen)
-    table = tables.as_references(some)
+    table = results.as_references(some)
     sets = with_traps(table)
     rule = chosen_rule(sets)
     thresholds = fit(sets, rule).thresholds
@@ -104,7 +120,7 @@ def fitted_profile(
         says={
             "command": f"robustcheck calibrate --from-evidence TABLE --tensor {chosen} --id {id}",
             "table": "results of robustcheck calibrate",
-            "table_digest": tables.digest_of(some),
+            "table_digest": results.digest_of(some),
             "date": max(row.date for row in some),
             "suite": ", ".join(name for name, _ in suites),
             "suite_digest": ", ".join(digest for _, digest in suites),
@@ -152,7 +168,7 @@ def best_tensor(compared: Sequence[TensorFit]) -> str:
 
 
 def _tensor_fit(rows: Rows, tensor: str) -> TensorFit:
-    table = tables.as_references(rows_of(rows, tensor))
+    table = results.as_references(rows_of(rows, tensor))
     sets, used = with_traps(table), taking_part(table)
     n_with = len(with_label("present", used))
     none = TensorFit(
@@ -190,7 +206,7 @@ def with_traps(table: Table) -> Sets:
 
 
 def _trials(sets: Sets, rule: Rule, by: str = "model") -> list[Trial]:
-    return list(tables.trials(sets, lambda others: fit(others, rule).minimums, by))
+    return list(trials(sets, lambda others: fit(others, rule).minimums, by))
 
 
 def chosen_rule(sets: Sets) -> Rule:
@@ -204,12 +220,12 @@ def chosen_rule(sets: Sets) -> Rule:
     rule = Rule(all_must_pass=False)
     fit(sets, rule)
     few = len(models(with_label("absent", taking_part(sets.rows)))) < FEW_CHECKPOINTS
-    rules = [rule._replace(position=each) for each in (WIDER if few else (tables.GAP_POSITION, *WIDER))]
+    rules = [rule._replace(position=each) for each in (WIDER if few else (GAP_POSITION, *WIDER))]
     return min(rules, key=lambda each: len(judged(_trials(sets, each)).false_pass))
 
 
 def _limits(some: Rows, passing: Rows, missing: Mapping[str, str], suite_known: bool) -> tuple[str, ...]:
-    groups = sorted({row.group for row in some if not tables.excluded(row)})
+    groups = sorted({row.group for row in some if not results.excluded(row)})
     ends = sorted({str(row.ends_in) for row in passing})
     out = [
         MEANING,
@@ -217,7 +233,7 @@ def _limits(some: Rows, passing: Rows, missing: Mapping[str, str], suite_known: 
         f"It holds for the kinds of model in its suite ({', '.join(groups)}); others were not measured.",
         f"It holds for tensors that end as the passing sets do: {', '.join(ends)}.",
     ]
-    if made := [row.id for row in some if row.synthetic and not tables.excluded(row)]:
+    if made := [row.id for row in some if row.synthetic and not results.excluded(row)]:
         out.append(
             f"{len(made)} of its models were made by hand or replay measured vectors: it shows how a calibration "
             "works, and is not a ground for a release"
@@ -287,7 +303,7 @@ def profile_of(
             definitions={name: DEFINITIONS[name] for name in thresholds},
             min_features=min(r.d for r in used),
             max_features=max(r.d for r in used),
-            min_images=tables.MIN_IMAGES,
+            min_images=results.MIN_IMAGES,
             alpha=ALPHA,
             bounds=BOUNDS,
             thresholds=thresholds,
@@ -350,7 +366,7 @@ def upper_bound(n_wrong: int, n: int) -> float:
         p = (low + high) / 2
         at_most = math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(n_wrong + 1))
         low, high = (p, high) if at_most > ALPHA else (low, p)
-    return float(math.ceil(high * 10**tables.DIGITS) / 10**tables.DIGITS)
+    return float(math.ceil(high * 10**DIGITS) / 10**DIGITS)
 
 
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
@@ -405,7 +421,7 @@ def default_profile(text: str) -> Profile:
 
     return profile_of(
         table,
-        tables.STRICT_RULE,
+        STRICT_RULE,
         id="default-4",
         statistic_version=STATISTIC_VERSION,
         tensor_rules=("encoder_output", "head_input"),

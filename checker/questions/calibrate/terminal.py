@@ -26,7 +26,7 @@ from ...report.terminal import INDENT, Pen, Trimmed, hanging, labelled, line, se
 from ...text import Fields, count_text, frozen, number_text, page, percent_text, short_digest
 
 if TYPE_CHECKING:
-    from ....thresholds.tables import Result
+    from ....thresholds.results import Result
     from .run import Settings, Task
 
 BYTES_A_PARAMETER = 4  # float32
