@@ -13,8 +13,8 @@ from typing import NamedTuple
 from scipy.stats import beta, mannwhitneyu
 
 from robustcheck_onnx.thresholds import published, results, suite
-from robustcheck_onnx.thresholds.calibrate import rows_of
 from robustcheck_onnx.thresholds.fit import passes
+from robustcheck_onnx.thresholds.from_results import rows_of
 from robustcheck_onnx.thresholds.profile import load
 from robustcheck_onnx.thresholds.tables import Reference, references
 

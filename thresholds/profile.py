@@ -31,7 +31,7 @@ class ProfileError(HintedError):
 
 
 class Threshold(Frozen):
-    """A threshold and the gap around it. A confidence bound must exceed it for PASS."""
+    """A threshold, which a confidence bound must exceed for PASS, and the gap around it."""
 
     minimum: float = Field(ge=0)
     highest_without: float
@@ -43,7 +43,7 @@ class Threshold(Frozen):
 
 
 class Nearest(Frozen):
-    """A set without the label, or a trap. It comes with the statistic that turns it away."""
+    """A set without the label, or a trap, with the statistic that turns it away."""
 
     set: str
     statistic: Statistic
@@ -52,7 +52,7 @@ class Nearest(Frozen):
 
 
 class Rate(Frozen):
-    """The rate of false PASS in one population. Only checkpoints without the label count."""
+    """The rate of false PASS in one population of checkpoints without the label."""
 
     of: str
     n: int
@@ -75,7 +75,7 @@ class Trained(Frozen):
 
 
 class TensorFit(Frozen):
-    """The separation of the sets by one tensor. It is compared with the one that the profile is for."""
+    """The separation of the sets by one tensor, for a comparison with the one that the profile is for."""
 
     tensor: str
     n_with: int
@@ -150,7 +150,7 @@ class Calibration(Frozen):
 
 
 class Profile(Frozen):
-    """The thresholds for `judge`. They hold only for the statistic version, tensors and widths named here."""
+    """The thresholds for `judge`, which hold only for the statistic version, tensors and widths named here."""
 
     schema_version: int = SCHEMA_VERSION
     id: str
@@ -216,7 +216,8 @@ def load(spec: str | Path | None = None) -> Profile:
         ProfileError: unreadable, not a profile, of another schema version, incomplete, edited by hand without a new
             seal, or with a packaged profile's id but other content.
     """
-    path = DEFAULT if spec is None else PACKAGED.get(str(spec), Path(spec))
+    spec = spec or "default"
+    path = PACKAGED.get(str(spec), Path(spec))
     is_packaged = path in PACKAGED.values()
     name = path.name if is_packaged else str(path)
     try:
@@ -226,14 +227,15 @@ def load(spec: str | Path | None = None) -> Profile:
         raise ProfileError(f"{name}: threshold profile cannot be read ({why})") from fault
     try:
         raw = json.loads(text, object_pairs_hook=unique_keys)
-    except ValueError as fault:  # an integer of thousands of digits, too
-        where = f"line {fault.lineno}: {fault.msg}" if isinstance(fault, json.JSONDecodeError) else str(fault)
-        raise ProfileError(f"{name}: threshold profile is not JSON ({where})") from fault
+    except json.JSONDecodeError as fault:
+        raise ProfileError(f"{name}: threshold profile is not JSON (line {fault.lineno}: {fault.msg})") from fault
+    except ValueError as fault:  # a key that occurs twice, an integer of thousands of digits
+        raise ProfileError(f"{name}: threshold profile is not JSON ({fault})") from fault
     return checked(raw, name, is_packaged=is_packaged)
 
 
 def checked(content: object, name: str, *, is_packaged: bool = False) -> Profile:
-    """Return a profile that can judge. Raises ProfileError as `load`; name: in its message."""
+    """Return a profile that can judge. Raises ProfileError as `load` does, with `name` in its message."""
     refuse_version(content, SCHEMA_VERSION, name, ProfileError, "")
     try:
         profile = Profile.model_validate(content)
@@ -252,11 +254,10 @@ def checked(content: object, name: str, *, is_packaged: bool = False) -> Profile
 
 
 def wrong_statistics(profile: Profile) -> str:
-    """Return why a profile's statistics allow no verdict. Empty where they allow one."""
+    """Return why a profile's statistics allow no verdict, "" where they allow one."""
     if profile.bounds == "looks" and profile.alpha != LOOKS_ALPHA:
         return f"alpha is {profile.alpha:g}; bounds 'looks' are made for {LOOKS_ALPHA:g}"
-    deciding = profile.thresholds.keys()
-    if deciding == set(DECIDING):
+    if profile.thresholds.keys() == set(DECIDING):
         return ""
     return f"thresholds are of {', '.join(profile.deciding) or 'nothing'}; a profile decides by {', '.join(DECIDING)}"
 
@@ -268,17 +269,13 @@ def packaged() -> tuple[Profile, ...]:
 
 
 def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
-    """List the ways in which a profile is looser.
-
-    It then lets models pass that the other one does not; each way takes a few words, and there may be none.
-    """
-    out = [
-        f"{name} {profile.thresholds[name].minimum:g} below {other.thresholds[name].minimum:g}"
-        for name in other.deciding
-        if name in profile.thresholds and profile.thresholds[name].minimum < other.thresholds[name].minimum
-    ]
-    if not_asked := [name for name in other.deciding if name not in profile.thresholds]:
-        out.append(f"no {', no '.join(not_asked)}")
+    """List in a few words each the ways in which a profile lets models pass that another one does not."""
+    out = []
+    for name in other.deciding:
+        ours = profile.minimum_of(name)
+        theirs = other.minimum_of(name)
+        if ours < theirs:
+            out.append(f"{name} {ours:g} below {theirs:g}")
     if profile.min_images < other.min_images:
         out.append(f"{profile.min_images} images instead of {other.min_images}")
     if profile.alpha > other.alpha:
@@ -286,8 +283,9 @@ def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
     if SHARPER.index(profile.bounds) > SHARPER.index(other.bounds):
         out.append(f"bounds {profile.bounds!r} instead of {other.bounds!r}")
     for field in ("tensor_rules", "pools", "ends"):
-        if more := sorted(map(str, set(getattr(profile, field)) - set(getattr(other, field)))):
-            out.append(f"{field} also {', '.join(more)}")
+        more = set(getattr(profile, field)) - set(getattr(other, field))
+        if more:
+            out.append(f"{field} also {', '.join(sorted(map(str, more)))}")
     if profile.min_features < other.min_features or profile.max_features > other.max_features:
         out.append(
             f"{profile.min_features} to {profile.max_features} features instead of {other.min_features} to "

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from ...thresholds.calibrate import CannotFitError, fitted_profile
+from ...thresholds.from_results import CannotFitError, fitted_profile
 from ...thresholds.profile import PACKAGED, Profile, to_json
 from ...thresholds.results import Result, ResultsError, joined, read
 from ...thresholds.suite import Opened, SuiteError, open_suite

@@ -17,8 +17,8 @@ from robustcheck_onnx.checker.questions.calibrate import run
 from robustcheck_onnx.checker.questions.calibrate.run import Task
 from robustcheck_onnx.checker.questions.calibrate.terminal import causes
 from robustcheck_onnx.thresholds import profile, results
-from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
 from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.from_results import fitted_profile, rows_of
 from robustcheck_onnx.thresholds.suite import Entry, Member
 from support import Patch, but, read_text
 from support.bad_input import COMMAND, Run

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.cli import app, process
 from robustcheck_onnx.checker.core.statistics import definitions, state
 from robustcheck_onnx.checker.core.verdict.rule import decided
 from robustcheck_onnx.checker.questions.calibrate.terminal import render_list, render_profile
-from robustcheck_onnx.thresholds import calibrate, profile, tables
+from robustcheck_onnx.thresholds import profile, tables
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.fit import (
     GAP_POSITION,
@@ -31,6 +31,8 @@ from robustcheck_onnx.thresholds.fit import (
     passes,
     trials,
 )
+from robustcheck_onnx.thresholds.fitted import upper_bound, with_traps
+from robustcheck_onnx.thresholds.from_results import WIDER, chosen_rule
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.statistics import DECIDING, STATISTICS
 from robustcheck_onnx.thresholds.tables import Reference
@@ -109,7 +111,7 @@ def test_every_reference_set_falls_on_its_side_by_its_point_estimates() -> None:
 
 def test_no_trap_passes_by_its_point_estimates() -> None:
     assert {(row.expected, row.trap) for row in tables.traps()} == {("absent", True)}
-    sets = calibrate.with_traps(TABLE)
+    sets = with_traps(TABLE)
     trap = sets.which(lambda row: row.trap)
     assert DEFAULT.calibration.n_traps == trap.sum() == len(tables.traps()) + 81
     assert not sets.passing({name: t.minimum for name, t in DEFAULT.thresholds.items()})[trap].any()
@@ -145,8 +147,8 @@ def test_error_rates_are_by_labels_that_do_not_look_at_the_statistics() -> None:
 def test_bounds_of_rates_are_scipys_and_never_rounded_down() -> None:
     for k, n in ((0, 1), (0, 13), (1, 13), (5, 40), (39, 40)):
         exact = scipy.stats.beta.ppf(0.95, k + 1, n - k)
-        assert exact <= calibrate.upper_bound(k, n) <= exact + 1e-3
-    assert calibrate.upper_bound(3, 3) == calibrate.upper_bound(0, 0) == 1
+        assert exact <= upper_bound(k, n) <= exact + 1e-3
+    assert upper_bound(3, 3) == upper_bound(0, 0) == 1
 
 
 def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:
@@ -360,8 +362,8 @@ def test_a_trap_takes_part_and_counts_in_no_rate() -> None:
 
 def test_few_checkpoints_widen_the_margin() -> None:
     many = [*APART, *(made_set(f"more{i}", "absent", 1 + i / 20) for i in range(8))]
-    rules = [calibrate.chosen_rule(Sets.of(table)) for table in (APART, many)]
-    assert [rule.position for rule in rules] == [calibrate.WIDER[0], GAP_POSITION]
+    rules = [chosen_rule(Sets.of(table)) for table in (APART, many)]
+    assert [rule.position for rule in rules] == [WIDER[0], GAP_POSITION]
     wide, narrow = (fitted_to(table, rule).minimums for table, rule in zip((APART, many), rules, strict=True))
     assert wide["strength"] > narrow["strength"]
 
@@ -370,7 +372,7 @@ def test_the_margin_widens_until_no_checkpoint_passes_when_left_out() -> None:
     """The highest without stands alone: left out, the usual margin lets it pass."""
     sets = Sets.of([*table_of([10] * 4, np.linspace(1, 1.09, 10)), made_set("high", "absent", 5.2)])
     assert left_out(sets, LOOSE).false_pass == ("high",)
-    chosen = calibrate.chosen_rule(sets)
+    chosen = chosen_rule(sets)
     assert chosen.position > GAP_POSITION
     assert left_out(sets, chosen).false_pass == ()
 
