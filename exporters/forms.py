@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import CallError, ExportError
-from .contract import Array
+from .preprocessing import Array
 
 Floats = NDArray[np.float64]
 

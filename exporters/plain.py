@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import ExportError, contract, quoted
-from .contract import Fields, Source
+from .contract import Source
+from .digests import file_digest
+from .preprocessing import Fields, checked_preprocessing
 
 if TYPE_CHECKING:
     import onnx
@@ -57,11 +59,11 @@ def described(proto: onnx.ModelProto, path: Path, plain: Plain) -> Fields:
     tensors = {contract.EMBEDDING.name: {"meaning": plain.why, "rule": plain.rule}}
     if plain.scores:
         tensors[plain.scores] = {"meaning": contract.LOGITS.meaning, "rule": contract.LOGITS.rule}
-    source = Source("onnx", path.name, path.name, contract.file_digest(path))._asdict()
+    source = Source("onnx", path.name, path.name, file_digest(path))._asdict()
     del source["matched_to"]
     return {
         "schema_version": contract.SCHEMA_VERSION,
-        "preprocessing": contract.checked_preprocessing(plain.preprocessing, str(path)),
+        "preprocessing": checked_preprocessing(plain.preprocessing, str(path)),
         "preprocessing_from": plain.stated_by,
         "tensors": tensors,
         "source": source,

@@ -9,10 +9,7 @@ import sys
 
 from . import profile, tables
 from .ends import End
-from .fit import (
-    STRICT_RULE,
-    fit,
-)
+from .fit import STRICT_RULE, fit
 from .fitted import MEANING, SHIFTS_MEANT, profile_of, with_traps
 from .profile import Profile
 from .published import MEASURED, find

@@ -6,19 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from . import results, tables
-from .fit import (
-    DIGITS,
-    Rule,
-    Sets,
-    Trial,
-    fit,
-    judged,
-    models,
-    passes,
-    taking_part,
-    trials,
-    with_label,
-)
+from .fit import DIGITS, Rule, Sets, Trial, fit, judged, models, passes, taking_part, trials, with_label
 from .profile import Calibration, Nearest, Profile, Rate, Trained, seal
 from .statistics import DEFINITIONS, Bounds
 from .tables import Reference
