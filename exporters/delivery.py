@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import CallError, MissingError, Tell, contract, forms, quiet, quoted
-from .contract import Arrays, Photos
+from .contract import Photos
 from .forms import Tried
 from .photos import PARITY_PHOTOS, Plan
-from .preprocessing import Array, Fields
-from .proof import EXACT_SUMS, Agreement, batches_of, int8_sums, measure
+from .preprocessing import Fields
+from .proof import EXACT_SUMS, Agreement, Original, batches_of, int8_sums, measure
 
 if TYPE_CHECKING:
     import onnx
@@ -86,10 +86,7 @@ def deliver(
     path: Path,
     draw: Callable[[Path], Drawn],
     content: Fields,
-    images: Array,
-    references: Arrays,
-    *,
-    precision: str,
+    original: Original,
     plan: Plan,
     tell: Tell,
 ) -> ExportRecord:
@@ -99,7 +96,6 @@ def deliver(
         path: an existing file is replaced; more than 2 GB of weights go to `path` + ".data".
         draw: writes the draft.
         content: the contract without precision and parity.
-        images, references: the photos, and what the original made of them (see measure).
 
     Raises:
         ExportError: 3 where the file disagrees, 4 for the disk. Nothing is left.
@@ -110,13 +106,14 @@ def deliver(
             model, tried, chosen = draw(draft)
             tell("comparing the file with the original")
             batches = batches_of(model.graph.input[0])
-            agreement = measure(draft, images, references, precision=precision)
+            agreement = measure(draft, original, plan.precision)
             parity: Fields = {**agreement._asdict(), "batches": batches, "photos": PARITY_PHOTOS}
-            if precision in contract.INT8:
+            if plan.precision in contract.INT8:
                 parity["int8_sums"] = {"plain": int8_sums(), "exact": int8_sums(EXACT_SUMS)}
             if chosen is not None:
                 parity["form"] = forms.recorded(chosen, len(plan.measured))
-            contract.embed(model, {**content, "precision": precision, "parity": parity}, draft.parent)
+            content = {**content, "precision": plan.precision, "parity": parity}
+            contract.embed(model, content, draft.parent)
             draft.write_bytes(model.SerializeToString(deterministic=True))
             size = _put_in_place(draft, path)
     except OSError as error:
@@ -128,10 +125,10 @@ def deliver(
     return ExportRecord(
         path,
         size_bytes=size,
-        outputs={name: rows.shape[1] for name, rows in references.items()},
+        outputs={name: rows.shape[1] for name, rows in original.outputs.items()},
         parity=agreement,
         calibrated_on=len(plan.calibration),
-        precision=precision,
+        precision=plan.precision,
         batches=batches,
         forms=tuple(tried),
         form="" if chosen is None else chosen.form.name,

@@ -16,7 +16,7 @@ from .digests import graph_digest
 from .photos import PARITY_PHOTOS, plan_of, stacked
 from .plain import ReadPlain, command_of, described, precision_of
 from .preprocessing import Array, Fields, checked_preprocessing, preprocess
-from .proof import run_file
+from .proof import Original, run_file
 from .quantisation import halve, quantised
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ def quantise_file(
         content["source"]["matched_to"] = matched_to
     _check_target(path, out, proto)
     if precision == "fp32":
-        precision = content["precision"]  # the file's own
+        plan = plan._replace(precision=content["precision"])  # the file's own
     else:
         _check_fp32(path, proto, content["precision"])
-    is_copied = precision == content["precision"]
+    is_copied = plan.precision == content["precision"]
     transform = partial(preprocess, checked_preprocessing(content["preprocessing"], str(path)))
     images = stacked(photos[:PARITY_PHOTOS], transform, str(path))
     there = [output.name for output in proto.graph.output]
@@ -91,7 +91,7 @@ def quantise_file(
             f"robustcheck inspect {quoted(path)}",
         )
     tell("running the original on the photos")
-    references = _references(path, proto, images, sorted(content["tensors"], key=there.index))
+    original = Original(images, _outputs(path, proto, images, sorted(content["tensors"], key=there.index)))
 
     def draw(draft: Path) -> Drawn:
         _copy(path, proto, draft)
@@ -100,20 +100,10 @@ def quantise_file(
         tell("quantising")
         if precision == "fp16":
             return Drawn(halve(draft, name=str(path)))
-        return quantised(
-            draft, precision, plan, transform, images=images, references=references, name=str(path), tell=tell
-        )
+        return quantised(draft, plan, transform, original, name=str(path), tell=tell)
 
-    return deliver(
-        out,
-        draw,
-        content | {"versions": content["versions"] | contract.versions()},
-        images,
-        references,
-        precision=precision,
-        plan=plan,
-        tell=tell,
-    )
+    content["versions"] |= contract.versions()
+    return deliver(out, draw, content, original, plan, tell)
 
 
 def _require_unchanged(proto: onnx.ModelProto, path: Path, content: Fields) -> None:
@@ -236,7 +226,7 @@ def _check_fp32(path: Path, proto: onnx.ModelProto, precision: str) -> None:
         )
 
 
-def _references(path: Path, proto: onnx.ModelProto, images: Array, outputs: list[str]) -> Arrays:
+def _outputs(path: Path, proto: onnx.ModelProto, images: Array, outputs: list[str]) -> Arrays:
     """Run the graph of a file, which may have an output that the file lacks, photo by photo."""
     runs, _ = run_file(
         path,

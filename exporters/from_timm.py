@@ -101,12 +101,15 @@ def timm_contract(config: Fields, name: str) -> Fields:
             f"{name}: crop mode is {config['crop_mode']}; it must be center, squash or border",
             "give --preprocess FILE",
         )
+    fill = [0, 0, 0]
+    if mode == "longest":
+        fill = [round(255 * mean) for mean in config["mean"]]
     fields = {
         "size": [height, width],
         "resize_mode": mode,
         "resize_size": [math.floor(edge / config["crop_pct"]) for edge in (height, width)],
         "interpolation": config["interpolation"],
-        "fill": [round(255 * m) for m in config["mean"]] if mode == "longest" else [0, 0, 0],
+        "fill": fill,
         "mean": config["mean"],
         "std": config["std"],
     }

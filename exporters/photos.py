@@ -25,14 +25,15 @@ FEWEST_MEASURED_PHOTOS = 32  # of fewer, ten neighbours are too many of all
 
 
 class Plan(NamedTuple):
-    """What an int8-qdq file is made with; empty for another precision.
+    """The precision of a file, and what an int8-qdq file is made with; the rest is empty for another precision.
 
     forms: to try. calibration: photos for the ranges of activations. measured: photos that forms are compared on.
     """
 
-    forms: tuple[Form, ...]
-    calibration: Sequence[Path]
-    measured: Sequence[Path]
+    precision: str
+    forms: tuple[Form, ...] = ()
+    calibration: Sequence[Path] = ()
+    measured: Sequence[Path] = ()
 
 
 def plan_of(precision: str, form: str | None, given: Photos, photos: Photos) -> Plan:
@@ -57,7 +58,7 @@ def plan_of(precision: str, form: str | None, given: Photos, photos: Photos) -> 
                 f"{precision}",
                 "--precision int8-qdq",
             )
-        return Plan((), (), ())
+        return Plan(precision)
     if len(photos) < FEWEST_MEASURED_PHOTOS:
         raise CallError(
             f"number of parity photos is {len(photos)}; int8-qdq is compared with the original on at least "
@@ -69,7 +70,7 @@ def plan_of(precision: str, form: str | None, given: Photos, photos: Photos) -> 
         taken = {photo.resolve() for photo in measured}
         left = [photo for photo in given if photo.resolve() not in taken]
         if len(left) >= FEWEST_CALIBRATION_PHOTOS:
-            return Plan(asked, left[:CALIBRATION_PHOTOS], measured)
+            return Plan(precision, asked, left[:CALIBRATION_PHOTOS], measured)
     raise CallError(
         f"number of calibration photos is {len(left)} next to the {len(measured)} that the file is compared on; "
         f"int8-qdq needs at least {FEWEST_CALIBRATION_PHOTOS}",

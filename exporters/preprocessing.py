@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,42 +53,43 @@ def checked_preprocessing(values: Fields, where: str) -> Fields:
     Raises:
         ExportError: a field is missing, unknown, of the wrong length, or out of range (exit 2).
     """
-    complete = {**_DEFAULTS, **values}
-    for field, is_right, wrong in _checks(complete):
+    fields = {**_DEFAULTS, **values}
+
+    def require(name: str, is_right: bool, rule: str) -> None:
         if not is_right:
-            raise CallError(f"{where}: preprocessing field {field} is {wrong}", "robustcheck explain preprocessing")
-    return {name: complete[name] for name in PREPROCESSING_FIELDS}
+            raise _wrong(where, name, f"{fields[name]!r}; it must be {rule}")
 
-
-def _checks(fields: Fields) -> Iterator[tuple[str, bool, str]]:
-    """Yield each field, whether it is right, and its fault, and make numbers plain."""
-
-    def rule(name: str, is_right: bool, words: str) -> tuple[str, bool, str]:
-        return name, is_right, f"{fields[name]!r}; it must be {words}"
-
-    yield from ((name, False, "unknown") for name in sorted(set(fields) - set(PREPROCESSING_FIELDS)))
-    yield from ((name, name in fields, "missing") for name in PREPROCESSING_FIELDS)
+    for name in sorted(fields.keys() - set(PREPROCESSING_FIELDS)):
+        raise _wrong(where, name, "unknown")
+    for name in PREPROCESSING_FIELDS:
+        if name not in fields:
+            raise _wrong(where, name, "missing")
     for name, choices in _CHOICES.items():
-        yield rule(name, fields[name] in choices, f"one of {', '.join(choices)}")
+        require(name, fields[name] in choices, f"one of {', '.join(choices)}")
     for name, length in _LENGTHS.items():
         if _is_number(fields[name]):
             fields[name] = [fields[name]] * length
         value = fields[name]
-        yield rule(name, isinstance(value, list | tuple) and len(value) == length, f"{length} numbers")
-        yield rule(name, all(map(_is_number, value)), "finite numbers")
+        require(name, isinstance(value, list | tuple) and len(value) == length, f"{length} numbers")
+        require(name, all(map(_is_number, value)), "finite numbers")
         if name in _LEAST:
             is_whole = all(number == int(number) >= _LEAST[name] for number in value)
-            yield rule(name, is_whole, "positive whole numbers")
+            require(name, is_whole, "positive whole numbers")
             fields[name] = [int(number) for number in value]
         else:
             fields[name] = [float(number) for number in value]
-    yield rule("fill", max(fields["fill"]) <= 255, "0 to 255")
-    yield rule("std", min(fields["std"]) > 0, "above 0")
-    yield rule("rescale", _is_number(fields["rescale"]) and fields["rescale"] > 0, "a number above 0")
+    require("fill", max(fields["fill"]) <= 255, "0 to 255")
+    require("std", min(fields["std"]) > 0, "above 0")
+    require("rescale", _is_number(fields["rescale"]) and fields["rescale"] > 0, "a number above 0")
     fields["rescale"] = float(fields["rescale"])
     squashed = fields["resize_mode"] == "squash" and fields["resize_size"] == fields["size"]
-    is_right = fields["crop"] == "center" or fields["resize_mode"] == "none" or squashed
-    yield "crop", is_right, "'none'; then resize_mode must be none, or squash with resize_size equal to size"
+    if fields["crop"] == "none" and fields["resize_mode"] != "none" and not squashed:
+        raise _wrong(where, "crop", "'none'; then resize_mode must be none, or squash with resize_size equal to size")
+    return {name: fields[name] for name in PREPROCESSING_FIELDS}
+
+
+def _wrong(where: str, field: str, fault: str) -> CallError:
+    return CallError(f"{where}: preprocessing field {field} is {fault}", "robustcheck explain preprocessing")
 
 
 def _is_number(value: object) -> bool:

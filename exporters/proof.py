@@ -65,22 +65,28 @@ class Agreement(NamedTuple):
     min_cosine: float
 
 
+class Original(NamedTuple):
+    """What a file is compared with.
+
+    images: photos as the model reads them, (image, channel, height, width) float32, at least as many as the largest of
+    BATCHES. outputs: name → (image, feature), computed one photo at a time, so that a model whose result depends on the
+    rest of the batch disagrees.
+    """
+
+    images: Array
+    outputs: Arrays
+
+
 def batches_of(image: onnx.ValueInfoProto) -> tuple[int, ...]:
     """Return the batch sizes that an input accepts, of those that are compared."""
     size = image.type.tensor_type.shape.dim[0]
     return (1,) if size.dim_value == 1 else BATCHES
 
 
-def measure(path: Path, photos: Array, references: Arrays, *, precision: str) -> Agreement:
+def measure(path: Path, original: Original, precision: str) -> Agreement:
     """Compare the file with the original at every batch size that it accepts.
 
     With a batch of one alone, every photo is compared.
-
-    Args:
-        path: ONNX file.
-        photos: (image, channel, height, width) float32, at least as many as the largest of BATCHES.
-        references: output name → (image, feature), computed one photo at a time, so that a model whose
-            result depends on the rest of the batch disagrees.
 
     Raises:
         ExportError: the file does not load, an output has another shape, is not finite or disagrees beyond
@@ -91,19 +97,19 @@ def measure(path: Path, photos: Array, references: Arrays, *, precision: str) ->
     batches = batches_of(onnx.load(path, load_external_data=False).graph.input[0])
     parts = [slice(n) for n in batches]
     if batches == (1,):
-        parts = [slice(i, i + 1) for i in range(len(photos))]
+        parts = [slice(i, i + 1) for i in range(len(original.images))]
     outputs, _ = run_file(
         path,
-        list(references),
-        [photos[part] for part in parts],
+        list(original.outputs),
+        [original.images[part] for part in parts],
         f"{path.name}: ONNX Runtime could not run the exported graph",
         "report the model name and the versions of torch and onnxruntime",
         disabled_optimizers=_CRASHES.get(precision, []),
     )
     seen = []
     for part, arrays in zip(parts, outputs, strict=True):
-        for name, array in zip(references, arrays, strict=True):
-            reference = references[name][part]
+        for name, array in zip(original.outputs, arrays, strict=True):
+            reference = original.outputs[name][part]
             where = f"{path.name}: output {name} at batch {len(reference)}"
             seen.append(_agreement_within(reference, array, precision, where))
     max_abs, max_rel, min_cosine = zip(*seen, strict=True)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from . import CallError, ExportError, MissingError, Tell, contract, first_line, forms, quiet
-from .contract import Arrays, Photos
+from .contract import Photos
 from .delivery import Drawn, data_of
 from .forms import FORMS, Form, Tried
 from .photos import Plan, Transform, reader, stacked
 from .plain import QUANTISING
 from .preprocessing import Array, Fields
-from .proof import EXACT_SUMS, measure, run_file
+from .proof import EXACT_SUMS, Original, measure, run_file
 
 if TYPE_CHECKING:
     import onnx
@@ -27,12 +27,10 @@ _INFERRED_KEY = "onnx.infer"  # ONNX Runtime's mark in metadata_props
 
 def quantised(
     draft: Path,
-    precision: str,
     plan: Plan,
     transform: Transform,
+    original: Original,
     *,
-    images: Array,
-    references: Arrays,
     name: str,
     tell: Tell,
 ) -> Drawn:
@@ -41,8 +39,7 @@ def quantised(
     A plan's only form is taken unless it is not faithful. The file is alone with its weights in a folder.
 
     Args:
-        draft, precision, transform, name: see `quantise`.
-        images, references: see `measure`.
+        draft, transform, name: see `quantise`.
 
     Raises:
         ExportError: as `quantise` and `measure`; no form holds (exit 3, `forms.NoFormError`).
@@ -50,7 +47,7 @@ def quantised(
     import onnx
 
     if not plan.forms:
-        return Drawn(quantise(draft, precision, (), transform, name=name))
+        return Drawn(quantise(draft, plan.precision, (), transform, name=name))
     measured = stacked(plan.measured, transform, name)
     truth, _ = _representations(draft, measured)
     tried = list[Tried]()
@@ -59,9 +56,9 @@ def quantised(
         made = _copied(draft, form.name)
         one = Tried(form)
         try:
-            quantise(made, precision, plan.calibration, transform, name=name, form=form)
+            quantise(made, plan.precision, plan.calibration, transform, name=name, form=form)
             one = _measured(made, form, measured, truth)
-            measure(made, images, references, precision=precision)
+            measure(made, original, plan.precision)
         except (CallError, MissingError):
             raise
         except ExportError as error:

@@ -24,6 +24,7 @@ from .photos import PARITY_PHOTOS, PHOTO_WORDS, open_photo, plan_of
 from .plain import ReadPlain
 from .preprocessing import Array, Fields, checked_preprocessing, grey_levels_apart, preprocess
 from .prompts import read_prompts
+from .proof import Original
 from .quantisation import quantised
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def export(
     images = preprocessed(loaded, photos)
     with quiet() as messages, _own_attention():
         tell("running the original on the photos")
-        references = _references(loaded, images, name)
+        original = Original(images, _outputs(loaded, images, name))
         tell("exporting")
         try:
             program = _traced(loaded, images, precision)
@@ -231,9 +232,9 @@ def export(
         if precision not in contract.INT8:
             return Drawn(model)
         tell("quantising")
-        return quantised(draft, precision, plan, transform, images=images, references=references, name=name, tell=tell)
+        return quantised(draft, plan, transform, original, name=name, tell=tell)
 
-    return deliver(path, draw, contract.content(loaded), images, references, precision=precision, plan=plan, tell=tell)
+    return deliver(path, draw, contract.content(loaded), original, plan, tell)
 
 
 def preprocessed(loaded: Loaded, photos: Photos) -> Array:
@@ -261,7 +262,7 @@ def preprocessed(loaded: Loaded, photos: Photos) -> Array:
     return np.stack(arrays).astype(np.float32)
 
 
-def _references(loaded: Loaded, images: Array, name: str) -> Arrays:
+def _outputs(loaded: Loaded, images: Array, name: str) -> Arrays:
     """Run the eager float32 model photo by photo, so that the results are independent of batches."""
     import torch
 

@@ -60,7 +60,7 @@ class Fit(NamedTuple):
     """by the name of the statistic"""
     missed: tuple[str, ...]
     """sets with the label that do not pass"""
-    nearest: tuple[tuple[str, str, float], ...]
+    nearest: tuple[tuple[str, Any, float], ...]
     """(set without the label or trap, the statistic that turns it away, by what factor it lies below the least of the
     passing sets), the nearest first"""
 
@@ -173,15 +173,13 @@ def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCAL
         name: _threshold(sets, column, passing, absent[best == column], scales[name], rule.position)
         for column, name in enumerate(sets.names)
     }
-    fitted = Fit(thresholds, (), ())
-    missed = sets.keep(sets.present & ~sets.passing(fitted.minimums))
-    order = np.argsort(factor, kind="stable")
-    return fitted._replace(
-        missed=tuple(sorted(row.set for row in missed.rows)),
-        nearest=tuple(
-            (sets.rows[absent[i]].set, sets.names[best[i]], round(math.exp(factor[i]), DIGITS)) for i in order
-        ),
-    )
+    passed = sets.passing({name: threshold.minimum for name, threshold in thresholds.items()})
+    missed = sorted(row.set for row in sets.keep(sets.present & ~passed).rows)
+    nearest = []
+    for i in np.argsort(factor, kind="stable"):
+        name = sets.rows[absent[i]].set
+        nearest.append((name, sets.names[best[i]], round(math.exp(factor[i]), DIGITS)))
+    return Fit(thresholds, tuple(missed), tuple(nearest))
 
 
 def _threshold(
@@ -288,11 +286,10 @@ def trials(sets: Sets, refit: Refit, by: str = "model") -> Iterator[Trial]:
 def judged(trials: Iterable[Trial]) -> Judged:
     """Sum up trials."""
     done = list(trials)
-    return Judged(
-        false_pass=tuple(sorted(name for trial in done for name in trial.wrong(without=True))),
-        false_warn=tuple(sorted(name for trial in done for name in trial.wrong(without=False))),
-        no_fit=tuple(sorted(trial.name for trial in done if trial.passing is None)),
-    )
+    false_pass = sorted(name for trial in done for name in trial.wrong(without=True))
+    false_warn = sorted(name for trial in done for name in trial.wrong(without=False))
+    no_fit = sorted(trial.name for trial in done if trial.passing is None)
+    return Judged(tuple(false_pass), tuple(false_warn), tuple(no_fit))
 
 
 def folds(sets: Sets, by: str) -> Iterator[tuple[str, Sets, Sets]]:

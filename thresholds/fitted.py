@@ -41,7 +41,7 @@ def profile_of(
     table: Table,
     rule: Rule,
     *,
-    says: Mapping[str, object],
+    says: Mapping[str, Any],
     populations: Populations = MappingProxyType({}),
     **fields: Any,
 ) -> Profile:
@@ -72,28 +72,32 @@ def profile_of(
     n_wrong = len(models([row for row in present if row.set in alone.false_warn]))
     n_tried = len(set(models(present)).difference(alone.no_fit))
     passing = [row.set for row in table if passes(row, thresholds)]
-    content: dict[str, object] = {
-        "few": FEW.format(n_with, n_without) if min(n_with, n_without) < MANY_CHECKPOINTS else "",
-        "n_sets": len(used),
-        "n_checkpoints": len(models(used)),
-        "n_with_checkpoints": n_with,
-        "n_without_checkpoints": n_without,
-        "with_indication": tuple(sorted(r.set for r in present)),
-        "without_indication": tuple(sorted(r.set for r in absent)),
-        "missed": fitted.missed,
-        "unlabelled_passing": tuple(sorted(r.set for r in table if r.excluded == "unlabelled" and r.set in passing)),
-        "excluded": tuple(sorted((r.set, r.excluded) for r in table if r.excluded)),
-        "left_out_false_pass": alone.false_pass,
-        "left_out_false_warn": alone.false_warn,
-        "not_left_out": alone.no_fit,
-        "false_pass_upper": rates[0].upper,
-        "false_warn_upper": upper_bound(n_wrong, n_tried),
-        "family_out": tuple(_family_out(trial) for trial in trials_of(sets, rule, "group")),
-        "n_traps": sum(row.trap for row in sets.rows),
-        "nearest": [dict(zip(Nearest.model_fields, one, strict=True)) for one in fitted.nearest[:SHOWN]],
-        "rates": rates if populations else (),
-        "by_training": _by_training(used, passing),
-    }
+    few = ""
+    if min(n_with, n_without) < MANY_CHECKPOINTS:
+        few = FEW.format(n_with, n_without)
+    calibration = Calibration(
+        **says,
+        few=few,
+        n_sets=len(used),
+        n_checkpoints=len(models(used)),
+        n_with_checkpoints=n_with,
+        n_without_checkpoints=n_without,
+        with_indication=tuple(sorted(r.set for r in present)),
+        without_indication=tuple(sorted(r.set for r in absent)),
+        missed=fitted.missed,
+        unlabelled_passing=tuple(sorted(r.set for r in table if r.excluded == "unlabelled" and r.set in passing)),
+        excluded=tuple(sorted((r.set, r.excluded) for r in table if r.excluded)),
+        left_out_false_pass=alone.false_pass,
+        left_out_false_warn=alone.false_warn,
+        not_left_out=alone.no_fit,
+        false_pass_upper=rates[0].upper,
+        false_warn_upper=upper_bound(n_wrong, n_tried),
+        family_out=tuple(_family_out(trial) for trial in trials_of(sets, rule, "group")),
+        n_traps=sum(row.trap for row in sets.rows),
+        nearest=tuple(Nearest(set=name, statistic=by, factor=factor) for name, by, factor in fitted.nearest[:SHOWN]),
+        rates=rates if populations else (),
+        by_training=_by_training(used, passing),
+    )
     return seal(
         Profile(
             **fields,
@@ -104,7 +108,7 @@ def profile_of(
             alpha=ALPHA,
             bounds=BOUNDS,
             thresholds=thresholds,
-            calibration=Calibration.model_validate({**content, **says}),
+            calibration=calibration,
         )
     )
 

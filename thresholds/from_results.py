@@ -72,6 +72,21 @@ def fitted_profile(
     suites = sorted({(row.suite, row.suite_digest) for row in some})
     has_one_width = len({row.n_varied for row in some}) == 1
     varied = f", {first.n_varied} varied" if has_one_width else ""
+    says = {
+        "command": f"robustcheck calibrate --from-evidence TABLE --tensor {chosen} --id {id}",
+        "table": "results of robustcheck calibrate",
+        "table_digest": results.digest_of(some),
+        "date": max(row.date for row in some),
+        "suite": ", ".join(name for name, _ in suites),
+        "suite_digest": ", ".join(digest for _, digest in suites),
+        "images": f"{first.n_images} images{varied}, seed {first.seed}, {first.images_digest}",
+        "labels": labels or RESULT_LABELS,
+        "rule": RESULT_RULE.format(*_POSITIONS[rule.position]),
+        "missing": tuple(sorted(missing.items())),
+        "hard_cases": tuple(sorted(hard_cases)),
+        "tensors": compared if len(compared) > 1 else (),
+    }
+    ends = {row.ends_in for row in passing if not row.ends_in.can_make_outliers}
     return profile_of(
         table,
         rule,
@@ -79,23 +94,10 @@ def fitted_profile(
         statistic_version=first.statistic_version,
         tensor_rules=sorted({row.rule for row in passing}),
         pools=sorted({row.pool for row in passing}),
-        ends=sorted({row.ends_in for row in passing if not row.ends_in.can_make_outliers}, key=str),
+        ends=sorted(ends, key=str),
         limits=_limits(some, passing, missing, suite_known),
         tensor=chosen,
-        says={
-            "command": f"robustcheck calibrate --from-evidence TABLE --tensor {chosen} --id {id}",
-            "table": "results of robustcheck calibrate",
-            "table_digest": results.digest_of(some),
-            "date": max(row.date for row in some),
-            "suite": ", ".join(name for name, _ in suites),
-            "suite_digest": ", ".join(digest for _, digest in suites),
-            "images": f"{first.n_images} images{varied}, seed {first.seed}, {first.images_digest}",
-            "labels": labels or RESULT_LABELS,
-            "rule": RESULT_RULE.format(*_POSITIONS[rule.position]),
-            "missing": tuple(sorted(missing.items())),
-            "hard_cases": tuple(sorted(hard_cases)),
-            "tensors": compared if len(compared) > 1 else (),
-        },
+        says=says,
     )
 
 
@@ -134,31 +136,34 @@ def _tensor_fit(rows: Rows, tensor: str) -> TensorFit:
     sets = with_traps(table)
     used = taking_part(table)
     n_with = len(with_label("present", used))
-    none = TensorFit(
-        tensor=tensor,
-        n_with=n_with,
-        n_without=len(used) - n_with,
-        n_passing=0,
-        auroc=None,
-        left_out_false_pass=0,
-        left_out_false_warn=0,
-        gap=None,
-    )
+    n_without = len(used) - n_with
     try:
         rule = chosen_rule(sets)
     except ValueError as fault:
         why = sorted({row.excluded for row in table if row.excluded})
         left_out = f" (left out: {'; '.join(why)})" if why else ""
-        return none.model_copy(update={"fault": f"{fault}{left_out}"})
+        return TensorFit(
+            tensor=tensor,
+            n_with=n_with,
+            n_without=n_without,
+            n_passing=0,
+            auroc=None,
+            left_out_false_pass=0,
+            left_out_false_warn=0,
+            gap=None,
+            fault=f"{fault}{left_out}",
+        )
     fitted = fit(sets, rule)
     alone = judged(trials_of(sets, rule))
-    return none.model_copy(
-        update={
-            "n_passing": n_with - len(fitted.missed),
-            "left_out_false_pass": len(alone.false_pass),
-            "left_out_false_warn": len(alone.false_warn),
-            "gap": fitted.nearest[0][2],
-        }
+    return TensorFit(
+        tensor=tensor,
+        n_with=n_with,
+        n_without=n_without,
+        n_passing=n_with - len(fitted.missed),
+        auroc=None,
+        left_out_false_pass=len(alone.false_pass),
+        left_out_false_warn=len(alone.false_warn),
+        gap=fitted.nearest[0][2],
     )
 
 

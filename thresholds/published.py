@@ -396,11 +396,9 @@ def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
     Models of LOWEST_ACCURACY on ImageNet or more that have all of `shifts`; median and 5–95 %, percentage points.
     Raises ValueError when there is no such model.
     """
-    models = [
-        row.accuracy
-        for row in ordinary_models(library_of(source, shifts[0]), shifts[0])
-        if row.accuracy.keys() >= set(shifts) and row.accuracy[IMAGENET] >= LOWEST_ACCURACY
-    ]
+    ordinary = ordinary_models(library_of(source, shifts[0]), shifts[0])
+    complete = [row.accuracy for row in ordinary if row.accuracy.keys() >= set(shifts)]
+    models = [accuracy for accuracy in complete if accuracy[IMAGENET] >= LOWEST_ACCURACY]
     if not models:
         raise ValueError(f"shifts are {', '.join(shifts)}; no model of {source} has all of them")
     lines = baselines_of(source)
