@@ -151,22 +151,34 @@ def loaded(
     return Loaded(module, outputs, *pixels, source, packages, wanted.prompts)
 
 
-def content(loaded: Loaded) -> Fields:
-    """Return the contract of a loaded model, without precision and parity."""
-    source = loaded.source._asdict()
-    if loaded.source.matched_to is None:
-        del source["matched_to"]
+def content(
+    outputs: Outputs,
+    preprocessing: Fields,
+    source: Source,
+    stated_by: str,
+    packages: Sequence[str] = (),
+    zero_shot: Prompts | None = None,
+) -> Fields:
+    """Return a model's contract, without precision and parity.
+
+    Args:
+        stated_by: the option or the sidecar that states the preprocessing; empty where the library knows it.
+        packages: distributions whose versions are recorded with ONNX's.
+    """
+    origin = source._asdict()
+    if source.matched_to is None:
+        del origin["matched_to"]
     fields: Fields = {
         "schema_version": SCHEMA_VERSION,
-        "preprocessing": loaded.preprocessing,
-        "tensors": {output.name: {"meaning": output.meaning, "rule": output.rule} for output in loaded.outputs},
-        "source": source,
-        "versions": versions("torch", "onnxscript", *loaded.packages),
+        "preprocessing": preprocessing,
+        "tensors": {output.name: {"meaning": output.meaning, "rule": output.rule} for output in outputs},
+        "source": origin,
+        "versions": versions(*packages),
     }
-    if loaded.stated_by:
-        fields["preprocessing_from"] = loaded.stated_by
-    if loaded.zero_shot:
-        fields["zero_shot"] = loaded.zero_shot._asdict()
+    if stated_by:
+        fields["preprocessing_from"] = stated_by
+    if zero_shot:
+        fields["zero_shot"] = zero_shot._asdict()
     return fields
 
 

@@ -159,7 +159,8 @@ def kept(reference: Array, rows: Array) -> Kept:
 
     A number that can't be computed is NaN, and then the file does not hold.
     """
-    ours, theirs = _units(rows), _units(reference)
+    ours = _units(rows)
+    theirs = _units(reference)
     cosines = (ours * theirs).sum(axis=1)
     worst = float(np.quantile(cosines, 0.05, method="inverted_cdf"))
     same = _nearest(ours, theirs) & _nearest(theirs, theirs)

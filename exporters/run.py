@@ -20,7 +20,7 @@ from . import CallError, ExportError, Tell, contract, first_line, ignore_progres
 from .contract import Arrays, Loaded, Photos, Wanted
 from .delivery import Drawn, ExportRecord, check_call, deliver, has_big_weights
 from .files import quantise_file
-from .photos import PARITY_PHOTOS, PHOTO_WORDS, open_photo, plan_of
+from .photos import PARITY_PHOTOS, PHOTO_WORDS, Plan, open_photo, plan_of
 from .plain import ReadPlain
 from .preprocessing import Array, Fields, checked_preprocessing, grey_levels_apart, preprocess
 from .prompts import read_prompts
@@ -137,7 +137,7 @@ def run(
             "robustcheck export open_clip NAME --zero-shot CLASSES.txt",
         )
     check_call(out, precision, photos)
-    plan_of(precision, form, calibration, photos)  # before a model is loaded
+    plan = plan_of(precision, form, calibration, photos)
     fields = None
     if preprocessing is not None:
         fields = checked_preprocessing(preprocessing, "--preprocess")
@@ -148,7 +148,7 @@ def run(
         loaded = loaded._replace(source=loaded.source._replace(matched_to=matched_to))
     if preprocessing is not None:
         loaded = loaded._replace(stated_by=stated_by)
-    return export(loaded, out, precision=precision, form=form, photos=photos, calibration=calibration, tell=tell)
+    return _export(loaded, out, plan, photos, tell)
 
 
 def load(source: str, wanted: Wanted) -> Loaded:
@@ -171,38 +171,14 @@ def _library(source: str, verb: str) -> Any:
     return getattr(importlib.import_module(f"robustcheck_onnx.exporters.from_{source}"), f"{verb}_{source}")
 
 
-def export(
-    loaded: Loaded,
-    path: Path,
-    *,
-    precision: str = "fp32",
-    form: str | None = None,
-    photos: Photos,
-    calibration: Photos = (),
-    tell: Tell = ignore_progress,
-) -> ExportRecord:
+def _export(loaded: Loaded, path: Path, plan: Plan, photos: Photos, tell: Tell) -> ExportRecord:
     """Export a loaded model to ONNX, and put the file in place if it agrees in ONNX Runtime.
 
     The graph has one float32 input "image" (batch, channel, height, width) with a dynamic batch and one
     float32 output (batch, feature) for each of `loaded.outputs`. fp16 means float16 weights and arithmetic
-    inside, float32 outside; int8-dynamic and int8-qdq are what quantised makes of the float32 file. All of
-    them are compared with the float32 model. Parity is measured by measure on the first photos.
-
-    Args:
-        path: ends in .onnx; an existing file is replaced. More than 2 GB of weights go to `path` + ".data".
-        photos: at least 5 image files; at least 32 for int8-qdq.
-        form, calibration: for int8-qdq, see `run`.
-        tell: called with what is done, when each stage begins.
-
-    Raises:
-        ExportError: 2 for the call, 3 when no faithful file can be made, 4 for the disk. Nothing is left.
+    inside, float32 outside; int8-dynamic and int8-qdq are what `quantised` makes of the float32 file. All of
+    them are compared with the float32 model on the first photos.
     """
-    check_call(path, precision, photos)
-    plan = plan_of(precision, form, calibration, photos)
-    names = [output.name for output in loaded.outputs]
-    if "representation" not in names or len(set(names)) != len(names):
-        raise ExportError(f"outputs are {names}; the names must differ, and representation must be one of them")
-    checked_preprocessing(loaded.preprocessing, loaded.source.name)
     name = f"{loaded.source.library} {loaded.source.name}"
     images = preprocessed(loaded, photos)
     with quiet() as messages, _own_attention():
@@ -210,7 +186,7 @@ def export(
         original = Original(images, _outputs(loaded, images, name))
         tell("exporting")
         try:
-            program = _traced(loaded, images, precision)
+            program = _traced(loaded, images, plan.precision)
         except ImportError as error:
             raise import_error(error, name, "of the exporter") from error
         except MemoryError:
@@ -229,12 +205,16 @@ def export(
     def draw(draft: Path) -> Drawn:
         tell("writing the file")
         model = _saved(program, draft, name)
-        if precision not in contract.INT8:
+        if plan.precision not in contract.INT8:
             return Drawn(model)
         tell("quantising")
         return quantised(draft, plan, transform, original, name=name, tell=tell)
 
-    return deliver(path, draw, contract.content(loaded), original, plan, tell)
+    packages = ("torch", "onnxscript", *loaded.packages)
+    content = contract.content(
+        loaded.outputs, loaded.preprocessing, loaded.source, loaded.stated_by, packages, loaded.zero_shot
+    )
+    return deliver(path, draw, content, original, plan, tell)
 
 
 def preprocessed(loaded: Loaded, photos: Photos) -> Array:

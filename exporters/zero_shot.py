@@ -1,7 +1,7 @@
 """Make the head of a zero-shot classifier with a text tower."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from .contract import Output, Outputs, Prompts
 from .wrappers import Rows, Tower, Wrapped
 
 Embed = Callable[[list[str]], Tensor]  # texts → (text, feature), not normalised
-T = TypeVar("T")
 TEXTS_A_BATCH = 256  # prompts in one pass of the text tower: bounds memory
 
 
@@ -63,7 +62,7 @@ def text_head(prompts: Prompts, embed: Embed, logit_scale: Tensor, name: str) ->
     return weight
 
 
-def tokenizer(name: str, make: Callable[[], T]) -> T:
+def tokenizer(name: str, make: Callable[[], Any]) -> Any:
     """Return a tokenizer, or raise an error of our own for one that is not on this machine (exit 4)."""
     with quiet() as messages:
         try:

@@ -1,6 +1,7 @@
 """Make a profile of the rows that `robustcheck calibrate` measured."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from . import results
@@ -136,31 +137,17 @@ def _tensor_fit(rows: Rows, tensor: str) -> TensorFit:
     sets = with_traps(table)
     used = taking_part(table)
     n_with = len(with_label("present", used))
-    n_without = len(used) - n_with
+    fit_of = partial(TensorFit, tensor=tensor, n_with=n_with, n_without=len(used) - n_with, auroc=None)
     try:
         rule = chosen_rule(sets)
     except ValueError as fault:
         why = sorted({row.excluded for row in table if row.excluded})
         left_out = f" (left out: {'; '.join(why)})" if why else ""
-        return TensorFit(
-            tensor=tensor,
-            n_with=n_with,
-            n_without=n_without,
-            n_passing=0,
-            auroc=None,
-            left_out_false_pass=0,
-            left_out_false_warn=0,
-            gap=None,
-            fault=f"{fault}{left_out}",
-        )
+        return fit_of(n_passing=0, left_out_false_pass=0, left_out_false_warn=0, gap=None, fault=f"{fault}{left_out}")
     fitted = fit(sets, rule)
     alone = judged(trials_of(sets, rule))
-    return TensorFit(
-        tensor=tensor,
-        n_with=n_with,
-        n_without=n_without,
+    return fit_of(
         n_passing=n_with - len(fitted.missed),
-        auroc=None,
         left_out_false_pass=len(alone.false_pass),
         left_out_false_warn=len(alone.false_warn),
         gap=fitted.nearest[0][2],
