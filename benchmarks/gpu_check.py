@@ -52,7 +52,7 @@ from robustcheck_onnx.checker.core.verdict.profile import load_profile
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
 from robustcheck_onnx.checker.outside.storage.places import OFFLINE
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.statistics import STATISTICS
 
 ROOT = Path(__file__).parent.parent
 NO_DEVICE = "no device"

@@ -41,7 +41,7 @@ from robustcheck_onnx.checker.core.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
 from robustcheck_onnx.checker.text import HOME
-from robustcheck_onnx.thresholds.profile import DECIDING
+from robustcheck_onnx.thresholds.statistics import DECIDING
 
 NAME = "robustcheck"
 SCHEMA_FILE = Path(report.__file__).parent / "report.schema.json"

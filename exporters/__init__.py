@@ -39,7 +39,7 @@ class ExportError(Exception):
 
 
 class CallError(ExportError):
-    """A mistake in the call (exit 2). It is in a name, an option or a file of words."""
+    """A mistake in a name, an option or a file of words (exit 2)."""
 
     exit_code = 2
 
@@ -52,18 +52,22 @@ class MissingError(ExportError):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's text, its type without one."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def quoted(word: object) -> str:
-    """Quote a word for the shell. It may be a path."""
+    """Quote a word or a path for the shell."""
     return shlex.quote(str(word))
 
 
 def install_hint(extra: str) -> str:
     """Return the command that adds an extra to the installed distribution."""
-    ours = sorted(name for each in metadata.distributions() if (name := each.name or "").startswith("robustcheck-onnx"))
-    return f"pip install '{ours[0]}[{extra}]'" if ours else f"pip install '.[{extra}]'  # in a clone"
+    names = sorted(each.name or "" for each in metadata.distributions())
+    for name in names:
+        if name.startswith("robustcheck-onnx"):
+            return f"pip install '{name}[{extra}]'"
+    return f"pip install '.[{extra}]'  # in a clone"
 
 
 def import_error(error: ImportError, subject: str, package: str, needs: str = "exporting needs it") -> MissingError:
@@ -128,10 +132,14 @@ def quiet() -> Iterator[Messages]:
     application's own logging configuration is untouched. (open_clip logs through the root logger, which
     would otherwise install a handler of its own; torch.onnx prints progress.)
     """
-    messages, printed, root = Messages(), io.StringIO(), logging.getLogger()
-    # some libraries (huggingface_hub) give their own logger a handler that keeps the real stderr
-    named = (logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger))
-    swapped = [(logger, logger.handlers[:]) for logger in (root, *named) if logger is root or logger.handlers]
+    messages = Messages()
+    printed = io.StringIO()
+    root = logging.getLogger()
+    swapped = [(root, root.handlers[:])]
+    for logger in root.manager.loggerDict.values():
+        # some libraries (huggingface_hub) give their own logger a handler that keeps the real stderr
+        if isinstance(logger, logging.Logger) and logger.handlers:
+            swapped.append((logger, logger.handlers[:]))
     for logger, _ in swapped:
         logger.handlers[:] = [_Recorder(messages)]
     try:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from . import MissingError, install_hint
-from .contract import file_digest
-from .torch_models import load_strictly
+from .digests import file_digest
+from .loading import load_strictly
 
 # (x·255 − 127) / 128 on pixels x in 0–1: the input of EfficientNet-Lite
 # (tensorflow/tpu models/official/efficientnet/lite: MEAN_RGB 127, STDDEV_RGB 128); 256 = round(224 / 0.875).

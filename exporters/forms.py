@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import CallError, ExportError
-from .contract import Array
+from .preprocessing import Array
 
 Floats = NDArray[np.float64]
 
@@ -89,17 +89,18 @@ class Tried(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether the file keeps the vectors and the outlier features, by both arithmetics."""
+        """Return whether the file keeps the vectors and the outlier features, by both arithmetics."""
         return self.loses_at_most(1)
 
     def loses_at_most(self, share: float) -> bool:
-        """Whether the file keeps the outlier features, and the vectors lose at most this share of what they may."""
+        """Return whether the outlier features are kept, and the vectors lose at most this share of what they may."""
         cosine = 1 - share * (1 - MIN_COSINE)
         recall = 1 - share * (1 - MIN_RECALL)
-        return not self.fault and all(
-            kept.features >= self.n_features and kept.cosine >= cosine and kept.recall >= recall
-            for kept in (self.plain, self.exact)
-        )
+        for kept in (self.plain, self.exact):
+            keeps_vectors = kept.cosine >= cosine and kept.recall >= recall
+            if not keeps_vectors or kept.features < self.n_features:
+                return False
+        return not self.fault
 
 
 class NoFormError(ExportError):
@@ -158,7 +159,8 @@ def kept(reference: Array, rows: Array) -> Kept:
 
     A number that can't be computed is NaN, and then the file does not hold.
     """
-    ours, theirs = _units(rows), _units(reference)
+    ours = _units(rows)
+    theirs = _units(reference)
     cosines = (ours * theirs).sum(axis=1)
     worst = float(np.quantile(cosines, 0.05, method="inverted_cdf"))
     same = _nearest(ours, theirs) & _nearest(theirs, theirs)
@@ -180,14 +182,22 @@ def _nearest(queries: Floats, vectors: Floats) -> NDArray[np.bool_]:
 
 def _is_feature_kept(reference: Array, rows: Array, feature: int, side: float) -> bool:
     """Return whether a feature is beyond 4 SD nearly as often, and in step with the original's over the photos."""
-    was, now = ((_standardised(each)[:, feature] * side > OUTLIER_SD).mean() for each in (reference, rows))
+    was = _share_beyond(reference, feature, side)
+    now = _share_beyond(rows, feature, side)
     if not now >= KEPT_SHARE * was:
         return False
-    r = float(np.asarray(np.corrcoef(_units(reference)[:, feature], _units(rows)[:, feature]))[0, 1])
+    original = _units(reference)[:, feature]
+    ours = _units(rows)[:, feature]
+    r = float(np.corrcoef(original, ours)[0, 1])
     if not abs(r) < 1:
         return r == 1
     half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) / math.sqrt(len(rows) - 3)
     return math.tanh(math.atanh(r) - half) >= MIN_CORRELATION
+
+
+def _share_beyond(rows: Array, feature: int, side: float) -> float:
+    """Return the share of the photos in which a feature is beyond 4 SD on its side."""
+    return float((_standardised(rows)[:, feature] * side > OUTLIER_SD).mean())
 
 
 def _standardised(rows: Array) -> Floats:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import ExportError, contract, quoted
-from .contract import Fields, Source
+from .contract import Output, Source
+from .digests import file_digest
+from .preprocessing import Fields, checked_preprocessing
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +42,7 @@ ReadPlain = Callable[[Path], Plain]
 
 
 def described(proto: onnx.ModelProto, path: Path, plain: Plain) -> Fields:
-    """Return the contract of a plain file, without parity. The graph gets the output `representation` if it lacks it.
+    """Return the contract of a plain file, without parity, and give the graph the output `representation`.
 
     Raises:
         ExportError: another tensor has that name, or the file has another input (exit 3).
@@ -54,27 +56,21 @@ def described(proto: onnx.ModelProto, path: Path, plain: Plain) -> Fields:
             "export the image encoder alone",
         )
     _add_output(proto, path, plain)
-    tensors = {contract.EMBEDDING.name: {"meaning": plain.why, "rule": plain.rule}}
+    outputs = [Output(contract.EMBEDDING.name, plain.why, plain.rule)]
     if plain.scores:
-        tensors[plain.scores] = {"meaning": contract.LOGITS.meaning, "rule": contract.LOGITS.rule}
-    source = Source("onnx", path.name, path.name, contract.file_digest(path))._asdict()
-    del source["matched_to"]
-    return {
-        "schema_version": contract.SCHEMA_VERSION,
-        "preprocessing": contract.checked_preprocessing(plain.preprocessing, str(path)),
-        "preprocessing_from": plain.stated_by,
-        "tensors": tensors,
-        "source": source,
-        "versions": contract.versions(),
-        "precision": precision_of(proto),
-    }
+        outputs.append(contract.LOGITS._replace(name=plain.scores))
+    source = Source("onnx", path.name, path.name, file_digest(path))
+    preprocessing = checked_preprocessing(plain.preprocessing, str(path))
+    content = contract.content(tuple(outputs), preprocessing, source, plain.stated_by)
+    return content | {"precision": precision_of(proto)}
 
 
 def _add_output(proto: onnx.ModelProto, path: Path, plain: Plain) -> None:
     """Give the representation's tensor the name that a contract needs."""
     from onnx import TensorProto, helper
 
-    name, graph = contract.EMBEDDING.name, proto.graph
+    name = contract.EMBEDDING.name
+    graph = proto.graph
     outputs = [output.name for output in graph.output]
     if plain.tensor != name:
         if name in outputs or any(name in node.output for node in graph.node):

@@ -1,4 +1,4 @@
-"""Exports a model: a source and a name become an ONNX file. Other rooms start here."""
+"""Export a model: a source and a name become an ONNX file. Other rooms start here."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import CallError, ExportError, Tell, contract, files, first_line, ignore_progress, import_error, quiet, quoted
-from .contract import Array, Arrays, Fields, Loaded, Photos, Prompts, Wanted
-from .files import Drawn, quantise_file
+from . import CallError, ExportError, Tell, contract, first_line, ignore_progress, import_error, quiet
+from .contract import Arrays, Loaded, Photos, Wanted
+from .delivery import Drawn, ExportRecord, check_call, deliver, has_big_weights
+from .files import quantise_file
+from .photos import PARITY_PHOTOS, PHOTO_WORDS, Plan, open_photo, plan_of
 from .plain import ReadPlain
+from .preprocessing import Array, Fields, checked_preprocessing, grey_levels_apart, preprocess
+from .prompts import read_prompts
+from .proof import Original
+from .quantisation import quantised
 
 if TYPE_CHECKING:
     import onnx
     import torch
+    from PIL import Image
+    from torch import nn
 
 SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch", "onnx")
 WITH_TEXT_TOWER = ("open_clip", "transformers")
-DEFAULT_TEMPLATES = ("a photo of a {}.",)
-MIN_CLASSES = 2  # with one class there is nothing to choose
 OPSET = 20  # torch 2.9–2.13 write it without conversion; ONNX Runtime reads it from 1.17 on
 MAX_GREY_LEVELS = 1.0  # of 255: how far the contract's pixels may be from the source library's own
 # Node metadata that helps a report. The rest (stack traces, fx nodes) holds this machine's paths.
@@ -54,8 +60,8 @@ def run(
     photos: Photos,
     calibration: Photos = (),
     tell: Tell = ignore_progress,
-) -> files.ExportRecord:
-    """Load a model and write it as ONNX. Its own library loads it; the file has the contract.
+) -> ExportRecord:
+    """Load a model by its own library, and write it as ONNX with its contract.
 
     Args:
         source: one of SOURCES.
@@ -83,26 +89,39 @@ def run(
         return shlex.join(["robustcheck", "export", source, name, *words, "-o", str(out)])
 
     if source not in SOURCES:
-        raise CallError(
-            f"source is {source!r}; it must be one of {', '.join(SOURCES)}",
-            command((difflib.get_close_matches(source, SOURCES, 1) or SOURCES)[0]),
-        )
+        nearest, *_ = difflib.get_close_matches(source, SOURCES, 1) or SOURCES
+        raise CallError(f"source is {source!r}; it must be one of {', '.join(SOURCES)}", command(nearest))
     if matched_to is not None and (not matched_to.strip() or not matched_to.isprintable() or len(matched_to) > 200):
         raise CallError(
             f"--matched-to is {matched_to!r}; it must be one line of 1 to 200 characters",
             "--matched-to none, or the name of the encoder",
         )
     if source == "onnx":
-        settled = {"weights": weights, "random-weights": random_weights or None}
-        settled |= {"head": head, "zero-shot": zero_shot, "templates": templates}
-        if given := [option for option, value in settled.items() if value is not None]:
+        settled = {
+            "weights": weights,
+            "random-weights": random_weights or None,
+            "head": head,
+            "zero-shot": zero_shot,
+            "templates": templates,
+        }
+        given = [option for option, value in settled.items() if value is not None]
+        if given:
             raise CallError(
                 f"--{given[0]} is given; an ONNX file has its weights and outputs already",
                 command("onnx", "--precision", "int8-qdq"),
             )
-        options: Fields = {"precision": precision, "photos": photos, "calibration": calibration, "tell": tell}
-        options |= {"restates": preprocessing is not None, "read_plain": read_plain, "form": form}
-        return quantise_file(Path(name), out, matched_to=matched_to, **options)
+        return quantise_file(
+            Path(name),
+            out,
+            precision=precision,
+            photos=photos,
+            calibration=calibration,
+            matched_to=matched_to,
+            restates=preprocessing is not None,
+            read_plain=read_plain,
+            form=form,
+            tell=tell,
+        )
     if head and source != "torch":
         raise CallError(
             f"--head is {head}; it is for the source torch only; the head of {source} models is known", command(source)
@@ -117,11 +136,11 @@ def run(
             f"{name}: --zero-shot is for sources with a text tower, open_clip and transformers; source is {source}",
             "robustcheck export open_clip NAME --zero-shot CLASSES.txt",
         )
-    files.check_call(out, precision, photos)
-    files.plan_of(precision, form, calibration, photos)  # before a model is loaded
+    check_call(out, precision, photos)
+    plan = plan_of(precision, form, calibration, photos)
     fields = None
     if preprocessing is not None:
-        fields = contract.checked_preprocessing(preprocessing, "--preprocess")
+        fields = checked_preprocessing(preprocessing, "--preprocess")
     prompts = None if zero_shot is None else read_prompts(zero_shot, templates)
     tell(f"loading {name} from {source}")
     loaded = load(source, Wanted(name, weights, random_weights, fields, head, prompts))
@@ -129,7 +148,7 @@ def run(
         loaded = loaded._replace(source=loaded.source._replace(matched_to=matched_to))
     if preprocessing is not None:
         loaded = loaded._replace(stated_by=stated_by)
-    return export(loaded, out, precision=precision, form=form, photos=photos, calibration=calibration, tell=tell)
+    return _export(loaded, out, plan, photos, tell)
 
 
 def load(source: str, wanted: Wanted) -> Loaded:
@@ -147,112 +166,27 @@ def load(source: str, wanted: Wanted) -> Loaded:
 
 
 def _library(source: str, verb: str) -> Any:
-    """Return the function for `verb` of a source's library. ImportError without the library."""
+    """Return the function for `verb` of a source's library, or raise ImportError without the library."""
     importlib.import_module(source)
-    place = "dual_encoders" if source in WITH_TEXT_TOWER else "torch_models"
-    return getattr(importlib.import_module(f"robustcheck_onnx.exporters.{place}"), f"{verb}_{source}")
+    return getattr(importlib.import_module(f"robustcheck_onnx.exporters.from_{source}"), f"{verb}_{source}")
 
 
-def read_prompts(classes: str, templates: str | None) -> Prompts:
-    """Read class names and templates.
-
-    Args:
-        classes: a text file with one class name per line, or "imagenet": open_clip's names of ImageNet's 1000 classes.
-        templates: a text file with one template per line, each with `{}`; "openai": the 80 templates of OpenAI's
-            ImageNet evaluation, as open_clip has them; None: "a photo of a {}."
-
-    Raises:
-        ExportError: no such file, fewer than two classes, a name that occurs twice, a template without `{}` (exit 2);
-            open_clip is not installed (4).
-    """
-    if classes == "imagenet":
-        names = tuple(map(str, _from_open_clip("IMAGENET_CLASSNAMES")))
-    else:
-        names = _lines(classes, "--zero-shot", "a text file with one class name per line, or imagenet")
-        if double := sorted({name for name in names if names.count(name) > 1}):
-            raise CallError(
-                f"{classes}: class name {double[0]!r} occurs {names.count(double[0])} times; names must differ",
-                f"sort {quoted(classes)} | uniq -d",
-            )
-    if len(names) < MIN_CLASSES:
-        raise CallError(
-            f"{classes}: number of class names is {len(names)}; at least {MIN_CLASSES} are needed, one per line",
-            f"cat {quoted(classes)}",
-        )
-    if templates is None:
-        return Prompts(names, DEFAULT_TEMPLATES)
-    place = contract.CLASS_PLACE
-    if templates == "openai":
-        return Prompts(names, tuple(str(fill(place)) for fill in _from_open_clip("OPENAI_IMAGENET_TEMPLATES")))
-    lines = _lines(templates, "--templates", "a text file with one template per line, or openai")
-    if not lines or (without := [template for template in lines if place not in template]):
-        what = f"template is {without[0]!r}" if lines else "number of templates is 0"
-        raise CallError(
-            f"{templates}: {what}; every line must hold {place}, where the class name goes",
-            f"echo 'a photo of a {place}.' > {quoted(templates)}",
-        )
-    return Prompts(names, lines)
-
-
-def _lines(path: str, option: str, what: str) -> tuple[str, ...]:
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # a name with a null byte, bytes that are not UTF-8
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CallError(
-            f"{option} is {path!r}: file is not readable ({reason}); it must be {what}", f"ls -l {quoted(path)}"
-        ) from error
-    return tuple(line.strip() for line in text.split("\n") if line.strip())
-
-
-def _from_open_clip(name: str) -> Any:
-    try:
-        import open_clip
-    except ImportError as error:
-        raise import_error(error, name, "open_clip", "it holds these words") from error
-    return getattr(open_clip, name)
-
-
-def export(
-    loaded: Loaded,
-    path: Path,
-    *,
-    precision: str = "fp32",
-    form: str | None = None,
-    photos: Photos,
-    calibration: Photos = (),
-    tell: Tell = ignore_progress,
-) -> files.ExportRecord:
-    """Export a loaded model to ONNX, and prove it. Only a file that agrees in ONNX Runtime is put in place.
+def _export(loaded: Loaded, path: Path, plan: Plan, photos: Photos, tell: Tell) -> ExportRecord:
+    """Export a loaded model to ONNX, and put the file in place if it agrees in ONNX Runtime.
 
     The graph has one float32 input "image" (batch, channel, height, width) with a dynamic batch and one
     float32 output (batch, feature) for each of `loaded.outputs`. fp16 means float16 weights and arithmetic
-    inside, float32 outside; int8-dynamic and int8-qdq are what files.quantised makes of the float32 file. All of
-    them are compared with the float32 model. Parity is measured by files.measure on the first photos.
-
-    Args:
-        path: ends in .onnx; an existing file is replaced. More than 2 GB of weights go to `path` + ".data".
-        photos: at least 5 image files; at least 32 for int8-qdq.
-        form, calibration: for int8-qdq, see `run`.
-        tell: called with what is done, when each stage begins.
-
-    Raises:
-        ExportError: 2 for the call, 3 when no faithful file can be made, 4 for the disk. Nothing is left.
+    inside, float32 outside; int8-dynamic and int8-qdq are what `quantised` makes of the float32 file. All of
+    them are compared with the float32 model on the first photos.
     """
-    files.check_call(path, precision, photos)
-    plan = files.plan_of(precision, form, calibration, photos)
-    names = [output.name for output in loaded.outputs]
-    if "representation" not in names or len(set(names)) != len(names):
-        raise ExportError(f"outputs are {names}; the names must differ, and representation must be one of them")
-    contract.checked_preprocessing(loaded.preprocessing, loaded.source.name)
     name = f"{loaded.source.library} {loaded.source.name}"
     images = preprocessed(loaded, photos)
     with quiet() as messages, _own_attention():
         tell("running the original on the photos")
-        references = _references(loaded, images, name)
+        original = Original(images, _outputs(loaded, images, name))
         tell("exporting")
         try:
-            program = _traced(loaded, images, precision)
+            program = _traced(loaded, images, plan.precision)
         except ImportError as error:
             raise import_error(error, name, "of the exporter") from error
         except MemoryError:
@@ -265,26 +199,29 @@ def export(
     if program is None:
         raise ExportError(f"{name}: torch exported nothing", "report the versions of torch and onnxscript")
 
-    shared: Fields = {"images": images, "references": references, "tell": tell}
+    def transform(image: Image.Image) -> Array:
+        return loaded.transform(image).numpy()
 
     def draw(draft: Path) -> Drawn:
         tell("writing the file")
         model = _saved(program, draft, name)
-        if precision not in contract.INT8:
+        if plan.precision not in contract.INT8:
             return Drawn(model)
         tell("quantising")
-        return files.quantised(
-            draft, precision, plan, lambda image: loaded.transform(image).numpy(), name=name, **shared
-        )
+        return quantised(draft, plan, transform, original, name=name, tell=tell)
 
-    return files.deliver(path, draw, contract.content(loaded), precision=precision, plan=plan, **shared)
+    packages = ("torch", "onnxscript", *loaded.packages)
+    content = contract.content(
+        loaded.outputs, loaded.preprocessing, loaded.source, loaded.stated_by, packages, loaded.zero_shot
+    )
+    return deliver(path, draw, content, original, plan, tell)
 
 
 def preprocessed(loaded: Loaded, photos: Photos) -> Array:
-    """Apply the library's transform to the first photos. A contract that gives other pixels is refused."""
+    """Apply the library's transform to the first photos, and refuse a contract that gives other pixels."""
     arrays = []
-    for path in photos[: files.PARITY_PHOTOS]:
-        image = contract.open_photo(path, *files.PHOTO_WORDS)
+    for path in photos[:PARITY_PHOTOS]:
+        image = open_photo(path, *PHOTO_WORDS)
         theirs = loaded.transform(image).numpy()
         takes = (3, *loaded.preprocessing["size"])
         if theirs.shape != takes:
@@ -293,8 +230,8 @@ def preprocessed(loaded: Loaded, photos: Photos) -> Array:
                 f"it must be {list(takes)}",
                 "--preprocess FILE with resize_mode shortest or squash",
             )
-        ours = contract.preprocess(loaded.preprocessing, image)
-        apart = contract.grey_levels_apart(loaded.preprocessing, ours, theirs)
+        ours = preprocess(loaded.preprocessing, image)
+        apart = grey_levels_apart(loaded.preprocessing, ours, theirs)
         if apart > MAX_GREY_LEVELS:
             raise ExportError(
                 f"{loaded.source.name}: preprocessing in the contract is {apart:.3g} grey levels from the "
@@ -305,14 +242,15 @@ def preprocessed(loaded: Loaded, photos: Photos) -> Array:
     return np.stack(arrays).astype(np.float32)
 
 
-def _references(loaded: Loaded, images: Array, name: str) -> Arrays:
-    """Run the eager float32 model photo by photo. The results are independent of batches."""
+def _outputs(loaded: Loaded, images: Array, name: str) -> Arrays:
+    """Run the eager float32 model photo by photo, so that the results are independent of batches."""
     import torch
 
-    from .torch_models import run_eager
+    from .wrappers import run_eager
 
     module = loaded.module.float().eval()
-    if training := [n for n, m in module.named_modules() if m.training]:
+    training = [path for path, part in module.named_modules() if part.training]
+    if training:
         raise ExportError(
             f"{name}: module {training[0] or 'itself'} stays in training mode after eval(); inference mode is needed",
             "do not override train() or eval()",
@@ -338,7 +276,7 @@ def _references(loaded: Loaded, images: Array, name: str) -> Arrays:
 def _traced(loaded: Loaded, images: Array, precision: str) -> torch.onnx.ONNXProgram | None:
     import torch
 
-    from .torch_models import half_precision
+    from .wrappers import half_precision
 
     module = half_precision(loaded.module) if precision == "fp16" else loaded.module
     with torch.no_grad():
@@ -355,16 +293,19 @@ def _traced(loaded: Loaded, images: Array, precision: str) -> torch.onnx.ONNXPro
 
 
 def _saved(program: torch.onnx.ONNXProgram, draft: Path, name: str) -> onnx.ModelProto:
-    """Save and return the graph. Its weights lie next to it when they are too big."""
+    """Save and return the graph, with its weights next to it when they are too big."""
     import onnx
 
-    total = sum(t.const_value.nbytes for t in program.model.graph.initializers.values() if t.const_value is not None)
-    program.save(draft, external_data=total > files.INLINE_LIMIT_BYTES)
+    weights = [initializer.const_value for initializer in program.model.graph.initializers.values()]
+    size = sum(weight.nbytes for weight in weights if weight is not None)
+    program.save(draft, external_data=has_big_weights(size))
     model = onnx.load(draft, load_external_data=False)
     graph = model.graph
-    nodes = [*graph.node, *(node for function in model.functions for node in function.node)]
     values = [*graph.input, *graph.output]
-    for item in (*nodes, *values, *graph.value_info, *graph.initializer, graph, model):
+    items = [model, graph, *graph.node, *values, *graph.value_info, *graph.initializer]
+    for function in model.functions:
+        items += function.node
+    for item in items:
         contract.keep_metadata(item, _KEPT_METADATA.__contains__)
     for value in values:
         axis = value.type.tensor_type.shape.dim[0]
@@ -380,7 +321,7 @@ def _saved(program: torch.onnx.ONNXProgram, draft: Path, name: str) -> onnx.Mode
 
 @contextlib.contextmanager
 def _own_attention() -> Iterator[None]:
-    """Switch torch's fused eval-mode attention off: it has no ONNX form (pytorch/pytorch#143107)."""
+    """Switch torch's fused eval-mode attention off, which has no ONNX form (pytorch/pytorch#143107)."""
     import torch
 
     was = torch.backends.mha.get_fastpath_enabled()
@@ -423,12 +364,17 @@ def _size(source: str, name: str, tag: str | None) -> Fields:
 
 @functools.cache
 def _counted(source: str, name: str) -> tuple[int, int]:
-    """Return the number of parameters, in all and in the encoder. The encoder is that of images."""
+    """Return the number of parameters in all, and in the encoder of images."""
     import torch
 
     with quiet(), torch.device("meta"):
         model = _library(source, "shell")(name)
-    return tuple(sum(p.numel() for p in part.parameters()) for part in (model, getattr(model, "visual", model)))
+    encoder = getattr(model, "visual", model)
+    return _n_parameters(model), _n_parameters(encoder)
+
+
+def _n_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 if __name__ == "__main__":  # run by `calibrate --plan`, which imports no torch: ASKED.json ANSWERS.json

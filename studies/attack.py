@@ -20,6 +20,7 @@ from robustcheck_onnx.checker.core.statistics.state import State, statistics, up
 from robustcheck_onnx.checker.core.verdict.rule import decided, inside
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.statistics import DECIDING
 
 WIDTHS = (512, 1024)
 IMAGES = 300
@@ -166,7 +167,7 @@ def rows(rules: dict[str, Profile | dict[str, float]]) -> list[str]:
                 state = State(d)
                 update(state, h, np.arange(IMAGES))
                 measured = statistics(state, 0.05)
-                seen.append([getattr(measured, n).estimate for n in profile.DECIDING])
+                seen.append([getattr(measured, n).estimate for n in DECIDING])
                 for name, rule in rules.items():
                     passed[name] += passes(measured, rule)
         middle = " | ".join(f"{value:.2f}" for value in np.median(seen, axis=0))

@@ -15,22 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustcheck_onnx.thresholds import DATA
-from robustcheck_onnx.thresholds.tables import (
-    SCALES,
-    TABLE,
-    TRAPS,
-    Fit,
-    Reference,
-    Scale,
-    Sets,
-    derived_traps,
-    fit,
-    folds,
-    judged,
-    references,
-    traps,
-    trials,
-)
+from robustcheck_onnx.thresholds.fit import SCALES, Fit, Scale, Sets, fit, folds, judged, trials
+from robustcheck_onnx.thresholds.tables import TABLE, TRAPS, Reference, derived_traps, references, traps
 
 OUT = Path(__file__).parent / "statistics_candidates.csv"
 KURTOSIS = Scale(0.1, logarithmic=True)  # counted in units of kurtosis

@@ -14,12 +14,14 @@ import numpy as np
 from scipy.stats import beta
 
 from robustcheck_onnx.thresholds import profile, published, tables
-from robustcheck_onnx.thresholds.tables import Reference, Sets, fit
+from robustcheck_onnx.thresholds.fit import Sets, fit
+from robustcheck_onnx.thresholds.statistics import Statistic
+from robustcheck_onnx.thresholds.tables import Reference
 
 NOT_ROBUST_PP = 10  # published effective robustness, mean over four shifts
 
 
-def passing(row: Reference, minimums: dict[profile.Statistic, float]) -> bool:
+def passing(row: Reference, minimums: dict[Statistic, float]) -> bool:
     """Return whether a set's estimates lie above all minimums."""
     return all(getattr(row, name) > minimum for name, minimum in minimums.items())
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.thresholds.profile import DECIDING
+from robustcheck_onnx.thresholds.statistics import DECIDING
 from robustcheck_onnx.thresholds.tables import references
 from support import lookup
 

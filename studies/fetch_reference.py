@@ -24,7 +24,7 @@ import numpy as np
 from measure_reference import DATA, SOURCES, sums
 
 from robustcheck_onnx.checker.core.statistics.state import statistics
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.statistics import STATISTICS
 from robustcheck_onnx.thresholds.tables import TABLE
 
 SERVER = "https://raw.githubusercontent.com"

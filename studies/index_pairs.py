@@ -32,8 +32,9 @@ from torch import nn
 
 from robustcheck_onnx.checker.core.runtime.devices import cpu_name, int8_sums
 from robustcheck_onnx.checker.questions.compare import CompareReport, IndexOptions, compare
-from robustcheck_onnx.exporters import ExportError, contract
+from robustcheck_onnx.exporters import ExportError
 from robustcheck_onnx.exporters.demo import EFFICIENTNET_LITE0_PREPROCESSING, EfficientNetLite0, efficientnet_lite0
+from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, preprocess
 from robustcheck_onnx.exporters.run import run
 from support import lookup
 
@@ -52,8 +53,8 @@ class Photos(CalibrationDataReader):  # type: ignore[misc] # ONNX Runtime has no
     def __init__(self, path: Path) -> None:
         model = onnx.load(path)
         self._name = model.graph.input[0].name
-        fields = contract.checked_preprocessing(_contract(model)["preprocessing"], str(path))
-        pixels = (contract.preprocess(fields, Image.open(photo).convert("RGB")) for photo in PHOTOS[5:])
+        fields = checked_preprocessing(_contract(model)["preprocessing"], str(path))
+        pixels = (preprocess(fields, Image.open(photo).convert("RGB")) for photo in PHOTOS[5:])
         self._batches = ({self._name: image[None]} for image in pixels)
 
     def get_next(self) -> dict[str, Any] | None:
@@ -192,7 +193,7 @@ def finetuned() -> EfficientNetLite0:
     torch.manual_seed(0)
     model, draw = efficientnet_lite0(), np.random.default_rng(0)
     head = nn.Linear(1280, len(PHOTOS))
-    fields = contract.checked_preprocessing(EFFICIENTNET_LITE0_PREPROCESSING, "finetuned")
+    fields = checked_preprocessing(EFFICIENTNET_LITE0_PREPROCESSING, "finetuned")
     optimiser = torch.optim.Adam([*model.network.parameters(), *head.parameters()], lr=1e-4)
     for _ in range(FINETUNED_STEPS):
         chosen, crops = draw.choice(len(PHOTOS), 16, replace=False), []
@@ -200,7 +201,7 @@ def finetuned() -> EfficientNetLite0:
             photo = Image.open(PHOTOS[place]).convert("RGB")
             size = int(min(photo.size) * draw.uniform(0.5, 1))
             left, top = (int(draw.integers(edge - size + 1)) for edge in photo.size)
-            crops.append(contract.preprocess(fields, photo.crop((left, top, left + size, top + size))))
+            crops.append(preprocess(fields, photo.crop((left, top, left + size, top + size))))
         scores = head(model(torch.from_numpy(np.stack(crops)))["representation"])
         loss = nn.functional.cross_entropy(scores, torch.from_numpy(chosen))
         optimiser.zero_grad()

@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.cli.output import error_document
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.checker.trust.verify import signature as signing
 from robustcheck_onnx.checker.trust.verify.run import report_about
-from robustcheck_onnx.thresholds import tables
+from robustcheck_onnx.thresholds import results
 
 SETTLE_S = 5.0  # a child must be gone after it
 BEYOND = 1.2  # the latest strike, as a share of an undisturbed run
@@ -183,8 +183,8 @@ def is_about(bundle: Path, report: Path) -> bool:
 def is_table(path: Path) -> bool:
     """Whether a results table can be read; the line that a kill cut off is none of its rows."""
     try:
-        tables.read(path)
-    except tables.ResultsError:
+        results.read(path)
+    except results.ResultsError:
         return False
     return True
 

@@ -19,7 +19,7 @@ from draws import NEGATIVES
 
 from robustcheck_onnx.checker.core.evidence import TOP_FEATURES, Statistics
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
-from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Statistic
+from robustcheck_onnx.thresholds.statistics import ENERGIES, STATISTICS, Statistic
 from robustcheck_onnx.thresholds.tables import TABLE, TRAPS, TWO_SIDED
 
 SUBSETS = 200  # random subsets a set, for the smallest and largest value that 50 images can show
@@ -28,7 +28,7 @@ SOURCES = Path(__file__).parent / "reference_sources.csv"
 DATA = Path(__file__).parent.parent / "thresholds" / "data"
 LEAST: dict[Statistic, float] = {"strength": 4.0, "outlier_frequency": 0.5, "two_sidedness": TWO_SIDED}
 """Round numbers within the gaps of the reference table: from these estimates on, a set shows the indication. A verdict
-needs bounds beyond thresholds that are fitted in those gaps (`tables.fit`), so it is the stricter of the two."""
+needs bounds beyond thresholds that are fitted in those gaps (`fit`), so it is the stricter of the two."""
 TRAP = "trap"  # group of a simulated set
 TRAP_WIDTHS = (512, 1024, 2048)
 TRAP_IMAGES = 300

@@ -19,8 +19,8 @@ from predict_facts import FINETUNED, PROFILE, SUITE, ZERO_SHOT, Checkpoint, auro
 from predict_text import CRITERIA, GUARDS, IF_SO, TEXT
 from scipy.stats import spearmanr
 
-from robustcheck_onnx.thresholds import published, suite, tables
-from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Statistic
+from robustcheck_onnx.thresholds import published, results, suite
+from robustcheck_onnx.thresholds.statistics import ENERGIES, STATISTICS, Statistic
 from robustcheck_onnx.thresholds.tables import Reference, references
 
 PAGE = Path(__file__).parent.parent / "studies" / "results" / "does-pass-predict-robustness.md"
@@ -225,7 +225,7 @@ def main(arguments: list[str]) -> None:
     if not arguments:
         PAGE.write_text(page(), encoding="utf-8")
         return
-    rows = tables.joined([(Path(path), tables.read(Path(path))) for path in arguments])
+    rows = results.joined([(Path(path), results.read(Path(path))) for path in arguments])
     outcomes = facts.criteria(facts.of_results(rows, "representation"), facts.of_results(rows, "pooled"))
     for name, outcome in zip(CRITERIA, outcomes, strict=True):
         print(f"{outcome.verdict:8} {name}: {outcome.numbers}")

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from scipy.stats import beta, mannwhitneyu
 
-from robustcheck_onnx.thresholds import published, suite, tables
-from robustcheck_onnx.thresholds.calibrate import rows_of
+from robustcheck_onnx.thresholds import published, results, suite
+from robustcheck_onnx.thresholds.fit import passes
+from robustcheck_onnx.thresholds.from_results import rows_of
 from robustcheck_onnx.thresholds.profile import load
-from robustcheck_onnx.thresholds.tables import Reference, passes, references
+from robustcheck_onnx.thresholds.tables import Reference, references
 
 SUITE = "paper"
 LABELS = suite.LabelRule()  # those of the suite: robust from +20, not robust below +10 points
@@ -82,7 +83,7 @@ def measured(table: Sequence[Reference] | None = None) -> list[Checkpoint]:
     return out
 
 
-def of_results(rows: Iterable[tables.Result], tensor: str) -> list[Checkpoint]:
+def of_results(rows: Iterable[results.Result], tensor: str) -> list[Checkpoint]:
     """The models of a calibration that can be judged by a tensor.
 
     representation: those whose published row stands for no measured checkpoint (`seen`). pooled: all that have it, and
@@ -91,17 +92,17 @@ def of_results(rows: Iterable[tables.Result], tensor: str) -> list[Checkpoint]:
     Raises ValueError: the rows are of another version of the statistics than the profile.
     """
     known = seen() if tensor == "representation" else set()
-    by_name: dict[str, list[tuple[tables.Result, Reference, bool]]] = {}
+    by_name: dict[str, list[tuple[results.Result, Reference, bool]]] = {}
     for row in rows_of(list(rows), tensor):
         if row.statistic_version != PROFILE.statistic_version:
             wanted = PROFILE.statistic_version
             raise ValueError(f"{row.id}: statistics are of version {row.statistic_version}; the profile's are {wanted}")
         if row.tensor != tensor and row.rule != "head_input":
             continue  # a projected embedding, which is another place
-        if row.id in known or tables.excluded(row.model_copy(update={"label": "absent"})):
+        if row.id in known or results.excluded(row.model_copy(update={"label": "absent"})):
             continue
-        (one,) = tables.as_references([row])
-        alike = (row.context.get("spread") or 0.0) < tables.ALIKE_SPREAD  # a check never passes these
+        (one,) = results.as_references([row])
+        alike = (row.context.get("spread") or 0.0) < results.ALIKE_SPREAD  # a check never passes these
         by_name.setdefault(one.model, []).append((row, one, passes(one, PROFILE.thresholds) and not alike))
     out = []
     for name, found in by_name.items():

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from robustcheck_onnx.checker.core.evidence import Preprocessing
 from robustcheck_onnx.checker.core.images.preprocess import apply
 from robustcheck_onnx.checker.questions import demo as linear
-from robustcheck_onnx.exporters import contract, demo, run
+from robustcheck_onnx.exporters import demo, run
 from support.skimage_data import DATA
 
 ROOT = Path(__file__).parent.parent
@@ -299,7 +299,7 @@ def exported(plan: Plan, student: nn.Module, path: Path) -> None:
     module = types.ModuleType("trained_student")
     module.make = lambda: student  # type: ignore[attr-defined]
     sys.modules["trained_student"] = module
-    run.export(run.load("torch", contract.Wanted("trained_student:make")), path, photos=split()[1][:8])
+    run.run("torch", "trained_student:make", path, photos=split()[1][:8])
 
 
 def main(embeddings: Path) -> None:

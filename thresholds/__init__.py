@@ -18,10 +18,10 @@ MOST_BITS = 63  # of an integer, next to its sign: TOML asks for no more
 
 
 def read_start(path: Path, most_bytes: int) -> bytes:
-    """Return the first bytes of a regular file.
+    """Return the first bytes of a regular file, without ever waiting for a pipe or reading a device.
 
-    The process that runs the command opens no file of others in another way. It never waits for a pipe and never reads
-    a device, also where one takes the place of a file after somebody looked at it.
+    The process that runs the command opens no file of others in another way, also where a pipe or a device takes the
+    place of a file after somebody looked at it.
     Raises OSError: the file is missing, not readable, or not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | WITHOUT_WAITING)
@@ -43,7 +43,7 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
 
 
 def read_toml(content: bytes) -> dict[str, Any]:
-    """Read a TOML file from an untrusted source. It ends soon, with a value or an error.
+    """Read a TOML file from an untrusted source, soon, with a value or an error.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
@@ -62,8 +62,10 @@ def read_toml(content: bytes) -> dict[str, Any]:
     waiting: list[Any] = [document]
     while waiting:
         value = waiting.pop()
-        if isinstance(value, dict | list):
-            waiting += value.values() if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
         elif isinstance(value, int) and value.bit_length() > MOST_BITS:
             raise ValueError(f"an integer has {value.bit_length()} bits; TOML's have {MOST_BITS} and a sign")
     return document

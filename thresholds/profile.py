@@ -1,198 +1,25 @@
-"""The base of every record, and the sealed threshold profile."""
+"""The sealed threshold profile: read it, check it, seal it, and compare how strict two of them are."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import core_schema
+from pydantic import Field, ValidationError
 
 from . import DATA, MOST_BYTES, read_bytes
-
-ReprArgs = list[tuple[str, object]]  # what a record shows of itself: names and values
-_PYDANTIC = {name for name in dir(BaseModel) if name[0] != "_"} - {"model_copy", "model_dump", "model_dump_json"}
-
-
-class Frozen(BaseModel):
-    """An immutable record. Unknown keys are errors, and numbers that are not finite are refused.
-
-    JSON has no NaN; a value that could not be measured is None (null), never NaN.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def __dir__(self) -> list[str]:
-        """List the record's names without pydantic's own. Completion shows them."""
-        return [name for name in super().__dir__() if name not in _PYDANTIC]
-
-
-def is_version(stated: object, wanted: int) -> bool:
-    """Return whether a document has this schema version. It is an integer, neither true nor 1.0.
-
-    >>> is_version(1, 1), is_version(True, 1), is_version(1.0, 1)
-    (True, False, False)
-    """
-    return type(stated) is int and stated == wanted
-
-
-def first_fault(fault: ValidationError) -> str:
-    """Write the first fault of a record in one line. Its place comes first."""
-    first = fault.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}{earlier_version(fault)}"
-
-
-def earlier_version(fault: ValidationError) -> str:
-    """Write that an earlier version may have made a record in which a field is missing or not known."""
-    kind = fault.errors(include_url=False)[0]["type"]
-    return "; an earlier version may have made it" if kind in ("missing", "extra_forbidden") else ""
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these keys and values.
-
-    Raises ValueError for a key that occurs again: readers differ in the value they take.
-    """
-    key, count = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 1)
-    if count > 1:
-        raise ValueError(f"key {key!r:.80} occurs {count} times")
-    return dict(pairs)
-
-
-class HintedError(ValueError):
-    """A file that cannot be used.
-
-    The message gives the fault and the reason, in one line. `hint`: what to do next.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-def refuse_version(raw: object, wanted: int, where: str, error: type[HintedError], hint: str) -> None:
-    """Refuse a document of another schema version than `wanted`. hint: for one that is not newer."""
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not is_version(version, wanted):
-        newer = isinstance(version, int) and version > wanted
-        raise error(
-            f"{where}: schema_version is {version!r}; this robustcheck reads {wanted}",
-            "git pull && pip install .  # in a clone" if newer else hint,
-        )
-
-
-class Context(Frozen):
-    """The published robustness of an export's checkpoint. It is shown with the evidence and never decides."""
-
-    library: str
-    model: str
-    weights: str
-    image_size_px: int | None
-    effective_robustness_pp: dict[str, float]
-    mean_pp: float | None
-    extrapolated: bool
-    """of any shift shown"""
-    source: str
-    sentence: str
-
-
-# position of the zero point among the inputs of an operator that writes a quantised tensor
-WRITTEN_ZERO_AT = {"QuantizeLinear": 2, "QLinearConv": 7, "QLinearMatMul": 7, "QLinearAdd": 7, "QLinearMul": 7}
-WRITTEN_ZERO_AT |= {"QGemm": 8, "QLinearGlobalAveragePool": 4, "QLinearAveragePool": 4, "QLinearConcat": 1}
-
-
-@dataclass(frozen=True)
-class End:
-    """The layer that makes a representation. Records hold it as text, `kind` or `kind:op`.
-
-    >>> End.parse("activation:Relu")
-    End(kind='activation', op='Relu')
-    >>> str(End("pool"))
-    'pool'
-    """
-
-    kind: str
-    """linear, linear_of (a linear map of what the activation `op` gave), linear_unread (a linear layer whose weight
-    could not be read), second_linear (a linear layer that reads another one), change_of_basis, residual (a sum of
-    sums), normalisation, activation, pool or other"""
-    op: str = ""
-    """the ONNX operator; empty where the kind says enough"""
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.op}" if self.op else self.kind
-
-    @classmethod
-    def parse(cls, text: str) -> End:
-        """Return the end that `str` wrote as `text`. Any text is one, so that records of other versions can be read."""
-        kind, _, op = text.partition(":")
-        return cls(kind, op)
-
-    @property
-    def can_make_outliers(self) -> bool:
-        """Return whether outlier features can be an artefact.
-
-        They can come from the last layer alone, or from scores; no profile holds for such an end.
-        """
-        return self.kind in ("change_of_basis", "linear_of", "linear_unread", "second_linear")
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> core_schema.CoreSchema:
-        """Read and write a field of this type as text. That holds in JSON and in Python."""
-
-        def read(value: object, as_text: Callable[[object], str]) -> End:
-            return value if isinstance(value, End) else cls.parse(as_text(value))
-
-        to_text = core_schema.to_string_ser_schema(when_used="always")
-        return core_schema.no_info_wrap_validator_function(read, core_schema.str_schema(), serialization=to_text)
-
+from .ends import End
+from .records import Frozen, HintedError, first_fault, refuse_version, unique_keys
+from .statistics import DECIDING, LOOKS_ALPHA, SHARPER, STATISTICS, Bounds, Statistic
 
 SCHEMA_VERSION = 1
 DEFAULT = DATA / "default-4.json"
 PACKAGED = {"default": DEFAULT, "default-4": DEFAULT}
 """Profiles that ship with the package, by the name that `--thresholds` takes."""
 
-Statistic = Literal[
-    "strength",
-    "kurtosis",
-    "persistence_ratio",
-    "top3_share",
-    "outlier_frequency",
-    "negative_energy",
-    "negative_z_energy",
-    "two_sidedness",
-]
-STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
-"""All that are measured; a profile names those that decide."""
-DECIDING: tuple[Statistic, ...] = ("strength", "outlier_frequency", "two_sidedness")
-"""Those that decide."""
-ENERGIES: tuple[Statistic, ...] = ("negative_energy", "negative_z_energy")
-Bounds = Literal["each", "looks"]
-"""Where the deciding bounds hold: at every number of images, or at the looks of a run. Each lower bound has a
-profile's alpha to itself."""
-LOOKS_ALPHA = 0.05
-"""The alpha that bounds at the looks of a run are made for (docs/statistics.md)."""
-SHARPER: tuple[Bounds, ...] = ("each", "looks")
-DEFINITIONS: dict[Statistic, str] = {
-    "strength": "how far the three most extreme features stand out from the others: ordinary features give less than "
-    "1, the reference sets with outlier features 5 to 165",
-    "outlier_frequency": "share of the images in which the most extreme feature is extreme, always on the same side "
-    "(beyond 4 SD): 1 is every image",
-    "two_sidedness": "how evenly the other features spread over positive and negative values: 0.5 is evenly, 0 is one "
-    "sign only, as after a ReLU",
-    "kurtosis": "the published statistic: the fourth moment of an image's features (3 for Gaussian ones), mean over "
-    "images",
-    "persistence_ratio": "kurtosis over the kurtosis that is left without each feature's mean over the images",
-    "top3_share": "share of the kurtosis that the three strongest features make up, 0 to 1",
-    "negative_energy": "share of the energy of the representation below zero, without the three strongest features",
-    "negative_z_energy": "the same about each image's median",
-}
-"""Each statistic in a sentence, for every report; the formulas are in docs/statistics.md."""
 PREPROCESSING_RULE = (
     "each model's own, from its contract, a sidecar or an option; what had to be assumed, or is not what the contract "
     "says, never passes"
@@ -204,7 +31,7 @@ class ProfileError(HintedError):
 
 
 class Threshold(Frozen):
-    """A threshold and the gap around it. A confidence bound must exceed it for PASS."""
+    """A threshold, which a confidence bound must exceed for PASS, and the gap around it."""
 
     minimum: float = Field(ge=0)
     highest_without: float
@@ -216,7 +43,7 @@ class Threshold(Frozen):
 
 
 class Nearest(Frozen):
-    """A set without the label, or a trap. It comes with the statistic that turns it away."""
+    """A set without the label, or a trap, with the statistic that turns it away."""
 
     set: str
     statistic: Statistic
@@ -225,7 +52,7 @@ class Nearest(Frozen):
 
 
 class Rate(Frozen):
-    """The rate of false PASS in one population. Only checkpoints without the label count."""
+    """The rate of false PASS in one population of checkpoints without the label."""
 
     of: str
     n: int
@@ -248,7 +75,7 @@ class Trained(Frozen):
 
 
 class TensorFit(Frozen):
-    """The separation of the sets by one tensor. It is compared with the one that the profile is for."""
+    """The separation of the sets by one tensor, for a comparison with the one that the profile is for."""
 
     tensor: str
     n_with: int
@@ -323,7 +150,7 @@ class Calibration(Frozen):
 
 
 class Profile(Frozen):
-    """The thresholds for `judge`. They hold only for the statistic version, tensors and widths named here."""
+    """The thresholds for `judge`, which hold only for the statistic version, tensors and widths named here."""
 
     schema_version: int = SCHEMA_VERSION
     id: str
@@ -389,7 +216,8 @@ def load(spec: str | Path | None = None) -> Profile:
         ProfileError: unreadable, not a profile, of another schema version, incomplete, edited by hand without a new
             seal, or with a packaged profile's id but other content.
     """
-    path = DEFAULT if spec is None else PACKAGED.get(str(spec), Path(spec))
+    spec = spec or "default"
+    path = PACKAGED.get(str(spec), Path(spec))
     is_packaged = path in PACKAGED.values()
     name = path.name if is_packaged else str(path)
     try:
@@ -399,14 +227,15 @@ def load(spec: str | Path | None = None) -> Profile:
         raise ProfileError(f"{name}: threshold profile cannot be read ({why})") from fault
     try:
         raw = json.loads(text, object_pairs_hook=unique_keys)
-    except ValueError as fault:  # an integer of thousands of digits, too
-        where = f"line {fault.lineno}: {fault.msg}" if isinstance(fault, json.JSONDecodeError) else str(fault)
-        raise ProfileError(f"{name}: threshold profile is not JSON ({where})") from fault
+    except json.JSONDecodeError as fault:
+        raise ProfileError(f"{name}: threshold profile is not JSON (line {fault.lineno}: {fault.msg})") from fault
+    except ValueError as fault:  # a key that occurs twice, an integer of thousands of digits
+        raise ProfileError(f"{name}: threshold profile is not JSON ({fault})") from fault
     return checked(raw, name, is_packaged=is_packaged)
 
 
 def checked(content: object, name: str, *, is_packaged: bool = False) -> Profile:
-    """Return a profile that can judge. Raises ProfileError as `load`; name: in its message."""
+    """Return a profile that can judge. Raises ProfileError as `load` does, with `name` in its message."""
     refuse_version(content, SCHEMA_VERSION, name, ProfileError, "")
     try:
         profile = Profile.model_validate(content)
@@ -425,11 +254,10 @@ def checked(content: object, name: str, *, is_packaged: bool = False) -> Profile
 
 
 def wrong_statistics(profile: Profile) -> str:
-    """Return why a profile's statistics allow no verdict. Empty where they allow one."""
+    """Return why a profile's statistics allow no verdict, "" where they allow one."""
     if profile.bounds == "looks" and profile.alpha != LOOKS_ALPHA:
         return f"alpha is {profile.alpha:g}; bounds 'looks' are made for {LOOKS_ALPHA:g}"
-    deciding = profile.thresholds.keys()
-    if deciding == set(DECIDING):
+    if profile.thresholds.keys() == set(DECIDING):
         return ""
     return f"thresholds are of {', '.join(profile.deciding) or 'nothing'}; a profile decides by {', '.join(DECIDING)}"
 
@@ -441,17 +269,13 @@ def packaged() -> tuple[Profile, ...]:
 
 
 def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
-    """List the ways in which a profile is looser.
-
-    It then lets models pass that the other one does not; each way takes a few words, and there may be none.
-    """
-    out = [
-        f"{name} {profile.thresholds[name].minimum:g} below {other.thresholds[name].minimum:g}"
-        for name in other.deciding
-        if name in profile.thresholds and profile.thresholds[name].minimum < other.thresholds[name].minimum
-    ]
-    if not_asked := [name for name in other.deciding if name not in profile.thresholds]:
-        out.append(f"no {', no '.join(not_asked)}")
+    """List in a few words each the ways in which a profile lets models pass that another one does not."""
+    out = []
+    for name in other.deciding:
+        ours = profile.minimum_of(name)
+        theirs = other.minimum_of(name)
+        if ours < theirs:
+            out.append(f"{name} {ours:g} below {theirs:g}")
     if profile.min_images < other.min_images:
         out.append(f"{profile.min_images} images instead of {other.min_images}")
     if profile.alpha > other.alpha:
@@ -459,8 +283,9 @@ def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
     if SHARPER.index(profile.bounds) > SHARPER.index(other.bounds):
         out.append(f"bounds {profile.bounds!r} instead of {other.bounds!r}")
     for field in ("tensor_rules", "pools", "ends"):
-        if more := sorted(map(str, set(getattr(profile, field)) - set(getattr(other, field)))):
-            out.append(f"{field} also {', '.join(more)}")
+        more = set(getattr(profile, field)) - set(getattr(other, field))
+        if more:
+            out.append(f"{field} also {', '.join(sorted(map(str, more)))}")
     if profile.min_features < other.min_features or profile.max_features > other.max_features:
         out.append(
             f"{profile.min_features} to {profile.max_features} features instead of {other.min_features} to "

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import DATA
-from .profile import Context, Frozen
+from .records import Frozen
 
 Values = NDArray[np.float64]
 
@@ -28,10 +28,7 @@ LOWEST_ACCURACY = 0.55  # ImageNet top-1; Taori et al. leave out models below, a
 
 
 class Baseline(Frozen):
-    """The expected shift accuracy of ordinary models.
-
-    It is the line logit(shift accuracy) = a · logit(ImageNet accuracy) + b over models without effective robustness.
-    """
+    """The line logit(shift accuracy) = a · logit(ImageNet accuracy) + b over models without effective robustness."""
 
     a: float
     b: float
@@ -84,7 +81,7 @@ def sigmoid(x: ArrayLike) -> Values:
 
 
 def expected_accuracy(acc_in: ArrayLike, baseline: Baseline) -> Values:
-    """Return the shift accuracy that the baseline expects. It is sigmoid(a · logit(acc_in) + b).
+    """Return the shift accuracy that the baseline expects, sigmoid(a · logit(acc_in) + b).
 
     acc_in: any shape, fractions in (0, 1). Returns the same shape, fractions.
     Raises ValueError naming an accuracy that is not between 0 and 1.
@@ -93,9 +90,7 @@ def expected_accuracy(acc_in: ArrayLike, baseline: Baseline) -> Values:
 
 
 def effective_robustness(acc_in: ArrayLike, acc_shift: ArrayLike, baseline: Baseline) -> EffectiveRobustness:
-    """Return the shift accuracy above the baseline.
-
-    The unit is percentage points; 0 = as models trained on ImageNet alone.
+    """Return the shift accuracy above the baseline in percentage points, 0 for models trained on ImageNet alone.
 
     100 · (acc_shift − sigmoid(a · logit(acc_in) + b)) (Taori et al. 2020).
     acc_in: (model,) or one number, fractions in (0, 1). acc_shift: of the same shape, fractions in [0, 1]: a shift on
@@ -110,7 +105,8 @@ def effective_robustness(acc_in: ArrayLike, acc_shift: ArrayLike, baseline: Base
     if outside.any():
         raise ValueError(f"accuracy on the shift is {y[outside].flat[0]:g}; it must be a fraction from 0 to 1")
     points = PERCENTAGE_POINTS * (y - expected_accuracy(x, baseline))
-    return EffectiveRobustness(points, (x < max(baseline.low, LOWEST_ACCURACY)) | (x > baseline.high))
+    too_low = x < max(baseline.low, LOWEST_ACCURACY)
+    return EffectiveRobustness(points, too_low | (x > baseline.high))
 
 
 def fractions(label: str, accuracy: ArrayLike) -> Values:
@@ -126,6 +122,11 @@ IMAGENET = "imagenet1k"
 SHIFTS = ("imagenetv2", "sketch", "imagenet_r", "imagenet_a", "objectnet")
 MEAN_SHIFTS = SHIFTS[:4]  # timm publishes no ObjectNet accuracies
 SHIFT_WORDS = {"imagenetv2": "V2", "sketch": "Sketch", "imagenet_r": "R", "imagenet_a": "A", "objectnet": "ObjectNet"}
+SOURCES = ("timm", "testbed")
+FITTED_ON = {
+    "timm": "timm's models trained on ImageNet-1k only",
+    "testbed": "imagenet-testbed's standard models of 55 % ImageNet top-1 or more",
+}
 LIBRARIES = ("open_clip", "timm", "testbed")
 DECIMALS = 2  # of percentage points in documents: the accuracies have four or five digits
 MIDDLE = (5, 95)  # percentiles that a group's spread is told by
@@ -164,7 +165,7 @@ MEASURED: dict[str, tuple[str, str, str]] = {
 
 
 class Published(NamedTuple):
-    """A row of published accuracies. It has the effective robustness that follows."""
+    """A row of published accuracies, with the effective robustness that follows."""
 
     library: str
     """open_clip, timm or testbed (imagenet-testbed)"""
@@ -187,12 +188,24 @@ class Published(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return the checkpoint's name as its library writes it.
-
-        It is model/weights for open_clip, model.weights for timm.
-        """
-        separator = {"open_clip": "/", "timm": "."}.get(self.library, " ")
+        """Return the checkpoint's name as its library writes it: model/weights, or model.weights for timm."""
+        separator = "/" if self.library == "open_clip" else "."
         return f"{self.model}{separator}{self.weights}" if self.weights else self.model
+
+
+class Context(Frozen):
+    """The published robustness of an export's checkpoint, which is shown with the evidence and never decides."""
+
+    library: str
+    model: str
+    weights: str
+    image_size_px: int | None
+    effective_robustness_pp: dict[str, float]
+    mean_pp: float | None
+    extrapolated: bool
+    """of any shift shown"""
+    source: str
+    sentence: str
 
 
 class Spread(NamedTuple):
@@ -207,48 +220,41 @@ class Spread(NamedTuple):
 
 
 def sources() -> dict[str, dict[str, str | int]]:
-    """Return the source of each library's rows.
-
-    It is source (repository@commit:path), licence of the repository, number of rows.
-    """
+    """Return of each library the source (repository@commit:path), the repository's licence and the number of rows."""
     entries: dict[str, dict[str, str | int]] = json.loads((DATA / "published_sources.json").read_text(encoding="utf-8"))
     return entries
 
 
 @cache
 def baselines_of(source: str) -> Mapping[str, Baseline]:
-    """Return the baseline of each shift for a source.
-
-    It was fitted on `source`'s models without effective robustness (`studies/build_published.py`).
-    """
+    """Return the baseline of each shift, fitted on a source's models (`studies/build_published.py`)."""
     fitted = json.loads((DATA / "published_baselines.json").read_text(encoding="utf-8"))
     return MappingProxyType({shift: Baseline(**fitted[library_of(source, shift)][shift]) for shift in SHIFTS})
 
 
 @cache
 def published() -> tuple[Published, ...]:
-    """Return all published rows, in order of sources. They have their effective robustness."""
+    """Return all published rows in order of sources, with their effective robustness."""
     rows = [row for library in LIBRARIES for row in _read(library)]
     points: list[dict[str, float]] = [{} for _ in rows]
     beyond: list[set[str]] = [set() for _ in rows]
     for shift in SHIFTS:
-        indices = [i for i, row in enumerate(rows) if IMAGENET in row.accuracy and shift in row.accuracy]
-        x, y = ([rows[i].accuracy[name] for i in indices] for name in (IMAGENET, shift))
-        result = effective_robustness(x, y, baselines_of("timm")[shift])
-        for i, value, outside in zip(indices, result.points.tolist(), result.extrapolated.tolist(), strict=True):
+        indices = [i for i, row in enumerate(rows) if row.accuracy.keys() >= {IMAGENET, shift}]
+        inside = [rows[i].accuracy[IMAGENET] for i in indices]
+        shifted = [rows[i].accuracy[shift] for i in indices]
+        result = effective_robustness(inside, shifted, baselines_of("timm")[shift])
+        for i, value, is_outside in zip(indices, result.points.tolist(), result.extrapolated.tolist(), strict=True):
             points[i][shift] = value
-            if outside:
+            if is_outside:
                 beyond[i].add(shift)
     return tuple(
-        row._replace(effective_robustness_pp=er, extrapolated=frozenset(out), mean_pp=_mean(er))
-        for row, er, out in zip(rows, points, beyond, strict=True)
+        row._replace(effective_robustness_pp=er, extrapolated=frozenset(shifts), mean_pp=_mean(er))
+        for row, er, shifts in zip(rows, points, beyond, strict=True)
     )
 
 
 def find(library: str, name: str, weights: str) -> tuple[Published, ...]:
-    """Return the published rows of a contract's checkpoint.
-
-    Its source names it; there are none unless the match is certain.
+    """Return the published rows of the checkpoint that a contract's source names, none unless the match is certain.
 
     open_clip: model name and pretrained tag, or the hub repository that open_clip itself loads a tag from.
     timm: name with tag; one row an image size. torchvision: the entries whose weights timm downloads from torchvision.
@@ -264,15 +270,13 @@ def find(library: str, name: str, weights: str) -> tuple[Published, ...]:
         return _keyed().get((library, model, tag or weights), ())
     if library == "open_clip" and (rows := _keyed().get((library, name, weights))):
         return rows
-    targets = (_aliases().get((library, name, key)) for key in (weights, ""))
-    return next((_keyed()[target] for target in targets if target), ())
+    aliases = _aliases()
+    target = aliases.get((library, name, weights)) or aliases.get((library, name, ""))
+    return _keyed()[target] if target else ()
 
 
 def nearest(name: str, n: int = 3) -> list[str]:
-    """Return the published checkpoints with the nearest names.
-
-    They are written `library:name`, best first; maybe none.
-    """
+    """Return the published checkpoints with the nearest names as `library:name`, best first."""
     by_lower = {row.name.lower(): f"{row.library}:{row.name}" for row in published()}
     return [by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, n)]
 
@@ -286,7 +290,7 @@ def context_for(
     synthetic: str = "",
     image_size_px: int | None = None,
 ) -> Context | None:
-    """Return the published facts about a contract's checkpoint. The report shows them; they never decide.
+    """Return the published facts about a contract's checkpoint, which the report shows.
 
     image_size_px: edge of the model's input; of rows at several sizes the one at this size counts, else the one with
     the highest ImageNet accuracy. The sentence says the size. None for an unknown, random or synthetic model, and where
@@ -334,23 +338,25 @@ def _words(shifts: Iterable[str]) -> str:
 
 
 def _mean(points: Mapping[str, float]) -> float | None:
-    values = [points[shift] for shift in MEAN_SHIFTS if shift in points]
-    return sum(values) / len(values) if len(values) == len(MEAN_SHIFTS) else None
+    if not points.keys() >= set(MEAN_SHIFTS):
+        return None
+    return sum(points[shift] for shift in MEAN_SHIFTS) / len(MEAN_SHIFTS)
 
 
 @cache
 def _keyed() -> Mapping[tuple[str, ...], tuple[Published, ...]]:
     by_key: dict[tuple[str, ...], tuple[Published, ...]] = {}
     for row in published():
-        by_key[row[:3]] = (*by_key.get(row[:3], ()), row)
+        key = row.library, row.model, row.weights
+        by_key[key] = (*by_key.get(key, ()), row)
     return by_key
 
 
 @cache
 def _aliases() -> Mapping[tuple[str, ...], tuple[str, ...]]:
-    """Return the published names of checkpoints.
+    """Return the (library, model, weights) of the row for each (library, name, weights) of a source.
 
-    (library, name, weights) → (library, model, weights) of a row; no weights = the name brings its own.
+    A source has no weights where its name brings them.
     """
     with (DATA / "published_aliases.csv").open(encoding="utf-8", newline="") as file:
         _, *rows = csv.reader(file)
@@ -378,35 +384,25 @@ def _read(library: str) -> list[Published]:
         ]
 
 
-SOURCES = ("timm", "testbed")
-FITTED_ON = {
-    "timm": "timm's models trained on ImageNet-1k only",
-    "testbed": "imagenet-testbed's standard models of 55 % ImageNet top-1 or more",
-}
-
-
 def library_of(source: str, shift: str) -> str:
-    """Return the library for the baseline of a shift. Timm publishes no ObjectNet accuracies."""
+    """Return the library for the baseline of a shift: timm publishes no ObjectNet accuracies."""
     return "testbed" if shift == "objectnet" else source
 
 
 @cache
 def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
-    """Return the spread of effective robustness of ordinary models.
-
-    It is the mean over `shifts` of the models that the baselines were fitted on.
+    """Return the spread over ordinary models of their mean effective robustness over `shifts`.
 
     Models of LOWEST_ACCURACY on ImageNet or more that have all of `shifts`; median and 5–95 %, percentage points.
     Raises ValueError when there is no such model.
     """
-    models = [
-        row.accuracy
-        for row in ordinary_models(library_of(source, shifts[0]), shifts[0])
-        if row.accuracy.keys() >= set(shifts) and row.accuracy[IMAGENET] >= LOWEST_ACCURACY
-    ]
+    ordinary = ordinary_models(library_of(source, shifts[0]), shifts[0])
+    complete = [row.accuracy for row in ordinary if row.accuracy.keys() >= set(shifts)]
+    models = [accuracy for accuracy in complete if accuracy[IMAGENET] >= LOWEST_ACCURACY]
     if not models:
         raise ValueError(f"shifts are {', '.join(shifts)}; no model of {source} has all of them")
-    inside, lines = [accuracy[IMAGENET] for accuracy in models], baselines_of(source)
+    lines = baselines_of(source)
+    inside = [accuracy[IMAGENET] for accuracy in models]
     points = [effective_robustness(inside, [accuracy[s] for accuracy in models], lines[s]).points for s in shifts]
     means = np.mean(points, axis=0)
     low, median, high = np.percentile(means, (MIDDLE[0], 50, MIDDLE[1])).tolist()
@@ -423,11 +419,6 @@ def ordinary_models(library: str, shift: str) -> list[Published]:
     rows = [row for row in _read(library) if {IMAGENET, shift} <= row.accuracy.keys()]
     if library == "timm":
         return [row for row in rows if row.group == "in1k_only"]
-    return [
-        row
-        for row in rows
-        if row.group == "standard"
-        and not ("aws" in row.model or "batch64" in row.model)
-        and row.accuracy[IMAGENET] >= LOWEST_ACCURACY
-        and row.accuracy[shift] > 0
-    ]
+    standard = [row for row in rows if row.group == "standard"]
+    fitted = [row for row in standard if "aws" not in row.model and "batch64" not in row.model]
+    return [row for row in fitted if row.accuracy[IMAGENET] >= LOWEST_ACCURACY and row.accuracy[shift] > 0]

@@ -1,6 +1,4 @@
-"""Read a suite of models for a calibration.
-
-It lists which models there are, what each one is, and what is known of its robustness.
+"""Read a suite of models for a calibration: what each one is, and what is known of its robustness.
 
 The file is TOML (docs/calibration.md). A label says whether robustness to natural distribution shifts was published or
 measured for the model, never whether its representation shows the statistic: that is what calibration finds out.
@@ -8,6 +6,7 @@ measured for the model, never whether its representation shows the statistic: th
 
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,8 +14,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from . import DATA, MOST_BYTES, published, read_bytes, read_toml
-from .profile import Frozen, HintedError, refuse_version
 from .published import IMAGENET, MEAN_SHIFTS, SHIFTS, effective_robustness
+from .records import Frozen, HintedError, refuse_version
 
 SCHEMA_VERSION = 1
 PACKAGED = {"paper": DATA / "paper_suite.toml"}
@@ -50,10 +49,7 @@ class SuiteError(HintedError):
 
 
 class LabelRule(Frozen):
-    """The rule that turns robustness into a label.
-
-    It uses mean effective robustness over V2, Sketch, R and A (percentage points).
-    """
+    """The rule that turns mean effective robustness over V2, Sketch, R and A (percentage points) into a label."""
 
     present_from_pp: float = 20.0
     """at or above: present. Lowest published zero-shot CLIP encoder of 55 % ImageNet top-1 or more: +22.5"""
@@ -63,7 +59,7 @@ class LabelRule(Frozen):
 
 
 class Entry(Frozen):
-    """A model of a suite. It names an export or an ONNX file, and what is known of it."""
+    """A model of a suite, which is an export or an ONNX file, and what is known of it."""
 
     id: str = ""
     """unique; without it, made of source, name and weights, or of the model's file name"""
@@ -154,9 +150,10 @@ def open_suite(spec: str | Path) -> Opened:
     except ValidationError as fault:
         raise SuiteError(*_message_of(path, fault)) from fault
     members = tuple(_member(path, entry, suite.labels) for entry in suite.models)
-    ids = [member.id for member in members]
-    if double := sorted({i for i in ids if ids.count(i) > 1}):
-        raise SuiteError(f"{path}: id {double[0]} occurs {ids.count(double[0])} times; ids must differ", 'id = "…"')
+    counts = Counter(member.id for member in members)
+    double = sorted(name for name, count in counts.items() if count > 1)
+    if double:
+        raise SuiteError(f"{path}: id {double[0]} occurs {counts[double[0]]} times; ids must differ", 'id = "…"')
     return Opened(suite, members, path.parent, "sha256:" + hashlib.sha256(content).hexdigest())
 
 
@@ -166,8 +163,10 @@ def id_of(entry: Entry) -> str:
         return entry.id
     if entry.model is not None:
         return Path(entry.model).stem
-    weights = Path(entry.weights).name if entry.weights else ("random" if entry.random_weights else "")
-    return f"{entry.source}:{entry.name}" + (f"/{weights}" if weights else "")
+    name = f"{entry.source}:{entry.name}"
+    if entry.weights:
+        return f"{name}/{Path(entry.weights).name}"
+    return f"{name}/random" if entry.random_weights else name
 
 
 def label_from(mean_pp: float, rule: LabelRule) -> Label:
@@ -185,7 +184,8 @@ def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
     name = id_of(entry)
     where = f"{path}: entry {name}"
     exported = entry.source is not None or entry.name is not None
-    if (entry.model is not None) == exported or (exported and None in (entry.source, entry.name)):
+    half_named = exported and None in (entry.source, entry.name)
+    if (entry.model is not None) == exported or half_named:
         raise SuiteError(
             f"{where}: model is {entry.model!r}, source {entry.source!r}, name {entry.name!r}; "
             "it takes either an ONNX file, or source and name"
@@ -196,44 +196,56 @@ def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
         raise SuiteError(*_choice(where, "group", entry.group, GROUPS))
     if "(" in name or not name.isprintable():
         raise SuiteError(f"{where}: id is {name!r}; it must be printable and have no parenthesis", 'id = "…"')
-    row = None if entry.published is None else published_row(where, entry.published)
-    mean_pp, extrapolated = (row.mean_pp, bool(row.extrapolated & set(MEAN_SHIFTS))) if row else (None, False)
+    mean_pp: float | None = None
+    extrapolated = False
+    if entry.published is not None:
+        row = published_row(where, entry.published)
+        mean_pp = row.mean_pp
+        extrapolated = not row.extrapolated.isdisjoint(MEAN_SHIFTS)
     if entry.accuracies is not None:  # the entry's own count
         mean_pp, extrapolated = _mean(where, entry.accuracies)
+    label = _label_of(entry, mean_pp, extrapolated, rule, where)
+    return Member(name, entry.checkpoint or name, entry, label, mean_pp, extrapolated)
+
+
+def _label_of(entry: Entry, mean_pp: float | None, extrapolated: bool, rule: LabelRule, where: str) -> Label:
+    """Return an entry's label, which must not contradict its mean effective robustness."""
     label = entry.label
-    follows: Label | None = None if mean_pp is None else label_from(mean_pp, rule)
-    if label is None:
-        if follows is None:
+    if mean_pp is None:
+        if label is None:
             raise SuiteError(
                 f"{where}: label is missing, and no mean effective robustness is known; give a label, or accuracies on "
                 f"imagenet1k and {', '.join(MEAN_SHIFTS)}",
                 'label = "present", "absent" or "unlabelled"',
             )
-        label = "unlabelled" if extrapolated else follows
-    elif not extrapolated and {label, follows} == {"present", "absent"}:
-        bounds = f"present is from {rule.present_from_pp:+g}", f"absent is below {rule.absent_below_pp:+g}"
+        return label
+    if extrapolated:
+        return label or "unlabelled"
+    follows = label_from(mean_pp, rule)
+    if {label, follows} == {"present", "absent"}:
+        present = f"present is from {rule.present_from_pp:+g}"
+        absent = f"absent is below {rule.absent_below_pp:+g}"
         raise SuiteError(
             f"{where}: label is {label}, but mean effective robustness is {mean_pp:+.1f} percentage points; "
-            f"{bounds[label == 'absent']}",
+            f"{absent if label == 'absent' else present}",
             "correct the label or the accuracies",
         )
-    return Member(name, entry.checkpoint or name, entry, label, mean_pp, extrapolated)
+    return label or follows
 
 
 def published_row(where: str, key: str) -> published.Published:
-    """Return the published row `library:name`. Of rows at several image sizes it is the most accurate one.
+    """Return the published row `library:name`, the most accurate of rows at several image sizes.
 
     Raises SuiteError with the nearest names when there is none.
     """
     library, _, name = key.partition(":")
     rows = [row for row in published.published() if (row.library, row.name) == (library, name)]
     if not rows:
+        problem = f"{where}: published is {key!r}; no row of the published accuracies has that name"
         near = published.nearest(name)
-        raise SuiteError(
-            f"{where}: published is {key!r}; no row of the published accuracies has that name"
-            + (f", closest: {', '.join(near)}" if near else ""),
-            f'published = "{near[0]}"' if near else "leave out published, and give accuracies",
-        )
+        if near:
+            raise SuiteError(f"{problem}, closest: {', '.join(near)}", f'published = "{near[0]}"')
+        raise SuiteError(problem, "leave out published, and give accuracies")
     return max(rows, key=lambda row: row.accuracy.get(IMAGENET, 0.0))
 
 
@@ -250,22 +262,17 @@ def _mean(where: str, accuracies: Mapping[str, float]) -> tuple[float | None, bo
         return None, False
     lines = published.baselines_of("timm")
     results = [effective_robustness(accuracies[IMAGENET], accuracies[s], lines[s]) for s in MEAN_SHIFTS]
-    return sum(float(r.points) for r in results) / len(results), any(r.extrapolated for r in results)
+    mean_pp = sum(float(result.points) for result in results) / len(results)
+    return mean_pp, any(result.extrapolated for result in results)
 
 
 def _choice(where: str, field: str, value: str, valid: tuple[str, ...]) -> tuple[str, str]:
-    near = difflib.get_close_matches(value, valid, 1)
-    return (
-        f"{where}: {field} is {value!r}; it must be one of {', '.join(valid)}",
-        f"{field} = {near[0] if near else valid[0]!r}",
-    )
+    nearest, *_ = difflib.get_close_matches(value, valid, 1) or valid
+    return f"{where}: {field} is {value!r}; it must be one of {', '.join(valid)}", f"{field} = {nearest!r}"
 
 
 def _message_of(path: Path, fault: ValidationError) -> tuple[str, str]:
-    """Describe the first fault of a suite file.
-
-    It is one line and a hint; an unknown key comes with the nearest one.
-    """
+    """Return a line on the first fault of a suite file, and a hint, which is the nearest key for an unknown one."""
     first = fault.errors(include_url=False)[0]
     parts = first["loc"]
     place = ".".join(map(str, parts))

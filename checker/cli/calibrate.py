@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from ...thresholds.calibrate import CannotFitError, fitted_profile
+from ...thresholds.from_results import CannotFitError, fitted_profile
 from ...thresholds.profile import PACKAGED, Profile, to_json
+from ...thresholds.results import Result, ResultsError, joined, read
 from ...thresholds.suite import Opened, SuiteError, open_suite
-from ...thresholds.tables import Result, ResultsError, joined, read
 from ..core.progress import tell_stage
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..outside.storage.stores import write_atomically

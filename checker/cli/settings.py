@@ -15,7 +15,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, get_arg
 from pydantic import BaseModel, ByteSize, Field, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
-from ...thresholds.profile import PACKAGED, Frozen
+from ...thresholds.profile import PACKAGED
+from ...thresholds.records import Frozen
 from ..core.evidence import STOCK
 from ..core.verdict.gate import Loosening, Waiver
 from ..core.verdict.reasons import RULES

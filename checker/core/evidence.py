@@ -8,12 +8,26 @@ from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from ...thresholds.profile import Bounds, End, Frozen, ReprArgs
+from ...thresholds.ends import End
+from ...thresholds.records import Frozen, ReprArgs
+from ...thresholds.statistics import Bounds
 from ..errors import UsageError
 from ..text import Fields, rule_of, short_provider, type_name
 
 OUTLIER_SD = 4.0  # of an image's features; docs/statistics.md
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
+WRITTEN_ZERO_AT = {
+    "QuantizeLinear": 2,
+    "QLinearConv": 7,
+    "QLinearMatMul": 7,
+    "QLinearAdd": 7,
+    "QLinearMul": 7,
+    "QGemm": 8,
+    "QLinearGlobalAveragePool": 4,
+    "QLinearAveragePool": 4,
+    "QLinearConcat": 1,
+}
+"""The position of the zero point among the inputs of an operator that writes a quantised tensor."""
 ROUNDINGS = 3  # distances of two reference runs beyond which a difference is more than rounding
 CONTENT_IMAGES = 50  # varied images that content is measured on: the effective rank grows with their number
 

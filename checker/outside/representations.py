@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, Self, cast
 import numpy as np
 import numpy.typing as npt
 
-from ...thresholds.profile import Frozen
+from ...thresholds.records import Frozen
 from ..arrays import NOT_READABLE
 from ..core.evidence import PreprocessingFacts
 from ..errors import EnvironmentFaultError, UsageError

@@ -11,8 +11,8 @@ from typing import Any, Unpack
 
 from onnx import ModelProto
 
-from ...thresholds.profile import Context, Profile
-from ...thresholds.published import context_for
+from ...thresholds.profile import Profile
+from ...thresholds.published import Context, context_for
 from ...thresholds.tables import references
 from ..core.evidence import Evidence, RunOptions
 from ..core.images.source import ImageSource

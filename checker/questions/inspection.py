@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from ...thresholds.profile import Frozen, Profile
+from ...thresholds.profile import Profile
+from ...thresholds.records import Frozen
 from ..core.evidence import GraphScaling, ModelFacts, PreprocessingFacts
 from ..core.measure.opening import model_facts
 from ..core.model.file import stated_in

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ...thresholds.profile import DEFINITIONS, Context, Frozen, Profile, ReprArgs
+from ...thresholds.profile import Profile
+from ...thresholds.published import Context
+from ...thresholds.records import Frozen, ReprArgs
+from ...thresholds.statistics import DEFINITIONS
 from .. import text as texts
 from ..core.evidence import OUTLIER_SD, Evidence
 from ..core.verdict.gate import Gate

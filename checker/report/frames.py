@@ -7,7 +7,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from ...thresholds.profile import STATISTICS, Profile
+from ...thresholds.profile import Profile
+from ...thresholds.statistics import STATISTICS
 from ..core.evidence import Statistics
 from ..core.verdict.reasons import NAMES
 from ..errors import EnvironmentFaultError

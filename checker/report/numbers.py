@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from ...thresholds.profile import STATISTICS, Profile, Statistic
+from ...thresholds.profile import Profile
+from ...thresholds.statistics import STATISTICS, Statistic
 from .. import text
 from ..core.evidence import TOP_FEATURES, Content, Interval, OutlierFeature, Statistics
 from ..core.verdict.reasons import NAMES

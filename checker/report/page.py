@@ -11,7 +11,7 @@ from functools import cache
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ...thresholds.profile import DEFINITIONS
+from ...thresholds.statistics import DEFINITIONS
 from ..core.verdict.reasons import KINDS, NAMES
 from ..errors import EXIT_CODES
 from ..text import count_text, gap_text, interval_text, number_text, percent_text, printable, short_checkpoint

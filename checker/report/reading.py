@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from ...thresholds import read_bytes
 from ...thresholds.profile import digest_of as profile_digest_of
-from ...thresholds.profile import earlier_version, is_version, unique_keys, wrong_statistics
+from ...thresholds.profile import wrong_statistics
+from ...thresholds.records import earlier_version, is_version, unique_keys
 from ..core.verdict.rule import Verdict
 from ..errors import NEWER, CannotAssessError, UsageError
 from ..text import SCHEMA_VERSION, VERSION, Fields, short_digest

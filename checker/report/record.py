@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import ConfigDict, model_validator
 
-from ...thresholds.profile import Frozen, Profile
+from ...thresholds.profile import Profile
+from ...thresholds.records import Frozen
 from ..core.evidence import Evidence, Options
 from ..core.verdict.gate import Gate, fits
 from ..core.verdict.reasons import Kind

@@ -17,7 +17,7 @@ from .record import to_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ...thresholds.profile import Frozen
+    from ...thresholds.records import Frozen
 
 
 class Shown:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ...thresholds.profile import End
+from ...thresholds.ends import End
 from .. import text
 from ..core.evidence import Statistics
 from ..core.verdict.gate import Waiver

@@ -16,9 +16,9 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.questions.calibrate import run
 from robustcheck_onnx.checker.questions.calibrate.run import Task
 from robustcheck_onnx.checker.questions.calibrate.terminal import causes
-from robustcheck_onnx.thresholds import profile, tables
-from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
-from robustcheck_onnx.thresholds.profile import End
+from robustcheck_onnx.thresholds import profile, results
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.from_results import fitted_profile, rows_of
 from robustcheck_onnx.thresholds.suite import Entry, Member
 from support import Patch, but, read_text
 from support.bad_input import COMMAND, Run
@@ -28,7 +28,7 @@ from support.walls import wait_until
 
 
 def test_rows_hold_what_a_check_of_all_images_measures(calibrated: Calibrated) -> None:
-    found = tables.read(calibrated.table)
+    found = results.read(calibrated.table)
     assert len({row.key for row in found}) == len(found) == N_MODELS
     (row,) = (row for row in found if row.id == "made_with_1")
     assert (row.n_images, row.n_features, row.preprocessing_source) == (N_IMAGES, 512, "contract")
@@ -47,7 +47,7 @@ def test_the_profile_parts_the_suite_and_says_what_it_rests_on(calibrated: Calib
     c = fitted.calibration
     assert (fitted.id, fitted.tensor, c.suite) == ("mini", "representation", "mini")
     assert (fitted.tensor_rules, fitted.ends) == (("encoder_output",), (End("linear"),))
-    assert (c.left_out_false_pass, c.missed, c.missing, c.date) == ((), (), (), tables.read(calibrated.table)[0].date)
+    assert (c.left_out_false_pass, c.missed, c.missing, c.date) == ((), (), (), results.read(calibrated.table)[0].date)
     assert "2 checkpoints with and 4 without it: too few" in c.few
     assert f"{N_IMAGES} images" in c.images
     assert any("made by hand" in text for text in fitted.limits)
@@ -113,7 +113,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(calibrated: Calibrated, tm
         wait_until(lambda: process.poll() is not None or (table.exists() and table.read_text().count("\n") >= 3))
         process.kill()
     assert (process.returncode, out.exists()) == (-9, False)
-    kept = len(tables.read(table))
+    kept = len(results.read(table))
     assert 3 <= kept < N_MODELS
     with table.open("a", encoding="utf-8") as file:
         file.write('{"schema_version": 1, "id": "made_wi')  # what a kill in the middle of a write leaves
@@ -159,21 +159,21 @@ def test_a_cause_is_said_once_for_all_its_models() -> None:
 
 
 def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, ends: Run) -> None:
-    some, text = tables.read(calibrated.table), read_text(calibrated.table)
-    first = json.loads(tables.to_line(some[0]))
+    some, text = results.read(calibrated.table), read_text(calibrated.table)
+    first = json.loads(results.to_line(some[0]))
 
     def odd(**change: Any) -> str:
-        return text + tables.to_line(but(some[0], id="other", **change))
+        return text + results.to_line(but(some[0], id="other", **change))
 
     def measured(name: str, **change: float) -> str:
         statistics = first["statistics"]
         return json.dumps(first | {"statistics": statistics | {name: statistics[name] | change}})
 
     def changed(**change: Any) -> str:
-        return "".join(tables.to_line(row.model_copy(update=change)) for row in some)
+        return "".join(results.to_line(row.model_copy(update=change)) for row in some)
 
     share = measured("top3_share", estimate=7.0, high=8.0)
-    one_sided = "".join(tables.to_line(row) for row in some if row.label == "present")
+    one_sided = "".join(results.to_line(row) for row in some if row.label == "present")
     table, out = tmp_path / "t.jsonl", tmp_path / "p.json"
     for content, code, message in (
         ("", 2, "no rows found; a fit needs measured models"),
@@ -197,17 +197,17 @@ def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, ends
 
 
 def test_one_model_measured_twice(calibrated: Calibrated, tmp_path: Path, ends: Run) -> None:
-    one, table = tables.read(calibrated.table)[0], tmp_path / "t.jsonl"
+    one, table = results.read(calibrated.table)[0], tmp_path / "t.jsonl"
     said = f"{one.id}, representation: row differs from the one in"
     for row, code, why in ((one, 0, ""), (but(one, n_features=7), 2, said)):
-        table.write_text(tables.to_line(row))
+        table.write_text(results.to_line(row))
         ends(code, f"calibrate --from-evidence {calibrated.table} --from-evidence {table} --out {tmp_path}/p.json", why)
 
 
 def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
-    row = but(tables.read(calibrated.table)[0], label="present")
-    assert (tables.ALIKE_SPREAD, tables.excluded(row)) == (ALIKE_SPREAD, "")
-    unknown = row.statistics | {"strength": tables.Measured(estimate=None, low=None, high=None)}
+    row = but(results.read(calibrated.table)[0], label="present")
+    assert (results.ALIKE_SPREAD, results.excluded(row)) == (ALIKE_SPREAD, "")
+    unknown = row.statistics | {"strength": results.Measured(estimate=None, low=None, high=None)}
     for change, why in (
         ({"n_nonfinite": 1}, "1 representations not finite or constant"),
         ({"statistics": unknown}, "not measurable: strength"),
@@ -217,17 +217,17 @@ def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
         ({"context": {"spread": 0.1}}, "representations of all images alike, which never passes"),
         ({"label": "unlabelled"}, "unlabelled"),
     ):
-        assert tables.excluded(row.model_copy(update=change)) == why
-    assert tables.excluded(but(row, label="absent", context={"spread": 0.1})) == ""
+        assert results.excluded(row.model_copy(update=change)) == why
+    assert results.excluded(but(row, label="absent", context={"spread": 0.1})) == ""
 
 
 def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrated) -> None:
     """Sharper pooled rows win; a classifier, which has no other tensor, stands by its representation."""
-    some = tables.read(calibrated.table)
+    some = results.read(calibrated.table)
     pooled = []
     for row in (r for r in some if r.label == "present"):
         sharper = {
-            name: tables.Measured(**{end: 2 * value for end, value in row.statistics[name].model_dump().items()})
+            name: results.Measured(**{end: 2 * value for end, value in row.statistics[name].model_dump().items()})
             for name in ("strength", "kurtosis")
         }
         change = {"tensor": "pooled", "rule": "pooled", "ends_in": End("normalisation")}
@@ -244,17 +244,17 @@ def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrat
 
 
 def test_a_table_can_be_read_whatever_engine_and_day_wrote_it(calibrated: Calibrated) -> None:
-    some = tables.read(calibrated.table)
+    some = results.read(calibrated.table)
     later = [but(row, date="2030-01-01", wall_s=99.0, execution={}) for row in some]
-    assert tables.digest_of(later) == tables.digest_of(reversed(some))
-    assert tables.digest_of(some[1:]) != tables.digest_of(some)
+    assert results.digest_of(later) == results.digest_of(reversed(some))
+    assert results.digest_of(some[1:]) != results.digest_of(some)
     assert fitted_profile(later, id="x").calibration.date == "2030-01-01"
 
 
 def test_rows_of_other_images_are_kept_beside_the_table(calibrated: Calibrated, tmp_path: Path) -> None:
-    path, (first, *others) = tmp_path / "t.jsonl", tables.read(calibrated.table)
+    path, (first, *others) = tmp_path / "t.jsonl", results.read(calibrated.table)
     path.write_bytes(calibrated.table.read_bytes())
     entry = Entry(model="m.onnx", group="other", label="absent")
     task = Task(Member(first.id, first.id, entry, "absent", None, False), path, None, "another key")
     assert run.open_table(path, [task]) == others
-    assert (tables.read(path), tables.read(run.superseded(path))) == (others, [first])
+    assert (results.read(path), results.read(run.superseded(path))) == (others, [first])

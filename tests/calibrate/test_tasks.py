@@ -16,9 +16,9 @@ from robustcheck_onnx.checker.core.evidence import Options
 from robustcheck_onnx.checker.core.statistics.definitions import STATISTIC_VERSION
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.questions.calibrate import run, terminal
-from robustcheck_onnx.thresholds import profile, tables
+from robustcheck_onnx.thresholds import profile, results, tables
+from robustcheck_onnx.thresholds.results import Result
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
-from robustcheck_onnx.thresholds.tables import Result
 from support import EMBEDDINGS, Fields, Patch, but, calibrations, needs_embeddings, raised, read_text
 from support.bad_input import Run, listening
 from support.calibrations import line
@@ -227,7 +227,7 @@ def test_the_whole_path_offline_with_stand_in_weights(tmp_path: Path, ends: Run)
     place = "copy models--timm--mobilenetv3_large_100.ra_in1k into $HF_HOME/hub"
     ends(4, f"{call} --workers 2", missing, place, HF_HOME=str(cache))
     assert not (tmp_path / "p.json").exists()
-    found = tables.read(tmp_path / "p.results.jsonl")
+    found = results.read(tmp_path / "p.results.jsonl")
     assert {(row.id, row.tensor): row.rule for row in found if ":" in row.id} == {
         ("open_clip:RN50/openai", "representation"): "encoder_output",
         ("open_clip:RN50/openai", "pooled"): "pooled",

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.core.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.exporters import run as exporter
-from robustcheck_onnx.thresholds.profile import DEFINITIONS
+from robustcheck_onnx.thresholds.statistics import DEFINITIONS
 from support import ROOT, Made, Patch, bad_input, raised, repository
 from support.bad_input import COMMAND, Run, agrees, assert_says, environment
 

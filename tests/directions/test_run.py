@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.questions.directions.document import DirectionsReport
 from robustcheck_onnx.checker.questions.directions.run import Labelled, analyse, pieces
 from robustcheck_onnx.checker.questions.shift import robustness
+from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, preprocess
 from robustcheck_onnx.thresholds.published import IMAGENET
 from support import ROOT, Capture, Fields, Patch, but, levels, normal, onnx_models, raised, robustcheck, truths
 from support.comparisons import labelled_set, numbers, rotation
@@ -222,12 +223,12 @@ def test_probabilities_are_traced_to_the_linear_scores(small: Path, tmp_path: Pa
 @pytest.mark.long
 def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="extra `export` is not installed")
-    from robustcheck_onnx.exporters import contract, demo
+    from robustcheck_onnx.exporters import demo
 
     report = rc.directions(efficientnet_lite0, labelled=LABELLED, device="cpu")
-    fields = contract.checked_preprocessing(demo.EFFICIENTNET_LITE0_PREPROCESSING, "test")
+    fields = checked_preprocessing(demo.EFFICIENTNET_LITE0_PREPROCESSING, "test")
     photos = open_images(str(LABELLED)).entries
-    feed = np.stack([contract.preprocess(fields, Image.open(str(photo.origin))) for photo in photos])
+    feed = np.stack([preprocess(fields, Image.open(str(photo.origin))) for photo in photos])
     h = activations(efficientnet_lite0, ["representation"], feed)["representation"]
     (gemm,) = [node for node in onnx.load(efficientnet_lite0).graph.node if node.op_type == "Gemm"]
     weight, bias = (onnx_matrix(efficientnet_lite0, name) for name in gemm.input[1:])

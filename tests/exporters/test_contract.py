@@ -14,17 +14,25 @@ from PIL import Image
 from robustcheck_onnx.checker.core.evidence import Preprocessing
 from robustcheck_onnx.checker.core.images.preprocess import apply
 from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
-from robustcheck_onnx.exporters import ExportError, contract, files, run
+from robustcheck_onnx.exporters import ExportError, contract
+from robustcheck_onnx.exporters.preprocessing import (
+    PREPROCESSING_FIELDS,
+    checked_preprocessing,
+    preprocess,
+    shared_preprocessing,
+)
+from robustcheck_onnx.exporters.prompts import read_prompts
+from robustcheck_onnx.exporters.proof import TOLERANCES
 from support import PHOTOS, Fields, raised, read_text, torch_models
 from support.onnx_models import written
-from support.torch_models import contract_of, encoders, exported, open_clip, outputs_of, refused, torch
+from support.torch_models import contract_of, exported, open_clip, outputs_of, refused, torch, zero_shot
 
 SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
 
 
 def test_fields_are_the_checkers() -> None:
-    assert set(contract.PREPROCESSING_FIELDS) == set(Preprocessing.model_fields)
-    filled = contract.checked_preprocessing(SQUASH_32, "x")
+    assert set(PREPROCESSING_FIELDS) == set(Preprocessing.model_fields)
+    filled = checked_preprocessing(SQUASH_32, "x")
     assert Preprocessing.model_validate_json(json.dumps(filled), strict=True) == Preprocessing.model_validate(SQUASH_32)
 
 
@@ -47,7 +55,7 @@ WRONG_FIELDS = """\
 def test_wrong_fields() -> None:
     for row in WRONG_FIELDS.splitlines():
         change, text = row.split(" | ")
-        caught = raised(ExportError, "", contract.checked_preprocessing, SQUASH_32 | json.loads(change), "p.json")
+        caught = raised(ExportError, "", checked_preprocessing, SQUASH_32 | json.loads(change), "p.json")
         assert f"p.json: preprocessing {text}" in caught.message
         assert caught.exit_code == 2
 
@@ -64,23 +72,23 @@ def test_pixels_are_the_checkers(skimage_photos: list[Path], crop_rounding: str)
     ]:
         change = {"size": size, "resize_mode": mode, "resize_size": resized, "crop_rounding": crop_rounding}
         colours = {"fill": [9, 100, 200], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "color_order": "BGR"}
-        fields = contract.checked_preprocessing(SQUASH_32 | change | colours, "x")
+        fields = checked_preprocessing(SQUASH_32 | change | colours, "x")
         theirs = Preprocessing.model_validate_json(json.dumps(fields))
         for path in skimage_photos:
             image = Image.open(path).convert("RGB")
             expected = apply(theirs, image).transpose(2, 0, 1)
-            assert_allclose(contract.preprocess(fields, image), expected, atol=1e-5)
+            assert_allclose(preprocess(fields, image), expected, atol=1e-5)
 
 
 def test_the_preprocessing_of_a_checkpoint_is_known_where_all_published_weights_agree() -> None:
     one, other = {"size": [224, 224]}, {"size": [256, 256]}
-    assert contract.shared_preprocessing({"a": one, "b": dict(one)}, "m") == one
+    assert shared_preprocessing({"a": one, "b": dict(one)}, "m") == one
     for candidates, why in (
         ({"a": one, "b": other, "c": one}, r"\(a, b, c, …\) differ in theirs"),
         ({}, "publishes none"),
     ):
         with refused(2, why):
-            contract.shared_preprocessing(candidates, "m")
+            shared_preprocessing(candidates, "m")
 
 
 @pytest.mark.usefixtures("my_vision")
@@ -107,9 +115,9 @@ def test_documented_examples_are_what_the_checker_reads() -> None:
     assert open_model("simplified.onnx").file_changed is True
     exec(after_a_change, {})
     assert open_model("simplified.onnx").file_changed is False
-    for word in (*contract.PREPROCESSING_FIELDS, *contract.RULES):
+    for word in (*PREPROCESSING_FIELDS, *contract.RULES):
         assert f"`{word}`" in page
-    whole, half = files.TOLERANCES["fp32"], files.TOLERANCES["fp16"]
+    whole, half = TOLERANCES["fp32"], TOLERANCES["fp16"]
     assert f"`max_rel` above {whole.max_rel} or `min_cosine` below {whole.min_cosine}" in page
     assert f"fp16: {half.max_rel} and {half.min_cosine}," in page
 
@@ -183,10 +191,10 @@ def test_the_head_is_the_normalised_mean_times_the_scale() -> None:
     scale = torch.tensor(10.0, dtype=torch.float64).log()
     vectors = {"a x": [3.0, 0.0], "b x": [0.0, 5.0], "a y": [-2.0, 0.0], "b y": [-7.0, 0.0]}
     prompts = contract.Prompts(("x", "y"), ("a {}", "b {}"))
-    head = encoders.text_head(prompts, lambda texts: torch.tensor([vectors[t] for t in texts]), scale, "m")
+    head = zero_shot.text_head(prompts, lambda texts: torch.tensor([vectors[t] for t in texts]), scale, "m")
     assert_allclose(head.numpy(), [[10 / 2**0.5, 10 / 2**0.5], [-10.0, 0.0]], rtol=1e-6)
     with pytest.raises(ExportError, match="zero or not finite"):
-        encoders.text_head(prompts, lambda texts: torch.zeros(len(texts), 2), scale, "m")
+        zero_shot.text_head(prompts, lambda texts: torch.zeros(len(texts), 2), scale, "m")
 
 
 def test_braces_in_a_class_name_stay() -> None:
@@ -195,7 +203,7 @@ def test_braces_in_a_class_name_stay() -> None:
 
 @pytest.mark.long
 def test_imagenets_names_and_openais_templates_are_open_clips() -> None:
-    prompts = run.read_prompts("imagenet", "openai")
+    prompts = read_prompts("imagenet", "openai")
     assert list(prompts.classes) == list(open_clip.IMAGENET_CLASSNAMES)
     assert prompts.texts("cat") == [make("cat") for make in open_clip.OPENAI_IMAGENET_TEMPLATES]
 
@@ -209,7 +217,7 @@ def test_bad_words(tmp_path: Path) -> None:
     ):
         (tmp_path / "templates.txt").write_text(templates)
         with refused(2, said):
-            run.read_prompts(_classes(tmp_path, classes), str(tmp_path / "templates.txt"))
+            read_prompts(_classes(tmp_path, classes), str(tmp_path / "templates.txt"))
 
 
 @pytest.mark.long

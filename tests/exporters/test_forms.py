@@ -19,8 +19,10 @@ from robustcheck_onnx.checker.core.statistics import state as sums
 from robustcheck_onnx.checker.questions.compare import pairs
 from robustcheck_onnx.checker.questions.compare.index import KS, IndexOptions, compare_vectors
 from robustcheck_onnx.checker.questions.compare.judge import TOLERANCE
-from robustcheck_onnx.exporters import files, forms
+from robustcheck_onnx.exporters import forms
+from robustcheck_onnx.exporters.delivery import ExportRecord
 from robustcheck_onnx.exporters.forms import FORMS, Kept, Tried
+from robustcheck_onnx.exporters.quantisation import _copied, _refuse_all, quantise
 from support import Capture, Fields, Patch, onnx_models, raised, robustcheck
 from support.onnx_models import Array
 from support.torch_models import contract_of, exported, left_in, pixels, refused, represent
@@ -141,8 +143,8 @@ def test_each_form_is_what_its_name_says_and_its_sums_are_the_same_on_every_cpu_
     white = saturating.with_name("white.png")
     Image.new("L", (8, 8), 255).save(white)
     for form, row in zip(FORMS, KINDS.splitlines(), strict=True):
-        path = files._copied(saturating, form.name)
-        files.quantise(path, "int8-qdq", [white], lambda _: WHITE, name="m", form=form)
+        path = _copied(saturating, form.name)
+        quantise(path, "int8-qdq", [white], lambda _: WHITE, name="m", form=form)
         read = read_onnx(path)
         stored = {
             each.name: onnx.helper.tensor_dtype_to_np_dtype(each.data_type).name
@@ -155,7 +157,7 @@ def test_each_form_is_what_its_name_says_and_its_sums_are_the_same_on_every_cpu_
         np.testing.assert_allclose(represent(path, WHITE[None])[0], [192 * share, 96] * 8, atol=4 * 192 / 255)
 
 
-def int8(encoder: Path, photos: list[Path], **options: Any) -> files.ExportRecord:
+def int8(encoder: Path, photos: list[Path], **options: Any) -> ExportRecord:
     """Export with 32 photos to measure forms on, and 20 for the ranges."""
     options = {"precision": "int8-qdq", "photos": photos[:32], "calibration": photos} | options
     return exported("onnx", str(encoder), OUT, **options)
@@ -222,7 +224,7 @@ def test_where_none_holds_nothing_is_written_and_the_table_shows_how_near_each_c
 def test_where_fp16_is_known_to_fail_or_to_be_worse_the_hint_is_another(tmp_path: Path, operator: str) -> None:
     model = onnx_models.build([(operator, ["image"], ["representation"], {})], ["representation"], {})
     path = onnx_models.save(model, tmp_path / "m.onnx")
-    caught = raised(forms.NoFormError, "number of forms", files._refuse_all, [Tried(FORMS[0])], path, "m")
+    caught = raised(forms.NoFormError, "number of forms", _refuse_all, [Tried(FORMS[0])], path, "m")
     assert "--precision int8-dynamic" in caught.hint
 
 

@@ -13,10 +13,25 @@ import pytest
 
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.exporters import CallError, ExportError, contract, run
-from robustcheck_onnx.exporters.contract import state_digest
+from robustcheck_onnx.exporters.digests import file_digest, state_digest
+from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, shared_preprocessing
 from support import PHOTOS, Patch, raised, torch_models
 from support.stores import hub_repo
-from support.torch_models import encoders, exported, loaders, open_clip, refused, timm, torch, torchvision, transformers
+from support.torch_models import (
+    exported,
+    from_open_clip,
+    from_timm,
+    from_torchvision,
+    from_transformers,
+    loading,
+    open_clip,
+    refused,
+    timm,
+    torch,
+    torchvision,
+    transformers,
+    wrappers,
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]
 
@@ -49,14 +64,14 @@ def checkpoint(tmp_path: Path, monkeypatch: Patch) -> tuple[Path, Any]:
 
 def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
     path, model = checkpoint
-    fields = contract.checked_preprocessing(CLIP_32, "x")
+    fields = checked_preprocessing(CLIP_32, "x")
     found = loaded("open_clip", NAME, weights=str(path), preprocessing=fields)
     image = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(found.module(image)[0], model.encode_image(image))
     source = found.source
     assert (source.weights, source.random_weights) == ("epoch_1.pt", False)
-    assert source.weights_digest == contract.file_digest(path)
+    assert source.weights_digest == file_digest(path)
     with refused(2, "the library publishes none for this name"):
         loaded("open_clip", NAME, weights=str(path))  # a file does not say its preprocessing
     state = model.state_dict()
@@ -78,32 +93,34 @@ def test_open_clip_tag_decides_the_activation(checkpoint: tuple[Path, Any], monk
 
 def test_published_preprocessing_of_open_clip() -> None:
     """A SigLIP file gets SigLIP's mean and squash, not CLIP's; ViT-L-14's tags differ, so a file says nothing."""
-    shared = contract.shared_preprocessing(encoders.published_open_clip("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
-    fields = encoders.open_clip_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
+    shared = shared_preprocessing(from_open_clip.published_open_clip("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
+    fields = from_open_clip.open_clip_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
     assert (fields["mean"], fields["resize_mode"], fields["crop"]) == ([0.5, 0.5, 0.5], "squash", "none")
-    said, found = "the published weights .* differ in theirs", encoders.published_open_clip("ViT-L-14")
-    raised(ExportError, said, contract.shared_preprocessing, found, "ViT-L-14")
+    said, found = "the published weights .* differ in theirs", from_open_clip.published_open_clip("ViT-L-14")
+    raised(ExportError, said, shared_preprocessing, found, "ViT-L-14")
 
 
 def test_every_published_preprocessing_can_be_written() -> None:
     pairs, names = open_clip.list_pretrained(), timm.list_models(pretrained=True)
     assert (len(pairs) > 150, len(names) > 1000) == (True, True)
     for model, tag in pairs:
-        encoders.open_clip_contract({**encoders.published_open_clip(model)[tag], "size": 224}, f"{model} {tag}")
+        from_open_clip.open_clip_contract(
+            {**from_open_clip.published_open_clip(model)[tag], "size": 224}, f"{model} {tag}"
+        )
     for name in names:
         cfg = timm.models.get_pretrained_cfg(name).to_dict()
         if cfg["input_size"][0] == 3:
-            loaders.timm_contract(timm.data.resolve_data_config(pretrained_cfg=cfg), name)
+            from_timm.timm_contract(timm.data.resolve_data_config(pretrained_cfg=cfg), name)
     for name in torchvision.models.list_models(module=torchvision.models):
         for entry in torchvision.models.get_model_weights(name):
-            assert loaders.torchvision_contract(entry.transforms(), name)["resize_mode"] == "shortest"
+            assert from_torchvision.torchvision_contract(entry.transforms(), name)["resize_mode"] == "shortest"
 
 
 def test_head_is_found_by_following_the_forward_pass() -> None:
     heads = {"alexnet": "classifier.6", "densenet121": "classifier", "googlenet": "fc"}
     for name, head in (heads | {"mobilenet_v3_small": "classifier.3", "squeezenet1_1": "classifier.1"}).items():
-        model = torchvision.models.get_model(name, **loaders.AS_PUBLISHED.get(name, {}))
-        assert loaders.find_head(model, (96, 96)) == head
+        model = torchvision.models.get_model(name, **from_torchvision.AS_PUBLISHED.get(name, {}))
+        assert wrappers.find_head(model, (96, 96)) == head
 
 
 def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
@@ -116,7 +133,7 @@ def test_two_heads_are_not_guessed_at() -> None:
     """DeiT's way: the mean of two heads."""
     name = "deit_tiny_distilled_patch16_224"
     said = "it is not clear which tensor the logits come from"
-    raised(ExportError, said, loaders.find_head, timm.create_model(name), (224, 224))
+    raised(ExportError, said, wrappers.find_head, timm.create_model(name), (224, 224))
     raised(ExportError, "classifier is 2 heads; it is not clear which one", loaded, "timm", name, random_weights=True)
 
 
@@ -139,7 +156,7 @@ def test_image_processors_the_contract_cannot_say() -> None:
         ("size", {"shortest_edge": 32, "longest_edge": 64}, "size is"),
     ):
         with refused(2, text):
-            encoders.transformers_contract(transformers.CLIPImageProcessorPil(**{field: value}), "org/repo")
+            from_transformers.transformers_contract(transformers.CLIPImageProcessorPil(**{field: value}), "org/repo")
 
 
 def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
@@ -173,7 +190,7 @@ def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: s
             content[draw.randrange(min(len(content), 400))] = draw.randrange(256)
         path.write_bytes(content)
         try:
-            assert all(isinstance(value, torch.Tensor) for value in loaders.read_checkpoint(path).values())
+            assert all(isinstance(value, torch.Tensor) for value in loading.read_checkpoint(path).values())
         except ExportError as error:
             refusals.append(error)
     assert len(refusals) > 50
@@ -243,10 +260,10 @@ def test_partial_checkpoints(source: str, name: str) -> None:
 def test_weights_that_a_library_leaves_random_are_seen() -> None:
     """A load with strict=False, as some timm models are loaded, does not pass unseen."""
     layer = torch.nn.Linear(2, 2)
-    with loaders.loading("tiny", "") as (_, loads):
+    with loading.loading("tiny", "") as (_, loads):
         layer.load_state_dict({"weight": torch.zeros(2, 2)}, strict=False)
     said = r"tiny: 1 weights are missing \(bias\); they would stay random"
-    raised(ExportError, said, loaders.refuse_partial, "tiny", loads[0].missing_keys)
+    raised(ExportError, said, loading.refuse_partial, "tiny", loads[0].missing_keys)
     assert torch.nn.Module.load_state_dict.__name__ == "load_state_dict"
 
 

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.core.evidence import CLIP
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.questions.inspection import inspect_model
-from robustcheck_onnx.exporters.contract import Array
+from robustcheck_onnx.exporters.preprocessing import Array
 from robustcheck_onnx.thresholds.profile import load
 from support import PHOTOS, Capture, onnx_models, raised, robustcheck
 from support.bad_input import Run, assert_says

@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.core.model.layers import build_layers, sorted_node
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.thresholds.profile import End
+from robustcheck_onnx.thresholds.ends import End
 from support import Fields, lookup, normal, onnx_models, raised
 from support.onnx_models import PIXELS, Array, written
 from support.truths import SlowGraph

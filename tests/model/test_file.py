@@ -30,7 +30,7 @@ from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.model.weights import LFS_MARK, Weights, parse_stripped, values_of
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.exporters import contract, digests
 from support import Fields, Patch, flip, lookup, raised
 from support.onnx_models import PIXELS, build, classifier, encoder, save, weight, written
 
@@ -192,7 +192,7 @@ def of_file(path: Path) -> str:
 
 
 def of_exporter(path: Path) -> str:
-    return contract.graph_digest(onnx.load(path, load_external_data=False), path.parent)
+    return digests.graph_digest(onnx.load(path, load_external_data=False), path.parent)
 
 
 Raw = tuple[str, int, tuple[int, ...], bytes]
@@ -325,13 +325,13 @@ def test_everything_but_names_of_nodes_and_what_the_file_says_of_itself_counts()
     path = save(model)
     before = graph_digest(model)
     assert of_file(path) == of_exporter(path) == before
-    digests = {before}
+    seen = {before}
     names = Counter[str]()
     for name, counts in changes(model):
         after = graph_digest(model)
-        assert (after not in digests) is counts, name
-        assert contract.graph_digest(model, Path()) == after
-        digests.add(after)
+        assert (after not in seen) is counts, name
+        assert digests.graph_digest(model, Path()) == after
+        seen.add(after)
         names[name] += 1
     assert graph_digest(model) == before
     of_tensors = [f"TensorProto.{kind}_data" for kind in ("float", "int32", "string", "raw")]

@@ -50,10 +50,10 @@ behind the wall (`calibrate` and `export` read models of one's own in the first 
 of the Python API, on a file that its caller names:
     checker/outside/representations:load_representations
 of `export`, which reads a model of one's own and judges nothing:
-    exporters/contract:_tensor exporters/contract:file_digest exporters/contract:open_photo
-    exporters/contract:weights_file exporters/files:_add_128 exporters/files:_parsed exporters/files:halve
-    exporters/files:quantise exporters/files:quantised exporters/run: exporters/run:_lines exporters/run:_saved
-    exporters/torch_models:read_checkpoint
+    exporters/digests:_tensor exporters/digests:file_digest exporters/files:_parsed exporters/loading:read_checkpoint
+    exporters/loading:weights_file exporters/photos:open_photo exporters/prompts:_lines exporters/proof:measure
+    exporters/quantisation:_add_128 exporters/quantisation:_refuse_all exporters/quantisation:halve
+    exporters/quantisation:quantise exporters/quantisation:quantised exporters/run: exporters/run:_saved
 """
 """Under each reason MODULE:FUNCTION. A new place belongs behind the wall, or calls `thresholds.read_bytes`."""
 

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.report.numbers import statistics_of
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.trust.verify.checks import unchecked
 from robustcheck_onnx.checker.trust.verify.run import Verification
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.statistics import STATISTICS
 from support import Patch, but, extra, levels, normal, onnx_models, raised, reports, screens
 from support.bad_input import Run
 from support.comparisons import judged, planted, rotation

@@ -25,7 +25,9 @@ from robustcheck_onnx.checker.report.suite import PublishedCheckpoint, scatter, 
 from robustcheck_onnx.checker.report.words import plain_text, verdict_text
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds import published
-from robustcheck_onnx.thresholds.profile import DECIDING, DEFINITIONS, End, load
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.profile import load
+from robustcheck_onnx.thresholds.statistics import DECIDING, DEFINITIONS
 from robustcheck_onnx.thresholds.tables import references
 from support import PATIENCE_S, Fields, but, reports
 from support.bad_input import Run

@@ -31,7 +31,7 @@ from robustcheck_onnx.checker.report.record import Outcome, Time
 from robustcheck_onnx.checker.report.template import mark
 from robustcheck_onnx.checker.report.words import cautions
 from robustcheck_onnx.checker.text import VERSION, printable
-from robustcheck_onnx.thresholds.profile import DECIDING
+from robustcheck_onnx.thresholds.statistics import DECIDING
 from support import PATIENCE_S, ROOT, Made, Patch, but, outcomes, raised, read_json, reports
 from support.bad_input import Run
 from support.outcomes import EVERY, FAILED, HOSTILE, PASSING, PLACE, WAIVED, WARNING, gated, junit, text_of

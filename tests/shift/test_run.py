@@ -18,6 +18,7 @@ from robustcheck_onnx.checker.core.statistics.definitions import wilson
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.questions.shift import robustness, sets
 from robustcheck_onnx.checker.questions.shift.robustness import SetResult, Shifted, agree, compare_sets, effective
+from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, preprocess
 from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds.published import IMAGENET
 from robustcheck_onnx.thresholds.suite import open_suite
@@ -33,7 +34,7 @@ PHOTOS = ROOT / "tests" / "shift" / "labelled_photos.csv"
 def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: Path, tmp_path: Path) -> None:
     """Independent path: the torch model on the exporter's pixels gives the same top-1 for each image."""
     torch = pytest.importorskip("torch", reason="extra `export` is not installed")
-    from robustcheck_onnx.exporters import contract, demo
+    from robustcheck_onnx.exporters import demo
 
     shifted = load("studies/make_shifted").write(str(PHOTOS), tmp_path)
     words = [BIN / "robustcheck", "shift", efficientnet_lite0, "--in", PHOTOS, "--shifted", *shifted.values(), "-qq"]
@@ -47,12 +48,12 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
     assert (real["accuracies"], real["verdict"]["verdict"]) == ({}, "WARN")
     assert real["agreement"]["outcome"] == "nothing to compare"
     assert real["in_distribution"]["accuracy"]["value"] >= 0.75  # ImageNet top-1 of this model is published as 75.1 %
-    fields = contract.checked_preprocessing(demo.EFFICIENTNET_LITE0_PREPROCESSING, "test")
+    fields = checked_preprocessing(demo.EFFICIENTNET_LITE0_PREPROCESSING, "test")
     model = demo.efficientnet_lite0()
     for place, result in ((PHOTOS, real["in_distribution"]), (shifted["sketch"], real["shifted"][0]["result"])):
         source = open_images(str(place))
         known = [sets.synset_index()[label] for label in sets.labels_of(source)]
-        batch = np.stack([contract.preprocess(fields, Image.open(entry.origin)) for entry in source.entries])
+        batch = np.stack([preprocess(fields, Image.open(entry.origin)) for entry in source.entries])
         with torch.no_grad():
             truth = model(torch.from_numpy(batch))["logits"].argmax(dim=1)
         assert result["accuracy"]["n_correct"] == (truth.numpy() == known).sum()

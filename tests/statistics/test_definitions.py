@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.core.statistics.definitions import (
 from robustcheck_onnx.checker.core.statistics.state import State, update
 from robustcheck_onnx.checker.questions.shift.robustness import difference
 from robustcheck_onnx.checker.questions.shift.sets import is_correct
-from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
+from robustcheck_onnx.thresholds.statistics import LOOKS_ALPHA
 from support import normal, raised, sized
 
 

@@ -11,7 +11,7 @@ from numpy.random import default_rng
 
 from robustcheck_onnx.checker.core.statistics.definitions import effective_rank, relative_variance
 from robustcheck_onnx.checker.core.statistics.state import State, merge, statistics, update
-from robustcheck_onnx.thresholds.profile import Bounds
+from robustcheck_onnx.thresholds.statistics import Bounds
 from support import read_text
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -20,6 +20,7 @@ from robustcheck_onnx.checker.core.evidence import Statistics
 from robustcheck_onnx.checker.core.statistics import definitions
 from robustcheck_onnx.checker.core.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds import profile
+from robustcheck_onnx.thresholds.statistics import STATISTICS
 from support import EMBEDDINGS, SHARED, lookup, needs_embeddings, raised, sized
 
 
@@ -150,7 +151,7 @@ def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) ->
 
     population = state_of(draw(100_000))
     whole = statistics(population, 0.05)
-    truth = {name: getattr(whole, name).estimate for name in profile.STATISTICS}
+    truth = {name: getattr(whole, name).estimate for name in STATISTICS}
     energy, negative, energy_y, negative_y = population.energies.sum(axis=1)
     looks = [n for n in range(1, 193) if definitions.is_look(n)]
     runs, above, below = 200, Counter[str](), 0
@@ -167,8 +168,8 @@ def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) ->
             kept = np.delete(np.arange(96), state.first_top)
             shares = (negative[kept].sum() / energy[kept].sum(), negative_y[kept].sum() / energy_y[kept].sum())
             truth["two_sidedness"] = min(min(share, 1 - share) for share in shares)
-            too_high.update(name for name in profile.STATISTICS if getattr(s, name).low > truth[name])
-            too_low |= any(getattr(s, name).high < truth[name] for name in profile.STATISTICS)
+            too_high.update(name for name in STATISTICS if getattr(s, name).low > truth[name])
+            too_low |= any(getattr(s, name).high < truth[name] for name in STATISTICS)
         above.update(too_high)
         below += too_low
     assert max(above.values(), default=0) / runs <= 0.05, above
@@ -210,7 +211,7 @@ def test_the_numbers_are_those_of_the_sums_at_every_number_of_images(tmp_path: P
     # and those of a check, which takes the images in its seeded order: two-sidedness goes by the first ones
     lookup.write_lookup_images(tmp_path, 80)
     checked = rc.check(lookup.write_lookup_model(tmp_path / "m.onnx", h), images=tmp_path).evidence.statistics
-    for name in {*profile.STATISTICS} - {"two_sidedness"}:
+    for name in {*STATISTICS} - {"two_sidedness"}:
         assert getattr(found, name).estimate == pytest.approx(getattr(checked, name).estimate, rel=1e-5), name
 
 

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.check import Report
 from robustcheck_onnx.checker.report.model_names import FormOptions
 from robustcheck_onnx.checker.report.record import Failed, Outcome
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.statistics import STATISTICS
 from support import Fields, but, reports
 
 PLACE = FormOptions(working_folder="/repo/sub", root="/repo")

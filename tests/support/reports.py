@@ -13,7 +13,9 @@ from robustcheck_onnx.checker.report.check import Report
 from robustcheck_onnx.checker.report.document import document_of
 from robustcheck_onnx.checker.report.record import CLAIM, ReferenceRow, Time
 from robustcheck_onnx.checker.report.terminal import render_document
-from robustcheck_onnx.thresholds.profile import Calibration, End, Profile, Statistic, Threshold, seal
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.profile import Calibration, Profile, Threshold, seal
+from robustcheck_onnx.thresholds.statistics import Statistic
 from support import Fields, but
 from support.screens import printed
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from robustcheck_onnx.exporters import ExportError, contract
-from robustcheck_onnx.exporters.files import ExportRecord
+from robustcheck_onnx.exporters.delivery import ExportRecord
+from robustcheck_onnx.exporters.preprocessing import Array, checked_preprocessing, preprocess
 from robustcheck_onnx.exporters.run import run
 from support import PHOTOS, Fields, lookup
 
@@ -120,7 +121,7 @@ def contract_of(path: Path) -> Fields:
 
 
 def images_of(photos: list[Path], fields: Fields) -> Any:
-    return np.stack([contract.preprocess(fields, Image.open(p)) for p in photos])
+    return np.stack([preprocess(fields, Image.open(p)) for p in photos])
 
 
 def outputs_of(path: Path, images: Any) -> dict[str, Any]:
@@ -141,12 +142,12 @@ def with_contract(model: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
     return model
 
 
-def pixels(photos: list[Path]) -> contract.Array:
+def pixels(photos: list[Path]) -> Array:
     """Photos as a model with `PREPROCESSING` reads them."""
-    return np.asarray(images_of(photos, contract.checked_preprocessing(PREPROCESSING, "photos")))
+    return np.asarray(images_of(photos, checked_preprocessing(PREPROCESSING, "photos")))
 
 
-def represent(path: Path, images: contract.Array) -> contract.Array:
+def represent(path: Path, images: Array) -> Array:
     return np.asarray(outputs_of(path, images)["representation"])
 
 
@@ -174,8 +175,10 @@ class Lazy:
 
 LIBRARIES = ("torch", "open_clip", "timm", "torchvision", "transformers")
 torch, open_clip, timm, torchvision, transformers = map(Lazy, LIBRARIES)
-loaders = Lazy("robustcheck_onnx.exporters.torch_models")
-encoders = Lazy("robustcheck_onnx.exporters.dual_encoders")
+LOADERS = ("from_open_clip", "from_timm", "from_torchvision", "from_transformers", "loading", "wrappers", "zero_shot")
+from_open_clip, from_timm, from_torchvision, from_transformers, loading, wrappers, zero_shot = (
+    Lazy(f"robustcheck_onnx.exporters.{name}") for name in LOADERS
+)
 
 
 VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.questions.scan import document
 from robustcheck_onnx.checker.questions.scan import run as scan
 from robustcheck_onnx.checker.questions.scan.document import LayerStatistics
 from robustcheck_onnx.checker.questions.scan.taps import Tap
-from robustcheck_onnx.thresholds.profile import End
+from robustcheck_onnx.thresholds.ends import End
 from support import Fields
 
 Array = NDArray[Any]

@@ -16,9 +16,26 @@ from robustcheck_onnx.checker.cli import app, process
 from robustcheck_onnx.checker.core.statistics import definitions, state
 from robustcheck_onnx.checker.core.verdict.rule import decided
 from robustcheck_onnx.checker.questions.calibrate.terminal import render_list, render_profile
-from robustcheck_onnx.thresholds import calibrate, profile, tables
-from robustcheck_onnx.thresholds.profile import DECIDING, End, Profile
-from robustcheck_onnx.thresholds.tables import Reference, Rule, Sets
+from robustcheck_onnx.thresholds import profile, tables
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.fit import (
+    GAP_POSITION,
+    NO_SET,
+    Fit,
+    Judged,
+    Rule,
+    Sets,
+    fit,
+    folds,
+    judged,
+    passes,
+    trials,
+)
+from robustcheck_onnx.thresholds.fitted import upper_bound, with_traps
+from robustcheck_onnx.thresholds.from_results import WIDER, chosen_rule
+from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.statistics import DECIDING, STATISTICS
+from robustcheck_onnx.thresholds.tables import Reference
 from support import Capture, Fields, but, raised, read_json, read_text, robustcheck
 from support.bad_input import Run
 from support.repository import load
@@ -51,7 +68,7 @@ def test_the_labels_are_those_of_the_six_statistics_and_of_the_definition() -> N
         signs = (row.negative_energy, row.negative_z_energy)
         strong = row.kurtosis >= 7.5 and row.persistence_ratio >= 1.5 and row.top3_share >= 1 / 3
         persistent = row.outlier_frequency >= 0.5
-        shows = row.strength >= 4 and row.outlier_frequency >= 0.5 and row.two_sidedness >= 1 / 3  # fit.DEFINITION
+        shows = row.strength >= 4 and row.outlier_frequency >= 0.5 and row.two_sidedness >= 1 / 3  # tables.DEFINITION
         before = strong and persistent and all(1 / 3 <= sign <= 2 / 3 for sign in signs)
         assert (row.expected == "present") == before == shows, row.set
 
@@ -69,7 +86,7 @@ def test_the_table_does_not_support_a_strict_profile() -> None:
     """OpenAI's and SigLIP's encoders do not lie apart from LAION's: that is why none is shipped."""
     some = {r.set for r in TABLE if r.expected == "present" and ("OpenAI" in r.checkpoint or "SigLIP" in r.checkpoint)}
     table = tuple(r._replace(expected="present" if r.set in some else "absent") for r in TABLE)
-    raised(ValueError, r" overlap: no threshold parts them", tables.fit, tables.Sets.of(table))
+    raised(ValueError, r" overlap: no threshold parts them", fit, Sets.of(table))
 
 
 def test_thresholds_lie_two_thirds_up_the_gap() -> None:
@@ -94,7 +111,7 @@ def test_every_reference_set_falls_on_its_side_by_its_point_estimates() -> None:
 
 def test_no_trap_passes_by_its_point_estimates() -> None:
     assert {(row.expected, row.trap) for row in tables.traps()} == {("absent", True)}
-    sets = calibrate.with_traps(TABLE)
+    sets = with_traps(TABLE)
     trap = sets.which(lambda row: row.trap)
     assert DEFAULT.calibration.n_traps == trap.sum() == len(tables.traps()) + 81
     assert not sets.passing({name: t.minimum for name, t in DEFAULT.thresholds.items()})[trap].any()
@@ -130,12 +147,12 @@ def test_error_rates_are_by_labels_that_do_not_look_at_the_statistics() -> None:
 def test_bounds_of_rates_are_scipys_and_never_rounded_down() -> None:
     for k, n in ((0, 1), (0, 13), (1, 13), (5, 40), (39, 40)):
         exact = scipy.stats.beta.ppf(0.95, k + 1, n - k)
-        assert exact <= calibrate.upper_bound(k, n) <= exact + 1e-3
-    assert calibrate.upper_bound(3, 3) == calibrate.upper_bound(0, 0) == 1
+        assert exact <= upper_bound(k, n) <= exact + 1e-3
+    assert upper_bound(3, 3) == upper_bound(0, 0) == 1
 
 
 def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:
-    raised(ValueError, "with and without", tables.fit, tables.Sets.of([r for r in TABLE if r.expected == "present"]))
+    raised(ValueError, "with and without", fit, Sets.of([r for r in TABLE if r.expected == "present"]))
 
 
 def _edited(tmp_path: Path, **changes: object) -> Path:
@@ -208,7 +225,7 @@ def test_the_page_on_robustness_is_what_its_script_writes_and_has_scipys_correla
     facts, _, predict = map(load, ("studies/predict_facts", "studies/predict_text", "studies/predict"))
     assert read_text(predict.PAGE) == predict.page(), "python studies/predict.py"
     known = [one for one in facts.measured() if one.mean_pp is not None]
-    for name in profile.STATISTICS:
+    for name in STATISTICS:
         values = [np.array([getattr(row, name) for row in one.sets]) for one in known]
         values = [0.5 - abs(each - 0.5) for each in values] if name.startswith("negative") else values
         truth = scipy.stats.spearmanr([*map(np.median, values)], [one.mean_pp for one in known])
@@ -291,16 +308,16 @@ def table_of(present: Iterable[float], absent: Iterable[float]) -> list[Referenc
     return [RECTIFIED, *(made_set(f"{n}{i}", label, s) for n, label, scales in sides for i, s in enumerate(scales))]
 
 
-def fitted_to(table: Iterable[Reference], rule: Rule = LOOSE) -> tables.Fit:
-    return tables.fit(Sets.of(list(table)), rule)
+def fitted_to(table: Iterable[Reference], rule: Rule = LOOSE) -> Fit:
+    return fit(Sets.of(list(table)), rule)
 
 
-def left_out(sets: Sets, rule: Rule) -> tables.Judged:
-    return tables.judged(tables.trials(sets, lambda others: tables.fit(others, rule).minimums))
+def left_out(sets: Sets, rule: Rule) -> Judged:
+    return judged(trials(sets, lambda others: fit(others, rule).minimums))
 
 
-def passes(row: Reference, fitted: tables.Fit) -> bool:
-    return tables.passes(row, fitted.thresholds)
+def is_passing(row: Reference, fitted: Fit) -> bool:
+    return passes(row, fitted.thresholds)
 
 
 APART = table_of(range(8, 12), (1, 1.1, 1.2, 1.3))
@@ -319,7 +336,7 @@ def test_a_set_without_is_given_to_the_statistic_that_turns_it_away_best() -> No
     spiky = made_set("spiky", "absent", 1.1)._replace(strength=90.0)
     fitted = fitted_to([*APART, spiky])
     assert fitted.missed == ()
-    assert not passes(spiky, fitted)
+    assert not is_passing(spiky, fitted)
     given = {name: (by, factor) for name, by, factor in fitted.nearest}
     assert (given["spiky"][0], given["rectified"][0]) == ("outlier_frequency", "two_sidedness")
     # the factors, computed by hand: the least of the passing sets (scale 8) over each set's own
@@ -331,22 +348,22 @@ def test_a_set_without_is_given_to_the_statistic_that_turns_it_away_best() -> No
 
 def test_a_statistic_that_nobody_is_given_to_asks_for_what_nothing_has() -> None:
     fitted = fitted_to([made_set("with", "present", 8), made_set("without", "absent", 1.2)], Rule()).thresholds
-    assert (fitted["two_sidedness"].highest_without_set, fitted["two_sidedness"].highest_without) == (tables.NO_SET, 0)
+    assert (fitted["two_sidedness"].highest_without_set, fitted["two_sidedness"].highest_without) == (NO_SET, 0)
     assert fitted["two_sidedness"].minimum == pytest.approx(0.5 * 2 / 3, abs=6e-4)
     assert fitted["strength"].minimum == pytest.approx(0.6 ** (1 / 3) * 4 ** (2 / 3), abs=6e-4)
 
 
 def test_a_trap_takes_part_and_counts_in_no_rate() -> None:
     trap = made_set("trap", "absent", 5)._replace(excluded="simulated", trap=True)
-    assert not passes(trap, fitted_to([*APART, trap]))
-    assert passes(trap, fitted_to(APART))
-    assert "trap" not in {name for name, _, _ in tables.folds(Sets.of([*APART, trap]), "model")}
+    assert not is_passing(trap, fitted_to([*APART, trap]))
+    assert is_passing(trap, fitted_to(APART))
+    assert "trap" not in {name for name, _, _ in folds(Sets.of([*APART, trap]), "model")}
 
 
 def test_few_checkpoints_widen_the_margin() -> None:
     many = [*APART, *(made_set(f"more{i}", "absent", 1 + i / 20) for i in range(8))]
-    rules = [calibrate.chosen_rule(Sets.of(table)) for table in (APART, many)]
-    assert [rule.position for rule in rules] == [calibrate.WIDER[0], tables.GAP_POSITION]
+    rules = [chosen_rule(Sets.of(table)) for table in (APART, many)]
+    assert [rule.position for rule in rules] == [WIDER[0], GAP_POSITION]
     wide, narrow = (fitted_to(table, rule).minimums for table, rule in zip((APART, many), rules, strict=True))
     assert wide["strength"] > narrow["strength"]
 
@@ -355,8 +372,8 @@ def test_the_margin_widens_until_no_checkpoint_passes_when_left_out() -> None:
     """The highest without stands alone: left out, the usual margin lets it pass."""
     sets = Sets.of([*table_of([10] * 4, np.linspace(1, 1.09, 10)), made_set("high", "absent", 5.2)])
     assert left_out(sets, LOOSE).false_pass == ("high",)
-    chosen = calibrate.chosen_rule(sets)
-    assert chosen.position > tables.GAP_POSITION
+    chosen = chosen_rule(sets)
+    assert chosen.position > GAP_POSITION
     assert left_out(sets, chosen).false_pass == ()
 
 
@@ -381,7 +398,7 @@ def test_any_fit_passes_no_set_without_a_label(with_: list[float], without: list
         # only where no set with the label is above all without
         assert max(with_) <= max(without) * (1 + 1e-9)
         return
-    passing = {r.set for r in table if passes(r, fitted)}
+    passing = {r.set for r in table if is_passing(r, fitted)}
     assert passing == {r.set for r in table if r.expected == "present"} - set(fitted.missed)
     assert fitted_to(data.draw(st.permutations(table))).minimums == fitted.minimums
 

@@ -13,7 +13,8 @@ from robustcheck_onnx.checker.core.verdict.gate import Waiver, decide, fits
 from robustcheck_onnx.checker.core.verdict.notes import int8_notes, notes_of
 from robustcheck_onnx.checker.core.verdict.reasons import BELOW_REASONS, KINDS, NOT_MENDABLE, RULES
 from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, judge, reason, verdict_for
-from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, load
+from robustcheck_onnx.thresholds.profile import Profile, load
+from robustcheck_onnx.thresholds.statistics import STATISTICS
 from support import Fields, Patch, but, reports
 from support.reports import interval
 

@@ -17,7 +17,9 @@ from robustcheck_onnx.checker.core.verdict import rule
 from robustcheck_onnx.checker.core.verdict.notes import notes_of
 from robustcheck_onnx.checker.core.verdict.reasons import CLIP_STEP, RULES, WITHOUT_SCORES
 from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, foreseen, judge
-from robustcheck_onnx.thresholds.profile import STATISTICS, End, load
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.profile import load
+from robustcheck_onnx.thresholds.statistics import STATISTICS
 from support import PHOTOS, Fields, but, lookup, normal, reports
 from support.reports import interval
 

@@ -81,7 +81,7 @@ WORDS = {
 
 def _words() -> dict[str, str]:
     """Return what each word of a report means, without reasons and kinds."""
-    from ....thresholds.profile import DEFINITIONS
+    from ....thresholds.statistics import DEFINITIONS
     from ...core.verdict.reasons import INDEX_REASONS, KINDS, NAMES, RULES
     from ...report.record import CLAIM
 

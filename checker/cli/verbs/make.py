@@ -93,15 +93,15 @@ def export(
     The file contains its preprocessing and the names of its tensors.
     """
     from ....exporters.contract import INT8
-    from ....exporters.files import (
+    from ....exporters.forms import NoFormError
+    from ....exporters.photos import (
         CALIBRATION_PHOTOS,
         FEWEST_CALIBRATION_PHOTOS,
         FEWEST_MEASURED_PHOTOS,
         MEASURED_PHOTOS,
         PARITY_PHOTOS,
-        int8_sums,
     )
-    from ....exporters.forms import NoFormError
+    from ....exporters.proof import int8_sums
     from ....exporters.run import run
     from ...core.progress import tell_stage
     from ..forms import show_forms

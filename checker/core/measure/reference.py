@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from ....thresholds.profile import LOOKS_ALPHA, Statistic
+from ....thresholds.statistics import LOOKS_ALPHA, Statistic
 from ...arrays import AnyArray, Array, GenericArray, float64
 from ...errors import CannotAssessError, EnvironmentFaultError
 from ...text import frozen

@@ -20,9 +20,10 @@ from onnx.helper import make_node
 from onnx.numpy_helper import from_array
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from ....thresholds.profile import WRITTEN_ZERO_AT, End
+from ....thresholds.ends import End
 from ...arrays import Array, GenericArray
 from ...text import frozen
+from ..evidence import WRITTEN_ZERO_AT
 from .layers import (
     AFFINE,
     BITS,

@@ -26,7 +26,7 @@ from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
 from onnx.external_data_helper import set_external_data
 from pydantic import Field, ValidationError, field_validator
 
-from ....thresholds.profile import Frozen, unique_keys
+from ....thresholds.records import Frozen, unique_keys
 from ...errors import NEWER, CannotAssessError, UsageError
 from ...paths import existing_parent, nearest_path
 from ...text import Texts, digest_of, frozen, quoted

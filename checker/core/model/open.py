@@ -21,7 +21,7 @@ from onnx.helper import make_node
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from ....thresholds.profile import End
+from ....thresholds.ends import End
 from ...errors import CannotAssessError
 from ...text import frozen, sha256_of
 from ..evidence import GraphScaling

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from ....thresholds.profile import End
+from ....thresholds.ends import End
 from ...errors import CannotAssessError, UsageError
 from ...text import frozen, quoted
 from .ends import AFTER_LINEAR, GATE, SCALE, SECOND, UNIT, Head, Join, embedding_under, ends_in, find_head

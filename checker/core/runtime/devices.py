@@ -29,7 +29,7 @@ from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from ....thresholds.profile import Frozen
+from ....thresholds.records import Frozen
 from ...errors import UsageError
 from ...text import Texts, frozen
 from ..evidence import Int8Sums

@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ....thresholds.profile import LOOKS_ALPHA, Frozen
+from ....thresholds.records import Frozen
+from ....thresholds.statistics import LOOKS_ALPHA
 from ...arrays import Array, Bools, Indices, float64
 from ..evidence import TOP_FEATURES
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ....thresholds.profile import ENERGIES, LOOKS_ALPHA, Bounds, Statistic, load
+from ....thresholds.profile import load
+from ....thresholds.statistics import ENERGIES, LOOKS_ALPHA, Bounds, Statistic
 from ...arrays import Array, Bools, Counts, Indices, SupportsArray, as_array
 from ...errors import CannotAssessError, UsageError
 from ...text import type_name

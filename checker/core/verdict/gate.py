@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ....thresholds.profile import Frozen
+from ....thresholds.records import Frozen
 from ...text import Texts
 from .rule import Verdict
 

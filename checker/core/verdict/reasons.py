@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from ....thresholds.profile import DEFINITIONS, Statistic
+from ....thresholds.statistics import DEFINITIONS, Statistic
 
 Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
 KINDS: dict[Kind, str] = {

@@ -8,12 +8,16 @@ its limits rest on.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, NoReturn
 
-from ....thresholds.profile import SHARPER, WRITTEN_ZERO_AT, End, Frozen, Profile, Statistic
+from ....thresholds.ends import End
+from ....thresholds.profile import Profile
+from ....thresholds.records import Frozen
+from ....thresholds.statistics import SHARPER, Statistic
 from ...text import bound_text, number_text, percent_text
 from ..evidence import (
     CONTENT_IMAGES,
     OUTLIER_SD,
     TOP_FEATURES,
+    WRITTEN_ZERO_AT,
     Content,
     Evidence,
     GraphScaling,

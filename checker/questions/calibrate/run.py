@@ -24,10 +24,10 @@ from typing import Any
 import platformdirs
 
 from ....thresholds import profile as profiles
-from ....thresholds import read_bytes, tables
-from ....thresholds.profile import STATISTICS
+from ....thresholds import read_bytes, results
+from ....thresholds.results import TENSORS, Measured, Result, rounded
+from ....thresholds.statistics import STATISTICS
 from ....thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
-from ....thresholds.tables import TENSORS, Measured, Result, rounded
 from ...core.evidence import Evidence, Options
 from ...core.images.source import digest_of_set
 from ...core.measure.job import Job, Outcome
@@ -369,15 +369,15 @@ def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
     if not path.exists():
         return []
     try:
-        rows = tables.read(path)
-    except tables.ResultsError as fault:
+        rows = results.read(path)
+    except results.ResultsError as fault:
         raise UsageError(str(fault), fault.hint) from fault
     keys = {task.member.id: task.key for task in work}
     current = [row for row in rows if keys.get(row.id, row.key) == row.key]
     if stale := [row for row in rows if keys.get(row.id, row.key) != row.key]:
         append(superseded(path), stale)
-    text = "".join(tables.to_line(row) for row in current)
-    if read_bytes(path, tables.LARGEST_BYTES).decode() != text:
+    text = "".join(results.to_line(row) for row in current)
+    if read_bytes(path, results.LARGEST_BYTES).decode() != text:
         write_atomically(path, text)
     return current
 
@@ -392,7 +392,7 @@ def append(path: Path, rows: Sequence[Result]) -> None:
 
     Raises EnvironmentFaultError: no space, or no right to write.
     """
-    text = "".join(tables.to_line(row) for row in rows)
+    text = "".join(results.to_line(row) for row in rows)
     try:
         with path.open("ab") as file:
             file.write(text.encode())

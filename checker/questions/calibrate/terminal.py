@@ -17,7 +17,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ....thresholds import profile as profiles
-from ....thresholds.profile import DEFINITIONS, Calibration, Profile
+from ....thresholds.profile import Calibration, Profile
+from ....thresholds.statistics import DEFINITIONS
 from ...core.verdict.reasons import NAMES
 from ...errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 from ...report.document import Cell, Words, name
@@ -25,7 +26,7 @@ from ...report.terminal import INDENT, Pen, Trimmed, hanging, labelled, line, se
 from ...text import Fields, count_text, frozen, number_text, page, percent_text, short_digest
 
 if TYPE_CHECKING:
-    from ....thresholds.tables import Result
+    from ....thresholds.results import Result
     from .run import Settings, Task
 
 BYTES_A_PARAMETER = 4  # float32

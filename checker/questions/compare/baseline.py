@@ -21,7 +21,8 @@ import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ....thresholds import read_bytes
-from ....thresholds.profile import STATISTICS, Frozen, ReprArgs, Statistic, earlier_version, is_version
+from ....thresholds.records import Frozen, ReprArgs, earlier_version, is_version
+from ....thresholds.statistics import STATISTICS, Statistic
 from ...arrays import NOT_READABLE, Array, Float32s, float64
 from ...core.evidence import Evidence
 from ...core.images.source import digest_of_set

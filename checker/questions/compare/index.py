@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from ....thresholds.profile import Frozen
+from ....thresholds.records import Frozen
 from ...arrays import NOT_READABLE, AnyArray, Array, Bools, Counts, Floats, float64
 from ...core.evidence import Evidence, Interval
 from ...core.statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds

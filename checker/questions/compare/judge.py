@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from pydantic import Field, field_validator
 
-from ....thresholds.profile import Frozen, Profile, ReprArgs
+from ....thresholds.profile import Profile
+from ....thresholds.records import Frozen, ReprArgs
 from ...core.evidence import OUTLIER_SD, Evidence, Interval
 from ...core.verdict.gate import Gate
 from ...core.verdict.reasons import NAMES

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ....thresholds.profile import Frozen
+from ....thresholds.records import Frozen
 from ...arrays import AnyArray, Array, float64
 from ...core.statistics.definitions import unit_rows
 from ...text import number_text

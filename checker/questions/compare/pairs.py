@@ -14,7 +14,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ....thresholds.profile import STATISTICS, Frozen, Profile, Statistic
+from ....thresholds.profile import Profile
+from ....thresholds.records import Frozen
+from ....thresholds.statistics import STATISTICS, Statistic
 from ...arrays import Array, Bools, Counts, Float32s, float64
 from ...core.evidence import OUTLIER_SD, Evidence, Interval, OutlierFeature, Statistics
 from ...core.statistics import definitions

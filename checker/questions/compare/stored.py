@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NoReturn
 
-from ....thresholds.profile import Profile, ReprArgs
+from ....thresholds.profile import Profile
+from ....thresholds.records import ReprArgs
 from ...arrays import Array, Floats, float64
 from ...core.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
 from ...core.measure.reference import Reference

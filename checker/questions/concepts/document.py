@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ....thresholds.profile import Frozen, ReprArgs
+from ....thresholds.records import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, PreprocessingFacts
 from ...report import frames
 from ...report.document import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ....thresholds.profile import Frozen, ReprArgs
+from ....thresholds.records import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
 from ...core.statistics.definitions import Accuracy
 from ...report import frames

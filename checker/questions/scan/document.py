@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
-from ....thresholds.profile import Frozen, ReprArgs
+from ....thresholds.records import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, PreprocessingFacts
 from ...report import figures, frames
 from ...report.document import (

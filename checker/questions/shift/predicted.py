@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from ....thresholds.profile import Frozen
+from ....thresholds.records import Frozen
 from ...arrays import AnyArray, Array, Bools, Counts, float64
 from ...core.evidence import Skips
 from ...core.measure.opening import Inputs

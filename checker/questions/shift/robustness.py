@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ....thresholds import published
-from ....thresholds.profile import Frozen
 from ....thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of, effective_robustness
+from ....thresholds.records import Frozen
 from ...core.evidence import Skips
 from ...core.statistics.definitions import CONFIDENCE, Accuracy, wilson
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Unpack
 
-from ....thresholds.profile import Frozen, ReprArgs
 from ....thresholds.published import IMAGENET, SHIFT_WORDS
+from ....thresholds.records import Frozen, ReprArgs
 from ...core.evidence import Execution, Options, Preprocessing, RunOptions
 from ...core.measure.job import Job
 from ...core.measure.opening import Inputs, open_runner, question_notes, read_inputs

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ....thresholds import DATA
-from ....thresholds.profile import unique_keys
 from ....thresholds.published import IMAGENET
+from ....thresholds.records import unique_keys
 from ...arrays import AnyArray, Bools, float64
 from ...core.evidence import Preprocessing
 from ...core.images.source import ImageSource, Skipped, digest_of_set

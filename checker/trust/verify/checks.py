@@ -20,7 +20,9 @@ from pathlib import Path, PurePath
 from typing import Any, Final, Literal
 
 from ....thresholds import profile as profiles
-from ....thresholds.profile import STATISTICS, Frozen, Profile
+from ....thresholds.profile import Profile
+from ....thresholds.records import Frozen
+from ....thresholds.statistics import STATISTICS
 from ...core.evidence import Evidence, ModelFacts, Options
 from ...core.images.source import digest_of_set
 from ...core.model.file import read_onnx

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from ....thresholds.profile import Frozen, ReprArgs
+from ....thresholds.records import Frozen, ReprArgs
 from ...core.model.weights import file_digest
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.verdict.gate import decide

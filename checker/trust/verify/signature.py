@@ -23,7 +23,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ....thresholds import read_bytes
-from ....thresholds.profile import unique_keys
+from ....thresholds.records import unique_keys
 from ...errors import EnvironmentFaultError, UsageError, install_hint
 from ...outside.storage.places import OFFLINE, is_offline
 from ...report.attestation import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, predicate_of, sha256_set
