@@ -45,8 +45,8 @@ behind the wall (`calibrate` and `export` read models of one's own in the first 
     checker/core/model/weights:OpenFolder.__init__ checker/core/model/weights:_check_length
     checker/core/model/weights:pieces_of checker/core/model/weights:read_file checker/questions/check:check_stored
     checker/outside/representations:Saver.write checker/core/runtime/head:head_from_file
-    checker/questions/shift/sets:_from_file checker/outside/storage/registries:HubFile.stream
-    checker/outside/storage/registries:library_of
+    checker/questions/shift/sets:_from_file checker/outside/storage/hub:HubFile.stream
+    checker/outside/storage/hub:library_of
 of the Python API, on a file that its caller names:
     checker/outside/representations:load_representations
 of `export`, which reads a model of one's own and judges nothing:
