@@ -1,6 +1,7 @@
 """Reach or start a Ray cluster, and plan how many workers it has room for."""
 
 import logging
+import math
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ from typing import Final
 
 from ..core.runtime.devices import cpu_threads
 from ..errors import EnvironmentFaultError, UsageError, install_hint
+from ..text import Fields, one_line
 
 REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
 PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
@@ -31,7 +33,7 @@ ENVIRONMENT: Final = {  # Ray reads it when it is imported
 
 
 def import_ray(*, own_cluster: bool) -> ModuleType:
-    """Import Ray with quiet settings. A cluster of our own also requires a key.
+    """Import Ray with quiet settings, and with a key for a cluster of our own.
 
     Raises EnvironmentFaultError: not installed.
     """
@@ -52,7 +54,7 @@ def import_ray(*, own_cluster: bool) -> ModuleType:
 
 
 def check_address(address: str) -> None:
-    """Refuse an address where nothing listens. Ray would wait for it.
+    """Refuse an address where nothing listens, for which Ray would wait.
 
     Raises:
         UsageError: no address.
@@ -76,19 +78,26 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> Iterator[None]:
-    """Connect to a cluster. It is the caller's where one is open, else the one at `address`, else one of our own."""
+    """Connect to the caller's cluster where one is open, else the one at `address`, else one of our own."""
     if ray.is_initialized():
         yield
         return
     # short, since sockets lie in it; and gone afterwards, which Ray's own is not
     folder = tempfile.mkdtemp(prefix="robustcheck-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
-    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": folder}
-    own |= {"address": "local", "num_cpus": max(cpu_threads(), workers or 0)}
+    cluster: Fields = {"address": address}
+    if not address:
+        cluster = {
+            "address": "local",
+            "num_cpus": max(cpu_threads(), workers or 0),
+            "include_dashboard": False,
+            "object_store_memory": STORE_BYTES,
+            "_temp_dir": folder,
+        }
     try:
         try:
             # workers import from the folder in which Ray starts: an empty one, never the user's
             with chdir(folder):
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **({"address": address} if address else own))
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **cluster)
         except Exception as fault:  # Ray raises what it likes, bare Exceptions too
             raise unreachable(address, str(fault)) from fault
         yield
@@ -98,10 +107,13 @@ def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> I
 
 
 def unreachable(address: str | None, why: str) -> EnvironmentFaultError:
-    """Return the error for an unusable cluster. It is the caller's or our own."""
-    where = f"--ray-address is {address}; cluster" if address else "Ray: cluster on this machine"
-    hint = "ray status, or leave out --ray-address" if address else "df -h /tmp /dev/shm; free -h"
-    return EnvironmentFaultError(f"{where} can't be used: {' '.join(why.split())[:300]}", hint)
+    """Return the error for an unusable cluster, the caller's or our own."""
+    where = "Ray: cluster on this machine"
+    hint = "df -h /tmp /dev/shm; free -h"
+    if address:
+        where = f"--ray-address is {address}; cluster"
+        hint = "ray status, or leave out --ray-address"
+    return EnvironmentFaultError(f"{where} can't be used: {one_line(why)}", hint)
 
 
 def node_devices(ray: ModuleType) -> list[tuple[int, int]]:
@@ -111,7 +123,7 @@ def node_devices(ray: ModuleType) -> list[tuple[int, int]]:
 
 
 def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wants_gpu: bool) -> tuple[int, int, int]:
-    """Plan the workers and their CPUs and GPUs. Each gets the most CPUs with which so many workers fit on the nodes.
+    """Plan the workers, and for each its GPUs and the most CPUs with which so many workers fit on the nodes.
 
     Args:
         devices: (CPUs, GPUs) of each node.
@@ -122,14 +134,17 @@ def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wan
         UsageError: so many workers do not fit.
     """
     gpus = int(wants_gpu and any(gpu for _, gpu in devices))
-    most = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in devices)
-    default = most if gpus else sum(-(-cpu // CORES_A_WORKER) for cpu, _ in devices)
-    n_workers = default if workers is None else workers
+
+    def count_fitting(cpus: int) -> int:
+        return sum(min(cpu // cpus, gpu) if gpus else cpu // cpus for cpu, gpu in devices)
+
+    most = count_fitting(1)
+    if workers is None:
+        workers = most if gpus else sum(math.ceil(cpu / CORES_A_WORKER) for cpu, _ in devices)
     for cpus in range(max((cpu for cpu, _ in devices), default=0), 0, -1):
-        fitting = sum(min(cpu // cpus, gpu) if gpus else cpu // cpus for cpu, gpu in devices)
-        if 0 < n_workers <= fitting:
-            return n_workers, cpus, gpus
+        if 0 < workers <= count_fitting(cpus):
+            return workers, cpus, gpus
     raise UsageError(
-        f"--workers is {n_workers}; the cluster has room for {most} ({'GPUs' if gpus else 'CPUs'})",
+        f"--workers is {workers}; the cluster has room for {most} ({'GPUs' if gpus else 'CPUs'})",
         f"--workers {max(1, most)}",
     )
