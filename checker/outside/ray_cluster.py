@@ -1,4 +1,4 @@
-"""Reach or start a Ray cluster, and plan how many workers it has room for."""
+"""Reach or start a Ray cluster, plan how many workers it has room for, and keep so many of them there."""
 
 import logging
 import math
@@ -8,22 +8,25 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
+from ..core.progress import TellLine
 from ..core.runtime.devices import cpu_threads
 from ..errors import EnvironmentFaultError, UsageError, install_hint
-from ..text import Fields, one_line
+from ..text import VERSION, Fields, one_line
 
 REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
 PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
 START_S: Final = 300  # for a worker to be there where none is; a cluster that grows takes minutes
 STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
 CORES_A_WORKER: Final = 4  # by default, without GPUs: more workers would hold the model more often, in as much memory
+STARTS: Final = 3  # of a worker before it is given up; a node that is going away may still take a new one
 ENVIRONMENT: Final = {  # Ray reads it when it is imported
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to Ray's makers
     "RAY_DEDUP_LOGS": "1",  # the next is a part of it:
@@ -148,3 +151,97 @@ def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wan
         f"--workers is {workers}; the cluster has room for {most} ({'GPUs' if gpus else 'CPUs'})",
         f"--workers {max(1, most)}",
     )
+
+
+class Crew:
+    """The workers of a run, by number, in which a lost one is replaced as soon as the cluster has room."""
+
+    def __init__(self, ray: ModuleType, start: Callable[[], Any], n_workers: int, tell: TellLine) -> None:
+        """Start the workers. start: starts an actor and returns its handle."""
+        self._ray = ray
+        self._start = start
+        self._tell = tell
+        self._failures: Counter[int] = Counter()
+        self._machines: dict[int, str] = {}
+        self._doubted: set[int] = set()
+        """those that have not answered since a worker was lost"""
+        self.n_workers = n_workers
+        self.actors: dict[int, Any] = {}
+        self.calls: dict[Any, int] = {}
+        """those that show whether a worker is there"""
+        self.idle: list[int] = []
+        for worker in range(n_workers):
+            self.replace(worker)
+
+    def replace(self, worker: int) -> None:
+        """Start a worker, after the end of the one with this number."""
+        if worker in self.actors:
+            self._ray.kill(self.actors[worker])
+        self.actors[worker] = self._start()
+        self._call(worker)
+
+    def _call(self, worker: int) -> None:
+        self.calls[self.actors[worker].hello.remote()] = worker
+
+    def lose(self, worker: int, what_follows: str) -> None:
+        """Report a lost worker and replace it.
+
+        Its node may have had others, so none gets a task before it has answered again. Otherwise the lost shard could
+        go to another worker of that node, and one lost node would count as two workers.
+        """
+        self._tell(f"lost {self._name(worker)}: {what_follows}")
+        self._doubted = {*self.actors}
+        others = [other for other in (*self.idle, *self.calls.values()) if other != worker]
+        self.idle.clear()
+        self.calls.clear()
+        self.replace(worker)
+        for other in others:
+            self._call(other)
+
+    def free(self, worker: int) -> None:
+        """Take back a worker that has delivered a result."""
+        if worker in self._doubted:
+            self._call(worker)
+        else:
+            self.idle.append(worker)
+
+    def answered(self, call: Any) -> None:
+        """Take in a worker that is there; replace one that is not.
+
+        Raises EnvironmentFaultError: the last one can't be started, or holds another version.
+        """
+        worker = self.calls.pop(call)
+        try:
+            version, self._machines[worker] = self._ray.get(call)
+            why = "" if version == VERSION else f"robustcheck-onnx is {version} there and {VERSION} here"
+        except self._ray.exceptions.RayError as fault:
+            why = " ".join(str(fault).split())[-300:]
+        if not why:
+            self._failures[worker] = 0
+            self._doubted.discard(worker)
+            self.idle.append(worker)
+            return
+        self._failures[worker] += 1
+        if self._failures[worker] < STARTS:
+            self.lose(worker, why)
+            return
+        self._ray.kill(self.actors.pop(worker))
+        self._tell(f"gave up {self._name(worker)}: {why}")
+        if not self.actors:
+            raise EnvironmentFaultError(
+                f"Ray: a worker can't be started ({why}); every node needs the same robustcheck-onnx",
+                install_hint("ray"),
+            )
+
+    def _name(self, worker: int) -> str:
+        return f"worker {worker + 1} of {self.n_workers} on {self._machines.get(worker, 'its way')}"
+
+    def end(self) -> None:
+        """End all workers, and report those that are not there."""
+        missing = [*self.calls]
+        if missing:  # some may have been asked a moment ago
+            _, missing = self._ray.wait(missing, num_returns=len(missing), timeout=PATIENCE_S)
+        for handle in self.actors.values():
+            self._ray.kill(handle)
+        for call in missing:
+            self._tell(f"not there at the end: {self._name(self.calls[call])}")

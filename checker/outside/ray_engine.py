@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,13 +28,14 @@ from ..core.measure.probe import probe
 from ..core.measure.sums import Facts, Measurement, conclude, merge, nothing_yet
 from ..core.progress import TellLine
 from ..core.runtime.devices import parse_device
-from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
+from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
 from ..text import VERSION, frozen
 from .image_sets.open import of_job
 from .isolation import too_slow
 from .ray_cluster import (
     PATIENCE_S,
     START_S,
+    Crew,
     check_address,
     import_ray,
     node_devices,
@@ -43,7 +44,6 @@ from .ray_cluster import (
     unreachable,
 )
 
-STARTS: Final = 3  # of a worker before it is given up; a node that is going away may still take a new one
 HANDLER_S: Final = 0.05  # between two looks after the handler of SIGTERM
 AHEAD_SHARDS: Final = 2  # per worker; merged only in order, so these may wait in the driver's memory
 BEGINNING: Final = -1  # a task in place of a shard: to open a job and try its model
@@ -183,100 +183,6 @@ class _Task:
         return f"{part} of {self.course.job.model}"
 
 
-class _Crew:
-    """The workers of a run, by number, in which a lost one is replaced as soon as the cluster has room."""
-
-    def __init__(self, ray: ModuleType, start: Callable[[], Any], n_workers: int, tell: TellLine) -> None:
-        """Start the workers. start: starts an actor and returns its handle."""
-        self._ray = ray
-        self._start = start
-        self._tell = tell
-        self._failures: Counter[int] = Counter()
-        self._machines: dict[int, str] = {}
-        self._doubted: set[int] = set()
-        """those that have not answered since a worker was lost"""
-        self.n_workers = n_workers
-        self.actors: dict[int, Any] = {}
-        self.calls: dict[Any, int] = {}
-        """those that show whether a worker is there"""
-        self.idle: list[int] = []
-        for worker in range(n_workers):
-            self.replace(worker)
-
-    def replace(self, worker: int) -> None:
-        """Start a worker, after the end of the one with this number."""
-        if worker in self.actors:
-            self._ray.kill(self.actors[worker])
-        self.actors[worker] = self._start()
-        self._call(worker)
-
-    def _call(self, worker: int) -> None:
-        self.calls[self.actors[worker].hello.remote()] = worker
-
-    def lose(self, worker: int, what_follows: str) -> None:
-        """Report a lost worker and replace it.
-
-        Its node may have had others, so none gets a task before it has answered again. Otherwise the lost shard could
-        go to another worker of that node, and one lost node would count as two workers.
-        """
-        self._tell(f"lost {self._name(worker)}: {what_follows}")
-        self._doubted = {*self.actors}
-        others = [other for other in (*self.idle, *self.calls.values()) if other != worker]
-        self.idle.clear()
-        self.calls.clear()
-        self.replace(worker)
-        for other in others:
-            self._call(other)
-
-    def free(self, worker: int) -> None:
-        """Take back a worker that has delivered a result."""
-        if worker in self._doubted:
-            self._call(worker)
-        else:
-            self.idle.append(worker)
-
-    def answered(self, call: Any) -> None:
-        """Take in a worker that is there; replace one that is not.
-
-        Raises EnvironmentFaultError: the last one can't be started, or holds another version.
-        """
-        worker = self.calls.pop(call)
-        try:
-            version, self._machines[worker] = self._ray.get(call)
-            why = "" if version == VERSION else f"robustcheck-onnx is {version} there and {VERSION} here"
-        except self._ray.exceptions.RayError as fault:
-            why = " ".join(str(fault).split())[-300:]
-        if not why:
-            self._failures[worker] = 0
-            self._doubted.discard(worker)
-            self.idle.append(worker)
-            return
-        self._failures[worker] += 1
-        if self._failures[worker] < STARTS:
-            self.lose(worker, why)
-            return
-        self._ray.kill(self.actors.pop(worker))
-        self._tell(f"gave up {self._name(worker)}: {why}")
-        if not self.actors:
-            raise EnvironmentFaultError(
-                f"Ray: a worker can't be started ({why}); every node needs the same robustcheck-onnx",
-                install_hint("ray"),
-            )
-
-    def _name(self, worker: int) -> str:
-        return f"worker {worker + 1} of {self.n_workers} on {self._machines.get(worker, 'its way')}"
-
-    def end(self) -> None:
-        """End all workers, and report those that are not there."""
-        missing = [*self.calls]
-        if missing:  # some may have been asked a moment ago
-            _, missing = self._ray.wait(missing, num_returns=len(missing), timeout=PATIENCE_S)
-        for handle in self.actors.values():
-            self._ray.kill(handle)
-        for call in missing:
-            self._tell(f"not there at the end: {self._name(self.calls[call])}")
-
-
 def _run(
     ray: ModuleType,
     jobs: Sequence[Job],
@@ -285,7 +191,7 @@ def _run(
     address: str | None,
     timeout_s: float,
     tell: TellLine,
-) -> Generator[Outcome, None, None]:
+) -> Iterator[Outcome]:
     """Talk to Ray in a separate thread, which waits for nothing longer than `PATIENCE_S` at a time.
 
     A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
@@ -336,13 +242,13 @@ def _keep_handler() -> None:
 
 
 @contextmanager
-def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, tell: TellLine) -> Iterator[_Crew]:
+def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, tell: TellLine) -> Iterator[Crew]:
     """Yield the workers; each is idle once it has answered."""
     wants_gpu = any(parse_device(job.options.device).is_gpu for job in jobs)
     n_workers, cpus, gpus = plan_workers(node_devices(ray), workers, wants_gpu=wants_gpu)
     # Ray does not restart an actor by default: its calls would wait for room on another node, as long as it takes
     actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus)
-    crew = _Crew(ray, partial(actor.remote, str(Path.cwd()), cpus), n_workers, tell)
+    crew = Crew(ray, partial(actor.remote, str(Path.cwd()), cpus), n_workers, tell)
     try:
         yield crew
     finally:
@@ -351,7 +257,7 @@ def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, tell: Te
 
 def _measure_all(
     ray: ModuleType,
-    crew: _Crew,
+    crew: Crew,
     jobs: Sequence[Job],
     profile: Profile,
     stop: threading.Event,

@@ -6,7 +6,7 @@ The local engine measures one model per process; Ray spreads the shards of a mod
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import replace
 from typing import Final
@@ -71,7 +71,7 @@ def run_jobs(
     return _run_local(jobs, profile, workers or 1, limits)
 
 
-def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limits) -> Generator[Outcome, None, None]:
+def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limits) -> Iterator[Outcome]:
     n_workers = max(1, min(workers, len(jobs)))
     threads = max(1, cpu_threads() // n_workers)
 

@@ -94,7 +94,7 @@ def batches(
     progress: Tell | None = None,
     label: Callable[[], str] = str,
     n_shown: int = 0,
-) -> Generator[list[Ready], None, None]:
+) -> Iterator[list[Ready]]:
     """Count images, and put the usable ones into batches.
 
     A batch also ends where a run looks at the evidence (`is_look`), so that its size decides nothing.

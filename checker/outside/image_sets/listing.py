@@ -11,7 +11,7 @@ import re
 import shlex
 import stat
 from array import array
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -79,7 +79,7 @@ def manifest_entries(path: File) -> Entries:
     return Entries.listed(names, Files(folder, names, labels or None, rows, full_urls).entry)
 
 
-def list_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
+def list_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
     """Read the rows of a list, which has one path per line; blank lines are left out."""
     for number, line in enumerate(_lines(path, file), 1):
         if not line.isspace():
@@ -97,11 +97,11 @@ def label_column(path: File, column: str) -> list[tuple[int, str, object]]:
     return [(number, redact(value) if is_url(value) else value, label) for number, value, label in cells]
 
 
-def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
+def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
     """Read the rows of a CSV with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
     letters = 0  # of this row, which may have several lines
 
-    def lines() -> Generator[str, None, None]:
+    def lines() -> Iterator[str]:
         nonlocal letters
         for number, line in enumerate(_lines(path, file), 1):
             letters += len(line)
@@ -136,7 +136,7 @@ def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[R
         ) from fault
 
 
-def _lines(path: File, file: TextIO) -> Generator[str, None, None]:
+def _lines(path: File, file: TextIO) -> Iterator[str]:
     """Read the lines of a file, which may be one line of any size. Raises UsageError beyond `ROW_LETTERS`."""
     number = 0
     while line := file.readline(ROW_LETTERS + 1):
@@ -163,7 +163,7 @@ def _json(line: str) -> object:
     return row if end == len(text) else json.loads(text)
 
 
-def jsonl_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
+def jsonl_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
     """Read the rows of a JSON Lines file. Raises UsageError (no object, no key of a path)."""
     for number, line in enumerate(_lines(path, file), 1):
         if line.isspace():
@@ -218,7 +218,7 @@ ROWS = {".txt": list_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": js
 
 
 @contextmanager
-def _text(path: File) -> Generator[TextIO, None, None]:
+def _text(path: File) -> Iterator[TextIO]:
     """Open a text file to read lines that only line feeds end, so that JSON is not cut at U+2028."""
     try:
         with copied(path) as local, local.open(encoding="utf-8-sig") as file:
