@@ -9,8 +9,6 @@ import re
 import shlex
 from typing import ClassVar
 
-from .text import one_line
-
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
 """Errors of the operating system that are not the call's fault: disk, quota or file table full, no rights."""
 
@@ -154,5 +152,5 @@ def as_error(fault: BaseException) -> RobustcheckError:
             f"{where}: system reports {fault.strerror}; space, quota, file handles and rights must be there",
             "df -h; ulimit -a",
         )
-    text = one_line(f"{type(fault).__name__}: {fault}")
+    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
     return RobustcheckError(f"internal error: {text}", "run again with --debug and report the traceback")

@@ -430,11 +430,10 @@ class _Download:
         """Return the models with an image input in other folders below a folder of the repository."""
         start = f"{folder.path}/" if folder.path else ""
         own_folder = self.file.parent.path or "."
-        return [
-            str(model)
-            for model in map(PurePosixPath, sorted(self.file.store.files))
-            if model.suffix.lower() == ".onnx"
-            and str(model).startswith(start)
-            and model.parent.as_posix() != own_folder
-            and not takes_no_image(model)
-        ]
+        others = []
+        for name in sorted(self.file.store.files):
+            model = PurePosixPath(name)
+            is_below = name.startswith(start) and model.suffix.lower() == ".onnx"
+            if is_below and model.parent.as_posix() != own_folder and not takes_no_image(model):
+                others.append(name)
+        return others

@@ -25,7 +25,7 @@ from ..core.measure.job import TRIES, Job, Outcome, died
 from ..core.measure.loop import measure_shard
 from ..core.measure.opening import Opened, open_job
 from ..core.measure.probe import probe
-from ..core.measure.sums import Facts, Measurement, conclude, merge, nothing_yet
+from ..core.measure.sums import Measurement, RunFacts, conclude, merge, nothing_yet
 from ..core.progress import TellLine
 from ..core.runtime.devices import parse_device
 from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
@@ -76,7 +76,7 @@ def run_on_ray(
     return _run(ray, jobs, profile, workers, address, timeout_s, tell)
 
 
-_Result = tuple[Facts, Measurement | None] | RobustcheckError
+_Result = tuple[RunFacts, Measurement | None] | RobustcheckError
 """of a shard, or without a measurement of the beginning of a job"""
 
 
@@ -89,7 +89,7 @@ class Worker:
         self._threads = threads
         self._number = -1
         self._opened: Opened | None = None
-        self._facts: Facts | None = None
+        self._facts: RunFacts | None = None
 
     def hello(self) -> tuple[str, str]:
         """Return the version of the measuring code and the name of the machine."""
@@ -103,7 +103,7 @@ class Worker:
         except Exception as fault:  # noqa: BLE001 # reported as this job's error
             return as_error(fault)
 
-    def _open(self, number: int, job: Job) -> tuple[Opened, Facts]:
+    def _open(self, number: int, job: Job) -> tuple[Opened, RunFacts]:
         if self._number != number or self._opened is None or self._facts is None:
             self._opened = self._facts = None  # the device's memory is free before the next model comes
             self._opened = open_job(job, of_job, threads=self._threads)
@@ -122,7 +122,7 @@ class _Course:
     """shards before number `merged`"""
     started: float = 0.0
     begun: bool = False
-    facts: Facts | None = None
+    facts: RunFacts | None = None
     measured_s: float = 0.0
     """while a worker was at it; waiting for a worker does not count"""
     todo: list[int] = field(default_factory=list)
@@ -159,7 +159,7 @@ class _Course:
     def failed(self, error: RobustcheckError) -> Outcome:
         return Outcome(self.job, (), error, time.perf_counter() - self.started)
 
-    def concluded(self, facts: Facts, profile: Profile) -> Outcome:
+    def concluded(self, facts: RunFacts, profile: Profile) -> Outcome:
         """Conclude the evidence from all shards."""
         spread = {"engine": "ray", "workers": len(self.workers)}
         executions = tuple(execution.model_copy(update=spread) for execution in facts.executions)

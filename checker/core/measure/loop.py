@@ -31,7 +31,7 @@ from .job import SHARD_IMAGES
 from .opening import Inputs, Opened
 from .prepare import Prepared, prepare_item, stack
 from .probe import probe_measured, take_probe, usable
-from .sums import Facts, FirstImages, ImagesRead, Measurement, nothing_yet
+from .sums import FirstImages, ImagesRead, Measurement, RunFacts, nothing_yet
 
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
 FIRST_IMAGES = "first images"  # the stage before the first batch is through
@@ -220,7 +220,7 @@ def until_decided(
     progress: Tell | None,
     watch: Watch | None,
     kept: FirstImages,
-) -> tuple[Facts, Measurement, bool]:
+) -> tuple[RunFacts, Measurement, bool]:
     """Try the model, and measure until the evidence decides or the images end.
 
     kept: gets the first images.

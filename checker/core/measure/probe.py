@@ -10,7 +10,7 @@ from ..images.source import Skipped
 from ..runtime.runner import TRIED, Runner
 from .opening import Opened, model_facts
 from .prepare import Prepared, prepare_item, stack
-from .sums import Facts
+from .sums import RunFacts
 
 
 def take_probe(decoded: Iterable[Prepared | Skipped], n: int = TRIED) -> list[Prepared | Skipped]:
@@ -30,14 +30,14 @@ def usable(items: Iterable[Prepared | Skipped]) -> list[Prepared]:
     return [item for item in items if isinstance(item, Prepared)]
 
 
-def probe(opened: Opened) -> Facts:
+def probe(opened: Opened) -> RunFacts:
     """Try the model on the first usable images, which are decoded here (`probe_measured`)."""
     first = take_probe(prepare_item(item, opened) for item in opened.source.items())
     facts, _ = probe_measured(opened, usable(first))
     return facts
 
 
-def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, list[AnyArray]]:
+def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[RunFacts, list[AnyArray]]:
     """Try the model, and measure images for it (`Runner.output_difference`, `Runner.batch_invariances`).
 
     To be called before anything else is measured: it settles the graph optimisation that the session runs with, and
@@ -64,7 +64,7 @@ def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, l
         rows += own
         for model, *measured in zip(runner.models, batch, fixed, strict=True):
             models.append(model_facts(model, output, *measured))
-    facts = Facts(
+    facts = RunFacts(
         models=tuple(models or map(model_facts, opened.models)),
         executions=tuple(_execution(runner, opened.job.options) for runner in opened.runners for _ in runner.models),
         preprocessing=opened.preprocessing,

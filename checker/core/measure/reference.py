@@ -22,7 +22,7 @@ from ..runtime.session import relative_difference
 from ..statistics import definitions
 from ..statistics import state as sums
 from .opening import Opened, open_runner
-from .sums import Facts, FirstImages
+from .sums import FirstImages, RunFacts
 
 IMAGES_OF_COMPARISON: Final = 16  # more than of a check: they decide whether an index verdict stands
 IMAGES_OF_FLOOR: Final = 4  # for which a second reference run gives the floor of rounding
@@ -48,7 +48,7 @@ def kind_of(execution: Execution) -> Arithmetic | None:
     return "exact int8 sums" if execution.int8_sums.saturates else "no graph optimisation"
 
 
-def with_references(facts: Facts, references: Sequence[Reference | None]) -> Facts:
+def with_references(facts: RunFacts, references: Sequence[Reference | None]) -> RunFacts:
     """Return the facts with the reference run of each tensor, where there is one."""
     executions = [
         execution if reference is None else execution.model_copy(update={"reference": reference.run})

@@ -92,7 +92,7 @@ class ImagesRead:
         )
 
 
-def input_levels(levels: LevelSums, facts: Facts) -> InputLevels | None:
+def input_levels(levels: LevelSums, facts: RunFacts) -> InputLevels | None:
     """Record the levels that entered the model, in 6 digits, so that no order of sums shows; None if not finite.
 
     Args:
@@ -183,7 +183,7 @@ def merge(a: Measurement, b: Measurement) -> Measurement:
 
 
 @frozen
-class Facts:
+class RunFacts:
     """The facts that evidence needs with a measurement: small, and the same from every worker."""
 
     models: tuple[ModelFacts, ...]
@@ -202,7 +202,7 @@ class Facts:
         """Count the shards, of which the last may have fewer than `SHARD_IMAGES` images."""
         return -(-self.n_images // SHARD_IMAGES)
 
-    def differs_from(self, other: Facts) -> str:
+    def differs_from(self, other: RunFacts) -> str:
         """Name what two workers' facts differ in, so that their sums must not be merged; "" if nothing differs.
 
         Sums must come from the same model, preprocessing and list of images, on the same execution provider.
@@ -221,7 +221,7 @@ class Facts:
 
 
 def conclude(
-    job: Job, facts: Facts, measurement: Measurement, profile: Profile, *, decided: bool = False
+    job: Job, facts: RunFacts, measurement: Measurement, profile: Profile, *, decided: bool = False
 ) -> tuple[Evidence, ...]:
     """Conclude the evidence, one record per tensor.
 

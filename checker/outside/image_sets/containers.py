@@ -62,12 +62,9 @@ class Files:
         """Return the image at an index of the names."""
         name = self.names[index]
         is_remote = isinstance(self.folder, RemoteFile) or is_url(name)
-        return Entry(
-            name,
-            partial(self._read, index, is_remote=is_remote),
-            None if self.labels is None else self.labels[index],
-            origin="" if is_remote else str(self.folder / name),
-        )
+        label = None if self.labels is None else self.labels[index]
+        origin = "" if is_remote else str(self.folder / name)
+        return Entry(name, partial(self._read, index, is_remote=is_remote), label, origin)
 
     def _read(self, index: int, *, is_remote: bool) -> bytes:
         name = self.full_urls.get(index, self.names[index])
@@ -104,9 +101,9 @@ class Rows:
     def missing(self, index: int, value: str) -> UsageError:
         """Return the error for a row without its file."""
         shown = value if is_url(value) else str(self.path.parent / value)
+        column = PATH_COLUMNS[self.columns[index]]
         return UsageError(
-            f"{self.path}: row {self.numbers[index]}: {PATH_COLUMNS[self.columns[index]]} is {value:.{SHOWN}}; "
-            "there is no such file",
+            f"{self.path}: row {self.numbers[index]}: {column} is {value:.{SHOWN}}; there is no such file",
             f"ls -l {quoted(shown):.{SHOWN}}  # paths are relative to the folder of {self.path.name}",
         )
 
