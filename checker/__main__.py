@@ -1,4 +1,4 @@
-"""Start `robustcheck`. `python -m robustcheck_onnx.checker` is the same."""
+"""Start `robustcheck`, or `python -m robustcheck_onnx.checker`."""
 
 import gc
 import signal
@@ -11,11 +11,11 @@ WITHOUT_CHILD = {"export", "--help"}
 
 
 def main() -> int:
-    """Run the command line; return the exit code. It is `cli.main`.
+    """Run the command line (`cli.main`); return the exit code.
 
     SIGINT and SIGTERM wait until `cli.process` answers them: while the command line was imported they would end the
     process without a word, and the reports of an earlier run would be left as if they were this one's. Once the reports
-    and the exit code stand they come too late: neither may be another one for what Python still puts away.
+    and the exit code are settled they are ignored: neither may change for what Python still puts away.
     """
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {SIGINT, SIGTERM})
@@ -35,7 +35,8 @@ def main() -> int:
     for number in (SIGINT, SIGTERM):
         signal.signal(number, SIG_IGN)
     while isolation.EARLY:  # no task came, as after a wrong word
-        (child := isolation.EARLY.pop()).kill()
+        child = isolation.EARLY.pop()
+        child.kill()
         child.close()
     gc.freeze()  # Python would look for garbage as it ends: 25 ms
     return code

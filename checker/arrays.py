@@ -1,4 +1,4 @@
-"""Turn arrays of any library into NumPy arrays. The library is not imported."""
+"""Turn arrays of any library into NumPy arrays, without an import of that library."""
 
 import tokenize
 import zipfile
@@ -32,7 +32,7 @@ def float64(values: npt.ArrayLike) -> Array:
 
 @runtime_checkable
 class SupportsArray(Protocol):
-    """An array that NumPy can read. It is NumPy's own, or a tensor of torch or another library."""
+    """An array that NumPy can read: its own, or a tensor of torch or another library."""
 
     def __array__(self) -> GenericArray:
         """NumPy's protocol."""
@@ -40,7 +40,7 @@ class SupportsArray(Protocol):
 
 
 def is_array(value: object) -> bool:
-    """Return whether a value is an array. It has `__array__` or DLPack then."""
+    """Return whether a value is an array, with `__array__` or DLPack."""
     return isinstance(value, SupportsArray) or hasattr(value, "__dlpack__")
 
 

@@ -1,4 +1,4 @@
-"""Run the child process of the wall (`isolation`). It calls one function after the other and answers in JSON.
+"""Run the child process of the wall (`isolation`), which calls one function after the other and answers in JSON.
 
 Requests come as lines on stdin, messages go as lines to what was stdout: {"progress": …}, {"log": …}, and last
 {"answer": …} or {"error": …}. Whatever else writes to stdout goes to stderr.
@@ -49,7 +49,7 @@ TASKS: Final = (
 
 
 def main() -> int:
-    """Serve until stdin ends. The parent has closed it then, or is gone."""
+    """Serve until stdin ends, because the parent has closed it or is gone."""
     if sys.stderr is None:  # it was closed (`2>&-`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         sys.stderr = os.fdopen(2, "w", closefd=False)
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def _import_all() -> Exception | None:
-    """Import what every task needs, before one comes. What can't be imported is the task's error.
+    """Import what every task needs, before one comes; return what can't be imported, which is the task's error.
 
     Nothing of it becomes garbage: looking for some meanwhile took a sixth of the time.
     """
@@ -107,7 +107,7 @@ def _end(number: int, _frame: object) -> None:
 
 
 def _end_with_parent() -> None:
-    """Let Linux kill this process with its parent. That works even where native code never releases Python's lock."""
+    """Let Linux kill this process with its parent, even where native code never releases Python's lock."""
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 # on Linux only
 
@@ -137,17 +137,17 @@ def _answer(request: Mapping[str, Any], fault: Exception | None, answers: Binary
             raise fault
         send("answer", call(request["task"], request["arguments"], tell))
     except Exception as error:  # noqa: BLE001 # told as the task's error
-        tool_error = as_error(error)
-        if tool_error.exit_code == RobustcheckError.exit_code and request["about"]:
-            tool_error = _broken_by(request["about"], error)
-        shown = {"exit_code": tool_error.exit_code, "message": tool_error.message, "hint": tool_error.hint}
-        send("error", {**shown, "traceback": traceback.format_exc()})
+        shown = as_error(error)
+        if shown.exit_code == RobustcheckError.exit_code and request["about"]:
+            shown = _broken_by(request["about"], error)
+        content = {"exit_code": shown.exit_code, "message": shown.message, "hint": shown.hint}
+        send("error", content | {"traceback": traceback.format_exc()})
     finally:
         LOG.removeFilter(log)
 
 
 def _broken_by(about: str, error: Exception) -> CannotAssessError:
-    """Return the error of a file that broke the reader. An exception in our code is then a property of that file."""
+    """Return the error of a file that broke the reader, where an exception in our code is a property of that file."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if FOLDER in Path(frame.filename).parents]
     place = Path(frames[-1].filename).relative_to(FOLDER) if frames else "the child process"
     return CannotAssessError(
@@ -157,21 +157,24 @@ def _broken_by(about: str, error: Exception) -> CannotAssessError:
 
 
 def call(task: str, arguments: Mapping[str, Any], tell: Tell) -> Any:
-    """Call one of TASKS; return its answer as JSON values. Its annotations turn JSON values into records."""
+    """Call one of TASKS, whose annotations turn JSON values into records; return its answer as JSON values."""
     from pydantic import TypeAdapter  # noqa: PLC0415 # imported with the task
 
     module, _, name = TASKS[TASKS.index(task)].partition(":")
     function = getattr(import_module(PACKAGE + module), name)
     hints = get_type_hints(function)
-    own = {"isolate": False, "progress": tell}
-    values = {key: _as_annotated(hints.get(key), value) for key, value in arguments.items()}
-    answer = function(**values, **{key: value for key, value in own.items() if key in hints})
+    values = {name: _as_annotated(hints.get(name), value) for name, value in arguments.items()}
+    for name, value in (("isolate", False), ("progress", tell)):
+        if name in hints:
+            values[name] = value
+    answer = function(**values)
     return TypeAdapter(hints["return"]).dump_python(answer, mode="json")
 
 
 def _as_annotated(hint: Any, value: Any) -> Any:
-    """Turn a JSON value into the annotated type. One that is of the type already, such as a text, stays."""
+    """Turn a JSON value into the annotated type, unless it is of that type already, such as a text."""
     from pydantic import TypeAdapter  # noqa: PLC0415
 
-    is_one = hint is None or value is None or type(value) in get_args(hint)
-    return value if is_one else TypeAdapter(hint).validate_python(value)
+    if hint is None or value is None or type(value) in get_args(hint):
+        return value
+    return TypeAdapter(hint).validate_python(value)

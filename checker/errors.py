@@ -52,7 +52,7 @@ _KEYWORDS = re.compile(
 
 
 def as_keywords(text: str) -> str:
-    """Write options in a text as keyword arguments. The text is a message or hint; a command of a shell stays as it is.
+    """Write options in a message or hint as keyword arguments, and a shell's command as it is.
 
     >>> as_keywords("--preprocess clip"), as_keywords("--max-bad is 2"), as_keywords("ls --images")
     ('preprocess="clip"', 'max_bad is 2', 'ls --images')
@@ -61,9 +61,11 @@ def as_keywords(text: str) -> str:
     """
 
     def keyword(option: re.Match[str]) -> str:
-        name, value = option[1].replace("-", "_"), option[2]
-        shown = value if value is None or value[0].isdecimal() or value.isupper() else f'"{value}"'
-        return f"{name}={shown}" if value else name
+        name = option[1].replace("-", "_")
+        value = option[2]
+        if value is None:
+            return name
+        return f"{name}={value}" if value[0].isdecimal() or value.isupper() else f'{name}="{value}"'
 
     return text if text.startswith(COMMANDS) else _KEYWORDS.sub(keyword, text)
 
@@ -83,53 +85,46 @@ class UsageError(RobustcheckError):
 
 
 class CannotAssessError(RobustcheckError):
-    """A model without a possible verdict (exit 3).
-
-    The model is unreadable, or there are no usable images or no finite representation.
-    """
+    """A model that can't be judged: unreadable, or without usable images or a finite representation (exit 3)."""
 
     exit_code = 3
 
 
 def unfit(model: object, seen: str) -> CannotAssessError:
-    """Return the error about a model whose file tells more. `model` is its path, `seen` what is wrong."""
+    """Return the error about a model, by its path, of which `inspect` shows more; `seen` is what is wrong."""
     return CannotAssessError(f"{model}: {seen}", f"robustcheck inspect {shlex.quote(str(model))}")
 
 
 class EnvironmentFaultError(RobustcheckError):
-    """A fault of the environment (exit 4). An execution provider, memory, disk space or an extra is missing."""
+    """A fault of the environment: an execution provider, memory, disk space or an extra is missing (exit 4)."""
 
     exit_code = 4
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs an extra.
-
-    pip keeps the distribution that is installed, and brings what the extra names.
-    """
+    """Return the command that installs what an extra names, next to the installed distribution."""
     ours = _installed("robustcheck-onnx")
     return f"pip install '{ours[0]}[{extra}]'" if ours else f"pip install '.[{extra}]'  # in a clone"
 
 
 def _installed(start: str) -> list[str]:
-    """Return the distributions with such names, sorted. The names start so."""
+    """Return the installed distributions whose names start so, sorted."""
     from importlib.metadata import distributions  # noqa: PLC0415 # slow to import, rarely needed
 
-    return sorted({name for distribution in distributions() if (name := distribution.name or "").startswith(start)})
+    names = {distribution.name or "" for distribution in distributions()}
+    return sorted(name for name in names if name.startswith(start))
 
 
 def _runtime_hint() -> str:
-    """Return the command that installs ONNX Runtime again.
-
-    It is missing, or lost its files as another flavour was uninstalled.
-    """
-    there, ours = _installed("onnxruntime"), _installed("robustcheck-onnx")
-    brings = there if len(there) == 1 else ours or ["onnxruntime"]
-    return f"pip uninstall -y {' '.join(there)} && pip install {brings[0]}" if there else f"pip install {brings[0]}"
+    """Return the command that installs ONNX Runtime again, where it is missing or another flavour took its files."""
+    there = _installed("onnxruntime")
+    brings = there if len(there) == 1 else _installed("robustcheck-onnx") or ["onnxruntime"]
+    install = f"pip install {brings[0]}"
+    return f"pip uninstall -y {' '.join(there)} && {install}" if there else install
 
 
 def as_error(fault: BaseException) -> RobustcheckError:
-    """Turn any exception into a reportable error. The exit code is 4 for what the machine lacks, else 70."""
+    """Turn any exception into a reportable error, with exit code 4 for what the machine lacks, else 70."""
     if isinstance(fault, RobustcheckError):
         return fault
     if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno == errno.ENOMEM):
@@ -152,7 +147,10 @@ def as_error(fault: BaseException) -> RobustcheckError:
             "robustcheck model.onnx --images photos/ -o json=report.json -q",
         )
     if isinstance(fault, OSError) and fault.errno in SCARCE:
-        where, rule = fault.filename or "stdout", "space, quota, file handles and rights must be there"
-        return EnvironmentFaultError(f"{where}: system reports {fault.strerror}; {rule}", "df -h; ulimit -a")
+        where = fault.filename or "stdout"
+        return EnvironmentFaultError(
+            f"{where}: system reports {fault.strerror}; space, quota, file handles and rights must be there",
+            "df -h; ulimit -a",
+        )
     text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
     return RobustcheckError(f"internal error: {text}", "run again with --debug and report the traceback")

@@ -24,22 +24,21 @@ SUFFIXES = {
     )
     for suffix in suffixes.split()
 }
-"""of an image file, and the format that it promises"""
-"""how an image's format is named, by the suffix of its file"""
+"""by the suffix of an image file, the format that it promises"""
 
 
 def nearest_path(path: Path) -> Path | None:
-    """Return the file that a mistyped path means. None where no name is close."""
+    """Return the file that a mistyped path means; None where no name is close."""
     if "\\" in path.name:  # a path of Windows
         path = Path(PureWindowsPath(path.name).name)
     near = existing_parent(path)
     for part in path.relative_to(near).parts:
-        suffix = Path(part).suffix.lower()
-        names = sorted(file.name for file in near.glob("*") if not suffix or _is_alike(suffix, file.suffix.lower()))
-        stems = get_close_matches(
-            Path(part).stem, [Path(name).stem for name in names], 1, 0.6
-        )  # v1.onnx is not v2.onnx
-        close = get_close_matches(part, [name for name in names if Path(name).stem in stems], 1, 0)
+        typed = Path(part)
+        suffix = typed.suffix.lower()
+        files = [file for file in near.glob("*") if not suffix or _is_alike(suffix, file.suffix.lower())]
+        files.sort(key=lambda file: file.name)
+        stems = get_close_matches(typed.stem, [file.stem for file in files], 1, 0.6)  # v1.onnx is not v2.onnx
+        close = get_close_matches(part, [file.name for file in files if file.stem in stems], 1, 0)
         if not close:
             return None
         near /= close[0]
@@ -51,5 +50,5 @@ def _is_alike(suffix: str, other: str) -> bool:
 
 
 def existing_parent(path: Path) -> Path:
-    """Return the folder of a path that exists. It is the last one on the way to the file."""
+    """Return the last folder on the way to a file that exists."""
     return next(parent for parent in (*path.parents, path) if os.path.isdir(parent) or parent == parent.parent)  # noqa: PTH112

@@ -1,4 +1,4 @@
-"""Write numbers, names, digests and JSON. Text from outside is shown safely; pure, light to import."""
+"""Write numbers, names, digests and JSON, and show text from outside safely; pure, light to import."""
 
 import json
 import math
@@ -66,9 +66,7 @@ def page(name: str, home: str = HOME) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Escape what is unsafe to print.
-
-    That is control characters, text-direction marks, bytes that are not text and commands of pipelines.
+    r"""Escape control characters, text-direction marks, bytes that are not text and commands of pipelines.
 
     >>> printable("a\x1b[31m\nb"), printable("##[stop-commands]x"), printable("onnx::MatMul_1")
     ('a\\x1b[31m\\nb', '#\\x23[stop-commands]x', 'onnx::MatMul_1')
@@ -78,7 +76,7 @@ def printable(text: str) -> str:
 
 
 def name_text(text: str, ascii_only: bool) -> str:
-    r"""Write a name from outside safely. A file, an image or a tensor has it.
+    r"""Write a name from outside safely, such as that of a file, an image or a tensor.
 
     Control characters, text-direction marks, undecodable bytes and commands of GitHub Actions are written as escapes
     (`\x1b`, `\u202e`), with `ascii_only` every character above 127 too: a file name must not steer the terminal.
@@ -93,10 +91,7 @@ def sentence_text(text: str, ascii_only: bool) -> str:
 
 
 def prose_text(text: str, ascii_only: bool) -> str:
-    """Write a sentence that quotes no names.
-
-    The claim and limits are such; with `ascii_only` letters lose their accents.
-    """
+    """Write a sentence that quotes no names, such as the claim; with `ascii_only` letters lose their accents."""
     if ascii_only:
         parts = unicodedata.normalize("NFD", text.translate(_ASCII_SIGNS))
         text = "".join(c for c in parts if not unicodedata.combining(c))
@@ -104,7 +99,7 @@ def prose_text(text: str, ascii_only: bool) -> str:
 
 
 def as_json(document: object) -> str:
-    r"""Return a document as JSON. Its numbers are finite, and a newline ends it.
+    r"""Return a document with finite numbers as JSON that a newline ends.
 
     Characters that do not print (controls, text-direction marks, line separators, bytes of file names that are not
     text) are written as `\uXXXX`: a name must not steer a terminal that shows the file.
@@ -125,19 +120,21 @@ def error_json(message: str, hint: str, code: int) -> str:
 
 def error_text(message: str, hint: str, code: int) -> str:
     """Return the text of a run without a verdict."""
-    lines = [f"robustcheck: no verdict (exit code {code})", f"error: {message}", f"hint: {hint}" if hint else ""]
-    return "".join(f"{line}\n" for line in lines if line).encode("utf-8", "backslashreplace").decode()
+    text = f"robustcheck: no verdict (exit code {code})\nerror: {message}\n"
+    if hint:
+        text += f"hint: {hint}\n"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def sha256_of(content: bytes | mmap.mmap) -> str:
-    """Return the digest of bytes. Every document writes it as `sha256:` and 64 hexadecimal digits."""
+    """Return the digest of bytes as every document writes it: `sha256:` and 64 hexadecimal digits."""
     import hashlib  # noqa: PLC0415 # keeps the start fast
 
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def digest_of(document: Mapping[str, Any]) -> str:
-    """Return the digest of a canonical JSON document. It has sorted keys, no spaces, ASCII, finite numbers.
+    """Return the digest of a document as canonical JSON: sorted keys, no spaces, ASCII, finite numbers.
 
     Raises ValueError for a number that is not finite.
     """
@@ -146,7 +143,7 @@ def digest_of(document: Mapping[str, Any]) -> str:
 
 
 def short_digest(digest: str) -> str:
-    """Return `sha256:` and the first 12 hexadecimal digits. People read them."""
+    """Return `sha256:` and the first 12 hexadecimal digits, for people."""
     algorithm, _, value = digest.partition(":")
     return f"{algorithm}:{value[:SHORT_DIGEST]}" if value else digest[:SHORT_DIGEST]
 
@@ -189,14 +186,23 @@ _RULES: Final = {
 
 
 def rule_of(fault: Mapping[str, Any]) -> str:
-    """Return the rule that a value breaks. It is read from an error of pydantic."""
+    """Return the rule that a value breaks, by an error of pydantic."""
     words = str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "it must be")
     return _RULES.get(fault["type"], words)
 
 
 def quoted(word: object) -> str:
-    """Quote a word for the shell. It may be a path."""
+    """Quote a word or a path for the shell."""
     return shlex.quote(str(word))
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Return at most `limit` characters of a text, such as another library's error, in one line.
+
+    >>> one_line("a\\n  b"), one_line(ValueError("abcd"), 3)
+    ('a b', 'abc')
+    """
+    return " ".join(str(text).split())[:limit]
 
 
 def number_text(value: float | None, digits: int = 3, *, missing: str = "not measured") -> str:
@@ -215,9 +221,7 @@ def number_text(value: float | None, digits: int = 3, *, missing: str = "not mea
 
 
 def bound_text(value: float | None, *limits: float, least: int = 3) -> str:
-    """Write a confidence bound in enough digits.
-
-    There are `least` or more, so that they show on which side of each limit it lies.
+    """Write a confidence bound in `least` digits or more, so that they show on which side of each limit it lies.
 
     >>> bound_text(7.9114, 7.911), bound_text(9.1, 7.911), bound_text(None, 7.911)
     ('7.9114', '9.10', 'not measured')
@@ -226,10 +230,13 @@ def bound_text(value: float | None, *limits: float, least: int = 3) -> str:
         return number_text(None)
     for digits in range(least, 17):
         text = number_text(value, digits)
-        shown = float(text)
-        if all((shown > limit) == (value > limit) and (shown < limit) == (value < limit) for limit in limits):
+        if all(_side(float(text), limit) == _side(value, limit) for limit in limits):
             return text
     return repr(value)
+
+
+def _side(value: float, limit: float) -> int:
+    return (value > limit) - (value < limit)
 
 
 def interval_text(
@@ -241,7 +248,7 @@ def interval_text(
     missing: str = "not measured",
     least: int = 3,
 ) -> str:
-    """Write an interval by its bounds. `missing` where it has none. Each as `bound_text` writes it next to `limits`.
+    """Write an interval by its bounds, each as `bound_text` writes it next to `limits`; `missing` where it has none.
 
     >>> interval_text(1.5, 20.25), interval_text(7.9114, 9.1, [7.911], between=" – "), interval_text(None, 2.0)
     ('1.50 to 20.2', '7.9114 – 9.10', 'not measured')
@@ -252,7 +259,7 @@ def interval_text(
 
 
 def range_text(low: str, high: str, between: str = " to ") -> str:
-    """Write two texts as a range. It is one text where both are the same.
+    """Write two texts as a range, or one where both are the same.
 
     >>> range_text("8.1", "9.0"), range_text("8.1", "8.1")
     ('8.1 to 9.0', '8.1')
@@ -261,7 +268,7 @@ def range_text(low: str, high: str, between: str = " to ") -> str:
 
 
 def percent_text(value: float | None) -> str:
-    """Write a share 0–1 as a percentage. It has one decimal; what is not quite nothing or everything never reads so.
+    """Write a share 0–1 as a percentage with one decimal, never as 0 or 100 where it is not quite that.
 
     >>> percent_text(0.0004), percent_text(1.0), percent_text(0.9999)
     ('< 0.1 %', '100 %', '> 99.9 %')
@@ -287,7 +294,7 @@ def count_text(n: int, noun: str) -> str:
 
 
 def gap_text(left_out: int) -> str:
-    """Write how many sets the reference list omits. Empty where it omits none.
+    """Write how many sets the reference list omits, if any.
 
     >>> gap_text(0), gap_text(1), gap_text(8)
     ('', '1 set between', '8 sets between')
@@ -296,7 +303,7 @@ def gap_text(left_out: int) -> str:
 
 
 def short_checkpoint(checkpoint: str) -> str:
-    """Return the checkpoint without its remark. The remark in parentheses is where its weights were loaded from.
+    """Return the checkpoint without the remark in parentheses on where its weights were loaded from.
 
     >>> short_checkpoint("ResNet50 ImageNet (Keras, GAP)")
     'ResNet50 ImageNet'
@@ -314,7 +321,7 @@ def short_provider(provider: str) -> str:
 
 
 def bars(counts: Sequence[int], height: int) -> list[str]:
-    """Draw vertical bars in block characters. The top row is first.
+    """Draw vertical bars in block characters, from the top row on.
 
     The largest count fills all rows; a count that is not zero shows at least an eighth of a row.
 
@@ -331,9 +338,6 @@ def bars(counts: Sequence[int], height: int) -> list[str]:
 
 
 def type_name(value: object) -> str:
-    """Return the name of a value's type.
-
-    An import would use that name: "int", "torch.nn.modules.linear.Linear". The value never appears.
-    """
+    """Return the name of a value's type as in an import: "int", "torch.nn.modules.linear.Linear"."""
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

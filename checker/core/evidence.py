@@ -1,4 +1,4 @@
-"""The records of the evidence. They hold how images become inputs, what was measured, on what, and how; no opinion."""
+"""The records of the evidence: how images become inputs, what was measured, on what, and how; no opinion."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONTENT_IMAGES = 50  # varied images that content is measured on: the effective 
 
 
 class Interval(Frozen):
-    """An estimate with the bounds that the verdict uses. None = it could not be measured."""
+    """An estimate with the bounds that the verdict uses; None = not measurable."""
 
     estimate: float | None
     low: float | None
@@ -105,9 +105,7 @@ class Statistics(Frozen):
 
 
 class GraphScaling(Frozen):
-    """The scaling of the image input inside a graph.
-
-    It comes before the first layer: each channel is factor · value + offset.
+    """The scaling of the image input inside a graph, before its first layer: each channel is factor · value + offset.
 
     Equal to (value − mean) / std, the other way to write a normalisation.
     """
@@ -132,10 +130,7 @@ class GraphScaling(Frozen):
 
 
 class Content(Frozen):
-    """The variation of the first varied images' representations.
-
-    It is how much they differ, and in how many directions.
-    """
+    """How much the representations of the first varied images differ, and in how many directions."""
 
     n: int
     """images: the first 50 of the seeded order that are neither duplicates nor near-duplicates of earlier ones; fewer
@@ -150,7 +145,7 @@ class Content(Frozen):
 
 
 class Origin(Frozen):
-    """The place that a model was fetched from. It is what its address meant at that time."""
+    """The place that a model was fetched from, as its address meant at that time."""
 
     address: str
     """as it was given, without secrets"""
@@ -258,10 +253,7 @@ class ImageFacts(Frozen):
 
 
 class InputLevels(Frozen):
-    """The mean and SD of each input channel.
-
-    All values of all usable images count; channels have the model's own order.
-    """
+    """The mean and SD of each input channel, in the model's own order, over all values of all usable images."""
 
     mean: tuple[float, ...]
     sd: tuple[float, ...]
@@ -319,7 +311,7 @@ class ReferenceRun(Frozen):
 
 
 class Execution(Frozen):
-    """The requested and the obtained execution. It also counts what ran where."""
+    """The requested and the obtained execution, with counts of what ran where."""
 
     requested: str
     """auto, or a device, with the options of its provider behind commas"""
@@ -357,7 +349,7 @@ class Execution(Frozen):
 
     @property
     def sums_words(self) -> str:
-        """Return the predicate of a sentence about the int8 sums of this run. It is empty for other files."""
+        """Return the predicate of a sentence about the int8 sums of this run; "" for other files."""
         if self.int8_sums is None:
             return ""
         return "are exact (--arithmetic exact)" if self.arithmetic == "exact" else self.int8_sums.words
@@ -372,7 +364,7 @@ class Execution(Frozen):
 
 
 class SeenImage(Frozen):
-    """An image of the gallery with its numbers. People look at it; it decides nothing."""
+    """An image of the gallery with its numbers, for people to look at."""
 
     name: str
     digest: str
@@ -383,7 +375,7 @@ class SeenImage(Frozen):
 
 
 class Gallery(Frozen):
-    """A few images and features for people. They decide nothing."""
+    """A few images and features for people, which decide nothing."""
 
     features: tuple[int, ...]
     """those of `Statistics.features`, in their order, the first few"""
@@ -400,10 +392,7 @@ STOCK = "bundled"  # the word for the bundled photos where images are named; a f
 
 
 class Options(Frozen):
-    """The given options that move a run's numbers. None = not given. The threshold profile is next to it.
-
-    What each of the others is: `RunOptions`.
-    """
+    """The given options that move a run's numbers (`RunOptions`), next to the threshold profile; None = not given."""
 
     images: str | None = None
     """folder, glob, list, manifest, shards or tensors, or the URL of one; None, or `bundled` = the bundled photos"""
@@ -426,7 +415,7 @@ class Options(Frozen):
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **defaults: Any) -> Self:
-        """Make the record of keyword arguments. A path becomes text.
+        """Make the record of keyword arguments, with a path as text.
 
         Raises TypeError for a name that is not an option, UsageError for a value that is none.
         """
@@ -447,14 +436,14 @@ class Options(Frozen):
 
 
 def _shown(value: object) -> str:
-    """Write a short value as Python does. Of any other it is the type alone."""
+    """Write a short value as Python does, and of any other the type alone."""
     if value is None or (isinstance(value, (str, int, float)) and len(repr(value)) <= MOST_SHOWN):
         return repr(value)
     return f"of type {type_name(value)}"
 
 
 class RunOptions(TypedDict, total=False):
-    """The keyword arguments of a run. They belong to `check`, `compare`, `scan`, `concepts` and `measure_shift`.
+    """The keyword arguments of a run by `check`, `compare`, `scan`, `concepts` and `measure_shift`.
 
     Where neither `preprocess` nor the file nor a sidecar says what pixels become, it is assumed, which is a WARN.
     Options of an execution provider follow it behind commas: cuda,use_tf32=1. The batch size changes speed and memory,
@@ -488,7 +477,7 @@ class RunOptions(TypedDict, total=False):
 
 
 class Evidence(Frozen):
-    """The evidence of one run: everything measured. With the threshold profile it is the only input of the verdict."""
+    """Everything that one run measured: with the threshold profile the only input of the verdict."""
 
     statistics: Statistics
     model: ModelFacts
@@ -504,7 +493,7 @@ class Evidence(Frozen):
     """None where it was not kept"""
 
     def __repr_args__(self) -> ReprArgs:
-        """Return the fields that repr, str and rich show. They fit a line; the record has more."""
+        """Return the fields that repr, str and rich show in a line."""
         return [("model", self.model.file), ("images", self.statistics.n_images), ("source", self.images.source)]
 
 
@@ -516,7 +505,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Preprocessing(Frozen):
-    """The steps from RGB photo to model input. They are part of the ONNX contract.
+    """The steps from RGB photo to model input, a part of the ONNX contract.
 
     Steps, in this order: resize → centre crop (or pad) to `size` → multiply by `rescale` →
     subtract `mean` → divide by `std` → channel order.
@@ -561,18 +550,18 @@ class Preprocessing(Frozen):
         return self
 
     def scaled(self, mean: tuple[float, ...], sd: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Map levels of pixels to the model's input.
+        """Turn mean and SD of pixels, 0–255, into those of the model's input: · rescale, − mean, / std.
 
-        Mean and SD of pixels, 0–255, become those of the input: · rescale, − mean, / std.
-
-        mean, sd: one a channel, in this preprocessing's colour order; one alone in grey.
+        mean, sd: one per channel, in this preprocessing's colour order; one alone in grey.
         """
-        turned = slice(None, None, -1) if self.color_order == "BGR" else slice(None)
-        shift, unit = list(self.mean)[turned][: len(mean)], list(self.std)[turned][: len(mean)]
-        return (
-            tuple((m * self.rescale - a) / s for m, a, s in zip(mean, shift, unit, strict=True)),
-            tuple(d * self.rescale / s for d, s in zip(sd, unit, strict=True)),
-        )
+        shifts = self.mean
+        units = self.std
+        if self.color_order == "BGR":
+            shifts = shifts[::-1]
+            units = units[::-1]
+        means = tuple((m * self.rescale - a) / s for m, a, s in zip(mean, shifts, units, strict=False))
+        sds = tuple(d * self.rescale / s for d, s in zip(sd, units, strict=False))
+        return means, sds
 
 
 CLIP = Preprocessing(
@@ -599,7 +588,7 @@ FindingId = Literal["duplicate_images", "near_duplicate_images", "images_not_var
 
 
 class ImageFinding(Frozen):
-    """A fact about the images that matters. A verdict must know it."""
+    """A fact about the images that a verdict must know."""
 
     id: FindingId
     seen: str
@@ -607,7 +596,7 @@ class ImageFinding(Frozen):
 
 
 class ImageSetFacts(Frozen):
-    """The measurements of an image set. Shares are of the images compared, medians of the distinct ones."""
+    """The measurements of an image set: shares of the images compared, medians of the distinct ones."""
 
     n_images: int
     n_compared: int

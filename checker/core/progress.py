@@ -27,6 +27,8 @@ class Progress:
 
 Tell = Callable[[Progress], None]
 """takes a run's progress"""
+TellLine = Callable[[str], None]
+"""takes a line about what is going on, such as how far a fetch is"""
 
 
 def tell_stage(progress: Tell | None, words: str) -> None:

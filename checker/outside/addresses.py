@@ -1,6 +1,6 @@
-"""Turn an address into a model file on this machine.
+"""Turn an address into a model file on this machine: a path, a URL, a name on the hub or in MLflow's registry.
 
-An address is a path, a URL, a name on the hub or in MLflow's registry; a model in memory is taken as it is.
+A model in memory becomes a file, too.
 """
 
 import os
@@ -26,13 +26,13 @@ from ..core.model.sidecar import (
     sidecar_paths,
     takes_no_image,
 )
+from ..core.progress import TellLine
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ..text import frozen, quoted, type_name
-from .storage import registries
+from ..text import frozen, one_line, quoted, type_name
+from .storage import hub, mlflow_registry
 from .storage.places import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY, Place, Url, parse_place, redact
 from .storage.stores import RemoteFile, StoreError, download, limit_bytes, open_url, private_folder
 
-Tell = Callable[[str], None]  # is called with how far a fetch is
 Model = str | os.PathLike[str] | Url | bytes | ModelProto
 """what `check` takes: a path, a URL, a file's bytes, or the parsed message"""
 IN_MEMORY = "model.onnx"  # its name in the private folder, which no report shows
@@ -81,7 +81,7 @@ def parse_address(model: str | os.PathLike[str] | Url) -> Place:
 
 
 def parse_model(model: Model) -> Place | bytes | ModelProto:
-    """Return the path or URL of a text. Bytes and messages stay.
+    """Return the path or URL of a text, and bytes and messages as they are.
 
     Raises:
         TypeError: another type, which the message names.
@@ -97,11 +97,15 @@ def parse_model(model: Model) -> Place | bytes | ModelProto:
 
 
 def _refuse_unknown(text: str) -> None:
-    """Refuse a word with an unknown scheme. A file of that name is not refused."""
+    """Refuse a word with an unknown scheme, unless a file has that name."""
     match = _SCHEME.match(text)
-    if match is None or os.path.lexists(text) or match[1].lower() in SCHEMES:
+    if match is None or os.path.lexists(text):
         return
-    scheme, name, shown = match[1].lower(), text[match.end() :], redact(text)
+    scheme = match[1].lower()
+    if scheme in SCHEMES:
+        return
+    name = text[match.end() :]
+    shown = redact(text)
     near = "".join(get_close_matches(scheme, [*SCHEMES, *LIBRARIES], 1))
     if name.startswith("/") and not near:
         return  # `Path("s3://bucket")` has one slash; parse_place says so
@@ -112,9 +116,10 @@ def _refuse_unknown(text: str) -> None:
     if scheme in OTHERS:
         raise UsageError(f"{shown}: scheme {scheme} is not read; the file must be fetched first", f"{OTHERS[scheme]} …")
     hint = f"{near}:{name}" if near else "hf://org/repo, models:/name/1"
+    if near in LIBRARIES:
+        hint = _export_first(near, name)
     raise UsageError(
-        f"{shown}: no such file, and {scheme} is not a scheme; an address starts with {', '.join(SCHEMES)}",
-        _export_first(near, name) if near in LIBRARIES else hint,
+        f"{shown}: no such file, and {scheme} is not a scheme; an address starts with {', '.join(SCHEMES)}", hint
     )
 
 
@@ -122,17 +127,19 @@ def _export_first(library: str, name: str) -> str:
     """Return the commands that export and check a checkpoint."""
     words = [name]
     if library in ("open_clip", "torchvision") and ":" not in name and "/" in name:  # NAME/WEIGHTS, no hf-hub:org/repo
-        words = [name.partition("/")[0], "--weights", name.partition("/")[2]]
-    return f"{shlex.join(['robustcheck', 'export', library, *words, '-o', 'model.onnx'])} && robustcheck model.onnx"
+        model, _, weights = name.partition("/")
+        words = [model, "--weights", weights]
+    export = shlex.join(["robustcheck", "export", library, *words, "-o", "model.onnx"])
+    return f"{export} && robustcheck model.onnx"
 
 
 @contextmanager
 def on_this_machine(
-    model: Place | bytes | ModelProto, *, preprocess: str | None = None, tell: Tell | None = None
+    model: Place | bytes | ModelProto, *, preprocess: str | None = None, tell: TellLine | None = None
 ) -> Iterator[LocalModel]:
-    """Yield the model as a local file. A URL is copied into a private folder, which is removed at the end.
+    """Yield the model as a local file: the content of a URL, of bytes or of a ModelProto in a folder that goes away.
 
-    So are bytes, and the serialised bytes of a ModelProto. They have no sidecar, and no weights of their own.
+    Models in memory have no sidecar, and no weights of their own.
 
     With the model come its files of weights, and, where neither `preprocess` nor a contract in the file describes the
     pixels, the sidecars next to it or above its folder `onnx`: those that `find_preprocessing` reads. A web server
@@ -167,24 +174,26 @@ def on_this_machine(
 
 @contextmanager
 def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) -> Iterator[None]:
-    """Replace the paths of copies in errors by names. `hint_of` changes the hint first."""
+    """Replace the paths of copies in errors by names, after `hint_of` has changed the hint."""
     try:
         yield
     except RobustcheckError as fault:
         fault.hint = hint_of(fault.hint)
         for path, name in names.items():
-            fault.message, fault.hint = (text.replace(str(path), str(name)) for text in (fault.message, fault.hint))
+            fault.message = fault.message.replace(str(path), str(name))
+            fault.hint = fault.hint.replace(str(path), str(name))
         raise
 
 
 @contextmanager
 def _in_memory(model: bytes | ModelProto, folder: Path) -> Iterator[LocalModel]:
-    name, path = "<bytes>" if isinstance(model, bytes) else "<ModelProto>", folder / IN_MEMORY
+    name = "<bytes>" if isinstance(model, bytes) else "<ModelProto>"
+    path = folder / IN_MEMORY
     try:
         path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     except (EncodeError, ValueError) as fault:
         raise CannotAssessError(
-            f"{name}: model can't be serialised ({' '.join(str(fault).split())[:200]}); protobuf ends at 2 GiB",
+            f"{name}: model can't be serialised ({one_line(fault, 200)}); protobuf ends at 2 GiB",
             "save it with its weights as external data, and name the file",
         ) from fault
     except OSError as fault:
@@ -192,19 +201,22 @@ def _in_memory(model: bytes | ModelProto, folder: Path) -> Iterator[LocalModel]:
             f"{name}: temporary file can't be written ({fault.strerror}); ONNX Runtime reads a file",
             "df -h; export TMPDIR=FOLDER",
         ) from fault
-    saved = "save the model with its weights to a file, and name that file"  # in place of a command on the copy
-    with _renamed({path: name, folder: f"the folder of {name}"}, lambda hint: saved if str(folder) in hint else hint):
+
+    def saved_first(hint: str) -> str:  # in place of a command on the copy
+        return "save the model with its weights to a file, and name that file" if str(folder) in hint else hint
+
+    with _renamed({path: name, folder: f"the folder of {name}"}, saved_first):
         yield LocalModel(path, name, fetched=True, in_memory=True)
 
 
 @contextmanager
-def _registered(url: Url, folder: Path, tell: Tell | None) -> Iterator[LocalModel]:
-    """Yield a registered model with all its files. It is in MLflow's registry, or in a run."""
+def _registered(url: Url, folder: Path, tell: TellLine | None) -> Iterator[LocalModel]:
+    """Yield a model of MLflow's registry, or of a run, with all its files."""
     if tell is not None:
         tell(f"fetching {url}")
-    with registries.mlflow_client() as client:
-        entry = registries.resolve_mlflow(client, url)
-        files = registries.fetch_mlflow(client, entry, folder)
+    with mlflow_registry.mlflow_client() as client:
+        entry = mlflow_registry.resolve_mlflow(client, url)
+        files = mlflow_registry.fetch_mlflow(client, entry, folder)
     if not files.models:
         raise CannotAssessError(
             f"{url}: number of ONNX files there is 0; at least one is needed", "log the model in the ONNX flavour"
@@ -225,16 +237,18 @@ def _registered(url: Url, folder: Path, tell: Tell | None) -> Iterator[LocalMode
 
 
 @contextmanager
-def _remote(url: Url, folder: Path, preprocess: str | None, tell: Tell | None) -> Iterator[LocalModel]:
-    address, origin = registries.parse_hub(url), None
+def _remote(url: Url, folder: Path, preprocess: str | None, tell: TellLine | None) -> Iterator[LocalModel]:
+    address = hub.parse_hub(url)
+    origin = None
     if address is None:
         file = open_url(url)
     else:
         file, origin = _in_repository(address, tell)
-    name = "".join("_" if sign in '/\\\0<>:"|?*' else sign for sign in file.name)
+    name = re.sub(r'[/\\\0<>:"|?*]', "_", file.name)
     if name.strip(". ") == "":
         raise UsageError(f"{file}: model's URL ends in no file name; one .onnx file is needed", "look at the URL")
-    path, names = folder / name, dict[Path, object]()
+    path = folder / name
+    names: dict[Path, object] = {}
     if file.parent.name == HUB_FOLDER:  # sidecars are looked for above that folder, too
         path = folder / HUB_FOLDER / name
         path.parent.mkdir()
@@ -245,11 +259,11 @@ def _remote(url: Url, folder: Path, preprocess: str | None, tell: Tell | None) -
         yield LocalModel(path, str(file), fetched=True, origin=origin, names=names)
 
 
-def _in_repository(address: registries.Address, tell: Tell | None) -> tuple[RemoteFile, Origin]:
+def _in_repository(address: hub.Address, tell: TellLine | None) -> tuple[RemoteFile, Origin]:
     """Return the ONNX file of a hub address, unread. Raises UsageError, StoreError."""
     if tell is not None:
         tell(f"asking what {address} holds")
-    repository = registries.open_repository(address)
+    repository = hub.open_repository(address)
     below = f"{address.path}/" if address.path else ""
     models = [name for name in sorted(repository.files) if name.lower().endswith(".onnx")]
     if address.path in models:
@@ -259,10 +273,10 @@ def _in_repository(address: registries.Address, tell: Tell | None) -> tuple[Remo
     else:
         raise _no_model(address, repository, models)
     origin = Origin(address=str(address), revision=repository.commit, file=chosen)
-    return registries.open_hub_file(repository, chosen, tell), origin
+    return hub.open_hub_file(repository, chosen, tell), origin
 
 
-def _no_model(address: registries.Address, repository: registries.Repository, models: Sequence[str]) -> UsageError:
+def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence[str]) -> UsageError:
     if models and address.path:
         near = get_close_matches(address.path, models, 1) or models
         return UsageError(
@@ -274,16 +288,22 @@ def _no_model(address: registries.Address, repository: registries.Repository, mo
             f"{address}: number of ONNX files in the hub's cache is 0; {HUB_OFFLINE} forbids to fetch one",
             f"unset {HUB_OFFLINE}",
         )
-    library = registries.library_of(repository)
+    library = hub.library_of(repository)
     content = f"a checkpoint of {library}" if library else f"{len(repository.files)} other files"
-    schema, folder = ("", "./") if library == "transformers" else ("hf-hub:", "local-dir:")
-    hint, revision = "export it, and name the ONNX file", address.revision
-    if library and revision is not None and library != "timm":  # only timm loads another revision than main itself
-        download = shlex.join(["hf", "download", address.repo, "--revision", revision, "--local-dir", "checkpoint"])
-        hint = f"{download} && {_export_first(library, f'{folder}checkpoint')}"
-    elif library:
-        hint = _export_first(library, f"{schema}{address.repo}{'' if revision is None else '@'}{revision or ''}")
+    hint = _export_of(library, address) if library else "export it, and name the ONNX file"
     return UsageError(f"{address}: number of ONNX files in the repository is 0; it holds {content}", hint)
+
+
+def _export_of(library: str, address: hub.Address) -> str:
+    """Return the commands that export and check a checkpoint on the hub."""
+    schema = "" if library == "transformers" else "hf-hub:"
+    if address.revision is None:
+        return _export_first(library, f"{schema}{address.repo}")
+    if library == "timm":  # only timm loads another revision than main itself
+        return _export_first(library, f"{schema}{address.repo}@{address.revision}")
+    copy = "./checkpoint" if library == "transformers" else "local-dir:checkpoint"
+    download = shlex.join(["hf", "download", address.repo, "--revision", address.revision, "--local-dir", "checkpoint"])
+    return f"{download} && {_export_first(library, copy)}"
 
 
 @dataclass
@@ -295,8 +315,9 @@ class _Download:
     left_bytes: int
 
     def run(self, *, is_described: bool) -> None:
-        """Fetch all files. Sidecars are left out where the preprocessing is described already."""
-        file, path = self.file, self.path
+        """Fetch all files, without sidecars where the preprocessing is described already."""
+        file = self.file
+        path = self.path
         try:
             self._take(file, path)
         except FileNotFoundError as fault:
@@ -331,34 +352,36 @@ class _Download:
                 raise StoreError(sidecar.shown, "it was listed, and is not there") from fault
 
     def _take_sidecars(self) -> None:
-        file, path = self.file, self.path
-        own, own_target = PurePosixPath(file.name).with_suffix(OWN_SUFFIX).name, path.with_suffix(OWN_SUFFIX)
+        file = self.file
+        folder = self.path.parent
+        own = PurePosixPath(file.name).with_suffix(OWN_SUFFIX).name
+        own_target = self.path.with_suffix(OWN_SUFFIX)
         if file.url.is_http:
             self._take_sidecar(file.parent / own, own_target)
             return
-        names = self._names_in(file.parent, path.parent)
+        names = self._names_in(file.parent, folder)
         if own in names:
             self._take_sidecar(file.parent / own, own_target)
-        elif isinstance(file, registries.HubFile) and not file.store.is_complete:
+        elif isinstance(file, hub.HubFile) and not file.store.is_complete:
             raise UsageError(
                 f"{file}: preprocessing is not known; the hub's cache does not list the sidecars and models of the "
                 "repository",
                 f"unset {HUB_OFFLINE} once, or give --preprocess",
             )
-        self._take_listed(file.parent, path.parent, names)
-        if path.parent.name == HUB_FOLDER:
-            above, target = file.parent.parent, path.parent.parent
+        self._take_listed(file.parent, folder, names)
+        if folder.name == HUB_FOLDER:
+            above = file.parent.parent
             names = []
             with suppress(StoreError):  # a folder that may not be listed has none, as on this machine
-                names = self._names_in(above, target)
-            self._take_listed(above, target, names)
+                names = self._names_in(above, folder.parent)
+            self._take_listed(above, folder.parent, names)
         else:
-            self._names_in(file.parent / HUB_FOLDER, path.parent / HUB_FOLDER)
-        if isinstance(file, registries.HubFile):
+            self._names_in(file.parent / HUB_FOLDER, folder / HUB_FOLDER)
+        if isinstance(file, hub.HubFile):
             self._take_upward(file)
 
     def _names_in(self, folder: RemoteFile, target: Path) -> list[str]:
-        """List the files of a folder. An empty file in `target` represents each other model in it.
+        """List the files of a folder, with an empty file in `target` in place of each other model in it.
 
         Sidecars that name no model are refused where they lie next to several.
         """
@@ -378,30 +401,39 @@ class _Download:
             if name in names:
                 self._take_sidecar(folder / name, target / name)
 
-    def _take_upward(self, file: registries.HubFile) -> None:
-        """Fetch the nearest sidecars from folders further up.
-
-        Nothing is fetched where a nearer one describes the pixels.
+    def _take_upward(self, file: hub.HubFile) -> None:
+        """Fetch the nearest sidecars from folders further up, unless a nearer one describes the pixels.
 
         Raises UsageError: models of other folders lie below such a sidecar.
         """
         folder: RemoteFile = file.parent
         while folder.path and not any(path.is_file() and says_pixels(path) for path in sidecar_paths(self.path)):
             folder = folder.parent
-            for name in (name for name in SIDECAR_NAMES if name in folder.child_names()):
-                sidecar, target = folder / name, self.path.with_name(name)
+            listed = folder.child_names()
+            for name in SIDECAR_NAMES:
+                if name not in listed:
+                    continue
+                sidecar = folder / name
+                target = self.path.with_name(name)
                 target.unlink(missing_ok=True)  # one that describes no pixels
                 self._take_sidecar(sidecar, target)
-                below = f"{folder.path}/" if folder.path else ""
-                others = [
-                    str(model)
-                    for model in map(PurePosixPath, sorted(file.store.files))
-                    if model.suffix.lower() == ".onnx" and str(model).startswith(below)
-                    if model.parent.as_posix() != (file.parent.path or ".") and not takes_no_image(model)
-                ]
+                others = self._models_below(folder)
                 if others and says_pixels(target):
+                    more = ", …" if len(others) > 1 else ""
                     raise UsageError(
                         f"{sidecar}: sidecar lies next to {len(others) + 1} models, or above them ({file.path}, "
-                        f"{others[0]}{', …' if len(others) > 1 else ''}); it must be clear whose preprocessing it is",
+                        f"{others[0]}{more}); it must be clear whose preprocessing it is",
                         f"robustcheck {quoted(file)} --preprocess FILE  # a copy of it, if it is this model's",
                     )
+
+    def _models_below(self, folder: RemoteFile) -> list[str]:
+        """Return the models with an image input in other folders below a folder of the repository."""
+        start = f"{folder.path}/" if folder.path else ""
+        own_folder = self.file.parent.path or "."
+        others = []
+        for name in sorted(self.file.store.files):
+            model = PurePosixPath(name)
+            is_below = name.startswith(start) and model.suffix.lower() == ".onnx"
+            if is_below and model.parent.as_posix() != own_folder and not takes_no_image(model):
+                others.append(name)
+        return others

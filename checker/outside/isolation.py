@@ -1,6 +1,4 @@
-"""Read files of strangers in child processes: the wall.
-
-There is one child per model; this process gets data back, or an error.
+"""Read files of strangers in child processes: the wall. There is one per model, and data or an error comes back.
 
 A file that ends, blocks or fills the process that reads it ends, blocks or fills the child alone. The child is an
 interpreter of its own, started while this process still imports what it needs; no process with threads is forked. What
@@ -47,9 +45,12 @@ START: Final = (
 )
 
 
-FLAGS: Final = ("-I",) if sys.flags.isolated else ("-P", "-E") if sys.flags.ignore_environment else ("-P",)
+FLAGS: tuple[str, ...] = ("-P",)
 """Of the interpreter: it takes no module from the current folder, and heeds no variable that this process ignores."""
-
+if sys.flags.isolated:
+    FLAGS = ("-I",)
+elif sys.flags.ignore_environment:
+    FLAGS = ("-P", "-E")
 
 QUIET_BLAS: Final = {"OPENBLAS_THREAD_TIMEOUT": "20"}
 """Of a child's environment: idle threads of NumPy's OpenBLAS spin for 2**20 processor cycles, not for 2**28
@@ -83,15 +84,15 @@ class Limits:
     @property
     def given(self) -> dict[str, float]:
         """Return the set limits by their options."""
-        all_of_them = {
+        limits = {
             "--timeout": self.timeout_s,
             "--max-memory": self.memory_bytes,
             "--max-model-size": self.model_bytes,
         }
-        return {option: value for option, value in all_of_them.items() if value is not None}
+        return {option: value for option, value in limits.items() if value is not None}
 
     def refuse_here(self) -> None:
-        """Refuse limits where there is no child. Nothing would enforce them; raises UsageError."""
+        """Raise UsageError for limits where there is no child to enforce them on."""
         if self.given:
             settings = ", ".join(f"{option} {value:g}" for option, value in self.given.items())
             raise UsageError(
@@ -125,15 +126,17 @@ class Wall:
             self._waiting.pop().close()
 
     def n_side_by_side(self, child_bytes: int) -> int:
-        """Return how many children this machine has cores and memory for. It is 1 where no memory can be read."""
-        free: list[int] = []
+        """Return how many children this machine has cores and memory for; 1 where its memory can't be read."""
+        free_bytes: list[int] = []
         for file in (Path("/proc/meminfo"), *CONTAINER):
             with suppress(OSError, ValueError):
                 text = file.read_text(encoding="ascii")
                 _, is_of_system, kibibytes = text.partition("MemAvailable:")
-                free.append(int(kibibytes.split()[0]) << 10 if is_of_system else int(text))
-        n = min(free, default=0) // (self.limits.memory_bytes or child_bytes)
-        return min(n, MOST_SIDE_BY_SIDE, len(os.sched_getaffinity(0))) if n > 1 else 1
+                free_bytes.append(int(kibibytes.split()[0]) << 10 if is_of_system else int(text))
+        n_fitting = min(free_bytes, default=0) // (self.limits.memory_bytes or child_bytes)
+        if n_fitting <= 1:
+            return 1
+        return min(n_fitting, MOST_SIDE_BY_SIDE, len(os.sched_getaffinity(0)))
 
     @contextmanager
     def threads(self, n: int) -> Iterator[ThreadPoolExecutor]:
@@ -206,7 +209,7 @@ class Wall:
         raise AssertionError("tries is less than 1")
 
     def stop(self) -> None:
-        """Kill the children, from another thread. `run` raises as if they had ended by themselves."""
+        """Kill the children, from another thread, so that `run` raises as if they had ended by themselves."""
         self._is_stopped = True
         for child in list(self._running):
             child.kill()
@@ -217,21 +220,22 @@ EARLY: Final[list[_Child]] = []
 
 
 def start_early() -> None:
-    """Start the first wall's child now. It imports while this process still imports the command line."""
+    """Start the first wall's child now, to import while this process still imports the command line."""
     with suppress(RobustcheckError):  # the wall finds the same, and says so
         EARLY.append(_Child())
 
 
 def apart(function: Callable[Params, Answer], about: str, limits: Limits = NO_LIMITS) -> Callable[Params, Answer]:
-    """Return a function that a separate child calls. `child.TASKS` lists it.
+    """Return a function that a separate child calls, one of `child.TASKS`. Raises as the function and `Wall.run`.
 
-    about, limits: as of `Wall`. It raises as the function and `Wall.run`.
+    about, limits: as of `Wall`.
     """
 
     def call(*args: Params.args, **arguments: Params.kwargs) -> Answer:
-        hints, tell = get_type_hints(function), arguments.pop("progress", None)
-        task = f"{function.__module__.removeprefix(PACKAGE)}:{function.__name__}"
+        tell = arguments.pop("progress", None)
+        hints = get_type_hints(function)
         sent = dict(zip(hints, args, strict=False)) | arguments
+        task = f"{function.__module__.removeprefix(PACKAGE)}:{function.__name__}"
         with Wall(limits) as wall:
             answer: Answer = wall.run(task, sent, hints["return"], about=about, tell=tell)  # type: ignore[arg-type]
         return answer
@@ -240,12 +244,12 @@ def apart(function: Callable[Params, Answer], about: str, limits: Limits = NO_LI
 
 
 def is_possible(source: object, *places: str | None) -> bool:
-    """Return whether a child can see what is read. It can't see images that were handed over, nor fsspec's memory."""
+    """Return whether a child can see what is read: not images that were handed over, nor fsspec's memory."""
     return source is None and not any((place or "").startswith("memory:") for place in places)
 
 
 class NotReadError(CannotAssessError):
-    """A file whose reading process failed. It ended, took too long, or gave no answer: nothing is known of the file."""
+    """A file of which nothing is known: the process that reads it ended, took too long, or gave no answer."""
 
 
 def too_slow(about: str, timeout_s: float) -> NotReadError:
@@ -257,7 +261,7 @@ def too_slow(about: str, timeout_s: float) -> NotReadError:
 
 
 def unreadable(about: str) -> NotReadError:
-    """Return the error of a child with a wrong answer. What it read has broken it."""
+    """Return the error of a child with a wrong answer, which what it read has broken."""
     return NotReadError(
         f"{about}: the process that reads it gave no readable answer", "export the model again; try other images"
     )
@@ -265,7 +269,8 @@ def unreadable(about: str) -> NotReadError:
 
 def _error(content: Mapping[str, Any]) -> RobustcheckError:
     kinds = {kind.exit_code: kind for kind in (UsageError, CannotAssessError, EnvironmentFaultError)}
-    error = kinds.get(content["exit_code"], RobustcheckError)(str(content["message"]), str(content["hint"]))
+    kind = kinds.get(content["exit_code"], RobustcheckError)
+    error = kind(str(content["message"]), str(content["hint"]))
     error.__cause__ = Exception(f"in the child process\n{content['traceback']}")  # for --debug
     return error
 
@@ -274,8 +279,10 @@ class _Child:
     """A process that waits for one task."""
 
     def __init__(self) -> None:
-        self._about, self._limits, self._started_s = "", NO_LIMITS, 0.0
-        self._busy = False
+        self._about = ""
+        self._limits = NO_LIMITS
+        self._started_s = 0.0
+        self._is_busy = False
         self.has_ended = False
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
@@ -294,7 +301,7 @@ class _Child:
         threading.Thread(target=self._read, name="robustcheck-child", daemon=True).start()
 
     def _read(self) -> None:
-        """Pass the child's lines on. An empty one is its end."""
+        """Pass the child's lines on, and an empty one at its end."""
         assert self._process.stdout is not None
         try:
             with suppress(OSError, ValueError), self._process.stdout as lines:  # ValueError: closed
@@ -304,68 +311,81 @@ class _Child:
             self._lines.put(b"")
 
     def ask(self, task: str, arguments: Mapping[str, Any], *, about: str, limits: Limits) -> None:
-        """Send the task now. `answer` waits for what comes back."""
+        """Send the task; `answer` waits for what comes back."""
+        variables = dict(os.environ)
+        if limits.model_bytes:
+            variables[MAX_MODEL_SIZE] = str(limits.model_bytes)
         request = {
             "task": task,
             "about": about,
             "arguments": arguments,
             "log": LOG.getEffectiveLevel(),
             "folder": self._folder.name,
-            "variables": {**os.environ, **({MAX_MODEL_SIZE: str(limits.model_bytes)} if limits.model_bytes else {})},
+            "variables": variables,
         }
         assert self._process.stdin is not None
-        self._busy = True
-        self._about, self._limits, self._started_s = about, limits, time.monotonic()
+        self._is_busy = True
+        self._about = about
+        self._limits = limits
+        self._started_s = time.monotonic()
         with suppress(OSError):  # it has ended already: that shows where its answer is awaited
             self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
             self._process.stdin.flush()
 
     def answer(self, tell: Tell | None) -> Any:
-        """Return the answer, or raise the child's error. Its progress and its log are passed on before that."""
+        """Pass the child's progress and log on, until it answers or its error is raised."""
         while True:
-            line, now, error = self._line(), None, None
-            try:
-                ((kind, content),) = dict(json.loads(line)).items()
-                if kind == "progress":
-                    now = Progress(**content)
-                elif kind == "error":
-                    error = _error(content)
-                elif kind != "answer":
-                    LOG.log(int(content["level"]), "%s", str(content["text"]))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
-                raise unreadable(self._about) from fault
-            self._busy = kind not in ("answer", "error")
-            if error is not None:
-                raise error
+            kind, content = self._message()
+            self._is_busy = kind not in ("answer", "error")
             if kind == "answer":
                 return content
-            if now is not None and tell is not None:
-                tell(now)
+            if kind == "error":
+                raise content
+            if kind == "progress" and tell is not None:
+                tell(content)
+
+    def _message(self) -> tuple[str, Any]:
+        """Return the child's next message by its kind, and its Progress, its error, or its answer as it is."""
+        line = self._line()
+        try:
+            ((kind, content),) = dict(json.loads(line)).items()
+            if kind == "progress":
+                content = Progress(**content)
+            elif kind == "error":
+                content = _error(content)
+            elif kind != "answer":
+                LOG.log(int(content["level"]), "%s", str(content["text"]))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
+            raise unreadable(self._about) from fault
+        return kind, content
 
     def _line(self) -> bytes:
         """Return the child's next line. Raises where it has ended, and as `_look`."""
-        while True:
-            line = None
+        line = None
+        while line is None:
             with suppress(Empty):
                 line = self._lines.get(timeout=LOOK_S)
             self._look()
-            if line is not None and not line.endswith(b"\n"):
-                self.has_ended = True
-                raise self._ended()
-            if line is not None:
-                return line
+        if not line.endswith(b"\n"):
+            self.has_ended = True
+            raise self._ended()
+        return line
 
     def _look(self) -> None:
         """End a child that is beyond a limit."""
-        about, timeout_s, memory_bytes = self._about, self._limits.timeout_s, self._limits.memory_bytes
+        timeout_s = self._limits.timeout_s
         if timeout_s is not None and time.monotonic() - self._started_s > timeout_s:
             self._process.kill()
-            raise too_slow(about, timeout_s)
-        if memory_bytes is not None and (used_bytes := _own_bytes(self._process.pid)) > memory_bytes:
+            raise too_slow(self._about, timeout_s)
+        memory_bytes = self._limits.memory_bytes
+        if memory_bytes is None:
+            return
+        used_bytes = _own_bytes(self._process.pid)
+        if used_bytes > memory_bytes:
             self._process.kill()
             raise EnvironmentFaultError(
-                f"{about}: the process that reads it took {used_bytes >> 20:,} MiB of memory; its limit, --max-memory, "
-                f"is {memory_bytes >> 20:,} MiB",
+                f"{self._about}: the process that reads it took {used_bytes >> 20:,} MiB of memory; its limit, "
+                f"--max-memory, is {memory_bytes >> 20:,} MiB",
                 "--batch-size 1, or a larger --max-memory: before it reads anything, the process takes some 50 MiB",
             )
 
@@ -402,7 +422,7 @@ class _Child:
     def close(self) -> None:
         """End the child, and remove its temporary files."""
         assert self._process.stdin is not None
-        if self._busy:  # an error here, or a signal: the child still works
+        if self._is_busy:  # an error here, or a signal: the child still works
             self._process.kill()
         with suppress(OSError):
             self._process.stdin.close()  # an idle child ends by that
@@ -428,7 +448,7 @@ def signals_wait() -> Iterator[None]:
 
 
 def _address_space() -> int:
-    """Return this process's address space limit, in bytes. It is `ulimit -v`; 0 without one, and on Windows."""
+    """Return this process's limit of address space, in bytes (`ulimit -v`); 0 without one, and on Windows."""
     try:
         import resource  # noqa: PLC0415 # not on Windows
     except ImportError:
@@ -437,9 +457,9 @@ def _address_space() -> int:
 
 
 def _own_bytes(pid: int) -> int:
-    """Return a process's own memory, in bytes. Memory of files does not count; 0 for one that has ended."""
+    """Return a process's own memory without that of files, in bytes; 0 for one that has ended."""
     try:
-        fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+        _, resident, of_files, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
     except OSError:
         return 0
-    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+    return (int(resident) - int(of_files)) * os.sysconf("SC_PAGE_SIZE")

@@ -1,27 +1,32 @@
-"""Reach or start a Ray cluster, and plan how many workers it has room for."""
+"""Reach or start a Ray cluster, plan how many workers it has room for, and keep so many of them there."""
 
 import logging
+import math
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
+from ..core.progress import TellLine
 from ..core.runtime.devices import cpu_threads
 from ..errors import EnvironmentFaultError, UsageError, install_hint
+from ..text import VERSION, Fields, one_line
 
 REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
 PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
 START_S: Final = 300  # for a worker to be there where none is; a cluster that grows takes minutes
 STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
 CORES_A_WORKER: Final = 4  # by default, without GPUs: more workers would hold the model more often, in as much memory
+STARTS: Final = 3  # of a worker before it is given up; a node that is going away may still take a new one
 ENVIRONMENT: Final = {  # Ray reads it when it is imported
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to Ray's makers
     "RAY_DEDUP_LOGS": "1",  # the next is a part of it:
@@ -31,7 +36,7 @@ ENVIRONMENT: Final = {  # Ray reads it when it is imported
 
 
 def import_ray(*, own_cluster: bool) -> ModuleType:
-    """Import Ray with quiet settings. A cluster of our own also requires a key.
+    """Import Ray with quiet settings, and with a key for a cluster of our own.
 
     Raises EnvironmentFaultError: not installed.
     """
@@ -52,7 +57,7 @@ def import_ray(*, own_cluster: bool) -> ModuleType:
 
 
 def check_address(address: str) -> None:
-    """Refuse an address where nothing listens. Ray would wait for it.
+    """Refuse an address where nothing listens, for which Ray would wait.
 
     Raises:
         UsageError: no address.
@@ -76,19 +81,26 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> Iterator[None]:
-    """Connect to a cluster. It is the caller's where one is open, else the one at `address`, else one of our own."""
+    """Connect to the caller's cluster where one is open, else the one at `address`, else one of our own."""
     if ray.is_initialized():
         yield
         return
     # short, since sockets lie in it; and gone afterwards, which Ray's own is not
     folder = tempfile.mkdtemp(prefix="robustcheck-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
-    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": folder}
-    own |= {"address": "local", "num_cpus": max(cpu_threads(), workers or 0)}
+    cluster: Fields = {"address": address}
+    if not address:
+        cluster = {
+            "address": "local",
+            "num_cpus": max(cpu_threads(), workers or 0),
+            "include_dashboard": False,
+            "object_store_memory": STORE_BYTES,
+            "_temp_dir": folder,
+        }
     try:
         try:
             # workers import from the folder in which Ray starts: an empty one, never the user's
             with chdir(folder):
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **({"address": address} if address else own))
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **cluster)
         except Exception as fault:  # Ray raises what it likes, bare Exceptions too
             raise unreachable(address, str(fault)) from fault
         yield
@@ -98,10 +110,13 @@ def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> I
 
 
 def unreachable(address: str | None, why: str) -> EnvironmentFaultError:
-    """Return the error for an unusable cluster. It is the caller's or our own."""
-    where = f"--ray-address is {address}; cluster" if address else "Ray: cluster on this machine"
-    hint = "ray status, or leave out --ray-address" if address else "df -h /tmp /dev/shm; free -h"
-    return EnvironmentFaultError(f"{where} can't be used: {' '.join(why.split())[:300]}", hint)
+    """Return the error for an unusable cluster, the caller's or our own."""
+    where = "Ray: cluster on this machine"
+    hint = "df -h /tmp /dev/shm; free -h"
+    if address:
+        where = f"--ray-address is {address}; cluster"
+        hint = "ray status, or leave out --ray-address"
+    return EnvironmentFaultError(f"{where} can't be used: {one_line(why)}", hint)
 
 
 def node_devices(ray: ModuleType) -> list[tuple[int, int]]:
@@ -111,7 +126,7 @@ def node_devices(ray: ModuleType) -> list[tuple[int, int]]:
 
 
 def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wants_gpu: bool) -> tuple[int, int, int]:
-    """Plan the workers and their CPUs and GPUs. Each gets the most CPUs with which so many workers fit on the nodes.
+    """Plan the workers, and for each its GPUs and the most CPUs with which so many workers fit on the nodes.
 
     Args:
         devices: (CPUs, GPUs) of each node.
@@ -122,14 +137,111 @@ def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wan
         UsageError: so many workers do not fit.
     """
     gpus = int(wants_gpu and any(gpu for _, gpu in devices))
-    most = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in devices)
-    default = most if gpus else sum(-(-cpu // CORES_A_WORKER) for cpu, _ in devices)
-    n_workers = default if workers is None else workers
+
+    def count_fitting(cpus: int) -> int:
+        return sum(min(cpu // cpus, gpu) if gpus else cpu // cpus for cpu, gpu in devices)
+
+    most = count_fitting(1)
+    if workers is None:
+        workers = most if gpus else sum(math.ceil(cpu / CORES_A_WORKER) for cpu, _ in devices)
     for cpus in range(max((cpu for cpu, _ in devices), default=0), 0, -1):
-        fitting = sum(min(cpu // cpus, gpu) if gpus else cpu // cpus for cpu, gpu in devices)
-        if 0 < n_workers <= fitting:
-            return n_workers, cpus, gpus
+        if 0 < workers <= count_fitting(cpus):
+            return workers, cpus, gpus
     raise UsageError(
-        f"--workers is {n_workers}; the cluster has room for {most} ({'GPUs' if gpus else 'CPUs'})",
+        f"--workers is {workers}; the cluster has room for {most} ({'GPUs' if gpus else 'CPUs'})",
         f"--workers {max(1, most)}",
     )
+
+
+class Crew:
+    """The workers of a run, by number, in which a lost one is replaced as soon as the cluster has room."""
+
+    def __init__(self, ray: ModuleType, start: Callable[[], Any], n_workers: int, tell: TellLine) -> None:
+        """Start the workers. start: starts an actor and returns its handle."""
+        self._ray = ray
+        self._start = start
+        self._tell = tell
+        self._failures: Counter[int] = Counter()
+        self._machines: dict[int, str] = {}
+        self._doubted: set[int] = set()
+        """those that have not answered since a worker was lost"""
+        self.n_workers = n_workers
+        self.actors: dict[int, Any] = {}
+        self.calls: dict[Any, int] = {}
+        """those that show whether a worker is there"""
+        self.idle: list[int] = []
+        for worker in range(n_workers):
+            self.replace(worker)
+
+    def replace(self, worker: int) -> None:
+        """Start a worker, after the end of the one with this number."""
+        if worker in self.actors:
+            self._ray.kill(self.actors[worker])
+        self.actors[worker] = self._start()
+        self._call(worker)
+
+    def _call(self, worker: int) -> None:
+        self.calls[self.actors[worker].hello.remote()] = worker
+
+    def lose(self, worker: int, what_follows: str) -> None:
+        """Report a lost worker and replace it.
+
+        Its node may have had others, so none gets a task before it has answered again. Otherwise the lost shard could
+        go to another worker of that node, and one lost node would count as two workers.
+        """
+        self._tell(f"lost {self._name(worker)}: {what_follows}")
+        self._doubted = {*self.actors}
+        others = [other for other in (*self.idle, *self.calls.values()) if other != worker]
+        self.idle.clear()
+        self.calls.clear()
+        self.replace(worker)
+        for other in others:
+            self._call(other)
+
+    def free(self, worker: int) -> None:
+        """Take back a worker that has delivered a result."""
+        if worker in self._doubted:
+            self._call(worker)
+        else:
+            self.idle.append(worker)
+
+    def answered(self, call: Any) -> None:
+        """Take in a worker that is there; replace one that is not.
+
+        Raises EnvironmentFaultError: the last one can't be started, or holds another version.
+        """
+        worker = self.calls.pop(call)
+        try:
+            version, self._machines[worker] = self._ray.get(call)
+            why = "" if version == VERSION else f"robustcheck-onnx is {version} there and {VERSION} here"
+        except self._ray.exceptions.RayError as fault:
+            why = " ".join(str(fault).split())[-300:]
+        if not why:
+            self._failures[worker] = 0
+            self._doubted.discard(worker)
+            self.idle.append(worker)
+            return
+        self._failures[worker] += 1
+        if self._failures[worker] < STARTS:
+            self.lose(worker, why)
+            return
+        self._ray.kill(self.actors.pop(worker))
+        self._tell(f"gave up {self._name(worker)}: {why}")
+        if not self.actors:
+            raise EnvironmentFaultError(
+                f"Ray: a worker can't be started ({why}); every node needs the same robustcheck-onnx",
+                install_hint("ray"),
+            )
+
+    def _name(self, worker: int) -> str:
+        return f"worker {worker + 1} of {self.n_workers} on {self._machines.get(worker, 'its way')}"
+
+    def end(self) -> None:
+        """End all workers, and report those that are not there."""
+        missing = [*self.calls]
+        if missing:  # some may have been asked a moment ago
+            _, missing = self._ray.wait(missing, num_returns=len(missing), timeout=PATIENCE_S)
+        for handle in self.actors.values():
+            self._ray.kill(handle)
+        for call in missing:
+            self._tell(f"not there at the end: {self._name(self.calls[call])}")

@@ -1,7 +1,7 @@
 """Measure models on the workers of a Ray cluster: shards go to actors, and are merged in their order.
 
 A worker that is lost, alone or with its node, is replaced where the cluster has room, and its shard goes to another
-one. So a run goes on as long as one worker is left.
+one, so that a run goes on as long as one worker is left.
 """
 
 import copy
@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,15 +25,17 @@ from ..core.measure.job import TRIES, Job, Outcome, died
 from ..core.measure.loop import measure_shard
 from ..core.measure.opening import Opened, open_job
 from ..core.measure.probe import probe
-from ..core.measure.sums import Facts, Measurement, conclude, merge, nothing_yet
+from ..core.measure.sums import Measurement, RunFacts, conclude, merge, nothing_yet
+from ..core.progress import TellLine
 from ..core.runtime.devices import parse_device
-from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error, install_hint
+from ..errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
 from ..text import VERSION, frozen
 from .image_sets.open import of_job
 from .isolation import too_slow
 from .ray_cluster import (
     PATIENCE_S,
     START_S,
+    Crew,
     check_address,
     import_ray,
     node_devices,
@@ -42,11 +44,9 @@ from .ray_cluster import (
     unreachable,
 )
 
-TellLine = Callable[[str], None]
-"""takes a line about a worker that was lost or replaced"""
-STARTS: Final = 3  # of a worker before it is given up; a node that is going away may still take a new one
 HANDLER_S: Final = 0.05  # between two looks after the handler of SIGTERM
-AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in the driver's memory
+AHEAD_SHARDS: Final = 2  # per worker; merged only in order, so these may wait in the driver's memory
+BEGINNING: Final = -1  # a task in place of a shard: to open a job and try its model
 
 
 def run_on_ray(
@@ -76,12 +76,12 @@ def run_on_ray(
     return _run(ray, jobs, profile, workers, address, timeout_s, tell)
 
 
-_Result = Facts | tuple[Facts, Measurement] | RobustcheckError
-"""of beginning a job; of a shard; of either"""
+_Result = tuple[RunFacts, Measurement | None] | RobustcheckError
+"""of a shard, or without a measurement of the beginning of a job"""
 
 
 class Worker:
-    """An actor with one opened model at a time. It is one process on one device."""
+    """An actor, one process on one device, with one opened model at a time."""
 
     def __init__(self, folder: str, threads: int) -> None:
         with suppress(OSError):  # another machine without that folder: absolute paths still work
@@ -89,28 +89,21 @@ class Worker:
         self._threads = threads
         self._number = -1
         self._opened: Opened | None = None
-        self._facts: Facts | None = None
+        self._facts: RunFacts | None = None
 
     def hello(self) -> tuple[str, str]:
         """Return the version of the measuring code and the name of the machine."""
         return VERSION, platform.node()
 
-    def begin(self, number: int, job: Job) -> Facts | RobustcheckError:
-        """Open job number `number` and try its model."""
-        try:
-            return self._open(number, job)[1]
-        except Exception as fault:  # noqa: BLE001 # reported as this job's error
-            return as_error(fault)
-
-    def shard(self, number: int, job: Job, index: int) -> tuple[Facts, Measurement] | RobustcheckError:
-        """Measure one shard. Returns its facts and measurement, or the error."""
+    def measure(self, number: int, job: Job, shard: int) -> _Result:
+        """Measure one shard of job number `number`, or open the job and try its model (`BEGINNING`)."""
         try:
             opened, facts = self._open(number, job)
-            return facts, measure_shard(opened, index)
+            return facts, None if shard == BEGINNING else measure_shard(opened, shard)
         except Exception as fault:  # noqa: BLE001 # reported as this job's error
             return as_error(fault)
 
-    def _open(self, number: int, job: Job) -> tuple[Opened, Facts]:
+    def _open(self, number: int, job: Job) -> tuple[Opened, RunFacts]:
         if self._number != number or self._opened is None or self._facts is None:
             self._opened = self._facts = None  # the device's memory is free before the next model comes
             self._opened = open_job(job, of_job, threads=self._threads)
@@ -129,7 +122,7 @@ class _Course:
     """shards before number `merged`"""
     started: float = 0.0
     begun: bool = False
-    facts: Facts | None = None
+    facts: RunFacts | None = None
     measured_s: float = 0.0
     """while a worker was at it; waiting for a worker does not count"""
     todo: list[int] = field(default_factory=list)
@@ -145,115 +138,49 @@ class _Course:
     def has_shard(self, ahead: int) -> bool:
         return bool(self.todo) and self.todo[0] < self.merged + ahead
 
+    def lost(self, shard: int) -> Outcome | None:
+        """Take back the task of a lost worker; fail after `TRIES`."""
+        self.losses[shard] += 1
+        if self.losses[shard] == TRIES:
+            return self.failed(died(self.job))
+        if shard == BEGINNING:
+            self.begun = False
+        else:
+            self.todo = sorted([*self.todo, shard])
+        return None
+
+    def add(self, shard: int, measurement: Measurement) -> None:
+        """Merge a shard once all before it are merged."""
+        self.early[shard] = measurement
+        while self.merged in self.early:
+            self.total = merge(self.total, self.early.pop(self.merged))
+            self.merged += 1
+
     def failed(self, error: RobustcheckError) -> Outcome:
         return Outcome(self.job, (), error, time.perf_counter() - self.started)
+
+    def concluded(self, facts: RunFacts, profile: Profile) -> Outcome:
+        """Conclude the evidence from all shards."""
+        spread = {"engine": "ray", "workers": len(self.workers)}
+        executions = tuple(execution.model_copy(update=spread) for execution in facts.executions)
+        try:
+            evidence = conclude(self.job, replace(facts, executions=executions), self.total, profile)
+        except RobustcheckError as fault:
+            return self.failed(fault)
+        return Outcome(self.job, evidence, None, time.perf_counter() - self.started)
 
 
 @frozen
 class _Task:
-    """The task of one worker. It is a shard, or the beginning of the job (-1)."""
+    """The task of one worker: a shard, or the beginning of the job."""
 
     worker: int
     course: _Course
     shard: int
 
     def __str__(self) -> str:
-        part = "the start" if self.shard < 0 else f"shard {self.shard + 1}"
+        part = "the start" if self.shard == BEGINNING else f"shard {self.shard + 1}"
         return f"{part} of {self.course.job.model}"
-
-
-class _Crew:
-    """The workers of a run, by number. One that is lost is replaced as soon as the cluster has room."""
-
-    def __init__(self, ray: ModuleType, start: Callable[[], Any], n_workers: int, tell: TellLine) -> None:
-        """Start the workers. start: starts an actor and returns its handle."""
-        self._ray = ray
-        self._start = start
-        self._tell = tell
-        self._failures: Counter[int] = Counter()
-        self._machines: dict[int, str] = {}
-        self._doubted: set[int] = set()
-        """those that have not answered since a worker was lost"""
-        self.n_workers = n_workers
-        self.actors: dict[int, Any] = {}
-        self.calls: dict[Any, int] = {}
-        """those that show whether a worker is there"""
-        self.idle: list[int] = []
-        for worker in range(n_workers):
-            self.replace(worker)
-
-    def replace(self, worker: int) -> None:
-        """Start a worker, after the end of the one with this number."""
-        if worker in self.actors:
-            self._ray.kill(self.actors[worker])
-        self.actors[worker] = self._start()
-        self._call(worker)
-
-    def _call(self, worker: int) -> None:
-        self.calls[self.actors[worker].hello.remote()] = worker
-
-    def lose(self, worker: int, what_follows: str) -> None:
-        """Report a lost worker and replace it.
-
-        Its node may have had others, so none gets a task before it has answered again. Otherwise the lost shard could
-        go to another worker of that node, and one lost node would count as two workers.
-        """
-        self._tell(f"lost {self._name(worker)}: {what_follows}")
-        self._doubted = {*self.actors}
-        others = [other for other in (*self.idle, *self.calls.values()) if other != worker]
-        self.idle.clear()
-        self.calls.clear()
-        self.replace(worker)
-        for other in others:
-            self._call(other)
-
-    def free(self, worker: int) -> None:
-        """Take back a worker that has delivered a result."""
-        if worker in self._doubted:
-            self._call(worker)
-        else:
-            self.idle.append(worker)
-
-    def answered(self, call: Any) -> None:
-        """Take in a worker that is there; replace one that is not.
-
-        Raises EnvironmentFaultError: the last one can't be started, or holds another version.
-        """
-        worker = self.calls.pop(call)
-        try:
-            version, self._machines[worker] = self._ray.get(call)
-            why = "" if version == VERSION else f"robustcheck-onnx is {version} there and {VERSION} here"
-        except self._ray.exceptions.RayError as fault:
-            why = " ".join(str(fault).split())[-300:]
-        if not why:
-            self._failures[worker] = 0
-            self._doubted.discard(worker)
-            self.idle.append(worker)
-            return
-        self._failures[worker] += 1
-        if self._failures[worker] < STARTS:
-            self.lose(worker, why)
-            return
-        self._ray.kill(self.actors.pop(worker))
-        self._tell(f"gave up {self._name(worker)}: {why}")
-        if not self.actors:
-            raise EnvironmentFaultError(
-                f"Ray: a worker can't be started ({why}); every node needs the same robustcheck-onnx",
-                install_hint("ray"),
-            )
-
-    def _name(self, worker: int) -> str:
-        return f"worker {worker + 1} of {self.n_workers} on {self._machines.get(worker, 'its way')}"
-
-    def end(self) -> None:
-        """End all workers, and report those that are not there."""
-        missing = [*self.calls]
-        if missing:  # some may have been asked a moment ago
-            _, missing = self._ray.wait(missing, num_returns=len(missing), timeout=PATIENCE_S)
-        for handle in self.actors.values():
-            self._ray.kill(handle)
-        for call in missing:
-            self._tell(f"not there at the end: {self._name(self.calls[call])}")
 
 
 def _run(
@@ -264,8 +191,8 @@ def _run(
     address: str | None,
     timeout_s: float,
     tell: TellLine,
-) -> Generator[Outcome, None, None]:
-    """Talk to Ray in a separate thread. It waits for nothing longer than `PATIENCE_S` at a time.
+) -> Iterator[Outcome]:
+    """Talk to Ray in a separate thread, which waits for nothing longer than `PATIENCE_S` at a time.
 
     A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
     """
@@ -308,20 +235,20 @@ def _run(
 
 
 def _keep_handler() -> None:
-    """Install this process's SIGTERM handler again. `ray.shutdown` leaves the system's, which kills the process."""
+    """Install this process's SIGTERM handler again: `ray.shutdown` leaves one that kills the process."""
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
-def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, tell: TellLine) -> Iterator[_Crew]:
+def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, tell: TellLine) -> Iterator[Crew]:
     """Yield the workers; each is idle once it has answered."""
     wants_gpu = any(parse_device(job.options.device).is_gpu for job in jobs)
     n_workers, cpus, gpus = plan_workers(node_devices(ray), workers, wants_gpu=wants_gpu)
     # Ray does not restart an actor by default: its calls would wait for room on another node, as long as it takes
     actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus)
-    crew = _Crew(ray, partial(actor.remote, str(Path.cwd()), cpus), n_workers, tell)
+    crew = Crew(ray, partial(actor.remote, str(Path.cwd()), cpus), n_workers, tell)
     try:
         yield crew
     finally:
@@ -330,7 +257,7 @@ def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, tell: Te
 
 def _measure_all(
     ray: ModuleType,
-    crew: _Crew,
+    crew: Crew,
     jobs: Sequence[Job],
     profile: Profile,
     stop: threading.Event,
@@ -352,7 +279,8 @@ def _measure_all(
                 continue
             crew.idle.remove(worker)
             at[worker] = task.course
-            running[_call(crew.actors[worker], task)] = task
+            call = crew.actors[worker].measure.remote(task.course.number, task.course.job, task.shard)
+            running[call] = task
         done, _ = ray.wait([*running, *crew.calls], num_returns=1, timeout=PATIENCE_S)
         now = time.perf_counter()
         for course in {task.course for task in running.values()}:
@@ -388,11 +316,6 @@ def _measure_all(
             yield course.failed(too_slow(str(course.job.model), timeout_s))
 
 
-def _call(actor: Any, task: _Task) -> Any:
-    number, job = task.course.number, task.course.job
-    return actor.begin.remote(number, job) if task.shard < 0 else actor.shard.remote(number, job, task.shard)
-
-
 def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
     """Choose the next task for a worker.
 
@@ -409,7 +332,7 @@ def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahe
         if not course.begun:
             course.begun = True
             course.started = course.started or time.perf_counter()
-            return _Task(worker, course, -1)
+            return _Task(worker, course, BEGINNING)
     if not ready:
         return None
     most = max(ready, key=lambda course: len(course.todo))
@@ -417,7 +340,7 @@ def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahe
 
 
 def _result(ray: ModuleType, call: Any) -> _Result | None:
-    """Return a call's result. None where its worker is lost."""
+    """Return a call's result; None where its worker is lost."""
     errors = ray.exceptions
     try:
         # a copy: arrays that come from Ray lie in its object store, and the smallest keeps a whole result there
@@ -431,41 +354,24 @@ def _result(ray: ModuleType, call: Any) -> _Result | None:
 
 def _take(result: _Result | None, task: _Task, profile: Profile) -> Outcome | None:
     """Store a result, or give a lost worker's task back to its job; return the outcome of a job that has ended."""
-    course, job = task.course, task.course.job
+    course = task.course
     if result is None:
-        course.losses[task.shard] += 1
-        if course.losses[task.shard] == TRIES:
-            return course.failed(died(job))
-        if task.shard < 0:
-            course.begun = False
-        else:
-            course.todo = sorted([*course.todo, task.shard])
-        return None
+        return course.lost(task.shard)
     if isinstance(result, RobustcheckError):
         return course.failed(result)
-    if isinstance(result, Facts):
-        course.facts = result
-        course.todo = list(range(result.n_shards))
+    facts, measurement = result
+    if measurement is None:
+        course.facts = facts
+        course.todo = list(range(facts.n_shards))
         return None
     assert course.facts is not None
-    facts, course.early[task.shard] = result
     if names := facts.differs_from(course.facts):
         unlike = EnvironmentFaultError(
-            f"{job.model}: workers differ in {names}; every node must see the same files, which stay as they are "
-            "during a run, and run models the same way",
+            f"{course.job.model}: workers differ in {names}; every node must see the same files, which stay as they "
+            "are during a run, and run models the same way",
             "robustcheck doctor on every node",
         )
         return course.failed(unlike)
     course.workers.add(task.worker)
-    while course.merged in course.early:
-        course.total = merge(course.total, course.early.pop(course.merged))
-        course.merged += 1
-    if course.merged < course.facts.n_shards:
-        return None
-    spread = {"engine": "ray", "workers": len(course.workers)}
-    executions = tuple(execution.model_copy(update=spread) for execution in course.facts.executions)
-    try:
-        evidence = conclude(job, replace(course.facts, executions=executions), course.total, profile)
-    except RobustcheckError as fault:
-        return course.failed(fault)
-    return Outcome(job, evidence, None, time.perf_counter() - course.started)
+    course.add(task.shard, measurement)
+    return course.concluded(course.facts, profile) if course.merged == course.facts.n_shards else None

@@ -1,4 +1,4 @@
-"""Write and read representations in a file. A run that measures them writes it, and questions of one's own read it.
+"""Write the representations that a run measures to a file, and read them for questions of one's own.
 
 The file is a NumPy archive (.npz) with one row per image, the names and digests of the images, and what the rows were
 made with.
@@ -21,7 +21,7 @@ from ...thresholds.records import Frozen
 from ..arrays import NOT_READABLE
 from ..core.evidence import PreprocessingFacts
 from ..errors import EnvironmentFaultError, UsageError
-from ..text import VERSION, frozen, quoted
+from ..text import VERSION, frozen, one_line, quoted
 from .storage.places import local_path
 
 Rows = npt.NDArray[np.floating[Any]]
@@ -60,7 +60,7 @@ class Provenance(Frozen):
 
 @frozen
 class Representations:
-    """The representations of images, read from a file. NumPy takes them as an array, and so does `measure`."""
+    """The representations of images, read from a file, which NumPy and `measure` take as an array."""
 
     values: Rows
     """(image, feature) float32 or float64, as the model gave them: finite and not constant"""
@@ -79,14 +79,13 @@ class Representations:
         return len(self.values)
 
     def __repr__(self) -> str:
-        (n_images, n_features), provenance = self.values.shape, self.made_with
-        return f"<Representations: {n_images} images, {n_features} features, {provenance.tensor} of {provenance.model}>"
+        n_images, n_features = self.values.shape
+        tensor = f"{self.made_with.tensor} of {self.made_with.model}"
+        return f"<Representations: {n_images} images, {n_features} features, {tensor}>"
 
 
 class Saver:
-    """A writer that collects rows on disk.
-
-    At the end it makes the file of them, whole or not at all. As a context it cleans up.
+    """A writer that collects rows on disk, makes a complete file of them or none, and cleans up as a context.
 
     Args:
         path: the file to make; its folder must be there, and its suffix must be .npz.
@@ -98,7 +97,8 @@ class Saver:
 
     def __init__(self, path: str | Path) -> None:
         self._path = checked_path(path)
-        self._width, self._dtype = 0, np.dtype(np.float32)
+        self._width = 0
+        self._dtype = np.dtype(np.float32)
         self._names: list[str] = []
         self._digests: list[str] = []
         with self._errors():
@@ -112,11 +112,9 @@ class Saver:
         self._file.close()
 
     def add(self, rows: Rows, images: Sequence[Any]) -> None:
-        """Add rows (image, feature) and their images.
-
-        Rows have one width and dtype; each image has `name` and `digest`.
-        """
-        self._width, self._dtype = rows.shape[1], rows.dtype
+        """Add rows (image, feature) of one width and dtype, and their images, which have `name` and `digest`."""
+        self._width = rows.shape[1]
+        self._dtype = rows.dtype
         self._names += (image.name.encode("utf-8", "backslashreplace").decode("utf-8") for image in images)
         self._digests += (image.digest for image in images)
         with self._errors():
@@ -130,9 +128,11 @@ class Saver:
                 self._file.flush()
                 shape = (len(self._names), self._width)
                 rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
-                names, digests, about = map(np.array, (self._names, self._digests, provenance.model_dump_json()))
+                made_with = np.array(provenance.model_dump_json())
+                names = np.array(self._names)
+                digests = np.array(self._digests)
                 with temporary.open("xb") as file:
-                    np.savez(file, made_with=about, representations=rows, names=names, digests=digests)
+                    np.savez(file, made_with=made_with, representations=rows, names=names, digests=digests)
                 temporary.replace(self._path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -196,7 +196,9 @@ def load_representations(path: str | Path) -> Representations:
         with np.load(local, allow_pickle=False) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.zip.infolist()):
                 raise ValueError("an array is compressed, which this tool does not write")
-            values, names, digests = archive["representations"], archive["names"].tolist(), archive["digests"].tolist()
+            values = archive["representations"]
+            names = archive["names"].tolist()
+            digests = archive["digests"].tolist()
             provenance = Provenance.model_validate_json(str(archive["made_with"][()]))
         if values.ndim != 2 or values.dtype.kind != "f" or not len(values) == len(names) == len(digests):
             raise ValueError(f"{len(names)} names and {len(digests)} digests for an array of shape {values.shape}")
@@ -206,7 +208,7 @@ def load_representations(path: str | Path) -> Representations:
             raise ValueError("a value is not finite")
     except NOT_READABLE as fault:
         raise UsageError(
-            f"{local}: representations file is not readable ({' '.join(str(fault).split())[:200]}); it must be one "
+            f"{local}: representations file is not readable ({one_line(fault, 200)}); it must be one "
             "that this tool wrote",
             "robustcheck model.onnx --images photos/ --save-representations rows.npz",
         ) from fault

@@ -1,4 +1,4 @@
-"""Measure many jobs on several workers: local processes, or the actors of a Ray cluster. Each job gets an outcome.
+"""Measure many jobs on several workers: local processes, or the actors of a Ray cluster.
 
 Both engines cut a job's images into the same shards and merge them in the same order, so they give the same numbers.
 The local engine measures one model per process; Ray spreads the shards of a model, too (`ray_engine`).
@@ -6,7 +6,7 @@ The local engine measures one model per process; Ray spreads the shards of a mod
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import replace
 from typing import Final
@@ -18,13 +18,13 @@ from ..core.measure.loop import measure_shard
 from ..core.measure.opening import open_job
 from ..core.measure.probe import probe
 from ..core.measure.sums import conclude, merge, nothing_yet
-from ..core.progress import LOG
+from ..core.progress import LOG, TellLine
 from ..core.runtime.devices import cpu_threads
 from ..errors import UsageError, as_error
 from . import isolation
 from .image_sets.open import of_job
 from .isolation import NO_LIMITS, Limits
-from .ray_engine import TellLine, run_on_ray
+from .ray_engine import run_on_ray
 
 ENGINES: Final = ("local", "ray")
 
@@ -39,10 +39,10 @@ def run_jobs(
     limits: Limits = NO_LIMITS,
     tell: TellLine = LOG.warning,
 ) -> Iterator[Outcome]:
-    """Measure whole jobs and yield their outcomes. They come in any order.
+    """Measure jobs and yield their outcomes, in any order.
 
-    A job that fails, even by ending its process, fails alone. A worker that dies loses nothing: what it was at is
-    done again once. A job fails if that kills a second worker (`TRIES`). Closing the iterator ends the workers.
+    A job that fails, even by ending its process, fails alone. The task of a worker that dies is done once more; the
+    job fails if that kills a second worker (`TRIES`). Closing the iterator ends the workers.
 
     Args:
         jobs: what to measure.
@@ -71,17 +71,18 @@ def run_jobs(
     return _run_local(jobs, profile, workers or 1, limits)
 
 
-def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limits) -> Generator[Outcome, None, None]:
+def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limits) -> Iterator[Outcome]:
     n_workers = max(1, min(workers, len(jobs)))
     threads = max(1, cpu_threads() // n_workers)
 
     def measured(job: Job) -> Outcome:
         started = time.perf_counter()
-        asked = {"job": job, "profile": profile, "threads": threads}
+        task = "outside.workers:measure_all"
+        arguments = {"job": job, "profile": profile, "threads": threads}
         evidence: tuple[Evidence, ...] = ()
+        error = None
         try:
-            task, answer = "outside.workers:measure_all", tuple[Evidence, ...]
-            evidence, error = wall.run(task, asked, answer, about=str(job.model), tries=TRIES), None
+            evidence = wall.run(task, arguments, tuple[Evidence, ...], about=str(job.model), tries=TRIES)
         except Exception as fault:  # noqa: BLE001 # whatever it is: one job's fault must not end the others
             error = as_error(fault)
         return Outcome(job, evidence, error, time.perf_counter() - started)
@@ -92,7 +93,7 @@ def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limi
 
 
 def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tuple[Evidence, ...]:
-    """Measure a whole job in this process. Its shards are merged in their order.
+    """Measure all shards of a job in this process, and merge them in their order.
 
     Args:
         job, profile: as in `run_jobs`.

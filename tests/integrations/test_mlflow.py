@@ -21,7 +21,7 @@ import pytest
 from robustcheck_onnx import Report, check
 from robustcheck_onnx.checker.core.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.outside.storage import registries
+from robustcheck_onnx.checker.outside.storage import mlflow_registry
 from robustcheck_onnx.checker.outside.storage.places import Url
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
 from robustcheck_onnx.checker.trust.integrations import mlflow_log
@@ -202,7 +202,7 @@ def test_a_server_that_is_down_is_the_environments_fault_and_no_error_shows_its_
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-0123")
     line = f"mlflow log {write(passed)} --tracking-uri http://user:pass-word@127.0.0.1:9"
     assert "pass-word" not in ends(4, line, "http://***@127.0.0.1:9: MLflow's server").stderr
-    assert registries._without_secrets("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
+    assert mlflow_registry._without_secrets("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
 
 
 # ---------------------------------------------------------------------------- robustcheck models:/…, runs:/…
@@ -269,7 +269,7 @@ def test_a_version_of_several_files(
 
 def refuses(server: object, said: str) -> None:
     url = Url("models:/en@coder/3", "models")
-    raised(EnvironmentFaultError, said, registries.resolve_mlflow, server, url)
+    raised(EnvironmentFaultError, said, mlflow_registry.resolve_mlflow, server, url)
 
 
 @real
@@ -289,11 +289,11 @@ def test_an_answer_about_another_version_or_place_is_refused(monkeypatch: Patch)
             server.get_model_version_download_uri = lambda *_, place=place: place
             refuses(server, said)
     server.get_model_version_download_uri = lambda *_: "s3://bucket"
-    assert registries.resolve_mlflow(server, Url("models:/en@coder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
+    assert mlflow_registry.resolve_mlflow(server, Url("models:/en@coder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
     for answer.name, answer.version in (("other", "3"), ("en@coder", "../9"), ("en@coder", "")):
         refuses(server, another)
     server.set_model_version_tag = Mock()
-    monkeypatch.setattr(registries, "mlflow_client", Mock(return_value=contextlib.nullcontext(server)))
+    monkeypatch.setattr(mlflow_registry, "mlflow_client", Mock(return_value=contextlib.nullcontext(server)))
     raised(EnvironmentFaultError, another, mlflow_log.gate_model_version, "en@coder", 3, "r.json")
 
 

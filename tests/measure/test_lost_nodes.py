@@ -14,8 +14,8 @@ from robustcheck_onnx.checker.core.measure.sums import nothing_yet
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.outside import ray_engine as engine
 from robustcheck_onnx.checker.outside.isolation import Limits
-from robustcheck_onnx.checker.outside.ray_cluster import import_ray
-from robustcheck_onnx.checker.outside.ray_engine import _Course, _Crew, _next_task, _take
+from robustcheck_onnx.checker.outside.ray_cluster import Crew, import_ray
+from robustcheck_onnx.checker.outside.ray_engine import _Course, _next_task, _take
 from robustcheck_onnx.checker.outside.workers import run_jobs
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds import profile
@@ -131,7 +131,7 @@ def test_workers_that_do_not_come_are_started_again_and_given_up_the_third_time(
     numbers = iter(range(len(answers)))
     actor = SimpleNamespace(hello=SimpleNamespace(remote=lambda: next(numbers)))
     ray: Any = SimpleNamespace(exceptions=SimpleNamespace(RayError=OSError), get=answers.__getitem__, kill=lambda _: 0)
-    crew = _Crew(ray, lambda: actor, 2, lines.append)
+    crew = Crew(ray, lambda: actor, 2, lines.append)
     for call in (0, 1, 2, 4, 5):  # 2 and 4 are a new worker; 3 and 5 ask the other one, after each loss again
         crew.answered(call)
     assert not crew.calls
@@ -146,7 +146,7 @@ def test_one_lost_node_does_not_count_as_two_workers() -> None:
     lines, actor = list[str](), SimpleNamespace(hello=SimpleNamespace(remote=object))
     ray: Any = SimpleNamespace(kill=id, get=lambda _: (VERSION, "node"), wait=lambda calls, **_: (calls[:1], calls[1:]))
     ray.exceptions = SimpleNamespace(RayError=OSError)
-    crew = _Crew(ray, lambda: actor, 3, lines.append)
+    crew = Crew(ray, lambda: actor, 3, lines.append)
     crew.calls.clear()  # all are at work
     crew.lose(0, "it was at shard 1")
     crew.free(1)

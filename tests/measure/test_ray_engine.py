@@ -92,10 +92,10 @@ def test_shards_of_another_model_or_image_set_are_never_merged(job: Jobs, photos
     ):
         course = _Course(0, same, nothing_yet(1), begun=True)
         first, second = Worker(".", 1), Worker(".", 1)  # as two nodes have them
-        for shard, result in ((-1, first.begin(0, same)), (0, first.shard(0, same, 0))):
+        for shard, result in ((-1, first.measure(0, same, -1)), (0, first.measure(0, same, 0))):
             assert _take(result, _Task(0, course, shard), profile.load()) is None
         change()
-        found = _take(second.shard(0, same, 1), _Task(1, course, 1), profile.load())
+        found = _take(second.measure(0, same, 1), _Task(1, course, 1), profile.load())
         assert found is not None
         assert [e.execution.workers for e in found.evidence] == ([] if what else [2])
         assert type(found.error) is (EnvironmentFaultError if what else type(None))

@@ -36,17 +36,17 @@ the digest of a report that is signed; its bytes go into a hash alone:
 behind the wall (`calibrate` and `export` read models of one's own in the first process):
     checker/questions/compare/baseline:_read_file checker/questions/compare/index:_arrays
     checker/questions/compare/index:_mapped checker/questions/compare/index:_parquet
-    checker/questions/concepts/run:_table checker/outside/image_sets/containers:Table._open
+    checker/questions/concepts/run:_table checker/outside/image_sets/containers:ParquetTable._open
     checker/outside/image_sets/containers:_cell checker/outside/image_sets/containers:_read_span
     checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/containers:read_file
-    checker/outside/image_sets/containers:read_remote checker/outside/image_sets/containers:tensor_entries
+    checker/outside/image_sets/containers:read_remote checker/outside/image_sets/containers:_arrays_in
     checker/outside/image_sets/listing:_text checker/core/images/preprocess:_decode
     checker/core/model/file:_read_bytes checker/core/model/sidecar:read_object
     checker/core/model/weights:OpenFolder.__init__ checker/core/model/weights:_check_length
     checker/core/model/weights:pieces_of checker/core/model/weights:read_file checker/questions/check:check_stored
     checker/outside/representations:Saver.write checker/core/runtime/head:head_from_file
-    checker/questions/shift/sets:_from_file checker/outside/storage/registries:HubFile.stream
-    checker/outside/storage/registries:library_of
+    checker/questions/shift/sets:_from_file checker/outside/storage/hub:HubFile.stream
+    checker/outside/storage/hub:library_of
 of the Python API, on a file that its caller names:
     checker/outside/representations:load_representations
 of `export`, which reads a model of one's own and judges nothing:

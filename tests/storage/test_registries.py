@@ -20,7 +20,7 @@ from robustcheck_onnx import check, compare, inspect
 from robustcheck_onnx.checker.core.evidence import Origin
 from robustcheck_onnx.checker.core.model.sidecar import choose_model
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.outside.storage import registries
+from robustcheck_onnx.checker.outside.storage import hub, mlflow_registry
 from robustcheck_onnx.checker.outside.storage.stores import StoreError
 from robustcheck_onnx.checker.report.document import document_of
 from support import Fields, Patch, Place, onnx_models, raised, stores
@@ -177,7 +177,7 @@ def test_a_listed_sidecar_must_come(served: MockHub, encoder: bytes, tmp_path: P
     for name in ("m.onnx", "onnx/m.onnx"):
         served.put("org/one", {name: encoder, "open_clip_config.json": SIDECAR})
         read = Mock(side_effect=[tmp_path / "m.onnx", FileNotFoundError(2, "no such file")])
-        monkeypatch.setattr(registries.Repository, "fetch", read)
+        monkeypatch.setattr(hub.Repository, "fetch", read)
         refused(StoreError, "it was listed, and is not there", "hf://org/one")
 
 
@@ -299,11 +299,11 @@ def test_bytes_of_another_digest(served: MockHub, lookup_pass: Place, tmp_path: 
 
 def test_progress_a_revision_that_moves_and_a_full_cache(served: MockHub, encoder: bytes, monkeypatch: Patch) -> None:
     served.put("org/one", {"m.onnx": encoder})
-    address = registries.Address("org/one", None, "")
+    address = hub.Address("org/one", None, "")
     said: list[str] = []
-    registries.open_repository(address).fetch("m.onnx", said.append)
+    hub.open_repository(address).fetch("m.onnx", said.append)
     assert said[-1].startswith("fetching m.onnx, ")
-    repository = registries.open_repository(address)
+    repository = hub.open_repository(address)
     served.put("org/one", {"m.onnx": encoder, "new.txt": b"x"})
     raised(StoreError, "its revision moved from commit", repository.fetch, "m.onnx")
     full = OSError(errno.ENOSPC, "No space left on device")
@@ -363,12 +363,12 @@ def asked(monkeypatch: Patch) -> list[Fields]:
     made: list[Fields] = []
 
     def client(**options: str) -> str:
-        made.append(options | {key: os.environ.get(key) for key in registries.MLFLOW_ENVIRONMENT})
+        made.append(options | {key: os.environ.get(key) for key in mlflow_registry.MLFLOW_ENVIRONMENT})
         return "client"
 
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=client))
     monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace(MlflowException=MlflowError))
-    for key in registries.MLFLOW_ENVIRONMENT:
+    for key in mlflow_registry.MLFLOW_ENVIRONMENT:
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     return made
@@ -387,9 +387,9 @@ def test_mlflows_client_does_not_wait_long_and_leaves_the_variables(asked: list[
         (UsageError("ours", "hint"), UsageError, "https://other.example"),
         (KeyError("a mistake of ours"), KeyError, SERVER),
     ):
-        with pytest.raises(kind) as caught, registries.mlflow_client(named):
+        with pytest.raises(kind) as caught, mlflow_registry.mlflow_client(named):
             raise fault
         assert "secret" not in str(caught.value)
         assert dict(os.environ) == before
         where = {"tracking_uri": named or SERVER}  # which registry is MLFLOW_REGISTRY_URI's and MLflow's own to say
-        assert asked.pop() == where | dict(registries.MLFLOW_ENVIRONMENT) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "99"}
+        assert asked.pop() == where | dict(mlflow_registry.MLFLOW_ENVIRONMENT) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "99"}

@@ -25,7 +25,7 @@ COMPARED = 2**20  # scores that are compared with the model's own at once
 
 @frozen
 class Collected:
-    """A model's outputs for an image set, by row. Its memory grows with the images."""
+    """A model's outputs for an image set, by row, whose memory grows with the images."""
 
     representations: Float32s
     """(image, feature), finite; of the usable images, in their order"""
@@ -37,9 +37,7 @@ class Collected:
 
 
 def read_head_input(job: Job, open_source: OpenSource) -> Inputs:
-    """Read a job to measure its head's input.
-
-    It is `read_inputs`, with that tensor as the measured one where the model has a head.
+    """Read a job as `read_inputs`, to measure the input of the model's head where it has one.
 
     A head's own input can be another tensor than the representation: a zero-shot head reads it divided by its norm.
 
@@ -60,7 +58,7 @@ def read_head_input(job: Job, open_source: OpenSource) -> Inputs:
 def collect(
     runner: Runner, inputs: Inputs, source: ImageSource | None = None, *, progress: Tell | None = None, label: str = ""
 ) -> Collected:
-    """Collect representations and scores of an image set. All class scores are included.
+    """Collect the representations and all class scores of an image set.
 
     Args:
         runner: of the model of `inputs`.
@@ -72,16 +70,16 @@ def collect(
     Raises:
         CannotAssessError: too many unusable images (`ImagesRead.check_usable`), values that are not finite.
     """
-    images, read = inputs.source if source is None else source, ImagesRead()
+    images = inputs.source if source is None else source
+    read = ImagesRead()
     rows: list[Float32s] = []
     scores: list[Float32s] = []
     names: list[str] = []
     described = inputs if source is None else replace(inputs, described=None)
     run = inputs.job.options
+    n_images = len(images)
     with decode(described, images, execution=runner.execution) as decoded:
-        for batch in batches(
-            decoded, read, run.batch_size, n_images=len(images), progress=progress, label=lambda: label
-        ):
+        for batch in batches(decoded, read, run.batch_size, n_images=n_images, progress=progress, label=lambda: label):
             output = runner.run(stack(batch))
             names += (image.name for image in batch)
             rows.append(_finite(output.representation, runner, "representation"))
@@ -89,12 +87,16 @@ def collect(
                 scores.append(_finite(output.class_output, runner, "class output"))
     read.check_usable(images, run.max_bad)
     return Collected(
-        np.concatenate(rows), np.concatenate(scores) if scores else None, tuple(names), tuple(read.digests), read
+        representations=np.concatenate(rows),
+        scores=np.concatenate(scores) if scores else None,
+        names=tuple(names),
+        digests=tuple(read.digests),
+        read=read,
     )
 
 
 def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile) -> float:
-    """Prove that a head is the model's own. Returns how far W·h + b is from its class output (`score_difference`).
+    """Prove that a head is the model's own; return how far W·h + b is from its class output (`score_difference`).
 
     Args:
         head: from `read_head`.
@@ -103,17 +105,18 @@ def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile
 
     Raises CannotAssessError where the class output is another function, or of another width.
     """
+    rows = collected.representations
     scores = collected.scores
     assert scores is not None
-    if head.weight.shape[1] != collected.representations.shape[1]:
+    if head.weight.shape[1] != rows.shape[1]:
         raise unfit(
             opened.path,
             f"head takes {head.weight.shape[1]} features; its input {opened.representation.tensor!r} "
-            f"has {collected.representations.shape[1]}, and they must be the same",
+            f"has {rows.shape[1]}, and they must be the same",
         )
     step = max(1, COMPARED // len(head.bias))
     pieces = [slice(start, start + step) for start in range(0, len(scores), step)]
-    difference = max(score_difference(head, collected.representations[piece], scores[piece]) for piece in pieces)
+    difference = max(score_difference(head, rows[piece], scores[piece]) for piece in pieces)
     allowed = SAME_OUTPUT[opened.precision]
     if not difference <= allowed:
         raise CannotAssessError(
@@ -128,19 +131,20 @@ def first_pixels(items: Sequence[Prepared | Skipped], source: ImageSource) -> Ge
     """Stack the pixels of the usable images. Raises CannotAssessError where there is none."""
     images = usable(items)
     if not images:
-        check_bad(len(items), len(items), 1.0, [item for item in items if isinstance(item, Skipped)], source.named)
+        skipped = [item for item in items if isinstance(item, Skipped)]
+        check_bad(len(items), len(items), 1.0, skipped, source.named)
     return stack(images)
 
 
 def n_features(runner: Runner, inputs: Inputs) -> int:
-    """Return the number of features. The model runs on the first usable image."""
+    """Return the number of features, for which the model runs on the first usable image."""
     items = take_probe(prepare_item(item, inputs) for item in inputs.source.items())
-    return int(runner.run(first_pixels(items, inputs.source)[:1]).representation.shape[1])
+    pixels = first_pixels(items, inputs.source)
+    return int(runner.run(pixels[:1]).representation.shape[1])
 
 
 def _finite(values: GenericArray, runner: Runner, subject: str) -> Float32s:
     numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
-        path = str(runner.model.path)
-        raise unfit(path, f"{subject} has values that are not finite; every image needs numbers")
+        raise unfit(runner.model.path, f"{subject} has values that are not finite; every image needs numbers")
     return numbers

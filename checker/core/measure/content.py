@@ -39,29 +39,34 @@ def described_rows(h: npt.ArrayLike, sketches: Sequence[Sketch | int | None]) ->
         h: (image, feature) usable representations, finite and not constant; any float dtype.
         sketches: of the same images; what is not a whole sketch is left out.
     """
-    described = [(index, sketch) for index, sketch in enumerate(sketches) if isinstance(sketch, Sketch)]
-    u = unit_rows(np.asarray(h)[[index for index, _ in described]]) if described else ()
+    described = {index: sketch for index, sketch in enumerate(sketches) if isinstance(sketch, Sketch)}
+    if not described:
+        return ()
+    u = unit_rows(np.asarray(h)[list(described)])
     # astype copies each row: a view would keep the whole batch
-    return tuple(DescribedRow(sketch, row.astype(np.float32)) for (_, sketch), row in zip(described, u, strict=True))
+    return tuple(
+        DescribedRow(sketch, row.astype(np.float32)) for sketch, row in zip(described.values(), u, strict=True)
+    )
 
 
 def merge_described(a: DescribedRows, b: DescribedRows) -> DescribedRows:
-    """Join rows in order, up to `DESCRIBED`. One pass over both gives exactly the same. Associative."""
+    """Join rows in order, up to `DESCRIBED`: associative, and exactly what one pass over both gives."""
     return (a + b)[:DESCRIBED]
 
 
 def first_varied(rows: DescribedRows) -> DescribedRows:
-    """Return the first `CONTENT_IMAGES` varied rows. Duplicates and near-duplicates of earlier ones are left out."""
-    return tuple(rows[place] for place in varied([row.sketch for row in rows], CONTENT_IMAGES))
+    """Return the first `CONTENT_IMAGES` rows that are neither duplicates nor near-duplicates of earlier ones."""
+    places = varied([row.sketch for row in rows], CONTENT_IMAGES)
+    return tuple(rows[place] for place in places)
 
 
 def is_complete(rows: DescribedRows) -> bool:
-    """Return whether there are `CONTENT_IMAGES` varied rows. More images change nothing then."""
+    """Return whether there are `CONTENT_IMAGES` varied rows, to which more images change nothing."""
     return len(first_varied(rows)) == CONTENT_IMAGES
 
 
 def content_of(rows: DescribedRows) -> Content | None:
-    """Measure the content of a whole run. None where no image was described."""
+    """Measure the content of a run; None where no image was described."""
     chosen = first_varied(rows)
     if not chosen:
         return None

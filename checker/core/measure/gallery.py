@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -48,37 +49,36 @@ class SeenRows:
 
 
 def seen_rows(batch: sums.Measured, names: Sequence[str], digests: Sequence[str]) -> SeenRows:
-    """Select the rows of one batch. `merge_seen` adds them to those that came before.
+    """Select the rows of one batch, for `merge_seen`.
 
     Args:
         batch: from `state.update`; images that it could not use are left out.
         names, digests: of all images of the batch, in its order.
     """
+    usable_names = compress(names, batch.usable)
+    usable_digests = compress(digests, batch.usable)
     # float32 is a copy: a view would keep the whole batch
     rows = tuple(
-        SeenRow(names[place], digests[place], float(kurtosis), z.astype(np.float32))
-        for place, kurtosis, z in zip(np.flatnonzero(batch.usable).tolist(), batch.kurtosis, batch.z, strict=True)
+        SeenRow(name, digest, float(kurtosis), z.astype(np.float32))
+        for name, digest, kurtosis, z in zip(usable_names, usable_digests, batch.kurtosis, batch.z, strict=True)
     )
     return merge_seen(SeenRows(), SeenRows(rows, rows, rows))
 
 
 def merge_seen(a: SeenRows, b: SeenRows) -> SeenRows:
-    """Merge the selections of two runs of images.
+    """Merge the selections of two runs, of which `a`'s images come before `b`'s.
 
-    `a`'s images come before `b`'s; one pass over both gives exactly the same. Associative.
+    Associative, and exactly what one pass over both gives.
     """
-    return SeenRows(
-        first=(a.first + b.first)[:SHOWN],
-        # sorted is stable, so of equal ones a's stay before b's
-        most=tuple(sorted(a.most + b.most, key=lambda row: -row.kurtosis)[:EXTREME]),
-        least=tuple(sorted(a.least + b.least, key=lambda row: row.kurtosis)[:EXTREME]),
-    )
+    # sorted is stable, so of equal ones a's stay before b's
+    most = sorted(a.most + b.most, key=lambda row: -row.kurtosis)
+    least = sorted(a.least + b.least, key=lambda row: row.kurtosis)
+    first = a.first + b.first
+    return SeenRows(first[:SHOWN], tuple(most[:EXTREME]), tuple(least[:EXTREME]))
 
 
 def gallery_of(rows: SeenRows, features: Sequence[int]) -> Gallery | None:
-    """Return the report's record of the gallery.
-
-    It has z of the first `FEATURES` features, rounded; None where no image was selected.
+    """Return the report's record, with rounded z of the first `FEATURES` features; None where no image was selected.
 
     Args:
         rows: of the whole run.
@@ -90,7 +90,7 @@ def gallery_of(rows: SeenRows, features: Sequence[int]) -> Gallery | None:
 
     def seen(row: SeenRow) -> SeenImage:
         z = np.round(row.z[listed].astype(np.float64), DECIMALS) + 0.0  # no minus before a zero
-        return SeenImage(name=row.name, digest=row.digest, kurtosis=row.kurtosis, z=tuple(map(float, z)))
+        return SeenImage(name=row.name, digest=row.digest, kurtosis=row.kurtosis, z=tuple(z.tolist()))
 
     return Gallery(
         features=tuple(listed),

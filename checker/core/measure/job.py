@@ -53,7 +53,7 @@ class Outcome:
 
 
 def died(job: Job) -> CannotAssessError:
-    """Return the error of a job whose workers died. Their processes ended without a message."""
+    """Return the error of a job whose worker processes ended without a message."""
     return CannotAssessError(
         f"{job.model}: worker process ended {TRIES} times while it measured this model; a crash in native code or "
         "too little memory is a usual cause",

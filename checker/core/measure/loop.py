@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator, 
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import partial
-from itertools import chain, count
+from itertools import chain, compress, count
 from typing import TypeVar
 
 from ....thresholds.profile import Profile
@@ -17,6 +17,7 @@ from ...arrays import AnyArray
 from ...errors import unfit
 from ..evidence import Execution, Statistics
 from ..images.source import ImageSource, Item, Skipped, prefetch
+from ..model.open import ModelFile
 from ..progress import LOG, Progress, Tell
 from ..runtime.devices import CPU, cpu_threads, expects_accelerator
 from ..runtime.runner import TRIED
@@ -30,7 +31,7 @@ from .job import SHARD_IMAGES
 from .opening import Inputs, Opened
 from .prepare import Prepared, prepare_item, stack
 from .probe import probe_measured, take_probe, usable
-from .sums import Facts, FirstImages, ImagesRead, Measurement, nothing_yet
+from .sums import FirstImages, ImagesRead, Measurement, RunFacts, nothing_yet
 
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
 FIRST_IMAGES = "first images"  # the stage before the first batch is through
@@ -44,19 +45,19 @@ Watch = Callable[[AnyArray, Sequence["Prepared"]], None]
 def decode(
     inputs: Inputs, source: ImageSource | None = None, *, execution: Execution | None = None, stops: Container[int] = ()
 ) -> AbstractContextManager[Generator[Prepared | Skipped, None, None]]:
-    """Decode and prepare the images of a job. Threads run ahead of its model (`decode_with`)."""
+    """Decode and prepare the images of a job, in threads that run ahead of its model (`decode_with`)."""
     return decode_with(partial(prepare_item, inputs=inputs), inputs, source, execution=execution, stops=stops)
 
 
 def decode_with(
     prepare: Callable[[Item], Ready | Skipped],
     inputs: Inputs,
-    source: ImageSource | None = None,
+    source: ImageSource | None,
     *,
-    execution: Execution | None = None,
+    execution: Execution | None,
     stops: Container[int] = (),
 ) -> AbstractContextManager[Generator[Ready | Skipped, None, None]]:
-    """Decode images ahead of a model, in order. It is a context, whose end ends the threads.
+    """Decode images ahead of a model, in order, until the end of the context, which ends the threads.
 
     Args:
         prepare: makes one image ready.
@@ -65,16 +66,21 @@ def decode_with(
         execution: how the model runs; None = as the job's device says, while no session is open.
         stops: numbers of images after which the run is likely to stop (`prefetch`).
     """
-    on_gpu = expects_accelerator(inputs.job.options.device) if execution is None else execution.providers[0] != CPU
-    threads = cpu_threads() if execution is None else execution.threads
-    workers = count_decoders(on_gpu=on_gpu, threads=threads)
-    images, window = inputs.source if source is None else source, AHEAD_OF_GPU if on_gpu else AHEAD
+    if execution is None:
+        on_gpu = expects_accelerator(inputs.job.options.device)
+        threads = cpu_threads()
+    else:
+        on_gpu = execution.providers[0] != CPU
+        threads = execution.threads
+    images = inputs.source if source is None else source
     images = replace(images, keep=max(images.keep, inputs.source.keep))
+    workers = count_decoders(on_gpu=on_gpu, threads=threads)
+    window = AHEAD_OF_GPU if on_gpu else AHEAD
     return closing(prefetch(images, prepare, workers=workers, window=window, stops=stops))
 
 
 def count_decoders(*, on_gpu: bool, threads: int) -> int:
-    """Count the threads that decode. A model on the CPU needs its cores itself, a GPU is fed by all of the worker's."""
+    """Count the threads that decode: all of the worker's feed a GPU, while a model on the CPU needs them itself."""
     return max(DECODERS, threads) if on_gpu else DECODERS
 
 
@@ -88,8 +94,8 @@ def batches(
     progress: Tell | None = None,
     label: Callable[[], str] = str,
     n_shown: int = 0,
-) -> Generator[list[Ready], None, None]:
-    """Put images into batches and count them.
+) -> Iterator[list[Ready]]:
+    """Count images, and put the usable ones into batches.
 
     A batch also ends where a run looks at the evidence (`is_look`), so that its size decides nothing.
 
@@ -101,49 +107,48 @@ def batches(
         first_look: images at the first look.
         progress: called after every batch; before the first one is through, after every image.
         label: what the progress says next to the numbers.
-        n_shown: images that were read, and that the progress has shown, before. Its rate is that of the others.
+        n_shown: images read before that the progress has shown already, and that its rate leaves out.
     """
-    clock, is_first = time.perf_counter(), True
+    started = time.perf_counter()
+    is_first = True
 
-    def tell() -> None:
-        if progress is not None:
-            rate = max(0, read.n_read - n_shown) / (time.perf_counter() - clock)
-            progress(Progress(read.n_read, n_images, rate, label()))
-
-    def tick() -> None:
+    def tell_image() -> None:
         if progress is not None and is_first and read.n_read > n_shown:
             progress(Progress(read.n_read, n_images, 0.0, "", FIRST_IMAGES))
+
+    def tell_batch() -> None:
+        if progress is not None:
+            rate = max(0, read.n_read - n_shown) / (time.perf_counter() - started)
+            progress(Progress(read.n_read, n_images, rate, label()))
 
     batch: list[Ready] = []
     for item in decoded:
         if isinstance(item, Skipped):
             read.skipped.append(item)
-            tick()
+            tell_image()
             continue
         batch.append(item)
         read.add(item)
-        tick()
+        tell_image()
         if len(batch) == batch_size or is_look(read.n_usable, first_look):
             yield batch
-            batch, is_first = [], False
-            tell()
+            batch = []
+            is_first = False
+            tell_batch()
     if batch:
         yield batch
-        tell()
+        tell_batch()
 
 
 def measure_shard(opened: Opened, index: int) -> Measurement:
-    """Measure one shard of images.
-
-    It starts at number `index` · `SHARD_IMAGES` and has at most `SHARD_IMAGES` of them.
-    """
+    """Measure one shard: at most `SHARD_IMAGES` images, from number `index` · `SHARD_IMAGES` on."""
     start = index * SHARD_IMAGES
     shard = replace(opened.source, entries=opened.source.entries[start : start + SHARD_IMAGES])
     return measure_images(opened, shard)
 
 
 def measure_images(opened: Opened, source: ImageSource | None = None) -> Measurement:
-    """Measure all images of a source. None = of the job's."""
+    """Measure all images of a source; None = of the job's."""
     total = nothing_yet(len(opened.models))
     with decode(opened, source, execution=opened.runners[0].execution) as decoded:
         for batch in batches(decoded, total.images, opened.job.options.batch_size):
@@ -172,35 +177,39 @@ def add_batch(
     Raises:
         CannotAssessError: a representation of more than `MAX_FEATURES` features.
     """
-    names, digests = [item.name for item in batch], [item.digest for item in batch]
-    keys = [key_of(digest) for digest in digests]
     if not measured:
         pixels = stack(batch)
         measured = [array for runner in opened.runners for array in runner.represent(pixels)]
     if kept is not None:
-        kept.add([item.pixels for item in batch], measured)
+        kept.add([image.pixels for image in batch], measured)
+    names = [image.name for image in batch]
+    digests = [image.digest for image in batch]
+    keys = [key_of(digest) for digest in digests]
     for index, array in enumerate(measured):
         tensor = total.tensors[index]
         if tensor.state is None:
-            if array.shape[1] > sums.MAX_FEATURES:
-                path = opened.models[index].path
-                raise unfit(
-                    path,
-                    f"representation has {array.shape[1]} features; more than {sums.MAX_FEATURES} is an unpooled map",
-                )
-            tensor.state = sums.State(array.shape[1])
+            tensor.state = _empty_state(opened.models[index], array.shape[1])
         added = sums.update(tensor.state, array, keys)
         tensor.seen = merge_seen(tensor.seen, seen_rows(added, names, digests))
-        shown = array[added.usable]
-        used = [item for item, is_usable in zip(batch, added.usable, strict=True) if is_usable]
-        sketches = [item.sketch for item in used]
-        tensor.described = merge_described(tensor.described, described_rows(shown, sketches))
+        usable_rows = array[added.usable]
+        usable_images = list(compress(batch, added.usable))
+        described = described_rows(usable_rows, [image.sketch for image in usable_images])
+        tensor.described = merge_described(tensor.described, described)
         if watch is not None and index == 0:
-            watch(shown, used)
+            watch(usable_rows, usable_images)
+
+
+def _empty_state(model: ModelFile, n_features: int) -> sums.State:
+    """Return the sums over no image yet. Raises CannotAssessError for a representation that is an unpooled map."""
+    if n_features > sums.MAX_FEATURES:
+        raise unfit(
+            model.path, f"representation has {n_features} features; more than {sums.MAX_FEATURES} is an unpooled map"
+        )
+    return sums.State(n_features)
 
 
 def key_of(digest: str) -> int:
-    """Return the last 32 bits of a hexadecimal digest. They fix an image's jackknife group (`state.update`)."""
+    """Return the last 32 bits of a hexadecimal digest, which fix an image's jackknife group (`state.update`)."""
     return int(digest[-8:], 16)
 
 
@@ -211,66 +220,70 @@ def until_decided(
     progress: Tell | None,
     watch: Watch | None,
     kept: FirstImages,
-) -> tuple[Facts, Measurement, bool]:
-    """Try the model, and measure until the evidence decides. True: it does; False: the images end first.
+) -> tuple[RunFacts, Measurement, bool]:
+    """Try the model, and measure until the evidence decides or the images end.
 
     kept: gets the first images.
+
+    Returns:
+        What the trial found, the sums, and whether the evidence decided.
     """
     batch_size = opened.job.options.batch_size
+    n_images = len(opened.source)
 
-    def counted() -> Iterator[Prepared | Skipped]:
+    def shown() -> Iterator[Prepared | Skipped]:
         for n_read, item in enumerate(decoded, 1):
             if progress is not None:
-                progress(Progress(n_read, len(opened.source), 0.0, "", FIRST_IMAGES))
+                progress(Progress(n_read, n_images, 0.0, "", FIRST_IMAGES))
             yield item
 
-    first = take_probe(counted(), max(TRIED, min(batch_size, profile.min_images)))
+    first = take_probe(shown(), max(TRIED, min(batch_size, profile.min_images)))
     facts, rows = probe_measured(opened, usable(first))
     LOG.debug("%s: batch invariance and output were tried", opened.job.model)
     total = nothing_yet(1)
-    enough_varied = False
-    closest = [""]  # of the last look, for the progress
+    closest = ""  # of the last look, for the progress
     of_images = batches(
         chain(first, decoded),
         total.images,
         batch_size,
-        n_images=len(opened.source),
+        n_images=n_images,
         first_look=profile.min_images,
         progress=progress,
-        label=lambda: closest[-1],
+        label=lambda: closest,
         n_shown=len(first),
     )
     for batch in of_images:
-        own, rows = [array[: len(batch)] for array in rows], [array[len(batch) :] for array in rows]
-        are_all = all(len(array) == len(batch) for array in own)  # else they end inside this batch: it runs
-        add_batch(opened, total, batch, watch, own if are_all else (), kept)
-        state, n_usable = total.tensors[0].state, total.images.n_usable
+        own = [array[: len(batch)] for array in rows]
+        rows = [array[len(batch) :] for array in rows]
+        has_all = all(
+            len(array) == len(batch) for array in own
+        )  # else those of the trial end inside this batch, which runs
+        add_batch(opened, total, batch, watch, own if has_all else (), kept)
+        state = total.tensors[0].state
+        n_usable = total.images.n_usable
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue
         measured = sums.statistics(state, profile.alpha, profile.bounds)
-        closest.append(_closest(measured, profile))
-        LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest[-1] or "no bound yet")
-        if decided(measured, profile):
-            # asked last, and only until it holds: counting varied images compares all pairs
-            enough_varied = enough_varied or (
-                is_complete(total.tensors[0].described) and total.images.sanity.facts().n_varied >= profile.min_images
-            )
-            if enough_varied:
-                return facts, total, True
+        closest = _closest(measured, profile)
+        LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest or "no bound yet")
+        if decided(measured, profile) and _are_varied(total, profile.min_images):
+            return facts, total, True
     return facts, total, False
 
 
-def likely_stops(profile: Profile) -> tuple[int, int]:
-    """Return the first two looks of a run.
+def _are_varied(total: Measurement, min_images: int) -> bool:
+    """Return whether enough varied images were read. Asked last, as it compares all pairs of images."""
+    return is_complete(total.tensors[0].described) and total.images.sanity.facts().n_varied >= min_images
 
-    A clear case is decided at one of them, and nothing is decoded beyond it in vain.
-    """
+
+def likely_stops(profile: Profile) -> tuple[int, int]:
+    """Return the first two looks of a run, at one of which a clear case is decided."""
     second = next(n for n in count(profile.min_images + 1) if is_look(n, profile.min_images))
     return profile.min_images, second
 
 
 def _closest(statistics: Statistics, profile: Profile) -> str:
-    """Return the statistic that is closest to its threshold. Its interval is compared, for the progress line."""
+    """Describe, for the progress, the statistic whose interval is closest to its threshold."""
     gaps = []
     for name in profile.deciding:
         interval = getattr(statistics, name)

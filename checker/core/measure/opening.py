@@ -24,10 +24,7 @@ OpenSource = Callable[[Options], ImageSource]
 
 @frozen
 class Inputs:
-    """A job that is read but not opened.
-
-    Its model is read, its preprocessing found and its images indexed; no session is open.
-    """
+    """A job whose model, preprocessing and list of images are read, while no session is open."""
 
     job: Job
     models: tuple[ModelFile, ...]
@@ -35,7 +32,7 @@ class Inputs:
     preprocessing: PreprocessingFacts
     source: ImageSource
     described: frozenset[str] | None
-    """names of the images whose sketches are made whole: the first `DESCRIBED`; None = no sketches"""
+    """names of the images whose sketches are complete: the first `DESCRIBED`; None = no sketches"""
 
 
 @frozen
@@ -61,25 +58,17 @@ def open_job(job: Job, open_source: OpenSource, *, threads: int | None = None) -
 
 
 def read_inputs(job: Job, open_source: OpenSource) -> Inputs:
-    """Read everything of `open_job` but the sessions.
-
-    Args:
-        job: what to open.
-        open_source: opens the job's images, once the model is read.
-
-    Raises:
-        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
-    """
+    """Read the model and list the images of a job, as `open_job` does before it opens sessions."""
     models = [open_model(job.model, tensor=tensor, pool=job.options.pool) for tensor in job.tensors]
     if _own_outputs(models):  # the same bytes: kept once, they can be 2 GiB
         models[1:] = [replace(model, graph=models[0].graph) for model in models[1:]]
+    image_input = models[0].image_input
     contract, stated_by = stated_in(models[0].contract)
-    preprocessing = find_preprocessing(
-        job.model, job.options.preprocess, contract, models[0].image_input.size, stated_by=stated_by
-    )
-    preprocessing = fed_as(preprocessing, models[0].image_input, job.model)
+    stated = find_preprocessing(job.model, job.options.preprocess, contract, image_input.size, stated_by=stated_by)
+    preprocessing = fed_as(stated, image_input, job.model)
     source = open_source(job.options)
-    source = replace(source, keep=max(source.keep, least_edge(preprocessing.preprocessing)))
+    keep = max(source.keep, least_edge(preprocessing.preprocessing))
+    source = replace(source, keep=keep)
     if source.kind == "tensors" and preprocessing.source != "assumed":
         preprocessing = preprocessing.model_copy(update={"source": "tensors"})
     return Inputs(
@@ -109,7 +98,7 @@ def open_runner(
     level: str = "all",
     exact: bool = False,
 ) -> Runner:
-    """Open a session for photos or for tensors. Photos are preprocessed by it, tensors are already.
+    """Open a session for photos, which it preprocesses, or for tensors.
 
     Args:
         inputs: the job.
@@ -120,18 +109,20 @@ def open_runner(
         level: of graph optimisation.
         exact: whether int8 sums must be exact, where the job does not ask for it.
     """
-    run, (first, *also) = inputs.job.options, models or inputs.models[:1]
-    preprocessing = inputs.preprocessing.preprocessing if photos else None
-    asked = run.device if device is None else device
+    run = inputs.job.options
+    first, *also = models or inputs.models[:1]
+    device = device or run.device
     is_exact = exact or run.arithmetic == "exact"
-    if is_exact and asked not in ("auto", "cpu"):
-        raise UsageError(
-            f"--device is {asked}; the CPU alone computes exact int8 sums (--arithmetic exact)", "--device cpu"
-        )
+    if is_exact:
+        if device not in ("auto", "cpu"):
+            raise UsageError(
+                f"--device is {device}; the CPU alone computes exact int8 sums (--arithmetic exact)", "--device cpu"
+            )
+        device = "cpu"
     return Runner(
         first,
-        "cpu" if is_exact else asked,
-        preprocessing=preprocessing,
+        device,
+        preprocessing=inputs.preprocessing.preprocessing if photos else None,
         also=also,
         threads=threads,
         batch_size=run.batch_size,
@@ -141,20 +132,22 @@ def open_runner(
 
 
 def _own_outputs(models: Sequence[ModelFile]) -> bool:
-    """Return whether all tensors are the model's own outputs. One session reads them all then."""
+    """Return whether all tensors are the model's own outputs, which one session reads."""
     return all(not model.added_output for model in models)
 
 
 def model_read(opened: ModelFile) -> Fields:
     """Return the fields of a `ModelRead`."""
-    chosen, origin = opened.representation, opened.contract and opened.contract.source
-    source = f"{origin.library} {origin.name} ({origin.weights})" if origin else ""
+    source = ""
+    if opened.contract:
+        origin = opened.contract.source
+        source = f"{origin.library} {origin.name} ({origin.weights})"
     return {
         "file": str(opened.path),
         "digest": opened.digest,
         "source": source,
-        "tensor": chosen.tensor,
-        "pool": chosen.pool,
+        "tensor": opened.representation.tensor,
+        "pool": opened.representation.pool,
     }
 
 
@@ -164,8 +157,9 @@ def model_facts(
     batch_difference: float | None = None,
     fixed_scale_difference: float | None = None,
 ) -> ModelFacts:
-    """Record the facts of model and tensor. The differences are None until they are measured."""
-    chosen, contract = opened.representation, opened.contract
+    """Record the facts of model and tensor, with differences that are None until they are measured."""
+    chosen = opened.representation
+    source = opened.contract and opened.contract.source
     return ModelFacts(
         **model_read(opened),
         file_digest=opened.model_digest,
@@ -181,9 +175,9 @@ def model_facts(
         ends_in=chosen.ends_in,
         why=chosen.why,
         tensor_assumed=chosen.assumed,
-        random_weights=contract.source.random_weights if contract else None,
-        synthetic=contract.source.synthetic if contract else "",
-        matched_to=contract.source.matched_to if contract else None,
+        random_weights=source.random_weights if source else None,
+        synthetic=source.synthetic if source else "",
+        matched_to=source.matched_to if source else None,
         file_changed=opened.file_changed,
         batch_difference=batch_difference,
         fixed_scale_difference=fixed_scale_difference,
@@ -195,7 +189,7 @@ def model_facts(
 def question_notes(inputs: Inputs) -> list[str]:
     """Note what the reader of a question must know."""
     (opened,) = inputs.models
-    source = opened.contract.source if opened.contract else None
+    source = opened.contract and opened.contract.source
     return model_notes(
         source.synthetic if source else "",
         random_weights=bool(source and source.random_weights),

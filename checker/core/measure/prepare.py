@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 import numpy as np
 from PIL import Image
 
-from ...arrays import GenericArray
+from ...arrays import AnyArray, GenericArray
 from ...errors import CannotAssessError, UsageError
 from ...text import Texts, frozen, quoted
 from ..evidence import Preprocessing
@@ -38,44 +38,51 @@ class Prepared:
 def prepare(
     item: Item, model: ModelFile, preprocessing: Preprocessing, described: Container[str] | None
 ) -> Prepared | Skipped:
-    """Preprocess and sketch one image. One that this model can't take is skipped.
+    """Preprocess and sketch one image, or skip one that this model can't take.
 
     Args:
         item: from the image set.
         model: takes the pixels.
         preprocessing: makes them of a photo; a tensor is preprocessed already.
-        described: names of the images whose sketches are made whole; None = no sketch of any.
+        described: names of the images whose sketches are complete; None = no sketch of any.
 
     Raises:
         UsageError: a tensor of another shape than the model takes.
     """
     if isinstance(item, Skipped):
         return item
+    notes: Texts = ()
     if isinstance(item, Tensor):
-        takes = (model.image_input.channels or 3, *preprocessing.size)
-        if takes != item.values.shape:
-            raise UsageError(
-                f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
-                f"{show_shape(takes)}",
-                f"robustcheck inspect {quoted(model.path)}",
-            )
-        pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
-        sketch = _sketch(as_photo(preprocessing, pixels), item.name, described)
-        return Prepared(item.name, item.digest, (), pixels, sketch, level_sums(pixels))
-    try:
-        array = apply_uint8(preprocessing, item.image)
-    except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
-        return Skipped(item.name, fault.message)
-    sketch = _sketch(item.image, item.name, described)
-    return Prepared(item.name, item.digest, item.notes, array, sketch, level_sums(array))
+        _check_shape(item, model, preprocessing)
+        pixels: AnyArray = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
+        photo = as_photo(preprocessing, pixels)
+    else:
+        photo = item.image
+        notes = item.notes
+        try:
+            pixels = apply_uint8(preprocessing, photo)
+        except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
+            return Skipped(item.name, fault.message)
+    sketch = _sketch(photo, item.name, described)
+    return Prepared(item.name, item.digest, notes, pixels, sketch, level_sums(pixels))
 
 
-def stack(images_: Sequence[Prepared]) -> GenericArray:
+def _check_shape(tensor: Tensor, model: ModelFile, preprocessing: Preprocessing) -> None:
+    takes = (model.image_input.channels or 3, *preprocessing.size)
+    if takes != tensor.values.shape:
+        raise UsageError(
+            f"{tensor.name}: tensor (channel, height, width) is {tensor.values.shape}; {model.path} takes "
+            f"{show_shape(takes)}",
+            f"robustcheck inspect {quoted(model.path)}",
+        )
+
+
+def stack(batch: Sequence[Prepared]) -> GenericArray:
     """Stack a batch's pixels, (image, height, width, 3).
 
     Raises TypeError for photos among tensors: their bytes would pass for values that are scaled already.
     """
-    return np.stack([item.pixels for item in images_], casting="no")
+    return np.stack([image.pixels for image in batch], casting="no")
 
 
 def _sketch(image: Image.Image, name: str, described: Container[str] | None) -> Sketch | int | None:

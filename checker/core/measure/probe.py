@@ -10,12 +10,13 @@ from ..images.source import Skipped
 from ..runtime.runner import TRIED, Runner
 from .opening import Opened, model_facts
 from .prepare import Prepared, prepare_item, stack
-from .sums import Facts
+from .sums import RunFacts
 
 
 def take_probe(decoded: Iterable[Prepared | Skipped], n: int = TRIED) -> list[Prepared | Skipped]:
-    """Take images until `n` are usable. All are taken if they are fewer."""
-    first, n_usable = list[Prepared | Skipped](), 0
+    """Take images until `n` are usable, or all."""
+    first: list[Prepared | Skipped] = []
+    n_usable = 0
     for item in decoded:
         first.append(item)
         n_usable += isinstance(item, Prepared)
@@ -29,18 +30,19 @@ def usable(items: Iterable[Prepared | Skipped]) -> list[Prepared]:
     return [item for item in items if isinstance(item, Prepared)]
 
 
-def probe(opened: Opened) -> Facts:
-    """Try the model on the first usable images, decoded here. See `probe_measured`."""
+def probe(opened: Opened) -> RunFacts:
+    """Try the model on the first usable images, which are decoded here (`probe_measured`)."""
     first = take_probe(prepare_item(item, opened) for item in opened.source.items())
-    return probe_measured(opened, usable(first))[0]
+    facts, _ = probe_measured(opened, usable(first))
+    return facts
 
 
-def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, list[AnyArray]]:
-    """Try the model, and measure images for it. See `Runner.output_difference` and `Runner.batch_invariances`.
+def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[RunFacts, list[AnyArray]]:
+    """Try the model, and measure images for it (`Runner.output_difference`, `Runner.batch_invariances`).
 
     To be called before anything else is measured: it settles the graph optimisation that the session runs with, and
-    since it looks at the same images everywhere, every worker settles the same. With less than two usable images there
-    is no difference to tell, and it is None.
+    since it looks at the same images everywhere, every worker settles the same. With less than two usable images the
+    differences are None.
 
     Args:
         opened: the job.
@@ -62,7 +64,7 @@ def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[Facts, l
         rows += own
         for model, *measured in zip(runner.models, batch, fixed, strict=True):
             models.append(model_facts(model, output, *measured))
-    facts = Facts(
+    facts = RunFacts(
         models=tuple(models or map(model_facts, opened.models)),
         executions=tuple(_execution(runner, opened.job.options) for runner in opened.runners for _ in runner.models),
         preprocessing=opened.preprocessing,

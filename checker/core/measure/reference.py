@@ -1,4 +1,4 @@
-"""Run a few images once more by reference arithmetic. It shows what the machine makes of a file.
+"""Run a few images once more by reference arithmetic, to show what the machine makes of a file.
 
 The reference is the CPU. Where int8 sums saturate on it, they are computed without saturation; elsewhere the graph is
 not optimised. docs/dev/decisions/reference-run.md has the measurements that this rests on.
@@ -22,11 +22,12 @@ from ..runtime.session import relative_difference
 from ..statistics import definitions
 from ..statistics import state as sums
 from .opening import Opened, open_runner
-from .sums import Facts, FirstImages
+from .sums import FirstImages, RunFacts
 
 IMAGES_OF_COMPARISON: Final = 16  # more than of a check: they decide whether an index verdict stands
 IMAGES_OF_FLOOR: Final = 4  # for which a second reference run gives the floor of rounding
 LARGE_BYTES: Final = 2**30  # of a file whose first session is closed before the reference opens its own
+Arithmetic = Literal["exact int8 sums", "no graph optimisation"]
 
 
 @frozen
@@ -38,16 +39,16 @@ class Reference:
     """(image, feature) by reference arithmetic; None where no reference run was possible"""
 
 
-def kind_of(execution: Execution) -> Literal["exact int8 sums", "no graph optimisation"] | None:
-    """Return the reference arithmetic of a run. None where none is needed."""
+def kind_of(execution: Execution) -> Arithmetic | None:
+    """Return the reference arithmetic of a run; None where none is needed."""
     if execution.arithmetic == "exact":
         return None
-    if execution.int8_sums is not None:
-        return "exact int8 sums" if execution.int8_sums.saturates else "no graph optimisation"
-    return None if execution.providers[0] == CPU else "no graph optimisation"
+    if execution.int8_sums is None:
+        return None if execution.providers[0] == CPU else "no graph optimisation"
+    return "exact int8 sums" if execution.int8_sums.saturates else "no graph optimisation"
 
 
-def with_references(facts: Facts, references: Sequence[Reference | None]) -> Facts:
+def with_references(facts: RunFacts, references: Sequence[Reference | None]) -> RunFacts:
     """Return the facts with the reference run of each tensor, where there is one."""
     executions = [
         execution if reference is None else execution.model_copy(update={"reference": reference.run})
@@ -57,65 +58,65 @@ def with_references(facts: Facts, references: Sequence[Reference | None]) -> Fac
 
 
 def reference_runs(opened: Opened, first: FirstImages) -> list[Reference | None]:
-    """Run the first images by reference arithmetic. One for each tensor; None where none is needed.
+    """Run the first images by reference arithmetic, for each tensor; None where that is not needed.
 
     The sessions of files over 1 GiB are closed: nothing runs in them afterwards.
     """
-    found: list[Reference | None] = []
+    references: list[Reference | None] = []
     for runner in opened.runners:
-        place = len(found)
         kind = kind_of(runner.execution.model_copy(update={"arithmetic": opened.job.options.arithmetic}))
         if kind is None or len(first.pixels) < 2:
-            found += [None] * len(runner.models)
+            references += [None] * len(runner.models)
             continue
-        rows = [np.stack([of_image[place + i] for of_image in first.rows]) for i in range(len(runner.models))]
         if runner.model.size_bytes > LARGE_BYTES:
             runner.close()
-        found += _run(opened, runner, kind, np.stack(first.pixels), rows)
-    return found
+        start = len(references)
+        rows = [np.stack(of_tensor) for of_tensor in zip(*first.rows, strict=True)]
+        measured = rows[start : start + len(runner.models)]
+        references += _run(opened, runner, kind, np.stack(first.pixels), measured)
+    return references
 
 
 def _run(
-    opened: Opened,
-    runner: Runner,
-    kind: Literal["exact int8 sums", "no graph optimisation"],
-    pixels: GenericArray,
-    measured: Sequence[AnyArray],
+    opened: Opened, runner: Runner, kind: Arithmetic, pixels: GenericArray, measured: Sequence[AnyArray]
 ) -> list[Reference | None]:
     """Compare the measured representations of one session with those of the reference."""
     is_exact = kind == "exact int8 sums"
-    level, other_level = ("all", "none") if is_exact else ("none", "all")
-    on_cpu = partial(
-        open_runner, opened, runner.models, photos=opened.source.kind != "tensors", device="cpu", exact=is_exact
-    )
+    level = "all" if is_exact else "none"
+    other_level = "none" if is_exact else "all"
+    photos = opened.source.kind != "tensors"
+    on_cpu = partial(open_runner, opened, runner.models, photos=photos, device="cpu", exact=is_exact)
+    floor: Sequence[AnyArray] = ()
     try:
         reference = on_cpu(level=level).represent_in_batches(pixels)
-        same = SAME_OUTPUT[runner.execution.precision]
-        differences = [relative_difference(*pair) for pair in zip(reference, measured, strict=True)]
-        second: Sequence[AnyArray] = ()
-        if max(differences) > same and (is_exact or runner.execution.providers[0] != CPU):
-            second = on_cpu(level=other_level).represent_in_batches(pixels[:IMAGES_OF_FLOOR])
+        differences = list(map(relative_difference, reference, measured))
+        is_other = max(differences) > SAME_OUTPUT[runner.execution.precision]
+        if is_other and (is_exact or runner.execution.providers[0] != CPU):
+            floor = on_cpu(level=other_level).represent_in_batches(pixels[:IMAGES_OF_FLOOR])
     except (CannotAssessError, EnvironmentFaultError) as fault:
         failed = ReferenceRun(by=kind, failed=fault.message)
         return [Reference(failed)] * len(measured)
-    found: list[Reference | None] = []
+    references: list[Reference | None] = []
     for index, (exact, own) in enumerate(zip(reference, measured, strict=True)):
         cosines = cosine(exact, own)
+        of_floor = None
+        if floor:
+            of_floor = float(np.median(cosine(exact[:IMAGES_OF_FLOOR], floor[index])))
         run = ReferenceRun(
             by=kind,
             n_images=len(own),
             cosine=float(np.median(cosines)),
             worst_cosine=float(cosines.min()),
             difference=differences[index],
-            floor=float(np.median(cosine(exact[:IMAGES_OF_FLOOR], second[index]))) if second else None,
+            floor=of_floor,
             shifts=shifts(exact, own),
         )
-        found.append(Reference(run, exact))
-    return found
+        references.append(Reference(run, exact))
+    return references
 
 
 def cosine(a: AnyArray, b: AnyArray) -> Array:
-    """Return the cosine of the two representations of each image, (image,). 0 where one is not finite or zero."""
+    """Return the cosine of the two representations of each image, (image,); 0 where one is not finite or zero."""
     with np.errstate(all="ignore"):
         values = (definitions.unit_rows(a) * definitions.unit_rows(b)).sum(axis=1)
     return float64(np.nan_to_num(values, nan=0.0))
@@ -124,9 +125,10 @@ def cosine(a: AnyArray, b: AnyArray) -> Array:
 def shifts(reference: AnyArray, measured: AnyArray) -> dict[str, float]:
     """Subtract the statistics of measured representations from those of the reference's, over the same images.
 
-    Those of the verdict and those of the content. None is there where one of the two has no finite value.
+    Statistics of the verdict and of the content, but those without a finite value in one of the two.
     """
-    ours, theirs = _estimates(measured), _estimates(reference)
+    ours = _estimates(measured)
+    theirs = _estimates(reference)
     return {name: theirs[name] - ours[name] for name in ours if name in theirs}
 
 

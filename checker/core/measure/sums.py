@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from ....thresholds.profile import Profile
 from ...arrays import AnyArray, GenericArray
@@ -71,11 +71,12 @@ class ImagesRead:
 
         sampled: None = whether the source has fewer images than were found.
         """
-        sampled = source.n_available > len(source) if sampled is None else sampled
+        if sampled is None:
+            sampled = source.n_available > len(source)
         check_bad(self.n_read, len(self.skipped), max_bad, self.skipped, source.named, sampled=sampled)
 
     def facts(self, source: ImageSource) -> ImageFacts:
-        """Return the record for the evidence. The source's entries are not read. Its entries are not looked at."""
+        """Return the record for the evidence, without a look at the source's entries."""
         return ImageFacts(
             source=source.named,
             bundled=source.kind == "bundled",
@@ -91,23 +92,28 @@ class ImagesRead:
         )
 
 
-def input_levels(levels: LevelSums, facts: Facts) -> InputLevels | None:
-    """Record the levels that entered the model. They have 6 digits, so that no order of sums shows; None if not finite.
+def input_levels(levels: LevelSums, facts: RunFacts) -> InputLevels | None:
+    """Record the levels that entered the model, in 6 digits, so that no order of sums shows; None if not finite.
 
     Args:
         levels: of the pixels, or of tensors.
-        facts: say what was done to the pixels; nothing is to tensors, and to those of a model that takes bytes.
+        facts: what was done to the pixels: nothing to tensors, nor to those of a model that takes bytes.
     """
-    mean, sd = levels.mean, levels.sd
+    mean = levels.mean
+    sd = levels.sd
     if facts.source.kind != "tensors" and facts.models[0].input_type != "uint8":
         mean, sd = facts.preprocessing.preprocessing.scaled(mean, sd)
     if not mean or not all(map(math.isfinite, (*mean, *sd))):
         return None
-    return InputLevels(mean=tuple(float(f"{m:.6g}") for m in mean), sd=tuple(float(f"{s:.6g}") for s in sd))
+    return InputLevels(mean=_rounded(mean), sd=_rounded(sd))
+
+
+def _rounded(levels: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(float(f"{level:.6g}") for level in levels)
 
 
 def named_skips(skipped: Sequence[Skipped]) -> Skips:
-    """Return names and reasons of the first skips. A report shows at most `NAMED_SKIPS`."""
+    """Return names and reasons of the first `NAMED_SKIPS` skipped images, for a report."""
     return tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS])
 
 
@@ -141,6 +147,14 @@ class TensorSums:
     """empty where nobody keeps any"""
     described: DescribedRows = ()
 
+    def merged(self, later: TensorSums) -> TensorSums:
+        """Add the sums over later images."""
+        state = self.state or later.state
+        if self.state and later.state:
+            state = sums.merge(self.state, later.state)
+        seen = merge_seen(self.seen, later.seen)
+        return TensorSums(state, seen, merge_described(self.described, later.described))
+
 
 @dataclass
 class Measurement:
@@ -157,27 +171,20 @@ def nothing_yet(n_tensors: int) -> Measurement:
 
 
 def merge(a: Measurement, b: Measurement) -> Measurement:
-    """Add two measurements over disjoint images. Both have the same tensors; `a`'s images come before `b`'s.
+    """Add two measurements of the same tensors over disjoint images, of which `a`'s come before `b`'s.
 
     Associative up to rounding; the digests come in the order of a single run where shards are merged in theirs.
 
     Raises:
         ValueError: other tensors: their number or a width differs.
     """
-    tensors = [
-        TensorSums(
-            sums.merge(x.state, y.state) if x.state and y.state else x.state or y.state,
-            merge_seen(x.seen, y.seen),
-            merge_described(x.described, y.described),
-        )
-        for x, y in zip(a.tensors, b.tensors, strict=True)
-    ]
+    tensors = [x.merged(y) for x, y in zip(a.tensors, b.tensors, strict=True)]
     return Measurement(tensors, a.images.merged(b.images))
 
 
 @frozen
-class Facts:
-    """The facts that evidence needs with a measurement. They are small, and the same from every worker."""
+class RunFacts:
+    """The facts that evidence needs with a measurement: small, and the same from every worker."""
 
     models: tuple[ModelFacts, ...]
     """one a tensor"""
@@ -192,11 +199,11 @@ class Facts:
 
     @property
     def n_shards(self) -> int:
-        """Count the pieces of `SHARD_IMAGES` images. The last one is smaller; there is at least one."""
+        """Count the shards, of which the last may have fewer than `SHARD_IMAGES` images."""
         return -(-self.n_images // SHARD_IMAGES)
 
-    def differs_from(self, other: Facts) -> str:
-        """Name the difference between two workers' facts. Their sums must then not be merged; "" if nothing differs.
+    def differs_from(self, other: RunFacts) -> str:
+        """Name what two workers' facts differ in, so that their sums must not be merged; "" if nothing differs.
 
         Sums must come from the same model, preprocessing and list of images, on the same execution provider.
         """
@@ -214,7 +221,7 @@ class Facts:
 
 
 def conclude(
-    job: Job, facts: Facts, measurement: Measurement, profile: Profile, *, decided: bool = False
+    job: Job, facts: RunFacts, measurement: Measurement, profile: Profile, *, decided: bool = False
 ) -> tuple[Evidence, ...]:
     """Conclude the evidence, one record per tensor.
 
@@ -233,16 +240,22 @@ def conclude(
     statistics = []
     for model, tensor in zip(facts.models, measurement.tensors, strict=True):
         if tensor.state is None or tensor.state.n == 0:
+            where = f" of {model.tensor}" if len(facts.models) > 1 else ""
             raise unfit(
                 model.file,
-                "number of finite, not constant representations"
-                f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {read.n_usable}; "
+                f"number of finite, not constant representations{where} is 0 of {read.n_usable}; "
                 "at least one is needed",
             )
         statistics.append(sums.statistics(tensor.state, profile.alpha, profile.bounds))
     read.check_usable(facts.source, job.options.max_bad, sampled=decided)
-    images, levels = read.facts(facts.source), input_levels(read.levels, facts)
-    limited = facts.source.n_available > facts.n_images
+    images = read.facts(facts.source)
+    levels = input_levels(read.levels, facts)
+    stopped: Literal["decided", "all images", "image limit"] = "all images"
+    if decided:
+        stopped = "decided"
+    elif facts.source.n_available > facts.n_images:
+        stopped = "image limit"
+    of_tensors = zip(statistics, measurement.tensors, facts.models, facts.executions, strict=True)
     return tuple(
         Evidence(
             statistics=numbers,
@@ -251,11 +264,9 @@ def conclude(
             images=images,
             execution=execution,
             levels=levels,
-            stopped="decided" if decided else "image limit" if limited else "all images",
+            stopped=stopped,
             content=content_of(tensor.described),
             gallery=gallery_of(tensor.seen, [feature.index for feature in numbers.features]),
         )
-        for numbers, tensor, model, execution in zip(
-            statistics, measurement.tensors, facts.models, facts.executions, strict=True
-        )
+        for numbers, tensor, model, execution in of_tensors
     )

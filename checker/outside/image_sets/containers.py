@@ -1,6 +1,6 @@
-"""Read files with many images. They are tar shards, arrays, and rows of Parquet and Arrow tables.
+"""Read files with many images: tar shards, arrays, and Parquet and Arrow tables.
 
-An image is an `Entry`: it has a name and is not read yet. Nothing is unpickled or extracted to disk. Tables (Hugging
+An image is an `Entry`, which has a name and is not read yet. Nothing is unpickled or extracted to disk. Tables (Hugging
 Face data sets) need pyarrow, the extra `data`.
 """
 
@@ -48,7 +48,7 @@ def file_entries(folder: File, names: Sequence[str]) -> Entries:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Files:
-    """The image files of a folder, by name. A name is relative to a folder, absolute, or a URL."""
+    """The image files of a folder, by names that are relative to it, absolute, or URLs."""
 
     folder: File
     names: Sequence[str]
@@ -62,17 +62,17 @@ class Files:
         """Return the image at an index of the names."""
         name = self.names[index]
         is_remote = isinstance(self.folder, RemoteFile) or is_url(name)
-        return Entry(
-            name,
-            partial(self._read, index, is_remote=is_remote),
-            None if self.labels is None else self.labels[index],
-            origin="" if is_remote else str(self.folder / name),
-        )
+        label = None if self.labels is None else self.labels[index]
+        origin = "" if is_remote else str(self.folder / name)
+        return Entry(name, partial(self._read, index, is_remote=is_remote), label, origin)
 
     def _read(self, index: int, *, is_remote: bool) -> bytes:
         name = self.full_urls.get(index, self.names[index])
         # absolute names and URLs replace the folder; only the first rows were looked for before
-        file = parse_place(name) if is_url(name) and isinstance(self.folder, Path) else self.folder / name
+        if is_url(name) and isinstance(self.folder, Path):
+            file: File | Url = parse_place(name)
+        else:
+            file = self.folder / name
         is_unchecked = self.rows is not None and index >= CHECKED_ROWS
         try:
             if isinstance(file, Url):
@@ -90,7 +90,7 @@ class Files:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rows:
-    """The line and column of each row of a list. The error of a row without its file names them."""
+    """The line and column of each row of a list, for the error of a row without its file."""
 
     path: File
     numbers: array[int]
@@ -101,9 +101,9 @@ class Rows:
     def missing(self, index: int, value: str) -> UsageError:
         """Return the error for a row without its file."""
         shown = value if is_url(value) else str(self.path.parent / value)
+        column = PATH_COLUMNS[self.columns[index]]
         return UsageError(
-            f"{self.path}: row {self.numbers[index]}: {PATH_COLUMNS[self.columns[index]]} is {value:.{SHOWN}}; "
-            "there is no such file",
+            f"{self.path}: row {self.numbers[index]}: {column} is {value:.{SHOWN}}; there is no such file",
             f"ls -l {quoted(shown):.{SHOWN}}  # paths are relative to the folder of {self.path.name}",
         )
 
@@ -129,9 +129,13 @@ def read_file(path: Path) -> bytes:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait forever
         raise UnreadableImageError("not a regular file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise UnreadableImageError(f"file of {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
+    _check_size("file", status.st_size)
     return path.read_bytes()
+
+
+def _check_size(what: str, n_bytes: int) -> None:
+    if n_bytes > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"{what} of {n_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")
 
 
 _NPY = b"\x93NUMPY"  # how an npy file starts (numpy.lib.format)
@@ -146,37 +150,32 @@ WINDOW = 256  # rows of a Parquet file fetched and held together: about 25 MB of
 
 
 def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[Entry]:
-    """List the image members of tar shards (webdataset). Only headers are read.
+    """List the image members of tar shards (webdataset) by their headers.
 
     Where members of one sample differ only after the first dot (`7.jpg`, `7.seg.png`), the one with a plain
     suffix is the image. Links, devices, sparse and hidden members are left out.
     Raises UsageError (not a tar, no image in any shard), CannotAssessError (truncated or damaged).
     """
-    entries = []
+    entries: list[Entry] = []
     for name, path in shards:
-        members = [
-            (member.name.removeprefix("./"), member.offset_data, member.size)
-            for member in _tar_members(path)
-            if member.isreg() and not member.issparse()
-        ]
-        images = [
-            member
-            for member in members
-            if PurePosixPath(member[0]).suffix.lower() in SUFFIXES
-            and not any(is_hidden(part) or part == "__MACOSX" for part in member[0].split("/"))
-        ]
-        plain = {_sample(member) for member, _, _ in images if _is_plain(member)}
-        entries += [
-            Entry(f"{name}/{member}", partial(_read_span, path, offset, size))
-            for member, offset, size in images
-            if _is_plain(member) or _sample(member) not in plain
-        ]
+        images = [member for member in _tar_members(path) if _is_image(member)]
+        plain = {_sample(image.name) for image in images if _is_plain(image.name)}
+        for image in images:
+            if _is_plain(image.name) or _sample(image.name) not in plain:
+                read = partial(_read_span, path, image.offset_data, image.size)
+                entries.append(Entry(f"{name}/{image.name}", read))
     if not entries:
         raise UsageError(
             f"{spec}: no images found in {len(shards)} tar file(s); members must be images (.jpg, …)",
             f"tar tf {quoted(shards[0][1])}",
         )
     return entries
+
+
+def _is_image(member: tarfile.TarInfo) -> bool:
+    if not member.isreg() or member.issparse() or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
+        return False
+    return not any(is_hidden(part) or part == "__MACOSX" for part in member.name.split("/"))
 
 
 def _sample(member: str) -> str:
@@ -191,12 +190,14 @@ def _is_plain(member: str) -> bool:
 def _tar_members(path: File) -> list[tarfile.TarInfo]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            members, before = [], -1
+            members = []
+            end = -1
             for member in archive:
-                if archive.offset <= before:  # a negative size: some Pythons would read the same header forever
+                if archive.offset <= end:  # a negative size: some Pythons would read the same header forever
                     raise tarfile.ReadError(f"size of member {member.name!r:.80} is {member.size}")
+                member.name = member.name.removeprefix("./")
                 members.append(member)
-                before = archive.offset
+                end = archive.offset
             end = archive.offset
     except EnvironmentFaultError:  # a store's: an OSError too
         raise
@@ -218,8 +219,7 @@ def _tar_members(path: File) -> list[tarfile.TarInfo]:
 
 
 def _read_span(path: File, offset: int, size: int) -> bytes:
-    if size > MAX_FILE_BYTES:
-        raise UnreadableImageError(f"member of {size:,} bytes, more than {MAX_FILE_BYTES:,}")
+    _check_size("member", size)
     if not isinstance(path, Path):
         return path.read_span(offset, size)
     with path.open("rb") as file:
@@ -228,35 +228,15 @@ def _read_span(path: File, offset: int, size: int) -> bytes:
 
 
 def tensor_entries(path: File) -> list[Entry]:
-    """List the preprocessed images of an .npy or .npz file.
-
-    Arrays are (batch, channel, height, width), of real numbers.
+    """List the preprocessed images of an .npy or .npz file: arrays (batch, channel, height, width) of real numbers.
 
     Never unpickled. Raises UsageError (shape or dtype, images of several shapes), CannotAssessError (damaged or
     pickled).
     """
     hint = "save float32 images (batch, channel, height, width) with numpy.save"
-    try:
-        with copied(path) as local:
-            with local.open("rb") as file:
-                start = file.read(len(_NPY))
-            if start != _NPY and not start.startswith(_ZIP):
-                raise CannotAssessError(
-                    f"{path}: file is not a plain array (it starts with {start!r}); it must be npy or npz", hint
-                )
-            loaded = np.load(local, mmap_mode="r", allow_pickle=False)
-            arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
-    except EnvironmentFaultError:
-        raise
-    except _NO_ARRAY as fault:
-        objects = "Python objects" in str(fault) or "Object arrays" in str(fault)
-        reason = "it holds Python objects" if objects else str(fault)
-        raise CannotAssessError(
-            f"{path}: file is not a plain array ({reason}); it must be npy or npz without objects", hint
-        ) from fault
-    entries = []
+    entries: list[Entry] = []
     shapes: dict[tuple[int, ...], str] = {}  # of an image: the first array that has it
-    for key, block in sorted(arrays.items()):
+    for key, block in sorted(_arrays_in(path, hint).items()):
         where = f"{path}: array {key}" if key else f"{path}: array"
         if not isinstance(block, np.ndarray):  # numpy gives the bytes of a member that is none
             raise CannotAssessError(f"{path}: member {key:.200} is not an array; all must be", hint)
@@ -280,8 +260,31 @@ def tensor_entries(path: File) -> list[Entry]:
     return entries
 
 
-class Table:
-    """The rows of Parquet files. They are read WINDOW at a time, in the order in which they are needed.
+def _arrays_in(path: File, hint: str) -> dict[str, Any]:
+    """Return the arrays of a file by their names, as NumPy maps or reads them."""
+    try:
+        with copied(path) as local:
+            with local.open("rb") as file:
+                start = file.read(len(_NPY))
+            if start != _NPY and not start.startswith(_ZIP):
+                raise CannotAssessError(
+                    f"{path}: file is not a plain array (it starts with {start!r}); it must be npy or npz", hint
+                )
+            loaded = np.load(local, mmap_mode="r", allow_pickle=False)
+            return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+    except EnvironmentFaultError:
+        raise
+    except _NO_ARRAY as fault:
+        reason = str(fault)
+        if "Python objects" in reason or "Object arrays" in reason:
+            reason = "it holds Python objects"
+        raise CannotAssessError(
+            f"{path}: file is not a plain array ({reason}); it must be npy or npz without objects", hint
+        ) from fault
+
+
+class ParquetTable:
+    """The rows of Parquet files, read WINDOW at a time, in the order in which they are needed.
 
     Parquet is read in whole row groups, so a window reads each group it needs once and keeps only its own rows:
     memory is two windows and one row group, whatever the size of the data set.
@@ -312,10 +315,10 @@ class Table:
 
     def entries(self) -> Entries:
         """Return one entry per row, in file order."""
-        return replace(
-            Entries.of([Entry(name, partial(self._read, row), row=row) for row, name in enumerate(self._names)]),
-            plan=self._plan,
-        )
+        return replace(Entries.listed(self._names, self._entry), plan=self._plan)
+
+    def _entry(self, row: int) -> Entry:
+        return Entry(self._names[row], partial(self._read, row), row=row)
 
     def _plan(self, order: Counts) -> None:
         self._order = order.tolist()
@@ -341,9 +344,10 @@ class Table:
         starts = [first for first, _, _ in self._groups]
         for place, in_group in itertools.groupby(sorted(rows), lambda row: bisect(starts, row) - 1):
             first, index, group = self._groups[place]
-            path = self._files[index][1]
+            _, path = self._files[index]
             try:
-                column = self._open(path).read_row_group(group, columns=[self._columns[index]]).column(0)
+                read = self._open(path).read_row_group(group, columns=[self._columns[index]])
+                column = read.column(0)
             except EnvironmentFaultError:
                 raise
             except _DAMAGE as fault:
@@ -359,7 +363,7 @@ class Table:
 
 
 def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
-    """List the rows of a saved Hugging Face data set. Its `*.arrow` files are memory-mapped; `cache-*` is left out.
+    """List the rows of a saved Hugging Face data set, whose `*.arrow` files but `cache-*` are memory-mapped.
 
     Raises UsageError (no image column, no rows), CannotAssessError (damaged), EnvironmentFaultError.
     """
@@ -398,7 +402,7 @@ def _damage(path: File, kind: str) -> Iterator[None]:
 
 
 def _sound(array: Any) -> Any:
-    """Check the lengths and offsets of an array. pyarrow trusts them, and wrong ones end the process."""
+    """Check the lengths and offsets of an array, which pyarrow trusts, so that wrong ones end the process."""
     array.validate(full=True)
     return array
 
@@ -413,10 +417,7 @@ def _arrow(module: str, path: File) -> Any:
 
 
 def _image_column(path: File, schema: Any) -> str:
-    """Return the name of the column with images.
-
-    It is binary or struct{bytes, path} (Hugging Face), and has a usual name or is the only one.
-    """
+    """Return the name of the column of binary or struct{bytes, path} (Hugging Face): a usual name, or the only one."""
 
     def holds_images(kind: Any) -> bool:
         text = str(kind)
@@ -428,14 +429,12 @@ def _image_column(path: File, schema: Any) -> str:
         return usual[0]
     if len(fitting) == 1:
         return str(fitting[0])
-    raise UsageError(
-        f"{path}: columns are {', '.join(f'{field.name} ({field.type})'[:60] for field in schema)}; "
-        "one must be named image and hold bytes, or struct{bytes, path}"
-    )
+    columns = ", ".join(f"{field.name} ({field.type})"[:60] for field in schema)
+    raise UsageError(f"{path}: columns are {columns}; one must be named image and hold bytes, or struct{{bytes, path}}")
 
 
 def _cell(column: Any, row: int, folder: File) -> bytes:
-    """Read a cell. A damaged file may have fewer rows than its header counts, or invalid text."""
+    """Read a cell of a file that, if damaged, has fewer rows than its header counts, or invalid text."""
     try:
         value = column[row].as_py()
     except _DAMAGE as fault:
@@ -446,12 +445,12 @@ def _cell(column: Any, row: int, folder: File) -> bytes:
         if value is None and where:
             if not isinstance(where, str) or "\0" in where:
                 raise UnreadableImageError("the row's path is not text that a file may be named")
-            if PurePosixPath(where).is_absolute() or ".." in PurePosixPath(where).parts:
+            inside = PurePosixPath(where)
+            if inside.is_absolute() or ".." in inside.parts:
                 raise UnreadableImageError(f"path {where} leaves the data set's folder")
             file = folder / where
             return read_file(file) if isinstance(file, Path) else file.read_bytes(MAX_FILE_BYTES)
     if not isinstance(value, bytes):
         raise UnreadableImageError("no bytes in this row")
-    if len(value) > MAX_FILE_BYTES:
-        raise UnreadableImageError(f"row of {len(value):,} bytes, more than {MAX_FILE_BYTES:,}")
+    _check_size("row", len(value))
     return value

@@ -1,4 +1,4 @@
-"""Find the files of an image set. It is a folder, a glob, a list, a manifest, or files with many images each.
+"""Find the files of an image set: a folder, a glob, a list, a manifest, or files with many images each.
 
 Each row of a list (.txt) or manifest (.csv, .jsonl) must name a file that is there.
 """
@@ -11,9 +11,9 @@ import re
 import shlex
 import stat
 from array import array
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
@@ -23,7 +23,7 @@ from ...errors import CannotAssessError, EnvironmentFaultError, UsageError
 from ...paths import SUFFIXES, nearest_path
 from ...text import quoted
 from ..storage import places
-from ..storage.places import Place, Url, folder_files, is_ignored, parse_place, redact
+from ..storage.places import Place, Url, folder_files, is_ignored, parse_place, redact, visible
 from ..storage.stores import RemoteFile, copied, open_url
 from . import containers
 from .containers import PATH_COLUMNS, SHOWN, File, Files, Rows, file_entries, is_url, read_remote
@@ -36,7 +36,7 @@ ROW_LETTERS = 1 << 20  # of the longest row; one that holds a path and some colu
 
 
 def manifest_entries(path: File) -> Entries:
-    """List the images that the rows name. A row without its file is an error, unlike a file missing from a folder.
+    """List the images that rows name, each of which must be there, unlike a file missing from a folder.
 
     To look for a million files takes minutes on a network file system, so only the first `containers.CHECKED_ROWS` are
     looked for here; a later row, and one in a store, raises the same error when it is read.
@@ -45,8 +45,9 @@ def manifest_entries(path: File) -> Entries:
     labels: list[str | None] = []
     shared: dict[str, str] = {}
     full_urls: dict[int, str] = {}
-    numbers, columns = array("Q"), bytearray()
-    files = path.parent
+    numbers = array("Q")
+    columns = bytearray()
+    folder = path.parent
     with _text(path) as file:
         for number, column, value, label in ROWS[path.suffix.lower()](path, file):
             if not isinstance(value, str) or not value or _NO_NAME.search(value):
@@ -66,44 +67,41 @@ def manifest_entries(path: File) -> Entries:
                 text = str(label)
                 labels += [None] * (len(names) - 1 - len(labels))
                 labels.append(shared.setdefault(text, text))
-            if isinstance(files, RemoteFile) or is_url(value):  # looked for when it is read
-                _check_row(files, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]:.{SHOWN}}")
-            elif len(names) <= containers.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as in containers.py
+            if isinstance(folder, RemoteFile) or is_url(value):  # looked for when it is read
+                _check_row(folder, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]:.{SHOWN}}")
+            elif len(names) <= containers.CHECKED_ROWS and not os.path.isfile(folder / value):  # noqa: PTH113 # as in containers.py
                 raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
     if not names:
         raise UsageError(f"{path}: no images listed; at least one is needed", f"cat {quoted(path)}")
     if labels:
         labels += [None] * (len(names) - len(labels))
     rows = Rows(path, numbers, bytes(columns))
-    return Entries.listed(names, Files(files, names, labels or None, rows, full_urls).entry)
+    return Entries.listed(names, Files(folder, names, labels or None, rows, full_urls).entry)
 
 
-def list_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
-    """Read the rows of a list. It has one path per line; blank lines are left out."""
+def list_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
+    """Read the rows of a list, which has one path per line; blank lines are left out."""
     for number, line in enumerate(_lines(path, file), 1):
         if not line.isspace():
             yield number, 0, line.removesuffix("\n"), None
 
 
 def label_column(path: File, column: str) -> list[tuple[int, str, object]]:
-    """Read one column of every row of a manifest.
-
-    Returns line number, path and cell; None where a row has no such cell.
+    """Return line number, path and one column's cell of every row of a manifest; None where a row has no such cell.
 
     A path is written as `manifest_entries` names the image. Raises UsageError as that does for rows, not for files.
     """
     with _text(path) as file:
-        rows = [
-            (number, str(value), label) for number, _, value, label in ROWS[path.suffix.lower()](path, file, column)
-        ]
-    return [(number, redact(value) if is_url(value) else value, label) for number, value, label in rows]
+        rows = ROWS[path.suffix.lower()](path, file, column)
+        cells = [(number, str(value), label) for number, _, value, label in rows]
+    return [(number, redact(value) if is_url(value) else value, label) for number, value, label in cells]
 
 
-def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
+def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
     """Read the rows of a CSV with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
     letters = 0  # of this row, which may have several lines
 
-    def lines() -> Generator[str, None, None]:
+    def lines() -> Iterator[str]:
         nonlocal letters
         for number, line in enumerate(_lines(path, file), 1):
             letters += len(line)
@@ -116,7 +114,7 @@ def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[R
         header = next(reader, [])
         letters = 0
         cells = {name: cell for cell, name in enumerate(header)}
-        column = label = None
+        column = None
         for row in reader:
             letters = 0
             if len(row) > len(header):
@@ -128,24 +126,18 @@ def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[R
                 continue
             if column is None:
                 column = _path_column(path, reader.line_num, cells)
-                cell, label = cells[PATH_COLUMNS[column]], cells.get(label_name)
-            yield (
-                reader.line_num,
-                column,
-                row[cell] if cell < len(row) else None,
-                row[label] if label is not None and label < len(row) else None,
-            )
+                cell = cells[PATH_COLUMNS[column]]
+                label = cells.get(label_name, len(header))
+            padded = [*row, *[None] * (len(header) + 1 - len(row))]
+            yield reader.line_num, column, padded[cell], padded[label]
     except csv.Error as fault:
         raise UsageError(
             f"{path}: row {reader.line_num} is not CSV ({fault}); rows must be CSV", _show(path, reader.line_num)
         ) from fault
 
 
-def _lines(path: File, file: TextIO) -> Generator[str, None, None]:
-    """Read lines of limited length.
-
-    A file may be one line of any size. Raises UsageError for one longer than `ROW_LETTERS`.
-    """
+def _lines(path: File, file: TextIO) -> Iterator[str]:
+    """Read the lines of a file, which may be one line of any size. Raises UsageError beyond `ROW_LETTERS`."""
     number = 0
     while line := file.readline(ROW_LETTERS + 1):
         number += 1
@@ -162,7 +154,7 @@ def _too_long(path: File, number: int) -> UsageError:
 
 
 def _json(line: str) -> object:
-    """Parse a line as json.loads does. It is twice as fast for a valid line without white space at its ends."""
+    """Parse a line as json.loads does, twice as fast for a valid one without white space at its ends."""
     text = line.removesuffix("\n")
     try:
         row, end = _JSON.raw_decode(text)
@@ -171,7 +163,7 @@ def _json(line: str) -> object:
     return row if end == len(text) else json.loads(text)
 
 
-def jsonl_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
+def jsonl_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
     """Read the rows of a JSON Lines file. Raises UsageError (no object, no key of a path)."""
     for number, line in enumerate(_lines(path, file), 1):
         if line.isspace():
@@ -202,9 +194,7 @@ def _path_column(path: File, number: int, names: Iterable[str]) -> int:
 
 
 def _check_row(folder: File, value: str, row: str) -> None:
-    """Refuse a row that leads elsewhere.
-
-    It names a URL with --strict or while offline, or a file outside the folder of a list in a store.
+    """Refuse a row that names a URL with --strict or while offline, or a file outside the folder of a list in a store.
 
     Who can change the list of a checkout must not choose where this machine connects to.
     """
@@ -228,8 +218,8 @@ ROWS = {".txt": list_rows, ".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": js
 
 
 @contextmanager
-def _text(path: File) -> Generator[TextIO, None, None]:
-    """Open a text file for reading by line. Only line feeds end a line, so JSON is not cut at U+2028."""
+def _text(path: File) -> Iterator[TextIO]:
+    """Open a text file to read lines that only line feeds end, so that JSON is not cut at U+2028."""
     try:
         with copied(path) as local, local.open(encoding="utf-8-sig") as file:
             yield file
@@ -259,7 +249,7 @@ def suffix(name: str) -> str:
 
 
 def parse_image_set(images: str | Place | None) -> Place | None:
-    """Return the path or URL of an image set. None means the bundled photos, also for the word `bundled`.
+    """Return the path or URL of an image set; None for the bundled photos, also by the word `bundled`.
 
     Raises UsageError for blanks, and as `parse_place`.
     """
@@ -277,7 +267,8 @@ def list_images(place: Place) -> tuple[Kind, Entries]:
         return _index_pattern(place)
     if isinstance(place, Url):
         return _index_url(place)
-    spec, path = str(place), place.expanduser()
+    spec = str(place)
+    path = place.expanduser()
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as fault:
@@ -286,8 +277,7 @@ def list_images(place: Place) -> tuple[Kind, Entries]:
         reason = fault.strerror if isinstance(fault, OSError) else str(fault)
         near = nearest_path(path) if isinstance(fault, FileNotFoundError) else None
         raise UsageError(
-            f"{spec}: image set is not readable ({reason}); it must be {KINDS}",
-            f"--images {shlex.quote(str(near)) if near else 'FOLDER'}",
+            f"{spec}: image set is not readable ({reason}); it must be {KINDS}", f"--images {quoted(near or 'FOLDER')}"
         ) from fault
     if stat.S_ISDIR(mode):
         return _by_content(spec, "folder", path, folder_files(path))
@@ -313,7 +303,8 @@ def _of_file(spec: str, path: File) -> tuple[Kind, Entries]:
 
 def _index_url(url: Url) -> tuple[Kind, Entries]:
     """List the images of a URL as list_images does. Raises StoreError too, where the store can't be reached."""
-    file, spec = open_url(url), str(url)
+    file = open_url(url)
+    spec = str(url)
     if url.is_http:
         if file.suffix == "":
             raise UsageError(
@@ -330,18 +321,18 @@ def _index_url(url: Url) -> tuple[Kind, Entries]:
             folder = file
             for _ in parts[first:]:
                 folder = folder.parent
-            matching = _visible(folder.names_like("/".join(parts[first:])))
+            matching = visible(folder.names_like("/".join(parts[first:])))
             return _by_content(spec, "glob", folder, _without_models(spec, matching))
         raise UsageError(
             f"{spec}: image set is not readable (no such file or folder); it must be {KINDS}", "look at the URL"
         ) from fault
     if kind == "directory":
-        return _by_content(spec, "folder", file, _without_models(spec, _visible(file.names_below())))
+        return _by_content(spec, "folder", file, _without_models(spec, visible(file.names_below())))
     return _of_file(spec, file)
 
 
 def _without_models(spec: str, names: list[str]) -> list[str]:
-    """Return the names of a place in a store. Raises UsageError where it holds an ONNX file: it may be meant, too."""
+    """Return the names of a place in a store. Raises UsageError for an ONNX file there, which may be meant, too."""
     if models := [name for name in names if name.lower().endswith(".onnx")]:
         raise UsageError(
             f"{spec}: place holds ONNX files ({models[0]}); one in a store that gives photos must hold none",
@@ -351,7 +342,7 @@ def _without_models(spec: str, names: list[str]) -> list[str]:
 
 
 def _index_pattern(place: Place) -> tuple[Kind, Entries]:
-    """List the files of numbered names. Those of this machine must all exist before anything is read."""
+    """List the files of numbered names, which on this machine must all exist before anything is read."""
     start, slash, rest = places.as_typed(place).partition("{")
     above, slash, name = start.rpartition("/")
     names = expand_braces(f"{name}{{{rest}")
@@ -370,10 +361,6 @@ def _index_pattern(place: Place) -> tuple[Kind, Entries]:
     return _by_content(str(place), "glob", folder, names)
 
 
-def _visible(names: Iterable[str]) -> list[str]:
-    return [name for name in names if not is_ignored(name)]
-
-
 def _index_glob(spec: str) -> tuple[Kind, Entries]:
     parts = Path(spec).expanduser().parts
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
@@ -385,19 +372,16 @@ def _index_glob(spec: str) -> tuple[Kind, Entries]:
     paths = places.expand(parts, places.unreadable_folder, lambda folder: folder_files(Path(folder)), leaves_out)
     matches = map(Path, paths)
     files = [(path.relative_to(fixed).as_posix(), path) for path in matches if not path.is_dir()]
+    real_folder = cache(os.path.realpath)
     by_file: dict[tuple[str, str], str] = {}
-    real: dict[Path, str] = {}
     for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):
         if not is_ignored(name):
-            folder = path.parent
-            if folder not in real:
-                real[folder] = os.path.realpath(folder)
-            by_file.setdefault((real[folder], path.name), name)
+            by_file.setdefault((real_folder(path.parent), path.name), name)
     return _by_content(spec, "glob", fixed, list(by_file.values()))
 
 
 def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tuple[Kind, Entries]:
-    """List files as images, tar shards, or tables. Their suffixes decide; a mixture is refused."""
+    """List files as images, tar shards, or tables, as their suffixes say; a mixture is refused."""
     images: list[str] = []
     others: dict[str, list[tuple[str, File]]] = {".tar": [], ".parquet": [], ".arrow": []}
     for name in names:
@@ -425,7 +409,7 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
     if others[".tar"]:
         return "tar", Entries.of(containers.tar_entries(spec, others[".tar"]))
     if others[".parquet"]:
-        return "parquet", containers.Table(others[".parquet"]).entries()
+        return "parquet", containers.ParquetTable(others[".parquet"]).entries()
     if others[".arrow"]:
         return "arrow", Entries.of(containers.arrow_entries(others[".arrow"]))
     raise CannotAssessError(
@@ -449,7 +433,7 @@ def image_files(folder: Path) -> list[str]:
 
 
 def is_pattern(text: str) -> bool:
-    """Return whether a text has braces to expand. They surround a range of numbers, or names with commas between them.
+    """Return whether a text has braces to expand, around a range of numbers or names with commas between them.
 
     >>> is_pattern("a-{0..3}.tar"), is_pattern("{a,b}.tar"), is_pattern("{model}.tar")
     (True, True, False)
@@ -458,7 +442,7 @@ def is_pattern(text: str) -> bool:
 
 
 def expand_braces(text: str) -> list[str]:
-    """Return all names of a pattern, in order. A number is as wide as the wider end of its range.
+    """Return all names of a pattern, in order, with numbers as wide as the wider end of their range.
 
     Raises UsageError: a range that runs backwards, more than MOST_NAMES names.
 
@@ -469,18 +453,25 @@ def expand_braces(text: str) -> list[str]:
     for index, part in enumerate(_BRACES.split(text)):
         choices = [part] if index % 2 == 0 else _choices(text, part)
         if len(names) * len(choices) > MOST_NAMES:
-            raise UsageError(f"{text}: number of names is more than {MOST_NAMES:,}; that is the limit", "name a folder")
+            raise _too_many(text)
         names = [name + choice for name in names for choice in choices]
     return names
 
 
 def _choices(text: str, inside: str) -> list[str]:
-    if numbers := _RANGE.fullmatch(inside):
-        first, last = int(numbers[1]), int(numbers[2])
-        if last < first:
-            raise UsageError(f"{text}: range is {inside}; it must run upwards", f"{{{numbers[2]}..{numbers[1]}}}")
-        if last - first >= MOST_NAMES:
-            raise UsageError(f"{text}: number of names is more than {MOST_NAMES:,}; that is the limit", "name a folder")
-        width = max(len(numbers[1]), len(numbers[2])) if "0" in (numbers[1][0], numbers[2][0]) else 0
-        return [f"{number:0{width}d}" for number in range(first, last + 1)]
-    return inside.split(",") if "," in inside else [f"{{{inside}}}"]
+    numbers = _RANGE.fullmatch(inside)
+    if numbers is None:
+        return inside.split(",") if "," in inside else [f"{{{inside}}}"]
+    start, end = numbers.groups()
+    first = int(start)
+    last = int(end)
+    if last < first:
+        raise UsageError(f"{text}: range is {inside}; it must run upwards", f"{{{end}..{start}}}")
+    if last - first >= MOST_NAMES:
+        raise _too_many(text)
+    width = max(len(start), len(end)) if "0" in (start[0], end[0]) else 0
+    return [f"{number:0{width}d}" for number in range(first, last + 1)]
+
+
+def _too_many(text: str) -> UsageError:
+    return UsageError(f"{text}: number of names is more than {MOST_NAMES:,}; that is the limit", "name a folder")

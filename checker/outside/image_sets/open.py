@@ -65,7 +65,8 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     chosen = _drawn(entries, seed, limit)
     if chosen.plan is not None:
         chosen.plan(chosen.order)
-    return ImageSource("" if place is None else redact(str(images)), kind, chosen, len(entries), seed)
+    spec = "" if place is None else redact(str(images))
+    return ImageSource(spec, kind, chosen, len(entries), seed)
 
 
 def _drawn(entries: Entries, seed: int, limit: int | None) -> Entries:
@@ -81,16 +82,16 @@ def count_images(images: str | Place | None, *, seed: int = 0, limit: int | None
 
 
 def open_files(folder: Path, names: Sequence[str], *, spec: str, seed: int = 0) -> ImageSource:
-    """Open image files by names relative to a folder. They get the order that `open_images` gives these names.
+    """Open image files by names relative to a folder, in the order that `open_images` gives these names.
 
-    None is looked at before it is read. spec: names the set for people.
+    No file is looked for before it is read. spec: names the set for people.
     """
     entries = file_entries(folder, names)
     return ImageSource(spec, "list", entries.take(seeded(names, seed)), len(entries), seed)
 
 
 def open_iterable(images: Iterable[ImageLike], *, seed: int = 0, limit: int | None = None) -> ImageSource:
-    """List images that Python hands over. Their order depends on their number and the seed only.
+    """List images that Python hands over, in an order that depends on their number and the seed only.
 
     Paths keep their names; pictures and arrays are "image 0", "image 1", … as they come. Nothing is decoded yet: the
     caller's images must stay as they are until the run ends. Of an iterator, which may use one buffer again and again,
@@ -113,7 +114,7 @@ def open_iterable(images: Iterable[ImageLike], *, seed: int = 0, limit: int | No
 
 
 def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[RawImage]]:
-    """Return the kind and the images. Each is looked at once; arrays are NumPy's."""
+    """Return the kind and the images, of which each is looked at once and arrays are NumPy's."""
     reused = isinstance(images, Iterator)
     kind: Kind | None = None
     items: list[RawImage] = []
@@ -132,7 +133,7 @@ def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[RawImage]]:
 
 
 def _own(item: RawImage) -> RawImage:
-    """Copy an item that an iterator may change afterwards. It is an array, a picture in memory, or a frame of several.
+    """Copy an item that an iterator may change afterwards: an array, a picture in memory, or a frame of several.
 
     A photo that Pillow has opened and not read yet stays so: a copy would hold all of them decoded.
     """
@@ -188,8 +189,9 @@ def _path_entries(items: Sequence[RawImage]) -> Entries:
     for index, path in enumerate(paths):
         if is_url(path):
             parse_place(path)  # refused while offline
-            if (shown := redact(path)) != path:
-                full_urls[index], paths[index] = path, shown
+            paths[index] = redact(path)
+            if paths[index] != path:
+                full_urls[index] = path
         elif index < CHECKED_ROWS and not Path(path).is_file():
             raise UsageError(f"image {index} is {path}; there is no such file")
     return Entries.listed(paths, Files(Path(), paths, full_urls=full_urls).entry)
@@ -206,7 +208,7 @@ def opener(source: ImageSource | None) -> Callable[[Options], ImageSource]:
 
 
 def settle(images: Images | None, options: RunOptions, **defaults: int) -> tuple[Options, ImageSource | None]:
-    """Return the options and the image objects. The images are None where the call names a set.
+    """Return the options and the image objects, which are None where the call names a set.
 
     Raises:
         TypeError, UsageError: as `Options.of` and `images.open_iterable`.

@@ -33,9 +33,9 @@ class Thumbnails:
 def make_thumbnails(
     wanted: Sequence[SeenImage], images: str | Path | None, *, seed: int = 0, limit: int | None = None
 ) -> Thumbnails:
-    """Make small copies of photos for a report. They are turned upright and have no metadata.
+    """Make small copies of photos for a report, turned upright and without metadata.
 
-    They are made after the verdict and do not change it. The image set is opened as the check opened it. An image
+    That is done after the verdict, which it does not change. The image set is opened as the check opened it. An image
     whose bytes have another digest now is left out.
 
     Args:
@@ -65,7 +65,7 @@ def make_thumbnails(
 
 
 def _thumbnail(source: ImageSource, places: Sequence[int], digest: str) -> tuple[str, str]:
-    """Return the thumbnail of the image with a digest. It is a data: URI, or an empty one and the reason."""
+    """Return the thumbnail of the image with a digest as a data: URI, or an empty one and the reason."""
     why = "not found again"
     for place in places:
         try:

@@ -1,4 +1,4 @@
-"""Open places, hubs and registries; write documents whole. Paths, URLs and addresses name them.
+"""Open places, hubs and registries by paths, URLs and addresses; write complete documents.
 
 Opens a connection only for a URL or an address.
 """

@@ -39,14 +39,14 @@ _IGNORED_PARTS = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS arch
 
 @frozen
 class Url:
-    """A URL of a store. Neither its text nor its repr shows a secret."""
+    """A URL of a store, of which neither text nor repr shows a secret."""
 
     raw: str = field(repr=False)
     protocol: str
 
     @property
     def is_http(self) -> bool:
-        """Return whether a web server has the file. Web servers can't list files."""
+        """Return whether a web server, which can't list files, has the file."""
         return self.protocol in HTTP
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Url:
 
 
 def as_typed(place: Place) -> str:
-    """Return a place as typed, with its keys. Open it, never show it."""
+    """Return a place as typed, with its keys: to be opened, never to be shown."""
     return place.raw if isinstance(place, Url) else str(place)
 
 
@@ -64,7 +64,7 @@ def is_offline() -> bool:
 
 
 def is_hub_offline() -> bool:
-    """Return whether the hub's client may only use its cache. The environment sets that."""
+    """Return whether the environment allows the hub's client nothing but its cache."""
     return os.environ.get(HUB_OFFLINE, "").lower() not in ("", "0", "false", "no", "off")
 
 
@@ -87,13 +87,15 @@ def parse_place(text: str | Place, *, is_model: bool = False) -> Place:
     """
     if isinstance(text, Url):
         return text
-    path, text = Path(text), str(text)
+    path = Path(text)
+    text = str(text)
     match = _match_url(text)
     if match is None:
         if _CHAIN.match(text) and "://" in text:
             raise _chained(text)
         return path
-    protocol, slashes, rest = match[1].lower(), match[2], match[3]
+    scheme, slashes, rest = match.groups()
+    protocol = scheme.lower()
     if protocol in ("file", "local"):
         if len(slashes) == 2:
             raise UsageError(
@@ -102,8 +104,8 @@ def parse_place(text: str | Place, *, is_model: bool = False) -> Place:
         return Path("/" + rest)
     if len(slashes) == 1 and not (is_model and protocol in REGISTRY):
         raise UsageError(
-            f"{redact(text)}: URL has one slash after {match[1]}:, as pathlib.Path leaves it; it must have two",
-            f"give it as text: {redact(f'{match[1]}://{rest}')}",
+            f"{redact(text)}: URL has one slash after {scheme}:, as pathlib.Path leaves it; it must have two",
+            f"give it as text: {redact(f'{scheme}://{rest}')}",
         )
     if "::" in text and protocol not in HTTP:  # [::1] is an address
         raise _chained(text)
@@ -121,20 +123,20 @@ def parse_place(text: str | Place, *, is_model: bool = False) -> Place:
 
 
 def _match_url(text: str) -> re.Match[str] | None:
-    """Return protocol, slashes and rest of a URL. None for a path, such as a file in a folder `s3:`."""
+    """Return protocol, slashes and rest of a URL; None for a path, such as a file in a folder `s3:`."""
     match = _URL.fullmatch(text)
     return None if match is None or (match[2] == "/" and os.path.lexists(text)) else match
 
 
 def _chained(text: str) -> UsageError:
+    shown = "::".join(map(redact, text.split("::")))
     return UsageError(
-        f"{'::'.join(map(redact, text.split('::')))}: URL is a chain (::); a plain URL of one store is needed",
-        "unpack it, and name the file",
+        f"{shown}: URL is a chain (::); a plain URL of one store is needed", "unpack it, and name the file"
     )
 
 
 def local_path(text: str | Path, subject: str) -> Path:
-    """Return a path of this machine. `subject` names it in errors.
+    """Return a path of this machine, which `subject` names in errors.
 
     Raises UsageError for a URL, also for one that a pathlib.Path left with one slash; TypeError for another type.
     """
@@ -143,68 +145,71 @@ def local_path(text: str | Path, subject: str) -> Path:
     match = _match_url(str(text))
     if match is None:
         return Path(text)
-    slashes = match[2] if match[1].lower() in REGISTRY else f"{match[2]:/<2}"
+    scheme, slashes, rest = match.groups()
+    if scheme.lower() not in REGISTRY:
+        slashes = f"{slashes:/<2}"
+    shown = redact(f"{scheme}:{slashes}{rest}")
     raise UsageError(
-        f"{redact(f'{match[1]}:{slashes}{match[3]}')}: {subject} is a URL; here it must be a file on this machine",
-        "copy it here, and name the copy",
+        f"{shown}: {subject} is a URL; here it must be a file on this machine", "copy it here, and name the copy"
     )
 
 
 def redact(url: str) -> str:
-    """Return a URL without its secrets.
-
-    These are user, password, and what follows `?` or `#` where that can hold a key.
+    """Return a URL without user and password, and without what follows `?` or `#` where that can hold a key.
 
     Names in object stores may hold `?` and `#`: there only `?key=value` is hidden.
     """
     match = _URL.fullmatch(url)
     if match is None:
         return url
-    protocol, slashes, rest = match[1], match[2], match[3]
-    is_web = protocol.lower() in HTTP
+    scheme, slashes, rest = match.groups()
+    protocol = scheme.lower()
+    is_web = protocol in HTTP
     # of each part between slashes, the first `?` counts: to look from every one on would take quadratic time
     mark = re.search(r"[?#]" if is_web else r"(?<![^/])[^/?]*+(\?)[^/=]*+=", rest)
     query = ""
     if mark:
         end = mark.end() - 1 if is_web else mark.start(1)
-        rest, query = rest[:end], rest[end] + HIDDEN
+        query = rest[end] + HIDDEN
+        rest = rest[:end]
     authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    port = host.rpartition(":")[2] if ":" in host and not host.startswith("[") else ""
-    if port and not port.isdigit() and protocol.lower() != "memory":
-        return f"{protocol}:{slashes}{HIDDEN}"  # a password that holds a slash: no telling where it ends
-    if at and user and protocol.lower() not in _ADDRESSES:
+    user, _, host = authority.rpartition("@")
+    _, colon, port = host.rpartition(":")
+    is_port = port.isdigit() or port == "" or host.startswith("[")
+    if colon and not is_port and protocol != "memory":
+        return f"{scheme}:{slashes}{HIDDEN}"  # a password that holds a slash: no telling where it ends
+    if user and protocol not in _ADDRESSES:
         authority = f"{HIDDEN}@{host}"
-    return f"{protocol}:{slashes}{authority}{slash}{path}{query}"
+    return f"{scheme}:{slashes}{authority}{slash}{path}{query}"
 
 
 def redact_text(text: str) -> str:
-    """Redact every URL in a text. It may be another library's message."""
+    """Redact every URL in a text, such as another library's message."""
     return _IN_TEXT.sub(lambda match: match[1] + redact(match[2]), text)
 
 
 def secrets(url: str) -> Texts:
-    """Return the secret parts of a URL. They are as written and unescaped, longest first."""
+    """Return the secret parts of a URL, as written and unescaped, longest first."""
     from urllib.parse import parse_qsl, unquote, urlsplit  # noqa: PLC0415 # only where there is a URL
 
     parts = urlsplit(url)
-    user, at, _ = parts.netloc.rpartition("@")
+    user, _, _ = parts.netloc.rpartition("@")
     hidden = {url}
-    if at and parts.scheme not in _ADDRESSES:
+    if parts.scheme not in _ADDRESSES:
         hidden |= {user, *user.split(":")}
     if "=" in parts.query:
         hidden |= {parts.query, *(value for _, value in parse_qsl(parts.query))}
         hidden |= {pair.partition("=")[2] for pair in parts.query.split("&")}
-    if parts.scheme in HTTP and parts.fragment:
+    if parts.scheme in HTTP:
         hidden.add(parts.fragment)
-    hidden |= {unquote(word) for word in hidden}
+    hidden |= set(map(unquote, hidden))
     return tuple(sorted((word for word in hidden if len(word) > 3), key=len, reverse=True))
 
 
 def walk(
     folders: Iterable[str], error: Callable[[OSError], Exception] | None, *, shortest_first: bool = False
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk folders, following links. It is os.walk, but enters each folder once.
+    """Walk folders as os.walk does, following links, but enter each folder once.
 
     Args:
         folders: where to start; "" is the current folder.
@@ -238,10 +243,10 @@ def expand(
     read_below: Callable[[str], object],
     is_left_out: Callable[[str], bool] = lambda folder: False,
 ) -> list[str]:
-    """Return what a glob matches. `**` is folders at any depth, links to folders included.
+    """Return what a glob matches, where `**` is folders at any depth, links to folders included.
 
     Each `**` enters a folder once, by its shortest path: two links to their own folder would be 2^40 paths to it. As
-    in `glob`, no wildcard matches hidden names. A wildcard needs the right to list a folder and to enter it. A plain
+    in `glob`, no wildcard matches hidden names. A wildcard needs the right to list a folder and to enter it; a plain
     name after it needs only the right to enter, which is often all that other users' home folders give.
 
     Args:
@@ -250,21 +255,23 @@ def expand(
         read_below: called with each folder that `**` enters; it must raise where it can't read a folder below.
         is_left_out: returns whether a folder's files are ignored anyway.
     """
+    if parts[-1] == "**":
+        parts = [*parts, "*"]
     first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    parts = [*parts, "*"] if parts[-1] == "**" else parts
     as_folder = "{}/".format
-    matches, is_checked = [os.path.join("", *parts[:first])], True  # noqa: PTH118
+    matches = [os.path.join("", *parts[:first])]  # noqa: PTH118
+    is_checked = True
     for part in parts[first:]:
         folders = [path for path in matches if os.path.isdir(path or ".")]  # noqa: PTH112
         checked = [folder for folder in folders if is_checked and not is_left_out(folder)]
+        matches = []
         if part != "**":
-            matches = [
-                path for folder in folders for path in _named(folder, part, error if folder in checked else None)
-            ]
+            for folder in folders:
+                matches += _named(folder, part, error if folder in checked else None)
             continue
         for folder in checked:
             read_below(folder or ".")
-        matches, is_checked = [], False
+        is_checked = False
         for top, names, _ in walk(sorted(folders, key=as_folder), None, shortest_first=True):
             names[:] = sorted((name for name in names if not name.startswith(".")), key=as_folder)
             matches.append(top)
@@ -272,11 +279,14 @@ def expand(
 
 
 def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None) -> list[str]:
-    """Return a folder's paths that one part matches. It is a part of a glob."""
-    is_plain = not glob.has_magic(part)
+    """Return a folder's paths that one part of a glob matches."""
     try:
-        os.lstat(os.path.join(folder, part if is_plain else "."))  # noqa: PTH118
-        names = [part] if is_plain else fnmatch.filter([entry.name for entry in os.scandir(folder or ".")], part)
+        if glob.has_magic(part):
+            os.lstat(os.path.join(folder, "."))  # noqa: PTH118
+            names = fnmatch.filter([entry.name for entry in os.scandir(folder or ".")], part)
+        else:
+            os.lstat(os.path.join(folder, part))  # noqa: PTH118
+            names = [part]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as fault:
@@ -284,12 +294,12 @@ def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None)
             return []
         fault.filename = os.path.normpath(folder)
         raise error(fault) from fault
-    is_hidden = part.startswith(".")
-    return [os.path.join(folder, name) for name in names if is_hidden or not name.startswith(".")]  # noqa: PTH118
+    shows_hidden = part.startswith(".")
+    return [os.path.join(folder, name) for name in names if shows_hidden or not name.startswith(".")]  # noqa: PTH118
 
 
 def is_hidden(part: str) -> bool:
-    """Return whether a path's part is hidden. `.` and `..` are not."""
+    """Return whether a path's part is hidden, as `.` and `..` are not."""
     return part.startswith(".") and part not in (".", "..")
 
 
@@ -302,19 +312,24 @@ def unreadable_folder(fault: OSError) -> UsageError:
 
 
 def folder_files(folder: Path) -> list[str]:
-    """Return the names of all visible files below a folder. They are relative to it, with `/` as separator.
+    """Return the names of all visible files below a folder, relative to it, with `/` as separator.
 
     A folder that links lead to twice is entered once, by the first name in sorted order.
     """
     files = []
     for top, folders, names in walk([str(folder)], unreadable_folder):
-        folders[:] = sorted(name for name in folders if not is_ignored(name))
+        folders[:] = sorted(visible(folders))
         below = Path(top).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        files += [prefix + name for name in names if not is_ignored(name)]
+        files += [prefix + name for name in visible(names)]
     return files
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a path has a part to ignore. It is hidden, or systems add it."""
+    """Return whether a path has a part that is hidden, or that systems add."""
     return any(is_hidden(part) or part in _IGNORED_PARTS for part in name.split("/"))
+
+
+def visible(names: Iterable[str]) -> list[str]:
+    """Return the names that are not ignored."""
+    return [name for name in names if not is_ignored(name)]

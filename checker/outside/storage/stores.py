@@ -35,7 +35,6 @@ LIMIT_BYTES = 64 * 2**30  # of one download without that variable, 64 GiB: no vi
 MOST_DIGITS = 18  # of a number of bytes
 CONNECT_S = 30  # seconds to connect to a web server
 SILENCE_S = 120  # seconds without a byte from one
-ENDPOINT = "HF_ENDPOINT"  # environment variable of the hub's client
 HUB_ENVIRONMENT = {  # of the hub's client, where the user's environment says nothing
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -49,9 +48,7 @@ _PACKAGES = {  # by protocol that is read, the package it needs; none loads code
 
 
 class StoreError(EnvironmentFaultError, OSError):
-    """A store that can't be used (exit 4).
-
-    It can't be reached, refuses, or breaks off; an OSError where one image is read.
+    """A store that can't be reached, refuses, or breaks off (exit 4); an OSError where one image is read.
 
     Args:
         shown: the URL, redacted.
@@ -68,7 +65,7 @@ class StoreError(EnvironmentFaultError, OSError):
 
 @dataclass(frozen=True, eq=False)
 class RemoteFile:
-    """A file or folder in a store. It has the methods of a pathlib.Path that this package uses."""
+    """A file or folder in a store, with the methods of a pathlib.Path that this package uses."""
 
     url: Url
     """the URL that was parsed: of this file, or of a folder above it"""
@@ -84,7 +81,7 @@ class RemoteFile:
 
     @property
     def is_signed(self) -> bool:
-        """Return whether the URL contains a key. The key is for this one file, and opens none next to it."""
+        """Return whether the URL contains a key, which is for this one file and opens none next to it."""
         return self.url.is_http and "?" in self.path
 
     @property
@@ -101,11 +98,12 @@ class RemoteFile:
     @property
     def parent(self) -> RemoteFile:
         """Return the folder."""
-        shown = re.split(r"[?#]", self.shown)[0] if self.url.is_http else self.shown
-        return replace(self, path=self._bare.rpartition("/")[0], shown=shown.rstrip("/").rpartition("/")[0])
+        path, _, _ = self._bare.rpartition("/")
+        shown, _, _ = self._without_query(self.shown).rpartition("/")
+        return replace(self, path=path, shown=shown)
 
     def __truediv__(self, name: str) -> RemoteFile:
-        """Return a file below this folder. A name that is a URL gives that URL's file."""
+        """Return a file below this folder, or that of a URL."""
         if "://" in name:
             place = parse_place(name)
             if isinstance(place, Url):
@@ -118,7 +116,12 @@ class RemoteFile:
 
     @property
     def _bare(self) -> str:
-        return (re.split(r"[?#]", self.path)[0] if self.url.is_http else self.path).rstrip("/")
+        return self._without_query(self.path)
+
+    def _without_query(self, path: str) -> str:
+        if self.url.is_http:
+            path = re.split(r"[?#]", path)[0]
+        return path.rstrip("/")
 
     @property
     def _errors(self) -> AbstractContextManager[None]:
@@ -130,7 +133,7 @@ class RemoteFile:
             return dict(self.store.info(self.path))
 
     def names_below(self) -> list[str]:
-        """Return the names of all files below, sorted. They are relative to this folder."""
+        """Return the names of all files below, relative to this folder, sorted."""
         return self._names(self.store.find)
 
     def child_names(self) -> list[str]:
@@ -138,14 +141,15 @@ class RemoteFile:
         return self._names(lambda root: _files(self.store.ls(root, detail=True)))
 
     def names_like(self, pattern: str) -> list[str]:
-        """Return the names of files matching a glob. It is relative to this folder; names are sorted."""
+        """Return the names of the files that match a glob, relative to this folder, sorted."""
         root = self.path
         return self._names(lambda _: _files(self.store.glob(f"{root}/{pattern}", detail=True).values()), root)
 
     def _names(self, listed: Callable[[str], list[str]], root: str | None = None) -> list[str]:
         with self._errors:
             self.store.invalidate_cache()
-            root = self.store.info(self.path)["name"] if root is None else root
+            if root is None:
+                root = str(self.store.info(self.path)["name"])
             start = f"{root.strip('/')}/".lstrip("/")
             bare = [path.lstrip("/") for path in listed(root) if not path.endswith("/")]
         if not all(name.startswith(start) for name in bare):
@@ -210,10 +214,12 @@ def _files(entries: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 class _Reader(io.RawIOBase):
-    """A remote file as a seekable stream. Each reader has its own position."""
+    """A remote file as a seekable stream with a position of its own."""
 
     def __init__(self, file: RemoteFile, size_bytes: int) -> None:
-        self._file, self._size, self._position = file, size_bytes, 0
+        self._file = file
+        self._size = size_bytes
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -237,7 +243,7 @@ class _Reader(io.RawIOBase):
 
 @contextmanager
 def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
-    """Turn a store's errors into FileNotFoundError or StoreError. Both are without secrets."""
+    """Turn a store's errors into FileNotFoundError or StoreError, without secrets."""
     try:
         yield
     except (EnvironmentFaultError, MemoryError):
@@ -252,17 +258,16 @@ def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
 
 
 def open_url(url: Url) -> RemoteFile:
-    """Return the file or folder of a URL. Nothing is connected to yet.
+    """Return the file or folder of a URL, without a connection yet.
 
     Raises UsageError: a protocol that is not read (fsspec's hdfs:// would load a library from the current folder).
     EnvironmentFaultError: fsspec or the package of the protocol is missing.
     """
     if url.protocol not in (*_PACKAGES, "memory"):
-        near = get_close_matches(url.protocol, _PACKAGES, 1)
-        raise UsageError(
-            f"{url}: protocol {url.protocol} is not read; URLs start with {', '.join(_PACKAGES)}",
-            f"{near[0]}{str(url)[len(url.protocol) :]}" if near else "copy it here, and name the copy",
-        )
+        hint = "copy it here, and name the copy"
+        if near := get_close_matches(url.protocol, _PACKAGES, 1):
+            hint = f"{near[0]}{str(url)[len(url.protocol) :]}"
+        raise UsageError(f"{url}: protocol {url.protocol} is not read; URLs start with {', '.join(_PACKAGES)}", hint)
     try:
         import fsspec  # noqa: PLC0415 # an extra, only where there is a URL
     except ModuleNotFoundError as fault:
@@ -272,7 +277,7 @@ def open_url(url: Url) -> RemoteFile:
     options: dict[str, Any] = {}
     if url.protocol == "hf":
         load_hub_client(url)
-        options["endpoint"] = os.environ.get(ENDPOINT) or None
+        options["endpoint"] = hub_endpoint()
     try:
         fsspec.get_filesystem_class(url.protocol)
         if url.is_http:
@@ -287,7 +292,8 @@ def open_url(url: Url) -> RemoteFile:
         ) from fault
     with store_errors(url, str(url)):
         if url.is_http:
-            store, path = fsspec.filesystem(url.protocol, **options), url.raw
+            store = fsspec.filesystem(url.protocol, **options)
+            path = url.raw
         else:
             store, path = fsspec.url_to_fs(url.raw, **options)
     return RemoteFile(url, store, path, str(url))
@@ -295,7 +301,7 @@ def open_url(url: Url) -> RemoteFile:
 
 @contextmanager
 def environment(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Set the environment variables that the user did not. They are removed at the end."""
+    """Set the environment variables that the user did not, until the end of the context."""
     missing = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(missing)
     try:
@@ -305,8 +311,13 @@ def environment(defaults: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def hub_endpoint() -> str | None:
+    """Return the address of another hub, where the environment names one (HF_ENDPOINT)."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
 def load_hub_client(address: object) -> ModuleType:
-    """Import the hub's client without telemetry, bars and warnings. `address` needs it.
+    """Import the hub's client, which `address` needs, without telemetry, bars and warnings.
 
     Raises EnvironmentFaultError: it is not installed.
     """
@@ -341,22 +352,22 @@ def too_large(shown: object, limit: int) -> EnvironmentFaultError:
 
 
 def download(file: RemoteFile, target: Path, limit: int) -> int:
-    """Copy a remote file here; return its bytes. `limit` is the most bytes allowed.
+    """Copy a remote file of at most `limit` bytes here; return their number.
 
     Raises FileNotFoundError, StoreError, EnvironmentFaultError (larger than the limit, no space). After an error the
     caller removes what was written.
     """
-    info = {} if file.url.is_http else file.info()
-    if info.get("type") == "directory":
-        raise FileNotFoundError(errno.ENOENT, "a folder, no file", file.shown)
-    size, free, n_bytes = info.get("size"), shutil.disk_usage(target.parent).free, 0
-    if isinstance(size, int) and size > limit:
-        raise too_large(file, limit)
-    if isinstance(size, int) and size > free:
-        raise EnvironmentFaultError(
-            f"{file}: download is {size:,} bytes; {target.parent} has {free:,} bytes left",
-            "df -h; export TMPDIR=a folder with more space",
-        )
+    expected = None if file.url.is_http else _size_of(file)
+    if expected is not None:
+        if expected > limit:
+            raise too_large(file, limit)
+        free = shutil.disk_usage(target.parent).free
+        if expected > free:
+            raise EnvironmentFaultError(
+                f"{file}: download is {expected:,} bytes; {target.parent} has {free:,} bytes left",
+                "df -h; export TMPDIR=a folder with more space",
+            )
+    n_bytes = 0
     try:
         with target.open("wb") as out, closing(file.stream()) as pieces:
             for piece in pieces:
@@ -371,14 +382,23 @@ def download(file: RemoteFile, target: Path, limit: int) -> int:
             f"{file}: download can't be written ({fault.strerror}); {target.parent} must have space for it",
             "df -h; export TMPDIR=a folder with more space",
         ) from fault
-    if isinstance(size, int) and n_bytes != size:  # a web server's stream that ends early is an error of its own
-        raise StoreError(file.shown, f"{n_bytes} of {size} bytes came")
+    if expected not in (None, n_bytes):  # a web server's stream that ends early is an error of its own
+        raise StoreError(file.shown, f"{n_bytes} of {expected} bytes came")
     return n_bytes
+
+
+def _size_of(file: RemoteFile) -> int | None:
+    """Return a file's bytes, where its store tells them. Raises FileNotFoundError for a folder."""
+    info = file.info()
+    if info.get("type") == "directory":
+        raise FileNotFoundError(errno.ENOENT, "a folder, no file", file.shown)
+    size = info.get("size")
+    return size if isinstance(size, int) else None
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Make a temporary folder for this user only. It is removed at the end, after an error too."""
+    """Make a temporary folder for this user only, and remove it at the end, after an error too."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
     except OSError as fault:
@@ -391,10 +411,7 @@ def private_folder() -> Iterator[Path]:
 
 @contextmanager
 def copied(file: Path | RemoteFile) -> Iterator[Path]:
-    """Yield a local file. It is the file itself, or a copy of a remote one.
-
-    The copy is removed at the end; a memory map of it stays valid.
-    """
+    """Yield a local file, or a copy of a remote one, of which a memory map stays valid after its removal."""
     if isinstance(file, Path):
         yield file
         return
@@ -450,7 +467,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_ours(place: Place, pattern: re.Pattern[bytes] = OURS) -> bool | None:
-    """Return whether a document of this tool, or an empty file, lies there. None for nothing, and what can't be read.
+    """Return whether a document of this tool, or an empty file, is there; None for nothing, and what can't be read.
 
     Only the first bytes are read, and nothing is parsed. pattern: how such documents start.
     """
@@ -462,7 +479,7 @@ def is_ours(place: Place, pattern: re.Pattern[bytes] = OURS) -> bool | None:
 
 
 def remove_earlier(place: Place) -> None:
-    """Remove a document of an earlier run. One in a store, or a file that can't be removed, is emptied.
+    """Remove a document of an earlier run, or empty it in a store and where it can't be removed.
 
     Another file stays. Raises UsageError for one in a store, EnvironmentFaultError where the document would stay.
     """
@@ -491,7 +508,7 @@ def remove_earlier(place: Place) -> None:
 
 
 def write_atomically(place: Place, text: str | bytes) -> None:
-    """Write a file whole or not at all. A file of another name in the same folder is renamed at the end.
+    """Write a file completely or not at all, as one of another name that is renamed at the end.
 
     A link keeps pointing to the file, which is replaced. A device or a pipe is written to; renaming would put a
     file in its place. A URL's store gets the text in one request.
@@ -527,7 +544,7 @@ def write_atomically(place: Place, text: str | bytes) -> None:
 
 
 def replace_with_error(place: Place, document: str) -> None:
-    """Replace a report with an error document. So no report of an earlier run passes for this one's.
+    """Replace a report with an error document, so that no report of an earlier run passes for this one's.
 
     Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have been
     given a wrong path. The document goes first: better none than the PASS of an earlier run.

@@ -33,7 +33,7 @@ from ...core.images.source import digest_of_set
 from ...core.measure.job import Job, Outcome
 from ...core.model.file import parse_contract, read_onnx
 from ...core.model.weights import file_digest
-from ...core.progress import LOG, Progress, tell_stage
+from ...core.progress import LOG, Progress, TellLine, tell_stage
 from ...core.statistics.definitions import STATISTIC_VERSION
 from ...errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ...outside.image_sets.open import open_images
@@ -216,9 +216,6 @@ OF_STATISTICS = ("n_features", "n_images", "statistic_version", "alpha", "n_nonf
 """fields of a row that are those of the evidence's model and statistics"""
 EXPORT_END_S = 10  # time for a terminated export to remove its temporary files, which can be gigabytes
 
-Tell = Callable[[str], None]
-"""Called with a line about what was done, without a line end."""
-
 
 def measure(
     suite: Opened,
@@ -226,7 +223,7 @@ def measure(
     rows: list[Result],
     settings: Settings,
     table: Path,
-    tell: Tell,
+    tell: TellLine,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, RobustcheckError]:
     """Export and measure every model without rows. Its rows are added to the table as soon as it is measured.
@@ -281,7 +278,7 @@ def measure(
     return failed
 
 
-def _run(jobs: tuple[Job, ...], settings: Settings, tell: Tell = LOG.warning) -> Iterator[Outcome]:
+def _run(jobs: tuple[Job, ...], settings: Settings, tell: TellLine = LOG.warning) -> Iterator[Outcome]:
     return run_jobs(
         jobs,
         profiles.load(),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Unpack
 from ...core.evidence import ModelFacts
 from ...core.progress import tell_stage
 from ...errors import CannotAssessError
-from ...outside.storage import registries
+from ...outside.storage import mlflow_registry
 from ...outside.storage.places import Url
 from ...questions.compare.judge import CompareReport
 from ...report.check import Report
@@ -64,7 +64,7 @@ def log_report(
         UsageError: no server is named, no such run.
         EnvironmentFaultError: MLflow is not installed, the server does not answer or refuses.
     """
-    with registries.mlflow_client(tracking_uri) as client:
+    with mlflow_registry.mlflow_client(tracking_uri) as client:
         if run_id:
             run = client.get_run(run_id).info.run_id
         else:
@@ -79,7 +79,7 @@ def log_report(
             if html is not None:
                 client.log_artifact(run, str(html), FOLDER)
             origin = report.evidence.model.origin
-            model_id = registries.logged_model_of(client, origin.address, origin.revision) if origin else None
+            model_id = mlflow_registry.logged_model_of(client, origin.address, origin.revision) if origin else None
             of_model = {"model_id": model_id} if model_id else {}
             for name, value in _metrics_of(report):
                 client.log_metric(run, f"{FOLDER}.{name}", value, **of_model)
@@ -149,7 +149,10 @@ def gate_model_version(
         EnvironmentFaultError: MLflow is not installed, the server does not answer or refuses.
     """
     identity = str(model_version)
-    with registries.mlflow_client(tracking_uri) as client, tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
+    with (
+        mlflow_registry.mlflow_client(tracking_uri) as client,
+        tempfile.TemporaryDirectory(prefix="robustcheck-") as folder,
+    ):
 
         def tag(key: str, text: str) -> None:
             client.set_model_version_tag(name, identity, f"{FOLDER}.{key}", text[:TAG_CHARACTERS])
@@ -157,8 +160,8 @@ def gate_model_version(
         tag("gate", "closed")  # it stays so, whatever fails from here on
         try:
             tell_stage(verify_options.get("progress"), "fetching the model from the registry")
-            entry = registries.resolve_mlflow(client, Url(f"models:/{name}/{identity}", "models"))
-            model = _only_model(registries.fetch_mlflow(client, entry, Path(folder)), entry.shown)
+            entry = mlflow_registry.resolve_mlflow(client, Url(f"models:/{name}/{identity}", "models"))
+            model = _only_model(mlflow_registry.fetch_mlflow(client, entry, Path(folder)), entry.shown)
             result = verify(report_file, model, **verify_options)
             if result.exit_code == 0 and result.unfit:
                 about = "comparison" if result.comparison else "PASS"
@@ -230,7 +233,7 @@ def _tags_of(report: Report | CompareReport) -> dict[str, str]:
     }
 
 
-def _only_model(files: registries.MlflowFiles, shown: str) -> Path:
+def _only_model(files: mlflow_registry.MlflowFiles, shown: str) -> Path:
     """Return the one ONNX file of a registered version. Raises CannotAssessError where there is not exactly one."""
     if len(files.models) != 1:
         names = ", ".join(path.rpartition("/")[2] for path in files.models[:5]) or "none"
