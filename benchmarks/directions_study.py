@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.core.runtime.head import LinearHead
-from robustcheck_onnx.checker.questions.directions.run import Analysis, Outliers, analyse
+from robustcheck_onnx.checker.questions.directions.analysis import Analysis, Outliers, analyse
 from robustcheck_onnx.thresholds.tables import references
 
 Array = NDArray[Any]

@@ -47,13 +47,13 @@ BEST = 5  # directions named of a concept
 
 def search(
     h: Floats,
-    directions: Directions,
+    directions: SearchedDirections,
     positives: Sequence[npt.NDArray[np.integer]],
     *,
     n_shuffles: int,
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
-) -> Measured:
+) -> SearchResult:
     """Measure the AP along all directions. Labels are taken as they are and shuffled.
 
     Time grows with directions × shuffles × the positives of all concepts; memory with images × `directions.BLOCK`.
@@ -81,10 +81,10 @@ def search(
                 best = np.maximum(*average_precisions(ranked, shuffles[part, images])).max(axis=0)
                 shuffled[part, concept] = np.maximum(shuffled[part, concept], best)
         progress(end)
-    return Measured(ap, is_plus, shuffled, compare(ap.max(axis=1), shuffled))
+    return SearchResult(ap, is_plus, shuffled, compare(ap.max(axis=1), shuffled))
 
 
-class Directions(NamedTuple):
+class SearchedDirections(NamedTuple):
     """Directions of the space of representations."""
 
     of: Of
@@ -108,7 +108,7 @@ class Directions(NamedTuple):
             yield start, np.ascontiguousarray(np.concatenate(parts).T)
 
 
-def of_head(weight: Array) -> Directions:
+def of_head(weight: Array) -> SearchedDirections:
     """Return the right singular vectors of a head.
 
     Its (class, feature) weight is taken as it is; singular values above rounding count.
@@ -118,15 +118,15 @@ def of_head(weight: Array) -> Directions:
     """
     _, values, rows = np.linalg.svd(weight, full_matrices=False)
     above = values > values[0] * max(weight.shape) * np.finfo(np.float32).eps
-    return Directions("head", rows[above].T, values[above], int(above.sum()))
+    return SearchedDirections("head", rows[above].T, values[above], int(above.sum()))
 
 
-def of_features(n_features: int) -> Directions:
+def of_features(n_features: int) -> SearchedDirections:
     """The features of the representation, one by one."""
-    return Directions("features", None, None, n_features)
+    return SearchedDirections("features", None, None, n_features)
 
 
-def of_axes(h: Floats) -> Directions:
+def of_axes(h: Floats) -> SearchedDirections:
     """Return the principal axes of (image, feature) representations. Those with a variance above rounding count.
 
     They come from the images without their labels, so shuffled labels tell what chance gives along them, too.
@@ -137,10 +137,12 @@ def of_axes(h: Floats) -> Directions:
     variances, vectors = variances[::-1], vectors[:, ::-1]
     above = variances > variances[0] * max(h.shape) * np.finfo(np.float32).eps ** 2
     above[len(h) - 1 :] = False  # n images about their mean span n − 1 directions
-    return Directions("axes", np.ascontiguousarray(vectors[:, above]), np.sqrt(variances[above]), int(above.sum()))
+    return SearchedDirections(
+        "axes", np.ascontiguousarray(vectors[:, above]), np.sqrt(variances[above]), int(above.sum())
+    )
 
 
-class Measured(NamedTuple):
+class SearchResult(NamedTuple):
     """What was found along all directions."""
 
     ap: Array
@@ -157,7 +159,7 @@ class Measured(NamedTuple):
         return (self.ap >= ENCODED_AP - ROUNDING) & (self.ap > self.chance.needed[:, np.newaxis])
 
 
-def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tuple[Concept, ...]:
+def judge(measured: SearchResult, names: Sequence[str], counts: Sequence[int]) -> tuple[Concept, ...]:
     """Judge concepts; established ones first, then by AP.
 
     names, counts: of the concepts, and of their images.
@@ -186,7 +188,9 @@ def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tu
     return tuple(sorted(concepts, key=lambda c: (not c.established, -c.ap, c.name)))
 
 
-def direction_facts(measured: Measured, names: Sequence[str], directions: Directions, source: str) -> DirectionFacts:
+def direction_facts(
+    measured: SearchResult, names: Sequence[str], directions: SearchedDirections, source: str
+) -> DirectionFacts:
     """The directions that tell concepts, most concepts first. source: what the directions are, in words."""
     beyond = measured.telling
     telling = [
@@ -208,7 +212,7 @@ def direction_facts(measured: Measured, names: Sequence[str], directions: Direct
     )
 
 
-def chance_facts(measured: Measured, seed: int) -> ChanceFacts:
+def chance_facts(measured: SearchResult, seed: int) -> ChanceFacts:
     """How chance was measured, and its distribution."""
     edges = np.linspace(0, 1, BINS + 1)
     shuffled, best = (
@@ -307,7 +311,7 @@ def _by_the_others(values: Array) -> Array:
 Counts = npt.NDArray[np.int32]
 
 
-class Ranked(NamedTuple):
+class RankedImages(NamedTuple):
     """Images ranked along some directions, from either end."""
 
     at_least: Counts
@@ -316,7 +320,7 @@ class Ranked(NamedTuple):
     """the same along −v; None where no two images have one score, which gives it"""
 
 
-def rank(scores: Array) -> Ranked:
+def rank(scores: Array) -> RankedImages:
     """Rank (direction, image) finite scores."""
     ordered = np.sort(scores, axis=1)
 
@@ -324,10 +328,10 @@ def rank(scores: Array) -> Ranked:
         return np.array([np.searchsorted(*rows, side) for rows in zip(ordered, scores, strict=True)], np.int32)
 
     has_ties = (ordered[:, 1:] == ordered[:, :-1]).any()
-    return Ranked(scores.shape[1] - below("left"), below("right") if has_ties else None)
+    return RankedImages(scores.shape[1] - below("left"), below("right") if has_ties else None)
 
 
-def average_precisions(ranked: Ranked, positives: npt.NDArray[np.integer]) -> tuple[Array, Array]:
+def average_precisions(ranked: RankedImages, positives: npt.NDArray[np.integer]) -> tuple[Array, Array]:
     """AP along each direction and against it.
 
     Args:

@@ -26,7 +26,7 @@ from ...core.statistics.definitions import CONFIDENCE, Accuracy, wilson
 from ...errors import CannotAssessError, UsageError
 from ...text import Fields
 from .robustness import SetResult
-from .sets import Classes, ImageSet, Measured, not_numbers, run_set
+from .sets import Classes, ImageSet, LabelledResult, not_numbers, run_set
 
 Kind = Literal["logits", "log-probabilities", "probabilities"]
 Method = Literal["atc_confidence", "atc_entropy", "doc"]
@@ -452,7 +452,7 @@ class Collector:
 
 def predict_targets(
     inputs: Inputs,
-    inner: Measured,
+    inner: LabelledResult,
     collected: Collector,
     targets: Sequence[ImageSet],
     shifted: Sequence[SetResult],

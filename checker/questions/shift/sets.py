@@ -84,7 +84,7 @@ def _named(text: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", text)
 
 
-class Call(NamedTuple):
+class NamedSets(NamedTuple):
     """The image sets of a call, with their class maps. Maps are by name ("" = of those without an own one)."""
 
     inside: Spec
@@ -95,7 +95,7 @@ class Call(NamedTuple):
 
 def parse_call(
     inside: str, shifted: Sequence[str], classes: Sequence[str], targets: Sequence[str] = (), *, alone: bool = False
-) -> Call:
+) -> NamedSets:
     """What a call names.
 
     A target may be one of the shifted sets: then its accuracy is both measured and predicted.
@@ -142,7 +142,7 @@ def parse_call(
                 f"--classes names a map for {name or 'all sets'} twice; one is enough", f"--classes {value}"
             )
         maps[name] = value
-    return Call(first, others, maps, unlabelled)
+    return NamedSets(first, others, maps, unlabelled)
 
 
 def same_place(spec: Spec) -> Place:
@@ -475,7 +475,7 @@ class ImageSet(NamedTuple):
         )
 
 
-class Measured(NamedTuple):
+class LabelledResult(NamedTuple):
     """A labelled image set as the model went through it."""
 
     result: SetResult
@@ -572,7 +572,7 @@ def measure_labelled(
     inputs: Inputs,
     progress: Tell | None,
     collect: Callable[[AnyArray], None] | None = None,
-) -> Measured:
+) -> LabelledResult:
     """Measure the accuracy on one labelled set. collect: gets (image, class) scores."""
     read, seen, correct = ImagesRead(), set[Classes](), list[Bools]()
     for scores, right in run_set(runner, images, inputs, progress, read):
@@ -584,7 +584,7 @@ def measure_labelled(
         if collect is not None:
             collect(scores)
     all_correct = np.concatenate(correct)
-    return Measured(images.result(read, len(seen), int(all_correct.sum())), read.digests, all_correct)
+    return LabelledResult(images.result(read, len(seen), int(all_correct.sum())), read.digests, all_correct)
 
 
 def run_set(
