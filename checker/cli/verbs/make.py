@@ -308,7 +308,7 @@ def calibrate(
         table, (rows, failed) = Path(from_evidence[0]), measured_before(from_evidence, opened)
     else:
         assert opened is not None
-        settings = run.Settings(
+        settings = run.CalibrationSettings(
             options=call.settings.options,
             cache=cache or run.cache_folder(),
             engine=engine,

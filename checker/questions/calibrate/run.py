@@ -55,7 +55,7 @@ RECORD = "export.json"  # next to a cached export and written after it: without 
 
 
 @frozen
-class Settings:
+class CalibrationSettings:
     """The settings of a calibration's measurements. Where exports are kept is among them."""
 
     options: Options
@@ -108,7 +108,7 @@ def check_labels(suite: Opened) -> None:
             )
 
 
-def image_set(settings: Settings) -> tuple[str, int]:
+def image_set(settings: CalibrationSettings) -> tuple[str, int]:
     """Digest and number of the images of a calibration. The digest is the sha256 over the images' sorted digests.
 
     Raises UsageError, CannotAssessError, EnvironmentFaultError as `images.open_images`.
@@ -120,7 +120,7 @@ def image_set(settings: Settings) -> tuple[str, int]:
     return digest_of_set(digests), len(source)
 
 
-def tasks(suite: Opened, settings: Settings, images_digest: str) -> tuple[Task, ...]:
+def tasks(suite: Opened, settings: CalibrationSettings, images_digest: str) -> tuple[Task, ...]:
     """Return the tasks of a suite. A model whose files can't be read becomes a task with a fault."""
     measuring = {
         "images": images_digest,
@@ -224,7 +224,7 @@ def measure(
     suite: Opened,
     work: Sequence[Task],
     rows: list[Result],
-    settings: Settings,
+    settings: CalibrationSettings,
     table: Path,
     tell: Tell,
     progress: Callable[[Progress], None] | None = None,
@@ -281,7 +281,7 @@ def measure(
     return failed
 
 
-def _run(jobs: tuple[Job, ...], settings: Settings, tell: Tell = LOG.warning) -> Iterator[Outcome]:
+def _run(jobs: tuple[Job, ...], settings: CalibrationSettings, tell: Tell = LOG.warning) -> Iterator[Outcome]:
     return run_jobs(
         jobs,
         profiles.load(),
@@ -344,7 +344,7 @@ def _export(folder: Path, task: Task) -> None:
     raise kind(message, hint)
 
 
-def _job(folder: Path, task: Task, settings: Settings) -> Job:
+def _job(folder: Path, task: Task, settings: CalibrationSettings) -> Job:
     """Return the job that measures all contract tensors. Without a contract, the one found by rule."""
     entry = task.member.entry
     file = read_onnx(task.model)
