@@ -25,7 +25,8 @@ from ...core.model.representation import choose_pool
 from ...core.runtime.runner import Runner
 from ...errors import CannotAssessError, UsageError
 from ...text import Texts, quoted
-from .taps import MIN_OPSET, OUTPUT, Shape, Tap, add_scan, add_shapes, read_shapes
+from .nodes import MIN_OPSET, OUTPUT, add_scan, add_shapes, read_shapes
+from .taps import Shape, Tap
 
 MIN_FEATURES = 8  # narrower tensors (kurtosis is at most about the width) are left out
 FLOATS = frozenset(

@@ -1,19 +1,11 @@
-"""Append nodes that compute statistics in a graph; sum their numbers. An image gives only a few.
+"""Sum what the nodes of a scan compute of a tensor: sums and counts, which do not grow with the images."""
 
-All numbers of an image are one row of one output. Values are cast to float32 first (float64 stays float64) and
-centred before they are squared: float16 overflows, and raw moments lose their digits to an offset. Of the images sums
-and counts are kept: nothing grows with their number.
-"""
-
-import itertools
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from ...arrays import Array
 from ...core.evidence import TOP_FEATURES
@@ -22,9 +14,6 @@ from ...text import Fields
 from .document import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
 
 Shape = tuple[int, ...]
-PREFIX = "robustcheck.scan"
-OUTPUT = f"{PREFIX}.rows"
-MIN_OPSET = 11  # GatherElements; TopK of either end
 GRID = 8
 """A feature map is measured at every ⌈edge/8⌉-th row and column, at most 8 × 8 positions. The largest values are taken
 over all positions, and placed in one of the 8 × 8 cells."""
@@ -101,198 +90,6 @@ class Tap(NamedTuple):
     def n_numbers(self) -> int:
         """Length of a row."""
         return sum(self.fields.values())
-
-
-def add_scan(proto: onnx.ModelProto, taps: Sequence[Tap], double: bool, opset: int) -> None:
-    """Append the nodes that measure `taps`. There is one output, OUTPUT: (image, number), float32 or float64.
-
-    A row holds the pieces of each tap's `fields`, tap after tap. double: whether the model computes in float64.
-    """
-    kind = TensorProto.DOUBLE if double else TensorProto.FLOAT
-    measured = [_measure(_Writer(proto, f"{PREFIX}.{index}", kind, opset), tap) for index, tap in enumerate(taps)]
-    # Each tap's row is joined to those before: this chain makes ONNX Runtime measure a tensor as soon as it is there.
-    # One Concat of all makes it run the whole model first and keep every tensor (ResNet-50, 32 images: +1.2 GB).
-    graph = _Writer(proto, PREFIX, kind, opset)
-    rows = [graph.node("Concat", *pieces, axis=1) for pieces in measured]
-    joined = rows[0]
-    for row in rows[1:]:
-        joined = graph.node("Concat", joined, row, axis=1)
-    proto.graph.node.append(helper.make_node("Identity", [joined], [OUTPUT], name=OUTPUT))
-    proto.graph.output.append(
-        helper.make_tensor_value_info(OUTPUT, kind, ["batch", sum(tap.n_numbers for tap in taps)])
-    )
-
-
-def add_shapes(proto: onnx.ModelProto, tensors: Sequence[str], image: str, opset: int) -> None:
-    """Append one output with the shapes of `tensors`. It is OUTPUT: (image, number), each row the same.
-
-    A row holds the number of axes of each tensor, then the axes of all. image: the input.
-    """
-    graph = _Writer(proto, PREFIX, TensorProto.FLOAT, opset)
-    shapes = [graph.node("Shape", tensor) for tensor in tensors]
-    numbers = graph.node("Concat", *(graph.node("Shape", shape) for shape in shapes), *shapes, axis=0)
-    n_images = graph.slice(graph.node("Shape", image), axis=0, end=1)
-    target = graph.node("Concat", n_images, graph.constant([1]), axis=0)
-    row = graph.reshape(graph.cast(numbers), [1, -1])
-    proto.graph.node.append(helper.make_node("Expand", [row, target], [OUTPUT], name=OUTPUT))
-    proto.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", None]))
-
-
-def read_shapes(row: Sequence[float], n_tensors: int) -> list[Shape]:
-    """The shapes in a row of `add_shapes`."""
-    numbers = [int(value) for value in row]
-    ends = np.cumsum([n_tensors, *numbers[:n_tensors]])
-    return [tuple(numbers[start:end]) for start, end in itertools.pairwise(ends)]
-
-
-END = np.iinfo(np.int64).max  # of an axis
-
-
-class _Writer:
-    """A writer of nodes under one prefix. It uses the graph's opset."""
-
-    def __init__(self, proto: onnx.ModelProto, prefix: str, kind: int, opset: int) -> None:
-        self.graph, self.prefix, self.kind, self.opset = proto.graph, prefix, kind, opset
-        self._count = 0
-
-    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node; the name of its output."""
-        return self._append(op, inputs, ("value",), attributes)[0]
-
-    def top(self, tensor: str, k: int, **attributes: Any) -> tuple[str, str]:
-        """Return the k largest values along an axis. Their places come with them; largest=0 means the smallest."""
-        values, indices = self._append("TopK", (tensor, self.constant([k])), ("values", "indices"), attributes)
-        return values, indices
-
-    def _append(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Fields) -> list[str]:
-        self._count += 1
-        name = f"{self.prefix}.{self._count}.{op}"
-        names = [f"{name}.{output}" for output in outputs]
-        self.graph.node.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
-        return names
-
-    def constant(self, values: Any, dtype: Any = np.int64) -> str:
-        """Add an initializer."""
-        self._count += 1
-        name = f"{self.prefix}.{self._count}.c"
-        self.graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype=dtype), name))
-        return name
-
-    def number(self, value: float) -> str:
-        """Add a scalar of the statistics' type."""
-        return self.constant(value, np.float64 if self.kind == TensorProto.DOUBLE else np.float32)
-
-    def cast(self, tensor: str) -> str:
-        return self.node("Cast", tensor, to=self.kind)
-
-    def reduce(self, op: str, tensor: str, axis: int, keep: bool = False) -> str:
-        """ReduceSum, ReduceMean, ReduceMax or ReduceMin."""
-        if self.opset >= (13 if op == "ReduceSum" else 18):
-            return self.node(op, tensor, self.constant([axis]), keepdims=int(keep))
-        return self.node(op, tensor, axes=[axis], keepdims=int(keep))
-
-    def reshape(self, tensor: str, shape: Sequence[int]) -> str:
-        return self.node("Reshape", tensor, self.constant(shape))
-
-    def slice(self, tensor: str, axis: int, end: int = END, step: int = 1) -> str:
-        """From the start of an axis."""
-        return self.node("Slice", tensor, *(self.constant([value]) for value in (0, end, axis, step)))
-
-
-def _measure(graph: _Writer, tap: Tap) -> list[str]:
-    """Append the nodes of one tap. Returns the pieces of its row, each (image, n), in the order of `fields`."""
-    rows, size, highest, over_all, axis = _read(graph, tap)
-    # standardised over the features of each row: (image, row, feature)
-    mean = graph.reduce("ReduceMean", rows, 2, keep=True)
-    squares = graph.node("Sub", rows, mean)
-    squares = graph.node("Mul", squares, squares)
-    variance = graph.reduce("ReduceMean", squares, 2, keep=True)
-    least = graph.node("Mul", graph.node("Mul", mean, mean), graph.number(MIN_RELATIVE_VARIANCE[graph.kind]))
-    has_spread = graph.node("Greater", variance, least)  # beyond rounding
-    inverse = graph.node("Where", has_spread, graph.node("Reciprocal", variance), graph.number(0.0))
-    z2 = graph.node("Mul", squares, inverse)
-    z4 = graph.node("Mul", z2, z2)
-    beyond = graph.node("Greater", z2, graph.number(OUTLIER_SD**2))
-    # the largest |h| of features, over all positions
-    most = graph.reduce("ReduceMax", size, 3 - axis) if tap.positions else size
-    value, chosen = graph.top(most, tap.fields["value"], axis=1)
-    # medians, over few rows
-    few = rows if tap.median_step == 1 else graph.slice(rows, axis=1, step=tap.median_step)
-    few = few if tap.rectified else graph.node("Abs", few)
-    pieces = {
-        "kurtosis": graph.reduce("ReduceMean", z4, 2),
-        "token_z2": graph.reduce("ReduceMax", z2, 2),
-        "feature_z2": graph.reduce("ReduceMax", z2, 1),
-        "z2": graph.reduce("ReduceSum", z2, 1),
-        "z4": graph.reduce("ReduceSum", z4, 1),
-        "beyond": graph.reduce("ReduceSum", graph.cast(beyond), 1),
-        "value": value,
-        "value_feature": graph.cast(chosen),
-        "median": _median(graph, few, tap.features),
-        "most": graph.reduce("ReduceMax", few, 2),
-        "mean": over_all,
-    }
-    if tap.class_token:
-        pieces["class_beyond"] = graph.cast(graph.reshape(graph.slice(beyond, axis=1, end=1), [-1, tap.features]))
-    if tap.positions:  # of the chosen features the values at all positions
-        n = tap.n_measured
-        shape, places = ([1, n, 1], [0, 1, -1]) if axis == 2 else ([1, 1, n], [0, -1, 1])
-        wide = graph.node("Expand", graph.reshape(chosen, places), graph.constant(shape))
-        columns = graph.node("GatherElements", size, wide, axis=axis)
-        pieces["value_token"] = graph.cast(graph.node("ArgMax", columns, axis=3 - axis, keepdims=0))
-    else:
-        pieces["value_token"] = graph.node("Mul", graph.cast(chosen), graph.number(0.0))
-    if highest is not None:
-        pieces["highest"] = graph.node("GatherElements", highest, chosen, axis=1)
-    return [pieces[name] for name in tap.fields]
-
-
-def _read(graph: _Writer, tap: Tap) -> tuple[str, str, str | None, str, int]:
-    """What a tap's statistics are computed from.
-
-    The measured rows (image, row, feature); the largest |h| of each cell, (image, cell, feature) or (image, feature,
-    cell), of a vector (image, feature); the largest h over all positions (None where no h is below 0: the same then)
-    and the mean over them, (image, feature); the axis of the features in the second. A cell of tokens is a token.
-
-    Feature maps are read by pooling, which ONNX Runtime does in the blocked layout of its convolutions: a map never
-    has to be turned round as a whole.
-    """
-    features, n = tap.features, tap.n_measured
-    values = graph.cast(tap.tensor)
-    if tap.form == "tokens_first":
-        values = graph.node("Transpose", values, perm=[1, 0, 2])
-    if tap.form == "map_last":
-        values = graph.node("Transpose", values, perm=[0, 3, 1, 2])
-    size = values if tap.rectified else graph.node("Abs", values)
-    if tap.form == "vector":
-        return graph.reshape(values, [-1, 1, features]), size, None if tap.rectified else values, values, 1
-    if tap.form.startswith("tokens"):
-        highest = None if tap.rectified else graph.reduce("ReduceMax", values, 1)
-        return values, size, highest, graph.reduce("ReduceMean", values, 1), 2
-
-    def pooled(tensor: str, edges: Sequence[int]) -> str:
-        if max(tap.strides) > 1:
-            # rounding up keeps the cell at the edge; a window of one position has none, and would get one too many
-            up = int(max(edges) > 1)
-            tensor = graph.node("MaxPool", tensor, kernel_shape=edges, strides=tap.strides, ceil_mode=up)
-        return graph.reshape(tensor, [-1, features, n])
-
-    rows = graph.node("Transpose", pooled(values, (1, 1)), perm=[0, 2, 1])
-
-    def over_all(pool: str) -> str:
-        return graph.reshape(graph.node(pool, values), [-1, features])
-
-    highest = None if tap.rectified else over_all("GlobalMaxPool")
-    return rows, pooled(size, tap.strides), highest, over_all("GlobalAveragePool"), 1
-
-
-def _median(graph: _Writer, tensor: str, n: int) -> str:
-    """Return the median along the last of three axes. The axis has length n and goes. As numpy.median."""
-    upper, _ = graph.top(tensor, n // 2 + 1, axis=2, sorted=0)
-    if n % 2:
-        return graph.reduce("ReduceMin", upper, 2)
-    middle, _ = graph.top(upper, 2, axis=2, largest=0, sorted=0)
-    return graph.reduce("ReduceMean", middle, 2)
 
 
 MASSIVE_VALUE = 100.0  # Sun et al. 2024, "Massive Activations in LLMs"
