@@ -43,28 +43,31 @@ class Tap(NamedTuple):
 
     @property
     def strides(self) -> Shape:
-        """Step between measured positions, for each axis of positions."""
-        return tuple(-(-n // GRID) for n in self.positions) if len(self.positions) == 2 else (1,) * len(self.positions)
+        """Return the step between measured positions, for each axis of positions."""
+        is_map = len(self.positions) == 2
+        return tuple(-(-n // GRID) if is_map else 1 for n in self.positions)
 
     @property
     def measured(self) -> Shape:
-        """Number of measured positions, for each axis of positions."""
+        """Return the number of measured positions, for each axis of positions."""
         return tuple(-(-n // step) for n, step in zip(self.positions, self.strides, strict=True))
 
     @property
     def n_measured(self) -> int:
-        """Rows of features that an image gives."""
+        """Return the number of rows of features that an image gives."""
         return int(np.prod(self.measured, dtype=int))
 
     @property
     def median_step(self) -> int:
-        """The step between rows that medians are taken over."""
+        """Return the step between rows that medians are taken over."""
         return -(-self.n_measured // MEDIAN_TOKENS)
 
     @property
     def fields(self) -> dict[str, int]:
         """Return name and length of a row's pieces, in order."""
-        large, features, medians = min(LARGEST, self.features), self.features, -(-self.n_measured // self.median_step)
+        features = self.features
+        large = min(LARGEST, features)
+        medians = -(-self.n_measured // self.median_step)
         pieces = {
             "kurtosis": self.n_measured,  # of each measured token; 0 where constant
             "token_z2": self.n_measured,  # largest z² of each
@@ -88,7 +91,7 @@ class Tap(NamedTuple):
 
     @property
     def n_numbers(self) -> int:
-        """Length of a row."""
+        """Return the length of a row."""
         return sum(self.fields.values())
 
 
@@ -122,19 +125,18 @@ class Depth:
                 names them.
         """
         rows = np.asarray(rows)
-        least_variance = MIN_RELATIVE_VARIANCE[TensorProto.DOUBLE if rows.dtype == np.float64 else TensorProto.FLOAT]
-        values = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
-        self.n_not_finite += len(rows) - len(values)
+        finite = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
         ends = np.cumsum(list(self.tap.fields.values()))[:-1]
-        row = dict(zip(self.tap.fields, np.split(values, ends, axis=1), strict=True))
-        n_rows = (row["kurtosis"] > 0).sum(axis=1)  # 0 stands for a constant one; any other is ≥ 1
-        usable = n_rows > 0
-        row, n_rows = {name: piece[usable] for name, piece in row.items()}, n_rows[usable]
-        count = len(n_rows)
-        self.n_constant += len(values) - count
+        row = dict(zip(self.tap.fields, np.split(finite, ends, axis=1), strict=True))
+        usable = (row["kurtosis"] > 0).any(axis=1)  # 0 stands for a constant one; any other is ≥ 1
+        row = {name: piece[usable] for name, piece in row.items()}
+        count = int(usable.sum())
         self.n_images += count
+        self.n_not_finite += len(rows) - len(finite)
+        self.n_constant += len(finite) - count
         if not count:
             return
+        n_rows = (row["kurtosis"] > 0).sum(axis=1)
         kurtosis = row["kurtosis"].sum(axis=1) / n_rows
         has_median = row["median"] > 0
         ratios = np.divide(row["most"], row["median"], out=np.zeros_like(row["most"]), where=has_median).sum(axis=1)
@@ -152,7 +154,8 @@ class Depth:
             of_class = row["kurtosis"][:, 0]
             numbers |= {"class": of_class, "n_class": of_class > 0}
         if self.tap.positions:
-            of_mean = _kurtosis(row["mean"], least_variance)
+            kind = TensorProto.DOUBLE if rows.dtype == np.float64 else TensorProto.FLOAT
+            of_mean = _kurtosis(row["mean"], MIN_RELATIVE_VARIANCE[kind])
             numbers |= {"mean": of_mean, "n_mean": of_mean > 0}
         for name, values in numbers.items():
             self._sums[name] += float(np.sum(values))
@@ -163,7 +166,8 @@ class Depth:
 
     def _place_outliers(self, row: dict[str, Array]) -> None:
         for by_feature, by_token in zip(row["feature_z2"], row["token_z2"], strict=True):
-            top, features = by_feature.max(), np.flatnonzero(by_feature == by_feature.max())
+            top = by_feature.max()
+            features = np.flatnonzero(by_feature == top)
             tokens = np.flatnonzero(by_token == by_token.max())
             if top > OUTLIER_SD**2 and 1 in {len(features), len(tokens)}:  # else which of them meet is not known
                 place = (int(features[0]), int(tokens[0]))
@@ -179,16 +183,21 @@ class Depth:
         massive = (size > MASSIVE_VALUE) & (size >= MASSIVE_RATIO * median) & (median > 0)
         for image, rank in np.argwhere(massive):
             place = (int(row["value_feature"][image, rank]), int(row["value_token"][image, rank]))
-            value, ratio = float(signed[image, rank]), float(size[image, rank] / median[image, 0])
+            value = float(signed[image, rank])
+            ratio = float(size[image, rank] / median[image, 0])
             count, most, highest = self._massive.get(place, (0, 0.0, 0.0))
             self._massive[place] = (count + 1, max(most, value, key=abs), max(highest, ratio))
 
     def statistics(self) -> LayerStatistics:
-        """What the images add up to."""
-        n, sums = self.n_images, self._sums
+        """Return what the images add up to."""
+        n = self.n_images
+        sums = self._sums
         rows = sums["rows"]
         kurtosis = _over(sums["kurtosis"], n)
-        spread = max(sums["kurtosis²"] / n - kurtosis**2, 0.0) if kurtosis is not None else 0.0
+        error = None
+        if kurtosis is not None and n > 1:
+            spread = max(sums["kurtosis²"] / n - kurtosis**2, 0.0)
+            error = (spread / (n - 1)) ** 0.5
         s2 = self._features["z2"] / (rows or 1.0)
         shares = self._features["z4"] / (self._features["z4"].sum() or 1.0)
         persistent = _persistent(self._features["beyond"], rows, shares)
@@ -204,7 +213,7 @@ class Depth:
             n_not_finite=self.n_not_finite,
             n_constant=self.n_constant,
             kurtosis=kurtosis,
-            kurtosis_se=(spread / (n - 1)) ** 0.5 if n > 1 else None,
+            kurtosis_se=error,
             class_token_kurtosis=_over(sums["class"], sums["n_class"]),
             mean_token_kurtosis=_over(sums["mean"], sums["n_mean"]),
             rms_kurtosis=float(np.mean(s2**2) / np.mean(s2) ** 2) if rows else None,
@@ -221,9 +230,11 @@ class Depth:
         )
 
     def _fixed_outlier(self) -> FixedOutlier | None:
-        count, spot, z2 = max(((count, spot, z2) for spot, (count, z2) in self._tops.items()), default=(0, (0, 0), 0.0))
-        is_fixed = count and count >= PERSISTENT_SHARE * self.n_images
-        return FixedOutlier(**self._place(spot, count), largest_z=z2**0.5) if is_fixed else None
+        places = [(count, spot, z2) for spot, (count, z2) in self._tops.items()]
+        count, spot, z2 = max(places, default=(0, (0, 0), 0.0))
+        if not count or count < PERSISTENT_SHARE * self.n_images:
+            return None
+        return FixedOutlier(**self._place(spot, count), largest_z=z2**0.5)
 
     def _place(self, spot: Spot, count: int) -> Fields:
         """Return the fields of a `Place`."""
@@ -237,7 +248,7 @@ class Depth:
 
 
 def place_text(tap: Tap, token: int) -> str:
-    """Return a token or cell in words. Empty for a vector.
+    """Return a token or cell in words, empty for a vector.
 
     >>> place_text(Tap("t", "map", 8, (16, 4)), 5)
     'rows 2–3, column 1'
@@ -249,7 +260,8 @@ def place_text(tap: Tap, token: int) -> str:
     parts: list[str] = []
     cells = divmod(token, tap.measured[1])
     for axis, index, step, n in zip(("row", "column"), cells, tap.strides, tap.positions, strict=True):
-        first, last = index * step, min((index + 1) * step, n) - 1
+        first = index * step
+        last = min(first + step, n) - 1
         parts.append(f"{axis} {first}" if first == last else f"{axis}s {first}–{last}")
     return ", ".join(parts)
 
@@ -265,10 +277,7 @@ def _persistent(beyond: Array, rows: float, shares: Array) -> list[PersistentFea
 
 
 def _kurtosis(values: Array, least_variance: float) -> Array:
-    """Return the activation kurtosis of (image, feature).
-
-    It is 0 of a constant one: variance / mean² up to `least_variance`.
-    """
+    """Return the activation kurtosis of (image, feature), 0 of a constant one: variance / mean² ≤ `least_variance`."""
     mean = values.mean(axis=1, keepdims=True)
     squares = (values - mean) ** 2
     variance = squares.mean(axis=1, keepdims=True)
