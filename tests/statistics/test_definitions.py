@@ -20,8 +20,8 @@ from robustcheck_onnx.checker.core.statistics.definitions import (
     wilson,
 )
 from robustcheck_onnx.checker.core.statistics.state import State, update
+from robustcheck_onnx.checker.questions.shift.classes import is_correct
 from robustcheck_onnx.checker.questions.shift.robustness import difference
-from robustcheck_onnx.checker.questions.shift.sets import is_correct
 from robustcheck_onnx.thresholds.profile import LOOKS_ALPHA
 from support import normal, raised, sized
 

@@ -25,8 +25,8 @@ from ...core.runtime.head import LinearHead
 from ...core.statistics.definitions import PERSISTENT_SHARE, Accuracy, shares_of_kurtosis, standardise, wilson
 from ...text import Fields
 from ..shift import robustness
+from ..shift.classes import is_correct
 from ..shift.robustness import Effective, SetResult
-from ..shift.sets import is_correct
 from . import document
 from .document import Analysis, Outliers
 

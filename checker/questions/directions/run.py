@@ -25,9 +25,10 @@ from ...outside.storage.places import as_typed, local_path
 from ...text import Fields, count_text, quoted
 from ..call import QuestionRun
 from ..shift import robustness
+from ..shift.classes import Scores
 from ..shift.robustness import SetResult
 from ..shift.run import read_notes
-from ..shift.sets import Scores, Spec, class_names, labels_of, open_sets, parse_call, with_labels
+from ..shift.sets import Spec, class_names, labels_of, open_sets, parse_call, with_labels
 from . import document
 from .analysis import Labelled, SameWeightsError, analyse, correct
 from .document import DirectionsReport

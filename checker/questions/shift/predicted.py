@@ -25,8 +25,9 @@ from ...core.runtime.runner import Runner
 from ...core.statistics.definitions import CONFIDENCE, Accuracy, wilson
 from ...errors import CannotAssessError, UsageError
 from ...text import Fields
+from .classes import Classes
 from .robustness import SetResult
-from .sets import Classes, ImageSet, LabelledResult, not_numbers, run_set
+from .sets import ImageSet, LabelledResult, not_numbers, run_set
 
 Kind = Literal["logits", "log-probabilities", "probabilities"]
 Method = Literal["atc_confidence", "atc_entropy", "doc"]
