@@ -18,7 +18,7 @@ MOST_MIB = 1000e6 / 2**20
 CODE = """
 import json, resource, statistics, sys, time
 import numpy as np
-from robustcheck_onnx.checker.questions.directions.run import analyse
+from robustcheck_onnx.checker.questions.directions.analysis import analyse
 from robustcheck_onnx.checker.core.runtime.head import LinearHead
 classes, features, images, runs = map(int, sys.argv[1:])
 rng = np.random.default_rng(0)

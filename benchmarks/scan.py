@@ -21,7 +21,7 @@ import numpy as np
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.runtime.devices import cpu_name, cpu_threads
 from robustcheck_onnx.checker.core.runtime.runner import BATCH_SIZE, Runner
-from robustcheck_onnx.checker.questions.scan.run import measuring_model, plan_scan
+from robustcheck_onnx.checker.questions.scan.blocks import measuring_model, plan_scan
 from robustcheck_onnx.checker.questions.scan.taps import Depth
 
 COMMAND = Path(sys.executable).parent / "robustcheck"

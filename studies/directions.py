@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.core.runtime.head import LinearHead
+from robustcheck_onnx.checker.questions.directions.analysis import analyse
 from robustcheck_onnx.checker.questions.directions.document import Analysis, Outliers
-from robustcheck_onnx.checker.questions.directions.run import analyse
 from robustcheck_onnx.thresholds.tables import references
 
 Array = NDArray[Any]

@@ -17,7 +17,8 @@ from ..core.progress import tell_stage
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..outside.storage.stores import write_atomically
 from ..questions.calibrate import run
-from ..questions.calibrate.terminal import causes, plan, plan_json, refuse_unknown, render_plan, render_summary
+from ..questions.calibrate.plan import plan, plan_json, refuse_unknown, render_plan
+from ..questions.calibrate.terminal import causes, render_summary
 from ..text import as_json, page, printable
 from .output import ascii_only, console_for
 from .progress import progress_line
@@ -35,7 +36,7 @@ def open_named(suite: str | None, name: str) -> Opened | None:
         return None if suite is None else open_suite(suite)
 
 
-def show_plan(opened: Opened, settings: run.Settings, table: Path | None, show: Callable[..., None]) -> int:
+def show_plan(opened: Opened, settings: run.CalibrationSettings, table: Path | None, show: Callable[..., None]) -> int:
     """Show what a calibration would do."""
     digest, n_images = run.image_set(settings)
     work = run.tasks(opened, settings, digest)
@@ -48,7 +49,9 @@ def show_plan(opened: Opened, settings: run.Settings, table: Path | None, show: 
     return 0
 
 
-def measured(opened: Opened, settings: run.Settings, table: Path, quiet: int) -> tuple[tuple[Result, ...], Failures]:
+def measured(
+    opened: Opened, settings: run.CalibrationSettings, table: Path, quiet: int
+) -> tuple[tuple[Result, ...], Failures]:
     """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
     with progress_line(quiet, opened.suite.name) as progress:
         tell_stage(progress, "reading images and models")

@@ -4,7 +4,6 @@ from __future__ import annotations  # help() names the types as the package does
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,32 +14,32 @@ from ...thresholds.profile import Profile
 from ...thresholds.published import Context, context_for
 from ...thresholds.tables import references
 from ..core.evidence import Evidence, RunOptions
-from ..core.images.source import ImageSource
-from ..core.measure.job import Job, versions
+from ..core.measure.job import versions
 from ..core.measure.loop import decode, likely_stops, until_decided
-from ..core.measure.opening import Opened, open_sessions, read_inputs
+from ..core.measure.opening import Opened, open_sessions
 from ..core.measure.probe import take_probe
 from ..core.measure.reference import reference_runs, with_references
 from ..core.measure.sums import FirstImages, conclude
 from ..core.model.file import Contract
-from ..core.progress import LOG, Progress, Tell, tell_stage
+from ..core.progress import LOG, Progress, Tell
 from ..core.verdict.notes import memory_note, notes_of
 from ..core.verdict.profile import load_profile
 from ..core.verdict.rule import judge
 from ..outside import isolation
 from ..outside.addresses import Model, on_this_machine, parse_model
 from ..outside.image_sets.listing import parse_image_set
-from ..outside.image_sets.open import Images, opener, settle
+from ..outside.image_sets.open import Images
 from ..outside.isolation import NO_LIMITS, Limits
 from ..outside.representations import Provenance, Saver, checked_path, saving
 from ..outside.storage.places import Place, Url, as_typed, redact
 from ..report.check import Report
-from ..report.record import CLAIM, Binding, Clock, ReferenceRow, Settings, Time, sealed
+from ..report.record import CLAIM, Binding, ReferenceRow, Settings, Time, sealed
 from ..text import VERSION
+from .call import QuestionRun
 
 
 class CheckOptions(RunOptions, total=False):
-    """The keyword arguments of `check`. `images` and `progress` are not among them; those of `RunOptions` are."""
+    """The keyword arguments of `check` without `images` and `progress`, those of `RunOptions` among them."""
 
     thresholds: str | Path | Profile | None
     save_representations: str | Path | None
@@ -94,36 +93,35 @@ def check(
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
         TypeError: the model, the images or an option are of a type that is not taken; the message names it.
     """
-    clock, (run, source) = Clock(), settle(images, options)
+    run = QuestionRun.begin(images, options, progress)
     profile = load_profile(thresholds)
-    if save_representations is not None:
-        save_representations = str(checked_path(save_representations))
+    saved = None if save_representations is None else str(checked_path(save_representations))
     place = parse_model(model)
-    if source is None:
-        parse_image_set(run.images)  # what is refused offline is refused before anything is opened
-    if isolate and isolation.is_possible(source, run.images, as_typed(place) if isinstance(place, Url) else None):
+    if run.handed_over is None:
+        parse_image_set(run.options.images)  # what is refused offline is refused before anything is opened
+    typed = as_typed(place) if isinstance(place, Url) else None
+    if isolate and isolation.is_possible(run.handed_over, run.options.images, typed):
         with _as_file(place) as (name, from_memory):
             about = f"<{from_memory}>" if from_memory else redact(name)
             return isolation.apart(check_stored, about, limits)(
                 name,
                 from_memory,
                 thresholds=profile,
-                save_representations=save_representations,
+                save_representations=saved,
                 progress=progress,
-                **run.keywords,
+                **run.options.keywords,
             )
     limits.refuse_here()
-    tell = partial(tell_stage, progress)
-    with on_this_machine(place, preprocess=run.preprocess, tell=tell) as here, saving(save_representations) as saver:
-        evidence, published = _measured(Job(here.path, run), profile, progress, source, saver)
+    with on_this_machine(place, preprocess=run.options.preprocess, tell=run.tell) as here, saving(saved) as saver:
+        evidence, published = _measured(run, here.path, profile, saver)
         if saver is not None:
             saver.write(Provenance.of(evidence, here.name))
     return report_of(
         here.named(evidence),
         profile,
         published,
-        Settings(**dict(run)),
-        time=Time.until_now(clock, evidence.images.n_usable),
+        Settings(**dict(run.options)),
+        time=Time.until_now(run.clock, evidence.images.n_usable),
         notes=memory_note(here.name) if here.in_memory else (),
     )
 
@@ -135,8 +133,10 @@ def check_stored(
 
     from_memory: bytes or ModelProto, where the file holds what was given so.
     """
-    source: Model = Path(model).read_bytes() if from_memory else model
-    if from_memory and from_memory != "bytes":
+    source: Model = model
+    if from_memory:
+        source = Path(model).read_bytes()
+    if from_memory == "ModelProto":
         source = ModelProto.FromString(source)
     return check(source, thresholds=thresholds, isolate=False, progress=progress, **options)
 
@@ -150,7 +150,7 @@ def report_of(
     time: Time | None = None,
     notes: Iterable[str] = (),
 ) -> Report:
-    """Make the report on evidence, judged by a profile. `notes` are added to those on the evidence."""
+    """Make the report on evidence, judged by a profile, with `notes` added to those on the evidence."""
     report = Report(
         tool_version=VERSION,
         verdict=judge(evidence, profile),
@@ -168,13 +168,14 @@ def report_of(
 
 def binding_of(settings: Settings) -> Binding:
     """Return settings and versions of a run of this process, without secrets."""
-    shown = settings.model_copy(update={"images": None if settings.images is None else redact(settings.images)})
-    return Binding(settings=shown, versions=versions())
+    if settings.images is not None:
+        settings = settings.model_copy(update={"images": redact(settings.images)})
+    return Binding(settings=settings, versions=versions())
 
 
 @contextmanager
 def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
-    """Yield a model's file name and its name in memory. A model in memory gets a file, which a child can read."""
+    """Yield a model's file name and its name in memory, for which it gets a file that a child can read."""
     if isinstance(model, Path | Url):
         yield as_typed(model), ""
         return
@@ -182,29 +183,27 @@ def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
         yield str(here.path), here.name.strip("<>")
 
 
-def _measured(
-    job: Job, profile: Profile, progress: Tell | None, source: ImageSource | None, saver: Saver | None
-) -> tuple[Evidence, Context | None]:
+def _measured(run: QuestionRun, model: Path, profile: Profile, saver: Saver | None) -> tuple[Evidence, Context | None]:
     """Return evidence and published context."""
-    LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
-    tell_stage(progress, "opening the model and the images")
-    inputs = read_inputs(job, opener(source))
+    LOG.info("%s: opening model, %s", model, redact(run.options.images or "bundled photos"))
+    inputs = run.read(model)
     with decode(inputs, stops=likely_stops(profile)) as decoded:
-        tell_stage(progress, "loading the model")
+        run.tell("loading the model")
         first = take_probe(decoded)  # the next ones are decoded while the session opens
         opened = open_sessions(inputs)
         _log_opened(opened)
-        tell_stage(progress, "trying the model on a few images")
+        run.tell("trying the model on a few images")
         watch = None if saver is None else saver.add
         kept = FirstImages()
-        facts, total, is_decided = until_decided(opened, profile, chain(first, decoded), progress, watch, kept)
+        facts, total, is_decided = until_decided(opened, profile, chain(first, decoded), run.progress, watch, kept)
     facts = with_references(facts, reference_runs(opened, kept))
-    (evidence,) = conclude(job, facts, total, profile, decided=is_decided)
+    (evidence,) = conclude(inputs.job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)
 
 
 def _log_opened(opened: Opened) -> None:
-    (model, *_), (runner, *_) = opened.models, opened.runners
+    model = opened.models[0]
+    runner = opened.runners[0]
     tensor = model.representation
     LOG.info("%s: tensor %s by rule %s, pooling %s", model.path, tensor.tensor, tensor.rule, tensor.pool)
     LOG.info("%s: preprocessing from %s", model.path, opened.preprocessing.source)
@@ -212,7 +211,7 @@ def _log_opened(opened: Opened) -> None:
 
 
 def published_of(contract: Contract | None) -> Context | None:
-    """Return the published facts of a contract's checkpoint. None where nothing is published."""
+    """Return the published facts of a contract's checkpoint, or None where nothing is published."""
     if contract is None:
         return None
     source = contract.source

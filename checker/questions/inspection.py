@@ -1,4 +1,4 @@
-"""Find what a check would measure in a file. Also find whether it can pass; nothing of it runs."""
+"""Find what a check would measure in a file, and whether it can pass. Nothing of it runs."""
 
 from __future__ import annotations  # help() names the types as the package does
 
@@ -66,7 +66,7 @@ class Inspected(Shown, Frozen):
 
 @frozen
 class Inspection:
-    """A model file as a check would read it. Nothing of it has run."""
+    """A model file as a check would read it, of which nothing has run."""
 
     model: ModelFile
     preprocessing: PreprocessingFacts | None
@@ -78,7 +78,7 @@ class Inspection:
 
 
 def find_model(place: Place) -> Place:
-    """Return the file or URL, or a folder's only ONNX file. The folder's folder `onnx` counts, too.
+    """Return the file or URL, or the only ONNX file of a folder and its folder `onnx`.
 
     Raises:
         UsageError: a folder with no model or several.
@@ -93,7 +93,10 @@ def find_model(place: Place) -> Place:
             f"{place}: no .onnx file found in the folder, or in its folder onnx; one is needed",
             f"find {quoted(place)} -name '*.onnx'",
         )
-    listed = ", ".join(str(path.relative_to(place)) for path in models[:LISTED]) + ", …" * (len(models) > LISTED)
+    names = [str(path.relative_to(place)) for path in models[:LISTED]]
+    if len(models) > LISTED:
+        names.append("…")
+    listed = ", ".join(names)
     likely = min(models, key=lambda path: (takes_no_image(path), len(path.name)))
     raise UsageError(
         f"{place}: number of models in the folder is {len(models)} ({listed}); inspect takes one",
@@ -104,22 +107,23 @@ def find_model(place: Place) -> Place:
 def inspect_model(
     path: Path, profile: Profile, *, tensor: str | None = None, pool: str | None = None, preprocess: str | None = None
 ) -> Inspection:
-    """Open a model and foresee whether it can pass. Its preprocessing is found, too.
+    """Open a model, find its preprocessing, and foresee whether it can pass.
 
     Raises:
         UsageError, CannotAssessError: as `open_model`; for `preprocess` as `find_preprocessing`.
     """
     model = open_model(path, tensor=tensor, pool=pool)
     contract, stated_by = stated_in(model.contract)
-    preprocessing, fault = None, None
+    preprocessing = None
+    fault = None
     try:
         preprocessing = find_preprocessing(path, preprocess, contract, model.image_input.size, stated_by=stated_by)
     except UsageError as error:  # everything else can be shown
         if preprocess is not None:
             raise
         fault = error
-    can_pass = _can_pass(model, preprocessing, fault, profile)
-    return Inspection(model, preprocessing, "" if fault is None else _without_file(path, fault), profile, can_pass)
+    why = "" if fault is None else _without_file(path, fault)
+    return Inspection(model, preprocessing, why, profile, _can_pass(model, preprocessing, fault, profile))
 
 
 def inspect(
@@ -131,7 +135,7 @@ def inspect(
     thresholds: str | Path | Profile | None = None,
     limits: Limits = NO_LIMITS,
 ) -> Inspected:
-    """Inspect what a check would measure in a file. Also find whether the file can pass; nothing is measured.
+    """Find what a check would measure in a file, and whether the file can pass; nothing is measured.
 
     Args:
         model: path of the ONNX file, or of a folder with one in it or in its folder onnx; or an address as in
@@ -156,17 +160,19 @@ def inspected(
     """Inspect a file in this process; of an address, a copy that is removed at the end."""
     with on_this_machine(parse_address(model), preprocess=preprocess) as here:
         inspection = inspect_model(here.path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
-        origin = {"origin": here.origin.model_dump()} if here.origin else {}
-        found = Inspected(
+        facts = inspect_json(inspection)
+        if here.origin:
+            facts["origin"] = here.origin.model_dump()
+        result = Inspected(
             file=str(here.path),
             digest=inspection.model.digest,
             tensor=inspection.model.representation.tensor,
             can_pass=inspection.can_pass,
-            facts=inspect_json(inspection) | origin,
+            facts=facts,
         )
     if not here.names:
-        return found
-    return Inspected.model_validate(_with_texts(found.model_dump(mode="json"), here.shown))
+        return result
+    return Inspected.model_validate(_with_texts(result.model_dump(mode="json"), here.shown))
 
 
 def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
@@ -175,13 +181,20 @@ def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
         return change(value)
     if isinstance(value, dict):
         return {key: _with_texts(inner, change) for key, inner in value.items()}
-    return [_with_texts(inner, change) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_with_texts(inner, change) for inner in value]
+    return value
 
 
 def inspect_json(inspection: Inspection) -> Fields:
     """Return an inspection as JSON values. Every form shows them."""
-    model, chosen, preprocessing = inspection.model, inspection.model.representation, inspection.preprocessing
+    model = inspection.model
+    chosen = model.representation
     others = (candidate for candidate in model.candidates if candidate.tensor != chosen.tensor)
+    preprocessing = None
+    if inspection.preprocessing is not None:
+        keys = ("field", "value", "source")
+        preprocessing = [dict(zip(keys, row, strict=True)) for row in inspection.preprocessing.fields]
     return {
         "schema": INSPECT_SCHEMA,
         "file": str(model.path),
@@ -200,8 +213,7 @@ def inspect_json(inspection: Inspection) -> Fields:
         "image_input": _fields(model.image_input, "name", "layout", "dtype", "batch", "height", "width"),
         "scaling": model.scaling and model.scaling.model_dump(mode="json"),
         "outputs": _all(model.outputs, "name", "dtype", "shape"),
-        "preprocessing": preprocessing
-        and [{"field": field, "value": value, "source": source} for field, value, source in preprocessing.fields],
+        "preprocessing": preprocessing,
         "preprocessing_not_known": inspection.why_no_preprocessing or None,
         "contract": model.contract and model.contract.model_dump(mode="json"),
         "profile": _fields(inspection.profile, "id", "digest"),
@@ -210,7 +222,7 @@ def inspect_json(inspection: Inspection) -> Fields:
 
 
 def unopened(path: Place, fault: RobustcheckError) -> Inspected:
-    """Return the inspection of an unreadable file. It has the error, and that the file can't pass."""
+    """Return the inspection of an unreadable file: the error, and that the file can't pass."""
     seen = _without_file(path, fault)
     # the reason's id is of no verdict
     why = Reason(id="not_assessable", kind="not_established", seen=seen, next_step=fault.hint)
@@ -233,7 +245,7 @@ def _all(items: Iterable[object], *names: str) -> list[Fields]:
 
 
 def _without_file(path: Place, fault: RobustcheckError) -> str:
-    """Return an error's message without the file's name. The name is above it."""
+    """Return an error's message without the file's name, which is shown above it."""
     return fault.message.removeprefix(f"{path}: ")
 
 
@@ -243,8 +255,9 @@ def _can_pass(
     fault: UsageError | None,
     profile: Profile,
 ) -> CanPass:
-    """Foresee whether a file can pass. The verdict's own rule decides."""
-    facts, chosen = model_facts(model), model.representation
+    """Foresee whether a file can pass, by the verdict's own rule."""
+    facts = model_facts(model)
+    chosen = model.representation
     n_features = None if chosen.shape is None else chosen.shape[chosen.feature_axis]
     check = f"robustcheck {quoted(model.path)}"
     reasons = []
@@ -270,7 +283,7 @@ def _can_pass(
 
 
 def _next_step(name: str, model: ModelFile, facts: ModelFacts, profile: Profile, check: str) -> str:
-    """Return the next step that removes a reason. It is a command where possible."""
+    """Return the next step that removes a reason, a command where possible."""
     chosen = model.representation
     if name == "assumed_tensor":
         tensor = f" --tensor {quoted(chosen.tensor)}" if chosen.tensor_assumed else ""

@@ -15,7 +15,8 @@ import pytest
 from robustcheck_onnx.checker.core.evidence import Options
 from robustcheck_onnx.checker.core.statistics.definitions import STATISTIC_VERSION
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.questions.calibrate import run, terminal
+from robustcheck_onnx.checker.questions.calibrate import plan as planning
+from robustcheck_onnx.checker.questions.calibrate import run
 from robustcheck_onnx.thresholds import profile, results, tables
 from robustcheck_onnx.thresholds.results import Result
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
@@ -41,7 +42,10 @@ def suite(tmp_path: Path) -> Opened:
 
 
 def keys(suite: Opened, images: str = "sha256:images", **options: Any) -> list[str]:
-    return [task.key for task in run.tasks(suite, run.Settings(Options(**options), suite.folder / "cache"), images)]
+    return [
+        task.key
+        for task in run.tasks(suite, run.CalibrationSettings(Options(**options), suite.folder / "cache"), images)
+    ]
 
 
 def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch: Patch) -> None:
@@ -71,7 +75,9 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
     )
 
     def exports() -> tuple[run.Task, ...]:
-        return run.tasks(open_suite(tmp_path / "s.toml"), run.Settings(Options(), tmp_path / "cache"), "sha256:images")
+        return run.tasks(
+            open_suite(tmp_path / "s.toml"), run.CalibrationSettings(Options(), tmp_path / "cache"), "sha256:images"
+        )
 
     for file in files:
         before = exports()
@@ -115,13 +121,13 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
     ready = suite.folder / "a.onnx"
     work = [replace(task(id), model=ready, export=None) for id in ("ready", "done")]
     work += map(task, sizes)
-    monkeypatch.setattr(terminal, "_sizes", lambda some: {each.member.id: sizes[each.member.id] for each in some})
-    device = {"device": terminal.device_name("cpu")}
+    monkeypatch.setattr(planning, "_sizes", lambda some: {each.member.id: sizes[each.member.id] for each in some})
+    device = {"device": planning.device_name("cpu")}
     measured = Result.model_construct(
         id="done", key="k", tensor="representation", tensors=("representation",), execution=device, wall_s=2.0,
         n_images=10, size_bytes=1000,
     )  # fmt: skip
-    made = terminal.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
+    made = planning.plan(work, [measured], run.CalibrationSettings(Options(device="cpu"), suite.folder), 50, "sha256:i")
     size = ready.stat().st_size
     assert [(r.id, r.state, r.download_bytes, r.disk_bytes, r.passes, r.fault) for r in made.rows] == [
         ("ready", "ready file", 0, 0, 50, ""), ("done", "measured", 0, 0, 0, ""),
@@ -131,10 +137,10 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
     bytes_ = [(each.estimate_s or 0) / (2 / 10 / 1000 * 50) for each in made.rows]
     assert bytes_ == pytest.approx([size, 0, 80, 80, 0, 0])
     assert [each.estimate_s is None for each in made.rows] == [not each for each in bytes_]
-    assert raised(UsageError, "suite entry unknown: no such model", terminal.refuse_unknown, work).hint == "others"
+    assert raised(UsageError, "suite entry unknown: no such model", planning.refuse_unknown, work).hint == "others"
     sizes["known"] = {"missing": "timm"}
     with pytest.raises(EnvironmentFaultError, match=r"1 of 5 models can't be planned: .* only with timm installed"):
-        terminal.plan(work, [measured], run.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
+        planning.plan(work, [measured], run.CalibrationSettings(Options(device="cpu"), suite.folder), 50, "sha256:i")
 
 
 EXPORTS = {

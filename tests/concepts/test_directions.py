@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from robustcheck_onnx.checker.questions.concepts import directions, document, run
 from robustcheck_onnx.checker.questions.concepts.directions import (
-    Measured,
+    SearchResult,
     average_precisions,
     of_features,
     rank,
@@ -103,7 +103,7 @@ def test_average_precision_is_its_definition() -> None:
     assert_allclose(truth, 1)
 
 
-def noise(seed: int, n: int, d: int, counts: list[int], n_shuffles: int = 99, *, times: int = 1) -> Measured:
+def noise(seed: int, n: int, d: int, counts: list[int], n_shuffles: int = 99, *, times: int = 1) -> SearchResult:
     """Representations and labels that have nothing to do with each other; each label so many times."""
     rng = default_rng(seed)
     positives = [rng.permutation(n)[:count] for count in counts] * times

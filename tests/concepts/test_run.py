@@ -13,7 +13,7 @@ from PIL import Image
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.questions.concepts.document import CLAIM, ConceptsReport
-from robustcheck_onnx.checker.questions.concepts.run import ConceptSet, open_concepts
+from robustcheck_onnx.checker.questions.concepts.sets import ConceptSet, open_concepts
 from robustcheck_onnx.checker.text import sha256_of
 from support import Capture, Fields, Patch, but, levels, lookup, onnx_models, raised, refused, robustcheck, stores
 from support.onnx_models import written

@@ -12,9 +12,9 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.core.model.layers import Layers, build_layers
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
-from robustcheck_onnx.checker.questions.scan import run as scan
+from robustcheck_onnx.checker.questions.scan import blocks, run
+from robustcheck_onnx.checker.questions.scan.blocks import ScanPlan, measuring_model
 from robustcheck_onnx.checker.questions.scan.document import ScanReport
-from robustcheck_onnx.checker.questions.scan.run import Plan, measuring_model
 from support import Capture, Fields, Patch, normal, raised, robustcheck
 from support.comparisons import numbers
 from support.onnx_models import save, weight, written
@@ -82,7 +82,7 @@ def test_a_changed_output_is_said(small: Path, monkeypatch: Patch) -> None:
         weight.raw_data = (1.01 * onnx.numpy_helper.to_array(weight)).tobytes()
         return dataclasses.replace(changed, graph=changed.graph.changed(proto))
 
-    monkeypatch.setattr(scan, "measuring_model", meddle)
+    monkeypatch.setattr(run, "measuring_model", meddle)
     report, _ = scanned(small)
     assert not report.model.output_unchanged
     assert report.model.output_difference > 1e-3
@@ -136,10 +136,10 @@ def test_a_gpu_gives_the_same_numbers(small: Path) -> None:
 def test_rows_of_another_width_than_planned_are_refused(small: Path, monkeypatch: Patch) -> None:
     """As where the number of tokens depends on the images: cut as planned, numbers would stand in others' places."""
 
-    def one_less(model: Any, plan: Plan) -> Any:
+    def one_less(model: Any, plan: ScanPlan) -> Any:
         return measuring_model(model, plan._replace(taps=plan.taps[1:]))
 
-    monkeypatch.setattr(scan, "measuring_model", one_less)
+    monkeypatch.setattr(run, "measuring_model", one_less)
     raised(CannotAssessError, r"statistics of an image are \d+ numbers; \d+ were planned", scanned, small)
 
 
@@ -219,7 +219,7 @@ def blocks_of(text: str, end: str, **shapes: tuple[int, ...]) -> list[tuple[str,
     layers, nodes = layers_of(text)
     order = {name: i for i, node in enumerate(nodes) for name in node.output}
     known = dict.fromkeys(order, (2, 16, 4, 4)) | shapes
-    return list(scan.residual_blocks(layers, scan.find_residuals(layers, nodes, end), known, order).items())
+    return list(blocks.residual_blocks(layers, blocks.find_residuals(layers, nodes, end), known, order).items())
 
 
 def test_residual_blocks_by_rule() -> None:
@@ -281,8 +281,8 @@ def test_without_residual_blocks_layers_are_cut_where_shapes_change() -> None:
         a = Conv(image, w); b = Relu(a); c = MaxPool(b, kernel_shape=[2, 2]); d = Conv(c, w); e = Relu(d)
         f1 = Conv(e, w); f2 = Conv(e, w); g = Concat(f1, f2, axis=1); h = GlobalAveragePool(g); end = Flatten(h)
     """)
-    passages = scan.find_passages(layers, nodes, "end")
+    passages = blocks.find_passages(layers, nodes, "end")
     assert passages == list("abcdegh")
     rows = (2, 8, 8, 8), (2, 8, 8, 8), (2, 8, 4, 4), (2, 16, 4, 4), (2, 16, 4, 4), (2, 32, 4, 4), (2, 32, 1, 1)
-    found = scan.stage_blocks(layers, passages, dict(zip(passages, rows, strict=True)))
+    found = blocks.stage_blocks(layers, passages, dict(zip(passages, rows, strict=True)))
     assert list(found.items()) == [(name, "stage") for name in "beg"]

@@ -6,7 +6,7 @@ import onnxruntime as ort
 import scipy.stats
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.questions.scan import taps
+from robustcheck_onnx.checker.questions.scan import nodes
 from robustcheck_onnx.checker.questions.scan.document import LayerStatistics
 from robustcheck_onnx.checker.questions.scan.taps import Depth, Tap
 from support import normal
@@ -20,10 +20,10 @@ def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FL
     dims = ["batch" if axis == batch else n for axis, n in enumerate(values.shape)]
     proto = written("t = Identity(x)", ("t", kind, dims), before="", inputs=[("x", kind, dims)], opset=opset)
     proto.ir_version = 8
-    taps.add_scan(proto, [tap], kind == TensorProto.DOUBLE, opset)
+    nodes.add_scan(proto, [tap], kind == TensorProto.DOUBLE, opset)
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    (rows,) = session.run([taps.OUTPUT], {"x": values})
+    (rows,) = session.run([nodes.OUTPUT], {"x": values})
     assert rows.shape == (values.shape[batch], tap.n_numbers)
     state = Depth(tap)
     state.update(rows[:2])

@@ -17,8 +17,8 @@ from scipy import special, stats
 from robustcheck_onnx.checker.core.statistics.definitions import wilson
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.questions.shift import robustness, sets
+from robustcheck_onnx.checker.questions.shift.classes import synset_index
 from robustcheck_onnx.checker.questions.shift.robustness import SetResult, Shifted, agree, compare_sets, effective
-from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, preprocess
 from robustcheck_onnx.thresholds import DATA, published
 from robustcheck_onnx.thresholds.published import IMAGENET
 from robustcheck_onnx.thresholds.suite import open_suite
@@ -35,6 +35,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
     """Independent path: the torch model on the exporter's pixels gives the same top-1 for each image."""
     torch = pytest.importorskip("torch", reason="extra `export` is not installed")
     from robustcheck_onnx.exporters import demo
+    from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, preprocess
 
     shifted = load("studies/make_shifted").write(str(PHOTOS), tmp_path)
     words = [BIN / "robustcheck", "shift", efficientnet_lite0, "--in", PHOTOS, "--shifted", *shifted.values(), "-qq"]
@@ -52,7 +53,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(efficientnet_lite0: 
     model = demo.efficientnet_lite0()
     for place, result in ((PHOTOS, real["in_distribution"]), (shifted["sketch"], real["shifted"][0]["result"])):
         source = open_images(str(place))
-        known = [sets.synset_index()[label] for label in sets.labels_of(source)]
+        known = [synset_index()[label] for label in sets.labels_of(source)]
         batch = np.stack([preprocess(fields, Image.open(entry.origin)) for entry in source.entries])
         with torch.no_grad():
             truth = model(torch.from_numpy(batch))["logits"].argmax(dim=1)
@@ -66,7 +67,7 @@ CODES = [(code // 32 * 8, code % 32 * 8, 0) for code in range(1000)]
 def _coded_images(folder: Path, share_right: float, *, start: int) -> None:
     """Two images of every class, in folders of its synset id; `share_right` of them show its colour."""
     rng = default_rng(start)
-    for synset, index in sets.synset_index().items():
+    for synset, index in synset_index().items():
         (folder / synset).mkdir(parents=True)
         for copy in (start, start + 1):
             red, green, _ = CODES[index if rng.random() < share_right else (index + 1) % 1000]

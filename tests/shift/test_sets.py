@@ -11,15 +11,8 @@ import pytest
 
 from robustcheck_onnx.checker.core.evidence import CLIP
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.questions.shift import sets
-from robustcheck_onnx.checker.questions.shift.sets import (
-    Scores,
-    class_map,
-    class_scores,
-    is_correct,
-    parse_call,
-    parse_spec,
-)
+from robustcheck_onnx.checker.questions.shift.classes import Scores, class_map, is_correct, synset_index
+from robustcheck_onnx.checker.questions.shift.sets import class_scores, parse_call, parse_spec
 from robustcheck_onnx.thresholds.published import IMAGENET
 from support import raised, refused
 
@@ -92,7 +85,7 @@ def test_the_class_table_is_timms() -> None:
         pytest.skip("extra `export` is not installed")
     folder = Path(found.origin).parent / "data" / "_info"
     synsets = (folder / "imagenet_synsets.txt").read_text().split()
-    assert sets.synset_index() == {synset: index for index, synset in enumerate(synsets)}
+    assert synset_index() == {synset: index for index, synset in enumerate(synsets)}
     for word, letter in (("imagenet-r", "r"), ("imagenet-a", "a")):
         truth = [int(index) for index in (folder / f"imagenet_{letter}_indices.txt").read_text().split()]
         subset = class_map(word, [synsets[truth[0]]], IN1K, where="here")

@@ -314,7 +314,7 @@ def calibrate(
         rows, failed = measured_before(from_evidence, opened)
     else:
         assert opened is not None
-        settings = run.Settings(
+        settings = run.CalibrationSettings(
             options=call.settings.options,
             cache=cache or run.cache_folder(),
             engine=engine,

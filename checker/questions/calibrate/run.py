@@ -55,8 +55,8 @@ RECORD = "export.json"  # next to a cached export and written after it: without 
 
 
 @frozen
-class Settings:
-    """The settings of a calibration's measurements. Where exports are kept is among them."""
+class CalibrationSettings:
+    """What a calibration measures with, and where it keeps exports."""
 
     options: Options
     cache: Path
@@ -69,7 +69,7 @@ class Settings:
 
 @frozen
 class Task:
-    """One model of the suite, with its measurement's key. Its ONNX file may have to be exported first."""
+    """One model of the suite, which may have to be exported first, and the key of its measurement."""
 
     member: Member
     model: Path
@@ -81,25 +81,22 @@ class Task:
 
     @property
     def is_exported(self) -> bool:
-        """Whether the ONNX file is there and complete."""
-        return self.export is None or ((self.model.parent / RECORD).is_file() and self.model.is_file())
+        """Return whether the ONNX file is there and complete."""
+        return self.export is None or (self.model.with_name(RECORD).is_file() and self.model.is_file())
 
     @property
     def is_to_export(self) -> bool:
-        """Whether the ONNX file has to be exported first."""
+        """Return whether the ONNX file has to be exported first."""
         return not (self.fault or self.is_exported)
 
 
 def cache_folder() -> Path:
-    """Return the default folder of exports.
-
-    It is in the user's cache folder; a calibration that was killed goes on from it.
-    """
+    """Return the default folder of exports, from which a calibration that was killed goes on."""
     return platformdirs.user_cache_path("robustcheck") / "exports"
 
 
 def check_labels(suite: Opened) -> None:
-    """Raise UsageError unless the suite has both labels. Nothing could be fitted to one."""
+    """Raise UsageError unless the suite has both labels: nothing could be fitted to one."""
     for label in ("present", "absent"):
         if not any(member.label == label for member in suite.members):
             raise UsageError(
@@ -108,8 +105,8 @@ def check_labels(suite: Opened) -> None:
             )
 
 
-def image_set(settings: Settings) -> tuple[str, int]:
-    """Digest and number of the images of a calibration. The digest is the sha256 over the images' sorted digests.
+def image_set(settings: CalibrationSettings) -> tuple[str, int]:
+    """Return the sha256 over the sorted digests of a calibration's images, and their number.
 
     Raises UsageError, CannotAssessError, EnvironmentFaultError as `images.open_images`.
     """
@@ -120,13 +117,14 @@ def image_set(settings: Settings) -> tuple[str, int]:
     return digest_of_set(digests), len(source)
 
 
-def tasks(suite: Opened, settings: Settings, images_digest: str) -> tuple[Task, ...]:
+def tasks(suite: Opened, settings: CalibrationSettings, images_digest: str) -> tuple[Task, ...]:
     """Return the tasks of a suite. A model whose files can't be read becomes a task with a fault."""
+    options = settings.options
     measuring = {
         "images": images_digest,
-        "seed": settings.options.seed,
-        "max_bad": settings.options.max_bad,
-        "device": settings.options.device,
+        "seed": options.seed,
+        "max_bad": options.max_bad,
+        "device": options.device,
         "statistic_version": STATISTIC_VERSION,
         "alpha": profiles.load().alpha,
         "versions": versions_of(MEASURING),
@@ -155,7 +153,7 @@ def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any
 
 
 def _export_inputs(folder: Path, entry: Entry) -> Fields:
-    """Return everything that influences an export. These are its arguments, the files that it reads, the versions."""
+    """Return everything that influences an export: its arguments, the files that it reads, the versions."""
     assert entry.source is not None
     weights = weights_path(folder, entry)
     inputs: Fields = {
@@ -167,17 +165,18 @@ def _export_inputs(folder: Path, entry: Entry) -> Fields:
         "head": entry.head,
         "versions": versions_of((*EVERY_EXPORT, *EXPORTERS[entry.source])),
     }
-    if str(entry.name).startswith("local-dir:"):
-        weights_folder = folder / str(entry.name).partition(":")[2]
-        inputs["files"] = {path.name: file_digest(path) for path in sorted(weights_folder.glob("*")) if path.is_file()}
+    before, _, after = str(entry.name).partition(":")
+    if before == "local-dir":
+        files = [path for path in sorted((folder / after).glob("*")) if path.is_file()]
+        inputs["files"] = {path.name: file_digest(path) for path in files}
     if entry.source == "torch":
-        module = folder / (str(entry.name).partition(":")[0].replace(".", "/") + ".py")
+        module = folder / (before.replace(".", "/") + ".py")
         inputs["code"] = file_digest(module) if module.is_file() else ""
     return inputs
 
 
 def weights_path(folder: Path, entry: Entry) -> Path | None:
-    """Return the checkpoint file of an entry. None where its weights are a library's tag."""
+    """Return the checkpoint file of an entry, or None where its weights are a library's tag."""
     if not entry.weights:
         return None
     path = folder / entry.weights
@@ -199,7 +198,7 @@ def _key(content: Mapping[str, Any]) -> str:
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of this package and others. Whichever distribution brought it, and what else is installed."""
+    """Return the versions of this package and of those of the others that are installed."""
     versions = {"robustcheck-onnx": VERSION}
     for name in names:
         with suppress(metadata.PackageNotFoundError):  # one of the two ONNX Runtime wheels, or an exporter
@@ -221,12 +220,12 @@ def measure(
     suite: Opened,
     work: Sequence[Task],
     rows: list[Result],
-    settings: Settings,
+    settings: CalibrationSettings,
     table: Path,
     tell: TellLine,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, RobustcheckError]:
-    """Export and measure every model without rows. Its rows are added to the table as soon as it is measured.
+    """Export and measure every model without rows, and add its rows to the table as soon as it is measured.
 
     Args:
         suite, work: the suite and its tasks.
@@ -246,7 +245,8 @@ def measure(
     _run((Job(Path("none.onnx"), settings.options),), settings)  # raises what the engine would, before the exports
     failed = {task.member.id: task.fault for task in work if task.fault is not None}
     todo = [task for task in work if task.fault is None and not done(task, rows)]
-    tell(f"{len(work)} models: {len(work) - len(todo) - len(failed)} measured before, {len(todo)} to do")
+    n_before = len(work) - len(todo) - len(failed)
+    tell(f"{len(work)} models: {n_before} measured before, {len(todo)} to do")
     jobs: dict[Job, list[Task]] = {}
 
     def fail(task: Task, fault: RobustcheckError) -> None:
@@ -262,7 +262,8 @@ def measure(
         except RobustcheckError as fault:
             fail(task, fault)
     tell_stage(progress, f"measuring, 0 of {len(jobs)} models done")
-    for n_done, outcome in enumerate(_run(tuple(jobs), settings, tell) if jobs else (), 1):
+    outcomes = _run(tuple(jobs), settings, tell) if jobs else ()
+    for n_done, outcome in enumerate(outcomes, 1):
         tell_stage(progress, f"measuring, {n_done} of {len(jobs)} models done")
         for task in jobs[outcome.job]:
             if outcome.error is not None:
@@ -278,7 +279,7 @@ def measure(
     return failed
 
 
-def _run(jobs: tuple[Job, ...], settings: Settings, tell: TellLine = LOG.warning) -> Iterator[Outcome]:
+def _run(jobs: tuple[Job, ...], settings: CalibrationSettings, tell: TellLine = LOG.warning) -> Iterator[Outcome]:
     return run_jobs(
         jobs,
         profiles.load(),
@@ -295,9 +296,7 @@ def _export(folder: Path, task: Task) -> None:
 
     Raises UsageError, CannotAssessError, EnvironmentFaultError with the exporter's message and hint.
     """
-    entry, cache = task.member.entry, task.model.parent
-    assert entry.source is not None
-    assert entry.name is not None
+    cache = task.model.parent
     try:
         if cache.is_relative_to(cache_folder()):
             cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -306,17 +305,8 @@ def _export(folder: Path, task: Task) -> None:
         raise EnvironmentFaultError(
             f"{cache}: cache folder can't be made ({fault.strerror}); exports are kept there", "--cache FOLDER"
         ) from fault
-    call = [entry.source, entry.name, "-o", str(task.model.resolve())]
-    weights = weights_path(folder, entry)
-    if entry.weights:
-        call += ["--weights", entry.weights if weights is None else str(weights.resolve())]
-    if entry.random_weights:
-        call.append("--random-weights")
-    if entry.preprocessing:
-        call += ["--preprocess", str((folder / entry.preprocessing).resolve())]
-    if entry.head:
-        call += ["--head", entry.head]
-    command = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", *call]
+    arguments = _export_arguments(folder, task)
+    command = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", *arguments]
     # the user's own code (source torch) is found next to the suite
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
@@ -331,18 +321,34 @@ def _export(folder: Path, task: Task) -> None:
     if process.returncode == 0:
         write_atomically(cache / RECORD, json.dumps(dict(task.export or {}), indent=1, sort_keys=True) + "\n")
         return
-    labelled = dict(line.partition(": ")[::2] for line in stderr.splitlines())
-    message = labelled.get("error", (stderr.strip().splitlines() or ["the export said nothing"])[-1][:200])
-    hint = labelled.get("hint", shlex.join(["robustcheck", "export", *call]))
     if process.returncode < 0:
-        message = f"{task.member.id}: export was ended by signal {-process.returncode}; often for lack of memory"
-        hint = "free -h"
+        signal = -process.returncode
+        message = f"{task.member.id}: export was ended by signal {signal}; often for lack of memory"
+        raise CannotAssessError(message, "free -h")
+    labelled = dict(line.partition(": ")[::2] for line in stderr.splitlines())
+    last_line = (stderr.strip().splitlines() or ["the export said nothing"])[-1]
     kind = {2: UsageError, 4: EnvironmentFaultError}.get(process.returncode, CannotAssessError)
-    raise kind(message, hint)
+    raise kind(labelled.get("error", last_line[:200]), labelled.get("hint", shlex.join(["robustcheck", *arguments])))
 
 
-def _job(folder: Path, task: Task, settings: Settings) -> Job:
-    """Return the job that measures all contract tensors. Without a contract, the one found by rule."""
+def _export_arguments(folder: Path, task: Task) -> list[str]:
+    """Return the command line of `robustcheck export` for a model."""
+    entry = task.member.entry
+    arguments = ["export", str(entry.source), str(entry.name), "-o", str(task.model.resolve())]
+    if entry.weights:
+        file = weights_path(folder, entry)
+        arguments += ["--weights", entry.weights if file is None else str(file.resolve())]
+    if entry.random_weights:
+        arguments.append("--random-weights")
+    if entry.preprocessing:
+        arguments += ["--preprocess", str((folder / entry.preprocessing).resolve())]
+    if entry.head:
+        arguments += ["--head", entry.head]
+    return arguments
+
+
+def _job(folder: Path, task: Task, settings: CalibrationSettings) -> Job:
+    """Return the job that measures all contract tensors, or without a contract the one found by rule."""
     entry = task.member.entry
     file = read_onnx(task.model)
     contract = parse_contract(file.proto, str(task.model))
@@ -350,8 +356,9 @@ def _job(folder: Path, task: Task, settings: Settings) -> Job:
     if contract is not None:
         # None: the representation by rule, as a check finds it; the other by its name
         tensors = tuple(None if t == TENSORS[0] else t for t in TENSORS if t in contract.tensors)
-    ready = entry.model is not None and entry.preprocessing
-    preprocess = str(folder / str(entry.preprocessing)) if ready else None
+    preprocess = None
+    if entry.model is not None and entry.preprocessing:
+        preprocess = str(folder / entry.preprocessing)
     return Job(task.model, settings.options.model_copy(update={"preprocess": preprocess}), tensors)
 
 
@@ -380,12 +387,12 @@ def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
 
 
 def superseded(path: Path) -> Path:
-    """The table of the rows that newer measurements replace."""
+    """Return the table of the rows that newer measurements replace."""
     return path.with_name(f"{path.stem}.superseded{path.suffix}")
 
 
 def append(path: Path, rows: Sequence[Result]) -> None:
-    """Add rows to the table in one write. They are on the disk when this returns.
+    """Add rows to the table in one write, and return when they are on the disk.
 
     Raises EnvironmentFaultError: no space, or no right to write.
     """
@@ -403,7 +410,7 @@ def append(path: Path, rows: Sequence[Result]) -> None:
 
 
 def done(task: Task, rows: Iterable[Result]) -> tuple[Result, ...]:
-    """Return the rows of a task, one per tensor. There are none unless all have the task's key."""
+    """Return the rows of a task, one per tensor, or none unless all have the task's key."""
     own = {row.tensor: row for row in rows if task.key and (row.id, row.key) == (task.member.id, task.key)}
     complete = own and all(set(row.tensors) <= set(own) for row in own.values())
     return tuple(own[tensor] for tensor in sorted(own)) if complete else ()
@@ -413,7 +420,13 @@ def row_of(
     suite: Opened, task: Task, tensor: str, tensors: Sequence[str | None], evidence: Evidence, wall_s: float
 ) -> Result:
     """Make a row of the results table. The evidence is about one of the `tensors` that were measured together."""
-    member, s, model, images = task.member, evidence.statistics, evidence.model, evidence.images
+    member = task.member
+    model = evidence.model
+    images = evidence.images
+    numbers = evidence.statistics
+    statistics = {}
+    for name in STATISTICS:
+        statistics[name] = Measured(**{end: rounded(value) for end, value in getattr(numbers, name)})
     return Result(
         id=member.id,
         tensor=tensor,
@@ -434,10 +447,10 @@ def row_of(
         n_skipped=images.n_skipped,
         image_findings=tuple(finding.id for finding in images.sanity.findings),
         seed=images.seed,
-        **{name: getattr(s, name) for name in OF_STATISTICS},
-        statistics={name: Measured(**{end: rounded(value) for end, value in getattr(s, name)}) for name in STATISTICS},
-        context={name: rounded(getattr(s, name)) for name in CONTEXT},
-        persistent=tuple(feature.index for feature in s.persistent),
+        **{name: getattr(numbers, name) for name in OF_STATISTICS},
+        statistics=statistics,
+        context={name: rounded(getattr(numbers, name)) for name in CONTEXT},
+        persistent=tuple(feature.index for feature in numbers.persistent),
         versions=versions_of(MEASURING),
         execution=evidence.execution.model_dump(mode="json"),
         date=datetime.now(UTC).date().isoformat(),
@@ -446,7 +459,7 @@ def row_of(
 
 
 def labels_of(member: Member) -> Fields:
-    """Return a row's fields from the suite. The others come from the measurement."""
+    """Return the fields of a row that come from the suite, not from the measurement."""
     pp = member.effective_robustness_pp
     return {
         "checkpoint": member.checkpoint,
@@ -459,9 +472,6 @@ def labels_of(member: Member) -> Fields:
 
 def relabelled(rows: Iterable[Result], suite: Opened) -> tuple[Result, ...]:
     """Return the rows with the suite's current labels."""
-    members = {member.id: member for member in suite.members}
-    return tuple(
-        row.model_copy(update={**labels_of(members[row.id]), "suite": suite.suite.name, "suite_digest": suite.digest})
-        for row in rows
-        if row.id in members
-    )
+    labels = {member.id: labels_of(member) for member in suite.members}
+    of_suite = {"suite": suite.suite.name, "suite_digest": suite.digest}
+    return tuple(row.model_copy(update=labels[row.id] | of_suite) for row in rows if row.id in labels)

@@ -47,13 +47,13 @@ BEST = 5  # directions named of a concept
 
 def search(
     h: Floats,
-    directions: Directions,
+    directions: SearchedDirections,
     positives: Sequence[npt.NDArray[np.integer]],
     *,
     n_shuffles: int,
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
-) -> Measured:
+) -> SearchResult:
     """Measure the AP along all directions. Labels are taken as they are and shuffled.
 
     Time grows with directions × shuffles × the positives of all concepts; memory with images × `directions.BLOCK`.
@@ -68,23 +68,26 @@ def search(
     """
     n_concepts = len(positives)
     shuffles = permutations(len(h), n_shuffles, seed)
-    ap, is_plus = np.empty((n_concepts, directions.n)), np.empty((n_concepts, directions.n), bool)
+    ap = np.empty((n_concepts, directions.n))
+    is_plus = np.empty((n_concepts, directions.n), bool)
     shuffled = np.zeros((n_shuffles, n_concepts))
     for start, scores in directions.blocks(h):
-        ranked, end = rank(scores), start + len(scores)
+        ranked = rank(scores)
+        block = slice(start, start + len(scores))
         for concept, images in enumerate(positives):
             plus, minus = np.squeeze(average_precisions(ranked, images[np.newaxis]), -1)
-            ap[concept, start:end], is_plus[concept, start:end] = np.maximum(plus, minus), plus >= minus
+            ap[concept, block] = np.maximum(plus, minus)
+            is_plus[concept, block] = plus >= minus
             some = max(1, BLOCK_VALUES // (len(images) * len(scores)))
             for first in range(0, n_shuffles, some):
                 part = slice(first, first + some)
                 best = np.maximum(*average_precisions(ranked, shuffles[part, images])).max(axis=0)
                 shuffled[part, concept] = np.maximum(shuffled[part, concept], best)
-        progress(end)
-    return Measured(ap, is_plus, shuffled, compare(ap.max(axis=1), shuffled))
+        progress(block.stop)
+    return SearchResult(ap, is_plus, shuffled, compare(ap.max(axis=1), shuffled))
 
 
-class Directions(NamedTuple):
+class SearchedDirections(NamedTuple):
     """Directions of the space of representations."""
 
     of: Of
@@ -95,10 +98,7 @@ class Directions(NamedTuple):
     n: int
 
     def blocks(self, h: Floats) -> Iterator[tuple[int, Array]]:
-        """Yield the scores h·v, some directions at a time.
-
-        Each block is the number of its first direction, and (direction, image) float64.
-        """
+        """Yield blocks of scores h·v: the number of the first direction, and (direction, image) float64."""
         for start in range(0, self.n, BLOCK):
             if self.vectors is None:
                 yield start, h[:, start : start + BLOCK].T.astype(np.float64)
@@ -108,39 +108,38 @@ class Directions(NamedTuple):
             yield start, np.ascontiguousarray(np.concatenate(parts).T)
 
 
-def of_head(weight: Array) -> Directions:
-    """Return the right singular vectors of a head.
-
-    Its (class, feature) weight is taken as it is; singular values above rounding count.
+def of_head(weight: Array) -> SearchedDirections:
+    """Return the right singular vectors of a head's (class, feature) weight whose singular value is above rounding.
 
     The paper's directions (Crabbé et al., TMLR 2024, section on concepts). Neither the bias nor a mean over classes is
     taken out.
     """
     _, values, rows = np.linalg.svd(weight, full_matrices=False)
     above = values > values[0] * max(weight.shape) * np.finfo(np.float32).eps
-    return Directions("head", rows[above].T, values[above], int(above.sum()))
+    return SearchedDirections("head", rows[above].T, values[above], int(above.sum()))
 
 
-def of_features(n_features: int) -> Directions:
-    """The features of the representation, one by one."""
-    return Directions("features", None, None, n_features)
+def of_features(n_features: int) -> SearchedDirections:
+    """Return the features of the representation, one by one."""
+    return SearchedDirections("features", None, None, n_features)
 
 
-def of_axes(h: Floats) -> Directions:
-    """Return the principal axes of (image, feature) representations. Those with a variance above rounding count.
+def of_axes(h: Floats) -> SearchedDirections:
+    """Return the principal axes of (image, feature) representations whose variance is above rounding.
 
-    They come from the images without their labels, so shuffled labels tell what chance gives along them, too.
+    The axes come from the images without their labels, so shuffled labels tell what chance gives along them, too.
     """
     centred = h.astype(np.float64)
     centred -= centred.mean(axis=0)
-    variances, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-    variances, vectors = variances[::-1], vectors[:, ::-1]
+    rising, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    variances = rising[::-1]
     above = variances > variances[0] * max(h.shape) * np.finfo(np.float32).eps ** 2
     above[len(h) - 1 :] = False  # n images about their mean span n − 1 directions
-    return Directions("axes", np.ascontiguousarray(vectors[:, above]), np.sqrt(variances[above]), int(above.sum()))
+    axes = np.ascontiguousarray(vectors[:, ::-1][:, above])
+    return SearchedDirections("axes", axes, np.sqrt(variances[above]), int(above.sum()))
 
 
-class Measured(NamedTuple):
+class SearchResult(NamedTuple):
     """What was found along all directions."""
 
     ap: Array
@@ -152,51 +151,53 @@ class Measured(NamedTuple):
     chance: Chance
 
     @property
-    def telling(self) -> Bools:
-        """(concept, direction): AP ≥ 0.9 and beyond chance."""
+    def is_beyond(self) -> Bools:
+        """Return whether the AP is 0.9 or more and beyond chance, (concept, direction)."""
         return (self.ap >= ENCODED_AP - ROUNDING) & (self.ap > self.chance.needed[:, np.newaxis])
 
 
-def judge(measured: Measured, names: Sequence[str], counts: Sequence[int]) -> tuple[Concept, ...]:
+def judge(measured: SearchResult, names: Sequence[str], counts: Sequence[int]) -> tuple[Concept, ...]:
     """Judge concepts; established ones first, then by AP.
 
     names, counts: of the concepts, and of their images.
     """
     quantiles = np.quantile(measured.shuffled, [0.5, 0.95, 1], axis=0)
-    concepts, telling = [], measured.telling.sum(axis=1).tolist()
+    is_beyond = measured.is_beyond
+    concepts = []
     for index, (concept, count) in enumerate(zip(names, counts, strict=True)):
-        ap, needed, n_telling = measured.ap[index], float(measured.chance.needed[index]), telling[index]
-        concepts.append(
-            Concept(
-                name=concept,
-                n_images=count,
-                ap=float(ap.max()),
-                encoded=bool(ap.max() >= ENCODED_AP - ROUNDING),
-                established=n_telling > 0,
-                needed=needed if np.isfinite(needed) else None,
-                p=float(measured.chance.p[index]),
-                chance=tuple(quantiles[:, index].tolist()),
-                n_directions=n_telling,
-                best=tuple(
-                    DirectionScore(direction=int(d), sign=1 if measured.is_plus[index, d] else -1, ap=float(ap[d]))
-                    for d in np.argsort(-ap, kind="stable")[:BEST]
-                ),
-            )
+        ap = measured.ap[index]
+        needed = float(measured.chance.needed[index])
+        n_directions = int(is_beyond[index].sum())
+        best = []
+        for direction in map(int, np.argsort(-ap, kind="stable")[:BEST]):
+            sign: Literal[1, -1] = 1 if measured.is_plus[index, direction] else -1
+            best.append(DirectionScore(direction=direction, sign=sign, ap=float(ap[direction])))
+        judged = Concept(
+            name=concept,
+            n_images=count,
+            ap=float(ap.max()),
+            encoded=bool(ap.max() >= ENCODED_AP - ROUNDING),
+            established=n_directions > 0,
+            needed=needed if np.isfinite(needed) else None,
+            p=float(measured.chance.p[index]),
+            chance=tuple(quantiles[:, index].tolist()),
+            n_directions=n_directions,
+            best=tuple(best),
         )
+        concepts.append(judged)
     return tuple(sorted(concepts, key=lambda c: (not c.established, -c.ap, c.name)))
 
 
-def direction_facts(measured: Measured, names: Sequence[str], directions: Directions, source: str) -> DirectionFacts:
-    """The directions that tell concepts, most concepts first. source: what the directions are, in words."""
-    beyond = measured.telling
-    telling = [
-        DirectionConcepts(
-            direction=int(index),
-            strength=None if directions.strengths is None else float(directions.strengths[index]),
-            concepts=tuple(names[i] for i in np.argsort(-measured.ap[:, index], kind="stable") if beyond[i, index]),
-        )
-        for index in np.flatnonzero(beyond.any(axis=0))
-    ]
+def direction_facts(
+    measured: SearchResult, names: Sequence[str], directions: SearchedDirections, source: str
+) -> DirectionFacts:
+    """Return the directions that tell concepts, most concepts first. source: what the directions are, in words."""
+    is_beyond = measured.is_beyond
+    telling = []
+    for index in map(int, np.flatnonzero(is_beyond.any(axis=0))):
+        concepts = [names[i] for i in np.argsort(-measured.ap[:, index], kind="stable") if is_beyond[i, index]]
+        strength = None if directions.strengths is None else float(directions.strengths[index])
+        telling.append(DirectionConcepts(direction=index, strength=strength, concepts=tuple(concepts)))
     telling.sort(key=lambda d: (-len(d.concepts), d.direction))
     return DirectionFacts(
         of=directions.of,
@@ -208,19 +209,18 @@ def direction_facts(measured: Measured, names: Sequence[str], directions: Direct
     )
 
 
-def chance_facts(measured: Measured, seed: int) -> ChanceFacts:
-    """How chance was measured, and its distribution."""
+def chance_facts(measured: SearchResult, seed: int) -> ChanceFacts:
+    """Return how chance was measured, and its distribution."""
     edges = np.linspace(0, 1, BINS + 1)
-    shuffled, best = (
-        tuple(np.histogram(values, edges)[0].tolist()) for values in (measured.shuffled, measured.ap.max(axis=1))
-    )
+    shuffled, _ = np.histogram(measured.shuffled, edges)
+    best, _ = np.histogram(measured.ap.max(axis=1), edges)
     return ChanceFacts(
         shuffles=len(measured.shuffled),
         seed=seed,
         error_rate=ERROR_RATE,
         edges=tuple(edges.round(2).tolist()),
-        shuffled=shuffled,
-        measured=best,
+        shuffled=tuple(shuffled.tolist()),
+        measured=tuple(best.tolist()),
     )
 
 
@@ -234,7 +234,7 @@ class Chance(NamedTuple):
 
 
 def compare(best: Array, shuffled: Array) -> Chance:
-    """Compare each concept's best AP with its shuffles. The comparison is corrected over concepts.
+    """Compare each concept's best AP with its shuffles, corrected over concepts.
 
     The labels as they are and the shuffles count alike: each is standardised by the mean and SD of the others, so that
     under chance alone all are exchangeable and the error rate is exact, whatever the images, directions and concepts.
@@ -246,21 +246,21 @@ def compare(best: Array, shuffled: Array) -> Chance:
     n_shuffles = len(shuffled)
     t = _by_the_others(np.vstack([best, shuffled]))
     chance = np.sort(t[1:].max(axis=1))
-    p = (1 + n_shuffles - np.searchsorted(chance, t[0], side="left")) / (1 + n_shuffles)
-    return Chance(np.where(shuffled.std(axis=0) > 0, _needed(t, shuffled), shuffled.max(axis=0)), p)
+    n_as_large = n_shuffles - np.searchsorted(chance, t[0], side="left")
+    needed = np.where(shuffled.std(axis=0) > 0, _needed(t, shuffled), shuffled.max(axis=0))
+    return Chance(needed, (1 + n_as_large) / (1 + n_shuffles))
 
 
 def permutations(n_images: int, n_shuffles: int, seed: int) -> npt.NDArray[np.int32]:
-    """Return shuffles of the labels, (shuffle, image) int32. Each entry is the image that gets the labels."""
+    """Return shuffles of the labels, (shuffle, image) int32: for each image the one that gets its labels."""
     rng = np.random.default_rng(seed)
     return rng.permuted(np.tile(np.arange(n_images, dtype=np.int32), (n_shuffles, 1)), axis=1)
 
 
 def _needed(t: Array, shuffled: Array) -> Array:
-    """Return the AP that each concept needs.
+    """Return the AP from which each concept's p-value is at most `ERROR_RATE`, the other concepts as they are.
 
-    From there its p-value is at most `ERROR_RATE`, the other concepts as they are. It is found by bisection, as an AP
-    counts among the values that standardise its own shuffles.
+    The AP is found by bisection, as it counts among the values that standardise its own shuffles.
 
     t: (1 + shuffle, concept) the standardised APs, those of the labels as they are first.
     """
@@ -272,17 +272,19 @@ def _needed(t: Array, shuffled: Array) -> Array:
         own = _by_the_others(np.vstack([ap, shuffled]))
         return np.asarray((np.maximum(own[1:], of_others) >= own[0]).sum(axis=0) <= allowed)
 
-    low, high = np.zeros(n_concepts), np.ones(n_concepts)
+    low = np.zeros(n_concepts)
+    high = np.ones(n_concepts)
     possible = is_beyond(high)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         beyond = is_beyond(middle)
-        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+        low = np.where(beyond, low, middle)
+        high = np.where(beyond, middle, high)
     return np.where(possible, high, np.inf)
 
 
 def _largest_of_others(values: Array) -> Array:
-    """Return the largest value of each row without the column itself. It is −∞ where there is one column."""
+    """Return the largest value of each row without the column itself, −∞ where there is one column."""
     ordered = np.sort(values, axis=1)
     largest = ordered[:, -1:]
     second = ordered[:, -2:-1] if values.shape[1] > 1 else np.full_like(largest, -np.inf)
@@ -290,7 +292,7 @@ def _largest_of_others(values: Array) -> Array:
 
 
 def _by_the_others(values: Array) -> Array:
-    """Standardise each row by the other rows. Mean and (biased) SD are taken column by column.
+    """Standardise each row by mean and (biased) SD of the other rows, column by column.
 
     Where the others do not vary it is 0 for what is equal to them and ±inf for what is not.
     """
@@ -307,7 +309,7 @@ def _by_the_others(values: Array) -> Array:
 Counts = npt.NDArray[np.int32]
 
 
-class Ranked(NamedTuple):
+class RankedImages(NamedTuple):
     """Images ranked along some directions, from either end."""
 
     at_least: Counts
@@ -316,7 +318,7 @@ class Ranked(NamedTuple):
     """the same along −v; None where no two images have one score, which gives it"""
 
 
-def rank(scores: Array) -> Ranked:
+def rank(scores: Array) -> RankedImages:
     """Rank (direction, image) finite scores."""
     ordered = np.sort(scores, axis=1)
 
@@ -324,11 +326,11 @@ def rank(scores: Array) -> Ranked:
         return np.array([np.searchsorted(*rows, side) for rows in zip(ordered, scores, strict=True)], np.int32)
 
     has_ties = (ordered[:, 1:] == ordered[:, :-1]).any()
-    return Ranked(scores.shape[1] - below("left"), below("right") if has_ties else None)
+    return RankedImages(scores.shape[1] - below("left"), below("right") if has_ties else None)
 
 
-def average_precisions(ranked: Ranked, positives: npt.NDArray[np.integer]) -> tuple[Array, Array]:
-    """AP along each direction and against it.
+def average_precisions(ranked: RankedImages, positives: npt.NDArray[np.integer]) -> tuple[Array, Array]:
+    """Return the AP along each direction and against it.
 
     Args:
         ranked: n images along m directions.
@@ -341,15 +343,13 @@ def average_precisions(ranked: Ranked, positives: npt.NDArray[np.integer]) -> tu
     if ranked.at_most is not None:
         backward = np.sort(np.take(ranked.at_most, positives, axis=1), axis=-1)
         return _of_sorted(forward), _of_sorted(backward)
-    n, hits = ranked.at_least.shape[1], np.arange(1, positives.shape[-1] + 1)
+    n = ranked.at_least.shape[1]
+    hits = np.arange(1, positives.shape[-1] + 1)
     return (hits / forward).mean(-1), (hits[::-1] / (n + 1 - forward)).mean(-1)
 
 
 def _of_sorted(counts: Counts) -> Array:
-    """Return the AP of sorted positives.
-
-    Given is the number of images with at least their score, rising along the last axis.
-    """
+    """Return the AP of positives, from the number of images with at least their score, rising along the last axis."""
     n = counts.shape[-1]
     ends = np.diff(counts, append=0) != 0  # of a run of equal scores
     hits = np.minimum.accumulate(np.where(ends, np.arange(1, n + 1), n)[..., ::-1], axis=-1)[..., ::-1]

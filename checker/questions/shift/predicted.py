@@ -25,8 +25,9 @@ from ...core.runtime.runner import Runner
 from ...core.statistics.definitions import CONFIDENCE, Accuracy, wilson
 from ...errors import CannotAssessError, UsageError
 from ...text import Fields
+from .classes import Classes
 from .robustness import SetResult
-from .sets import Classes, ImageSet, Measured, not_numbers, run_set
+from .sets import ImageSet, LabelledResult, not_numbers, run_set
 
 Kind = Literal["logits", "log-probabilities", "probabilities"]
 Method = Literal["atc_confidence", "atc_entropy", "doc"]
@@ -72,10 +73,7 @@ class Estimate(Frozen):
 
     @model_validator(mode="after")
     def _has_all_or_says_why(self) -> Self:
-        """Refuse an estimate that contradicts itself.
-
-        The number lies in its interval, and there is either a number or a reason.
-        """
+        """Refuse a number outside its interval, one with a reason, and neither a number nor a reason."""
         if (self.accuracy is None) != bool(self.not_established):
             raise ValueError("a prediction has a number, or a reason why it is not established")
         if (self.low is None) != (self.high is None or self.accuracy is None):
@@ -101,7 +99,7 @@ class PredictedClasses(Frozen):
 
     @property
     def are_shifted(self) -> bool:
-        """Whether they differ clearly more than by chance, and much."""
+        """Return whether they differ clearly more than by chance, and much."""
         return self.p_value <= SHIFTED_P and self.distance - self.expected_distance >= SHIFTED_DISTANCE
 
 
@@ -144,7 +142,7 @@ class Predicted(Frozen):
 
 
 def bounds_text(of: Estimate | Accuracy) -> str:
-    """Return the interval of an accuracy as text. Empty where it has none."""
+    """Return the interval of an accuracy as text, empty where it has none."""
     return "" if of.low is None or of.high is None else f"{100 * of.low:.1f} – {100 * of.high:.1f}"
 
 
@@ -192,7 +190,7 @@ def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) 
 
 
 def as_logits(scores: AnyArray, kind: Kind) -> Array:
-    """Return logits. Probabilities become their logarithms, others stay.
+    """Return logits: probabilities become their logarithms, others stay.
 
     scores: (image, class), finite. A probability of 0 counts as the smallest normal float32. Raises ValueError for
     probabilities below 0 or a row of zeros.
@@ -267,9 +265,7 @@ def atc_thresholds(scores: npt.ArrayLike, correct: npt.ArrayLike, counts: npt.Ar
 
 
 def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
-    """Return the average thresholded confidence.
-
-    This is the share of target images at or above the labelled images' threshold.
+    """Return the average thresholded confidence: the share of target images at or above the labelled ones' threshold.
 
     Of the images exactly at it, the share that `atc_thresholds` gives counts.
 
@@ -285,9 +281,7 @@ def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
 
 
 def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
-    """Return DoC's prediction.
-
-    It is the accuracy on labelled images less the fall of the mean confidence, kept within 0 to 1.
+    """Return the accuracy on labelled images less the fall of the mean confidence, kept within 0 to 1.
 
     Difference of confidences (Guillory et al. 2021, "Predicting with confidence on unseen distributions"), taken as
     the difference of accuracies itself, which needs no other labelled shift: their DoC-feature without a regression,
@@ -298,7 +292,7 @@ def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
 
 
 def resampled(n: int, seed: Seed, resamples: int = RESAMPLES) -> Iterator[Counts]:
-    """Draw bootstrap resamples of n images. They are counts of draws: blocks of (resample, image), rows adding up to n.
+    """Draw bootstrap resamples of n images, as counts of draws: blocks of (resample, image), rows adding up to n.
 
     seed: of NumPy's default generator; the same numbers give the same resamples.
     """
@@ -330,16 +324,18 @@ def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: i
 
 
 def _ordered(scores: Array, counts: Counts) -> tuple[Array, Counts]:
-    """Order scores. How many images of each resample come before each place is (resample, image + 1)."""
+    """Order scores, and count how many images of each resample come before each place: (resample, image + 1)."""
     order = np.argsort(scores, kind="stable")
-    return scores[order], np.pad(np.cumsum(counts[:, order], axis=1), ((0, 0), (1, 0)))
+    below = np.cumsum(counts[:, order], axis=1)
+    return scores[order], np.pad(below, ((0, 0), (1, 0)))
 
 
 def _reached(ordered: Array, below: Counts, thresholds: Array) -> tuple[Counts, Counts]:
     """Count images of resamples below their thresholds, and up to them."""
     rows = np.arange(len(below))
-    first, up_to = (below[rows, np.searchsorted(ordered, thresholds, side)] for side in ("left", "right"))
-    return first, up_to
+    first = np.searchsorted(ordered, thresholds, "left")
+    up_to = np.searchsorted(ordered, thresholds, "right")
+    return below[rows, first], below[rows, up_to]
 
 
 class Prediction(NamedTuple):
@@ -361,15 +357,18 @@ def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Pr
         outside: of at least one target image.
         seed: of the resamples of the target; another one for each target.
     """
-    n, start = len(outside.confidence), 0
+    n = len(outside.confidence)
+    start = 0
     shares: dict[Method, list[Array]] = {method: [] for method in SCORES}
     for counts in resampled(n, seed, inside.thresholds["atc_confidence"].shape[1]):
-        rows = slice(start, start := start + len(counts))
+        end = start + len(counts)
         for method, name in SCORES.items():
             ordered, below = _ordered(getattr(outside, name), counts)
-            chosen, share_right = inside.thresholds[method][:, rows]
+            chosen, share_right = inside.thresholds[method][:, start:end]
             first, up_to = _reached(ordered, below, chosen)
-            shares[method].append(1 - (first + (1 - share_right) * (up_to - first)) / n)
+            n_wrong = first + (1 - share_right) * (up_to - first)
+            shares[method].append(1 - n_wrong / n)
+        start = end
     predictions: dict[Method, Prediction] = {}
     for method, name in SCORES.items():
         value = atc(getattr(inside.scores, name), inside.correct, getattr(outside, name))
@@ -381,35 +380,43 @@ def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Pr
 
 
 def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: Seed) -> PredictedClasses:
-    """Test whether the predicted classes shifted. It is a permutation test of their total variation distance.
+    """Test whether the predicted classes shifted, by a permutation test of their total variation distance.
 
     Under mixing, the counts of the one set are multivariate hypergeometric. p is (1 + permutations at least as far) /
     (1 + PERMUTATIONS). A difference may be other classes (label shift), or the same ones taken for others.
 
     inside, outside: (image,) class indices; at least one image each.
     """
-    a, b = np.asarray(inside), np.asarray(outside)
-    classes = np.union1d(a, b)
-    of_a, of_b = (np.bincount(np.searchsorted(classes, indices), minlength=len(classes)) for indices in (a, b))
+    classes = np.union1d(inside, outside)
+
+    def counted(indices: npt.ArrayLike) -> Counts:
+        return np.bincount(np.searchsorted(classes, indices), minlength=len(classes))
+
+    of_inside = counted(inside)
+    of_outside = counted(outside)
+    n_inside = of_inside.sum()
+    n_outside = of_outside.sum()
 
     def distance(one: Counts, other: Counts) -> Array:
-        return np.asarray(np.abs(one / len(a) - other / len(b)).sum(axis=-1) / 2)
+        return np.asarray(np.abs(one / n_inside - other / n_outside).sum(axis=-1) / 2)
 
-    both = of_a + of_b
-    mixed = np.random.default_rng(seed).multivariate_hypergeometric(both, len(a), size=PERMUTATIONS)
-    observed, chance = float(distance(of_a, of_b)), distance(mixed, both - mixed)
+    both = of_inside + of_outside
+    mixed = np.random.default_rng(seed).multivariate_hypergeometric(both, n_inside, size=PERMUTATIONS)
+    observed = float(distance(of_inside, of_outside))
+    chance = distance(mixed, both - mixed)
+    n_as_far = int((chance >= observed - 1e-12).sum())
     return PredictedClasses(
-        n_classes=int((of_b > 0).sum()),
-        top_share=float(of_b.max() / len(b)),
+        n_classes=int((of_outside > 0).sum()),
+        top_share=float(of_outside.max() / n_outside),
         distance=observed,
         expected_distance=float(chance.mean()),
-        p_value=(1 + int((chance >= observed - 1e-12).sum())) / (1 + PERMUTATIONS),
+        p_value=(1 + n_as_far) / (1 + PERMUTATIONS),
     )
 
 
 @dataclass
 class Collector:
-    """The class scores of one image set. They come batch by batch, and three numbers per image stay."""
+    """The class scores of one image set, of which three numbers per image stay."""
 
     runner: Runner
     where: str
@@ -426,7 +433,8 @@ class Collector:
         """
         if not np.isfinite(float64(scores)).all():
             raise not_numbers(self.runner, self.where)
-        opened, head = self.runner.model, self.runner.model.head
+        opened = self.runner.model
+        head = opened.head
         hint = "export the model with its logits as output, before Softmax or Sigmoid"
         try:
             if self.kind is None:
@@ -446,13 +454,13 @@ class Collector:
 
     @property
     def images(self) -> ImageScores:
-        """All images taken so far, at least one."""
+        """Return the numbers of all images taken so far, at least one."""
         return ImageScores(*map(np.concatenate, zip(*self.parts, strict=True)))
 
 
 def predict_targets(
     inputs: Inputs,
-    inner: Measured,
+    inner: LabelledResult,
     collected: Collector,
     targets: Sequence[ImageSet],
     shifted: Sequence[SetResult],
@@ -472,9 +480,10 @@ def predict_targets(
         CannotAssessError: class scores that no confidence can be read from, or that are not finite.
     """
     seed = inputs.job.options.seed % 2**64  # NumPy takes no negative one
-    inside, kind = collected.images, collected.kind
+    inside = collected.images
+    kind = collected.kind
     assert kind is not None
-    read: list[tuple[ImageSet, ImagesRead, Fields, ImageScores]] = []
+    read: list[tuple[ImagesRead, Fields, ImageScores]] = []
     by_digest = {inner.result.digest: inner.result.source}
     for target in targets:
         where = str(target.spec.place)
@@ -489,22 +498,23 @@ def predict_targets(
                 "--in photos/ --target new-photos/",
             )
         by_digest[facts["digest"]] = where
-        read.append((target, images, facts, scores.images))
+        read.append((images, facts, scores.images))
     tell_stage(progress, "predicting accuracy")
     resamples = resample_inside(inside, inner.correct, seed)
     accuracies = {result.digest: result.accuracy for result in shifted}
-    records = [
-        Target(
+    records = []
+    for number, (images, facts, outside) in enumerate(read, 1):
+        predictions = predict(resamples, outside, (seed, 1, number))
+        record = Target(
             **facts,
             n_images=images.n_usable,
             in_both=(Counter(inner.digests) & Counter(images.digests)).total(),
             mean_confidence=float(outside.confidence.mean()),
-            estimates=_estimates(resamples, predict(resamples, outside, (seed, 1, number)), images.n_usable),
+            estimates=_estimates(resamples, predictions, images.n_usable),
             measured=accuracies.get(facts["digest"]),
             classes=class_shift(inside.predicted, outside.predicted, (seed, 3, number)),
         )
-        for number, (target, images, facts, outside) in enumerate(read, 1)
-    ]
+        records.append(record)
     return Predicted(
         scores=kind.kind,
         scores_why=kind.why,
@@ -517,32 +527,28 @@ def predict_targets(
 
 
 def _estimates(inside: Inside, predictions: dict[Method, Prediction], n_images: int) -> tuple[Estimate, ...]:
-    """Return every method's estimate. One that rests on too little has no number, and says why."""
-    n_inside, n_correct = len(inside.correct), int(inside.correct.sum())
-    few = next(
-        (
-            f"{n} {which}; at least {MIN_IMAGES} are needed"
-            for n, which in ((n_inside, "labelled in-distribution images"), (n_images, "usable target images"))
-            if n < MIN_IMAGES
-        ),
-        "",
-    )
+    """Return every method's estimate, or why it has no number where it rests on too little."""
+    n_inside = len(inside.correct)
+    n_correct = int(inside.correct.sum())
+    few = ""
+    if n_inside < MIN_IMAGES:
+        few = f"{n_inside} labelled in-distribution images; at least {MIN_IMAGES} are needed"
+    elif n_images < MIN_IMAGES:
+        few = f"{n_images} usable target images; at least {MIN_IMAGES} are needed"
     one_sided = ""
     if n_correct in (0, n_inside):
         which = "right" if n_correct else "wrong"
         one_sided = f"every labelled image is predicted {which}; ATC's threshold needs some of both"
     estimates = []
-    for method, prediction in predictions.items():
+    for method, (accuracy, low, high) in predictions.items():
         why = few or ("" if method == "doc" else one_sided)
-        drop = 100 * (n_correct / n_inside - prediction.value)
-        accuracy, low, high, points = (None,) * 4 if why else (*prediction, drop)
         estimates.append(
             Estimate(
                 method=method,
-                accuracy=accuracy,
-                low=low,
-                high=high,
-                drop_points=points,
+                accuracy=None if why else accuracy,
+                low=None if why else low,
+                high=None if why else high,
+                drop_points=None if why else 100 * (n_correct / n_inside - accuracy),
                 not_established=why,
                 assumes=ASSUMES[method],
             )

@@ -130,17 +130,27 @@ CLAIM = (
     "verdict."
 )
 
+AGREEMENT: dict[tuple[bool, str], tuple[Outcome, str]] = {
+    (True, "PASS"): ("agree", ": above them, and the verdict is PASS"),
+    (False, "PASS"): ("disagree", ": not above them, although the verdict is PASS"),
+    (True, "WARN"): (
+        "no contradiction",
+        ": above them. That is not a contradiction: WARN means that the outlier features are absent, or that this was "
+        "not established",
+    ),
+    (False, "WARN"): ("agree", ": not above them, and the verdict is WARN"),
+}
+"""(whether the mean is above the models of the baseline, verdict) → outcome, and the end of its sentence"""
+
 MAX_HALF_WIDTH_PP = 2.0  # of an accuracy: about the scatter of the models that the baselines are fitted on
 
 
 def not_comparable(result: SetResult) -> str:
-    """Return why a set's accuracy is not comparable.
-
-    Its labels differ, classes are missing, or images are too few; else "". Else "".
-    """
+    """Return why a set's accuracy is not comparable (other labels, missing classes, too few images), or ""."""
     if result.shift is None:
         return f"{result.name} was not named as one of {', '.join(WORDS.values())}"
-    word, classes = WORDS[result.shift], CLASSES[result.shift]
+    word = WORDS[result.shift]
+    classes = CLASSES[result.shift]
     if result.label_set != LABEL_SET[result.shift]:
         return f"the labels of {result.name} are not {word}'s"
     if result.n_labels != classes:
@@ -157,10 +167,7 @@ def not_comparable(result: SetResult) -> str:
 
 
 def comparable_accuracies(inner: SetResult, shifted: Sequence[Shifted]) -> dict[str, float]:
-    """Return the accuracy of every comparable set, by kind.
-
-    They are fractions; empty where `inner` is not named as ImageNet.
-    """
+    """Return the accuracy of every comparable set by kind, none where `inner` is not named as ImageNet."""
     if inner.shift != IMAGENET:
         return {}
     results = (inner, *(s.result for s in shifted))
@@ -169,7 +176,7 @@ def comparable_accuracies(inner: SetResult, shifted: Sequence[Shifted]) -> dict[
 
 
 def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effective | None, str]:
-    """Return effective robustness on a named shift. If there is none, the reason.
+    """Return effective robustness on a named shift, or the reason why there is none.
 
     The interval takes both accuracies at their bounds, each at half the error rate: it holds for both together.
     """
@@ -198,20 +205,21 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
 
 
 def _er_bounds(inside: SetResult, outside: SetResult, source: str, confidence: float) -> tuple[float, float]:
-    """Return the bounds of effective robustness.
+    """Return the bounds of effective robustness, with both accuracies at the bounds of intervals of this `confidence`.
 
-    Both accuracies are at the bounds of intervals of this `confidence`: it falls with the one, rises with the other.
+    Effective robustness falls with the in-distribution accuracy and rises with the other.
     """
     assert outside.shift is not None
     line = baselines_of(source)[outside.shift]
-    x, y = (wilson(result.accuracy.n_correct, result.accuracy.n, confidence) for result in (inside, outside))
+    x = wilson(inside.accuracy.n_correct, inside.accuracy.n, confidence)
+    y = wilson(outside.accuracy.n_correct, outside.accuracy.n, confidence)
     low = effective_robustness(min(x.high, 1 - 1e-12), y.low, line).points
     high = effective_robustness(max(x.low, 1e-12), y.high, line).points
     return float(low), float(high)
 
 
 def difference(of: Accuracy, minus: Accuracy) -> Difference:
-    """Return the difference of two accuracies. It has Newcombe's hybrid score interval for independent sets.
+    """Return the difference of two accuracies, with Newcombe's hybrid score interval for independent sets.
 
     d − √((p₁−l₁)² + (u₂−p₂)²) to d + √((u₁−p₁)² + (p₂−l₂)²), l and u the Wilson bounds of each (Newcombe 1998,
     method 10). For versions of the same images it is too wide, never too narrow as long as they are not negatively
@@ -226,10 +234,7 @@ def difference(of: Accuracy, minus: Accuracy) -> Difference:
 def compare_sets(
     inner: SetResult, inner_digests: Sequence[str], result: SetResult, digests: Sequence[str], baseline: str
 ) -> Shifted:
-    """Compare a shifted set with the in-distribution set.
-
-    That is `inner`; digests are of the images of each, in any order.
-    """
+    """Compare a shifted set with the in-distribution set, `inner`. Digests are of the images, in any order."""
     robustness, why = effective(inner, result, baseline)
     return Shifted(
         result=result,
@@ -241,11 +246,12 @@ def compare_sets(
 
 
 def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source: str) -> VerdictAgreement:
-    """Whether mean effective robustness agrees with the verdict. This is one-sided, as the verdict is.
+    """Compare mean effective robustness with the verdict, one-sided as the verdict is.
 
-    Compared with the 5–95 % of the models that the baselines are fitted on. PASS agrees with a mean that is surely
-    above them, and disagrees with one that surely is not. WARN agrees with a mean that is not above; with one that is,
-    it does not contradict: WARN means that outlier features are absent or were not established, never "not robust".
+    The mean is compared with the 5–95 % of the models that the baselines are fitted on. PASS agrees with a mean that is
+    surely above them, and disagrees with one that surely is not. WARN agrees with a mean that is not above; with one
+    that is, it does not contradict: WARN means that outlier features are absent or were not established, never "not
+    robust".
     """
     comparable = {s.result.shift or "": s for s in shifted if s.effective_robustness}
     # the published means leave ObjectNet out: timm has none
@@ -262,32 +268,27 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
             usual_low_pp=None,
             usual_high_pp=None,
         )
-    shifts, middle = tuple(comparable), published.usual_robustness(source, tuple(comparable))
-    share = 1 - (1 - CONFIDENCE) / (len(comparable) + 1)
+    shifts = tuple(comparable)
+    middle = published.usual_robustness(source, shifts)
+    share = 1 - (1 - CONFIDENCE) / (len(shifts) + 1)
     bounds = [_er_bounds(inside, s.result, source, share) for s in comparable.values()]
-    low, high = (sum(side) / len(comparable) for side in zip(*bounds, strict=True))
+    low, high = (sum(side) / len(shifts) for side in zip(*bounds, strict=True))
     beyond = [s.effective_robustness for s in comparable.values() if s.effective_robustness]
     mean = sum(e.points for e in beyond) / len(beyond)
-    over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts) if len(shifts) > 1 else ""
-    above, is_pass = low > middle.high, judged.verdict == "PASS"
-    outcome: Outcome = "agree" if above == is_pass else "disagree" if is_pass else "no contradiction"
-    words = {
-        (True, True): ": above them, and the verdict is PASS",
-        (False, True): ": not above them, although the verdict is PASS",
-        (True, False): ": above them. That is not a contradiction: WARN means that the outlier features are absent, or "
-        "that this was not established",
-        (False, False): ": not above them, and the verdict is WARN",
-    }[above, is_pass]
+    outcome, words = AGREEMENT[low > middle.high, judged.verdict]
     if any(e.extrapolated for e in beyond):
-        outcome, words = "nothing to compare", "; the baseline is extrapolated at this ImageNet accuracy"
+        outcome = "nothing to compare"
+        words = "; the baseline is extrapolated at this ImageNet accuracy"
     elif low <= middle.high < high:
-        outcome, words = "undecided", ": the images do not show clearly whether it is above them"
+        outcome = "undecided"
+        words = ": the images do not show clearly whether it is above them"
+    over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts) if len(shifts) > 1 else ""
+    percent = published.MIDDLE[1] - published.MIDDLE[0]
+    models = published.FITTED_ON[published.library_of(source, shifts[0])]
     return VerdictAgreement(
         outcome=outcome,
-        sentence=f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); "
-        f"{published.MIDDLE[1] - published.MIDDLE[0]} % of "
-        f"{published.FITTED_ON[published.library_of(source, shifts[0])]} have {middle.low:+.1f} to "
-        f"{middle.high:+.1f}{words}",
+        sentence=f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); {percent} % of "
+        f"{models} have {middle.low:+.1f} to {middle.high:+.1f}{words}",
         mean_pp=mean,
         low_pp=low,
         high_pp=high,

@@ -13,23 +13,22 @@ from typing import Literal, NamedTuple, Unpack
 
 from ....thresholds.published import IMAGENET, SHIFT_WORDS
 from ....thresholds.records import Frozen, ReprArgs
-from ...core.evidence import Execution, Options, Preprocessing, RunOptions
-from ...core.measure.job import Job
-from ...core.measure.opening import Inputs, open_runner, question_notes, read_inputs
+from ...core.evidence import Execution, Preprocessing, RunOptions
+from ...core.measure.opening import Inputs, open_runner, question_notes
 from ...core.model.open import ModelFile
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.statistics.definitions import CONFIDENCE
 from ...core.verdict.notes import execution_notes, skipped_note
 from ...errors import CannotAssessError, UsageError
-from ...outside.image_sets.open import of_job
-from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
+from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import as_typed, local_path
 from ...report.check import Report, read_one
 from ...report.document import Block, Cell, Document, Facts, Section, Style, Table, Words, document_of, measured, name
-from ...report.record import Clock, Time
+from ...report.record import Time
 from ...report.shown import Shown
 from ...text import VERSION, Fields, Texts, name_text, percent_text
 from .. import check as pipeline
+from ..call import QuestionRun
 from . import robustness, sets
 from .predicted import COSINES, NAMES, Collector, Predicted, Target, bounds_text, predict_targets
 from .robustness import IMAGES, LABEL_SET, WORDS, Judged, Outcome, SetResult, Shifted, VerdictAgreement, agree
@@ -104,9 +103,7 @@ def measure_shift(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> ShiftReport:
-    """Measure a classifier's top-1 accuracy under shift.
-
-    Labelled sets are measured, unlabelled ones predicted, next to the verdict.
+    """Measure a classifier's top-1 accuracy on labelled shifted sets, and predict it on unlabelled ones.
 
     Args:
         model: ONNX file with class scores.
@@ -125,97 +122,101 @@ def measure_shift(
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: see each class; nothing is measured half.
     """
-    clock = Clock()
-    several, unlabelled = _texts(shifted), _texts(target)
-    call = sets.parse_call(str(images), several, classes, unlabelled)
-    run = Options.of({**options, "images": as_typed(call.inside.place)})
+    several = _texts(shifted)
+    unlabelled = _texts(target)
+    named = sets.parse_call(str(images), several, classes, unlabelled)
+    run = QuestionRun.begin(as_typed(named.inside.place), options, progress)
     path = local_path(model, "model")
-    if isolate and is_possible(None, run.images, *(as_typed(spec.place) for spec in (*call.shifted, *call.targets))):
+    places = [as_typed(spec.place) for spec in (*named.shifted, *named.targets)]
+    if child := run.child(measure_shift, model, limits, isolate, *places):
         asked: Fields = {"shifted": several, "target": unlabelled, "classes": classes, "baseline": baseline}
-        asked |= run.model_dump(exclude={"images"})
-        return apart(measure_shift, str(model), limits)(model, images, report=report, progress=progress, **asked)
-    limits.refuse_here()
-    tell_stage(progress, "opening the model and the images")
-    inputs = read_inputs(Job(path, run), of_job)
+        settled = run.options.model_dump(exclude={"images"})
+        return child(model, images, report=report, progress=progress, **asked, **settled)
+    inputs = run.read(path)
     (opened,) = inputs.models
     judged = None if report is None else judged_before(report, opened.digest)
     sets.class_output(opened)  # refuses a model without one
-    results = _measure(call, inputs, progress)
+    measured = _measure(named, inputs, baseline, progress)
     if judged is None:
-        checked = pipeline.check(model, isolate=False, progress=progress, **run.keywords)
+        checked = pipeline.check(model, isolate=False, progress=progress, **run.options.keywords)
         judged = verdict_of(checked, "checked now on the images of --in")
-    inner, predicted = results.inside.result, results.predicted
-    compared = tuple(
-        robustness.compare_sets(inner, results.inside.digests, s.result, s.digests, baseline) for s in results.shifted
-    )
-    n_images = sum(result.accuracy.n for result in (inner, *(s.result for s in compared)))
-    n_images += sum(t.n_images for t in predicted.targets) if predicted else 0
+    inside = measured.inside
+    n_images = inside.accuracy.n + sum(other.result.accuracy.n for other in measured.shifted)
+    if measured.predicted:
+        n_images += sum(each.n_images for each in measured.predicted.targets)
     return ShiftReport(
         tool_version=VERSION,
-        model=_model(opened, results.n_classes),
+        model=_model(opened, measured.n_classes),
         confidence=CONFIDENCE,
-        in_distribution=inner,
-        shifted=compared,
-        accuracies=robustness.comparable_accuracies(inner, compared),
-        predicted=predicted,
+        in_distribution=inside,
+        shifted=measured.shifted,
+        accuracies=robustness.comparable_accuracies(inside, measured.shifted),
+        predicted=measured.predicted,
         baseline=baseline,
         verdict=judged,
-        agreement=agree(judged, inner, compared, baseline),
+        agreement=agree(judged, inside, measured.shifted, baseline),
         preprocessing=inputs.preprocessing.preprocessing,
         preprocessing_source=inputs.preprocessing.source,
-        execution=results.execution,
-        seed=run.seed,
-        notes=notes_of(inner, compared, predicted, inputs, results.execution),
+        execution=measured.execution,
+        seed=run.options.seed,
+        notes=notes_of(inside, measured.shifted, measured.predicted, inputs, measured.execution),
         claim=robustness.CLAIM,
-        time=Time.until_now(clock, n_images),
+        time=Time.until_now(run.clock, n_images),
     )
 
 
-class _Sets(NamedTuple):
+class SetsMeasured(NamedTuple):
     """What was measured of a call's image sets."""
 
-    inside: sets.Measured
-    shifted: list[sets.Measured]
+    inside: SetResult
+    shifted: tuple[Shifted, ...]
     predicted: Predicted | None
     n_classes: int
     execution: Execution
 
 
-def _measure(call: sets.Call, inputs: Inputs, progress: Tell | None) -> _Sets:
+def _measure(named: sets.NamedSets, inputs: Inputs, baseline: str, progress: Tell | None) -> SetsMeasured:
     """Measure accuracy on the labelled sets, and predict it on the others."""
-    sources = [inputs.source, *sets.open_sets(call.shifted, inputs)]
-    targets = sets.open_sets(call.targets, inputs)
+    sources = [inputs.source, *sets.open_sets(named.shifted, inputs)]
+    targets = sets.open_sets(named.targets, inputs)
     labels = [sets.labels_of(source) for source in sources]
     tell_stage(progress, "loading the model")
     runner = open_runner(inputs)
     scores = sets.class_scores(runner, inputs.preprocessing.preprocessing)
-    own, *rest = sets.with_labels((call.inside, *call.shifted), sources, labels, call.maps, scores)
+    own, *rest = sets.with_labels((named.inside, *named.shifted), sources, labels, named.maps, scores)
     collected = Collector(runner, str(own.spec.place), own.map.compete)
     inner = sets.measure_labelled(runner, own, inputs, progress, collected.add if targets else None)
     labelled = [sets.measure_labelled(runner, image_set, inputs, progress) for image_set in rest]
-    results = [s.result for s in labelled]
-    for result in results:
-        if result.digest == inner.result.digest:
+    for other in labelled:
+        if other.result.digest == inner.result.digest:
             raise UsageError(
-                f"{result.source}: images are those of {inner.result.source}; a shifted set must have other images",
+                f"{other.result.source}: images are those of {inner.result.source}; a shifted set must have other "
+                "images",
                 "--in photos/ --shifted sketches/",
             )
     predicted = None
     if targets:
-        unlabelled = zip(call.targets, targets, strict=True)
+        unlabelled = zip(named.targets, targets, strict=True)
         to_predict = [sets.ImageSet(spec, source, (), own.map) for spec, source in unlabelled]
+        results = [other.result for other in labelled]
         predicted = predict_targets(inputs, inner, collected, to_predict, results, progress)
-    return _Sets(inner, labelled, predicted, scores.n_classes, runner.execution)
+    shifted = [
+        robustness.compare_sets(inner.result, inner.digests, other.result, other.digests, baseline)
+        for other in labelled
+    ]
+    return SetsMeasured(inner.result, tuple(shifted), predicted, scores.n_classes, runner.execution)
 
 
 def _model(opened: ModelFile, n_classes: int) -> ModelUsed:
     source = opened.contract.source if opened.contract else None
+    words = ""
+    if source is not None:
+        weights = "random weights" if source.random_weights else source.weights
+        words = f"{source.library} {source.name} ({weights})"
     return ModelUsed(
         file=str(opened.path),
         digest=opened.digest,
-        source=f"{source.library} {source.name} ({'random weights' if source.random_weights else source.weights})"
-        if source
-        else "",
+        source=words,
         class_output=opened.class_output or "",
         n_classes=n_classes,
         random_weights=source.random_weights if source else None,
@@ -224,16 +225,22 @@ def _model(opened: ModelFile, n_classes: int) -> ModelUsed:
 
 
 def _texts(places: Several) -> list[str]:
-    return [str(place) for place in ([places] if isinstance(places, (str, Path)) else places)]
+    if isinstance(places, str | Path):
+        return [str(places)]
+    return [str(place) for place in places]
 
 
 def judged_before(source: str | Path | Report, digest: str) -> Judged:
-    """Return the verdict of an earlier check. It is in a report of the same model, or in its file.
+    """Return the verdict of an earlier check from a report of the same model, or from its file.
 
     Raises as `report.read_one`, and UsageError for a report about a model with another digest.
     """
-    report = source if isinstance(source, Report) else read_one(Path(source))
-    where = "report" if isinstance(source, Report) else f"report {source}"
+    where = "report"
+    if isinstance(source, Report):
+        report = source
+    else:
+        report = read_one(Path(source))
+        where = f"report {source}"
     of_report = report.evidence.model.digest
     if of_report != digest:
         raise UsageError(

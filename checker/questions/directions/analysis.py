@@ -1,0 +1,450 @@
+"""Analyse how a linear head uses the directions of a representation. Pure.
+
+The outlier features are found, and how the head uses them and each direction is measured. The head of k directions is
+W V_k V_kᵀ h + b; the bias stays whole. Each image is projected once, and the directions are added in their order, so
+that a whole curve costs little more than one set of scores.
+
+Directions are the right singular vectors of the head's weight matrix W (class, feature): W = U Σ Vᵀ. Source: Crabbé,
+Rodríguez, Shankar, Zappella, Blaas, "Interpreting CLIP: Insights on the Robustness to ImageNet Distribution Shifts",
+TMLR 2024. Where singular values are equal, their directions are no more than one choice among many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ...arrays import Array, Bools, Floats, Indices, float64
+from ...core.evidence import Interval
+from ...core.runtime.head import LinearHead
+from ...core.statistics.definitions import PERSISTENT_SHARE, Accuracy, shares_of_kurtosis, standardise, wilson
+from ...text import Fields
+from ..shift import robustness
+from ..shift.classes import is_correct
+from ..shift.robustness import Effective, SetResult
+from . import document
+from .document import Analysis, Outliers
+
+LEADING = 10  # directions that are listed
+OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
+LISTED = 8  # outlier features that are named, those with the largest share of the kurtosis first
+PERCENT = (90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 2)
+"""share of the directions that is kept at each point of a curve"""
+KEEPS = (0.99, 0.95)
+"""shares of the predictions for which the smallest number of directions is looked for"""
+STEPS = 50  # numbers of directions that are tried for it, evenly spaced; all where there are fewer
+Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
+TOP = (1, 3, 10)  # numbers of directions whose share of the importance is reported
+BLOCK_CLASSES = 2048  # rows of W in one step of the decomposition
+BLOCK_VALUES = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
+
+
+class SameWeightsError(ValueError):
+    """All classes of a head have the same weights."""
+
+
+class Labelled(NamedTuple):
+    """The representations of one labelled set."""
+
+    name: str
+    representations: Floats
+    """(image, feature)"""
+    right: Sequence[tuple[int, ...]]
+    """the classes that are right for each image"""
+    compete: Sequence[int]
+    """the classes among which the prediction is made"""
+    result: SetResult | None = None
+    """as `shift` reports it, for effective robustness"""
+    digests: Sequence[str] = ()  # of the images
+
+    def n_right(self, images: slice, scores: Array) -> int:
+        """Count the images predicted right in a piece. scores: (image, class)."""
+        return int(is_correct(scores, self.right[images], self.compete).sum())
+
+
+def correct(head: LinearHead, labelled: Labelled) -> int:
+    """Count the labelled images that the head predicts right."""
+    return sum(
+        labelled.n_right(images, head.scores(labelled.representations[images]))
+        for images in pieces(len(labelled.right), len(head.bias))
+    )
+
+
+def analyse(
+    head: LinearHead, h: Floats, *, labelled: Sequence[Labelled] = (), baseline: str = "timm", seed: int = 0
+) -> tuple[Analysis, Analysis, Outliers]:
+    """Measure the directions of a head on some images.
+
+    Args:
+        head: two classes or more.
+        h: (image, feature), two images or more, finite and not constant.
+        labelled: sets on which accuracy is measured, too; the in-distribution one first.
+        baseline: of effective robustness, as in `measure_shift`.
+        seed: fixes the random order.
+
+    Returns:
+        Of W raw, of W centred, and of the outlier features.
+
+    Raises:
+        SameWeightsError: all classes have the same weights, so that no prediction depends on the image.
+    """
+    raw, centred = decompose(head.weight)
+    if not centred.sigma[0] > document.SAME * raw.sigma[0]:
+        raise SameWeightsError
+    predictions = predict(head, h)
+    outliers = _outliers(head, h, predictions)
+
+    def analysis(directions: HeadDirections) -> Analysis:
+        projected = directions.project(h)
+        weighed = _weigh(directions, h, projected, [feature.index for feature in outliers.features])
+        columns = directions.v.T @ head.weight.T - (directions.v.T @ directions.mean)[:, None]
+        pruning = Pruning(head, columns, projected, predictions, np.array(weighed.importances))
+        others = [(images, directions.project(images.representations)) for images in labelled]
+        return weighed.model_copy(update=_pruned(pruning, others, baseline, seed))
+
+    return analysis(raw), analysis(centred), outliers
+
+
+class Pruning(NamedTuple):
+    """A head whose directions are pruned, and what it predicts with all of them."""
+
+    head: LinearHead
+    columns: Array
+    """(direction, class) (U Σ)ᵀ"""
+    projected: Array
+    """(image, direction) h V"""
+    predictions: Predictions
+    importances: Array
+    """(direction,)"""
+
+    def agreement(self, order: Indices, numbers: Collection[int]) -> dict[int, Bools]:
+        """Return by number of directions which images keep their predicted class. order: as of `pruned_scores`."""
+        predicted = {k: np.empty(len(self.projected), dtype=np.intp) for k in numbers}
+        for k, part, scores in pruned_scores(self.columns, self.projected, self.head.bias, order, numbers):
+            predicted[k][part] = scores.argmax(axis=1)
+        return {k: self.predictions.agrees(classes) for k, classes in predicted.items()}
+
+    def accuracies(
+        self, order: Indices, numbers: Collection[int], labelled: Iterable[tuple[Labelled, Array]]
+    ) -> dict[int, dict[str, Accuracy]]:
+        """Return by number of directions the accuracy on each labelled set, which comes with its projection."""
+        accuracies: dict[int, dict[str, Accuracy]] = {k: {} for k in numbers}
+        for images, projected in labelled:
+            n_right = Counter[int]()
+            for k, part, scores in pruned_scores(self.columns, projected, self.head.bias, order, numbers):
+                n_right[k] += images.n_right(part, scores)
+            for k, of_sets in accuracies.items():
+                of_sets[images.name] = wilson(n_right[k], len(images.right))
+        return accuracies
+
+
+def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseline: str, seed: int) -> Fields:
+    """Return curves and fewest directions of an `Analysis`."""
+    importances = pruning.importances
+    n = len(importances)
+    numbers = {percent: math.ceil(percent * n / 100) for percent in PERCENT}
+    steps = {math.ceil(n * step / STEPS) for step in range(1, STEPS + 1)} - {n}
+    orders: dict[document.Order, Indices] = {
+        "importance": np.argsort(-importances, kind="stable"),
+        "singular value": np.arange(n),
+        "random": np.random.default_rng(seed).permutation(n),
+    }
+    results = [images.result for images, _ in labelled if images.result]
+    curves = []
+    same: dict[int, float] = {}
+    for name, order in orders.items():
+        agrees = pruning.agreement(order, {*numbers.values(), *(steps if name == "importance" else ())})
+        same = same or {k: float(agree.mean()) for k, agree in agrees.items()}  # of the first order
+        accuracies = pruning.accuracies(order, set(numbers.values()), labelled)
+        points = [
+            document.Point(
+                percent=percent,
+                kept=k,
+                importance=min(float(importances[order[:k]].sum() / importances.sum()), 1.0),
+                same=_share(agrees[k]),
+                same_confident=_share(agrees[k][pruning.predictions.confident]),
+                accuracy=accuracies[k],
+                effective_robustness=_effective(results, accuracies[k], baseline),
+            )
+            for percent, k in numbers.items()
+        ]
+        curves.append(document.Curve(order=name, points=tuple(points)))
+    fewest = []
+    for share in KEEPS:  # from there on every larger number tried keeps that share, too
+        too_few = max((k for k in same if same[k] < share), default=0)
+        least = min((k for k in same if k > too_few), default=n)
+        fewest.append(document.Fewest(share=share, directions=least, percent=100 * least / n))
+    return {"curves": tuple(curves), "fewest": tuple(fewest)}
+
+
+def _effective(results: Sequence[SetResult], accuracies: dict[str, Accuracy], baseline: str) -> dict[str, Effective]:
+    """Return effective robustness by shifted set, from the accuracies of all sets."""
+    measured = [result.model_copy(update={"accuracy": accuracies[result.name]}) for result in results]
+    by_name = {other.name: robustness.effective(measured[0], other, baseline)[0] for other in measured[1:]}
+    return {name: value for name, value in by_name.items() if value is not None}
+
+
+def _weigh(directions: HeadDirections, h: Floats, projected: Array, named: Sequence[int]) -> Analysis:
+    """Weigh the directions on some images, without pruning them.
+
+    Intervals are normal ones over images: of a function of the mean importances by the delta method, its gradient times
+    each image's importances standing for the image.
+
+    Args:
+        directions: of a head whose singular values are not all 0.
+        h: (image, feature), two images or more, not 0.
+        projected: (image, direction) h V.
+        named: features whose part in the leading directions is reported.
+    """
+    sigma = directions.sigma
+    n = len(sigma)
+    lengths = np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64))
+    cosines = np.abs(projected) / lengths[:, None]
+    scale = sigma / sigma.sum()
+    means = cosines.mean(axis=0)
+    values = scale * means
+    errors = scale * cosines.std(axis=0, ddof=1) / np.sqrt(len(h))
+    order = np.argsort(-values, kind="stable")
+
+    def interval(value: float, half: float, ceiling: float = math.inf) -> Interval:
+        return Interval(estimate=value, low=max(value - half, 0.0), high=min(value + half, ceiling))
+
+    def estimate(value: float, gradient: Array, ceiling: float) -> Interval:
+        """Return a value with its interval. `gradient` is by each direction's importance."""
+        return interval(value, float(Z * (cosines @ (scale * gradient)).std(ddof=1) / np.sqrt(len(h))), ceiling)
+
+    total = values.sum()
+    shares = values / total
+    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
+    entropy = -float((shares * logs).sum())
+    rank = float(np.exp(entropy))
+    by_entropy = np.where(shares > 0, -rank * (logs + entropy) / total, 0.0)
+    squares = float((values**2).sum())
+    by_ratio = 2 * total / squares - 2 * total**2 * values / squares**2
+    tops = []
+    for k in TOP:
+        selected = np.zeros(n)
+        selected[order[:k]] = 1.0
+        share = min(float(shares @ selected), 1.0) if k < n else 1.0
+        tops.append(document.TopShare(directions=k, share=estimate(share, (selected - share) / total, 1.0)))
+    leading = []
+    for i in map(int, order[:LEADING]):
+        components = np.abs(directions.v[:, i])
+        leading.append(
+            document.Direction(
+                index=i,
+                singular_value=float(sigma[i]),
+                cosine=float(means[i]),
+                importance=interval(float(values[i]), Z * float(errors[i])),
+                largest_feature=int(components.argmax()),
+                largest_component=float(components.max()),
+                on_features=tuple(components[named].tolist()),
+            )
+        )
+    return Analysis(
+        n_directions=n,
+        singular_values=tuple(sigma.tolist()),
+        importances=tuple(values.tolist()),
+        participation_ratio=estimate(float(total**2 / squares), by_ratio, n),
+        effective_rank=estimate(rank, by_entropy, n),
+        top=tuple(tops),
+        leading=tuple(leading),
+        curves=(),
+        fewest=(),
+    )
+
+
+def _outliers(head: LinearHead, h: Floats, predictions: Predictions) -> Outliers:
+    """Find the outlier features, and replace them by their mean and by zero in every image.
+
+    Outlier features have |z| > 6 in at least half of the images; without any it is the feature with most of the
+    kurtosis.
+
+    h: (image, feature), finite and not constant (`definitions.usable_rows`).
+    """
+    x = float64(h)
+    z = standardise(h)
+    frequency = (np.abs(z) > OUTLIER_SD).mean(axis=0)
+    share = shares_of_kurtosis((z**4).sum(axis=0))
+    by_share = np.argsort(-share, kind="stable")
+    persistent = by_share[frequency[by_share] >= PERSISTENT_SHARE]
+    chosen = persistent if len(persistent) else by_share[:1]
+    difference = head.weight[predictions.first][:, chosen] - head.weight[predictions.second][:, chosen]
+    values: dict[Literal["mean over images", "zero"], Array] = {
+        "mean over images": x[:, chosen].mean(axis=0),
+        "zero": np.zeros(len(chosen)),
+    }
+    replacements = []
+    for name, value in values.items():
+        other = x.copy()
+        other[:, chosen] = value
+        predicted = [head.scores(other[images]).argmax(axis=1) for images in pieces(len(other), len(head.bias))]
+        contributions = (difference * (x[:, chosen] - value)).sum(axis=1)
+        replacements.append(
+            document.Replacement(
+                value=name,
+                changed=_share(~predictions.agrees(np.concatenate(predicted))),
+                margin_share=margin_share(contributions, predictions.margins),
+            )
+        )
+    listed = tuple(
+        document.HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
+        for i in map(int, chosen[:LISTED])
+    )
+    return Outliers(
+        persistent=bool(len(persistent)),
+        n_features=len(chosen),
+        features=listed,
+        replacements=tuple(replacements),
+    )
+
+
+def margin_share(contributions: Array, margins: Array) -> Interval:
+    """Return the features' share of the margins: the sum over images of what they give over the sum of the margins.
+
+    The interval is normal over images (delta method of a ratio of means).
+
+    Args:
+        contributions: (image,) Σ_j (W_aj − W_bj)·(h_j − r_j), over the features j, with a and b the classes of the
+            largest and the second score and r_j what h_j is replaced by.
+        margins: (image,) the first score less the second.
+
+    Returns:
+        Nothing measured where all margins are 0. Below 0 where the features speak against the predictions; above 1
+        where the rest of the representation does.
+    """
+    mean = float(margins.mean())
+    if mean <= 0:
+        return Interval(estimate=None, low=None, high=None)
+    share = float(contributions.mean()) / mean
+    half = Z * float((contributions - share * margins).std(ddof=1)) / mean / len(margins) ** 0.5
+    return Interval(estimate=share, low=share - half, high=share + half)
+
+
+class Predictions(NamedTuple):
+    """What the whole head makes of some images."""
+
+    first: Indices
+    """(image,) class of the largest score; a tie goes to the smaller index"""
+    second: Indices
+    """(image,) class of the largest score of the others"""
+    margins: Array
+    """(image,) the first score less the second"""
+    copies: Indices
+    """(class,) the first of each class's copies, which have the same weights and bias: only rounding decides there"""
+
+    def agrees(self, classes: Indices) -> Bools:
+        """Return whether a class, or a copy of it, is the predicted one, (image,)."""
+        return np.asarray(self.copies[classes] == self.copies[self.first])
+
+    @property
+    def confident(self) -> Indices:
+        """Return the half of the images with the largest margins, the middle one included."""
+        return np.argsort(-self.margins, kind="stable")[: -(-len(self.margins) // 2)]
+
+
+def predict(head: LinearHead, h: Floats) -> Predictions:
+    """Predict with the whole head. h: (image, feature)."""
+    parts = []
+    for images in pieces(len(h), len(head.bias)):
+        scores = head.scores(h[images])
+        rows = np.arange(len(scores))
+        first = scores.argmax(axis=1)
+        best = scores[rows, first]
+        scores[rows, first] = -np.inf
+        second = scores.argmax(axis=1)
+        parts.append((first, second, best - scores[rows, second]))
+    firsts: dict[bytes, int] = {}
+    copies = []
+    for i, (row, bias) in enumerate(zip(head.weight, head.bias, strict=True)):
+        digest = blake2b(row.tobytes() + bias.tobytes()).digest()
+        copies.append(firsts.setdefault(digest, i))
+    first, second, margins = map(np.concatenate, zip(*parts, strict=True))
+    return Predictions(first, second, margins, np.array(copies))
+
+
+def pruned_scores(
+    columns: Array, projected: Array, bias: Array, order: Indices, numbers: Collection[int]
+) -> Iterator[tuple[int, slice, Array]]:
+    """Yield a head's scores with fewer directions, a piece of the images at a time.
+
+    Args:
+        columns: (direction, class) (U Σ)ᵀ.
+        projected: (image, direction) h V, h as the head takes it (of length 1 where it normalises).
+        bias: (class,).
+        order: (direction,) which direction is added first.
+        numbers: of directions.
+
+    Yields:
+        The number kept, the piece of the images, and its (image, class) scores, which are overwritten afterwards.
+    """
+    levels = sorted(set(numbers))
+    added = [columns[order[low:high]] for low, high in zip([0, *levels], levels, strict=False)]
+    for images in pieces(len(projected), len(bias)):
+        piece = projected[images]
+        total = np.tile(bias, (len(piece), 1))
+        low = 0
+        for high, some in zip(levels, added, strict=True):
+            total += piece[:, order[low:high]] @ some
+            yield high, images, total
+            low = high
+
+
+def _share(agree: Bools) -> Accuracy:
+    return wilson(int(agree.sum()), len(agree))
+
+
+class HeadDirections(NamedTuple):
+    """The right singular vectors of a head: those of W, or of W less its mean over classes."""
+
+    mean: Array
+    """(feature,) what was taken from each class's weights: zeros, or their mean over classes"""
+    sigma: Array
+    """(direction,) singular values, falling"""
+    v: Array
+    """(feature, direction) unit vectors; their signs mean nothing"""
+
+    def project(self, h: Floats) -> Array:
+        """Return h V, (image, direction) of (image, feature)."""
+        return np.concatenate([float64(h[images]) @ self.v for images in pieces(len(h), len(self.v))])
+
+
+def decompose(weight: Array) -> tuple[HeadDirections, HeadDirections]:
+    """Return the singular vectors and values of W, and of W less its mean over classes.
+
+    Softmax and the predicted class can't see that mean. One QR decomposition of [1 W] gives both: below its first row
+    stands R of the centred W, and with the row R of W itself. It goes piece by piece, R of the pieces so far on top of
+    the next one, which is exact and copies nothing of W's size.
+
+    Args:
+        weight: (class, feature), finite, at least two classes.
+
+    Returns:
+        Raw, then centred: min(classes, features) and min(classes − 1, features) directions.
+    """
+    n_classes, d = weight.shape
+    r = np.empty((0, d + 1))
+    for start in range(0, n_classes, BLOCK_CLASSES):
+        piece = weight[start : start + BLOCK_CLASSES]
+        r = np.asarray(np.linalg.qr(np.concatenate([r, np.c_[np.ones(len(piece)), piece]]), mode="r"))
+    return _directions(r[:, 1:], np.zeros(d)), _directions(r[1:, 1:], weight.mean(axis=0))
+
+
+def _directions(r: Array, mean: Array) -> HeadDirections:
+    _, sigma, vt = np.linalg.svd(r, full_matrices=False)
+    return HeadDirections(mean, sigma, np.ascontiguousarray(vt.T))
+
+
+def pieces(n_images: int, n_columns: int) -> Iterator[slice]:
+    """Yield the images in pieces of at least one image, and at most `BLOCK_VALUES` values of a table.
+
+    n_columns: values of the table for each image.
+    """
+    step = max(1, BLOCK_VALUES // n_columns)
+    for start in range(0, n_images, step):
+        yield slice(start, min(start + step, n_images))

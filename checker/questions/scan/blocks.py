@@ -1,0 +1,391 @@
+"""Find the ends of a model's blocks in its graph.
+
+A residual block is an addition of two branches that part at one tensor, its source, when at least one of them holds a
+linear layer and the other is the source itself or a linear map, norm or pooling of it (the shortcut of a block that
+changes its width). That is how the residual stream of transformers and the blocks of ResNets, ConvNeXts and MobileNets
+are written. A graph without one is cut where width or resolution of what all paths lead through changes.
+"""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from ...arrays import AnyArray
+from ...core.evidence import Preprocessing
+from ...core.model.ends import ACTIVATION, NORMALISATION
+from ...core.model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
+from ...core.model.open import ModelFile
+from ...core.model.representation import choose_pool
+from ...core.runtime.runner import Runner
+from ...errors import CannotAssessError, UsageError
+from ...text import Texts, quoted
+from .nodes import MIN_OPSET, OUTPUT, add_scan, add_shapes, read_shapes
+from .taps import Shape, Tap
+
+MIN_FEATURES = 8  # narrower tensors (kurtosis is at most about the width) are left out
+FLOATS = frozenset(
+    (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+)
+_OR_UNKNOWN = FLOATS | {None}
+ATTENTION = frozenset(
+    ("Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "QLinearSoftmax")
+)
+SUMS = frozenset(("Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"))
+SKIP_SUM_AT = 3  # output of ONNX Runtime's Skip…LayerNormalization that holds the sum itself
+SAME_VALUES = frozenset(("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"))
+SHORTCUT = LINEAR | NORMALISATION | POOL | RESHAPE | frozenset(("Add", "Mul", "Pad"))
+Kinds = dict[str, str]
+"""The tensors at the ends of blocks, in the order of the graph, and the kind of each.
+
+attention, mlp or convolution: what the branch of a residual block holds; stem: what enters the first of them; stage:
+what enters one and is the end of no other, or the last tensor before a change of width or resolution; named: by the
+user
+"""
+
+
+class ScanPlan(NamedTuple):
+    """Where to measure."""
+
+    taps: tuple[Tap, ...]
+    kinds: Texts
+    """of the block that each ends"""
+    rule: str
+    n_left_out: int
+
+
+def plan_scan(
+    model: ModelFile,
+    pixels: AnyArray,
+    device: str = "cpu",
+    named: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+) -> ScanPlan:
+    """Find the ends of a model's blocks, and their axes. The graph and the shapes of one run decide.
+
+    Args:
+        model: from `open_model`.
+        pixels: (image, height, width, 3), as `Runner.run` takes them; one or more.
+        device: where to run.
+        named: tensors to take instead.
+        preprocessing: as for `Runner`.
+
+    Raises:
+        UsageError: no such tensor.
+        CannotAssessError: no block was found; an opset below 11.
+    """
+    proto = model.graph.stripped()
+    opset = model.opsets.get("ai.onnx", 0)
+    if opset < MIN_OPSET:
+        raise CannotAssessError(
+            f"{model.path}: opset is {opset}; the nodes of a scan need {MIN_OPSET}",
+            "export with opset 18, then scan again",
+        )
+    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
+    layers = build_layers(with_shapes(proto), model.image_input.name, weights)
+    nodes = list(proto.graph.node)
+    residuals = [] if named else find_residuals(layers, nodes, model.fetch)
+    passages = [] if named else find_passages(layers, nodes, model.fetch)
+    for name in named:
+        _check_named(layers, name, model.path)
+    wanted = {*passages, *named}
+    for residual in residuals:
+        wanted |= {*residual.branches, residual.total, residual.output, residual.source}
+    tensors = [name for name in dict.fromkeys([*sorted(wanted), model.fetch]) if layers.types.get(name) in _OR_UNKNOWN]
+    pixels = np.concatenate([pixels, pixels])[: max(2, len(pixels))]  # else any axis of length 1 could be the images'
+    add_shapes(proto, tensors, model.image_input.name, opset)
+    runner = Runner(_with_output(model, proto), device, preprocessing=preprocessing)
+    ((row, *_),) = runner.represent(pixels, one_pass=True)
+    shapes = dict(zip(tensors, read_shapes(row, len(tensors)), strict=True))
+    batch = runner.fixed_batch or len(pixels)
+
+    order = {name: index for index, node in enumerate(nodes) for name in node.output}
+    rule = "named"
+    kinds = dict.fromkeys(sorted(set(named), key=order.__getitem__), "named")
+    if not kinds:
+        rule = "residual"
+        kinds = residual_blocks(layers, residuals, shapes, order)
+    if not kinds:
+        rule = "stages"
+        kinds = stage_blocks(layers, passages, shapes)
+    kinds.pop(model.fetch, None)
+    kinds[model.fetch] = "representation"
+    taps = {name: _tap(layers, name, shapes.get(name, ()), batch, pixels.shape[1:3]) for name in kinds}
+    readable = [(tap, kinds[name]) for name, tap in taps.items() if tap is not None]
+    if all(kind == "representation" for _, kind in readable):
+        unread = "; ".join(f"{name} {show_shape(shapes.get(name))}" for name in list(kinds)[:3])
+        raise CannotAssessError(
+            f"{model.path}: no blocks found (seen: {unread}); a scan needs residual additions or layers that "
+            f"change width or resolution, with the image as first axis and at least {MIN_FEATURES} features",
+            f"robustcheck scan {quoted(model.path)} --block TENSOR",
+        )
+    chosen_taps, of_kind = zip(*readable, strict=True)
+    return ScanPlan(chosen_taps, of_kind, rule, n_left_out=len(taps) - len(readable))
+
+
+def measuring_model(model: ModelFile, plan: ScanPlan) -> ModelFile:
+    """Return the model with the nodes that measure, whose output is OUTPUT."""
+    proto = model.graph.stripped()
+    add_scan(proto, plan.taps, model.precision == "fp64", model.opsets["ai.onnx"])
+    return _with_output(model, proto)
+
+
+def _check_named(layers: Layers, name: str, where: Path) -> None:
+    names = sorted(layers.image_tensors & layers.producers.keys())
+    hint = f"robustcheck inspect {quoted(where)}"
+    if name not in names:
+        if near := difflib.get_close_matches(name, names, 3, 0.5):
+            hint = f"--block with one of: {', '.join(near)}"
+        raise UsageError(f"{where}: --block is {name!r}; no tensor of that name is computed from the image", hint)
+    if layers.types.get(name) not in _OR_UNKNOWN:
+        kind = onnx.TensorProto.DataType.Name(layers.types[name])
+        raise UsageError(f"{where}: --block is {name!r} of type {kind}; only float tensors are measured", hint)
+
+
+def _tap(layers: Layers, tensor: str, shape: Shape, batch: int, size: tuple[int, int]) -> Tap | None:
+    """Return the axes of images, places and features, or None where they are unclear or features are too few.
+
+    batch, size: number of images, and their height and width (px).
+    """
+    if len(shape) not in {2, 3, 4} or 0 in shape:
+        return None
+    form = "vector" if len(shape) == 2 else "tokens"
+    if shape[0] != batch:
+        if len(shape) != 3 or shape[1] != batch:
+            return None  # rows are not images: windows, images and tokens in one axis
+        form = "tokens_first"
+        shape = (shape[1], shape[0], shape[2])
+    pooling = choose_pool(layers, tensor, shape)
+    features = shape[-1]
+    positions = shape[1:-1]
+    if len(shape) == 4:
+        last = _read_last(layers, tensor) if pooling.assumed else pooling.feature_axis == -1
+        if last is None:
+            return None
+        form = "map_last"
+        if not last:
+            form = "map"
+            features = shape[1]
+            positions = shape[2:]
+        # windows and their tokens, not height and width: within rounding, a map has the sides of the image
+        if abs(positions[0] * size[1] - positions[1] * size[0]) > max(size):
+            return None
+    if features < MIN_FEATURES:
+        return None
+    node = layers.producers.get(tensor)
+    return Tap(
+        tensor,
+        form,
+        features,
+        positions,
+        class_token=pooling.pool == "token_cls" and not pooling.assumed,
+        rectified=node is not None and node.op_type == "Relu",
+    )
+
+
+def _read_last(layers: Layers, tensor: str) -> bool | None:
+    """Return whether the features are on the last axis, or None where no layer that reads the tensor shows it."""
+    for node in layers.producers.values():
+        if tensor in node.input[:1]:
+            if node.op_type in ("LayerNormalization", "MatMul", "Gemm"):
+                return True
+            if "Conv" in node.op_type or node.op_type in ("BatchNormalization", "InstanceNormalization"):
+                return False
+    return None
+
+
+def _with_output(model: ModelFile, proto: onnx.ModelProto) -> ModelFile:
+    rows = replace(model.representation, tensor=OUTPUT, pool="none", feature_axis=-1, dequantize=())
+    return replace(model, graph=model.graph.changed(proto), fetch=OUTPUT, representation=rows, added_output=False)
+
+
+class Residual(NamedTuple):
+    """An addition that may end a residual block. Shapes decide."""
+
+    total: str
+    """the sum"""
+    output: str
+    """what the next block reads: the sum, or the activation that alone follows it"""
+    source: str
+    branches: Sequence[str]
+    kind: str
+    own: int
+    """bit of the node that adds"""
+    inside: int
+    """bits of the nodes in both branches"""
+
+
+class Ancestry:
+    """The upstream nodes of every tensor, for one end.
+
+    Args:
+        layers: of the graph.
+        nodes: of the graph, in their (topological) order.
+        end: only what leads to this tensor counts.
+    """
+
+    def __init__(self, layers: Layers, nodes: Iterable[onnx.NodeProto], end: str) -> None:
+        self.layers = layers
+        self.nodes = [node for node in nodes if any(name in layers.image_tensors for name in node.output)]
+        self.own = Counter[str]()  # bit of the node that makes a tensor; 0 for the image
+        self.above = Counter[str]()  # bits of the nodes that compute a tensor
+        for i, node in enumerate(self.nodes):
+            own = 1 << i
+            bits = own
+            for name in self.reads(node):
+                bits |= self.above[name]
+            for name in filter(None, node.output):
+                self.own[name] = own
+                self.above[name] = bits
+        self.to_end = self.above[end]
+
+    def reads(self, node: onnx.NodeProto) -> list[str]:
+        """Return the inputs of a node that need the image."""
+        return [name for name in node.input if name in self.layers.image_tensors]
+
+    def members(self, bits: int) -> Iterable[onnx.NodeProto]:
+        """Yield the nodes of a set of bits, in order."""
+        while bits:
+            lowest = bits & -bits
+            yield self.nodes[lowest.bit_length() - 1]
+            bits ^= lowest
+
+    def has_linear(self, bits: int) -> bool:
+        """Return whether a linear layer is among the nodes."""
+        return any(node.op_type in LINEAR or node.op_type in ATTENTION for node in self.members(bits))
+
+
+def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[Residual]:
+    """Return the additions on the way to the tensor `end` that may end a residual block, in order.
+
+    Connections alone decide; `residual_blocks` looks at the shapes.
+    """
+    ancestry = Ancestry(layers, nodes, end)
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in ancestry.nodes:
+        for name in ancestry.reads(node):
+            consumers.setdefault(name, []).append(node)
+    residuals: list[Residual] = []
+    for node in ancestry.members(ancestry.to_end):
+        branches = ancestry.reads(node)[:2]
+        if node.op_type not in SUMS or len(branches) < 2 or branches[0] == branches[1]:
+            continue
+        total = node.output[0]
+        if node.op_type.startswith("Skip"):
+            if len(node.output) <= SKIP_SUM_AT or not node.output[SKIP_SUM_AT]:
+                continue
+            total = node.output[SKIP_SUM_AT]
+        if meeting := _source(ancestry, *branches):
+            source, inside = meeting
+            readers = consumers.get(total, [])
+            reader = readers[0].op_type if len(readers) == 1 else ""
+            output = readers[0].output[0] if reader in ACTIVATION and "oftmax" not in reader else total
+            ops = {member.op_type for member in ancestry.members(inside)}
+            kind = "mlp"
+            if ops & ATTENTION:
+                kind = "attention"
+            elif any("Conv" in op for op in ops):
+                kind = "convolution"
+            residuals.append(Residual(total, output, source, branches, kind, ancestry.own[total], inside))
+    return residuals
+
+
+def residual_blocks(
+    layers: Layers, residuals: Iterable[Residual], shapes: Mapping[str, Shape], order: Mapping[str, int]
+) -> Kinds:
+    """Return the ends of the residual blocks, in the order of the graph.
+
+    The ends are the additions whose branches and sum have one shape of 2 to 4 axes, and that no other holds: an
+    addition inside the branch of another one is not an end (relative positions added to attention scores, the inner
+    sums of a Res2Net block). What enters a block and is the end of no other is among them.
+
+    order: position of the node that makes a tensor. What comes of an end by a cast or quantisation is that end.
+    """
+    alike = [
+        residual
+        for residual in residuals
+        if {shapes.get(name) for name in residual.branches} == {shapes.get(residual.total)}
+        and 2 <= len(shapes.get(residual.total, ())) <= 4
+    ]
+    outermost = [residual for residual in alike if not any(residual.own & other.inside for other in alike)]
+    ends = {residual.output: residual.kind for residual in outermost}
+    end_tensors = ends.keys() | {residual.total for residual in outermost}
+    entries = [r.source for r in outermost if _same_values(layers, r.source) not in end_tensors and r.source in order]
+    first = min(entries, key=order.__getitem__, default=None)
+    kinds = {name: "stem" if name == first else "stage" for name in entries} | ends
+    return {name: kinds[name] for name in sorted(kinds, key=order.__getitem__)}
+
+
+def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[str]:
+    """Return the tensors on every path from the image to `end`, in order and without `end`."""
+    ancestry = Ancestry(layers, nodes, end)
+    members = list(ancestry.members(ancestry.to_end))
+    last_read = {name: i for i, node in enumerate(members) for name in ancestry.reads(node)} | {end: len(members)}
+    passages = []
+    # the last node that reads anything made so far, the image included
+    reach = max((i for name, i in last_read.items() if not ancestry.own[name]), default=0)
+    for i, node in enumerate(members):
+        outputs = [name for name in node.output if name in last_read]
+        if reach <= i and len(outputs) == 1 and outputs[0] != end:
+            passages.append(outputs[0])
+        reach = max([reach, *(last_read[name] for name in outputs)])
+    return passages
+
+
+def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, Shape]) -> Kinds:
+    """Return the last tensor of each stretch that computes something new, before width or resolution changes.
+
+    A stretch is a run of passages of one shape (2 to 4 axes); one without a linear layer or a concatenation (pooling,
+    a reshape) is not a stage.
+    """
+    blocks: Kinds = {}
+    stretch: list[str] = []
+    for name in [*passages, ""]:
+        shape = shapes.get(name)
+        if stretch and shape == shapes.get(stretch[-1]):
+            stretch.append(name)
+            continue
+        if {layers.producers[member].op_type for member in stretch} & (LINEAR | {"Concat"}):
+            blocks[stretch[-1]] = "stage"
+        stretch = [name] if shape is not None and 2 <= len(shape) <= 4 else []
+    return blocks
+
+
+def _source(ancestry: Ancestry, a: str, b: str) -> tuple[str, int] | None:
+    """Return where two branches part, and their nodes as bits, or None if they are not a shortcut and a branch."""
+    candidates: list[tuple[int, str, int]] = []
+    for shortcut, main in ((a, b), (b, a)):
+        for steps, source in enumerate(_shortcut(ancestry.layers, shortcut)):
+            bypass = ancestry.above[shortcut] & ~ancestry.above[source]
+            inside = ancestry.above[main] & ~ancestry.above[source]
+            parts_here = ancestry.own[source] & ancestry.above[main] and bypass & inside == 0
+            if parts_here and ancestry.has_linear(inside):
+                candidates.append((steps, source, bypass | inside))
+                break
+    if not candidates:
+        return None
+    _, source, nodes = min(candidates, key=lambda candidate: candidate[0])
+    return source, nodes
+
+
+def _shortcut(layers: Layers, tensor: str) -> Iterable[str]:
+    """Yield `tensor`, then each tensor that it is a linear map, norm or pooling of (the sources of a shortcut)."""
+    yield tensor
+    while (node := layers.producers.get(tensor)) is not None and node.op_type in SHORTCUT:
+        names = layers.data.get(node.output[0], ())
+        if len(names) != 1:
+            return
+        tensor = names[0]
+        yield tensor
+
+
+def _same_values(layers: Layers, tensor: str) -> str:
+    """Return the tensor whose values `tensor` holds, but for rounding."""
+    while (node := layers.producers.get(tensor)) is not None and node.op_type in SAME_VALUES:
+        tensor = node.input[0]
+    return tensor
