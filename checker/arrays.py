@@ -19,8 +19,18 @@ Counts = npt.NDArray[np.int64]
 GenericArray = npt.NDArray[np.generic]
 AnyArray = npt.NDArray[Any]
 NOT_READABLE: Final = (
-    *(OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, MemoryError, OverflowError),
-    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 """what NumPy raises where a file is not one of its own, is damaged or encrypted, or claims what it does not hold"""
 

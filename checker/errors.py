@@ -71,8 +71,23 @@ def as_keywords(text: str) -> str:
 
 
 COMMANDS = (
-    *("robustcheck ", "ls ", "find ", "python ", "pip ", "git ", "mkdir ", "tar ", "gunzip ", "cat ", "head ", "df "),
-    *("curl ", "sed ", "unset ", "mlflow ", "ray "),
+    "robustcheck ",
+    "ls ",
+    "find ",
+    "python ",
+    "pip ",
+    "git ",
+    "mkdir ",
+    "tar ",
+    "gunzip ",
+    "cat ",
+    "head ",
+    "df ",
+    "curl ",
+    "sed ",
+    "unset ",
+    "mlflow ",
+    "ray ",
 )
 """how a hint starts that is a command to type"""
 NEWER = "install a newer robustcheck, from where this one came"

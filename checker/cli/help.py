@@ -32,8 +32,19 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: "
 ALL = "--help-all"
 SHORT = (
-    *("images", "max_images", "preprocess", "tensor", "device", "fail_on", "waivers"),
-    *("batch_size", "output", "quiet", "verbose", "config", "strict"),
+    "images",
+    "max_images",
+    "preprocess",
+    "tensor",
+    "device",
+    "fail_on",
+    "waivers",
+    "batch_size",
+    "output",
+    "quiet",
+    "verbose",
+    "config",
+    "strict",
 )
 """the options of a check that every `--help` shows; `--help-all` shows its others, too"""
 

@@ -28,9 +28,19 @@ if TYPE_CHECKING:
     from ..outside.isolation import Limits
 
 
-IMAGES, MODEL, VERDICT, OUTPUT, SPEED, LIMITS, CI = "Images", "Model", "Verdict", "Output", "Speed", "Limits", "CI"
+IMAGES = "Images"
+MODEL = "Model"
+VERDICT = "Verdict"
+OUTPUT = "Output"
+SPEED = "Speed"
+LIMITS = "Limits"
+CI = "CI"
 VECTORS = "Index of vectors"
-FIRST, UNDERSTAND, THRESHOLDS, EVIDENCE, SET_UP = "Commands", "Look closer", "Thresholds", "Sign and register", "Set-up"
+FIRST = "Commands"
+UNDERSTAND = "Look closer"
+THRESHOLDS = "Thresholds"
+EVIDENCE = "Sign and register"
+SET_UP = "Set-up"
 FORMATS = ("terminal", "json")
 Values = dict[str, Any]
 Words = Sequence[str]

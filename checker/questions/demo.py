@@ -67,7 +67,8 @@ def halves(photos: Float32s) -> tuple[Array, Array]:
         which are alike, lie on either side of zero: photos are mostly dark with a few bright places, or the reverse.
     """
     n, height, width, channels = photos.shape
-    upper, lower = photos[:, : height // 2].astype(np.float64), photos[:, height // 2 :].astype(np.float64)
+    upper = photos[:, : height // 2].astype(np.float64)
+    lower = photos[:, height // 2 :].astype(np.float64)
     coarse = upper.reshape(n, -1, COARSE_PX, width // COARSE_PX, COARSE_PX, channels).mean((2, 4))
     fine = lower.mean(3).reshape(n, -1, FINE_PX, width // FINE_PX, FINE_PX).mean((2, 4))
     sign = 1 - 2 * (np.indices(fine.shape[1:]).sum(0) % 2)
@@ -82,7 +83,8 @@ def fit(inputs: Array, targets: Array) -> Array:
 
     inputs: (image, input), targets: (image, feature); at least two images that differ.
     """
-    x, y = inputs - inputs.mean(0), targets - targets.mean(0)
+    x = inputs - inputs.mean(0)
+    y = targets - targets.mean(0)
     gram = x.T @ x
     weights: Array = np.linalg.solve(gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ y)
     return weights
@@ -121,7 +123,8 @@ def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
 
     It maps image (batch, 3, 64, 64) → representation (batch, 512).
     """
-    width, is_planted = weights.shape[1], name == "planted"
+    width = weights.shape[1]
+    is_planted = name == "planted"
     last, shift = ("predicted", SHIFT) if is_planted else ("representation", "")
     constants: dict[str, AnyArray] = {
         "top": np.array([0], np.int64),
@@ -202,7 +205,8 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
 
     It has what the encoder is, verdict, reasons, the deciding statistics with their thresholds.
     """
-    verdict, statistics = report.verdict, report.evidence.statistics
+    verdict = report.verdict
+    statistics = report.evidence.statistics
     passes = verdict.verdict == "PASS"
     rows = [("✗", f"{reason.id}: {reason.seen}") for reason in verdict.reasons]
     rows += [("•", note) for note in report.notes if report.evidence.model.synthetic in note and passes]

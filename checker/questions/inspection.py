@@ -310,8 +310,11 @@ _ANSWERS = {
 @document_of.register(Inspected)
 def document_of_inspection(report: Inspected) -> Document:
     """Return an inspection's document. The next step is of the reason that is hardest to remove."""
-    facts, can_pass, answer = report.facts, report.can_pass, _ANSWERS[report.can_pass.answer]
-    words, step = "yes: the thresholds are for models like this one; the numbers decide", ("", "")
+    facts = report.facts
+    can_pass = report.can_pass
+    answer = _ANSWERS[report.can_pass.answer]
+    words = "yes: the thresholds are for models like this one; the numbers decide"
+    step = ("", "")
     words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:
         hardest = min(can_pass.reasons, key=lambda r: r.id in MENDED_BY_OPTIONS)
@@ -349,8 +352,11 @@ def document_of_inspection(report: Inspected) -> Document:
 
 def _sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     chosen, head, image, contract = (facts[key] for key in ("representation", "head", "image_input", "contract"))
-    scaling, external, values = facts["scaling"], facts["external"], facts["preprocessing"]
-    size, shape = f"{image['height'] or '?'} by {image['width'] or '?'} px", show_shape(chosen["shape"])
+    scaling = facts["scaling"]
+    external = facts["external"]
+    values = facts["preprocessing"]
+    size = f"{image['height'] or '?'} by {image['width'] or '?'} px"
+    shape = show_shape(chosen["shape"])
     unknown = Cell(f"not known: {facts['preprocessing_not_known']}")
     sources = ", ".join(dict.fromkeys(row["source"].removesuffix(" (scaled)") for row in values or ()))
     others = tuple(

@@ -71,7 +71,8 @@ TrustConfig = Annotated[
 
 
 @takes(
-    *("output", *SHARED),
+    "output",
+    *SHARED,
     call=Question,
     output=output_of(FORMS),
     certificate_identity=option(

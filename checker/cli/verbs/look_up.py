@@ -270,8 +270,18 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "re
 
 
 @takes(
-    *("tensor", "pool", "preprocess", "thresholds", "output", "verbose", "color"),
-    *("timeout", "max_memory", "max_model_size", "offline", "debug"),
+    "tensor",
+    "pool",
+    "preprocess",
+    "thresholds",
+    "output",
+    "verbose",
+    "color",
+    "timeout",
+    "max_memory",
+    "max_model_size",
+    "offline",
+    "debug",
     call=Question,
     output=output_of(FORMS),
     verbose={"max": 1, "help": "Everything that the file contains, with the source of each value."},

@@ -234,8 +234,18 @@ TENSORS = ("auto", "representation", "pooled")
 
 
 @takes(
-    *("images", "max_images", "max_bad", "seed", "device", "provider_option", "batch_size", "color", "timeout"),
-    *("max_memory", "quiet", "debug"),
+    "images",
+    "max_images",
+    "max_bad",
+    "seed",
+    "device",
+    "provider_option",
+    "batch_size",
+    "color",
+    "timeout",
+    "max_memory",
+    "quiet",
+    "debug",
     images=AS_FOR_A_CHECK,
     quiet={"help": "No progress."},
     timeout={"help": "Longest time that the measurement of one model may take. Default: no limit."},

@@ -208,8 +208,16 @@ def versions_of(names: Iterable[str]) -> dict[str, str]:
 
 CONTEXT = ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread")
 OF_MODEL = (
-    *("size_bytes", "external_digests", "source", "random_weights", "synthetic"),
-    *("rule", "pool", "ends_in", "batch_difference", "output_difference"),
+    "size_bytes",
+    "external_digests",
+    "source",
+    "random_weights",
+    "synthetic",
+    "rule",
+    "pool",
+    "ends_in",
+    "batch_difference",
+    "output_difference",
 )
 OF_STATISTICS = ("n_features", "n_images", "statistic_version", "alpha", "n_nonfinite", "n_constant")
 """fields of a row that are those of the evidence's model and statistics"""

@@ -290,7 +290,8 @@ def read(path: Path) -> Baseline:
 
 def _check_vectors(path: Path, vectors: Vectors, baseline: Baseline) -> None:
     """Raise UsageError where the vectors are not those that were written."""
-    rows, shape = vectors.rows, (len(vectors.digests), baseline.evidence.statistics.n_features)
+    rows = vectors.rows
+    shape = (len(vectors.digests), baseline.evidence.statistics.n_features)
     if rows.shape != shape:
         fault = f"its vectors have the shape {rows.shape}; {shape} is needed"
     elif not (np.isfinite(rows).all() and rows.any(axis=1).all()):

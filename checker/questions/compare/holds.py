@@ -78,7 +78,8 @@ def moved(own: Array, reference: Array, *, is_nearest: bool) -> str:
     """
     if len(own) < FEWEST_MOVED:
         return ""
-    x, y = own - own.mean(axis=0), reference - reference.mean(axis=0)
+    x = own - own.mean(axis=0)
+    y = reference - reference.mean(axis=0)
     after = max(_median_cosine(x, y), _median_cosine(own, y))
     if after >= SAME_COSINE:
         return f"centred: after a shift of all vectors the cosine is {number_text(after)} (median)"
@@ -100,7 +101,8 @@ def mean_differs(sample: Floats, reference: Array) -> str:
     Photos have much in common, so the mean direction of their vectors is that of almost any set of photos.
     """
     there, here = (unit_rows(rows).mean(axis=0) for rows in (sample, reference))
-    size, own_size = np.linalg.norm(there), np.linalg.norm(here)
+    size = np.linalg.norm(there)
+    own_size = np.linalg.norm(here)
     if own_size < MEAN_LENGTH:
         return ""
     if size < MEAN_LENGTH * own_size:
@@ -126,7 +128,8 @@ def _median_cosine(x: Array, y: Array) -> float:
 def _are_alike(x: Array, y: Array) -> bool:
     """Return whether the cosines between the vectors of photos are the same in both."""
     pairs = np.triu_indices(len(x), 1)
-    a, b = _cosines(x)[pairs], _cosines(y)[pairs]
+    a = _cosines(x)[pairs]
+    b = _cosines(y)[pairs]
     return bool(np.sqrt(np.square(a - b).mean()) <= SAME_COSINES * b.std())
 
 

@@ -44,8 +44,14 @@ WORST: Final = 5  # images that are shown
 TYPES_SHOWN: Final = 6  # of nodes that differ between the files
 TIED_SHARE: Final = 0.05  # of the neighbours that ties may hide before they are named as the reason
 UNSOUND: Final = {
-    *("duplicate_images", "near_duplicate_images", "images_not_varied", "nonfinite_representations"),
-    *("constant_representations", "batch_dependent", "output_changed", "unchecked"),
+    "duplicate_images",
+    "near_duplicate_images",
+    "images_not_varied",
+    "nonfinite_representations",
+    "constant_representations",
+    "batch_dependent",
+    "output_changed",
+    "unchecked",
 }
 """reasons of a check for which vectors or images can't be taken as they were measured"""
 OTHER_VECTORS: Final = ("other_index", "other_ids", "changed_index", "index_lengths")
@@ -284,7 +290,8 @@ def compare_vectors(
 def _distances(candidate: Array, reference: Array, options: IndexOptions) -> dict[str, Number]:
     """Compare the two vectors of each image by cosine, distance and length."""
     sizes = lengths(reference)
-    ratios, cosines = lengths(candidate) / sizes, cosine(candidate, reference)
+    ratios = lengths(candidate) / sizes
+    cosines = cosine(candidate, reference)
     numbers = {
         f"{name}, {place}": quantile(values, abs(at - p), options.min_cosine if (at, p) == (0, 0.05) else None)
         for name, values, at in (("cosine", cosines, 0), ("distance", lengths(candidate - reference) / sizes, 1))
@@ -307,7 +314,8 @@ def _recalls(
         needed: the recall that `compatible` needs, but for the candidate's own vectors.
         is_same: whether candidate and reference have equal vectors.
     """
-    numbers, tied = dict[str, Number](), dict[str, float]()
+    numbers = dict[str, Number]()
+    tied = dict[str, float]()
     for where, neighbours in searched.items():
         theirs = (searched["among the photos"] if where == OWN else neighbours).ranked[-1]
         counted = [k for k in KS if k <= neighbours.n_vectors - bool(neighbours.own)]
@@ -326,19 +334,20 @@ def _judged(report: IndexReport, tied: Mapping[str, float]) -> IndexReport:
         if number.needs is None or (number.low is not None and number.low >= number.needs):
             continue
         lost = number.high is not None and number.high < number.needs
-        reason, step = name.split(" ")[0].strip(","), ""
+        reason = name.split(" ")[0].strip(",")
+        step = ""
         seen = f"{name} {number_text(number.estimate)} ({_bounds(number)}); {number.needs:g} is needed"
         if reason == "length":
             factor = number_text(report.numbers["length, relative"].estimate)
             seen = f"{report.change if report.change != 'none' else 'scaled'}: vectors are {factor} times as long"
             if report.options.metric is None:
-                lost, step = (
-                    False,
-                    "If the index is searched by cosine, say `--metric cosine`. Otherwise embed it again.",
-                )
+                lost = False
+                step = "If the index is searched by cosine, say `--metric cosine`. Otherwise embed it again."
         if name in tied and not lost:
-            least, most = number_text(number.estimate), number_text(tied[name])
-            reason, seen = "ties", f"neighbours can't be told apart: {name} is between {least} and {most}"
+            least = number_text(number.estimate)
+            most = number_text(tied[name])
+            reason = "ties"
+            seen = f"neighbours can't be told apart: {name} is between {least} and {most}"
         report = report.because(reason, "re-embed" if lost else "undecided", seen, step)
     return report
 
@@ -371,13 +380,16 @@ def tested(report: IndexReport, reference: Array, file: Neighbours) -> IndexRepo
 def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: Bools) -> IndexReport:
     """Judge an index in which some photos are known by their ids. is_there: (photo,) the vector is there, anywhere."""
     photos = sorted(file.own)
-    rows, theirs = float64([file.own[photo] for photo in photos]), reference[photos]
+    rows = float64([file.own[photo] for photo in photos])
+    theirs = reference[photos]
     cosines = cosine(rows, theirs)
     is_own = holds.is_same(cosines, holds.spacing(reference)[photos])
-    own, nearest = _share(is_own, needs=holds.SAME_SHARE), _share(cosines >= file.nearest[photos] - TIED)
+    own = _share(is_own, needs=holds.SAME_SHARE)
+    nearest = _share(cosines >= file.nearest[photos] - TIED)
     numbers = report.numbers | {"index: own vector": own, "index: own id nearest": nearest}
     report = report.model_copy(update={"numbers": numbers})
-    n_other, is_elsewhere = int((~is_own).sum()), _reaches(report.numbers["index: vector is there"].low)
+    n_other = int((~is_own).sum())
+    is_elsewhere = _reaches(report.numbers["index: vector is there"].low)
     if _reaches(own.low):
         return _found(report, "by ids", lengths(rows[is_own]), lengths(theirs[is_own]))
     if is_elsewhere and not n_other:
@@ -406,7 +418,8 @@ def _not_found(report: IndexReport, reference: Array, file: Neighbours, is_there
             return report.because("other_index", "undecided", f"the index is {text}", step)
     if report.options.accept_untested:
         return report
-    n_there, n = int(is_there.sum()), report.n_images
+    n_there = int(is_there.sum())
+    n = report.n_images
     seen = f"{UNTESTED}: {n_there} of {n} photos have their vector in it, and {len(file.own)} have an id there"
     return report.because("untested_index", "undecided", seen)
 
@@ -529,7 +542,8 @@ def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:
         The change, and the 5 % quantile of the cosines after it is undone.
     """
     constant = [_are_constant(lengths(x)), _are_constant(lengths(y))]
-    a, b = unit_rows(x), unit_rows(y)
+    a = unit_rows(x)
+    b = unit_rows(y)
     after = float(np.quantile(cosine(a, b), 0.05))
     if after >= least:
         return "none" if constant[0] == constant[1] else "normalised" if constant[0] else "not normalised", after
@@ -590,7 +604,8 @@ def quantile(values: Array, p: float, needs: float | None = None) -> Number:
         None for a bound that the values are too few for: the lower bound of the 5 % quantile needs 72, that of the 1 %
         quantile 368.
     """
-    x, n = np.sort(values), len(values)
+    x = np.sort(values)
+    n = len(values)
     below = np.cumsum([math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n)])  # P(at most k)
     low = int(np.searchsorted(below, (1 - CONFIDENCE) / 2, "right"))
     high = int(np.searchsorted(below, (1 + CONFIDENCE) / 2))
@@ -651,14 +666,18 @@ def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, ow
         own: image by the number of its vector, which is not a neighbour of that image.
     """
     stacked = np.concatenate(queries)
-    units, doubled = unit_rows(stacked).astype(np.float32).T, 2 * lengths(stacked)
+    units = unit_rows(stacked).astype(np.float32).T
+    doubled = 2 * lengths(stacked)
     best = Ranked(np.full((len(stacked), SEEN), -np.inf, np.float32), np.full((len(stacked), SEEN), -1))
     n_images = len(queries[0])
-    nearest, nearest_lengths = np.full(n_images, -1.0), np.ones(n_images)
+    nearest = np.full(n_images, -1.0)
+    nearest_lengths = np.ones(n_images)
     sample = [np.zeros((0, queries[0].shape[1]), np.float32)]
-    n_vectors, vectors_of = 0, dict[int, Floats]()
+    n_vectors = 0
+    vectors_of = dict[int, Floats]()
     for vectors, sizes in blocks:
-        scores, length = np.asarray(vectors, np.float32) @ units, sizes[:, None]
+        scores = np.asarray(vectors, np.float32) @ units
+        length = sizes[:, None]
         cosines = scores[:, -n_images:] / length
         row = cosines.argmax(axis=0)
         cosine_there = cosines[row, np.arange(n_images)]
@@ -682,7 +701,8 @@ def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, ow
 
 def _add(best: Ranked, scores: Floats, start: int) -> None:
     """Add the similarities (vector, query) of another block, in place. start: number of its first vector."""
-    limit, n_queries = best.scores[:, -1], scores.shape[1]
+    limit = best.scores[:, -1]
+    n_queries = scores.shape[1]
     if len(scores) > SEEN and np.isneginf(limit).any():
         limit = np.nextafter(np.partition(scores, -SEEN, axis=0)[-SEEN], -np.inf)
     hits = np.flatnonzero(scores > limit)
@@ -715,8 +735,10 @@ def recall_bounds(ours: Ranked, theirs: Ranked, k: int, metric: Metric) -> tuple
         return np.asarray((equal & a[:, :, None] & b[:, None, :]).sum(axis=(1, 2)))
 
     (x_sure, x_tied), (y_sure, y_tied) = first(ours.scores), first(theirs.scores)
-    n, m = x_tied.sum(axis=1), y_tied.sum(axis=1)
-    x_places, y_places = np.minimum(k - x_sure.sum(axis=1), n), np.minimum(k - y_sure.sum(axis=1), m)
+    n = x_tied.sum(axis=1)
+    m = y_tied.sum(axis=1)
+    x_places = np.minimum(k - x_sure.sum(axis=1), n)
+    y_places = np.minimum(k - y_sure.sum(axis=1), m)
     many = np.maximum(n, m) > KS[-1]
     same = (n == m) & (both(x_tied, y_tied) == n) & ~many
     least = both(x_sure, y_sure) + np.where(same, np.minimum(x_places, y_places), 0)

@@ -86,7 +86,8 @@ class Side:
         sums.update(self.state, h, keys)
         if not len(h):
             return
-        z, groups = definitions.standardise(h), keys % sums.GROUPS
+        z = definitions.standardise(h)
+        groups = keys % sums.GROUPS
         np.add.at(self.far[0], groups, z > OUTLIER_SD)
         np.add.at(self.far[1], groups, z < -OUTLIER_SD)
         room = MAX_ROWS - sum(map(len, self.rows))
@@ -346,7 +347,8 @@ def _alignment(product: float, first: float, second: float, scale: float) -> flo
 def _hsic(k: Array, m: Array) -> float:
     """Return n(n − 3) times the unbiased HSIC. It is that of Song et al.; the factor cancels."""
     n = len(k)
-    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    k = k - np.diag(np.diag(k))
+    m = m - np.diag(np.diag(m))
     rows = k.sum(axis=1), m.sum(axis=1)
     total = rows[0].sum() * rows[1].sum() / ((n - 1) * (n - 2))
     return float((k * m).sum() + total - 2 / (n - 2) * (rows[0] @ rows[1]))
@@ -450,7 +452,8 @@ def follow_features(
         values: (image, feature) of these at the scale of `scaled`, on the images of `ours`; None where the baseline
             saw other images: then nothing is kept.
     """
-    x, same_width = ours.scaled_rows, ours.state.n_features == reference.n_features
+    x = ours.scaled_rows
+    same_width = ours.state.n_features == reference.n_features
     look = _Search(ours, theirs, tolerance, x, x if theirs is None else theirs.scaled_rows)
     features = decisive_features(reference)
     places = [int(f.mean_z < 0) for f in features]
@@ -471,12 +474,15 @@ def follow_features(
     claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
     out = []
     for column, (feature, place, was, initial) in enumerate(zip(features, places, frequencies, by_index, strict=True)):
-        fate, to, explained = initial, None if initial == "lost" else feature.index, None
+        fate = initial
+        to = None if initial == "lost" else feature.index
+        explained = None
         correlated = None if r is None else feature.index if theirs is None else int(np.abs(r[:, column]).argmax())
         if r is not None and theirs is not None and fate != "kept":
             other = look.moved(r[:, column], place, was, claimed)
             if other is not None:
-                fate, to = "moved", other
+                fate = "moved"
+                to = other
                 claimed.add(other)
             # not where every feature of the candidate correlates with it: no rotation is needed then
             elif (
@@ -486,7 +492,8 @@ def follow_features(
             ):
                 explained = float(look.recovered[feature.index])
                 if explained >= SAME_DIRECTION:
-                    fate, to = "rotated", None
+                    fate = "rotated"
+                    to = None
         if to is not None and r is not None:
             correlated = to
         shown = feature.index if to is None and same_width else to
@@ -530,7 +537,8 @@ class _Search:
         A rotation changes the vectors and not the cosines between images, so it does not change the CKA either. By
         chance cosines can be alike, too: those between images of two unrelated encoders of many features.
         """
-        x, y = self.x, self.y
+        x = self.x
+        y = self.y
         alike = similarity(x, y)
         is_same = x.shape == y.shape and np.median((x * y).mean(axis=1)) >= SAME_VECTORS
         if is_same or (alike.cosine_change or 0) > SAME_COSINES or alike.is_below(MIN_CKA):
@@ -674,14 +682,18 @@ def changes(
     """
     if paired and not np.array_equal(candidate.sizes, reference.sizes):
         raise ValueError("the groups of candidate and reference hold other numbers of images; they are not paired")
-    share, missing = alpha / len(required), Interval(estimate=None, low=None, high=None)
+    share = alpha / len(required)
+    missing = Interval(estimate=None, low=None, high=None)
     same_width = candidate.n_features == reference.n_features
     out = []
     for name in STATISTICS:
-        a, b = candidate.values[name], reference.values[name]
-        floor, lower = 0.0, 1.0
+        a = candidate.values[name]
+        b = reference.values[name]
+        floor = 0.0
+        lower = 1.0
         if name == "outlier_frequency":
-            floor, lower = math.sqrt(2 / (min(candidate.n, reference.n) + 2)), float(min(a[0], b[0]))
+            floor = math.sqrt(2 / (min(candidate.n, reference.n) + 2))
+            lower = float(min(a[0], b[0]))
 
         def bounds(a: Array, b: Array, floor: float) -> tuple[float, float, float]:
             parts = [(candidate, a - b)] if paired else [(candidate, a), (reference, b)]
@@ -690,7 +702,8 @@ def changes(
                 for side, x in parts
             ]
             radii = (definitions.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
-            change, radius = float(a[0] - b[0]), math.hypot(*radii)
+            change = float(a[0] - b[0])
+            radius = math.hypot(*radii)
             return change, change - radius, change + radius
 
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -738,7 +751,8 @@ def smallest_losses(change: StatisticChange, tolerance: float) -> tuple[float, f
     Returns:
         Two shares of the reference's value. None where the statistic was not kept, or need not be.
     """
-    low, high = change.ratio.low, change.ratio.high
+    low = change.ratio.low
+    high = change.ratio.high
     if change.keeps != "kept" or low is None or high is None:
         return None
     factor = math.sqrt(high / low)

@@ -199,7 +199,8 @@ def compare(
             old: Vectors | None = Vectors(pair.reference.vectors, vectors.digests)
         else:
             comparison = _against(pair.candidate, evidence[0], read.digests, old_numbers, profile, tolerance)
-            nodes, old = [nodes[0] if old_numbers.nodes else Counter(), Counter(old_numbers.nodes)], old_numbers.vectors
+            nodes = [nodes[0] if old_numbers.nodes else Counter(), Counter(old_numbers.nodes)]
+            old = old_numbers.vectors
         tell("comparing the vectors")
         index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
         index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
@@ -325,7 +326,8 @@ def _apart(
     """Compare in a child. Baselines cross the wall in files, since JSON does not hold their vectors."""
     held = baselines.load(baseline) if isinstance(baseline, Baseline) else None
     with TemporaryDirectory(prefix="robustcheck-") as folder:
-        written, sent = Path(folder, "made.npz"), Path(folder, "sent.npz" if held and held.vectors else "sent.json")
+        written = Path(folder, "made.npz")
+        sent = Path(folder, "sent.npz" if held and held.vectors else "sent.json")
         if held is not None:
             baselines.write(sent, held)
         there: Callable[..., CompareReport | FirstBaseline | VectorsReport] = apart(
@@ -393,7 +395,8 @@ def _against(
 ) -> Comparison:
     """A model that ran, and the numbers of an earlier one."""
     stale = baselines.staleness(old, evidence)
-    ours, theirs = pairs.jackknife_of(side), old.jackknife()
+    ours = pairs.jackknife_of(side)
+    theirs = old.jackknife()
     same_width = ours.n_features == theirs.n_features
     if old.evidence.statistics.statistic_version != evidence.statistics.statistic_version:
         theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
@@ -491,7 +494,8 @@ def _run(
             for index, output in enumerate((ours, theirs)):
                 rows = described_rows(output.representation[is_usable], [both.sketch for both in usable])
                 described[index] = merge_described(described[index], rows)
-            a, b = ours.class_output, theirs.class_output
+            a = ours.class_output
+            b = theirs.class_output
             if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
                 pairs.add_predictions(pair, a, b)
     if pair is None:

@@ -102,7 +102,8 @@ class VectorsReport(Shown, NoTruth, Measured):
     @property
     def answer(self) -> str:
         """Return the answer with its reason, or with what was measured. It is one sentence."""
-        start, reason = ANSWERS[self.index.verdict], self.index.reason
+        start = ANSWERS[self.index.verdict]
+        reason = self.index.reason
         if reason is not None:
             return f"{start}: {reason.seen}."
         numbers = self.index.numbers
@@ -313,7 +314,8 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
 @document_of.register(VectorsReport)
 def document_of_vectors(report: VectorsReport) -> Document:
     """Return the document of a report."""
-    index, reason = report.index, report.index.reason
+    index = report.index
+    reason = report.index.reason
     stopped = f" · {STOPPED}" if report.exit_code else ""
     step = f" {reason.next_step}" if reason else ""
     preprocessing = preprocessing_text(report.preprocessing.preprocessing)

@@ -42,7 +42,8 @@ def explained(opened: Opened, names: Sequence[str], ours: Array, stored: Mapping
     photos = list(pictures)
     theirs = float64([stored[photo] for photo in photos])
     own = opened.preprocessing.preprocessing
-    best, cosines = own, cosine(ours[photos], theirs)
+    best = own
+    cosines = cosine(ours[photos], theirs)
     before = number_text(float(cosines.min()))
     for others in STEPS:
         for other in others(best):
@@ -51,7 +52,8 @@ def explained(opened: Opened, names: Sequence[str], ours: Array, stored: Mapping
                 continue
             tried = cosine(rows, theirs)
             if 1 - tried.mean() < GAIN * (1 - cosines.mean()):
-                best, cosines = other, tried
+                best = other
+                cosines = tried
     is_same = holds.is_same(cosines, holds.spacing(ours)[photos])
     if best == own or is_same.mean() < holds.SAME_SHARE:
         return ""

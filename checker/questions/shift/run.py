@@ -334,7 +334,10 @@ def read_notes(read: SetResult | Target) -> list[str]:
 @document_of.register(ShiftReport)
 def document_of_shift(report: ShiftReport) -> Document:
     """Return the document of accuracies under shift."""
-    model, inside, verdict, agreement = report.model, report.in_distribution, report.verdict, report.agreement
+    model = report.model
+    inside = report.in_distribution
+    verdict = report.verdict
+    agreement = report.agreement
     results = (inside, *(s.result for s in report.shifted))
     reasons = f"{', '.join(verdict.reasons)}; " if verdict.reasons else ""
     agrees = Facts(
@@ -389,7 +392,8 @@ def _answer(report: ShiftReport) -> str:
     inside = report.in_distribution
     parts = [f"{percent_text(inside.accuracy.value)} on {inside.name}"]
     for shifted in report.shifted:
-        accuracy, points = shifted.result.accuracy.value, 100 * shifted.difference.value
+        accuracy = shifted.result.accuracy.value
+        points = 100 * shifted.difference.value
         parts.append(f"{percent_text(accuracy)} on {shifted.result.name} ({points:+.1f} points)")
     for target in report.predicted.targets if report.predicted else ():
         parts.append(f"predicted on {target.name}: {predicted_words(target)}")
@@ -443,16 +447,21 @@ def _row(result: SetResult) -> tuple[Words, ...]:
     acc = result.accuracy
     shift = "" if result.shift is None else f" ({WORDS[result.shift]})"
     return (
-        *(name(result.name + shift), str(acc.n), f"{result.n_labels} of {result.n_compete}"),
-        *(Cell(percent_text(acc.value), "bold"), bounds_text(acc)),
+        name(result.name + shift),
+        str(acc.n),
+        f"{result.n_labels} of {result.n_compete}",
+        Cell(percent_text(acc.value), "bold"),
+        bounds_text(acc),
     )
 
 
 def _effective(report: ShiftReport) -> list[Section]:
     rows = tuple(
         (
-            *(SHIFT_WORDS[shifted.result.shift or ""], Cell(f"{beyond.points:+.1f}", "bold")),
-            *(f"{beyond.low:+.1f} – {beyond.high:+.1f}", percent_text(beyond.expected)),
+            SHIFT_WORDS[shifted.result.shift or ""],
+            Cell(f"{beyond.points:+.1f}", "bold"),
+            f"{beyond.low:+.1f} – {beyond.high:+.1f}",
+            percent_text(beyond.expected),
             beyond.baseline + ("; extrapolated" if beyond.extrapolated else ""),
         )
         for shifted in report.shifted
@@ -461,7 +470,8 @@ def _effective(report: ShiftReport) -> list[Section]:
     without = [(s.not_applicable, s.result.name) for s in report.shifted if s.not_applicable]
     why = tuple((name(names), text) for text, names in sorted(_joined(without).items()))
     table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), rows)
-    title, remark = "Effective robustness", "accuracy beyond the baseline, percentage points"
+    title = "Effective robustness"
+    remark = "accuracy beyond the baseline, percentage points"
     return [
         *([Section(title, remark, (table,), "short")] if rows else []),
         *([Section(f"{title} is not applicable", "", (Facts(why),), "short")] if why else []),
@@ -515,5 +525,6 @@ def predicted_words(target: Target) -> str:
     values = [e.accuracy for e in target.estimates if e.accuracy is not None]
     if not values:
         return "not established"
-    low, high = percent_text(min(values)), percent_text(max(values))
+    low = percent_text(min(values))
+    high = percent_text(max(values))
     return low if low == high else f"{low} to {high}"

@@ -81,8 +81,13 @@ EXACT: Final = "evidence.statistics.alpha"
 OTHER_NOTES: Final = "settings from "
 """How a note begins that names the file or variable which set something (`cli.settings`)."""
 ENVIRONMENT: Final = (
-    *("evidence.statistics.histogram_edges", "evidence.statistics.histogram_counts", "evidence.images.source"),
-    *("binding.versions", "binding.settings.images", "binding.settings.device", "tool_version"),
+    "evidence.statistics.histogram_edges",
+    "evidence.statistics.histogram_counts",
+    "evidence.images.source",
+    "binding.versions",
+    "binding.settings.images",
+    "binding.settings.device",
+    "tool_version",
 )
 """What another machine, version or place changes though the report is true."""
 SHOWN: Final = 60  # characters of a value in a message

@@ -169,14 +169,16 @@ def verify(
     arguments = locals()
     identity = identity_of(certificate_identity, certificate_oidc_issuer, _path(trust_config))
     signer = _signer(_path(signature), _path(public_key), identity)
-    report_file, model = local_path(report_file, "report"), local_path(model, "model")
+    report_file = local_path(report_file, "report")
+    model = local_path(model, "model")
     if isolate and is_possible(None, None if images is None else str(images)):
         sent = {name: value for name, value in arguments.items() if name not in ("isolate", "limits")}
         return apart(verify, str(model), limits)(**sent | {"report_file": report_file, "model": model})
     limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
     content_digest = file_digest(report_file) if report_file.is_file() else ""
-    reports, digest = read_bound(report_file, KINDS), model_digest(model)
+    reports = read_bound(report_file, KINDS)
+    digest = model_digest(model)
     report, raw = report_of(reports, digest, model, report_file)
     assert report.binding is not None
     faults = edits(report, raw)
@@ -366,7 +368,8 @@ _SIGNS = {
 @document_of.register(Verification)
 def document_of_verification(report: Verification) -> Document:
     """Return a verification's document."""
-    result, code = report.result, report.exit_code
+    result = report.result
+    code = report.exit_code
     rows = tuple((finding.check, _SIGNS[finding.status], finding.seen) for finding in report.findings)
     # where it does not hold, or nothing vouches for it, the rule and the last line say so
     proof = (report.rests_on,) if result.startswith("VERIFIED") else ()

@@ -124,7 +124,8 @@ def differences(signed: bytes, expected: JsonObject) -> Texts:
         for key in ("_type", "predicateType", "subject")
         if payload.get(key) != expected[key]
     ]  # fmt: skip
-    theirs, ours = payload.get("predicate"), expected["predicate"]
+    theirs = payload.get("predicate")
+    ours = expected["predicate"]
     if not isinstance(theirs, dict):
         return (*out, "it has no predicate")
     out += [f"its {key} is {_shown(theirs.get(key))}" for key in ours if theirs.get(key) != ours[key]]
@@ -327,9 +328,11 @@ def _key(path: Path, *, private: bool = False) -> Any:
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
-    label, hint = "public key", f"openssl ec -in key.pem -pubout -out {quoted(path)}"
+    label = "public key"
+    hint = f"openssl ec -in key.pem -pubout -out {quoted(path)}"
     if private:
-        label, hint = "private key", NEW_KEY
+        label = "private key"
+        hint = NEW_KEY
     content = content_of(path, label, hint)
     try:
         if private:
@@ -415,7 +418,8 @@ def _bundle_parts(document: Any) -> tuple[str, str, bytes, bytes, set[str]]:
 
     Raises ValueError, KeyError, TypeError, AttributeError: a field is missing, of another type, or one too many.
     """
-    envelope, material = document["dsseEnvelope"], document["verificationMaterial"]
+    envelope = document["dsseEnvelope"]
+    material = document["verificationMaterial"]
     (signature,) = envelope["signatures"]
     hint = material["publicKey"]["hint"]
     fields = (
@@ -430,7 +434,8 @@ def _bundle_parts(document: Any) -> tuple[str, str, bytes, bytes, set[str]]:
     if material["tlogEntries"] != [] or not isinstance(hint, str):
         raise ValueError("entries of a log, or no name of a key")
     named = {hint, signature.get("keyid") or hint}
-    payload, signed = _decoded(envelope["payload"]), _decoded(signature["sig"])
+    payload = _decoded(envelope["payload"])
+    signed = _decoded(signature["sig"])
     return document["mediaType"], envelope["payloadType"], payload, signed, named
 
 
@@ -516,7 +521,8 @@ def _certified(certificate: Certificate) -> tuple[str, str]:
 def _token() -> IdentityToken:
     from sigstore.oidc import IdentityError, IdentityToken, detect_credential  # noqa: PLC0415 # the extra
 
-    raw, where = os.environ.get(TOKEN, "").strip(), TOKEN
+    raw = os.environ.get(TOKEN, "").strip()
+    where = TOKEN
     if not raw:
         where = "the token of this job"
         try:
