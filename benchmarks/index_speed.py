@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from robustcheck_onnx.checker.questions.compare import index as vectors
+from robustcheck_onnx.checker.questions.compare.neighbours import recall_bounds
+from robustcheck_onnx.checker.questions.compare.vectors import BLOCK, open_vectors
 
 WIDTH = 512
 WRITTEN_AT_ONCE = 1 << 17  # vectors
@@ -47,15 +49,15 @@ def queries(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(path: Path, n: int) -> str:
     """Search as `compare --index` does."""
-    blocks = vectors.open_vectors(path, "--index").blocks()
+    blocks = open_vectors(path, "--index").blocks()
     new, old = vectors.search(queries(n), blocks, "cosine", {}).ranked
-    return f"recall@10 {vectors.recall_bounds(new, old, 10, 'cosine')[0].mean():.4f}"
+    return f"recall@10 {recall_bounds(new, old, 10, 'cosine')[0].mean():.4f}"
 
 
 def _blocks(path: Path) -> Iterator[np.ndarray]:
     rows = np.load(path, mmap_mode="r")
-    for first in range(0, len(rows), vectors.BLOCK):
-        yield rows[first : first + vectors.BLOCK].astype(np.float32)
+    for first in range(0, len(rows), BLOCK):
+        yield rows[first : first + BLOCK].astype(np.float32)
 
 
 def product(path: Path, n: int) -> str:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy.cluster.vq import kmeans2
 
 from robustcheck_onnx.checker.questions.compare import CompareReport, compare
-from robustcheck_onnx.checker.questions.compare.pairs import MIN_CKA, MIN_NEAREST_DISTANCE, MIN_SAME_NEAREST
+from robustcheck_onnx.checker.questions.compare.similarity import MIN_CKA, MIN_NEAREST_DISTANCE, MIN_SAME_NEAREST
 from support.comparisons import alike, judged
 
 Array = npt.NDArray[np.float64]

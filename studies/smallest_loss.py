@@ -18,6 +18,8 @@ import numpy.typing as npt
 from robustcheck_onnx.checker.core.statistics import state
 from robustcheck_onnx.checker.core.verdict.rule import inside
 from robustcheck_onnx.checker.questions.compare import pairs
+from robustcheck_onnx.checker.questions.compare.changes import StatisticChange, jackknife_of, required_by
+from robustcheck_onnx.checker.questions.compare.pairs import Pair, Side, decisive_features, update
 from robustcheck_onnx.thresholds.profile import load
 
 Array = npt.NDArray[np.float64]
@@ -36,19 +38,19 @@ NOT_KEPT = ("undecided", "shrank")
 PROFILE = load()
 
 
-def pair_of(candidate: Array, reference: Array) -> pairs.Pair:
+def pair_of(candidate: Array, reference: Array) -> Pair:
     """Return the sums of two models over the same images."""
     width = candidate.shape[1]
-    pair = pairs.Pair(pairs.Side(state.State(width)), pairs.Side(state.State(width)))
-    pairs.update(pair, candidate, reference, np.arange(len(candidate)))
+    pair = Pair(Side(state.State(width)), Side(state.State(width)))
+    update(pair, candidate, reference, np.arange(len(candidate)))
     return pair
 
 
-def strength_of(candidate: Array, reference: Array) -> pairs.StatisticChange:
+def strength_of(candidate: Array, reference: Array) -> StatisticChange:
     """Return what became of the strength."""
     pair = pair_of(candidate, reference)
-    numbers = [pairs.jackknife_of(side) for side in (pair.candidate, pair.reference)]
-    required = pairs.required_by(PROFILE)
+    numbers = [jackknife_of(side) for side in (pair.candidate, pair.reference)]
+    required = required_by(PROFILE)
     changes = pairs.changes(numbers[0], numbers[1], required, PROFILE.alpha, TOLERANCE)
     return next(change for change in changes if change.name == "strength")
 
@@ -62,9 +64,9 @@ def clears(h: Array) -> bool:
 def smallest(reference: Array, answers: Sequence[str]) -> float:
     """Return the smallest loss of the strength that has one of these answers."""
     statistics = state.statistics(pair_of(reference, reference).candidate.state, PROFILE.alpha, PROFILE.bounds)
-    features = [feature.index for feature in pairs.decisive_features(statistics)]
+    features = [feature.index for feature in decisive_features(statistics)]
 
-    def change_at(scale: float) -> pairs.StatisticChange:
+    def change_at(scale: float) -> StatisticChange:
         candidate = reference.copy()
         candidate[:, features] *= scale
         return strength_of(candidate, reference)

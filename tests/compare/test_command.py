@@ -16,7 +16,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.core.verdict.reasons import NAMES
 from robustcheck_onnx.checker.outside import isolation
 from robustcheck_onnx.checker.questions.compare.document import heading
-from robustcheck_onnx.checker.questions.compare.index import SIGNS, IndexOptions, IndexReport
+from robustcheck_onnx.checker.questions.compare.index_report import SIGNS, IndexOptions, IndexReport
 from robustcheck_onnx.checker.questions.compare.judge import CompareReport
 from robustcheck_onnx.checker.report.document import Table, cell_of, document_of
 from robustcheck_onnx.checker.text import number_text

@@ -11,9 +11,10 @@ from numpy.random import default_rng
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.core.statistics.definitions import wilson_bounds
 from robustcheck_onnx.checker.questions.compare import holds
-from robustcheck_onnx.checker.questions.compare import index as vectors
 from robustcheck_onnx.checker.questions.compare.ids import match_ids
-from robustcheck_onnx.checker.questions.compare.index import IndexOptions, IndexReport
+from robustcheck_onnx.checker.questions.compare.index import compare_vectors
+from robustcheck_onnx.checker.questions.compare.index_report import IndexOptions, IndexReport
+from robustcheck_onnx.checker.questions.compare.similarity import lengths
 from support import Capture, Patch, normal, raised, read_json, robustcheck
 from support.comparisons import Array, Workshop, planted, rotation
 
@@ -25,8 +26,8 @@ NAMES = [f"photos/{row}.jpg" for row in range(100)]
 def judged(rows: Array, ids: list[str] | None = None, **options: object) -> IndexReport:
     """Compare the reference with itself: only the index decides."""
     images = [(name, f"digest {name}") for name in NAMES]
-    blocks = [(part, vectors.lengths(part)) for part in np.array_split(rows, 3)]
-    return vectors.compare_vectors(H, H, images, IndexOptions.model_validate(options), None, blocks, ids or ())
+    blocks = [(part, lengths(part)) for part in np.array_split(rows, 3)]
+    return compare_vectors(H, H, images, IndexOptions.model_validate(options), None, blocks, ids or ())
 
 
 def answer(report: IndexReport) -> str:
@@ -190,10 +191,10 @@ def test_another_index_outranks_what_the_candidate_changed() -> None:
         (2 * H, NAMES, "index_lengths"),
         (noise, [], "other_index"),
     ):
-        blocks = [(rows, vectors.lengths(rows))]
+        blocks = [(rows, lengths(rows))]
         for candidate in (np.roll(H, 1, axis=0), H @ rotation(64), 2 * H):
             options = IndexOptions(metric="dot", accept_untested=True)
-            report = vectors.compare_vectors(candidate, H, images, options, None, blocks, ids)
+            report = compare_vectors(candidate, H, images, options, None, blocks, ids)
             assert {"re-embed", "undecided"} == {reason.verdict for reason in report.reasons}
             assert (report.verdict, answer(report)) == ("undecided", expected)
             assert ("Name the reference that" in report.plain) is (expected == "other_index")

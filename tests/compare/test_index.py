@@ -17,9 +17,12 @@ from scipy import linalg, stats
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.questions.compare import baseline, pairs
-from robustcheck_onnx.checker.questions.compare import index as vectors
-from robustcheck_onnx.checker.questions.compare.index import FEWEST_IMAGES, IndexOptions, IndexReport
+from robustcheck_onnx.checker.questions.compare import baseline, vectors
+from robustcheck_onnx.checker.questions.compare.index import FEWEST_IMAGES, compare_vectors
+from robustcheck_onnx.checker.questions.compare.index_report import IndexOptions, IndexReport, Metric
+from robustcheck_onnx.checker.questions.compare.neighbours import KS, quantile
+from robustcheck_onnx.checker.questions.compare.similarity import lengths, procrustes
+from robustcheck_onnx.checker.questions.compare.vectors import Block, open_vectors
 from robustcheck_onnx.checker.text import sha256_of
 from support import TORN_NPY, Capture, Patch, but, normal, raised, read_json, read_text, robustcheck
 from support.comparisons import Array, Workshop, numbers, planted, rotation, rounded
@@ -30,17 +33,17 @@ H = planted(d=64, n=100)
 def index_of(
     candidate: Array,
     reference: Array = H,
-    index: Iterable[vectors.Block] | None = None,
+    index: Iterable[Block] | None = None,
     ids: Iterable[str] = (),
     **options: object,
 ) -> IndexReport:
     images = [(f"{row}.jpg", f"digest {row}") for row in range(len(candidate))]
     text = normal(9, reference.shape[1], seed=4)
-    return vectors.compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, index, ids)
+    return compare_vectors(candidate, reference, images, IndexOptions.model_validate(options), text, index, ids)
 
 
-def block(rows: Array) -> vectors.Block:
-    return rows, vectors.lengths(rows)
+def block(rows: Array) -> Block:
+    return rows, lengths(rows)
 
 
 def recalls(report: IndexReport) -> list[float | None]:
@@ -50,13 +53,13 @@ def recalls(report: IndexReport) -> list[float | None]:
 @pytest.mark.long
 @pytest.mark.process  # scikit-learn counts cores by a command
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_neighbours_are_those_of_scikit_learn(metric: vectors.Metric) -> None:
+def test_neighbours_are_those_of_scikit_learn(metric: Metric) -> None:
     sklearn = pytest.importorskip("sklearn.neighbors")
     old, index = H + normal(*H.shape, seed=1), normal(20_000, 64, seed=2) + H.mean(axis=0)
     blocks = map(block, np.split(index, (7, 9000)))
     truth = sklearn.NearestNeighbors(n_neighbors=10, metric=metric, algorithm="brute").fit(index)
     pairs = list(zip(*(truth.kneighbors(each, return_distance=False) for each in (H, old)), strict=True))
-    shares = [np.mean([len({*a[:k]} & {*b[:k]}) / k for a, b in pairs]) for k in vectors.KS]
+    shares = [np.mean([len({*a[:k]} & {*b[:k]}) / k for a, b in pairs]) for k in KS]
     assert recalls(index_of(H, old, blocks, metric=metric)) == shares
     assert 0.1 < shares[-1] < 0.9
 
@@ -92,12 +95,12 @@ def test_quantiles_and_procrustes_are_scipys() -> None:
     for n in (40, FEWEST_IMAGES - 1, FEWEST_IMAGES, 368, 1024):
         x = normal(n, seed=n)
         for p in (0.5, 0.05, 0.01, 0.99):
-            truth, found = stats.quantile_test(x, p=p).confidence_interval(0.95), vectors.quantile(x, p)
+            truth, found = stats.quantile_test(x, p=p).confidence_interval(0.95), quantile(x, p)
             estimate = np.quantile(x, p, method="inverted_cdf")
             assert_array_equal(numbers(found.low, found.high, found.estimate), [*truth, estimate])
     for n, d in ((200, 30), (20, 50)):
         x, y = normal(n, d, seed=1), normal(n, d, seed=2)
-        assert_allclose(pairs.procrustes(x, y), x @ linalg.orthogonal_procrustes(x, y)[0], atol=1e-10)
+        assert_allclose(procrustes(x, y), x @ linalg.orthogonal_procrustes(x, y)[0], atol=1e-10)
 
 
 def test_each_change_has_its_verdict_and_its_word() -> None:
@@ -144,7 +147,7 @@ def test_an_index_is_read_from_each_kind_of_file(tmp_path: Path, monkeypatch: Pa
     save_file({"embeddings": half}, tmp_path / "v.safetensors")
     pq.write_table(pa.table({"id": ids, "vector": [*half]}), tmp_path / "v.parquet", row_group_size=30)
     for suffix, named in (("npy", []), ("npz", ids), ("safetensors", []), ("parquet", ids)):
-        file = vectors.open_vectors(tmp_path / f"v.{suffix}", "--index")
+        file = open_vectors(tmp_path / f"v.{suffix}", "--index")
         blocks = list(file.blocks())
         assert max(len(rows) for rows, *_ in blocks) == 32
         assert_array_equal(np.concatenate([rows for rows, *_ in blocks]), half)
@@ -195,7 +198,7 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
     bad_text = np.array(["a.jpg"] * 4).view(np.uint32)
     bad_text[7] = 0x110000
     np.savez("ids.npz", vectors=np.eye(4), ids=bad_text.view("U5"))
-    raised(UsageError, "ids.npz: .*an id is not text", list, vectors.open_vectors(Path("ids.npz"), "--index").ids())
+    raised(UsageError, "ids.npz: .*an id is not text", list, open_vectors(Path("ids.npz"), "--index").ids())
     for suffix in ("npy", "npz", "safetensors", "parquet", "csv"):
         Path(f"text.{suffix}").write_text("no vectors")
     pq.write_table(pa.table({"vector": [[1.0], [1.0, 2.0]]}), "ragged.parquet")
@@ -203,7 +206,7 @@ def test_bad_files_of_vectors(tmp_path: Path, monkeypatch: Patch) -> None:
     for row in BAD_FILES.splitlines():
         name, said = row.split(" | ")
         with pytest.raises(UsageError, match=f"{name}: file of --index can't be used .*{said}"):
-            list(vectors.open_vectors(Path(name), "--index").blocks())
+            list(open_vectors(Path(name), "--index").blocks())
 
 
 CALLS = """\

@@ -13,9 +13,10 @@ from scipy import stats
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.core.evidence import Int8Sums
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.questions.compare import baseline, pairs, run
+from robustcheck_onnx.checker.questions.compare import baseline, run
 from robustcheck_onnx.checker.questions.compare.judge import CompareReport
 from robustcheck_onnx.checker.questions.compare.pairs import ClassAgreement, unrelated
+from robustcheck_onnx.checker.questions.compare.similarity import cosines, scaled, similarity, similarity_of
 from robustcheck_onnx.checker.report.record import to_json
 from robustcheck_onnx.thresholds.profile import load
 from support import EMBEDDINGS, Capture, Fields, but, lookup, needs_embeddings, normal, raised, reports, robustcheck
@@ -235,11 +236,11 @@ def test_of_many_images_the_first_cosines_are_kept() -> None:
     """The CKA from the file is that of the same images computed from features."""
     x, y = planted(200, 48, seed=2), planted(200, 48, seed=3)
     y[:, :30] = x[:, :30]
-    first, other, same = (pairs.scaled(h)[: baseline.COSINE_IMAGES] for h in (x, y, np.tile(x[0], (200, 1))))
-    of_first, of_same = (np.round(pairs.cosines(h), baseline.COSINE_DECIMALS) for h in (first, same))
-    found = pairs.similarity_of(of_first, pairs.cosines(other))
-    assert found.cka == pytest.approx(pairs.similarity(first, other).cka, abs=1e-6)
-    assert pairs.similarity_of(of_same, pairs.cosines(other)).cka_debiased is None
+    first, other, same = (scaled(h)[: baseline.COSINE_IMAGES] for h in (x, y, np.tile(x[0], (200, 1))))
+    of_first, of_same = (np.round(cosines(h), baseline.COSINE_DECIMALS) for h in (first, same))
+    found = similarity_of(of_first, cosines(other))
+    assert found.cka == pytest.approx(similarity(first, other).cka, abs=1e-6)
+    assert similarity_of(of_same, cosines(other)).cka_debiased is None
 
 
 def test_a_stale_baseline_is_a_reason() -> None:

@@ -19,7 +19,9 @@ from robustcheck_onnx.checker.core.evidence import ReferenceRun
 from robustcheck_onnx.checker.core.measure.reference import Reference
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.questions.compare import stored
-from robustcheck_onnx.checker.questions.compare.index import IndexOptions, IndexReport, VectorFile, compare_vectors
+from robustcheck_onnx.checker.questions.compare.index import compare_vectors
+from robustcheck_onnx.checker.questions.compare.index_report import IndexOptions, IndexReport
+from robustcheck_onnx.checker.questions.compare.vectors import VectorFile
 from support import PHOTOS, Capture, Patch, normal, raised, read_json, robustcheck
 from support.comparisons import Array, Workshop, planted, rotation
 from support.lookup import lookup_contract

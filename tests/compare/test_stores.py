@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from robustcheck_onnx.checker.questions.compare import index as vectors
+from robustcheck_onnx.checker.questions.compare import vectors
+from robustcheck_onnx.checker.questions.compare.vectors import IDS, VectorFile, open_vectors
 from support import Patch, normal
 
 ROWS = normal(60, 16, seed=1).astype(np.float32)
@@ -28,14 +29,14 @@ def lines_of(heading: str) -> str:
     return textwrap.dedent(found)
 
 
-def exported(heading: str, folder: Path, monkeypatch: Patch, **given: Any) -> vectors.VectorFile:
+def exported(heading: str, folder: Path, monkeypatch: Patch, **given: Any) -> VectorFile:
     monkeypatch.chdir(folder)
     exec(compile(lines_of(heading), heading, "exec"), given)  # of a page of this project
     (file,) = folder.glob("vectors.*")
-    return vectors.open_vectors(file, "--index")
+    return open_vectors(file, "--index")
 
 
-def assert_holds(file: vectors.VectorFile, ids: Sequence[str], rows: Any = ROWS) -> None:
+def assert_holds(file: VectorFile, ids: Sequence[str], rows: Any = ROWS) -> None:
     """Each row is under its id, in any order."""
     stored = list(file.ids())
     assert sorted(stored) == sorted(ids)
@@ -52,7 +53,7 @@ def test_the_examples_of_files_are_read(suffix: str, tmp_path: Path, monkeypatch
 
 def test_the_page_has_the_names_that_are_read() -> None:
     page = PAGE.read_text("utf-8")
-    assert all(f"`{name}`" in page for name in (*vectors.NAMES, *vectors.IDS))
+    assert all(f"`{name}`" in page for name in (*vectors.NAMES, *IDS))
 
 
 def in_faiss() -> list[str]:

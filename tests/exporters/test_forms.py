@@ -16,9 +16,12 @@ from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.runtime.devices import int8_sums
 from robustcheck_onnx.checker.core.statistics import definitions
 from robustcheck_onnx.checker.core.statistics import state as sums
-from robustcheck_onnx.checker.questions.compare import pairs
-from robustcheck_onnx.checker.questions.compare.index import KS, IndexOptions, compare_vectors
+from robustcheck_onnx.checker.questions.compare.features import MIN_CORRELATION, follow_features
+from robustcheck_onnx.checker.questions.compare.index import compare_vectors
+from robustcheck_onnx.checker.questions.compare.index_report import IndexOptions
 from robustcheck_onnx.checker.questions.compare.judge import TOLERANCE
+from robustcheck_onnx.checker.questions.compare.neighbours import KS
+from robustcheck_onnx.checker.questions.compare.pairs import Pair, Side, update
 from robustcheck_onnx.exporters import forms
 from robustcheck_onnx.exporters.delivery import ExportRecord
 from robustcheck_onnx.exporters.forms import FORMS, Kept, Tried
@@ -35,7 +38,7 @@ def test_the_limits_are_those_of_a_comparison() -> None:
     options = IndexOptions()
     assert (options.min_cosine, options.min_recall, KS[-1]) == (forms.MIN_COSINE, forms.MIN_RECALL, forms.NEIGHBOURS)
     assert (forms.OUTLIER_SD, forms.PERSISTENT_SHARE) == (OUTLIER_SD, definitions.PERSISTENT_SHARE)
-    assert (forms.KEPT_SHARE, forms.MIN_CORRELATION) == (1 - TOLERANCE, pairs.MIN_CORRELATION)
+    assert (forms.KEPT_SHARE, forms.MIN_CORRELATION) == (1 - TOLERANCE, MIN_CORRELATION)
     assert forms.CONFIDENCE == definitions.CONFIDENCE
 
 
@@ -52,11 +55,9 @@ def compared(reference: Array, rows: Array) -> Kept:
     """What `compare` finds."""
     images = [(f"{i}.jpg", str(i)) for i in range(len(rows))]
     numbers = compare_vectors(rows, reference, images, IndexOptions(), None, None).numbers
-    pair = pairs.Pair(pairs.Side(sums.State(rows.shape[1])), pairs.Side(sums.State(rows.shape[1])))
-    pairs.update(pair, rows, reference, np.arange(len(rows)))
-    fates = pairs.follow_features(
-        pair.candidate, pair.reference, sums.statistics(pair.reference.state, 0.05), TOLERANCE
-    )
+    pair = Pair(Side(sums.State(rows.shape[1])), Side(sums.State(rows.shape[1])))
+    update(pair, rows, reference, np.arange(len(rows)))
+    fates = follow_features(pair.candidate, pair.reference, sums.statistics(pair.reference.state, 0.05), TOLERANCE)
     cosine, recall = (numbers[name].estimate or 0.0 for name in ("cosine, worst 5 %", "recall@10 among the photos"))
     return Kept(cosine, recall, sum(fate.persistent and fate.fate == "kept" for fate in fates))
 

@@ -26,8 +26,8 @@ from robustcheck_onnx.checker.cli import settings
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.questions import demo
 from robustcheck_onnx.checker.questions.check import check
-from robustcheck_onnx.checker.questions.compare import index
 from robustcheck_onnx.checker.questions.compare.ids import match_ids
+from robustcheck_onnx.checker.questions.compare.vectors import open_vectors
 from robustcheck_onnx.checker.questions.inspection import inspect_model
 from robustcheck_onnx.checker.report.check import read
 from robustcheck_onnx.thresholds import profile, suite
@@ -293,7 +293,7 @@ def seen(path: Path) -> object:
 
 def indexed(path: Path) -> object:
     """What `compare --index` reads of a file of vectors: all of it, and which ids are a photo's."""
-    file = index.open_vectors(path, "--index")
+    file = open_vectors(path, "--index")
     matches = match_ids([f"photos/{i}.jpg" for i in range(40)], file.ids())
     return sum(len(rows) for rows, _ in file.blocks()), matches
 

@@ -30,7 +30,8 @@ from robustcheck_onnx.checker.core.verdict.notes import execution_notes, referen
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
 from robustcheck_onnx.checker.questions.compare import compare, machine
-from robustcheck_onnx.checker.questions.compare.index import IndexOptions, IndexReport, Number, on_another_machine
+from robustcheck_onnx.checker.questions.compare.index import on_another_machine
+from robustcheck_onnx.checker.questions.compare.index_report import IndexOptions, IndexReport, Number
 from robustcheck_onnx.thresholds.profile import load
 from support import PHOTOS, Capture, Patch, but, read_json, robustcheck
 from support.onnx_models import build, graph, save

@@ -34,8 +34,8 @@ a number of bytes of a store's file:
 the digest of a report that is signed; its bytes go into a hash alone:
     checker/core/model/weights:file_digest
 behind the wall (`calibrate` and `export` read models of one's own in the first process):
-    checker/questions/compare/baseline:_read_file checker/questions/compare/index:_arrays
-    checker/questions/compare/index:_mapped checker/questions/compare/index:_parquet
+    checker/questions/compare/baseline:_read_file checker/questions/compare/vectors:_arrays
+    checker/questions/compare/vectors:_mapped checker/questions/compare/vectors:_parquet
     checker/questions/concepts/run:_table checker/outside/image_sets/containers:ParquetTable._open
     checker/outside/image_sets/containers:_cell checker/outside/image_sets/containers:_read_span
     checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/containers:read_file

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.core.images.source import digest_of_set
 from robustcheck_onnx.checker.core.statistics import state
-from robustcheck_onnx.checker.questions.compare import baseline, pairs, run
+from robustcheck_onnx.checker.questions.compare import baseline, run
 from robustcheck_onnx.checker.questions.compare.judge import CompareReport
-from robustcheck_onnx.checker.questions.compare.pairs import Compared, Pair, Side
+from robustcheck_onnx.checker.questions.compare.pairs import Compared, Pair, Side, add_predictions, update
+from robustcheck_onnx.checker.questions.compare.similarity import Similarity
 from robustcheck_onnx.checker.questions.shift.robustness import SetResult
 from robustcheck_onnx.checker.report.record import Time
 from robustcheck_onnx.thresholds.profile import Profile, load
@@ -38,7 +39,7 @@ def paired(candidate: Array, reference: Array, keys: npt.NDArray[np.int64] | Non
     pair = Pair(Side(state.State(candidate.shape[1])), Side(state.State(reference.shape[1])))
     keys = np.arange(len(candidate)) if keys is None else keys
     for rows in np.array_split(np.arange(len(candidate)), 3):
-        pairs.update(pair, candidate[rows], reference[rows], keys[rows])
+        update(pair, candidate[rows], reference[rows], keys[rows])
     return pair
 
 
@@ -82,7 +83,7 @@ def judged(
     """Compare the vectors of two models without files and photos: what follows once both were run."""
     pair, profile = paired(candidate, reference), load()
     if logits is not None:
-        pairs.add_predictions(pair, *logits)
+        add_predictions(pair, *logits)
     ours, theirs = (measured(side, profile, **model) for side in (pair.candidate, pair.reference))
     comparison = run._between(pair, theirs, profile, tolerance)
     return run._report(ours, comparison, profile, tolerance, "", WHEN)
@@ -109,7 +110,7 @@ def judged_by(known: baseline.Baseline, candidate: Array, order: npt.NDArray[np.
     return run._report(ours, comparison, profile, 0.2, "baseline.json", WHEN)
 
 
-def alike(report: CompareReport) -> pairs.Similarity:
+def alike(report: CompareReport) -> Similarity:
     assert report.similarity is not None
     return report.similarity
 

@@ -191,7 +191,7 @@ def compare(
     from ...questions.compare import CompareReport, FirstBaseline
     from ...questions.compare import compare as compare_models
     from ...questions.compare.document import pictured
-    from ...questions.compare.index import IndexOptions
+    from ...questions.compare.index_report import IndexOptions
     from ..run import thumbnails_of
     from ..settings import Resolved, refuse_loosening
 

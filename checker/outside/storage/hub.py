@@ -25,13 +25,7 @@ from ...core.progress import TellLine
 from ...errors import EnvironmentFaultError, RobustcheckError, UsageError
 from ...text import frozen, quoted
 from .places import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text
-from .stores import (
-    PIECE_BYTES,
-    RemoteFile,
-    StoreError,
-    hub_endpoint,
-    load_hub_client,
-)
+from .stores import PIECE_BYTES, RemoteFile, StoreError, hub_endpoint, load_hub_client
 
 HUB = "https://huggingface.co"
 TIMEOUT_S = 30.0  # for one answer about a repository

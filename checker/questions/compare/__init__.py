@@ -5,7 +5,7 @@ Comes in: two models. May import: measure, report and what is below them.
 
 from . import document, pipelines  # they register how a comparison is shown
 from .baseline import Baseline
-from .index import IndexOptions, Required
+from .index_report import IndexOptions, Required
 from .judge import CompareReport, FirstBaseline
 from .run import CompareOptions, compare
 from .stored import VectorsReport

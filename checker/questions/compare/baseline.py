@@ -30,7 +30,9 @@ from ...core.statistics.state import GROUPS
 from ...errors import UsageError
 from ...outside.storage.stores import write_atomically
 from ...text import VERSION, Texts, as_json, digest_of, quoted, sha256_of
-from .pairs import MAX_ROWS, ModelJackknife, Side, cosines, decisive_features, jackknife_of
+from .changes import ModelJackknife, jackknife_of
+from .pairs import MAX_ROWS, Side, decisive_features
+from .similarity import cosines
 
 SCHEMA_VERSION = 1
 LARGEST_BYTES = 1 << 28  # of a file: 1,024 vectors of 4,096 features have 16 MiB

@@ -17,9 +17,11 @@ from ...report.shown import figure_of
 from ...report.topics import topics_of
 from ...report.words import SIGNS, STOPPED, cautions, headline, one_line, verdict_text
 from ...text import count_text, number_text, percent_text
-from .index import IndexReason
+from .changes import Keeps, smallest_losses
+from .features import Fate, FeatureFate
+from .index_report import IndexReason
 from .judge import CompareReport, range_text
-from .pairs import MIN_CKA, NEEDED, Fate, FeatureFate, Keeps, smallest_losses
+from .similarity import MIN_CKA, NEEDED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import numpy as np
 from ...arrays import Array, Bools, Floats
 from ...core.statistics.definitions import unit_rows
 from ...text import number_text
-from .pairs import TIED
+from .similarity import TIED
 
 SAME_COSINE: Final = 0.98  # of a photo's vector in the index and the reference's
 NEARER: Final = 4  # times, than the nearest other photo, is a vector that is the photo's own

@@ -24,10 +24,12 @@ from ...report.attestation import predicate_of, sha256_set
 from ...report.record import Binding, Bound, Time, sealed, to_json
 from ...report.shown import Shown, figure_of, pipeline_text
 from ...text import Fields, Texts, as_json, frozen, interval_text, number_text, percent_text, sha256_of
-from . import pairs
 from .baseline import Baseline, Measured
-from .index import SIGNS, IndexReport, Required
-from .pairs import ClassAgreement, Compared, FeatureFate, Similarity, StatisticChange
+from .changes import StatisticChange
+from .features import MIN_CORRELATION, FeatureFate
+from .index_report import SIGNS, IndexReport, Required
+from .pairs import ClassAgreement, Compared, unrelated
+from .similarity import NEEDED, UNRELATED_CKA, Similarity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -317,7 +319,7 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
         say("not_comparable", "; ".join(different))
     if comparison.stale:
         say("stale_baseline", "; ".join(comparison.stale))
-    for text in pairs.unrelated(comparison.similarity, comparison.agreement):
+    for text in unrelated(comparison.similarity, comparison.agreement):
         say("unrelated", text)
     if reference.verdict.verdict == "WARN":
         for own in reference.verdict.reasons:
@@ -389,13 +391,13 @@ def _lost(comparison: Comparison, tolerance: float, rule: str) -> Iterator[tuple
         yield (
             "outlier_feature_lost",
             f"{_named(other)}: there in the candidate, but not in step with the reference's over the images "
-            f"({_correlations(other)}; {pairs.MIN_CORRELATION:g} is needed)",
+            f"({_correlations(other)}; {MIN_CORRELATION:g} is needed)",
         )
     if unclear := of("undecided"):
         yield (
             "undecided",
             f"{_named(unclear)}: not clear whether in step with the reference's over the images "
-            f"({_correlations(unclear)}; a lower bound of {pairs.MIN_CORRELATION:g} is needed)",
+            f"({_correlations(unclear)}; a lower bound of {MIN_CORRELATION:g} is needed)",
         )
     for fate in ("weaker", "lost"):
         if gone := of(fate):
@@ -416,8 +418,8 @@ def _lost(comparison: Comparison, tolerance: float, rule: str) -> Iterator[tuple
             f"{_named(rotated)}: spread over other features; the best rotation gives back {shares} of its energy",
         )
     alike = comparison.similarity
-    if alike is not None and alike.is_changed and not alike.is_below(pairs.UNRELATED_CKA):
-        yield "representation_changed", f"{alike.text}, {alike.distance_text}; {pairs.NEEDED}"
+    if alike is not None and alike.is_changed and not alike.is_below(UNRELATED_CKA):
+        yield "representation_changed", f"{alike.text}, {alike.distance_text}; {NEEDED}"
 
 
 def _named(features: list[FeatureFate]) -> str:

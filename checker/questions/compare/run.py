@@ -44,22 +44,18 @@ from ...report.record import Clock, Settings, Time
 from ...text import VERSION, Fields, Texts, frozen, sha256_of
 from ..check import binding_of
 from . import baseline as baselines
-from . import pairs, stored, trials
+from . import stored, trials
 from .baseline import COSINE_IMAGES, Baseline, Vectors
-from .index import (
-    IndexOptions,
-    IndexReport,
-    Required,
-    VectorFile,
-    compare_vectors,
-    concluded_index,
-    on_another_machine,
-    open_vectors,
-)
+from .changes import changes, jackknife_of, required_by
+from .features import follow_features, new_features
+from .index import compare_vectors, concluded_index, on_another_machine
+from .index_report import IndexOptions, IndexReport, Required
 from .judge import CLAIM, TOLERANCE, CompareReport, Comparison, FirstBaseline, judge_pair, required_of
 from .machine import MachineLoss, loss_of
-from .pairs import Compared, Pair, Side, cosines, similarity, similarity_of
+from .pairs import MAX_ROWS, Compared, Pair, Side, add_predictions, agreement, update
+from .similarity import cosines, similarity, similarity_of
 from .stored import VectorsReport
+from .vectors import VectorFile, open_vectors
 
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
@@ -380,13 +376,13 @@ def _index_report(
 
 def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:
     """Two models that were run."""
-    numbers = pairs.jackknife_of(pair.candidate), pairs.jackknife_of(pair.reference)
+    numbers = jackknife_of(pair.candidate), jackknife_of(pair.reference)
     return Comparison(
         reference,
-        statistics=pairs.changes(*numbers, pairs.required_by(profile), profile.alpha, tolerance),
-        features=pairs.follow_features(pair.candidate, pair.reference, reference.evidence.statistics, tolerance),
+        statistics=changes(*numbers, required_by(profile), profile.alpha, tolerance),
+        features=follow_features(pair.candidate, pair.reference, reference.evidence.statistics, tolerance),
         similarity=similarity(pair.candidate.scaled_rows, pair.reference.scaled_rows),
-        agreement=pairs.agreement(pair),
+        agreement=agreement(pair),
     )
 
 
@@ -395,7 +391,7 @@ def _against(
 ) -> Comparison:
     """A model that ran, and the numbers of an earlier one."""
     stale = baselines.staleness(old, evidence)
-    ours = pairs.jackknife_of(side)
+    ours = jackknife_of(side)
     theirs = old.jackknife()
     same_width = ours.n_features == theirs.n_features
     if old.evidence.statistics.statistic_version != evidence.statistics.statistic_version:
@@ -408,8 +404,8 @@ def _against(
         stale = ("the baseline took the same images in another order (--seed, or their names)",)
     return Comparison(
         Compared.of(old.evidence, profile),
-        statistics=pairs.changes(ours, theirs, pairs.required_by(profile), profile.alpha, tolerance, paired=paired),
-        features=pairs.follow_features(
+        statistics=changes(ours, theirs, required_by(profile), profile.alpha, tolerance, paired=paired),
+        features=follow_features(
             side, None, old.evidence.statistics, tolerance, old.frequencies, old.rows if same_rows else None
         )
         if same_width
@@ -438,7 +434,7 @@ def _report(
         n_images=candidate.evidence.statistics.n_images,
         candidate=candidate,
         alpha=profile.alpha,
-        new_features=pairs.new_features(candidate.evidence.statistics, comparison.features),
+        new_features=new_features(candidate.evidence.statistics, comparison.features),
         notes=_notes(candidate, comparison.reference, profile, is_baseline=baseline != ""),
         profile=profile,
         claim=CLAIM,
@@ -486,9 +482,9 @@ def _run(
             theirs = ours if second is first else second.runners[0].run(stack([both.other for both in batch]))
             pair = pair or Pair(_side(first, ours), _side(second, theirs))
             keys = [key_of(both.digest) for both in batch]
-            is_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
+            is_usable = update(pair, ours.representation, theirs.representation, keys)
             usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
-            pair.images += [(both.name, both.digest) for both in usable[: pairs.MAX_ROWS - len(pair.images)]]
+            pair.images += [(both.name, both.digest) for both in usable[: MAX_ROWS - len(pair.images)]]
             firsts[0].add([both.pixels for both in usable], [ours.representation[is_usable]])
             firsts[1].add([both.other.pixels for both in usable], [theirs.representation[is_usable]])
             for index, output in enumerate((ours, theirs)):
@@ -497,7 +493,7 @@ def _run(
             a = ours.class_output
             b = theirs.class_output
             if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
-                pairs.add_predictions(pair, a, b)
+                add_predictions(pair, a, b)
     if pair is None:
         read.check_usable(first.source)
         raise AssertionError("check_usable refuses a set without a usable image")

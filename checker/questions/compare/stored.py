@@ -27,26 +27,13 @@ from ...text import VERSION, count_text, number_text
 from . import holds
 from .baseline import Measured
 from .ids import match_ids
-from .index import (
-    FEWEST_IMAGES,
-    OTHER_VECTORS,
-    SIGNS,
-    UNSOUND,
-    IndexOptions,
-    IndexReason,
-    IndexReport,
-    IndexVerdict,
-    VectorFile,
-    compare_vectors,
-    cosine,
-    explain,
-    on_another_machine,
-    quantile,
-    search,
-    tested,
-)
+from .index import FEWEST_IMAGES, UNSOUND, compare_vectors, explain, on_another_machine, tested
+from .index_report import OTHER_VECTORS, SIGNS, IndexOptions, IndexReason, IndexReport, IndexVerdict
 from .machine import loss_of
+from .neighbours import quantile, search
 from .pairs import Compared
+from .similarity import cosine
+from .vectors import VectorFile
 
 FEWEST_MATCHED: Final = 35  # photos from which the lower bound of the share can reach `holds.SAME_SHARE`
 OWN: Final = "index: own vector"

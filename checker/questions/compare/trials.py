@@ -16,7 +16,7 @@ from ...core.measure.opening import Opened
 from ...core.measure.prepare import Prepared, prepare, stack
 from ...text import number_text
 from . import holds
-from .index import cosine
+from .similarity import cosine
 
 PHOTOS: Final = 16  # that each preprocessing is tried on
 FEWEST: Final = 8  # photos from which a preprocessing is named
