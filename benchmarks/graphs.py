@@ -15,7 +15,8 @@ import onnx
 import speed
 from onnx import TensorProto, helper, numpy_helper
 
-from robustcheck_onnx.checker.core.model.ends import ends_in, find_head, last_linears
+from robustcheck_onnx.checker.core.model.ends import ends_in, last_linears
+from robustcheck_onnx.checker.core.model.last_layer import find_head
 from robustcheck_onnx.checker.core.model.layers import build_layers
 
 BLOCKS, WIDTH, TOKENS = 48, 64, 16

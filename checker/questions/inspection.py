@@ -13,7 +13,7 @@ from pydantic import Field
 from ...thresholds.profile import Frozen, Profile
 from ..core.evidence import GraphScaling, ModelFacts, PreprocessingFacts
 from ..core.measure.opening import model_facts
-from ..core.model.file import stated_in
+from ..core.model.contract import stated_in
 from ..core.model.int8 import saturating_pairs
 from ..core.model.layers import show_shape
 from ..core.model.open import ModelFile, open_model

@@ -175,7 +175,7 @@ def sign(
     one with waivers (exit 2). A WARN is signed as a WARN (exit 1). `robustcheck check --sign KEY` signs what it
     measures itself.
     """
-    from ...core.model.weights import file_digest
+    from ...core.model.watched import file_digest
     from ...outside.storage.stores import write_atomically
     from ...report.record import bundle_of, is_verdict, sealed
     from ...trust.verify import signature

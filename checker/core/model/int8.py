@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.numpy_helper import from_array
 
 from ...arrays import GenericArray
-from .layers import input_at, integer
+from .nodes import input_at, integer
 from .weights import Weights, values_of
 
 WEIGHT_AT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}

@@ -5,7 +5,9 @@ from their folder, so read-only folders, hard links and models over 2 GB work. M
 unknown operators, object detectors, segmenters.
 """
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -25,12 +27,18 @@ from ....thresholds.profile import End
 from ...errors import CannotAssessError
 from ...text import frozen, sha256_of
 from ..evidence import GraphScaling
-from .ends import EMBEDDINGS, Constants, Head, is_change_of_basis
-from .file import Contract, Graph, OnnxFile, changed, drop_pages, parse_contract, read_onnx
-from .image_input import ImageInput, find_image_input, find_scalings, keep_image_part
-from .layers import Layers, Names, Shape, build_layers, nested_nodes, precision, refuse_giants, sort_model, with_shapes
+from .constants import Constants, is_change_of_basis
+from .contract import Contract, changed, parse_contract
+from .ends import EMBEDDINGS
+from .file import Graph, OnnxFile, drop_pages, read_onnx
+from .image_input import ImageInput, find_image_input, keep_image_part
+from .last_layer import Head
+from .layers import FLOATS, SMALL_FLOATS, Layers, Shape, build_layers, refuse_giants, with_shapes
+from .nodes import Names, nested_nodes, sort_model
 from .representation import Candidate, Representation, choose, find_candidates, refuse_dense
-from .weights import ExternalFile, about, refuse_changed
+from .scaling import find_scalings
+from .watched import ExternalFile, refuse_changed
+from .weights import about
 
 
 def check_supported(proto: ModelProto) -> frozenset[str]:
@@ -313,3 +321,22 @@ def _addition(proto: ModelProto, representation: Representation, layers: Layers)
         value.type.tensor_type.elem_type = kind
     addition.output.append(value)
     return fetch, addition
+
+
+QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
+
+
+def precision(proto: ModelProto) -> str:
+    """Return what most weights are, fp32 for example. It is int8, or a float of 4 or 8 bits, of any quantised layer."""
+    if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
+        kinds = {weight.data_type for weight in proto.graph.initializer}
+        kinds |= {
+            attribute.i for node in proto.graph.node for attribute in node.attribute if attribute.name == "output_dtype"
+        }
+        return min((SMALL_FLOATS[kind] for kind in kinds & SMALL_FLOATS.keys()), default="int8")
+    names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
+    sizes = Counter[str]()
+    for weight in proto.graph.initializer:
+        if weight.data_type in FLOATS:
+            sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
+    return max(sizes, key=sizes.__getitem__, default="fp32")

@@ -4,24 +4,24 @@ The reason and the alternatives come with it. What each output of the graph hold
 decided here, too, and object detectors are refused. Pooling gives one row per image.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from ....thresholds.profile import End
 from ...errors import CannotAssessError, UsageError
 from ...text import frozen, quoted
-from .ends import AFTER_LINEAR, GATE, SCALE, SECOND, UNIT, Head, Join, embedding_under, ends_in, find_head
-from .file import Contract
-from .layers import ELEMENTWISE, FLOATS, LINEAR, POOL, Layers, Names, Shape, integer, integers, op_set, show_shape
+from .contract import Contract
+from .ends import AFTER_LINEAR, SECOND, embedding_under, ends_in
+from .last_layer import GATE, SCALE, UNIT, Head, Join, find_head
+from .layers import FLOATS, LINEAR, Layers, Shape
+from .nodes import Names, op_set
+from .pooling import choose_pool, is_vector, user_pool
 
 # widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
 # ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
@@ -458,136 +458,3 @@ def _deepest_map(layers: Layers) -> str:
     ]
     widest = max((channels for channels, _ in maps), default=0)
     return next((name for channels, name in reversed(maps) if channels == widest), "")
-
-
-POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
-ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
-KEEPS_AXES = ELEMENTWISE | op_set("Concat HardSwish Gelu LeakyRelu Dropout Identity")
-RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
-
-
-class Pooling(NamedTuple):
-    """How a tensor becomes (image, feature)."""
-
-    pool: str
-    why: str
-    feature_axis: int = -1
-    assumed: bool = False
-
-
-def choose_pool(
-    layers: Layers, tensor: str, shape: Shape | None, crossed: AbstractSet[str] = frozenset(), *, where: str = ""
-) -> Pooling:
-    """Choose the pooling that a tensor needs.
-
-    None for (image, feature), else a mean over space, the class token, or a mean over tokens.
-
-    `crossed` are the ops between a linear head and the output: they show what the model itself does; `where` names the
-    file in messages.
-
-    Raises:
-        CannotAssessError: the tensor has 1 axis, or more than 4.
-    """
-    if shape is None or is_vector(shape):
-        on_axis_1 = shape is not None and len(shape) > 2 and shape[1] != 1
-        return Pooling("none", "", 1 if on_axis_1 else -1)
-    if len(shape) == 4:
-        axis = _channel_axis(layers, tensor)
-        where = "the last axis" if axis == -1 else "axis 1"
-        return Pooling("spatial_mean", f"mean over height and width, features on {where}", axis or 1, axis is None)
-    if len(shape) != 3:
-        raise CannotAssessError(
-            f"{where}: tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first",
-            f"robustcheck inspect {quoted(where)} names other tensors; choose one with --tensor",
-        )
-    if "ReduceMean" in crossed:
-        return Pooling("token_mean", "mean over tokens, as the model's head does")
-    if {"Gather", "Slice"} & crossed:
-        return Pooling("token_cls", "first token, as the model's head does")
-    tokens = shape[1]
-    if _has_class_token(layers):
-        return Pooling("token_cls", "first of the tokens: the graph puts a learned class token there")
-    if tokens is not None and math.isqrt(tokens) ** 2 == tokens:
-        return Pooling("token_mean", f"mean over {tokens} tokens: a square grid without class token")
-    if tokens is not None and math.isqrt(tokens - 1) ** 2 == tokens - 1:
-        return Pooling("token_cls", f"first of {tokens} tokens: one more than a square grid", assumed=True)
-    return Pooling("token_mean", "mean over tokens: no class token was found", assumed=True)
-
-
-def is_vector(shape: Shape) -> bool:
-    """Whether a shape is (image, feature). Further axes of length 1 are allowed."""
-    return len(shape) == 2 or (sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:])
-
-
-def user_pool(pool: str, shape: Shape | None, tensor: str, where: str) -> str:
-    """Return the pool that a user's word names. `where` names the file.
-
-    Raises:
-        UsageError: no such pool, or one that does not fit the tensor's axes.
-    """
-    choices = ALIASES.get(pool, (pool,) if pool in POOLS else ())
-    if not choices:
-        raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
-    if shape is None:
-        return choices[-1]
-    fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and is_vector(shape))]
-    if not fits:
-        raise UsageError(
-            f"{where}: --pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
-            {2: "--pool none", 3: "--pool cls or --pool mean", 4: "--pool mean"}.get(len(shape), "leave out --pool"),
-        )
-    return fits[0]
-
-
-def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
-    """Pool to (image, feature). Means are taken in float64, selections keep the dtype.
-
-    `values` is (image, feature), with further axes of length 1 or without, (image, token, feature) or a feature map
-    with features on `feature_axis`.
-
-    Raises:
-        CannotAssessError: the array has another number of axes than the pool needs.
-    """
-    if pool == "none" and values.ndim > 2 and is_vector(values.shape):
-        return np.ascontiguousarray(values.reshape(len(values), -1))
-    if values.ndim != RANKS[pool]:
-        raise CannotAssessError(
-            f"representation has shape {values.shape}; pool {pool} needs {RANKS[pool]} axes",
-            "--pool cls or --pool mean",
-        )
-    if pool == "token_cls":
-        return np.ascontiguousarray(values[:, 0])
-    if pool == "token_mean":
-        return np.asarray(values.mean(axis=1, dtype=np.float64))
-    if pool == "spatial_mean":
-        return np.asarray(np.moveaxis(values, feature_axis, -1).mean(axis=(1, 2), dtype=np.float64))
-    return values
-
-
-def _channel_axis(layers: Layers, tensor: str) -> int | None:
-    """Return the feature axis of a 4-D tensor. The layer that made it decides; None where that does not show."""
-    while (node := layers.producers.get(tensor)) is not None:
-        op = node.op_type
-        if op in ("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"):
-            return -1
-        if op in LINEAR or op in POOL or op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
-            return 1
-        if op == "Transpose":
-            order = integers(node, "perm")
-            return 1 if order == [0, 3, 1, 2] else -1 if order == [0, 2, 3, 1] else None
-        names = layers.data.get(node.output[0], ())
-        if not names or op not in KEEPS_AXES:
-            return None
-        tensor = names[0]
-    return None
-
-
-def _has_class_token(layers: Layers) -> bool:
-    """Whether a Concat over tokens adds a learned one."""
-    for node in layers.producers.values():
-        if node.op_type == "Concat" and integer(node, "axis", 0) in (1, -2):
-            of_image = [name in layers.image_tensors for name in node.input]
-            ranks = {len(layers.shapes[name]) for name in (*node.input, *node.output) if name in layers.shapes}
-            if any(of_image) and not of_image[0] and ranks <= {3}:
-                return True
-    return False

@@ -19,7 +19,8 @@ from ...arrays import NOT_READABLE, Array, GenericArray, float64
 from ...errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint, unfit
 from ...text import frozen
 from ..model.file import Graph
-from ..model.layers import FLOATS, LINEAR, RESHAPE, Layers, build_layers, inputs_of, needed_nodes, text_of, with_shapes
+from ..model.layers import FLOATS, LINEAR, RESHAPE, Layers, build_layers, with_shapes
+from ..model.nodes import inputs_of, needed_nodes, text_of
 from ..model.open import ModelFile
 from .devices import RUN_ERRORS, cpu_threads
 from .session import open_session, relative_difference, translate

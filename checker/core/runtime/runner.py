@@ -25,8 +25,8 @@ from ..images.preprocess import channels, scales_finitely
 from ..model.image_input import DTYPES, ImageInput
 from ..model.int8 import with_unsigned_weights
 from ..model.open import ModelFile
-from ..model.representation import apply_pool
-from ..model.weights import refuse_changed
+from ..model.pooling import apply_pool
+from ..model.watched import refuse_changed
 from .devices import CPU, CUDA, ORT_FATAL, RUN_ERRORS, TENSORRT, cpu_threads, device_memory, expects_accelerator
 from .session import describe, open_session, relative_difference, translate
 

@@ -33,7 +33,7 @@ from ...core.measure.sums import ImagesRead
 from ...core.model.ends import ACTIVATION, NORMALISATION
 from ...core.model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
 from ...core.model.open import ModelFile
-from ...core.model.representation import choose_pool
+from ...core.model.pooling import choose_pool
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.runtime.runner import SAME_OUTPUT, Runner
 from ...core.runtime.session import relative_difference
