@@ -92,7 +92,7 @@ def rows(folder: Path, runs: int) -> list[dict[str, object]]:
         start = time.process_time()
         graph = onnx.GraphProto.FromString(large.SerializeToString())
         parsed = time.process_time()
-        layers = build_layers(graph, "image", {"projection": (WIDTH, 512)})
+        layers = build_layers(graph, "image", [onnx.TensorProto(name="projection", dims=(WIDTH, 512))])
         ends_in(layers, "embedding")
         find_head(layers, "embedding")
         list(last_linears(layers, "embedding"))

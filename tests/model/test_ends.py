@@ -35,6 +35,7 @@ from support.onnx_models import PIXELS, Array, written
 from support.truths import SlowGraph
 
 CONSTANTS = {"w": (16, 16), "v": (16,), "one": (1,), "scalar": ()}
+WEIGHTS = [TensorProto(name=name, dims=dims) for name, dims in CONSTANTS.items()]
 UNARY = ("Relu", "Sigmoid", "Tanh", "Erf", "Clip", "Flatten", "Identity", "Cast", "GlobalAveragePool", "ReduceMean",
          "ReduceL2", "Sqrt", "LayerNormalization", "Shape", "Reciprocal", "Softmax", "Expand", "Tile",
          "Not", "Sign")  # fmt: skip
@@ -64,7 +65,7 @@ def tensors_of(graph: GraphProto) -> list[str]:
 
 @given(graphs())
 def test_walks_give_what_the_definitions_say(graph: GraphProto) -> None:
-    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
+    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", WEIGHTS)
     for tensor in tensors_of(graph):
         assert (tensor in layers.image_tensors) == slow.depends(tensor)
         assert layers.data.get(tensor, ()) == slow.data(tensor)
@@ -82,7 +83,7 @@ def test_walks_give_what_the_definitions_say(graph: GraphProto) -> None:
 
 @given(graphs())
 def test_heads_are_those_of_the_definitions(graph: GraphProto) -> None:
-    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
+    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", WEIGHTS)
     for tensor in tensors_of(graph):
         found, expected = find_head(layers, tensor), slow.head(tensor)
         if expected is None:
@@ -142,7 +143,7 @@ def steps(run: Callable[[], object], most: int = 2_000_000) -> int:
 
 
 def build_and_walk(graph: GraphProto) -> End:
-    layers, tensor = build_layers(graph, "image", {"w8x8": (8, 8)}), graph.node[-1].output[0]
+    layers, tensor = build_layers(graph, "image", [TensorProto(name="w8x8", dims=(8, 8))]), graph.node[-1].output[0]
     ends._facts(layers)
     find_head(layers, tensor)
     list(last_linears(layers, tensor))

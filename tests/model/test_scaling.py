@@ -65,9 +65,8 @@ def with_layer(text: str, last: str = "x", image: Value = IMAGE, **weights: Any)
 def scalings(model: ModelProto) -> tuple[GraphScaling, ...]:
     content = model.SerializeToString()
     proto, places = parse_stripped(content)
-    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-    image = find_image_input(proto.graph, weights.keys())
-    layers = build_layers(with_shapes(proto), image.name, weights)
+    image = find_image_input(proto.graph)
+    layers = build_layers(with_shapes(proto), image.name, proto.graph.initializer)
     return find_scalings(Constants(proto, layers, Weights(None, content, places)), image, "out")
 
 

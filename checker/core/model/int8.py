@@ -12,15 +12,13 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.numpy_helper import from_array
 
 from ...arrays import GenericArray
+from .layers import WEIGHT_AT, WEIGHT_ZERO_AT
 from .nodes import input_at, integer
 from .weights import Weights, values_of
 
-WEIGHT_AT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}
-WEIGHT_AT |= {"DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1}
-"""operators that add integer products, and the number of their weight among their inputs"""
 ZERO_AT = {"QLinearConv": 2, "QLinearMatMul": 2, "QGemm": 2, "ConvInteger": 2, "MatMulInteger": 2}
 ZERO_AT |= {"MatMulIntegerToFloat": 4}
-"""the same of the zero point of their activations, which has their type; DynamicQuantizeMatMul makes uint8"""
+"""position of the zero point of a layer's activations, which has their type; DynamicQuantizeMatMul makes uint8"""
 FLOAT_LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
 """layers that become integer products where DequantizeLinear makes both factors"""
 MOST_OF_A_PAIR = 32767 // 255  # the largest |a + b| that the largest activation leaves in 16 bits: 128
@@ -51,8 +49,8 @@ def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Itera
         is_unsigned = True
         if node.op_type in FLOAT_LAYERS and input_at(node, 0) in quantised:
             name = quantised.get(input_at(node, 1), "")
-        elif node.op_type in WEIGHT_AT:
-            name = input_at(node, WEIGHT_AT[node.op_type])
+        elif node.op_type in WEIGHT_ZERO_AT:
+            name = input_at(node, WEIGHT_AT.get(node.op_type, 1))
             zero = tensors.get(input_at(node, ZERO_AT.get(node.op_type, len(node.input))))
             is_unsigned = zero is None or zero.data_type == TensorProto.UINT8
         if is_unsigned and name in tensors and tensors[name].data_type == TensorProto.INT8:
@@ -72,9 +70,6 @@ def _terms(node: NodeProto, values: GenericArray) -> GenericArray:
 
 
 OFFSET = 128  # between an int8 weight and the same weight as uint8
-WEIGHT_ZERO_AT = {"QLinearConv": 5, "QLinearMatMul": 5, "QGemm": 5, "ConvInteger": 3, "MatMulInteger": 3}
-WEIGHT_ZERO_AT |= {"DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5, "DequantizeLinear": 2}
-"""operators that take a weight, and the number of the weight's zero point among their inputs"""
 
 
 def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
@@ -91,11 +86,14 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
     names = {name for _, name in _int8_layers(model, tensors)}
     uses = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
-        if node.op_type not in WEIGHT_ZERO_AT:
+        weight_at = WEIGHT_AT.get(node.op_type, 1)
+        zero_at = WEIGHT_ZERO_AT.get(node.op_type)
+        if node.op_type == "DequantizeLinear":
+            weight_at = 0
+            zero_at = 2
+        if zero_at is None:
             continue
-        weight_at = WEIGHT_AT.get(node.op_type, 0)
         name = input_at(node, weight_at)
-        zero_at = WEIGHT_ZERO_AT[node.op_type]
         zero_name = input_at(node, zero_at)
         if name not in names or uses[name] > 1 or (zero_name and zero_name not in tensors):
             continue

@@ -6,18 +6,17 @@ from typing import NamedTuple
 
 from onnx import NodeProto
 
-from .ends import INTEGER_PRODUCTS, SCALING, WEIGHT_AT, _are_one_factor
-from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, Layers
-from .nodes import Names, input_at
+from .ends import INTEGER_PRODUCTS, SCALING, are_one_factor, n_longer
+from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, WEIGHT_AT, Layers
+from .nodes import Names, input_at, integer, op_set
 
-AFTER_HEAD = RESHAPE | POOL | AFFINE | {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "Relu", "Clip", "Exp",
-                                        "Log", "Sum", "Mean", "Concat", "LabelEncoder", "ArrayFeatureExtractor",
-                                        "ZipMap"}  # fmt: skip
+AFTER_SCORES = op_set(
+    "Softmax LogSoftmax Sigmoid ArgMax TopK Relu Clip Exp Log Sum Mean Concat LabelEncoder ArrayFeatureExtractor ZipMap"
+)
+AFTER_HEAD = RESHAPE | POOL | AFFINE | AFTER_SCORES
 GATE = "gate"  # is written among crossed ops for an activation made of several, such as x·sigmoid(x)
 SCALE = "scale"  # is written among crossed ops for a factor that all outputs share: the temperature of cosine scores
-UNIT = (
-    "LpNormalization"  # is written among crossed ops for a division by a norm of what is divided, however it is written
-)
+UNIT = "LpNormalization"  # is written among crossed ops for any division by a norm of what is divided
 COSINE = "cosine"  # is written among crossed ops for a division by the norm of another tensor
 QUANTISERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 L2_STATISTICS = frozenset(("ReduceL2", "ReduceSumSquare", "ReduceSum"))  # what a vector of length 1 was divided by
@@ -54,13 +53,13 @@ class Join(NamedTuple):
 
 
 class _Tail(NamedTuple):
-    """The nodes between a tensor and its linear layer. A join may end it instead."""
+    """The nodes between a tensor and the linear layer, or the join, that it ends in."""
 
     start: str
     """the tensor that the layer or the join makes"""
-    crossed: frozenset[str]
-    has_bias: bool
-    writes_bias: bool
+    crossed: frozenset[str] = frozenset()
+    has_bias: bool = False
+    writes_bias: bool = False
 
 
 class _HeadFacts(NamedTuple):
@@ -77,20 +76,21 @@ class _HeadFacts(NamedTuple):
 
 
 def find_head(layers: Layers, output: str) -> Head | Join | None:
-    """Walk back from `output` to the last linear layer.
+    """Walk back from `output` to the last linear layer, through softmax, reshapes, pooling, biases, factors and casts.
 
-    That is softmax, reshapes, pooling, biases, factors and casts. None if anything else is met first: then no linear
-    layer ends this output. A join of heads that all read one tensor (an average of two) counts as the first of them.
+    None if anything else is met first: then no linear layer ends this output. A join of heads that all read one tensor
+    (an average of two) counts as the first of them.
     """
-    all_tails = _head_facts(layers).tails
-    tail = all_tails.get(output)
+    tails = _head_facts(layers).tails
+    tail = tails.get(output)
     if tail is None:
         return None
-    node, names = layers.producers[tail.start], layers.data[tail.start]
+    node = layers.producers[tail.start]
+    names = layers.data[tail.start]
     if node.op_type in LINEAR:
         return _head(layers, node, names[0], tail)
-    tails = [all_tails.get(name) for name in names]
-    if node.op_type != "Concat" and all(t and layers.producers[t.start].op_type in LINEAR for t in tails):
+    branches = [tails.get(name) for name in names]
+    if node.op_type != "Concat" and all(t and layers.producers[t.start].op_type in LINEAR for t in branches):
         heads = [find_head(layers, name) for name in names]
         if len({head.tensor for head in heads if isinstance(head, Head)}) == 1:
             return heads[0]
@@ -99,69 +99,90 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
 
 @lru_cache(maxsize=1)
 def _head_facts(layers: Layers) -> _HeadFacts:
-    """Compute the facts of every tensor in one pass. They follow from those of the tensors that its node reads."""
-    facts = tails, float_sides, unit_length, roots = _HeadFacts({}, {}, {}, {})
+    """Compute the facts of every tensor in one pass, from those of the tensors that its node reads."""
+    facts = _HeadFacts({}, {}, {}, {})
     for tensor, names in layers.data.items():
-        op, inputs = layers.ops[tensor], layers.producers[tensor].input
-        first, parent, is_one = inputs[0] if inputs else "", layers.elementwise.parent(tensor), len(names) == 1
-        is_linear = op in LINEAR and tensor not in layers.statistics
-        source = parent if is_linear or len(set(names)) != 1 else names[0]
-        roots[tensor] = roots.get(source, source) if source else tensor
-        if layers.types.get(tensor) in (None, *BITS) and op in RESHAPE:
-            float_sides[tensor] = first if op in QUANTISERS else float_sides.get(first, "")
-        read = inputs if op in SCALING else ()
-        if op == "LpNormalization" or any(layers.statistics.get(name, "") in L2_STATISTICS for name in read):
-            unit_length[tensor] = tensor
-        elif is_one and (op in RESHAPE or op in AFFINE):
-            unit_length[tensor] = unit_length.get(names[0], "")
-        ends_here, is_look_up = op in LINEAR and is_one, op == "Gather" and first not in layers.image_tensors
-        goes_on = op in AFTER_HEAD and names and not is_look_up  # the image picks nothing from a table
-        before = parent if len(names) > 1 else names[0] if names else None
-        if goes_on and not ends_here and before is not None:
-            if before in tails:
-                tails[tensor] = _extend(layers, facts, tensor, before)
-        elif ends_here or goes_on:
-            tails[tensor] = _Tail(tensor, frozenset(), False, False)
+        op = layers.ops[tensor]
+        inputs = layers.producers[tensor].input
+        first = inputs[0] if inputs else ""
+        only = names[0] if len(names) == 1 else None
+        parent = layers.elementwise.parent(tensor)
+        source = parent
+        if len(set(names)) == 1 and (op not in LINEAR or tensor in layers.statistics):
+            source = names[0]
+        facts.roots[tensor] = facts.roots.get(source, source) if source else tensor
+        if op in RESHAPE and layers.types.get(tensor) in (None, *BITS):
+            facts.float_sides[tensor] = first if op in QUANTISERS else facts.float_sides.get(first, "")
+        by = [layers.statistics.get(name) for name in inputs] if op in SCALING else []
+        if op == "LpNormalization" or not L2_STATISTICS.isdisjoint(by):
+            facts.unit_length[tensor] = tensor
+        elif only is not None and (op in RESHAPE or op in AFFINE):
+            facts.unit_length[tensor] = facts.unit_length.get(only, "")
+        if op in LINEAR and only is not None:
+            facts.tails[tensor] = _Tail(tensor)
+        elif op in AFTER_HEAD and names and (op != "Gather" or first in layers.image_tensors):  # no look-up in a table
+            before = only or parent
+            if before is None:
+                facts.tails[tensor] = _Tail(tensor)
+            elif before in facts.tails:
+                facts.tails[tensor] = _extended(layers, facts, tensor, before)
     return facts
 
 
-def _extend(layers: Layers, facts: _HeadFacts, tensor: str, source: str) -> _Tail:
-    """Put the node that makes `tensor` behind the tail of `source`."""
-    inner, roots, node = facts.tails[source], facts.roots, layers.producers[tensor]
-    op, several = layers.ops[tensor], len(layers.data[tensor]) > 1
-    more = {op, GATE} if several else {op}
-    if not several and op in SCALING:
-        by = [name for name in node.input if name in layers.statistics and name != source]
+def _extended(layers: Layers, facts: _HeadFacts, tensor: str, source: str) -> _Tail:
+    """Return the tail of `source` with the node that makes `tensor` after it."""
+    inner = facts.tails[source]
+    roots = facts.roots
+    node = layers.producers[tensor]
+    op = layers.ops[tensor]
+    more = {op}
+    is_bias = op in ("Add", "QLinearAdd")
+    if len(layers.data[tensor]) > 1:
+        more.add(GATE)
+        is_bias = False
+    elif op in SCALING:
+        by = {roots.get(name, name) for name in node.input if name in layers.statistics and name != source}
         is_integer = layers.producers[inner.start].op_type in INTEGER_PRODUCTS
         if by:
-            more.add(UNIT if {roots.get(name, name) for name in by} == {roots.get(source, source)} else COSINE)
-        elif any(_are_one_factor(layers, node)) and not (is_integer and inner.crossed <= {"Cast"}):
+            more.add(UNIT if by == {roots.get(source, source)} else COSINE)
+        elif any(are_one_factor(layers, node)) and not (is_integer and inner.crossed <= {"Cast"}):
             more.add(SCALE)  # not that of what was quantised
     if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in node.input):
         more.add("LogSoftmax")
-    added = not several and op in ("Add", "QLinearAdd")
-    not_zero = added and not layers.zeros & {*node.input}
-    return _Tail(inner.start, inner.crossed | more, inner.has_bias or not_zero, inner.writes_bias or added)
+    is_zero = not layers.zeros.isdisjoint(node.input)
+    has_bias = inner.has_bias or (is_bias and not is_zero)
+    return _Tail(inner.start, inner.crossed | more, has_bias, inner.writes_bias or is_bias)
 
 
 def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
-    op, attributes = node.op_type, {attribute.name: attribute for attribute in node.attribute}
-    at, bias_at = WEIGHT_AT.get(op, 1), _BIAS_AT.get(op, len(node.input))
-    weight = "".join(name for name in node.input[at : at + 1] if name != data) or node.input[0]
+    facts = _head_facts(layers)
+    op = node.op_type
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    at = WEIGHT_AT.get(op, 1)
+    weight = input_at(node, at)
+    if weight in ("", data):
+        weight = node.input[0]
     weight_shape = tuple(size or 0 for size in layers.shape_of(weight) or ())
-    rows_first = "Conv" in op or ("transB" in attributes and attributes["transB"].i)
+    rows_first = "Conv" in op or integer(node, "transB", 0)
     classes: int | None = None
     if "N" in attributes:
         classes = attributes["N"].i  # MatMulNBits and MatMulBnb4 pack their weight
     elif weight_shape and op != "Einsum":
         classes = weight_shape[0 if rows_first else -1]
-    bias = input_at(node, bias_at)
-    tensor = _head_facts(layers).float_sides.get(data) or data
-    scales = tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else ()
     crossed = tail.crossed
     if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
         crossed |= {SCALE}
-    on_vectors = "Conv" not in op or all(size == 1 for size in layers.shapes.get(data, (0, 0, 0))[2:])
-    cosine = on_vectors and (COSINE in crossed or bool(_head_facts(layers).unit_length.get(data)))
-    has_bias, writes_bias = tail.has_bias or bias not in {"", *layers.zeros}, tail.writes_bias or bool(bias)
-    return Head(op, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)
+    on_vectors = "Conv" not in op or not n_longer(layers.shapes.get(data, (0, 0, 0))[2:])
+    bias = input_at(node, _BIAS_AT.get(op, len(node.input)))
+    tensor = facts.float_sides.get(data) or data
+    return Head(
+        op,
+        tensor,
+        weight_shape,
+        classes,
+        has_bias=tail.has_bias or (bias != "" and bias not in layers.zeros),
+        writes_bias=tail.writes_bias or bias != "",
+        crossed=crossed,
+        cosine=on_vectors and (COSINE in crossed or bool(facts.unit_length.get(data))),
+        dequantize=tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else (),
+    )

@@ -1,10 +1,4 @@
-"""Check and sort a graph, and index it for walks. Pure.
-
-The walks lead back to the image: the index knows which inputs carry it, and by which ops.
-
-ONNX requires that a node comes after those whose outputs it reads, and every walk relies on it. Some tools write
-another order: the float16 conversion of onnxruntime.transformers appends its Casts at the end of the graph. Such nodes
-are sorted.
+"""Index a graph for walks back to the image: which inputs of a node carry the image, and by which ops. Pure.
 
 Constants that the graph computes and that are far larger than what the file holds are refused: ONNX Runtime computes
 them while it opens a session, and no signal reaches it there.
@@ -12,7 +6,8 @@ them while it opens a session, and no signal reaches it there.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -22,7 +17,7 @@ from onnx.helper import make_tensor_value_info
 from onnx.numpy_helper import to_array
 
 from ...errors import CannotAssessError
-from .nodes import ByName, Names, bodies, einsum_of, inputs_of, nested_nodes, op_set, subgraphs
+from .nodes import ByName, Names, bodies, einsum_of, input_at, inputs_of, nested_nodes, op_set, subgraphs
 
 Sizes = tuple[int, ...]
 Shape = tuple[int | None, ...]
@@ -33,6 +28,11 @@ LINEAR = op_set(
     "Gemm MatMul Conv Einsum MatMulInteger ConvInteger QLinearMatMul QLinearConv QGemm FusedMatMul FusedGemm "
     "FusedConv NhwcConv NhwcFusedConv MatMulNBits MatMulBnb4 MatMulIntegerToFloat DynamicQuantizeMatMul"
 )
+WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}
+"""position of the weight among the inputs of a linear layer, else 1"""
+WEIGHT_ZERO_AT = {"MatMulInteger": 3, "ConvInteger": 3, "DynamicQuantizeMatMul": 3}
+WEIGHT_ZERO_AT |= {"QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5, "MatMulIntegerToFloat": 5}
+"""position of the weight's zero point in the layers that take their weight quantised and add integer products"""
 POOL = op_set(
     "GlobalAveragePool AveragePool GlobalMaxPool MaxPool GlobalLpPool LpPool ReduceMean ReduceMax ReduceSum "
     "QLinearGlobalAveragePool QLinearAveragePool QLinearReduceMean"
@@ -69,35 +69,32 @@ UNSIGNED = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
 
 
 class ElementwiseTree:
-    """A forest of tensors by elementwise functions.
-
-    The parent of each is the nearest tensor that it is such a function of.
-    """
+    """A forest of tensors, in which the parent of each is the nearest one that it is an elementwise function of."""
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
         self._depth: dict[str, int] = {}  # a root is not in it: 0
 
     def add(self, tensor: str, parent: str) -> None:
-        """Add `tensor` below `parent`. It must not be in the forest yet."""
-        self._parent[tensor], self._depth[tensor] = parent, self._depth.get(parent, 0) + 1
+        """Add `tensor`, which is not in the forest yet, below `parent`."""
+        self._parent[tensor] = parent
+        self._depth[tensor] = self._depth.get(parent, 0) + 1
 
     def common(self, tensors: Names) -> str | None:
-        """Return the nearest tensor that all are functions of: x for x·sigmoid(x). None if there is none."""
+        """Return the nearest tensor that all are functions of, such as x for x·sigmoid(x): None if there is none."""
         nearest, *others = tensors
         for other in others:
-            a, b = nearest, other
-            while a != b:
-                if self._depth.get(a, 0) < self._depth.get(b, 0):
-                    a, b = b, a
-                if a not in self._parent:
+            end = other
+            while nearest != end:
+                if self._depth.get(nearest, 0) < self._depth.get(end, 0):
+                    nearest, end = end, nearest
+                if nearest not in self._parent:
                     return None
-                a = self._parent[a]
-            nearest = a
+                nearest = self._parent[nearest]
         return nearest
 
     def parent(self, tensor: str) -> str | None:
-        """Return the parent of `tensor`. None if there is none."""
+        """Return the parent of `tensor`: None if there is none."""
         return self._parent.get(tensor)
 
     def above(self, tensor: str) -> Iterator[str]:
@@ -138,23 +135,26 @@ class Layers:
     """of each tensor: the nearest one that it is an elementwise function of"""
 
     def shape_of(self, tensor: str) -> Shape | None:
-        """Return the shape of a tensor. It is a constant's, or inferred; None where it is not known."""
+        """Return the shape of a tensor, a constant's or an inferred one: None where it is not known."""
         return self.constants.get(tensor, self.shapes.get(tensor))
 
 
-def build_layers(
-    graph: GraphProto, image: str, weights: Mapping[str, Sizes], proto: ModelProto | None = None
-) -> Layers:
-    """Index `graph` for walks back to `image`. One pass over its nodes.
+def build_layers(graph: GraphProto, image: str, weights: Iterable[TensorProto]) -> Layers:
+    """Index `graph` for walks back to `image`, in one pass over its nodes.
 
     Args:
         graph: with inferred shapes, its nodes in order (each behind those whose outputs it reads).
         image: name of the input.
-        weights: shapes of all initializers, those included that were taken out of `graph`.
-        proto: the model with the values of small vectors: those of zeros are a bias that is none.
+        weights: all initializers, those included that were taken out of `graph`, with the values of small vectors:
+            a bias of zeros is none.
     """
     producers: dict[str, NodeProto] = {}
-    constants = dict(weights)
+    constants: dict[str, Sizes] = {}
+    zeros: set[str] = set()
+    for weight in weights:
+        constants[weight.name] = tuple(weight.dims)
+        if _is_zero_vector(weight):
+            zeros.add(weight.name)
     zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if is_quantised(weight.data_type)}
     reached = {image}
     ops: dict[str, str] = {}
@@ -162,7 +162,8 @@ def build_layers(
     statistics: dict[str, str] = {}
     elementwise = ElementwiseTree()
     for node in graph.node:
-        op, outputs = node.op_type, [name for name in node.output if name]
+        op = node.op_type
+        outputs = [name for name in node.output if name]
         producers |= dict.fromkeys(outputs, node)
         if op == "Constant" and outputs:
             for attribute in node.attribute:
@@ -172,10 +173,12 @@ def build_layers(
         of_image = tuple(name for name in inputs_of(node) if name in reached)
         if not of_image or not outputs or op in ("Shape", "Size"):
             continue
-        # the other outputs of a dynamic quantiser are its scale and zero point
-        outputs = outputs[:1] if op == "DynamicQuantizeLinear" else outputs
+        if op == "DynamicQuantizeLinear":
+            outputs = outputs[:1]  # the others are its scale and zero point
         reached.update(outputs)
-        carriers = _carriers(node, op, of_image, reached, statistics) if op in SPECIAL_INPUTS else of_image
+        carriers = of_image
+        if op in SPECIAL_INPUTS:
+            carriers = _carriers(node, of_image, statistics)
         ops |= dict.fromkeys(outputs, op)
         data |= dict.fromkeys(outputs, carriers)
         if op in SUM_AT and len(node.output) > SUM_AT[op]:
@@ -184,9 +187,10 @@ def build_layers(
             statistics |= dict.fromkeys(outputs, statistic)
         if op in ELEMENTWISE and carriers and (source := elementwise.common(carriers)) is not None:
             elementwise.add(outputs[0], source)
-    zeros = _zero_vectors(proto)
+    shapes, types = _types(graph)
+    image_tensors = frozenset(reached)
     return Layers(
-        producers, frozenset(reached), *_types(graph), constants, zero_points, zeros, ops, data, statistics, elementwise
+        producers, image_tensors, shapes, types, constants, zero_points, zeros, ops, data, statistics, elementwise
     )
 
 
@@ -206,42 +210,38 @@ def _types(graph: GraphProto) -> tuple[dict[str, Shape], dict[str, int]]:
 VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider; `parse_stripped` keeps them
 
 
-def _zero_vectors(proto: ModelProto | None) -> frozenset[str]:
-    """Return the names of vectors that hold zeros alone.
-
-    Those in external files, or larger than a bias is, do not count.
-    """
-    return frozenset(
-        weight.name
-        for weight in (proto.graph.initializer if proto else ())
-        if len(weight.dims) == 1 and 0 < weight.dims[0] <= VECTOR and weight.data_type in FLOATS
-        if weight.data_location != TensorProto.EXTERNAL and not to_array(weight).any()
-    )
+def _is_zero_vector(weight: TensorProto) -> bool:
+    """Return whether a vector holds zeros alone. One in an external file, or longer than a bias, does not count."""
+    if len(weight.dims) != 1 or weight.data_type not in FLOATS or weight.data_location == TensorProto.EXTERNAL:
+        return False
+    return 0 < weight.dims[0] <= VECTOR and not to_array(weight).any()
 
 
-def _constant_shape(attribute: AttributeProto) -> tuple[int, ...]:
-    """Return the shape of a Constant's output. It follows from the attribute: a tensor, a list, or one number."""
+def _constant_shape(attribute: AttributeProto) -> Sizes:
+    """Return the shape of a Constant's output, by its attribute: a tensor, a list, or one number."""
     if attribute.name == "value":
         return tuple(attribute.t.dims)
     if attribute.name == "sparse_value":
         return tuple(attribute.sparse_tensor.dims)
-    n = len(attribute.floats or attribute.ints or attribute.strings)
-    return (n,) if attribute.name in ("value_floats", "value_ints", "value_strings") else ()
+    if attribute.name in ("value_floats", "value_ints", "value_strings"):
+        return (len(attribute.floats or attribute.ints or attribute.strings),)
+    return ()
 
 
-def _carriers(node: NodeProto, op: str, of_image: Names, reached: AbstractSet[str], statistics: ByName) -> Names:
-    """Return the inputs of a node that carry the image. They are some of those that depend on it."""
-    if op in FIRST_INPUT_ONLY:
-        return tuple(name for name in node.input[:1] if name in reached)
-    if op == "Gather" and node.input[0] in of_image:
-        return (node.input[0],)
-    if op in ("Div", "Sub", "Mul") and len(of_image) > 1:
+def _carriers(node: NodeProto, of_image: Names, statistics: ByName) -> Names:
+    """Return the inputs of a node that carry the image, out of those that depend on it."""
+    first = input_at(node, 0)
+    if node.op_type in FIRST_INPUT_ONLY:
+        return (first,) if first in of_image else ()
+    if node.op_type == "Gather" and first in of_image:
+        return (first,)
+    if node.op_type in ("Div", "Sub", "Mul") and len(of_image) > 1:
         return tuple(name for name in of_image if name not in statistics) or of_image[:1]
     return of_image
 
 
 def _statistic_of(node: NodeProto, of_image: Names, carriers: Names, statistics: ByName) -> str:
-    """Return the op of the statistic that a node computes. It may pass one on; "" for no statistic."""
+    """Return the op of the statistic that a node computes or passes on: "" for none."""
     op = node.op_type
     if op in REDUCE:
         return op
@@ -254,18 +254,26 @@ def _statistic_of(node: NodeProto, of_image: Names, carriers: Names, statistics:
     return ""
 
 
+def name_of_type(kind: int | None) -> str:
+    """Return the name of a tensor's element type: "unknown" where the graph leaves it open."""
+    return TensorProto.DataType.Name(kind).lower() if kind else "unknown"
+
+
 def show_shape(shape: Shape | None) -> str:
     """Write a shape as text, unknown sizes as "?"."""
-    return "unknown" if shape is None else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
+    if shape is None:
+        return "unknown"
+    sizes = ["?" if n is None else str(n) for n in shape]
+    return f"({', '.join(sizes)})"
 
 
 def is_quantised(kind: int) -> bool:
-    """Whether quantised values are of this element type."""
+    """Return whether quantised values are of this element type."""
     return kind in BITS or kind in SMALL_FLOATS
 
 
 def is_extreme(zero_point: TensorProto) -> bool:
-    """Whether all values are the type's lowest, or its highest. True for values in an external file.
+    """Return whether all values are the type's lowest or highest, or in an external file.
 
     `zero_point` is of a quantised type; of a float only 0 is not extreme, the one value that ONNX allows.
     """
@@ -275,14 +283,15 @@ def is_extreme(zero_point: TensorProto) -> bool:
         return bool(to_array(zero_point).astype(np.float32).any())
     bits = BITS[zero_point.data_type]
     low = 0 if zero_point.data_type in UNSIGNED else -(2 ** (bits - 1))
-    return {int(value) for value in to_array(zero_point).ravel()} in ({low}, {low + 2**bits - 1})
+    values = {int(value) for value in to_array(zero_point).ravel()}
+    return values in ({low}, {low + 2**bits - 1})
 
 
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
 
 
 def with_shapes(proto: ModelProto) -> GraphProto:
-    """Infer the shapes of a graph. Large weights become inputs meanwhile, so that no weight is copied."""
+    """Infer the shapes of a graph, with large weights as inputs meanwhile, so that no weight is copied."""
     model = ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
     graph = model.graph
     graph.name = "shapes"
@@ -314,18 +323,19 @@ TIMES = 16  # and for each value that the file holds: weights are cast, transpos
 
 
 def computed_constants(proto: ModelProto) -> frozenset[str]:
-    """Return what nodes compute without any graph input.
+    """Return what nodes, those inside nodes included, compute without any graph input.
 
-    Graphs inside nodes count, too; the shape of a tensor is such a constant. What a node with a graph inside gives is
-    not among them.
+    The shape of a tensor is such a constant, but not what a node with a graph inside gives.
 
     proto: its nodes in order.
     """
-    varies = {value.name for value in proto.graph.input}.difference(weight.name for weight in proto.graph.initializer)
+    varies = {value.name for value in proto.graph.input}
+    varies -= {weight.name for weight in proto.graph.initializer}
     computed: set[str] = set()
     for node in nested_nodes(proto.graph.node):
         inner = list(subgraphs(node)) if node.attribute else []
-        varies.update(value.name for body in inner for value in body.input)
+        for body in inner:
+            varies.update(value.name for value in body.input)
         if inner or (node.op_type not in ("Shape", "Size") and not varies.isdisjoint(node.input)):
             varies.update(node.output)
         elif node.op_type != "Constant":
@@ -334,9 +344,7 @@ def computed_constants(proto: ModelProto) -> frozenset[str]:
 
 
 def refuse_giants(proto: ModelProto, graph: GraphProto) -> None:
-    """Refuse a graph that computes giant constants.
-
-    They hold more than `FREE` values and more than `TIMES` those that the file holds.
+    """Refuse a graph that computes constants of more than `FREE` values and `TIMES` those that the file holds.
 
     Args:
         proto: the model.
@@ -345,15 +353,19 @@ def refuse_giants(proto: ModelProto, graph: GraphProto) -> None:
     Raises:
         CannotAssessError.
     """
-    sizes = {
-        value.name: math.prod(size.dim_value for size in value.type.tensor_type.shape.dim)
-        for value in (*graph.output, *graph.value_info, *(v for body in bodies(graph.node) for v in body.value_info))
-        if value.type.tensor_type.HasField("shape")
-    }
+    values = [*graph.output, *graph.value_info]
+    for body in bodies(graph.node):
+        values += body.value_info
+    sizes = Counter[str]()
+    for value in values:
+        if value.type.tensor_type.HasField("shape"):
+            sizes[value.name] = math.prod(size.dim_value for size in value.type.tensor_type.shape.dim)
     stored = sum(math.prod(weight.dims) for weight in proto.graph.initializer)
-    stored += sum(sizes.get(name, 0) for node in graph.node if node.op_type == "Constant" for name in node.output)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            stored += sum(sizes[name] for name in node.output)
     computed = sum(math.prod(sparse.dims) for sparse in proto.graph.sparse_initializer)
-    computed += sum(sizes.get(name, 0) for name in computed_constants(proto))
+    computed += sum(sizes[name] for name in computed_constants(proto))
     if computed > FREE + TIMES * stored:
         raise CannotAssessError(
             f"constants that the graph computes hold {computed:,} values, the file {stored:,}; at most {FREE:,} and "

@@ -33,7 +33,7 @@ from .ends import EMBEDDINGS
 from .file import Graph, OnnxFile, drop_pages, read_onnx
 from .image_input import ImageInput, find_image_input, keep_image_part
 from .last_layer import Head
-from .layers import FLOATS, SMALL_FLOATS, Layers, Shape, build_layers, refuse_giants, with_shapes
+from .layers import FLOATS, SMALL_FLOATS, Layers, Shape, build_layers, name_of_type, refuse_giants, with_shapes
 from .nodes import Names, nested_nodes, sort_model
 from .representation import Candidate, Representation, choose, find_candidates, refuse_dense
 from .scaling import find_scalings
@@ -199,9 +199,8 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         operators = check_supported(proto)
         graph = with_shapes(proto)
         refuse_giants(proto, graph)
-        weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-        image_input = find_image_input(graph, weights.keys())
-        layers = build_layers(graph, image_input.name, weights, proto)
+        image_input = find_image_input(proto.graph)
+        layers = build_layers(graph, image_input.name, proto.graph.initializer)
         names = tuple(output.name for output in proto.graph.output)
         if contract is None and tensor is None:
             refuse_dense(operators, layers, names, where)
@@ -253,8 +252,7 @@ def _with_end_by_weights(representation: Representation, constants: Constants) -
 
 
 def _output(layers: Layers, name: str) -> Output:
-    kind = layers.types.get(name)
-    return Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
+    return Output(name, name_of_type(layers.types.get(name)), layers.shapes.get(name))
 
 
 def _inlined(proto: ModelProto) -> ModelProto:

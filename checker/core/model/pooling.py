@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from ...errors import CannotAssessError, UsageError
 from ...text import quoted
-from .layers import ELEMENTWISE, LINEAR, POOL, Layers, Shape, show_shape
+from .ends import n_longer
+from .layers import ELEMENTWISE, LINEAR, POOL, Layers, Shape, Sizes, show_shape
 from .nodes import integer, integers, op_set
 
 POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
 ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
 KEEPS_AXES = ELEMENTWISE | op_set("Concat HardSwish Gelu LeakyRelu Dropout Identity")
+FEATURE_AXIS_AFTER: dict[Sizes, int] = {(0, 3, 1, 2): 1, (0, 2, 3, 1): -1}  # of a Transpose with this order of axes
 RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
 
 
@@ -30,9 +32,7 @@ class Pooling(NamedTuple):
 def choose_pool(
     layers: Layers, tensor: str, shape: Shape | None, crossed: AbstractSet[str] = frozenset(), *, where: str = ""
 ) -> Pooling:
-    """Choose the pooling that a tensor needs.
-
-    None for (image, feature), else a mean over space, the class token, or a mean over tokens.
+    """Choose the pooling that a tensor needs: a mean over space or tokens, the class token, or none.
 
     `crossed` are the ops between a linear head and the output: they show what the model itself does; `where` names the
     file in messages.
@@ -45,8 +45,8 @@ def choose_pool(
         return Pooling("none", "", 1 if on_axis_1 else -1)
     if len(shape) == 4:
         axis = _channel_axis(layers, tensor)
-        where = "the last axis" if axis == -1 else "axis 1"
-        return Pooling("spatial_mean", f"mean over height and width, features on {where}", axis or 1, axis is None)
+        axis_name = "the last axis" if axis == -1 else "axis 1"
+        return Pooling("spatial_mean", f"mean over height and width, features on {axis_name}", axis or 1, axis is None)
     if len(shape) != 3:
         raise CannotAssessError(
             f"{where}: tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first",
@@ -67,8 +67,10 @@ def choose_pool(
 
 
 def is_vector(shape: Shape) -> bool:
-    """Whether a shape is (image, feature). Further axes of length 1 are allowed."""
-    return len(shape) == 2 or (sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:])
+    """Return whether a shape is (image, feature), further axes of length 1 allowed."""
+    if len(shape) == 2:
+        return True
+    return n_longer(shape[1:]) == 1 and None not in shape[1:]
 
 
 def user_pool(pool: str, shape: Shape | None, tensor: str, where: str) -> str:
@@ -82,17 +84,18 @@ def user_pool(pool: str, shape: Shape | None, tensor: str, where: str) -> str:
         raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
     if shape is None:
         return choices[-1]
-    fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and is_vector(shape))]
-    if not fits:
-        raise UsageError(
-            f"{where}: --pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
-            {2: "--pool none", 3: "--pool cls or --pool mean", 4: "--pool mean"}.get(len(shape), "leave out --pool"),
-        )
-    return fits[0]
+    for choice in choices:
+        if RANKS[choice] == len(shape) or (choice == "none" and is_vector(shape)):
+            return choice
+    hints = {2: "--pool none", 3: "--pool cls or --pool mean", 4: "--pool mean"}
+    raise UsageError(
+        f"{where}: --pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
+        hints.get(len(shape), "leave out --pool"),
+    )
 
 
 def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
-    """Pool to (image, feature). Means are taken in float64, selections keep the dtype.
+    """Pool to (image, feature), with means in float64 and selections in the dtype of the values.
 
     `values` is (image, feature), with further axes of length 1 or without, (image, token, feature) or a feature map
     with features on `feature_axis`.
@@ -112,12 +115,13 @@ def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[An
     if pool == "token_mean":
         return np.asarray(values.mean(axis=1, dtype=np.float64))
     if pool == "spatial_mean":
-        return np.asarray(np.moveaxis(values, feature_axis, -1).mean(axis=(1, 2), dtype=np.float64))
+        features_last = np.moveaxis(values, feature_axis, -1)
+        return np.asarray(features_last.mean(axis=(1, 2), dtype=np.float64))
     return values
 
 
 def _channel_axis(layers: Layers, tensor: str) -> int | None:
-    """Return the feature axis of a 4-D tensor. The layer that made it decides; None where that does not show."""
+    """Return the feature axis of a 4-D tensor, by the layer that made it: None where that does not show."""
     while (node := layers.producers.get(tensor)) is not None:
         op = node.op_type
         if op in ("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"):
@@ -125,8 +129,7 @@ def _channel_axis(layers: Layers, tensor: str) -> int | None:
         if op in LINEAR or op in POOL or op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
             return 1
         if op == "Transpose":
-            order = integers(node, "perm")
-            return 1 if order == [0, 3, 1, 2] else -1 if order == [0, 2, 3, 1] else None
+            return FEATURE_AXIS_AFTER.get(tuple(integers(node, "perm")))
         names = layers.data.get(node.output[0], ())
         if not names or op not in KEEPS_AXES:
             return None
@@ -135,7 +138,7 @@ def _channel_axis(layers: Layers, tensor: str) -> int | None:
 
 
 def _has_class_token(layers: Layers) -> bool:
-    """Whether a Concat over tokens adds a learned one."""
+    """Return whether a Concat over tokens adds a learned one."""
     for node in layers.producers.values():
         if node.op_type == "Concat" and integer(node, "axis", 0) in (1, -2):
             of_image = [name in layers.image_tensors for name in node.input]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from onnx import NodeProto
 
-from ...arrays import Array, GenericArray
+from ...arrays import Array
 from ...text import frozen
 from ..evidence import GraphScaling
 from .constants import Constants
 from .image_input import ImageInput
-from .layers import FLOATS
+from .layers import FLOATS, Shape
 from .nodes import Names, input_at, inputs_of, integer, integers, needed_nodes
 
 MOST_READ = 4096  # of a small constant that is read: bounds, axes, a depthwise kernel of 31 by 31 px
@@ -39,29 +39,40 @@ class Scaled:
 
     @property
     def n(self) -> int:
-        """The number of its channels."""
+        """Return the number of its channels."""
         return len(self.maps[0])
 
     @property
     def does_nothing(self) -> bool:
-        """Whether all values stay. Channels may be turned round, as for BGR."""
-        return bool((self.maps[1] == 1).all() and not self.maps[2].any())
+        """Return whether all values stay. Channels may be turned round, as for BGR."""
+        _, factors, offsets = self.maps
+        return bool((factors == 1).all() and not offsets.any())
 
-    def mapped(self, factor: Array | float, offset: Array | float, *ops: str) -> Scaled:
+    def mapped(self, factor: Array | float, offset: Array | float = 0.0) -> Scaled:
         """Return this tensor times `factor` plus `offset`, (channel,) each."""
         channels, factors, offsets = self.maps
-        maps = np.array([channels, factors * factor, offsets * factor + offset])
-        return replace(self, maps=maps, ops=(*self.ops, *ops))
+        return replace(self, maps=np.array([channels, factors * factor, offsets * factor + offset]))
 
-    def selected(self, places: Sequence[int] | GenericArray, op: str) -> Scaled:
+    def selected(self, places: Iterable[int]) -> Scaled:
         """Return some of its channels, in another order perhaps."""
-        return replace(self, maps=self.maps[:, [*places]], ops=(*self.ops, op))
+        return replace(self, maps=self.maps[:, [*places]])
 
-    def like(self, other: Scaled) -> bool:
-        """Whether another tensor has the same channels and nearly the same values."""
-        (channels, *values), (channels_there, *values_there) = self.maps, other.maps
-        same = self.does_nothing == other.does_nothing and np.array_equal(channels, channels_there)
-        return same and np.allclose(values, values_there, rtol=SAME, atol=SAME * np.abs(values[0]).max())
+    def after(self, op: str) -> Scaled:
+        """Return the tensor with one more operator that made it."""
+        return replace(self, ops=(*self.ops, op))
+
+    def is_like(self, other: Scaled) -> bool:
+        """Return whether another tensor has the same channels and nearly the same values."""
+        if self.does_nothing != other.does_nothing or not np.array_equal(self.maps[0], other.maps[0]):
+            return False
+        tolerance = SAME * np.abs(self.maps[1]).max()
+        return np.allclose(self.maps, other.maps, rtol=SAME, atol=tolerance)
+
+    def record(self) -> GraphScaling:
+        """Return the record of this scaling for the report."""
+        channels, factor, offset = self.maps.tolist()
+        channels = tuple(int(channel) for channel in channels)
+        return GraphScaling(channels=channels, factor=tuple(factor), offset=tuple(offset), ops=self.ops)
 
 
 @frozen
@@ -75,29 +86,36 @@ class Steps(Constants):
     scaled: dict[str, Scaled]
 
     def outputs(self, node: NodeProto) -> dict[str, Scaled]:
-        """Return the node's outputs as scaled channels. Empty for a node that does more than scale channels."""
-        op = node.op_type
+        """Return the node's outputs as scaled channels: none for a node that does more than scale channels."""
         try:
-            if op == "Split":
+            if node.op_type == "Split":
                 return self._split(node)
-            if op == "Concat":
-                result = self._joined(node)
-            elif op == "Where":
-                (condition,) = self._per_channel(node.input[0], Scaled(np.zeros((3, 1)), None, MOST_AXES))
-                result = self.scaled.get(node.input[1 if condition else 2])
-            else:
-                (data,) = (name for name in node.input if name in self.scaled)
-                others = {self._source(name) for name in node.input if name != data}
-                followed = op in (RULES if data == node.input[0] else EITHER_FIRST)
-                if not followed or not others.isdisjoint(self.layers.image_tensors):
-                    return {}
-                result = RULES[op](self, node, self.scaled[data])
+            result = self._output(node)
         except (ValueError, LookupError, ZeroDivisionError):
             return {}
         return {} if result is None else {node.output[0]: result}
 
+    def _output(self, node: NodeProto) -> Scaled | None:
+        op = node.op_type
+        if op == "Concat":
+            return self._joined(node)
+        if op == "Where":
+            (condition,) = self._per_channel(node.input[0], Scaled(np.zeros((3, 1)), None, MOST_AXES))
+            return self.scaled.get(node.input[1 if condition else 2])
+        (data,) = (name for name in node.input if name in self.scaled)
+        others = {self._source(name) for name in node.input if name != data}
+        if not others.isdisjoint(self.layers.image_tensors):
+            return None
+        if data != node.input[0] and op not in EITHER_FIRST:
+            return None
+        x = self.scaled[data]
+        result = RULES[op](self, node, x)
+        if result is None or result.maps is x.maps:
+            return result
+        return result.after(op)
+
     def _source(self, name: str) -> str:
-        """Return the constant from which `name` was copied. It was repeated or converted, to whatever shape or type."""
+        """Return the constant of which `name` is a copy, repeated or converted to whatever shape or type."""
         while (maker := self.layers.producers.get(name)) is not None and maker.op_type in COPIES:
             if maker.op_type != "Expand" and self.layers.types.get(name) not in FLOATS:
                 return name  # whole numbers are other values
@@ -107,14 +125,15 @@ class Steps(Constants):
     def _values(self, name: str, most: int = MOST_READ) -> Array:
         """Read a constant of at most `most` finite numbers. Raises ValueError for anything else."""
         shape = self.layers.shape_of(name)
-        is_constant = name not in self.layers.image_tensors and shape is not None and None not in shape
-        values = self.value(name) if is_constant and math.prod(size or 0 for size in shape or ()) <= most else None
+        if name in self.layers.image_tensors or shape is None or _n_values(shape, most + 1) > most:
+            raise ValueError(name)
+        values = self.value(name)
         if values is None or values.dtype.kind in "OSU" or not np.isfinite(values.astype(np.float64)).all():
             raise ValueError(name)
         return values.astype(np.float64)
 
     def _integers(self, node: NodeProto, at: int, absent: Sequence[int] | None = None) -> Sequence[int]:
-        """Read a constant input as whole numbers. `absent` stands for one that is left out."""
+        """Read a constant input as whole numbers, or return `absent` where it is left out."""
         if absent is not None and not input_at(node, at):
             return absent
         return [int(value) for value in self._values(node.input[at]).ravel()]
@@ -122,37 +141,42 @@ class Steps(Constants):
     def _per_channel(self, name: str, x: Scaled) -> Array:
         """Return a constant's values per channel, (channel,).
 
-        It holds one value, or one per channel along `x`'s axis of channels.
-
-        It may be as large as the image, with the same value at every pixel of a channel.
+        The constant holds one value, or one per channel along `x`'s axis of channels. Of one that is as large as the
+        image, all pixels of a channel must have the same value.
         """
         values = self._values(self._source(name), MOST_PIXELS)
+        if values.ndim > x.rank and values.size > 1:
+            raise ValueError(name)
         axis = -1 if x.axis is None else x.axis - (x.rank - values.ndim)
-        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1) if axis >= 0 else values.reshape(1, -1)
+        if axis < 0:  # the constant has no such axis
+            values = values[None]
+            axis = 0
+        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
         first = rows[:, :1]
-        if (values.ndim > x.rank and values.size > 1) or not np.abs(rows - first).max() <= SAME * np.abs(first).max():
+        if not np.abs(rows - first).max() <= SAME * np.abs(first).max():
             raise ValueError(name)
         return np.broadcast_to(first.ravel(), (x.n,))
 
     def computed(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow arithmetic with constants."""
-        op, constant_first = node.op_type, node.input[0] not in self.scaled
+        op = node.op_type
+        constant_first = node.input[0] not in self.scaled
         constants = [self._per_channel(name, x) for name in node.input if name not in self.scaled]
         if op in ("Add", "Sum"):
-            return x.mapped(1.0, sum(constants, np.zeros(1)), op)
+            return x.mapped(1.0, sum(constants, np.zeros(1)))
         (value,) = constants
-        if op == "Sub":
-            return x.mapped(-1.0, value, op) if constant_first else x.mapped(1.0, -value, op)
         if op == "Mul":
-            return x.mapped(value, 0.0, op)
-        return None if constant_first or not value.all() else x.mapped(1 / value, 0.0, op)
+            return x.mapped(value)
+        if op == "Sub":
+            return x.mapped(-1.0, value) if constant_first else x.mapped(1.0, -value)
+        return None if constant_first or not value.all() else x.mapped(1 / value)
 
     def dequantised(self, node: NodeProto, x: Scaled) -> Scaled:
-        """Follow a dequantiser. It is the other half of a pair, or scales bytes."""
+        """Follow a dequantiser, which is the other half of a pair or scales bytes."""
         if x.quantised:  # the values themselves, but for rounding
             return replace(x, quantised=False)
         scale, *zero = (self._per_channel(name, x) for name in node.input[1:3])
-        return x.mapped(scale, -scale * zero[0] if zero else 0.0, node.op_type)
+        return x.mapped(scale, -scale * zero[0] if zero else 0.0)
 
     def batch_norm(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a BatchNormalization of channels."""
@@ -162,7 +186,7 @@ class Steps(Constants):
         gain, bias, mean, variance = parts
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)  # ONNX's default
         factor = gain / np.sqrt(variance + epsilon)
-        return x.mapped(factor, bias - mean * factor, node.op_type)
+        return x.mapped(factor, bias - mean * factor)
 
     def expanded(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow an Expand that keeps the axes. One grey channel may become several."""
@@ -173,40 +197,39 @@ class Steps(Constants):
             return x
         after = self.layers.shapes[node.output[0]]
         size = after[x.axis] if len(after) == x.rank else None
-        return None if size is None else x.selected([0] * size, "Expand")
+        return None if size is None else x.selected([0] * size)
 
     def padded(self, node: NodeProto, x: Scaled) -> Scaled | None:
-        """Follow a Pad that adds no channels. The pixels stay what they are."""
+        """Follow a Pad that adds no channels: the pixels stay what they are."""
         axes = self._integers(node, 3, range(x.rank))
         pads = integers(node, "pads") or self._integers(node, 1)  # an attribute before opset 11
-        longer = {
-            axis % x.rank for axis, added in zip(axes, np.reshape(pads, (2, len(axes))).T, strict=True) if added.any()
-        }
+        is_longer = np.reshape(pads, (2, len(axes))).any(axis=0)
+        longer = np.asarray(axes)[is_longer] % x.rank
         return None if x.axis is None or x.axis in longer else x
 
     def one_tap(self, node: NodeProto, x: Scaled) -> Scaled | None:
-        """Follow a convolution that scales single pixels.
-
-        Each output is one pixel of one input channel times a factor, and there are as many.
-        """
-        weight, groups = self._values(node.input[1]), integer(node, "group", 1)
+        """Follow a convolution whose outputs, as many as its inputs, are one pixel of one channel times a factor."""
+        weight = self._values(node.input[1])
+        groups = integer(node, "group", 1)
         if (x.axis, x.rank, weight.ndim) != (1, 4, 4) or weight.shape[:2] != (x.n, x.n // groups):
             return None
         bias = self._values(node.input[2]).ravel() if input_at(node, 2) else np.zeros(x.n)
         taps = weight.reshape(x.n, -1)
-        large = np.abs(taps) > SAME * np.abs(taps).max()
-        at = np.argmax(large, axis=1)
-        places = range(x.n) if groups == x.n else at // math.prod(weight.shape[2:])
-        is_learned = groups not in (1, x.n) or sorted(places) != [*range(x.n)]  # a layer of one channel alone, say
-        if is_learned or bias.shape != (x.n,) or not (np.count_nonzero(large, axis=1) == 1).all():
+        is_large = np.abs(taps) > SAME * np.abs(taps).max()
+        rows, columns = np.nonzero(is_large)
+        places = rows if groups == x.n else columns // math.prod(weight.shape[2:])
+        every = [*range(x.n)]
+        if groups not in (1, x.n) or bias.shape != (x.n,):
             return None
-        return x.selected(places, node.op_type).mapped(taps[np.arange(x.n), at], bias)
+        if [*rows] != every or sorted(places) != every:  # learned: a layer of one channel alone, say
+            return None
+        return x.selected(places).mapped(taps[is_large], bias)
 
     def moved(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow the channel axis through a Transpose, Unsqueeze or Squeeze."""
         marked = np.zeros([2 if axis == x.axis else 1 for axis in range(x.rank)])  # only its channels' axis is longer
         if node.op_type == "Transpose":
-            marked = marked.transpose(integers(node, "perm"))
+            marked = marked.transpose(integers(node, "perm") or None)
         else:
             axes = tuple(integers(node, "axes") or self._integers(node, 1))
             marked = np.expand_dims(marked, axes) if node.op_type == "Unsqueeze" else marked.sum(axis=axes)
@@ -214,14 +237,14 @@ class Steps(Constants):
         return replace(x, axis=axis, rank=marked.ndim) if marked.ndim else None
 
     def reshaped(self, node: NodeProto, x: Scaled) -> Scaled | None:
-        """Find the channel axis after a Reshape. It has their number, with as many values per channel after it."""
-        before, after = (self.layers.shapes[name] for name in (node.input[0], node.output[0]))
+        """Find the channel axis after a Reshape: as many channels, with as many values per channel after them."""
+        before = self.layers.shapes[node.input[0]]
+        after = self.layers.shapes[node.output[0]]
         if x.axis is None or None in before[x.axis + 1 :]:
             return None
+        pixels = _n_values(before[x.axis + 1 :])
         for axis, size in enumerate(after):
-            rests = before[x.axis + 1 :], after[axis + 1 :]
-            pixels, pixels_after = (math.prod(size or 1 for size in rest) for rest in rests)
-            if size == x.n and None not in rests[1] and pixels == pixels_after:
+            if size == x.n and _n_values(after[axis + 1 :], -1) == pixels:
                 return replace(x, axis=axis, rank=len(after))
         return None
 
@@ -230,18 +253,21 @@ class Steps(Constants):
         indices = self._values(node.input[1]).astype(np.int64)
         if integer(node, "axis", 0) % x.rank != x.axis or indices.ndim > 1:
             return None
-        result = x.selected(indices.ravel() % x.n, node.op_type)
+        result = x.selected(indices.ravel() % x.n)
         return result if indices.ndim else replace(result, axis=None, rank=x.rank - 1)
 
     def sliced(self, node: NodeProto, x: Scaled) -> Scaled | None:
         """Follow a Slice of channels. Other axes may be cut in any way."""
-        starts, ends = self._integers(node, 1), self._integers(node, 2)  # attributes before opset 10
-        axes, steps = self._integers(node, 3, range(len(starts))), self._integers(node, 4, [1] * len(starts))
+        starts = self._integers(node, 1)  # an attribute before opset 10
+        ends = self._integers(node, 2)
+        axes = self._integers(node, 3, range(len(starts)))
+        steps = self._integers(node, 4, [1] * len(starts))
         places = range(x.n)
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            goes_past_first = step < 0 and end < -len(places)
             if axis % x.rank == x.axis:
-                places = places[start : None if step < 0 and end < -len(places) else end : step]
-        return x.selected(places, node.op_type) if places else None
+                places = places[start : None if goes_past_first else end : step]
+        return x.selected(places) if places else None
 
     def _joined(self, node: NodeProto) -> Scaled | None:
         """Join channels. Every branch must be scaled channels of the image."""
@@ -251,14 +277,19 @@ class Steps(Constants):
         if any(part.axis not in (axis, None) or (part.axis is None and part.n > 1) for part in parts):
             return None
         maps = np.concatenate([part.maps for part in parts], axis=1)
-        return replace(parts[0], maps=maps, axis=axis, ops=(*parts[0].ops, node.op_type))
+        return replace(parts[0], maps=maps, axis=axis).after(node.op_type)
 
     def _split(self, node: NodeProto) -> dict[str, Scaled]:
         """Split into one channel per output. No other split is followed."""
         x = self.scaled[node.input[0]]
         if integer(node, "axis", 0) % x.rank != x.axis or len(node.output) != x.n:
             return {}
-        return {name: x.selected([place], "Split") for place, name in enumerate(node.output) if name}
+        return {name: x.selected([place]).after("Split") for place, name in enumerate(node.output) if name}
+
+
+def _n_values(shape: Shape, unknown: int = 0) -> int:
+    """Return the number of values that a tensor has, `unknown` where a size is open."""
+    return unknown if None in shape else math.prod(size or 0 for size in shape)
 
 
 EITHER_FIRST = frozenset(("Add", "Sum", "Sub", "Mul", "Div"))  # the constant may be the first input
@@ -266,7 +297,7 @@ RULES: dict[str, Callable[[Steps, NodeProto, Scaled], Scaled | None]] = {
     **dict.fromkeys(EITHER_FIRST, Steps.computed),
     **dict.fromkeys(("Identity", "Cast", "CastLike", "Dropout", "Resize", "Upsample"), lambda steps, node, x: x),
     **dict.fromkeys(("Transpose", "Unsqueeze", "Squeeze"), Steps.moved),
-    "Neg": lambda steps, node, x: x.mapped(-1.0, 0.0, "Neg"),
+    "Neg": lambda steps, node, x: x.mapped(-1.0),
     "QuantizeLinear": lambda steps, node, x: replace(x, quantised=True),
     "DequantizeLinear": Steps.dequantised,
     "BatchNormalization": Steps.batch_norm,
@@ -280,9 +311,7 @@ RULES: dict[str, Callable[[Steps, NodeProto, Scaled], Scaled | None]] = {
 
 
 def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple[GraphScaling, ...]:
-    """Find the affine map of each image channel.
-
-    It leads from the image input to what the first layers before `tensor` read.
+    """Find the affine maps of the image's channels, from the image input to what the first layers before `tensor` read.
 
     Each is composed over everything on its way that acts on each channel alone: constants added, subtracted,
     multiplied, divided, one a channel or one for all, as large as the image too; BatchNormalization; a convolution
@@ -303,7 +332,8 @@ def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple
     """
     n = image.channels or 3
     maps = np.array([np.arange(n), np.ones(n), np.zeros(n)])
-    scaled, ends = {image.name: Scaled(maps, 1 if image.layout == "NCHW" else 3, 4)}, list[Scaled]()
+    scaled = {image.name: Scaled(maps, axis=1 if image.layout == "NCHW" else 3, rank=4)}
+    ends: list[Scaled] = []
     steps = Steps(constants.proto, constants.layers, constants.weights, scaled)
     for node in needed_nodes(constants.proto.graph.node, [tensor])[0]:
         read = [scaled[name] for name in inputs_of(node) if name in scaled]
@@ -312,18 +342,16 @@ def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple
             with np.errstate(all="ignore"):  # what is not finite in the end is not a scaling
                 outputs = steps.outputs(node)
             scaled |= outputs
-            ends += [] if outputs else read
+            if not outputs:
+                ends += read
     if tensor in scaled:
         ends.append(scaled[tensor])
-    distinct = list[Scaled]()
+    distinct: list[Scaled] = []
     for end in sorted(ends, key=lambda end: end.does_nothing):
-        is_usable = {*end.maps[0]} == {*range(n)} and np.isfinite(end.maps).all() and end.maps[1].all()
-        if is_usable and not any(end.like(other) for other in distinct):
+        channels, factors, _ = end.maps
+        is_usable = {*channels} == {*range(n)} and factors.all() and np.isfinite(end.maps).all()
+        if is_usable and not any(end.is_like(other) for other in distinct):
             distinct.append(end)
     if not distinct or distinct[0].does_nothing:
         return ()
-    return tuple(
-        GraphScaling(channels=tuple(map(int, channels)), factor=tuple(factor), offset=tuple(offset), ops=end.ops)
-        for end in distinct
-        for channels, factor, offset in [end.maps.tolist()]
-    )
+    return tuple(end.record() for end in distinct)

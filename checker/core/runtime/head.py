@@ -69,8 +69,7 @@ def head_part(opened: ModelFile) -> HeadPart:
             "--head FILE.npy, a matrix (class, feature); or robustcheck export … --zero-shot CLASSES.txt",
         )
     proto = opened.graph.stripped()
-    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-    layers = build_layers(with_shapes(proto), opened.image_input.name, weights)
+    layers = build_layers(with_shapes(proto), opened.image_input.name, proto.graph.initializer)
     path = _path(layers, opened.class_output, where)
     layer = layers.producers[path[0]]
     in_integers = layer.op_type in FIXED_SCALES

@@ -260,8 +260,7 @@ def plan_scan(
         raise CannotAssessError(
             f"{where}: opset is {opset}; the nodes of a scan need {MIN_OPSET}", "export with opset 18, then scan again"
         )
-    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-    layers = build_layers(with_shapes(proto), model.image_input.name, weights)
+    layers = build_layers(with_shapes(proto), model.image_input.name, proto.graph.initializer)
     nodes = list(proto.graph.node)
     residuals = [] if named else find_residuals(layers, nodes, model.fetch)
     passages = [] if named else find_passages(layers, nodes, model.fetch)
