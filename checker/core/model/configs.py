@@ -1,5 +1,6 @@
 """Read a preprocessing from the JSON of our own files, and of those of open_clip, timm and transformers."""
 
+import dataclasses
 import json
 import math
 import re
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...errors import UsageError
-from ...text import Fields, Texts, quoted, rule_of
+from ...text import Fields, Texts, frozen, quoted, rule_of
 from ..evidence import CLIP, IMAGENET, Preprocessing
 from .weights import about
 
@@ -32,6 +33,7 @@ _ACCEPTED = re.compile(
     "|image_(mean|std)|(image_processor|feature_extractor)_type|processor_class|auto_map|(input_)?data_format|_.*"
     "|(codebook|mask|keypoint)_.*|(min|max)_patches|input_size_patches|total_mask_patches|use_covering_area_grid"
 )
+_RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}  # by timm's crop_mode
 Edges = tuple[int, int]  # height and width, px
 
 
@@ -80,7 +82,8 @@ def parse_config(path: Path, values: Fields, input_size: Edges | None) -> tuple[
             elif "pretrained_cfg" in values:
                 fields, defaults = _from_timm(values, input_size)
             elif path.name == "preprocessor_config.json" or "image_mean" in values or "do_resize" in values:
-                fields, defaults = _from_hugging_face(values), {"crop_rounding": "transformers"}
+                fields = _from_hugging_face(values)
+                defaults = {"crop_rounding": "transformers"}
             elif path.name == "open_clip_config.json":
                 raise UsageError("preprocess_cfg is missing; an open_clip configuration must have it")
             else:
@@ -94,7 +97,7 @@ def parse_config(path: Path, values: Fields, input_size: Edges | None) -> tuple[
             field = ".".join(str(part) for part in first["loc"]) or "preprocessing"
             value = "missing" if first["type"] == "missing" else repr(first["input"])[:80]
             raise UsageError(f"{field} is {value}; {rule_of(first)}", LOOK) from fault
-        _check_size(preprocessing, input_size)
+        check_size(preprocessing, input_size)
         return preprocessing, defaults
 
 
@@ -103,122 +106,128 @@ def _from_own(values: Fields) -> Parsed:
     for field, none in (("mean", "[0, 0, 0]"), ("std", "[1, 1, 1]")):
         if "resize_mode" in own and field not in own:  # a default here would be preprocessing nobody stated
             raise UsageError(f"{field} is missing; it must be stated, {none} where nothing is done")
-    squares = {field: _edges(field, own[field]) for field in ("size", "resize_size") if field in own}
-    return own | squares, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in own}
+    fields = dict(own)
+    for field in ("size", "resize_size"):
+        if field in own:
+            fields[field] = _edges(field, own[field])
+    return fields, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in own}
+
+
+@frozen
+class _Config:
+    """A library's configuration, whose absent values are the library's defaults."""
+
+    values: Fields
+    library: str
+    defaults: dict[str, str] = dataclasses.field(default_factory=dict)
+    """fields of our record that are a default: where it comes from"""
+
+    def get(self, key: str, default: Any, field: str = "") -> Any:
+        """Return a value, or note that a field of our record (`key`, if it has no other name) is the default."""
+        value = self.values.get(key)
+        if value is None:
+            self.defaults[field or key] = f"{self.library} default"
+            return default
+        return value
 
 
 def _from_open_clip(values: Fields) -> Parsed:
-    """Read a configuration of open_clip.
-
-    It is read as image_transform reads transform.PreprocessCfg; absent values are that class's defaults.
-    """
-    config = _section(values, "preprocess_cfg")
-    defaults: dict[str, str] = {}
-
-    def get(key: str, field: str, default: Any) -> Any:
-        if config.get(key) is None:
-            defaults[field] = "open_clip default"
-            return default
-        return config[key]
-
-    if config.get("mode", "RGB") != "RGB":
-        raise UsageError(f"mode is {config['mode']!r}; only RGB is supported")
-    size = config.get("size")
+    """Read a configuration of open_clip as its image_transform does, with the defaults of transform.PreprocessCfg."""
+    config = _Config(_section(values, "preprocess_cfg"), "open_clip")
+    color_mode = config.values.get("mode", "RGB")
+    if color_mode != "RGB":
+        raise UsageError(f"mode is {color_mode!r}; only RGB is supported")
+    size = config.values.get("size")
     if size is None:
         size = values
         for key in ("model_cfg", "vision_cfg", "image_size"):
             size = size.get(key) if isinstance(size, dict) else None
     edges = _edges("size", size)
-    mode = _one_of("resize_mode", get("resize_mode", "resize_mode", "shortest"), ("shortest", "longest", "squash"))
-    fill = _number("fill_color", get("fill_color", "fill", 0))
-    return {
+    mode = _one_of("resize_mode", config.get("resize_mode", "shortest"), ("shortest", "longest", "squash"))
+    fill = round(_number("fill_color", config.get("fill_color", 0, "fill")))
+    interpolation = config.get("interpolation", "bicubic")
+    fields = {
         "size": edges,
         "resize_mode": mode,
         "resize_size": edges,
-        "interpolation": _one_of(
-            "interpolation", get("interpolation", "interpolation", "bicubic"), ("bicubic", "bilinear")
-        ),
+        "interpolation": _one_of("interpolation", interpolation, ("bicubic", "bilinear")),
         "crop": "none" if mode == "squash" else "center",
-        "fill": (round(fill),) * 3,
-        "mean": _triple("mean", get("mean", "mean", CLIP.mean)),
-        "std": _triple("std", get("std", "std", CLIP.std)),
-    }, defaults
+        "fill": (fill, fill, fill),
+        "mean": _triple("mean", config.get("mean", CLIP.mean)),
+        "std": _triple("std", config.get("std", CLIP.std)),
+    }
+    return fields, config.defaults
 
 
 def _from_timm(values: Fields, input_size: Edges | None) -> Parsed:
-    """Read a configuration of timm.
-
-    It is read as data.resolve_data_config and transforms_imagenet_eval do, with their defaults.
+    """Read a configuration of timm as data.resolve_data_config and transforms_imagenet_eval do, with their defaults.
 
     Where the model's input has the size of `test_input_size`, timm's test size and crop are used.
     """
-    config = _section(values, "pretrained_cfg")
-    defaults: dict[str, str] = {}
-
-    def get(key: str, field: str, default: Any) -> Any:
-        if not config.get(key):
-            defaults[field] = "timm default"
-            return default
-        return config[key]
+    section = _section(values, "pretrained_cfg")
+    config = _Config({key: value for key, value in section.items() if value}, "timm")
 
     def edges_of(key: str) -> Edges:
-        shape = config.get(key) or (3, 224, 224)
+        shape = config.values.get(key, (3, 224, 224))
         if not isinstance(shape, (list, tuple)) or len(shape) != 3 or shape[0] != 3:
             raise UsageError(f"{key} is {shape}; it must be [3, height, width]")
         return _edges(key, list(shape[1:]))
 
-    size, crop_pct = edges_of("input_size"), get("crop_pct", "resize_size", 0.875)
-    if not config.get("input_size"):
-        defaults["size"] = "timm default"
-    if config.get("test_input_size") and input_size == edges_of("test_input_size") != size:
-        size, crop_pct = input_size, config.get("test_crop_pct") or crop_pct
+    size = edges_of("input_size")
+    config.get("input_size", None, "size")
+    crop_pct = config.get("crop_pct", 0.875, "resize_size")
+    if "test_input_size" in config.values and input_size == edges_of("test_input_size") != size:
+        size = input_size
+        crop_pct = config.values.get("test_crop_pct", crop_pct)
     crop_pct = _number("crop_pct", crop_pct)
     if not 0 < crop_pct <= 1:
         raise UsageError(f"crop_pct is {crop_pct}; it must be above 0 and at most 1")
-    mode = _one_of("crop_mode", get("crop_mode", "resize_mode", "center"), ("center", "squash", "border"))
-    mean = _triple("mean", get("mean", "mean", IMAGENET.mean))
-    return {
+    mode = _one_of("crop_mode", config.get("crop_mode", "center", "resize_mode"), tuple(_RESIZE_MODES))
+    mean = _triple("mean", config.get("mean", IMAGENET.mean))
+    fields = {
         "size": size,
-        "resize_mode": {"center": "shortest", "squash": "squash", "border": "longest"}[mode],
+        "resize_mode": _RESIZE_MODES[mode],
         "resize_size": tuple(math.floor(edge / crop_pct) for edge in size),
-        "interpolation": get("interpolation", "interpolation", "bicubic"),
+        "interpolation": config.get("interpolation", "bicubic"),
         "fill": tuple(round(255 * level) for level in mean) if mode == "border" else (0, 0, 0),
         "mean": mean,
-        "std": _triple("std", get("std", "std", IMAGENET.std)),
-    }, defaults
+        "std": _triple("std", config.get("std", IMAGENET.std)),
+    }
+    return fields, config.defaults
 
 
 def _from_hugging_face(values: Fields) -> Fields:
-    """Read an image processor of transformers.
-
-    It may resize, crop at the centre, rescale, normalise; other steps are refused.
-    """
+    """Read an image processor of transformers that resizes, crops at the centre, rescales and normalises."""
     is_flipped = values.get("do_flip_channel_order", _kind_of(values) == "MobileViT")  # else it is refused
     values = _plain_steps(values)
     for key, value in values.items():
         if value and not _ACCEPTED.fullmatch(key) and (key, value) != ("ensure_multiple_of", 1):
             raise UsageError(f"{key} is {str(value)[:60]}; this step is not supported")
-    crops = bool(values.get("do_center_crop", False))
-    if values.get("do_resize", True):
-        mode, resize_size = _hugging_face_resize(values)
-    else:
-        mode, resize_size = "none", _hugging_face_edges("crop_size", values.get("crop_size"))
-    size = _hugging_face_edges("crop_size", values.get("crop_size")) if crops else resize_size
-    if mode == "shortest" and not crops:
-        raise UsageError("do_center_crop is false and size is a shortest edge; the input size would vary")
-    resample = values.get("resample", "missing")
-    if mode != "none" and (not isinstance(resample, int) or resample not in range(len(_PIL_FILTERS))):
-        raise UsageError(f"resample is {resample}; it must be 0 to 5 (PIL.Image.Resampling)")
     fields: Fields = {
-        "size": size,
-        "resize_mode": mode,
-        "resize_size": resize_size,
-        "interpolation": "bicubic" if mode == "none" else _PIL_FILTERS[resample],
-        "crop": "center" if crops else "none",
+        "resize_mode": "none",
+        "interpolation": "bicubic",
+        "crop": "none",
         "crop_rounding": "floor",
         "rescale": 1.0,
         "color_order": "BGR" if is_flipped else "RGB",
     }
+    resizes = values.get("do_resize", True)
+    crops = values.get("do_center_crop", False)
+    if resizes:
+        fields["resize_mode"], size = _hugging_face_resize(values)
+    if crops or not resizes:
+        crop_size = _hugging_face_edges("crop_size", values.get("crop_size"))
+    fields["resize_size"] = size if resizes else crop_size
+    fields["size"] = crop_size if crops else fields["resize_size"]
+    if crops:
+        fields["crop"] = "center"
+    elif fields["resize_mode"] == "shortest":
+        raise UsageError("do_center_crop is false and size is a shortest edge; the input size would vary")
+    if resizes:
+        resample = values.get("resample", "missing")
+        if not isinstance(resample, int) or resample not in range(len(_PIL_FILTERS)):
+            raise UsageError(f"resample is {resample}; it must be 0 to 5 (PIL.Image.Resampling)")
+        fields["interpolation"] = _PIL_FILTERS[resample]
     if values.get("do_rescale", True):
         fields["rescale"] = _number("rescale_factor", values.get("rescale_factor", 1 / 255))
     if values.get("do_normalize", True):
@@ -228,14 +237,15 @@ def _from_hugging_face(values: Fields) -> Fields:
 
 
 def _kind_of(values: Fields) -> str:
-    """Return the class of an image processor, shortened. An example is CLIP; "" where the file names none."""
+    """Return the class of an image processor, shortened, such as CLIP: "" where the file names none."""
     named = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
     return re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", named)
 
 
 def _plain_steps(values: Fields) -> Fields:
     """Add the fixed steps of an image processor's class as keys. Raises UsageError: another class."""
-    kind, values = _kind_of(values), dict(values)
+    kind = _kind_of(values)
+    values = dict(values)
     if kind and not _KINDS.fullmatch(kind):
         raise UsageError(f"image_processor_type is {kind}ImageProcessor; its steps are not known here")
     if kind == "MobileViT":  # with a mean, too, the flip stays among the keys, and is refused
@@ -244,13 +254,17 @@ def _plain_steps(values: Fields) -> Fields:
             del values["do_flip_channel_order"]
     if kind == "EfficientNet" and values.pop("include_top", True) and values.get("do_normalize", True):
         # it divides by the deviation twice
-        values["image_std"] = [level**2 for level in _triple("image_std", values.get("image_std"))]
+        deviations = _triple("image_std", values.get("image_std"))
+        values["image_std"] = [level**2 for level in deviations]
     scaled = {"Levit": 224 / 256, "ConvNext": 224 / 256, "PoolFormer": 0.9}.get(kind)
     edge = values.get("size")
-    edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge
+    if isinstance(edge, dict):
+        edge = edge.get("shortest_edge")
     if scaled is not None and values.get("do_resize", True) and (kind != "Levit" or isinstance(edge, int)):
         edge, _ = _edges("size.shortest_edge", edge)
-        share = _number("crop_pct", values.pop("crop_pct", scaled)) if kind != "Levit" else scaled
+        share = scaled
+        if kind != "Levit":
+            share = _number("crop_pct", values.pop("crop_pct", scaled))
         values["size"] = {"shortest_edge": int(edge / share)}
         if kind == "ConvNext" and edge < 384:
             values |= {"do_center_crop": True, "crop_size": edge}
@@ -266,8 +280,10 @@ def _hugging_face_resize(values: Fields) -> tuple[str, Edges]:
             return "shortest", _edges("size.shortest_edge", size["shortest_edge"])
         return "squash", _hugging_face_edges("size", size)
     kind = _kind_of(values)
-    if kind in (*_SHORTEST, *_SQUARE):
-        return "shortest" if kind in _SHORTEST else "squash", _edges("size", size)
+    if kind in _SHORTEST:
+        return "shortest", _edges("size", size)
+    if kind in _SQUARE:
+        return "squash", _edges("size", size)
     raise UsageError(
         f"size is {size} and image_processor_type is {kind or 'missing'}; "
         "size must be {shortest_edge} or {height, width} for a processor that is not known here"
@@ -294,8 +310,11 @@ def _edges(field: str, value: Any) -> Edges:
     edges = value if isinstance(value, list) else [value, value]
     if len(edges) == 2 and all(isinstance(edge, int) and not isinstance(edge, bool) for edge in edges):
         return edges[0], edges[1]
-    shown = "missing" if value is None else value
-    raise UsageError(f"{field} is {shown}; it must be an integer or [height, width], in pixels")
+    raise UsageError(f"{field} is {_shown(value)}; it must be an integer or [height, width], in pixels")
+
+
+def _shown(value: Any) -> Any:
+    return "missing" if value is None else value
 
 
 def _number(field: str, value: Any) -> float:
@@ -309,7 +328,7 @@ def _triple(field: str, value: Any) -> tuple[float, float, float]:
     if len(values) == 1:
         values = list(values) * 3
     if value is None or len(values) != 3:
-        raise UsageError(f"{field} is {'missing' if value is None else value}; it must be three numbers")
+        raise UsageError(f"{field} is {_shown(value)}; it must be three numbers")
     red, green, blue = (_number(field, level) for level in values)
     return red, green, blue
 
@@ -320,9 +339,11 @@ def _one_of(field: str, value: Any, valid: Texts) -> str:
     raise UsageError(f"{field} is {value!r}; it must be one of {', '.join(valid)}")
 
 
-def _check_size(preprocessing: Preprocessing, input_size: Edges | None) -> None:
+def check_size(preprocessing: Preprocessing, input_size: Edges | None) -> None:
+    """Refuse a preprocessing of another size than the model's input. Raises UsageError."""
     if input_size is not None and preprocessing.size != input_size:
-        (height, width), (rows, columns) = preprocessing.size, input_size
+        height, width = preprocessing.size
+        rows, columns = input_size
         raise UsageError(
             f"size is {height}×{width}; the model's input is {rows}×{columns} (height×width)",
             f"give this model's own preprocessing, of size [{rows}, {columns}], with --preprocess FILE",

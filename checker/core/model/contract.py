@@ -1,4 +1,7 @@
-"""Read the contract by which an export describes itself, and the digest of graph and weights that it records."""
+"""Read the contract: the metadata by which an export describes itself, with a digest of the file's graph and weights.
+
+`exporters/contract.py` computes the same digest when it writes a file; docs/dev/graph-digest.md defines it.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,11 @@ from ...errors import NEWER, CannotAssessError
 from ...text import Texts, digest_of
 from ..evidence import Int8Sums, Preprocessing
 from .file import OnnxFile
-from .weights import (
-    Weights,
-    pieces_of,
-)
+from .weights import Weights, pieces_of
 
 CONTRACT_KEY = "robustcheck.contract"
 BEGINNING_KEY = "robustcheck.beginning"  # of metadata, see `changed`
+EXPORT_AGAIN = "export the model again with `robustcheck export`"
 SCHEMA_VERSION = 1  # the newest contract this version reads
 
 
@@ -126,8 +127,10 @@ class Contract(Frozen):
 
 
 def stated_in(contract: Contract | None) -> tuple[Preprocessing | None, str]:
-    """Return the preprocessing of a contract and what stated it there. Without a contract it is None."""
-    return (None, "") if contract is None else (contract.preprocessing, contract.preprocessing_from)
+    """Return the preprocessing of a contract and what stated it there: None without a contract."""
+    if contract is None:
+        return None, ""
+    return contract.preprocessing, contract.preprocessing_from
 
 
 def parse_contract(model: ModelProto, where: str) -> Contract | None:
@@ -144,14 +147,12 @@ def parse_contract(model: ModelProto, where: str) -> Contract | None:
         return None
     meaning = f"metadata {CONTRACT_KEY} must hold"
 
-    def odd(problem: str, hint: str = "export the model again with `robustcheck export`") -> CannotAssessError:
+    def odd(problem: str, hint: str = EXPORT_AGAIN) -> CannotAssessError:
         return CannotAssessError(f"{where}: contract {problem}", hint)
 
     if len(texts) > 1:
-        raise CannotAssessError(
-            f"{where}: number of contracts is {len(texts)}; metadata {CONTRACT_KEY} must occur in a file once",
-            "export the model again with `robustcheck export`",
-        )
+        message = f"{where}: number of contracts is {len(texts)}; metadata {CONTRACT_KEY} must occur in a file once"
+        raise CannotAssessError(message, EXPORT_AGAIN)
     try:
         raw = json.loads(texts[0], object_pairs_hook=unique_keys)
     except RecursionError as error:
@@ -170,11 +171,11 @@ def parse_contract(model: ModelProto, where: str) -> Contract | None:
     try:
         return Contract.model_validate_json(texts[0], strict=True)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'contract'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)[:3]
-        )
-        raise odd(f"does not match schema {SCHEMA_VERSION} ({faults})") from error
+        faults = []
+        for fault in error.errors(include_url=False)[:3]:
+            field = ".".join(str(part) for part in fault["loc"]) or "contract"
+            faults.append(f"{field}: {fault['msg']}")
+        raise odd(f"does not match schema {SCHEMA_VERSION} ({'; '.join(faults)})") from error
 
 
 def changed(contract: Contract | None, file: OnnxFile) -> bool | None:
@@ -209,9 +210,7 @@ LEFT_OUT = {
 
 
 def graph_digest(proto: ModelProto, weights: Weights = NONE) -> str:
-    """Return the digest of a graph with its weights.
-
-    It is sha256:… over nodes, attributes, inputs, outputs, opsets, functions and weights.
+    """Return the digest of nodes, attributes, inputs, outputs, opsets, functions and weights, sha256:….
 
     The digest is over canonical JSON of the model: an object for each message with the fields that are set, without
     what no value depends on (names of nodes, metadata, doc strings, …). A tensor is [name, data type, dims, hex of the
@@ -234,13 +233,15 @@ def _form(value: Any, weights: Weights) -> Any:
     if isinstance(value, Message):
         if not isinstance(value, ModelProto | GraphProto):  # places are of the main graph's initializers
             weights = replace(weights, places={})
-        return {
-            field.name: _form(inner, weights)
-            for field, inner in value.ListFields()
-            if field.name not in LEFT_OUT_EVERYWHERE and field.full_name not in LEFT_OUT
-        }
+        form = {}
+        for field, inner in value.ListFields():
+            if field.name not in LEFT_OUT_EVERYWHERE and field.full_name not in LEFT_OUT:
+                form[field.name] = _form(inner, weights)
+        return form
     if isinstance(value, float):
         return repr(value)  # JSON has no NaN
     if isinstance(value, bytes):
         return value.hex()
-    return value if isinstance(value, str | int) else [_form(item, weights) for item in value]
+    if isinstance(value, str | int):
+        return value
+    return [_form(item, weights) for item in value]

@@ -1,10 +1,7 @@
-"""Read an ONNX file: model, contract, and the places of weights.
+"""Read an ONNX file: the model, and the places of its weights.
 
 Weights in external files are located and checked, but ONNX Runtime reads them. The graph for ONNX Runtime is written
 when a session is made, so that an open model is in memory once.
-
-The contract is metadata by which an export describes itself. It records a digest of the file's graph and weights.
-`exporters/contract.py` computes the same when it writes a file; docs/dev/graph-digest.md defines it.
 """
 
 from __future__ import annotations
@@ -104,7 +101,7 @@ class Graph:
     """nodes and outputs; empty where nothing is added"""
 
     def own(self) -> bytes:
-        """Write the graph without the addition. These are the file's own bytes, unless something in them was rewritten.
+        """Write the graph without the addition: the file's own bytes, unless something in them was rewritten.
 
         Raises:
             CannotAssessError: rewritten, it is over protobuf's 2 GiB.
@@ -141,7 +138,8 @@ class Graph:
         if self.file.mapped is None or self.file.external or not self.file.weights.places:
             return None
         proto = self.stripped() if with_addition else self.proto
-        written: bytes = by_place(proto, self.file.mapped.location, self.file.weights.places).SerializeToString()
+        pointing = by_place(proto, self.file.mapped.location, self.file.weights.places)
+        written: bytes = pointing.SerializeToString()
         return written
 
     def stripped(self) -> ModelProto:
@@ -151,12 +149,12 @@ class Graph:
         return stripped
 
     def changed(self, proto: ModelProto) -> Self:
-        """Replace the graph and its addition by another. It was made of `stripped`."""
+        """Replace the graph and its addition by another that was made of `stripped`."""
         return replace(self, proto=proto, rewritten=True, addition=GraphProto())
 
 
 def restore(proto: ModelProto, weights: Weights) -> ModelProto:
-    """Copy a model with its large weights. `parse_stripped` left their data in the file's content."""
+    """Copy a model with its large weights, whose data `parse_stripped` left in the file's content."""
     full = copy.deepcopy(proto)
     for tensor in full.graph.initializer:
         if tensor.name in weights.places:
@@ -165,7 +163,7 @@ def restore(proto: ModelProto, weights: Weights) -> ModelProto:
 
 
 def by_place(proto: ModelProto, file: str, places: Places) -> ModelProto:
-    """Copy a model with large weights named by place. `parse_stripped` left them in a file."""
+    """Copy a model with the large weights that `parse_stripped` left in a file named by their places."""
     pointing = copy.deepcopy(proto)
     for tensor in pointing.graph.initializer:
         if tensor.name in places and not tensor.HasField("raw_data"):
@@ -196,8 +194,10 @@ def read_onnx(path: Path) -> OnnxFile:
         content, status = _read_bytes(path)
         proto, places = _parse(path, content)
         metadata = ModelProto(metadata_props=proto.metadata_props).SerializeToString()
-        (digest, beginning), mapped, open_folder, own = digests_of(content, metadata), None, None, path.resolve()
+        digest, beginning = digests_of(content, metadata)
         drop_pages(content)
+        own = path.resolve()
+        mapped = None
         if isinstance(content, mmap.mmap):
             mapped = ExternalFile(own.name, own, {own: stamp_of(status)}, status.st_size, digest)
         if not proto.graph.node:
@@ -209,53 +209,64 @@ def read_onnx(path: Path) -> OnnxFile:
             if tensor.data_location != TensorProto.EXTERNAL:
                 check_inline(tensor, places if index < len(proto.graph.initializer) else {})
         folder, targets = locate_weights(path, locations_of(path, tensors))
-        _check_size(len(content) + sum(target.stat().st_size for target in targets.values()))
+        external_bytes = sum(target.stat().st_size for target in targets.values())
+        _check_size(len(content) + external_bytes)
         check_external(tensors, folder, targets)
-        external: tuple[ExternalFile, ...] = ()
+        open_folder = None
+        external: list[ExternalFile] = []
         if folder is not None:
             open_folder = OpenFolder(folder)
-            external = tuple(read_file(location, target, folder, open_folder) for location, target in targets.items())
+            for location, target in targets.items():
+                external.append(read_file(location, target, folder, open_folder))
         elif mapped is not None and places:
             open_folder = OpenFolder(own.parent)
         weights = Weights(open_folder, content, places)
-        return OnnxFile(path, proto, len(content), digest, beginning, external, weights, mapped)
+        return OnnxFile(path, proto, len(content), digest, beginning, tuple(external), weights, mapped)
 
 
 def external_locations(path: Path) -> tuple[ModelProto, list[str]]:
-    """List the weight files that a model names. They need not exist, and weights are not parsed.
+    """Parse a model without its weights, and list the files of weights that it names, which need not exist.
 
     Raises as `read_onnx`; of the files of weights, only their names are looked at.
     """
     with about(path):
-        proto, _ = _parse(path, _read_bytes(path)[0])
-        return proto, locations_of(path, tensors_of(proto)[1])
+        content, _ = _read_bytes(path)
+        proto, _ = _parse(path, content)
+        _, tensors = tensors_of(proto)
+        return proto, locations_of(path, tensors)
 
 
 def digests_of(content: Bytes, tail: bytes) -> tuple[str, str]:
-    """Digest a file, and what comes before its tail. The latter is empty for another tail."""
-    view, end = memoryview(content), len(content) - len(tail)
+    """Digest a file, and what comes before its tail: "" for a file that does not end with it."""
+    view = memoryview(content)
+    end = len(content) - len(tail)
+    beginning = ""
     digest = hashlib.sha256(view[:end])
-    beginning = f"sha256:{digest.hexdigest()}" if view[end:] == tail else ""
+    if view[end:] == tail:
+        beginning = f"sha256:{digest.hexdigest()}"
     digest.update(view[end:])
     return f"sha256:{digest.hexdigest()}", beginning
 
 
 def drop_pages(content: Bytes) -> None:
-    """Free the memory that a mapped file has filled. What is read again comes from the file again."""
+    """Free the memory that a mapped file has filled: what is read again comes from the file again."""
     if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         content.madvise(mmap.MADV_DONTNEED)
 
 
 def missing(path: Path) -> UsageError:
-    """Return the error for a model that does not exist. Its hint is the nearest name or address."""
-    near, repository = nearest_path(path), REPOSITORY.fullmatch(str(path))
-    if near is None and repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
+    """Return the error for a model that does not exist, with the nearest name or address as its hint."""
+    near = nearest_path(path)
+    if near is not None:
+        return UsageError("no such file", f"Did you mean {near}?")
+    repository = REPOSITORY.fullmatch(str(path))
+    if repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
         return UsageError("no such file", f"Did you mean hf://{repository[1]}?")
-    return UsageError("no such file", f"Did you mean {near}?" if near else f"ls {quoted(existing_parent(path))}")
+    return UsageError("no such file", f"ls {quoted(existing_parent(path))}")
 
 
 def _check_size(size_bytes: int) -> None:
-    """Refuse a model that is larger than allowed. It is not read before."""
+    """Refuse a model that is larger than allowed, before it is read."""
     limit_bytes = max_model_bytes()
     if limit_bytes is not None and size_bytes > limit_bytes:
         raise CannotAssessError(
@@ -271,10 +282,8 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
         size_bytes = status.st_size
         if path.is_dir():
             there = [*sorted(path.glob("*.onnx")), *sorted(path.glob("onnx/*.onnx"))]
-            raise UsageError(
-                "model is a folder; one .onnx file is needed",
-                f"robustcheck {quoted(there[0])}" if there else f"--images {quoted(path)}, if it holds photos",
-            )
+            hint = f"robustcheck {quoted(there[0])}" if there else f"--images {quoted(path)}, if it holds photos"
+            raise UsageError("model is a folder; one .onnx file is needed", hint)
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait forever, /dev/zero never end
             raise UsageError("model is a device or pipe; a regular file is needed", f"ls -lL {quoted(path)}")
         _check_size(size_bytes)
@@ -286,10 +295,12 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             content: Bytes = b""
-            if status.st_size >= MAPPED_BYTES and stamps_writes(status := aged_status(file.fileno(), "model file")):
-                with suppress(OSError, ValueError):
-                    os.fsync(file.fileno())
-                    content = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
+            if status.st_size >= MAPPED_BYTES:
+                status = aged_status(file.fileno(), "model file")
+                if stamps_writes(status):
+                    with suppress(OSError, ValueError):
+                        os.fsync(file.fileno())
+                        content = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
             content = content or file.read()
     except FileNotFoundError as error:
         raise missing(path) from error
@@ -308,14 +319,15 @@ def _parse(path: Path, content: Bytes) -> tuple[ModelProto, Places]:
             "model file is a Git LFS pointer; the model itself was not downloaded",
             f"git lfs pull --include {quoted(path.name)}",
         )
+    name = quoted(path)
     for ends, hint in UNPACK.items():
         if path.name.lower().endswith(ends):
-            raise CannotAssessError("file is packed; an ONNX file is needed", hint.format(file=quoted(path)))
+            raise CannotAssessError("file is packed; an ONNX file is needed", hint.format(file=name))
     for offset, mark, kind, hint in OTHER_FORMATS:
         if content[offset : offset + len(mark)] == mark:
-            raise CannotAssessError(f"model file is {kind}; an ONNX protobuf is needed", hint.format(file=quoted(path)))
+            raise CannotAssessError(f"model file is {kind}; an ONNX protobuf is needed", hint.format(file=name))
     if _is_text(content[:1024]):
-        raise CannotAssessError("model file is text; an ONNX protobuf is needed", f"head -c 200 {quoted(path)}")
+        raise CannotAssessError("model file is text; an ONNX protobuf is needed", f"head -c 200 {name}")
     try:
         proto, places = parse_stripped(content)
     except DecodeError as error:
@@ -327,7 +339,7 @@ def _parse(path: Path, content: Bytes) -> tuple[ModelProto, Places]:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether a file starts as text. An ONNX protobuf starts with a control byte (0x08: field of the IR version)."""
+    """Return whether a file starts as text, not with a control byte as ONNX does (0x08: field of the IR version)."""
     if any(byte < 32 and byte not in b"\t\n\r\f" for byte in start):
         return False
     try:

@@ -25,7 +25,7 @@ MOST_OF_A_PAIR = 32767 // 255  # the largest |a + b| that the largest activation
 
 
 def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
-    """Compute the share of the pairs of int8 weights a, b with |a + b| · 255 > 32767. None where there is no pair.
+    """Compute the share of the pairs of int8 weights a, b with |a + b| · 255 > 32767: None where there is no pair.
 
     A pair is next to each other in the sum of one output: channels of one place of a kernel, or rows of a matrix. A
     convolution with one channel per group has no pairs, since ONNX Runtime adds its products one by one.
@@ -34,9 +34,11 @@ def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
     n_pairs = n_saturating = 0
     for node, name in _int8_layers(proto, tensors):
         terms = _terms(node, values_of(tensors[name], weights))
-        first, second = terms[:-1:2].astype(np.int16), terms[1::2].astype(np.int16)
+        first = terms[:-1:2].astype(np.int16)
+        second = terms[1::2].astype(np.int16)
+        is_saturating = np.abs(first + second) > MOST_OF_A_PAIR
         n_pairs += first.size
-        n_saturating += int((np.abs(first + second) > MOST_OF_A_PAIR).sum())
+        n_saturating += int(is_saturating.sum())
     return n_saturating / n_pairs if n_pairs else None
 
 
@@ -51,7 +53,8 @@ def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Itera
             name = quantised.get(input_at(node, 1), "")
         elif node.op_type in WEIGHT_ZERO_AT:
             name = input_at(node, WEIGHT_AT.get(node.op_type, 1))
-            zero = tensors.get(input_at(node, ZERO_AT.get(node.op_type, len(node.input))))
+            zero_at = ZERO_AT.get(node.op_type, len(node.input))
+            zero = tensors.get(input_at(node, zero_at))
             is_unsigned = zero is None or zero.data_type == TensorProto.UINT8
         if is_unsigned and name in tensors and tensors[name].data_type == TensorProto.INT8:
             yield node, name
@@ -62,7 +65,8 @@ def _terms(node: NodeProto, values: GenericArray) -> GenericArray:
     if values.ndim < 2 or values.size == 0:
         return np.zeros((0, 0), np.int8)
     if "Conv" in node.op_type:  # (output, channel, row, column)
-        terms = np.moveaxis(values, 1, -1).reshape(len(values), -1).T
+        channels_last = np.moveaxis(values, 1, -1)
+        terms = channels_last.reshape(len(values), -1).T
         return terms[:0] if values.shape[1] == 1 else terms
     if integer(node, "transB", 0):
         return values.T
@@ -106,13 +110,15 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
         node.input.extend([""] * (zero_at + 1 - len(node.input)))
         node.input[zero_at] = zero_point.name
         node.input[weight_at] = f"{name}_unsigned"
-        tensors[name].CopyFrom(_unsigned(node.input[weight_at], values_of(tensors[name], weights)))
+        unsigned = _unsigned(node.input[weight_at], values_of(tensors[name], weights))
+        tensors[name].CopyFrom(unsigned)
     return model
 
 
 def _unsigned(name: str, values: GenericArray) -> TensorProto:
     """Return int8 values as a uint8 tensor."""
-    return from_array((values.astype(np.int16) + OFFSET).astype(np.uint8), name)
+    shifted = values.astype(np.int16) + OFFSET
+    return from_array(shifted.astype(np.uint8), name)
 
 
 def _shape_of_zeros(node: NodeProto, tensors: Mapping[str, TensorProto]) -> tuple[int, ...]:

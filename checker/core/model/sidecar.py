@@ -1,7 +1,4 @@
-"""Find the preprocessing of a model and its source.
-
-Read are our own files, and those of open_clip, timm and transformers.
-"""
+"""Find the preprocessing of a model and its source, and the image encoder among the files of a checkpoint."""
 
 import os
 import re
@@ -9,14 +6,14 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ...errors import UsageError
 from ...paths import nearest_path
-from ...text import quoted
+from ...text import first_of, quoted
 from ..evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from ..images.preprocess import at_size
-from .configs import IMMICH, LOOK, Edges, _check_size, parse_config, read_object
+from .configs import IMMICH, LOOK, Edges, check_size, parse_config, read_object
 from .weights import about
 
 OWN_SUFFIX = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
@@ -25,22 +22,33 @@ HUB_FOLDER = "onnx"  # of a repository on Hugging Face's hub: holds its ONNX fil
 
 
 def sidecar_paths(model: Path) -> tuple[Path, ...]:
-    """Return the possible sidecars of a model. The first that exists counts: our own, then those of the libraries.
+    """Return the possible sidecars of a model, of which the first that exists counts: our own, then the libraries'.
 
     Those of the libraries lie next to the model or, as on Hugging Face's hub, above a folder `onnx` that holds it.
     """
-    folders = [model.parent]
+    paths = [model.with_suffix(OWN_SUFFIX)]
+    paths += [model.parent / name for name in SIDECAR_NAMES]
     if model.parent.absolute().name == HUB_FOLDER:
         above = model.parent.parent if model.parent.name else Path("..")
         if os.access(above, os.R_OK | os.X_OK):  # else nobody could tell whose sidecar it is
-            folders.append(above)
-    return model.with_suffix(OWN_SUFFIX), *(folder / name for folder in folders for name in SIDECAR_NAMES)
+            paths += [above / name for name in SIDECAR_NAMES]
+    return tuple(paths)
 
 
 PRESETS = {"clip": CLIP, "imagenet": IMAGENET}
 Source = Literal["contract", "sidecar", "user", "assumed"]
-# a preprocessing, the kind of its source, where its fields come from, and the fields that come from elsewhere
-Chosen = tuple[Preprocessing, Source, str, Mapping[str, str]]
+
+
+class Chosen(NamedTuple):
+    """A preprocessing and its source."""
+
+    preprocessing: Preprocessing
+    source: Source
+    origin: str
+    """where its fields come from"""
+    exceptions: Mapping[str, str] = {}
+    """the fields that come from elsewhere"""
+
 
 # what optimum, transformers.js and sentence-transformers append to the name of a model's file for its precision
 PRECISION = re.compile(
@@ -65,9 +73,7 @@ def find_preprocessing(
     *,
     stated_by: str = "",
 ) -> PreprocessingFacts:
-    """Find the preprocessing of a model.
-
-    It comes from the option, else the contract, else a sidecar, else it is assumed.
+    """Find the preprocessing of a model, from the option, else the contract, else a sidecar, else assume it.
 
     Sidecars, the first that is there: `<model>.robustcheck.json`, `open_clip_config.json`, `preprocess_cfg.json`
     (immich), `preprocessor_config.json` (Hugging Face), `config.json` with `pretrained_cfg` (timm). For a model in a
@@ -86,32 +92,37 @@ def find_preprocessing(
             an input of dynamic size and nothing that names one.
     """
     if option is not None:
-        preprocessing, source, origin, exceptions = from_option(option, input_size)
+        chosen = from_option(option, input_size)
     elif contract_preprocessing is not None:
         with about(f"{model_path}: contract"):
-            _check_size(contract_preprocessing, input_size)
-        named = f"contract ({stated_by})" if stated_by else "contract"
-        preprocessing, source, origin, exceptions = contract_preprocessing, "contract", named, {}
+            check_size(contract_preprocessing, input_size)
+        origin = f"contract ({stated_by})" if stated_by else "contract"
+        chosen = Chosen(contract_preprocessing, "contract", origin)
     else:
-        preprocessing, source, origin, exceptions = _from_sidecar(model_path, input_size)
-    values = preprocessing.model_dump()
+        chosen = _from_sidecar(model_path, input_size)
+    fields = []
+    for field, value in chosen.preprocessing.model_dump().items():
+        fields.append((field, _short(value), chosen.exceptions.get(field, chosen.origin)))
     return PreprocessingFacts(
-        preprocessing=preprocessing,
-        source=source,
-        fields=tuple((field, _short(value), exceptions.get(field, origin)) for field, value in values.items()),
-        origin=origin if option is None else f"--preprocess {option}",
-        against_contract=contract_preprocessing is not None and preprocessing != contract_preprocessing,
+        preprocessing=chosen.preprocessing,
+        source=chosen.source,
+        fields=tuple(fields),
+        origin=chosen.origin if option is None else f"--preprocess {option}",
+        against_contract=contract_preprocessing not in (None, chosen.preprocessing),
     )
 
 
 def models_below(folder: Path) -> list[Path]:
-    """Return the ONNX files in a folder and its `onnx`. They are sorted; the suffix may be in capitals."""
-    folders = [place for place in (folder, folder / HUB_FOLDER) if place.is_dir()]
-    return sorted(path for place in folders for path in place.iterdir() if path.suffix.lower() == ".onnx")
+    """Return the ONNX files in a folder and its `onnx`, sorted. Their suffix may be in capitals."""
+    models: list[Path] = []
+    for place in (folder, folder / HUB_FOLDER):
+        if place.is_dir():
+            models += [path for path in place.iterdir() if path.suffix.lower() == ".onnx"]
+    return sorted(models)
 
 
 def takes_no_image(model: PurePath) -> bool:
-    """Whether a file's name or folder is that of a text tower. Such parts of a split checkpoint take no image."""
+    """Return whether a file's name or folder is that of a part of a split checkpoint that takes no image."""
     return model.parent.name == TEXT_FOLDER or checkpoint_part(model) in IMAGELESS_PARTS
 
 
@@ -119,9 +130,7 @@ SHOWN = 6  # files that an error names
 
 
 def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], str]) -> str:
-    """Return the one image encoder among ONNX files.
-
-    Text towers are left out, and of several precisions the full one is taken.
+    """Return the one image encoder among ONNX files, in full precision where there are several.
 
     Of a CLIP that is split into towers, the image tower is meant. Files of other names, or of other folders, are other
     checkpoints; a folder `onnx` is its parent's.
@@ -139,28 +148,31 @@ def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], s
     is_split = TEXT_TOWER in {checkpoint_part(PurePosixPath(path)) for path in paths}
     is_one_folder = len({folder for folder, _ in checkpoints}) == 1
     if is_split and is_one_folder and {part for _, part in checkpoints} == FULL_AND_IMAGE_TOWER:
-        return choose_model([path for path in encoders if _checkpoint(path)[1] == IMAGE_TOWER], shown, address_of)
+        towers = [path for path in encoders if checkpoint_part(PurePosixPath(path)) == IMAGE_TOWER]
+        return choose_model(towers, shown, address_of)
     if len(checkpoints) == 1:
         stems = {path: PurePosixPath(path).stem.casefold() for path in encoders}
         plain = [path for path, stem in stems.items() if PRECISION.search(stem) is None]
-        encoders = plain or [path for path, stem in stems.items() if stem.endswith("fp32")] or encoders
+        full = [path for path, stem in stems.items() if stem.endswith("fp32")]
+        encoders = plain or full or encoders
     if len(encoders) == 1:
         return encoders[0]
-    names = ", ".join(encoders[:SHOWN]) + (f" and {len(encoders) - SHOWN} more" if len(encoders) > SHOWN else "")
     raise UsageError(
-        f"{shown}: number of encoders is {len(encoders)} ({names}); one must be named",
+        f"{shown}: number of encoders is {len(encoders)} ({first_of(encoders, SHOWN)}); one must be named",
         f"robustcheck {shlex.quote(address_of(encoders[0]))}",
     )
 
 
 def _checkpoint(path: str) -> tuple[PurePosixPath, str]:
-    """Return a file's folder and its name without precision. Forms of one checkpoint share both."""
+    """Return a file's folder and its name without precision, which the forms of one checkpoint share."""
     folder = PurePosixPath(path).parent
-    return folder.parent if folder.name == HUB_FOLDER else folder, checkpoint_part(PurePosixPath(path))
+    if folder.name == HUB_FOLDER:
+        folder = folder.parent
+    return folder, checkpoint_part(PurePosixPath(path))
 
 
 def says_pixels(sidecar: Path) -> bool:
-    """Whether a sidecar describes pixels. The config.json of a model in transformers does not.
+    """Return whether a sidecar describes pixels, which the config.json of a model in transformers does not.
 
     Raises UsageError: no JSON object.
     """
@@ -173,65 +185,69 @@ def from_option(option: str, input_size: Edges | None) -> Chosen:
     Raises UsageError: neither a preset nor a JSON file that exists; as `parse_config`.
     """
     if option in PRESETS:
-        preset = PRESETS[option]
+        origin = f"--preprocess {option}"
         if input_size is None:
-            return preset, "user", f"--preprocess {option}", {}
-        exceptions = {"size": "model input", "resize_size": f"--preprocess {option} (scaled)"}
-        return at_size(preset, input_size), "user", f"--preprocess {option}", exceptions
+            return Chosen(PRESETS[option], "user", origin)
+        exceptions = {"size": "model input", "resize_size": f"{origin} (scaled)"}
+        return Chosen(at_size(PRESETS[option], input_size), "user", origin, exceptions)
     path = Path(option)
     if not path.is_file():
-        near = get_close_matches(option.lower(), PRESETS, 1) or nearest_path(path)
+        near = [*get_close_matches(option.lower(), PRESETS, 1), nearest_path(path)][0]
         raise UsageError(
             f"--preprocess: value is {option}; it must be clip, imagenet or a JSON file that exists",
-            f"--preprocess {quoted(near[0] if isinstance(near, list) else near)}" if near else LOOK,
+            f"--preprocess {quoted(near)}" if near else LOOK,
         )
     preprocessing, defaults = parse_config(path, read_object(path), input_size)
-    return preprocessing, "user", str(path), defaults
+    return Chosen(preprocessing, "user", str(path), defaults)
 
 
 def _from_sidecar(model_path: Path, input_size: Edges | None) -> Chosen:
-    """Read the first sidecar that exists. Without one, ImageNet values at the model's input size are assumed."""
+    """Read the first sidecar that exists, or assume ImageNet values at the model's input size."""
     own, *others = sidecar_paths(model_path)
     for path in (own, *others):
-        if path.is_file():
-            if not says_pixels(path):
-                continue
-            values = read_object(path)
-            if path != own:
-                _check_neighbours(model_path, path)
-            preprocessing, defaults = parse_config(path, values, input_size)
-            named = path.name if path.parent == model_path.parent else f"../{path.name}"
-            return preprocessing, "sidecar", named, defaults
+        if not path.is_file() or not says_pixels(path):
+            continue
+        values = read_object(path)
+        if path != own:
+            _check_neighbours(model_path, path)
+        preprocessing, defaults = parse_config(path, values, input_size)
+        above = "" if path.parent == model_path.parent else "../"
+        return Chosen(preprocessing, "sidecar", above + path.name, defaults)
     if input_size is None:
         raise UsageError(
             f"{model_path}: preprocessing is missing, and the input size is dynamic; an option or sidecar must give it",
             f"robustcheck {quoted(model_path)} --preprocess clip (or imagenet, or a JSON file), "
             f"or write {own.name} next to it",
         )
-    return at_size(IMAGENET, input_size), "assumed", "assumed: ImageNet values", {"size": "model input"}
+    return Chosen(at_size(IMAGENET, input_size), "assumed", "assumed: ImageNet values", {"size": "model input"})
 
 
 def _check_neighbours(model_path: Path, sidecar: Path) -> None:
-    """Refuse a sidecar next to several models. It names none of them, and they are not forms of one checkpoint."""
-    here, own_part = (model_path.parent.resolve(), model_path.name), checkpoint_part(model_path)
-    others = [path for path in models_below(sidecar.parent) if (path.parent.resolve(), path.name) != here]
-    foreign = [path for path in others if checkpoint_part(path) not in (own_part, *IMAGELESS_PARTS)]
-    split = {own_part, *map(checkpoint_part, foreign)} == FULL_AND_IMAGE_TOWER
-    if foreign and not (split and TEXT_TOWER in map(checkpoint_part, others)):
-        raise UsageError(
-            f"{sidecar}: sidecar lies next to {len(others) + 1} models ({model_path.name}, {foreign[0].name}, …); "
-            "it must be clear whose preprocessing it is",
-            shlex.join(["robustcheck", str(model_path), "--preprocess", str(sidecar)])
-            + f", or copy it to {quoted(model_path.with_suffix(OWN_SUFFIX))}",
-        )
+    """Refuse a sidecar that names no model, next to several that are not forms of one checkpoint."""
+    here = model_path.parent.resolve() / model_path.name
+    own_part = checkpoint_part(model_path)
+    others = [path for path in models_below(sidecar.parent) if path.parent.resolve() / path.name != here]
+    parts = {path: checkpoint_part(path) for path in others}
+    foreign = [path for path, part in parts.items() if part not in (own_part, *IMAGELESS_PARTS)]
+    is_split = {own_part, *(parts[path] for path in foreign)} == FULL_AND_IMAGE_TOWER
+    if not foreign or (is_split and TEXT_TOWER in parts.values()):
+        return
+    command = shlex.join(["robustcheck", str(model_path), "--preprocess", str(sidecar)])
+    raise UsageError(
+        f"{sidecar}: sidecar lies next to {len(others) + 1} models ({model_path.name}, {foreign[0].name}, …); "
+        "it must be clear whose preprocessing it is",
+        f"{command}, or copy it to {quoted(model_path.with_suffix(OWN_SUFFIX))}",
+    )
 
 
 def checkpoint_part(model: PurePath) -> str:
-    """Return a model's name without its precision. Files that share it are forms of one model."""
+    """Return a model's name without its precision, which the forms of one model share."""
     return PRECISION.sub("", model.stem.casefold())
 
 
 def _short(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(_short(part) for part in value)
-    return f"{value:.8g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.8g}"
+    return str(value)

@@ -1,4 +1,17 @@
-"""Digest files of weights, and notice whether they change."""
+"""Digest files of weights, and notice whether they change.
+
+Files of weights are digested first, and ONNX Runtime reads them some time later, by name. Whoever can rename their
+folder in between can have others read, and put the first ones back before anybody looks again: their stamps have not
+changed. On Linux an open folder has a name of its own, which leads to it wherever it was moved to; that name is passed
+on. Inside the folder no file can be exchanged unseen: renaming one changes its status (`stamp_of`). On other systems
+only the stamps are checked.
+
+A large model file is treated the same way: it is mapped, not copied, and ONNX Runtime maps its weights by their places
+in it. Linux stamps only the first write through a memory map until that write is on the disk: so a file is brought
+there between its stamp and its digest (`fsync`), and whatever is written from then on shows. File systems without a
+disk (tmpfs) never stamp such writes; there, and where the file system is unknown, a model file is copied
+(`stamps_writes`). Weights in files of their own are not copied, so such a write to them goes unseen there.
+"""
 
 import hashlib
 import os
@@ -76,13 +89,18 @@ def aged_status(file: int | Path, subject: str) -> os.stat_result:
 
 def stamps_writes(status: os.stat_result) -> bool:
     """Whether a file system stamps each write after `fsync`. False off Linux."""
-    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" if hasattr(os, "major") else ""
+    if not hasattr(os, "major"):
+        return False
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
-    kinds = {after.split()[0] for before, _, after in (line.partition(" - ") for line in lines)
-             if before.split()[2:3] == [device] and after}  # fmt: skip
+    kinds = set()
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        if after and before.split()[2:3] == [device]:
+            kinds.add(after.split()[0])
     return bool(kinds) and kinds <= STAMPING
 
 
@@ -97,8 +115,11 @@ def read_file(location: str, target: Path, folder: Path, open_folder: OpenFolder
     Raises as `aged_status`.
     """
     below = target.relative_to(folder)
-    between = [folder / part for part in below.parents if part != Path()]
-    stamps = {path: stamp_of(aged_status(path, f"folder {path}")) for path in between}
+    stamps = {}
+    for part in below.parents:
+        if part != Path():
+            path = folder / part
+            stamps[path] = stamp_of(aged_status(path, f"folder {path}"))
     with (open_folder.path / below).open("rb") as file:
         status = aged_status(file.fileno(), f"weights file {location}")
         stamps[target] = stamp_of(status)  # first: whatever is written from here on shows
@@ -118,9 +139,7 @@ def _digest_of(file: BufferedReader) -> str:
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return numbers that change with every write.
-
-    They also change where another file was put in its place.
+    """Return numbers that change with every write, and where another file is put in its place.
 
     The time of the last change of the file's status is among them: unlike that of its content, nobody can set it back.
     """
@@ -128,7 +147,7 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
 
 
 def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
-    """Refuse weights that changed since they were digested. Nobody knows which ones have run.
+    """Refuse weights that changed since they were digested, since nobody knows which ones have run.
 
     ONNX Runtime reads them later than the digest does, and what it maps into memory changes with the file.
 
