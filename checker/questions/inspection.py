@@ -14,11 +14,10 @@ from ...thresholds.profile import Frozen, Profile
 from ..core.evidence import GraphScaling, ModelFacts, PreprocessingFacts
 from ..core.measure.opening import model_facts
 from ..core.model.contract import stated_in
-from ..core.model.int8 import saturating_pairs
+from ..core.model.int8 import saturating_pairs, scales_over_batch
 from ..core.model.layers import show_shape
 from ..core.model.open import ModelFile, open_model
 from ..core.model.sidecar import find_preprocessing, models_below, takes_no_image
-from ..core.runtime.runner import scales_over_batch
 from ..core.verdict.notes import int8_notes
 from ..core.verdict.profile import load_profile
 from ..core.verdict.reasons import RULES

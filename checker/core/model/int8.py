@@ -1,19 +1,20 @@
-"""Find int8 weights whose sums saturate on some CPUs, and write them in a form that no CPU saturates.
+"""Find and rewrite what int8 models make depend on the CPU or on the batch.
 
 On x86 CPUs with AVX2 and without VNNI, ONNX Runtime adds products of uint8 activations and int8 weights in pairs of 16
-bits.
+bits, which can saturate. Dynamic quantisers take their scale over the whole batch.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
+from onnx.helper import make_node, make_tensor_value_info
 from onnx.numpy_helper import from_array
 
 from ...arrays import GenericArray
 from .layers import WEIGHT_AT, WEIGHT_ZERO_AT
-from .nodes import input_at, integer
+from .nodes import input_at, integer, replace_all
 from .weights import Weights, values_of
 
 ZERO_AT = {"QLinearConv": 2, "QLinearMatMul": 2, "QGemm": 2, "ConvInteger": 2, "MatMulInteger": 2}
@@ -125,3 +126,68 @@ def _shape_of_zeros(node: NodeProto, tensors: Mapping[str, TensorProto]) -> tupl
     """Return the shape of a zero point that a node leaves out: that of DequantizeLinear's scale, else a scalar's."""
     scale = tensors.get(input_at(node, 1)) if node.op_type == "DequantizeLinear" else None
     return () if scale is None else tuple(scale.dims)
+
+
+# onnx ≥ 1.21 and ONNX Runtime write these; others, such as DynamicQuantizeLSTM, are in no vision encoder
+QUANTISER = "DynamicQuantizeLinear"
+MATMUL = "DynamicQuantizeMatMul"
+
+
+def scales_over_batch(model: ModelProto) -> bool:
+    """Return whether a quantiser scales over the batch. Subgraphs do not count."""
+    return any(node.op_type in (QUANTISER, MATMUL) for node in model.graph.node)
+
+
+def with_scales(graph: bytes) -> tuple[ModelProto, list[str]]:
+    """Make the scales and zero points of dynamic quantisers into outputs, and return their names.
+
+    A DynamicQuantizeMatMul becomes the quantiser and the integer product that it is short for.
+    """
+    model = ModelProto.FromString(graph)
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        nodes += _apart(node) if node.op_type == MATMUL else [node]
+    replace_all(model.graph.node, nodes)
+    there = {output.name for output in model.graph.output}
+    names = []
+    for node in nodes:
+        if node.op_type == QUANTISER:
+            for name, kind in zip(node.output[1:], (TensorProto.FLOAT, TensorProto.UINT8), strict=False):
+                names.append(name)
+                if name not in there:
+                    model.graph.output.append(make_tensor_value_info(name, kind, []))
+    return model, names
+
+
+def with_fixed_scales(model: ModelProto, names: Sequence[str], values: Sequence[GenericArray]) -> bytes:
+    """Write the model of `with_scales`, changed in place, with constant scales and zero points."""
+    constants = dict(zip(names, values, strict=True))
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type != QUANTISER:
+            nodes.append(node)
+            continue
+        quantised, *scaling = node.output
+        for name in scaling:
+            value = from_array(np.asarray(constants[name]), name)
+            nodes.append(make_node("Constant", [], [name], value=value))
+        nodes.append(make_node("QuantizeLinear", [node.input[0], *scaling], [quantised]))
+    replace_all(model.graph.node, nodes)
+    return bytes(model.SerializeToString())
+
+
+def _apart(node: NodeProto) -> Iterator[NodeProto]:
+    """Yield the nodes that replace a DynamicQuantizeMatMul. Its inputs are A, B, B's scale[, B's zero point, bias]."""
+    a, b, b_scale, b_zero, bias = [*node.input, "", ""][:5]
+    name = f"{node.output[0]}_apart"
+    parts = ("a", "scale", "zero", "integers", "floats", "scales", "product")
+    quantised, scale, zero, integers, floats, scales, product = (f"{name}_{part}" for part in parts)
+    yield make_node(QUANTISER, [a], [quantised, scale, zero])
+    yield make_node("MatMulInteger", [quantised, b, zero, b_zero], [integers])
+    yield make_node("Cast", [integers], [floats], to=TensorProto.FLOAT)
+    yield make_node("Mul", [scale, b_scale], [scales])
+    if bias:
+        yield make_node("Mul", [floats, scales], [product])
+        yield make_node("Add", [product, bias], node.output)
+    else:
+        yield make_node("Mul", [floats, scales], node.output)
