@@ -11,7 +11,6 @@ import sys
 import threading
 import warnings
 import zlib
-from operator import add
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -187,8 +186,8 @@ class LevelSums:
             return other
         if not other.n_values:
             return self
-        sums = tuple(map(add, self.sums, other.sums))
-        squares = tuple(map(add, self.squares, other.squares))
+        sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
+        squares = tuple(a + b for a, b in zip(self.squares, other.squares, strict=True))
         return LevelSums(self.n_values + other.n_values, sums, squares)
 
     @property

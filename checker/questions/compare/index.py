@@ -23,7 +23,8 @@ from pydantic import Field
 from ....thresholds.profile import Frozen
 from ...arrays import NOT_READABLE, AnyArray, Array, Bools, Counts, Floats, float64
 from ...core.evidence import Evidence, Interval
-from ...core.statistics.definitions import CONFIDENCE, unit_rows, wilson_bounds
+from ...core.statistics.definitions import unit_rows
+from ...core.statistics.intervals import CONFIDENCE, wilson_bounds
 from ...core.verdict.reasons import INDEX_REASONS, INDEX_STEPS
 from ...errors import EnvironmentFaultError, UsageError, install_hint
 from ...paths import existing_parent, nearest_path

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ....thresholds.profile import STATISTICS, Frozen, Profile, Statistic
 from ...arrays import Array, Bools, Counts, Float32s, float64
 from ...core.evidence import OUTLIER_SD, Evidence, Interval, OutlierFeature, Statistics
-from ...core.statistics import definitions
+from ...core.statistics import definitions, intervals
 from ...core.statistics import state as sums
 from ...core.verdict.rule import Verdict, judge
 from ...text import bound_text, frozen, percent_text
@@ -162,8 +162,8 @@ def agreement(pair: Pair) -> ClassAgreement | None:
         return None
     ours, theirs = both = np.hstack(pair.predicted)
     p, q = (np.bincount(classes[classes >= 0], minlength=both.max() + 1) / len(classes) for classes in both)
-    same = definitions.wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
-    bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": definitions.CONFIDENCE}
+    same = intervals.wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
+    bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": intervals.CONFIDENCE}
     return ClassAgreement(n=same.n, n_same=same.n_correct, chance=float(p @ q), **bounds)
 
 
@@ -268,7 +268,7 @@ def unrelated(similarity: Similarity | None, agreement: ClassAgreement | None) -
     """
     if similarity is not None and similarity.is_below(UNRELATED_CKA):
         yield f"{similarity.text}; a CKA of {UNRELATED_CKA:g} is needed"
-    if agreement is not None and agreement.low <= agreement.chance < definitions.wilson(agreement.n, agreement.n).low:
+    if agreement is not None and agreement.low <= agreement.chance < intervals.wilson(agreement.n, agreement.n).low:
         yield (
             f"both predict the same class on {agreement.n_same} of {agreement.n} images (lower bound "
             f"{100 * agreement.low:.1f} %); by chance it would be {100 * agreement.chance:.1f} %"
@@ -571,7 +571,7 @@ def correlated_fate(x: Array, y: Array) -> Fate:
     r = float(correlations(x[:, None], y[:, None])[0, 0])
     if len(x) < FEW_IMAGES or r == 0.0:  # exactly 0: one of them does not vary
         return "undecided"
-    low, high = definitions.correlation_bounds(r, len(x))
+    low, high = intervals.correlation_bounds(r, len(x))
     return "kept" if low >= MIN_CORRELATION else "uncorrelated" if high < MIN_CORRELATION else "undecided"
 
 
@@ -651,9 +651,9 @@ def changes(
 ) -> tuple[StatisticChange, ...]:
     """Difference and ratio of each statistic, with confidence intervals.
 
-    Paired: the delete-a-group jackknife (`definitions.grouped_jackknife_sd`) of the difference, and of the difference
+    Paired: the delete-a-group jackknife (`intervals.grouped_jackknife_sd`) of the difference, and of the difference
     of the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
-    intervals are those of `definitions.radius`: they hold at every number of images at once, so running again with more
+    intervals are those of `intervals.radius`: they hold at every number of images at once, so running again with more
     images is not cheating. `alpha` is shared by the required statistics (Bonferroni).
 
     The outlier frequency's spread is at least that of one image more that only the candidate has far out and one that
@@ -684,10 +684,9 @@ def changes(
         def bounds(a: Array, b: Array, floor: float) -> tuple[float, float, float]:
             parts = [(candidate, a - b)] if paired else [(candidate, a), (reference, b)]
             spreads = [
-                max(definitions.grouped_jackknife_sd(x[0], x[1:], side.sizes[side.sizes > 0]), floor)
-                for side, x in parts
+                max(intervals.grouped_jackknife_sd(x[0], x[1:], side.sizes[side.sizes > 0]), floor) for side, x in parts
             ]
-            radii = (definitions.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
+            radii = (intervals.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
             change, radius = float(a[0] - b[0]), math.hypot(*radii)
             return change, change - radius, change + radius
 

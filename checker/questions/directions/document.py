@@ -9,7 +9,7 @@ import numpy as np
 
 from ....thresholds.profile import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
-from ...core.statistics.definitions import Accuracy
+from ...core.statistics.intervals import Accuracy
 from ...report import notebook
 from ...report.document import Cell, Chart, Document, Facts, Section, Shown, Table, facts_of_run, measured, name
 from ...report.document import Curve as Line

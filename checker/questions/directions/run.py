@@ -31,15 +31,8 @@ from ...core.measure.opening import Inputs, model_read, open_runner, question_no
 from ...core.measure.sums import ImagesRead
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.runtime.head import LinearHead, head_from_file, read_head
-from ...core.statistics.definitions import (
-    CONFIDENCE,
-    PERSISTENT_SHARE,
-    Accuracy,
-    shares_of_kurtosis,
-    standardise,
-    usable_rows,
-    wilson,
-)
+from ...core.statistics.definitions import PERSISTENT_SHARE, shares_of_kurtosis, standardise, usable_rows
+from ...core.statistics.intervals import CONFIDENCE, Accuracy, wilson
 from ...core.verdict.notes import execution_notes, image_notes
 from ...errors import CannotAssessError, UsageError, unfit
 from ...outside.image_sets.open import Images, opener, settle

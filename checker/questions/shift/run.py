@@ -18,7 +18,7 @@ from ...core.measure.job import Job
 from ...core.measure.opening import Inputs, open_runner, question_notes, read_inputs
 from ...core.model.open import ModelFile
 from ...core.progress import Progress, Tell, tell_stage
-from ...core.statistics.definitions import CONFIDENCE
+from ...core.statistics.intervals import CONFIDENCE
 from ...core.verdict.notes import execution_notes, skipped_note
 from ...errors import CannotAssessError, UsageError
 from ...outside.image_sets.open import of_job
