@@ -17,7 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from ..core.evidence import Interval, Origin
-from ..core.verdict.rule import Reason, steps_text
+from ..core.verdict.pixels import steps_text
+from ..core.verdict.rule import Reason
 from ..text import MIB, Texts, count_text, frozen, name_text, number_text, short_digest, short_provider
 from .forms import TENSORS, origin_text, preprocessing_text
 from .record import Report, Time, to_json
