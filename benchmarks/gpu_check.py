@@ -39,7 +39,7 @@ from robustcheck_onnx.checker.core.measure.opening import Opened, open_job
 from robustcheck_onnx.checker.core.measure.prepare import prepare_item, stack
 from robustcheck_onnx.checker.core.measure.probe import probe, usable
 from robustcheck_onnx.checker.core.measure.sums import conclude
-from robustcheck_onnx.checker.core.runtime import devices
+from robustcheck_onnx.checker.core.runtime import doctor
 from robustcheck_onnx.checker.core.runtime.devices import (
     cpu_name,
     cpu_threads,
@@ -369,7 +369,7 @@ def environment(run: Run) -> None:
     run.add(
         "machine", cpu=cpu_name(), cores=cpu_threads(), python=platform.python_version(), onnxruntime=ort.__version__
     )
-    for finding in devices.diagnose():
+    for finding in doctor.diagnose():
         run.add("doctor", **finding.model_dump(mode="json"))
 
 

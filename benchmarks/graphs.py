@@ -15,7 +15,8 @@ import onnx
 import speed
 from onnx import TensorProto, helper, numpy_helper
 
-from robustcheck_onnx.checker.core.model.ends import ends_in, find_head, last_linears
+from robustcheck_onnx.checker.core.model.ends import ends_in, last_linears
+from robustcheck_onnx.checker.core.model.last_layer import find_head
 from robustcheck_onnx.checker.core.model.layers import build_layers
 
 BLOCKS, WIDTH, TOKENS = 48, 64, 16
@@ -91,7 +92,7 @@ def rows(folder: Path, runs: int) -> list[dict[str, object]]:
         start = time.process_time()
         graph = onnx.GraphProto.FromString(large.SerializeToString())
         parsed = time.process_time()
-        layers = build_layers(graph, "image", {"projection": (WIDTH, 512)})
+        layers = build_layers(graph, "image", [onnx.TensorProto(name="projection", dims=(WIDTH, 512))])
         ends_in(layers, "embedding")
         find_head(layers, "embedding")
         list(last_linears(layers, "embedding"))

@@ -18,7 +18,7 @@ import scipy.stats
 from PIL import Image
 
 from robustcheck_onnx.checker.core import evidence
-from robustcheck_onnx.checker.core.images import preprocess, sanity
+from robustcheck_onnx.checker.core.images import keypoints, preprocess, sanity
 from robustcheck_onnx.checker.core.statistics import state
 
 FEATURES = (512, 2048)
@@ -85,4 +85,4 @@ def test_describe(benchmark: Any) -> None:
 @pytest.mark.benchmark(group="one photo")
 def test_keypoints(benchmark: Any) -> None:
     image, _ = preprocess.decode(photo_of_imagenets_size(), "a.jpg")
-    assert benchmark(sanity.find_keypoints, image)
+    assert benchmark(keypoints.find_keypoints, image)

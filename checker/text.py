@@ -284,6 +284,16 @@ def percent_text(value: float | None) -> str:
     return f"{100 * value:.1f} %"
 
 
+def first_of(names: Sequence[str], most: int) -> str:
+    """Write the first names of a list, and how many more there are.
+
+    >>> first_of(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def count_text(n: int, noun: str) -> str:
     """Write a count with its noun.
 

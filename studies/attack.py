@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustcheck_onnx.checker.core.evidence import Statistics
-from robustcheck_onnx.checker.core.statistics.definitions import is_look
+from robustcheck_onnx.checker.core.statistics.intervals import is_look
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.core.verdict.rule import decided, inside
 from robustcheck_onnx.thresholds import profile

@@ -19,7 +19,8 @@ import looks
 import numpy as np
 from looks import LOOKS, Values
 
-from robustcheck_onnx.checker.core.statistics.definitions import CRITICAL, standardise, top_features
+from robustcheck_onnx.checker.core.statistics.definitions import standardise, top_features
+from robustcheck_onnx.checker.core.statistics.intervals import CRITICAL
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.tables import Reference, references

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from robustcheck_onnx.checker.core.evidence import OUTLIER_SD, TOP_FEATURES
-from robustcheck_onnx.checker.core.statistics import definitions
+from robustcheck_onnx.checker.core.statistics import definitions, intervals
 from robustcheck_onnx.checker.core.statistics.state import GROUPS
 
-LOOKS = tuple(n for n in range(1, definitions.HORIZON + 1) if definitions.is_look(n))
+LOOKS = tuple(n for n in range(1, intervals.HORIZON + 1) if intervals.is_look(n))
 N = np.array(LOOKS)[:, None]
 
 
@@ -32,7 +32,7 @@ class Runs(NamedTuple):
 
     strength: np.ndarray
     strength_spread: np.ndarray
-    """(2, look, run): SD and skewness, as `definitions.grouped_jackknife`"""
+    """(2, look, run): SD and skewness, as `intervals.grouped_jackknife`"""
     count: np.ndarray
     """images in which the strongest feature is beyond 4 SD on its usual side"""
     sides: np.ndarray
@@ -84,7 +84,7 @@ def truth(p: Population) -> Values:
 
 
 def jackknife(parts: np.ndarray, sizes: np.ndarray, of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """(2, run) `definitions.grouped_jackknife` of a function of sums: parts (part, run, group), sizes (run, group)."""
+    """(2, run) `intervals.grouped_jackknife` of a function of sums: parts (part, run, group), sizes (run, group)."""
     n = sizes.sum(axis=1, keepdims=True)
     filled, groups = sizes > 0, (sizes > 0).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -155,22 +155,22 @@ def _table(bound: Callable[[int, int], float]) -> np.ndarray:
 
 
 def _radii(alpha: float) -> np.ndarray:
-    return np.array([definitions.radius(n, 1.0, alpha) for n in LOOKS])[:, None]
+    return np.array([intervals.radius(n, 1.0, alpha) for n in LOOKS])[:, None]
 
 
 FLOORS = {
-    "each": _table(lambda s, n: definitions.share_bounds(s, n, LEVEL)[0]),
-    "looks": _table(definitions.share_floor),
+    "each": _table(lambda s, n: intervals.share_bounds(s, n, LEVEL)[0]),
+    "looks": _table(intervals.share_floor),
 }
-CEILING = _table(lambda s, n: definitions.share_bounds(s, n, LEVEL / 6)[1])
+CEILING = _table(lambda s, n: intervals.share_bounds(s, n, LEVEL / 6)[1])
 WIDTHS, UPPER = _radii(LEVEL), _radii(LEVEL / 6)
 
 
 def depths(spread: np.ndarray, *, of_energies: bool = False) -> np.ndarray:
-    """(…, look, run) `definitions.depth` of (2, …, look, run) spreads."""
+    """(…, look, run) `intervals.depth` of (2, …, look, run) spreads."""
     q = spread[1]
-    z = WIDTHS * np.sqrt(N) if of_energies else definitions.CRITICAL * (1 + definitions.SMALL_SAMPLE / np.sqrt(N))
-    q = np.where(np.abs(q) > definitions.NO_SKEWNESS, q, definitions.NO_SKEWNESS)
+    z = WIDTHS * np.sqrt(N) if of_energies else intervals.CRITICAL * (1 + intervals.SMALL_SAMPLE / np.sqrt(N))
+    q = np.where(np.abs(q) > intervals.NO_SKEWNESS, q, intervals.NO_SKEWNESS)
     return spread[0] / np.sqrt(N) * 3 / q * (np.cbrt(1 + q * (z - q / 6)) - 1)
 
 

@@ -18,7 +18,7 @@ import onnx
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from robustcheck_onnx.checker.core.model.file import CONTRACT_KEY
+from robustcheck_onnx.checker.core.model.contract import CONTRACT_KEY
 from robustcheck_onnx.checker.questions.demo import SIZE_PX
 
 KINDS: dict[str, Descriptor] = {}

@@ -39,7 +39,7 @@ from schema_changes import SIDECARS, Case, made
 from robustcheck_onnx import checker
 from robustcheck_onnx.checker import __main__, child
 from robustcheck_onnx.checker.core.images.source import Picture
-from robustcheck_onnx.checker.core.model.file import CONTRACT_KEY, graph_digest
+from robustcheck_onnx.checker.core.model.contract import CONTRACT_KEY, graph_digest
 from robustcheck_onnx.checker.outside import isolation
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.questions.demo import NAMES, SIZE_PX, train, write

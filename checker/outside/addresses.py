@@ -16,7 +16,8 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
 from ..core.evidence import Evidence, Origin
-from ..core.model.file import external_locations, parse_contract
+from ..core.model.contract import parse_contract
+from ..core.model.file import external_locations
 from ..core.model.sidecar import (
     HUB_FOLDER,
     OWN_SUFFIX,

@@ -20,7 +20,7 @@ from ..core.measure.opening import Opened, open_sessions
 from ..core.measure.probe import take_probe
 from ..core.measure.reference import reference_runs, with_references
 from ..core.measure.sums import FirstImages, conclude
-from ..core.model.file import Contract
+from ..core.model.contract import Contract
 from ..core.progress import LOG, Progress, Tell
 from ..core.verdict.notes import memory_note, notes_of
 from ..core.verdict.profile import load_profile

@@ -25,7 +25,7 @@ from ..arrays import AnyArray, Array, Float32s
 from ..core.evidence import Preprocessing
 from ..core.images.preprocess import apply
 from ..core.images.source import Picture
-from ..core.model.file import CONTRACT_KEY, graph_digest
+from ..core.model.contract import CONTRACT_KEY, graph_digest
 from ..core.verdict import reasons
 from ..errors import EnvironmentFaultError
 from ..outside.image_sets.open import open_images

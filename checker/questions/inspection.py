@@ -14,16 +14,16 @@ from ...thresholds.profile import Profile
 from ...thresholds.records import Frozen
 from ..core.evidence import GraphScaling, ModelFacts, PreprocessingFacts
 from ..core.measure.opening import model_facts
-from ..core.model.file import stated_in
-from ..core.model.int8 import saturating_pairs
+from ..core.model.contract import stated_in
+from ..core.model.int8 import saturating_pairs, scales_over_batch
 from ..core.model.layers import show_shape
 from ..core.model.open import ModelFile, open_model
 from ..core.model.sidecar import find_preprocessing, models_below, takes_no_image
-from ..core.runtime.runner import scales_over_batch
 from ..core.verdict.notes import int8_notes
+from ..core.verdict.pixels import steps_text
 from ..core.verdict.profile import load_profile
 from ..core.verdict.reasons import RULES
-from ..core.verdict.rule import Reason, foreseen, reason, step_for, steps_text
+from ..core.verdict.rule import Reason, foreseen, reason, step_for
 from ..errors import RobustcheckError, UsageError
 from ..outside.addresses import on_this_machine, parse_address
 from ..outside.isolation import NO_LIMITS, Limits, apart

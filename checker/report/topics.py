@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..core.evidence import Evidence, Execution, ImageFacts, ModelFacts, Origin
-from ..core.verdict.rule import steps_text
+from ..core.verdict.pixels import steps_text
 from ..text import MIB, count_text, number_text, short_provider
 from .preprocessing import TENSORS, origin_text, preprocessing_text
 from .record import Binding, Bound, Time

@@ -9,7 +9,7 @@ import pytest
 from numpy.random import default_rng
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.core.statistics.definitions import wilson_bounds
+from robustcheck_onnx.checker.core.statistics.intervals import wilson_bounds
 from robustcheck_onnx.checker.questions.compare import holds
 from robustcheck_onnx.checker.questions.compare.ids import match_ids
 from robustcheck_onnx.checker.questions.compare.index import compare_vectors

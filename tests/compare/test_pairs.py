@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from scipy import spatial, stats
 
 from robustcheck_onnx.checker.core.evidence import Interval
-from robustcheck_onnx.checker.core.statistics import definitions, state
+from robustcheck_onnx.checker.core.statistics import intervals, state
 from robustcheck_onnx.checker.questions.compare import pairs
 from robustcheck_onnx.checker.questions.compare.changes import (
     KEEPS,
@@ -133,7 +133,7 @@ def test_the_paired_spread_is_the_bootstrap_s() -> None:
     apart = changes(*sides(pair), KEEPS, ALPHA, 0.2, paired=False)[0].ratio
     ratios = [numbers(ratio.estimate, ratio.low) for ratio in (changed(pair)["kurtosis"].ratio, apart)]
     half, wider = (np.log(estimate / low) for estimate, low in ratios)
-    claimed = half / definitions.radius(120, 1.0, ALPHA / 4)  # the SD of the influence function
+    claimed = half / intervals.radius(120, 1.0, ALPHA / 4)  # the SD of the influence function
     x, y = (stats.kurtosis(h, axis=1, fisher=False) for h in (a, b))
     draws = default_rng(7).integers(0, 120, (4000, 120))
     spread = np.log(x[draws].mean(1) / y[draws].mean(1)).std() * np.sqrt(120)

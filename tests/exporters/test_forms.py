@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.core.model.file import read_onnx
 from robustcheck_onnx.checker.core.model.int8 import saturating_pairs
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.runtime.devices import int8_sums
-from robustcheck_onnx.checker.core.statistics import definitions
+from robustcheck_onnx.checker.core.statistics import definitions, intervals
 from robustcheck_onnx.checker.core.statistics import state as sums
 from robustcheck_onnx.checker.questions.compare.features import MIN_CORRELATION, follow_features
 from robustcheck_onnx.checker.questions.compare.index import compare_vectors
@@ -39,7 +39,7 @@ def test_the_limits_are_those_of_a_comparison() -> None:
     assert (options.min_cosine, options.min_recall, KS[-1]) == (forms.MIN_COSINE, forms.MIN_RECALL, forms.NEIGHBOURS)
     assert (forms.OUTLIER_SD, forms.PERSISTENT_SHARE) == (OUTLIER_SD, definitions.PERSISTENT_SHARE)
     assert (forms.KEPT_SHARE, forms.MIN_CORRELATION) == (1 - TOLERANCE, MIN_CORRELATION)
-    assert forms.CONFIDENCE == definitions.CONFIDENCE
+    assert forms.CONFIDENCE == intervals.CONFIDENCE
 
 
 def planted() -> Array:

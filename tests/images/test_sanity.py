@@ -17,8 +17,9 @@ from numpy.random import default_rng
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.core.images import sanity
-from robustcheck_onnx.checker.core.images.sanity import SIGMAS, Gallery, ImageSetState, describe, find_keypoints, varied
+from robustcheck_onnx.checker.core.images import keypoints, sanity
+from robustcheck_onnx.checker.core.images.keypoints import SIGMAS, Gallery, find_keypoints
+from robustcheck_onnx.checker.core.images.sanity import ImageSetState, describe, varied
 from robustcheck_onnx.checker.core.images.source import Picture
 from robustcheck_onnx.checker.outside.image_sets.open import BUNDLED, open_images
 from robustcheck_onnx.checker.report.check import Report
@@ -183,7 +184,7 @@ def test_the_orientations_and_brightnesses_of_a_photo_are_one_image() -> None:
 
 def test_counting_is_linear_in_the_images(monkeypatch: Patch) -> None:
     compared = []
-    monkeypatch.setattr(sanity.Gallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
+    monkeypatch.setattr(keypoints.Gallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
     facts = ImageSetState(sketch_of(i) for i in range(200)).facts()
     assert facts.n_varied > sanity.GALLERY
     assert (max(compared), len(compared)) == (sanity.GALLERY, facts.n_varied)
@@ -341,9 +342,9 @@ def test_a_similarity_is_needed() -> None:
     z, sizes = rng.uniform(0, 96, (12, 2)) @ [1, 1j], np.log(rng.choice(SIGMAS, 12))
 
     def is_shared(places: np.ndarray, at: np.ndarray, n: int = 12) -> bool:
-        one, other = np.zeros((2, 1, sanity.MOST_POINTS, 3))
+        one, other = np.zeros((2, 1, keypoints.MOST_POINTS, 3))
         one[0, :12], other[0, :12] = (np.column_stack([p.real, p.imag, s]) for p, s in ((z, sizes), (places, at)))
-        return sanity._share_a_similarity(one, other, np.arange(sanity.MOST_POINTS)[None] < n)
+        return keypoints._share_a_similarity(one, other, np.arange(keypoints.MOST_POINTS)[None] < n)
 
     for zoom, turn, mirror in ((1.0, 0.0, False), (0.6, 1.0, False), (1.7, 2.5, True)):
         mapped = zoom * np.exp(1j * turn) * (z.conj() if mirror else z) + (5 - 3j)

@@ -20,15 +20,12 @@ from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.core.model import ends
-from robustcheck_onnx.checker.core.model.ends import (
-    embedding_under,
-    ends_in,
-    find_head,
-    last_linears,
-    mutually_orthogonal,
-)
-from robustcheck_onnx.checker.core.model.layers import build_layers, sorted_nodes
+from robustcheck_onnx.checker.core.model import ends, last_layer
+from robustcheck_onnx.checker.core.model.constants import mutually_orthogonal
+from robustcheck_onnx.checker.core.model.ends import embedding_under, ends_in, last_linears
+from robustcheck_onnx.checker.core.model.last_layer import find_head
+from robustcheck_onnx.checker.core.model.layers import build_layers
+from robustcheck_onnx.checker.core.model.nodes import sorted_nodes
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -38,6 +35,7 @@ from support.onnx_models import PIXELS, Array, written
 from support.truths import SlowGraph
 
 CONSTANTS = {"w": (16, 16), "v": (16,), "one": (1,), "scalar": ()}
+WEIGHTS = [TensorProto(name=name, dims=dims) for name, dims in CONSTANTS.items()]
 UNARY = ("Relu", "Sigmoid", "Tanh", "Erf", "Clip", "Flatten", "Identity", "Cast", "GlobalAveragePool", "ReduceMean",
          "ReduceL2", "Sqrt", "LayerNormalization", "Shape", "Reciprocal", "Softmax", "Expand", "Tile",
          "Not", "Sign")  # fmt: skip
@@ -67,7 +65,7 @@ def tensors_of(graph: GraphProto) -> list[str]:
 
 @given(graphs())
 def test_walks_give_what_the_definitions_say(graph: GraphProto) -> None:
-    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
+    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", WEIGHTS)
     for tensor in tensors_of(graph):
         assert (tensor in layers.image_tensors) == slow.depends(tensor)
         assert layers.data.get(tensor, ()) == slow.data(tensor)
@@ -85,7 +83,7 @@ def test_walks_give_what_the_definitions_say(graph: GraphProto) -> None:
 
 @given(graphs())
 def test_heads_are_those_of_the_definitions(graph: GraphProto) -> None:
-    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
+    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", WEIGHTS)
     for tensor in tensors_of(graph):
         found, expected = find_head(layers, tensor), slow.head(tensor)
         if expected is None:
@@ -93,14 +91,14 @@ def test_heads_are_those_of_the_definitions(graph: GraphProto) -> None:
             continue
         kind, start, crossed = expected
         node = layers.producers[start]
-        if isinstance(found, ends.Head) and kind == "head":
+        if isinstance(found, last_layer.Head) and kind == "head":
             assert found.op == node.op_type
-            assert found.crossed - {ends.SCALE, ends.COSINE, ends.UNIT} == crossed
-        elif isinstance(found, ends.Head):  # an average of heads that read one tensor
+            assert found.crossed - {last_layer.SCALE, last_layer.COSINE, last_layer.UNIT} == crossed
+        elif isinstance(found, last_layer.Head):  # an average of heads that read one tensor
             inner = [slow.head(name) for name in slow.data(start)]
             assert {slow.data(head[1]) for head in inner if head and head[0] == "head"} == {(found.tensor,)}
         else:
-            assert isinstance(found, ends.Join)
+            assert isinstance(found, last_layer.Join)
             assert (kind, found.branches) == ("join", slow.data(start))
 
 
@@ -145,7 +143,7 @@ def steps(run: Callable[[], object], most: int = 2_000_000) -> int:
 
 
 def build_and_walk(graph: GraphProto) -> End:
-    layers, tensor = build_layers(graph, "image", {"w8x8": (8, 8)}), graph.node[-1].output[0]
+    layers, tensor = build_layers(graph, "image", [TensorProto(name="w8x8", dims=(8, 8))]), graph.node[-1].output[0]
     ends._facts(layers)
     find_head(layers, tensor)
     list(last_linears(layers, tensor))

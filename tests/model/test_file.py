@@ -22,10 +22,11 @@ from numpy.testing import assert_array_equal
 from onnx import GraphProto, ModelProto, TensorProto, helper
 from onnx.numpy_helper import from_array, to_array
 
-from robustcheck_onnx.checker.core.model import file as checked
+from robustcheck_onnx.checker.core.model import contract as checked
 from robustcheck_onnx.checker.core.model import file as files
-from robustcheck_onnx.checker.core.model import weights
-from robustcheck_onnx.checker.core.model.file import OnnxFile, graph_digest, read_onnx, restore
+from robustcheck_onnx.checker.core.model import watched, weights
+from robustcheck_onnx.checker.core.model.contract import BEGINNING_KEY, graph_digest
+from robustcheck_onnx.checker.core.model.file import OnnxFile, read_onnx, restore
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.model.weights import LFS_MARK, Weights, parse_stripped, values_of
 from robustcheck_onnx.checker.core.runtime.runner import Runner
@@ -397,7 +398,7 @@ def test_only_a_file_with_the_bytes_of_its_export_needs_no_digest_of_its_graph(m
         assert opened(content) == (False, 0)
     lie = proof[:-1] + bytes([proof[-1] ^ 1])
     turned = proof[:3] + proof[26:] + proof[3:26]  # its value comes before its key
-    (empty,) = metadata(ModelProto(metadata_props=[{"key": checked.BEGINNING_KEY, "value": f"{digest} "}]))
+    (empty,) = metadata(ModelProto(metadata_props=[{"key": BEGINNING_KEY, "value": f"{digest} "}]))
     wholes = (stated + proof + start, stated + start + proof, stated + empty + start)
     for content in (*(start + stated + each for each in (b"", lie, turned)), *wholes):
         assert opened(content) == (False, 1)
@@ -547,7 +548,7 @@ def test_texts_of_a_weight_are_any_bytes() -> None:
 @pytest.fixture
 def mapping(monkeypatch: Patch, tmp_path: Path) -> None:
     """Map every file."""
-    if not weights.stamps_writes(tmp_path.stat()):
+    if not watched.stamps_writes(tmp_path.stat()):
         pytest.skip("the temporary folder is on no file system whose stamps can be trusted: nothing is mapped there")
     monkeypatch.setattr(files, "MAPPED_BYTES", 1)
 
@@ -598,7 +599,7 @@ def test_where_writes_are_not_stamped_a_file_is_copied(tmp_path: Path, mapping: 
     assert open_model(path).graph.mapped(with_addition=True) is not None
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     (tmp_path / "mounts").write_text(f"1 0 {device} / /tmp rw - tmpfs tmpfs rw\n1 0 0:1 / / rw - ext4 x rw\n")
-    monkeypatch.setattr(weights, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(watched, "MOUNTS", tmp_path / "mounts")
     assert open_model(path).graph.mapped(with_addition=True) is None
-    monkeypatch.setattr(weights, "MOUNTS", tmp_path / "none")  # not Linux
+    monkeypatch.setattr(watched, "MOUNTS", tmp_path / "none")  # not Linux
     assert open_model(path).graph.mapped(with_addition=True) is None

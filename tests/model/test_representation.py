@@ -9,9 +9,9 @@ import pytest
 from numpy.testing import assert_allclose
 from onnx import ModelProto, TensorProto, helper
 
-from robustcheck_onnx.checker.core.model.file import CONTRACT_KEY
+from robustcheck_onnx.checker.core.model.contract import CONTRACT_KEY
 from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
-from robustcheck_onnx.checker.core.model.representation import apply_pool
+from robustcheck_onnx.checker.core.model.pooling import apply_pool
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from support import Fields, lookup, raised

@@ -13,9 +13,10 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from robustcheck_onnx.checker.core.evidence import GraphScaling
 from robustcheck_onnx.checker.core.measure.opening import model_facts
-from robustcheck_onnx.checker.core.model.ends import Constants
-from robustcheck_onnx.checker.core.model.image_input import find_image_input, find_scalings
+from robustcheck_onnx.checker.core.model.constants import Constants
+from robustcheck_onnx.checker.core.model.image_input import find_image_input
 from robustcheck_onnx.checker.core.model.layers import build_layers, with_shapes
+from robustcheck_onnx.checker.core.model.scaling import find_scalings
 from robustcheck_onnx.checker.core.model.weights import Weights, parse_stripped
 from support import Made
 from support.onnx_models import IMAGE, Array, Value, graph, written
@@ -64,9 +65,8 @@ def with_layer(text: str, last: str = "x", image: Value = IMAGE, **weights: Any)
 def scalings(model: ModelProto) -> tuple[GraphScaling, ...]:
     content = model.SerializeToString()
     proto, places = parse_stripped(content)
-    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-    image = find_image_input(proto.graph, weights.keys())
-    layers = build_layers(with_shapes(proto), image.name, weights)
+    image = find_image_input(proto.graph)
+    layers = build_layers(with_shapes(proto), image.name, proto.graph.initializer)
     return find_scalings(Constants(proto, layers, Weights(None, content, places)), image, "out")
 
 

@@ -21,7 +21,7 @@ import pytest
 from robustcheck_onnx import Progress, check
 from robustcheck_onnx.checker.core.measure.opening import Opened, open_sessions
 from robustcheck_onnx.checker.core.model import file as files
-from robustcheck_onnx.checker.core.model import weights
+from robustcheck_onnx.checker.core.model import watched, weights
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -118,7 +118,7 @@ def refused(model: Path, file: Path, stage: str, change: Callable[[], object]) -
 @pytest.mark.parametrize("names", [BESIDE, MAPPED], ids=["beside", "mapped"])
 def test_weights_that_change_during_the_run_give_no_verdict(change: Change, stage: str, names: tuple[str, str]) -> None:
     file, other = map(Path, names)
-    if names == MAPPED and not weights.stamps_writes(Path().stat()):
+    if names == MAPPED and not watched.stamps_writes(Path().stat()):
         pytest.skip("the temporary folder is on no file system whose stamps can be trusted: nothing is mapped there")
     refused(MODEL if names == BESIDE else file, file, stage, lambda: change(file, other))
 
@@ -257,8 +257,8 @@ def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(content_time: flo
     file.write_bytes(b"a")
     os.utime(file, (content_time, content_time))
     clock[0] = written_ns = file.stat().st_ctime_ns
-    weights.aged_status(file, "it")
-    assert clock[0] - written_ns == 2 * weights.TICK_NS
+    watched.aged_status(file, "it")
+    assert clock[0] - written_ns == 2 * watched.TICK_NS
 
 
 def test_weights_that_do_not_age_are_refused(clock: list[int]) -> None:
@@ -280,14 +280,14 @@ def test_a_write_within_a_tick_of_the_last_is_seen_in_memory_too(kind: bytes, mo
 
     The thread has a mount namespace of its own, which ends with it.
     """
-    ram, real_read, real_digest = Path("ram"), weights.read_file, weights._digest_of
+    ram, real_read, real_digest = Path("ram"), watched.read_file, watched._digest_of
 
     def put(other: str) -> None:
         with (ram / "weights.bin").open("r+b") as file:
             file.write(Path(other).read_bytes())
         os.utime(ram / "weights.bin", (2e9, 2e9))
 
-    def write_and_read(*of: Any) -> weights.ExternalFile:
+    def write_and_read(*of: Any) -> watched.ExternalFile:
         put("weights.bin")
         return real_read(*of)
 
@@ -307,7 +307,7 @@ def test_a_write_within_a_tick_of_the_last_is_seen_in_memory_too(kind: bytes, mo
 
     ram.mkdir()
     monkeypatch.setattr(files, "read_file", write_and_read)
-    monkeypatch.setattr(weights, "_digest_of", digest_and_write)
+    monkeypatch.setattr(watched, "_digest_of", digest_and_write)
     with ThreadPoolExecutor(1) as thread:
         answers = thread.submit(attack).result()
     said = "ram/model.onnx: weights file weights.bin changed during the run; it must not change after it was digested"

@@ -18,7 +18,7 @@ a file of the package:
     thresholds/tables:table_text
 a file of the system:
     checker/outside/isolation:Wall.n_side_by_side checker/outside/isolation:_own_bytes
-    checker/core/model/weights:stamps_writes
+    checker/core/model/watched:stamps_writes
     checker/core/runtime/devices:cpu_name
 a stream of this process:
     checker/child:_read checker/child:main checker/cli/process:_end checker/cli/process:_mend_streams
@@ -32,7 +32,7 @@ a number of bytes of a store's file:
     checker/outside/storage/stores:RemoteFile.open checker/outside/storage/stores:RemoteFile.stream
     checker/outside/storage/stores:_start_of checker/outside/storage/stores:download
 the digest of a report that is signed; its bytes go into a hash alone:
-    checker/core/model/weights:file_digest
+    checker/core/model/watched:file_digest
 behind the wall (`calibrate` and `export` read models of one's own in the first process):
     checker/questions/compare/baseline:_read_file checker/questions/compare/vectors:_arrays
     checker/questions/compare/vectors:_mapped checker/questions/compare/vectors:_parquet
@@ -41,9 +41,9 @@ behind the wall (`calibrate` and `export` read models of one's own in the first 
     checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/containers:read_file
     checker/outside/image_sets/containers:read_remote checker/outside/image_sets/containers:_arrays_in
     checker/outside/image_sets/listing:_text checker/core/images/preprocess:_decode
-    checker/core/model/file:_read_bytes checker/core/model/sidecar:read_object
-    checker/core/model/weights:OpenFolder.__init__ checker/core/model/weights:_check_length
-    checker/core/model/weights:pieces_of checker/core/model/weights:read_file checker/questions/check:check_stored
+    checker/core/model/file:_read_bytes checker/core/model/configs:read_object
+    checker/core/model/watched:OpenFolder.__init__ checker/core/model/weights:_check_length
+    checker/core/model/weights:pieces_of checker/core/model/watched:read_file checker/questions/check:check_stored
     checker/outside/representations:Saver.write checker/core/runtime/head:head_from_file
     checker/questions/shift/sets:_from_file checker/outside/storage/hub:HubFile.stream
     checker/outside/storage/hub:library_of

@@ -12,8 +12,9 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from robustcheck_onnx.checker.core.model.int8 import scales_over_batch
 from robustcheck_onnx.checker.core.runtime.devices import int8_sums
-from robustcheck_onnx.checker.core.runtime.runner import Runner, scales_over_batch
+from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.core.runtime.session import translate
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from support import PATIENCE_S, PIXELS, Fields, Patch, normal, raised

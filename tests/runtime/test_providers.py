@@ -11,7 +11,7 @@ import pytest
 
 from robustcheck_onnx.checker.cli.options import device_of
 from robustcheck_onnx.checker.core.evidence import Int8Sums
-from robustcheck_onnx.checker.core.runtime import devices
+from robustcheck_onnx.checker.core.runtime import devices, doctor
 from robustcheck_onnx.checker.core.runtime.devices import CPU, CUDA, TENSORRT, parse_device
 from robustcheck_onnx.checker.errors import UsageError
 from support import INSTALLED, ROOT, Capture, Fields, Patch, raised, read_json
@@ -61,7 +61,7 @@ def test_a_driver_is_asked_of_nvidia_alone(monkeypatch: Patch) -> None:
 
 
 H100 = devices.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
-HEALTHY = devices.Facts(
+HEALTHY = doctor.Facts(
     python="3.11.7", asked="onnxruntime-gpu", packages={"numpy": "2.4.6"}, wheels={"onnxruntime-gpu": "1.31.1"},
     runtime="1.31.1", runtime_cuda="13.0",
     providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -73,12 +73,12 @@ BOTH = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
 TWO_WHEELS = {"onnxruntime": "1.32.0", "onnxruntime-openvino": "1.24.1"}
 
 
-def finding(facts: devices.Facts, check: str) -> devices.MachineFinding:
-    return {found.check: found for found in devices.examine(facts)}[check]
+def finding(facts: doctor.Facts, check: str) -> doctor.MachineFinding:
+    return {found.check: found for found in doctor.examine(facts)}[check]
 
 
 def test_healthy_gpu() -> None:
-    assert {(found.status, found.fix) for found in devices.examine(HEALTHY)} == {("ok", "")}
+    assert {(found.status, found.fix) for found in doctor.examine(HEALTHY)} == {("ok", "")}
     assert finding(HEALTHY, "NVIDIA GPU").detail == (
         "0: NVIDIA H100, 80000 of 81559 MiB free; driver 580.1, CUDA up to 13.0"
     )
@@ -86,7 +86,7 @@ def test_healthy_gpu() -> None:
 
 
 def test_no_gpu_is_no_fault() -> None:
-    *_, gpu, processor, _ = devices.examine(replace(HEALTHY, gpus=()))
+    *_, gpu, processor, _ = doctor.examine(replace(HEALTHY, gpus=()))
     assert (gpu.status, gpu.detail) == ("ok", "none (nvidia-smi lists none); the CPU is used")
     assert processor.check == "processor"  # nothing of CUDA between them
 
@@ -112,7 +112,7 @@ def test_int8_sums_that_saturate_are_shown_and_not_a_fault() -> None:
 
 def test_faults() -> None:
     wheels, gpu, gone = "ONNX Runtime wheels", "'onnxruntime-gpu[cuda,cudnn]'", "pip uninstall -y"
-    packages = dict.fromkeys(devices.OURS, "1.2.3")
+    packages = dict.fromkeys(doctor.OURS, "1.2.3")
     cpu = {"providers": ("CPUExecutionProvider",), "cuda_fault": None}
     old = "pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'  # CUDA 12"
     fault = "CUDAExecutionProvider did not start, ONNX Runtime took CPUExecutionProvider"
@@ -150,10 +150,10 @@ def test_faults() -> None:
 
 
 def test_this_environment(capfd: Capture) -> None:
-    facts = devices.gather()
+    facts = doctor.gather()
     assert (facts.runtime, len(facts.wheels), facts.providers[-1]) == (ort.__version__, 1, "CPUExecutionProvider")
     assert {"numpy", "onnx", INSTALLED} <= set(facts.packages)
-    checks = {found.check for found in devices.diagnose()}
+    checks = {found.check for found in doctor.diagnose()}
     assert checks >= {"Python", "ONNX Runtime wheels", "processor", "int8 sums"}
     assert capfd.readouterr() == ("", "")
 

@@ -23,7 +23,8 @@ from robustcheck_onnx.checker.core.images.preprocess import LevelSums, apply, ap
 from robustcheck_onnx.checker.core.measure.prepare import Prepared, stack
 from robustcheck_onnx.checker.core.model.image_input import ImageInput
 from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
-from robustcheck_onnx.checker.core.runtime.runner import Runner, input_graph
+from robustcheck_onnx.checker.core.runtime.inputs import input_graph
+from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.core.runtime.session import relative_difference
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from support import PIXELS, Fields, Patch, but, levels, onnx_models, raised, skimage_data

@@ -211,7 +211,7 @@ def test_planted_outliers_are_found_at_their_depth(tmp_path: Path, monkeypatch: 
 
 def layers_of(text: str) -> tuple[Layers, list[onnx.NodeProto]]:
     graph = written(text, before="", w=[1.0], table=[1.0]).graph
-    return build_layers(graph, "image", {"w": (1,), "table": (1,)}), list(graph.node)
+    return build_layers(graph, "image", graph.initializer), list(graph.node)
 
 
 def blocks_of(text: str, end: str, **shapes: tuple[int, ...]) -> list[tuple[str, str]]:

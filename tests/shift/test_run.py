@@ -14,7 +14,7 @@ from numpy.random import default_rng
 from PIL import Image
 from scipy import special, stats
 
-from robustcheck_onnx.checker.core.statistics.definitions import wilson
+from robustcheck_onnx.checker.core.statistics.intervals import wilson
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.questions.shift import robustness, sets
 from robustcheck_onnx.checker.questions.shift.classes import synset_index

@@ -9,7 +9,7 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
-from robustcheck_onnx.checker.core.statistics import definitions
+from robustcheck_onnx.checker.core.statistics import definitions, intervals
 from robustcheck_onnx.checker.core.statistics import state as sums
 from robustcheck_onnx.checker.core.statistics.definitions import (
     SAME,
@@ -17,8 +17,8 @@ from robustcheck_onnx.checker.core.statistics.definitions import (
     mean_of_rest,
     relative_variance,
     unit_rows,
-    wilson,
 )
+from robustcheck_onnx.checker.core.statistics.intervals import wilson
 from robustcheck_onnx.checker.core.statistics.state import State, update
 from robustcheck_onnx.checker.questions.shift.classes import is_correct
 from robustcheck_onnx.checker.questions.shift.robustness import difference
@@ -154,15 +154,15 @@ def ever_above(critical: float, looks: Sequence[int]) -> float:
 
 def test_the_constant_spends_nine_tenths_of_the_error_rate_over_the_looks() -> None:
     """By integration, by the multivariate normal distribution, and by simulation."""
-    assert [n for n in range(1, definitions.HORIZON + 1) if definitions.is_look(n)] == LOOKS
-    spent = (1 - definitions.BEYOND) * LOOKS_ALPHA
-    assert ever_above(definitions.CRITICAL, LOOKS) == pytest.approx(spent, abs=1e-5)
+    assert [n for n in range(1, intervals.HORIZON + 1) if intervals.is_look(n)] == LOOKS
+    spent = (1 - intervals.BEYOND) * LOOKS_ALPHA
+    assert ever_above(intervals.CRITICAL, LOOKS) == pytest.approx(spent, abs=1e-5)
     n = np.array(LOOKS, dtype=float)
     correlation = np.sqrt(np.minimum.outer(n, n) / np.maximum.outer(n, n))
     normals = stats.multivariate_normal(cov=correlation, seed=0, maxpts=200_000)
-    assert 1 - normals.cdf(np.full(len(n), definitions.CRITICAL)) == pytest.approx(spent, abs=5e-4)
+    assert 1 - normals.cdf(np.full(len(n), intervals.CRITICAL)) == pytest.approx(spent, abs=5e-4)
     steps = normal(100000, len(n)) * np.sqrt(np.diff(n, prepend=0))
-    crossed = (np.cumsum(steps, axis=1) > definitions.CRITICAL * np.sqrt(n)).any(axis=1).mean()
+    crossed = (np.cumsum(steps, axis=1) > intervals.CRITICAL * np.sqrt(n)).any(axis=1).mean()
     assert crossed == pytest.approx(spent, abs=4 * math.sqrt(spent / 100_000))
 
 
@@ -171,7 +171,7 @@ def error_of_share(rate: float, looks: Sequence[int]) -> float:
     counts, before, total = np.ones(1), 0, 0.0
     for n in looks:
         counts = np.convolve(counts, stats.binom.pmf(np.arange(n - before + 1), n - before, rate))
-        above = stats.binom.sf(np.arange(n + 1) - 1, n, rate) < stats.norm.sf(definitions.CRITICAL)
+        above = stats.binom.sf(np.arange(n + 1) - 1, n, rate) < stats.norm.sf(intervals.CRITICAL)
         total += float(counts[above].sum())
         counts, before = np.where(above, 0, counts), n
     return total
@@ -181,8 +181,8 @@ def error_of_share(rate: float, looks: Sequence[int]) -> float:
 @pytest.mark.parametrize("last", [64, 171, 287, 288])
 def test_other_first_and_last_looks_are_wrong_no_more_often(first: int, last: int) -> None:
     """A profile may ask for more images, and a run may end between two looks."""
-    looks = [*(n for n in range(1, last) if definitions.is_look(n, first)), last]
-    assert ever_above(definitions.CRITICAL, looks) <= 0.045 + 1e-5
+    looks = [*(n for n in range(1, last) if intervals.is_look(n, first)), last]
+    assert ever_above(intervals.CRITICAL, looks) <= 0.045 + 1e-5
     assert max(error_of_share(rate, looks) for rate in np.linspace(0.02, 0.98, 25)) <= 0.045
 
 
@@ -192,11 +192,11 @@ def test_share_floor_is_wrong_in_less_than_its_error_rate_at_every_rate() -> Non
 
 def test_skewness_of_a_mean_is_that_of_the_images_over_root_n() -> None:
     x = default_rng(0).gamma(2, size=60)
-    sd, skewness = definitions.grouped_jackknife(float(x.mean()), (x.sum() - x) / 59, np.ones(60))
+    sd, skewness = intervals.grouped_jackknife(float(x.mean()), (x.sum() - x) / 59, np.ones(60))
     assert sd == pytest.approx(x.std(ddof=1), rel=1e-10)
     assert skewness == pytest.approx(stats.skew(x) / math.sqrt(60), rel=1e-10)
     alike = np.ones(4)
-    assert definitions.grouped_jackknife(1.0, alike, alike) == (0.0, 0.0)
+    assert intervals.grouped_jackknife(1.0, alike, alike) == (0.0, 0.0)
 
 
 def low(share: float) -> Callable[..., np.ndarray]:
@@ -222,14 +222,14 @@ FAMILIES: dict[str, tuple[Callable[..., np.ndarray], float, float]] = {
 def test_how_often_a_bound_passes_the_truth(family: str) -> None:
     """A threshold exactly at the truth, looks to 2,048 images: benchmarks/results/bounds.md has these rates."""
     draw, before, now = FAMILIES[family]
-    looks = np.array([n for n in range(1, 2049) if definitions.is_look(n)])
+    looks = np.array([n for n in range(1, 2049) if intervals.is_look(n)])
     x = draw(default_rng(11), (sized(500, 2000), 2048))
     m1, m2, m3 = (np.cumsum(x**k, axis=1)[:, looks - 1] / looks for k in (1, 2, 3))
     variance = m2 - m1**2
     skewness = (m3 - 3 * m1 * m2 + 2 * m1**3) / variance**1.5 / np.sqrt(looks)
     sd = np.sqrt(variance * looks / (looks - 1))
-    for_all, upper = (np.array([definitions.radius(int(n), 1.0, a) for n in looks]) * sd for a in (0.05, 0.05 / 6))
-    depths = np.vectorize(definitions.depth)(looks, sd, skewness)
+    for_all, upper = (np.array([intervals.radius(int(n), 1.0, a) for n in looks]) * sd for a in (0.05, 0.05 / 6))
+    depths = np.vectorize(intervals.depth)(looks, sd, skewness)
     for most, above in ((before, m1 > for_all), (now, m1 > depths), (0.05, -m1 > upper)):
         assert above.any(axis=1).mean() <= most
 
@@ -241,24 +241,24 @@ def test_bounds_at_the_looks_are_for_one_error_rate() -> None:
 
 
 def test_the_bounds_are_tightest_at_the_first_look() -> None:
-    assert definitions.TUNED_FOR == definitions.FIRST_LOOK == 50
-    assert [n for n in range(1, 130) if definitions.is_look(n)] == [50, 64, 80, 96, 112, 128]
-    assert [n for n in range(1, 130) if definitions.is_look(n, first=100)] == [100, 112, 128]
+    assert intervals.TUNED_FOR == intervals.FIRST_LOOK == 50
+    assert [n for n in range(1, 130) if intervals.is_look(n)] == [50, 64, 80, 96, 112, 128]
+    assert [n for n in range(1, 130) if intervals.is_look(n, first=100)] == [100, 112, 128]
 
 
 def test_unknown_spread_gives_no_bound() -> None:
-    lower = [definitions.depth(64, *unknown) for unknown in ((math.nan, 0.0), (1.0, math.nan))]
-    assert [definitions.radius(64, math.nan, LOOKS_ALPHA), *lower] == 3 * [math.inf]
+    lower = [intervals.depth(64, *unknown) for unknown in ((math.nan, 0.0), (1.0, math.nan))]
+    assert [intervals.radius(64, math.nan, LOOKS_ALPHA), *lower] == 3 * [math.inf]
 
 
 def test_jackknife_of_an_undefined_statistic_is_undefined() -> None:
     for without in ([1.0, math.nan], [1.0, math.inf], [1.0]):
-        assert math.isnan(definitions.grouped_jackknife_sd(1.0, np.array(without), np.ones(len(without))))
+        assert math.isnan(intervals.grouped_jackknife_sd(1.0, np.array(without), np.ones(len(without))))
 
 
 def test_share_bounds_of_always_have_a_closed_form() -> None:
-    assert definitions.share_bounds(64, 64, LOOKS_ALPHA)[0] == pytest.approx((LOOKS_ALPHA / 65) ** (1 / 64), rel=1e-12)
-    raised(ValueError, "count is 3 of 2", definitions.share_bounds, 3, 2, LOOKS_ALPHA)
+    assert intervals.share_bounds(64, 64, LOOKS_ALPHA)[0] == pytest.approx((LOOKS_ALPHA / 65) ** (1 / 64), rel=1e-12)
+    raised(ValueError, "count is 3 of 2", intervals.share_bounds, 3, 2, LOOKS_ALPHA)
 
 
 def test_share_bounds_hold_at_all_looks_together() -> None:
@@ -267,7 +267,7 @@ def test_share_bounds_hold_at_all_looks_together() -> None:
         rng, last = default_rng(3), sized(100, 300)
         count = np.cumsum(rng.random((sized(500, 2000), last)) < rate, axis=1)
         pairs = {(s, n) for n in range(1, last + 1) for s in np.unique(count[:, n - 1])}
-        bounds = {pair: definitions.share_bounds(*pair, LOOKS_ALPHA) for pair in pairs}
+        bounds = {pair: intervals.share_bounds(*pair, LOOKS_ALPHA) for pair in pairs}
         low, high = (np.array([[bounds[s, n][side] for n, s in enumerate(row, 1)] for row in count]) for side in (0, 1))
         assert ((low > rate) | (high < rate)).any(axis=1).mean() <= LOOKS_ALPHA
 
@@ -280,13 +280,13 @@ def test_bounds_of_a_correlation_are_scipy_s() -> None:
             found = stats.pearsonr(x, share * x + rng.normal(size=n))
             for confidence in (0.9, 0.95):
                 truth = found.confidence_interval(confidence)
-                bounds = definitions.correlation_bounds(float(found.statistic), n, confidence)
+                bounds = intervals.correlation_bounds(float(found.statistic), n, confidence)
                 np.testing.assert_allclose(bounds, (truth.low, truth.high), rtol=1e-9)
 
 
 def test_bounds_of_a_correlation_at_the_ends() -> None:
     for r, n, bounds in ((0.9, 3, (-1.0, 1.0)), (1.0, 10, (1.0, 1.0)), (-1.0, 10, (-1.0, -1.0))):
-        assert definitions.correlation_bounds(r, n) == bounds
+        assert intervals.correlation_bounds(r, n) == bounds
 
 
 def test_the_interval_is_scipys_wilson() -> None:

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.core.evidence import Statistics
-from robustcheck_onnx.checker.core.statistics import definitions
+from robustcheck_onnx.checker.core.statistics import intervals
 from robustcheck_onnx.checker.core.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.statistics import STATISTICS
@@ -153,7 +153,7 @@ def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) ->
     whole = statistics(population, 0.05)
     truth = {name: getattr(whole, name).estimate for name in STATISTICS}
     energy, negative, energy_y, negative_y = population.energies.sum(axis=1)
-    looks = [n for n in range(1, 193) if definitions.is_look(n)]
+    looks = [n for n in range(1, 193) if intervals.is_look(n)]
     runs, above, below = 200, Counter[str](), 0
     for _ in range(runs):
         state, h, keys = State(96), draw(192), rng.integers(0, 2**32, 192)

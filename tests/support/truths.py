@@ -13,7 +13,7 @@ import scipy.stats
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.core.model import ends, layers
+from robustcheck_onnx.checker.core.model import ends, last_layer, layers
 from robustcheck_onnx.checker.questions.scan import document
 from robustcheck_onnx.checker.questions.scan import run as scan
 from robustcheck_onnx.checker.questions.scan.document import LayerStatistics
@@ -276,12 +276,12 @@ class SlowGraph:
             return None
         if node.op_type in layers.LINEAR:
             return ("head", tensor, frozenset()) if len(names) == 1 else None
-        if node.op_type not in ends.AFTER_HEAD or (node.op_type == "Gather" and not self.depends(node.input[0])):
+        if node.op_type not in last_layer.AFTER_HEAD or (node.op_type == "Gather" and not self.depends(node.input[0])):
             return None
         source = self.common(names)
         if source is None or (node.op_type not in layers.ELEMENTWISE and len(names) > 1):
             return ("join", tensor, frozenset())
-        inner, gate = self.head(source), {ends.GATE} if len(names) > 1 else set()
+        inner, gate = self.head(source), {last_layer.GATE} if len(names) > 1 else set()
         return inner and (*inner[:2], inner[2] | {node.op_type} | gate)
 
     def own_end(self, node: onnx.NodeProto, names: tuple[str, ...]) -> End | None:

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.core import evidence as records
 from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Evidence, GraphScaling, Preprocessing, Statistics
 from robustcheck_onnx.checker.core.images.preprocess import apply_uint8
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
-from robustcheck_onnx.checker.core.verdict import rule
+from robustcheck_onnx.checker.core.verdict import pixels, rule
 from robustcheck_onnx.checker.core.verdict.notes import notes_of
 from robustcheck_onnx.checker.core.verdict.reasons import CLIP_STEP, RULES, WITHOUT_SCORES
 from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, foreseen, judge
@@ -317,7 +317,8 @@ def test_usual_photos_are_the_bundled_ones() -> None:
 
     grey = but(CLIP, color_order="grey")
     photos = [Image.open(path).convert("RGB") for path in PHOTOS]
-    for each, mean, sd in ((CLIP, rule.PHOTO_MEAN, rule.PHOTO_SD), (grey, rule.PHOTO_GREY[:1], rule.PHOTO_GREY[1:])):
+    grey_levels = (grey, pixels.PHOTO_GREY[:1], pixels.PHOTO_GREY[1:])
+    for each, mean, sd in ((CLIP, pixels.PHOTO_MEAN, pixels.PHOTO_SD), grey_levels):
         levels = np.stack([apply_uint8(each, photo) for photo in photos]).reshape(-1, len(mean))
         assert levels.mean(axis=0) == pytest.approx(mean, abs=0.05)
         assert levels.std(axis=0) == pytest.approx(sd, abs=0.05)
@@ -405,17 +406,25 @@ def test_however_a_sound_map_is_split_it_stays_sound(family: Preprocessing, mean
     outside = but(family, mean=(mean,) * 3, std=(std,) * 3)
     own = np.array(family.std)
     inside = in_graph(std / own, (mean - np.array(family.mean)) / own)
-    levels = rule.expected_levels(of_pixels(outside, inside).model, of_pixels(outside).preprocessing)
-    alone = rule.expected_levels(of_pixels(family).model, of_pixels(family).preprocessing)
+    levels = pixels.expected_levels(of_pixels(outside, inside).model, of_pixels(outside).preprocessing)
+    alone = pixels.expected_levels(of_pixels(family).model, of_pixels(family).preprocessing)
     assert levels.mean == pytest.approx(alone.mean, abs=1e-6)
     assert levels.sd == pytest.approx(alone.sd, rel=1e-6)
     assert reasons_of(of_pixels(outside, inside)) == []
 
 
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_a_channel_that_is_not_finite_is_never_possible(channel: int) -> None:
+    mean = [0.0, 0.0, 0.0]
+    assert pixels.is_possible(pixels.Levels(tuple(mean), (1.0, 1.0, 1.0)))
+    mean[channel] = float("nan")
+    assert not pixels.is_possible(pixels.Levels(tuple(mean), (1.0, 1.0, 1.0)))
+
+
 def test_channels_that_the_graph_turns_round_are_followed() -> None:
     turned = GraphScaling(channels=(2, 0, 1), factor=(2.0, -1.0, 1.0), offset=(1.0, 0.0, 3.0), ops=("Gather",))
-    assert rule.levels_behind(turned, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)) == ((7.0, -1.0, 5.0), (12.0, 4.0, 5.0))
-    assert rule.levels_behind(turned, (1.0,), (4.0,)) == ((1.0,), (4.0,))  # not of this input
+    assert pixels.levels_behind(turned, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)) == ((7.0, -1.0, 5.0), (12.0, 4.0, 5.0))
+    assert pixels.levels_behind(turned, (1.0,), (4.0,)) == ((1.0,), (4.0,))  # not of this input
 
 
 def test_what_was_measured_of_tensors_is_judged() -> None:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.core.model.weights import file_digest
+from robustcheck_onnx.checker.core.model.watched import file_digest
 from robustcheck_onnx.checker.core.verdict import gate
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError

@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.core.measure.loop import AHEAD
 from robustcheck_onnx.checker.core.measure.opening import Inputs, Opened, open_sessions
 from robustcheck_onnx.checker.core.measure.prepare import Prepared, prepare_item
 from robustcheck_onnx.checker.core.runtime.runner import TRIED
-from robustcheck_onnx.checker.core.statistics.definitions import FIRST_LOOK
+from robustcheck_onnx.checker.core.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.core.verdict import rule
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.outside.image_sets.open import open_images, settle

@@ -178,7 +178,7 @@ def sign(
     one with waivers (exit 2). A WARN is signed as a WARN (exit 1). `robustcheck check --sign KEY` signs what it
     measures itself.
     """
-    from ...core.model.weights import file_digest
+    from ...core.model.watched import file_digest
     from ...outside.storage.stores import write_atomically
     from ...report.attestation import bundle_of, is_verdict
     from ...report.record import sealed

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ....thresholds.profile import Profile
-    from ...core.runtime.devices import MachineFinding
+    from ...core.runtime.doctor import MachineFinding
 
 
 TOPICS = ("exit-codes", "preprocessing", "reasons", "schema")
@@ -324,9 +324,9 @@ def inspect(call: Question, model: str) -> int:
 @takes("color", "debug")
 def doctor(call: Call, output: Output = "terminal") -> int:
     """Check this installation, and show how to fix it."""
-    from ...core.runtime import devices
+    from ...core.runtime import doctor
 
-    findings = devices.diagnose()
+    findings = doctor.diagnose()
     call.show(output, partial(as_json, doctor_json(findings)), partial(render_doctor, findings))
     return 4 if any(finding.status == "fail" for finding in findings) else 0
 

@@ -36,14 +36,13 @@ _FILTERS = {
 
 
 def at_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:
-    """Change the preprocessing to another input size. It is (height, width), px.
+    """Change the preprocessing to another input size, (height, width) in px.
 
     The resize size keeps its proportion to the input size, rounded down as in timm (224 / 0.875 = 256).
     """
-    height, width = (
-        new * old // was for new, old, was in zip(size, preprocessing.resize_size, preprocessing.size, strict=True)
-    )
-    return preprocessing.model_copy(update={"size": size, "resize_size": (height, width)})
+    sizes = zip(size, preprocessing.resize_size, preprocessing.size, strict=True)
+    resize_size = tuple(new * resized // old for new, resized, old in sizes)
+    return preprocessing.model_copy(update={"size": size, "resize_size": resize_size})
 
 
 def channels(preprocessing: Preprocessing) -> int:
@@ -76,13 +75,16 @@ def apply(preprocessing: Preprocessing, image: Image.Image) -> Float32s:
     image: Pillow, mode RGB. Returns as apply_uint8 does, in float32.
     Raises CannotAssessError as apply_uint8 does.
     """
-    turned = slice(None, None, -1) if preprocessing.color_order == "BGR" else slice(None)
-    return _scale(preprocessing, apply_uint8(preprocessing, image)[..., turned])[..., turned]
+    pixels = apply_uint8(preprocessing, image)
+    if preprocessing.color_order == "BGR":
+        return _scale(preprocessing, pixels[..., ::-1])[..., ::-1]
+    return _scale(preprocessing, pixels)
 
 
 def scales_finitely(preprocessing: Preprocessing) -> bool:
-    """Return whether `apply` gives finite values. It must for every pixel, 0–255."""
-    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels(preprocessing), axis=1)
+    """Return whether `apply` gives finite values for every pixel, 0–255."""
+    grey = np.arange(256, dtype=np.uint8)[:, None]
+    levels = np.repeat(grey, channels(preprocessing), axis=1)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return bool(np.isfinite(_scale(preprocessing, levels)).all())
 
@@ -105,12 +107,13 @@ def as_photo(preprocessing: Preprocessing, values: Float32s) -> Image.Image:
     if preprocessing.color_order == "grey":
         values = np.repeat(values, 3, axis=-1)
     rgb = values[..., ::-1] if preprocessing.color_order == "BGR" else values
-    pixels = (rgb * np.asarray(preprocessing.std) + np.asarray(preprocessing.mean)) / preprocessing.rescale
-    return Image.fromarray(np.clip(np.rint(np.nan_to_num(pixels)), 0, 255).astype(np.uint8))
+    scaled = rgb * np.asarray(preprocessing.std) + np.asarray(preprocessing.mean)
+    pixels = np.rint(np.nan_to_num(scaled / preprocessing.rescale))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def resized_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[int, int]:
-    """Compute height and width (px) after the resize. The rounding is the libraries'.
+    """Compute height and width (px) after the resize, rounded as the libraries do.
 
     One edge length: the other edge is int(edge · long / short), as in torchvision and transformers.
     A box, or longest: round(edge / ratio), as in timm's and open_clip's ResizeKeepRatio.
@@ -161,7 +164,7 @@ def _crop(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
 
 
 def _offset(excess: int, rounding: str) -> int:
-    """Return where the crop starts (px). It is negative when there is padding before the image."""
+    """Return where the crop starts (px), below zero when there is padding before the image."""
     if excess < 0 and rounding == "round":
         return -(-excess // 2)  # torchvision pads the smaller half before the image
     if rounding == "floor":
@@ -171,7 +174,7 @@ def _offset(excess: int, rounding: str) -> int:
 
 @frozen
 class LevelSums:
-    """The sums of each channel's values and squares. Of uint8 pixels they are exact, in any order."""
+    """The sums of each channel's values and squares, exact in any order for uint8 pixels."""
 
     n_values: int = 0
     sums: tuple[float, ...] = ()
@@ -179,13 +182,13 @@ class LevelSums:
 
     def __add__(self, other: LevelSums) -> LevelSums:
         """Return the sums over both. Both must have as many channels."""
-        if not self.n_values or not other.n_values:
-            return self if self.n_values else other
-        return LevelSums(
-            self.n_values + other.n_values,
-            tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
-            tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
-        )
+        if not self.n_values:
+            return other
+        if not other.n_values:
+            return self
+        sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True))
+        squares = tuple(a + b for a, b in zip(self.squares, other.squares, strict=True))
+        return LevelSums(self.n_values + other.n_values, sums, squares)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -199,7 +202,8 @@ class LevelSums:
         Of float values that lie far from zero it loses digits, as every difference of squares does.
         """
         pairs = zip(self.squares, self.mean, strict=True)
-        return tuple(float(np.sqrt(max(total / self.n_values - mean**2, 0))) for total, mean in pairs)
+        variances = [total / self.n_values - mean**2 for total, mean in pairs]
+        return tuple(float(np.sqrt(max(variance, 0))) for variance in variances)
 
 
 def level_sums(pixels: GenericArray) -> LevelSums:
@@ -207,9 +211,11 @@ def level_sums(pixels: GenericArray) -> LevelSums:
 
     Values that are not finite, or too large to be squared, give sums that are not.
     """
-    values = pixels.reshape(-1, pixels.shape[-1]).T.astype(np.float64, order="C")
+    by_channel = pixels.reshape(-1, pixels.shape[-1]).T
+    values = by_channel.astype(np.float64, order="C")
     with np.errstate(over="ignore", invalid="ignore"):
-        sums, squares = values.sum(axis=1), np.einsum("ij,ij->i", values, values)
+        sums = values.sum(axis=1)
+        squares = np.einsum("ij,ij->i", values, values)
     return LevelSums(values.shape[1], tuple(sums.tolist()), tuple(squares.tolist()))
 
 
@@ -219,17 +225,15 @@ MAX_PIXELS = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here an 
 MAX_FILE_BYTES = 256 * 2**20  # 256 MiB: no photo of MAX_PIXELS needs more
 MAX_ASPECT = 64  # longer : shorter edge; beyond it a strip, whose resized copy would fill the memory
 
-ALPHA, ANIMATED, CMYK, EXIF, GREY, MISNAMED, PALETTE, SIXTEEN_BIT, SMALLER = (
-    "alpha composited on white",
-    "first of several frames",
-    "CMYK converted",
-    "EXIF orientation applied",
-    "greyscale",
-    "suffix does not match the content",
-    "palette",
-    "16-bit rescaled",
-    "decoded at a smaller scale",
-)
+ALPHA = "alpha composited on white"
+ANIMATED = "first of several frames"
+CMYK = "CMYK converted"
+EXIF = "EXIF orientation applied"
+GREY = "greyscale"
+MISNAMED = "suffix does not match the content"
+PALETTE = "palette"
+SIXTEEN_BIT = "16-bit rescaled"
+SMALLER = "decoded at a smaller scale"
 
 # Only these decoders are ever tried: no EPS (would start Ghostscript), no PDF, no stub formats.
 _DECODERS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO")
@@ -262,12 +266,14 @@ class UnreadableImageError(Exception):
 
 
 def least_edge(preprocessing: Preprocessing) -> int:
-    """Compute the edge (px) that decoded photos keep. They hold enough then for the preprocessing's resize."""
-    return FULL_SIZE if preprocessing.resize_mode == "none" else SPARE * max(preprocessing.resize_size)
+    """Compute the edge (px) that decoded photos keep, so that they hold enough for the preprocessing's resize."""
+    if preprocessing.resize_mode == "none":
+        return FULL_SIZE
+    return SPARE * max(preprocessing.resize_size)
 
 
 def decode(data: bytes, name: str, keep: int = FULL_SIZE) -> tuple[Image.Image, Texts]:
-    """Decode the first frame to upright RGB pixels. Notes record conversions.
+    """Decode the first frame to upright RGB pixels, with notes that record conversions.
 
     EXIF orientation applied; transparency composited on white (255, 255, 255); 16-bit grey divided by 257;
     CMYK by Pillow's conversion, colour profiles ignored, as the model libraries do.
@@ -353,7 +359,8 @@ def _to_rgb(image: Image.Image, notes: set[str]) -> Image.Image:
     if mode in _WIDE_MODES:
         notes.add(SIXTEEN_BIT)
         wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")  # round(wide / 257)
+        levels = (wide * 255 + 32767) // 65535  # round(wide / 257)
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if mode in ("I", "F"):
         raise UnreadableImageError(f"pixels of mode {mode} (32 bit), whose white level is unknown")
     if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:

@@ -107,7 +107,7 @@ class ImageSource:
         return Tensor(entry.name, values, _digest(values), entry.label)
 
     def digest(self, index: int) -> str | None:
-        """Return an image's digest, without decoding it. It is the one that load gives; None where it cannot be read.
+        """Return the digest that load gives, without decoding an image: None where it cannot be read.
 
         Raises UsageError as load.
         """
@@ -115,10 +115,12 @@ class ImageSource:
             content = self.entries[index].read()
         except (UnreadableImageError, OSError):
             return None
+        if isinstance(content, bytes):
+            return _digest(content)
         if isinstance(content, Image.Image):
             item = self.load(index)
             return None if isinstance(item, Skipped) else item.digest
-        return _digest(content if isinstance(content, bytes) else np.ascontiguousarray(content, dtype=np.float32))
+        return _digest(np.ascontiguousarray(content, dtype=np.float32))
 
     @property
     def named(self) -> str:
@@ -141,27 +143,26 @@ class ImageSource:
 def seeded(names: Sequence[str], seed: int) -> Counts:
     """Return indices of names in seeded order, (image,) int64.
 
-    The keys are sha256(seed, NFC name), then NFC name, then name, then index.
-
-    The first 8 bytes of each digest are sorted as numbers; where they are equal, the whole keys decide.
+    The keys are sha256(seed, NFC name), then NFC name, then name, then index. The first 8 bytes of each digest are
+    sorted as numbers; where they are equal, the whole keys decide.
     """
     start = f"{seed}\0".encode()
+
+    def key(index: int) -> tuple[bytes, bytes, bytes]:
+        name = _nfc(names[index])
+        return hashlib.sha256(start + name).digest(), name, names[index].encode("utf-8", "surrogateescape")
+
     heads = bytearray()
     for name in names:
         heads += hashlib.sha256(start + _nfc(name)).digest()[:8]
     numbers = np.frombuffer(heads, ">u8").astype(np.uint64)
     order = np.argsort(numbers, kind="stable").astype(np.int64, copy=False)
-    same = numbers[order[1:]] == numbers[order[:-1]]
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    is_same = numbers[order[1:]] == numbers[order[:-1]]
+    runs = np.concatenate([[False], is_same, [False]])
+    edges = np.flatnonzero(np.diff(runs.astype(np.int8)))
     for first, last in edges.reshape(-1, 2).tolist():
-        order[first : last + 1] = sorted(
-            order[first : last + 1].tolist(),
-            key=lambda index: (
-                hashlib.sha256(start + _nfc(names[index])).digest(),
-                _nfc(names[index]),
-                names[index].encode("utf-8", "surrogateescape"),
-            ),
-        )
+        equal = order[first : last + 1]
+        equal[:] = sorted(equal.tolist(), key=key)
     return order
 
 
@@ -171,12 +172,11 @@ def _nfc(name: str) -> bytes:
 
 
 def _digest(content: bytes | Float32s | Image.Image) -> str:
-    """Digest an image's content. It is a file's bytes, a tensor's shape and values, or a picture's size and pixels."""
-    if isinstance(content, Image.Image):
-        content = repr(content.size).encode() + content.tobytes()
-    if not isinstance(content, bytes):
-        content = repr(content.shape).encode() + content.tobytes()
-    return sha256_of(content)
+    """Digest a file's bytes, a tensor's shape and values, or a picture's size and pixels."""
+    if isinstance(content, bytes):
+        return sha256_of(content)
+    shape = content.size if isinstance(content, Image.Image) else content.shape
+    return sha256_of(repr(shape).encode() + content.tobytes())
 
 
 def prefetch(
@@ -187,7 +187,7 @@ def prefetch(
     window: int = 16,
     stops: Container[int] = (),
 ) -> Generator[Result, None, None]:
-    """Apply a function to all images, in threads. Results come in order.
+    """Apply a function to all images, in threads, and yield the results in order.
 
     At most `window` results wait in memory. Behind any number of images in `stops` the next one is begun only once it
     is asked for: a caller that may stop there loses no work. An exception of the function surfaces at its image's turn.
@@ -244,7 +244,7 @@ def check_bad(
 
 
 class Digests(Sequence[str]):
-    """The digests ("sha256:…") in the order of addition. They take 32 bytes each; strings would take four times that.
+    """The digests ("sha256:…") in the order of addition, 32 bytes each; strings would take four times that.
 
     Raises ValueError for anything that is not a sha256 with its prefix.
     """
@@ -279,7 +279,7 @@ class Digests(Sequence[str]):
 
 
 def digest_of_set(digests: Iterable[str]) -> str:
-    """Digest an image set from its images' digests. The result is the same for every order and every naming.
+    """Digest an image set from its images' digests, the same for every order and every naming.
 
     sha256 over the sorted digests, one per line; an image used twice counts twice.
     """

@@ -15,7 +15,7 @@ from typing import Final
 from ...errors import CannotAssessError, RobustcheckError
 from ...text import VERSION, frozen
 from ..evidence import Evidence, Options
-from ..statistics.definitions import LOOK_EVERY
+from ..statistics.intervals import LOOK_EVERY
 
 SHARD_IMAGES = 32 * LOOK_EVERY
 """Images of a shard, 512: whole looks, so that a shard's batches are those of a single run; some seconds of work, so

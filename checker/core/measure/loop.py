@@ -22,7 +22,7 @@ from ..progress import LOG, Progress, Tell
 from ..runtime.devices import CPU, cpu_threads, expects_accelerator
 from ..runtime.runner import TRIED
 from ..statistics import state as sums
-from ..statistics.definitions import FIRST_LOOK, is_look
+from ..statistics.intervals import FIRST_LOOK, is_look
 from ..verdict.reasons import NAMES
 from ..verdict.rule import decided
 from .content import described_rows, is_complete, merge_described

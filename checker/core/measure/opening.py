@@ -9,7 +9,7 @@ from ..evidence import ModelFacts, Options, PreprocessingFacts
 from ..images.preprocess import least_edge
 from ..images.sanity import DESCRIBED
 from ..images.source import ImageSource
-from ..model.file import stated_in
+from ..model.contract import stated_in
 from ..model.image_input import fed_as
 from ..model.int8 import saturating_pairs
 from ..model.open import ModelFile, open_model

@@ -1,17 +1,13 @@
-"""Read an ONNX file: model, contract, and the places of weights.
+"""Read an ONNX file: the model, and the places of its weights.
 
 Weights in external files are located and checked, but ONNX Runtime reads them. The graph for ONNX Runtime is written
 when a session is made, so that an open model is in memory once.
-
-The contract is metadata by which an export describes itself. It records a digest of the file's graph and weights.
-`exporters/contract.py` computes the same when it writes a file; docs/dev/graph-digest.md defines it.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import mmap
 import os
 import re
@@ -19,39 +15,30 @@ import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
-from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import set_external_data
-from pydantic import Field, ValidationError, field_validator
 
-from ....thresholds.records import Frozen, unique_keys
-from ...errors import NEWER, CannotAssessError, UsageError
+from ...errors import CannotAssessError, UsageError
 from ...paths import existing_parent, nearest_path
-from ...text import Texts, digest_of, frozen, quoted
-from ..evidence import Int8Sums, Preprocessing
+from ...text import frozen, quoted
 from ..model_size import max_model_bytes
-from .layers import check_dimensions, check_well_formed
+from .nodes import check_dimensions, check_well_formed
+from .watched import ExternalFile, OpenFolder, aged_status, read_file, stamp_of, stamps_writes
 from .weights import (
     LFS_MARK,
     Bytes,
-    ExternalFile,
-    OpenFolder,
     Places,
     Weights,
     about,
-    aged_status,
     check_external,
     check_inline,
     damaged,
     locate_weights,
     locations_of,
     parse_stripped,
-    pieces_of,
-    read_file,
-    stamp_of,
-    stamps_writes,
     tensors_of,
 )
 
@@ -114,7 +101,7 @@ class Graph:
     """nodes and outputs; empty where nothing is added"""
 
     def own(self) -> bytes:
-        """Write the graph without the addition. These are the file's own bytes, unless something in them was rewritten.
+        """Write the graph without the addition: the file's own bytes, unless something in them was rewritten.
 
         Raises:
             CannotAssessError: rewritten, it is over protobuf's 2 GiB.
@@ -151,7 +138,8 @@ class Graph:
         if self.file.mapped is None or self.file.external or not self.file.weights.places:
             return None
         proto = self.stripped() if with_addition else self.proto
-        written: bytes = by_place(proto, self.file.mapped.location, self.file.weights.places).SerializeToString()
+        pointing = by_place(proto, self.file.mapped.location, self.file.weights.places)
+        written: bytes = pointing.SerializeToString()
         return written
 
     def stripped(self) -> ModelProto:
@@ -161,12 +149,12 @@ class Graph:
         return stripped
 
     def changed(self, proto: ModelProto) -> Self:
-        """Replace the graph and its addition by another. It was made of `stripped`."""
+        """Replace the graph and its addition by another that was made of `stripped`."""
         return replace(self, proto=proto, rewritten=True, addition=GraphProto())
 
 
 def restore(proto: ModelProto, weights: Weights) -> ModelProto:
-    """Copy a model with its large weights. `parse_stripped` left their data in the file's content."""
+    """Copy a model with its large weights, whose data `parse_stripped` left in the file's content."""
     full = copy.deepcopy(proto)
     for tensor in full.graph.initializer:
         if tensor.name in weights.places:
@@ -175,7 +163,7 @@ def restore(proto: ModelProto, weights: Weights) -> ModelProto:
 
 
 def by_place(proto: ModelProto, file: str, places: Places) -> ModelProto:
-    """Copy a model with large weights named by place. `parse_stripped` left them in a file."""
+    """Copy a model with the large weights that `parse_stripped` left in a file named by their places."""
     pointing = copy.deepcopy(proto)
     for tensor in pointing.graph.initializer:
         if tensor.name in places and not tensor.HasField("raw_data"):
@@ -206,8 +194,10 @@ def read_onnx(path: Path) -> OnnxFile:
         content, status = _read_bytes(path)
         proto, places = _parse(path, content)
         metadata = ModelProto(metadata_props=proto.metadata_props).SerializeToString()
-        (digest, beginning), mapped, open_folder, own = digests_of(content, metadata), None, None, path.resolve()
+        digest, beginning = digests_of(content, metadata)
         drop_pages(content)
+        own = path.resolve()
+        mapped = None
         if isinstance(content, mmap.mmap):
             mapped = ExternalFile(own.name, own, {own: stamp_of(status)}, status.st_size, digest)
         if not proto.graph.node:
@@ -219,53 +209,64 @@ def read_onnx(path: Path) -> OnnxFile:
             if tensor.data_location != TensorProto.EXTERNAL:
                 check_inline(tensor, places if index < len(proto.graph.initializer) else {})
         folder, targets = locate_weights(path, locations_of(path, tensors))
-        _check_size(len(content) + sum(target.stat().st_size for target in targets.values()))
+        external_bytes = sum(target.stat().st_size for target in targets.values())
+        _check_size(len(content) + external_bytes)
         check_external(tensors, folder, targets)
-        external: tuple[ExternalFile, ...] = ()
+        open_folder = None
+        external: list[ExternalFile] = []
         if folder is not None:
             open_folder = OpenFolder(folder)
-            external = tuple(read_file(location, target, folder, open_folder) for location, target in targets.items())
+            for location, target in targets.items():
+                external.append(read_file(location, target, folder, open_folder))
         elif mapped is not None and places:
             open_folder = OpenFolder(own.parent)
         weights = Weights(open_folder, content, places)
-        return OnnxFile(path, proto, len(content), digest, beginning, external, weights, mapped)
+        return OnnxFile(path, proto, len(content), digest, beginning, tuple(external), weights, mapped)
 
 
 def external_locations(path: Path) -> tuple[ModelProto, list[str]]:
-    """List the weight files that a model names. They need not exist, and weights are not parsed.
+    """Parse a model without its weights, and list the files of weights that it names, which need not exist.
 
     Raises as `read_onnx`; of the files of weights, only their names are looked at.
     """
     with about(path):
-        proto, _ = _parse(path, _read_bytes(path)[0])
-        return proto, locations_of(path, tensors_of(proto)[1])
+        content, _ = _read_bytes(path)
+        proto, _ = _parse(path, content)
+        _, tensors = tensors_of(proto)
+        return proto, locations_of(path, tensors)
 
 
 def digests_of(content: Bytes, tail: bytes) -> tuple[str, str]:
-    """Digest a file, and what comes before its tail. The latter is empty for another tail."""
-    view, end = memoryview(content), len(content) - len(tail)
+    """Digest a file, and what comes before its tail: "" for a file that does not end with it."""
+    view = memoryview(content)
+    end = len(content) - len(tail)
+    beginning = ""
     digest = hashlib.sha256(view[:end])
-    beginning = f"sha256:{digest.hexdigest()}" if view[end:] == tail else ""
+    if view[end:] == tail:
+        beginning = f"sha256:{digest.hexdigest()}"
     digest.update(view[end:])
     return f"sha256:{digest.hexdigest()}", beginning
 
 
 def drop_pages(content: Bytes) -> None:
-    """Free the memory that a mapped file has filled. What is read again comes from the file again."""
+    """Free the memory that a mapped file has filled: what is read again comes from the file again."""
     if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         content.madvise(mmap.MADV_DONTNEED)
 
 
 def missing(path: Path) -> UsageError:
-    """Return the error for a model that does not exist. Its hint is the nearest name or address."""
-    near, repository = nearest_path(path), REPOSITORY.fullmatch(str(path))
-    if near is None and repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
+    """Return the error for a model that does not exist, with the nearest name or address as its hint."""
+    near = nearest_path(path)
+    if near is not None:
+        return UsageError("no such file", f"Did you mean {near}?")
+    repository = REPOSITORY.fullmatch(str(path))
+    if repository and not path.parent.exists() and path.suffix.lower() != ".onnx":
         return UsageError("no such file", f"Did you mean hf://{repository[1]}?")
-    return UsageError("no such file", f"Did you mean {near}?" if near else f"ls {quoted(existing_parent(path))}")
+    return UsageError("no such file", f"ls {quoted(existing_parent(path))}")
 
 
 def _check_size(size_bytes: int) -> None:
-    """Refuse a model that is larger than allowed. It is not read before."""
+    """Refuse a model that is larger than allowed, before it is read."""
     limit_bytes = max_model_bytes()
     if limit_bytes is not None and size_bytes > limit_bytes:
         raise CannotAssessError(
@@ -281,10 +282,8 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
         size_bytes = status.st_size
         if path.is_dir():
             there = [*sorted(path.glob("*.onnx")), *sorted(path.glob("onnx/*.onnx"))]
-            raise UsageError(
-                "model is a folder; one .onnx file is needed",
-                f"robustcheck {quoted(there[0])}" if there else f"--images {quoted(path)}, if it holds photos",
-            )
+            hint = f"robustcheck {quoted(there[0])}" if there else f"--images {quoted(path)}, if it holds photos"
+            raise UsageError("model is a folder; one .onnx file is needed", hint)
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait forever, /dev/zero never end
             raise UsageError("model is a device or pipe; a regular file is needed", f"ls -lL {quoted(path)}")
         _check_size(size_bytes)
@@ -296,10 +295,12 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             content: Bytes = b""
-            if status.st_size >= MAPPED_BYTES and stamps_writes(status := aged_status(file.fileno(), "model file")):
-                with suppress(OSError, ValueError):
-                    os.fsync(file.fileno())
-                    content = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
+            if status.st_size >= MAPPED_BYTES:
+                status = aged_status(file.fileno(), "model file")
+                if stamps_writes(status):
+                    with suppress(OSError, ValueError):
+                        os.fsync(file.fileno())
+                        content = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
             content = content or file.read()
     except FileNotFoundError as error:
         raise missing(path) from error
@@ -318,14 +319,15 @@ def _parse(path: Path, content: Bytes) -> tuple[ModelProto, Places]:
             "model file is a Git LFS pointer; the model itself was not downloaded",
             f"git lfs pull --include {quoted(path.name)}",
         )
+    name = quoted(path)
     for ends, hint in UNPACK.items():
         if path.name.lower().endswith(ends):
-            raise CannotAssessError("file is packed; an ONNX file is needed", hint.format(file=quoted(path)))
+            raise CannotAssessError("file is packed; an ONNX file is needed", hint.format(file=name))
     for offset, mark, kind, hint in OTHER_FORMATS:
         if content[offset : offset + len(mark)] == mark:
-            raise CannotAssessError(f"model file is {kind}; an ONNX protobuf is needed", hint.format(file=quoted(path)))
+            raise CannotAssessError(f"model file is {kind}; an ONNX protobuf is needed", hint.format(file=name))
     if _is_text(content[:1024]):
-        raise CannotAssessError("model file is text; an ONNX protobuf is needed", f"head -c 200 {quoted(path)}")
+        raise CannotAssessError("model file is text; an ONNX protobuf is needed", f"head -c 200 {name}")
     try:
         proto, places = parse_stripped(content)
     except DecodeError as error:
@@ -337,7 +339,7 @@ def _parse(path: Path, content: Bytes) -> tuple[ModelProto, Places]:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether a file starts as text. An ONNX protobuf starts with a control byte (0x08: field of the IR version)."""
+    """Return whether a file starts as text, not with a control byte as ONNX does (0x08: field of the IR version)."""
     if any(byte < 32 and byte not in b"\t\n\r\f" for byte in start):
         return False
     try:
@@ -345,228 +347,3 @@ def _is_text(start: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.end == len(start)  # only a character cut in two by our own limit
     return True
-
-
-CONTRACT_KEY = "robustcheck.contract"
-BEGINNING_KEY = "robustcheck.beginning"  # of metadata, see `changed`
-SCHEMA_VERSION = 1  # the newest contract this version reads
-
-
-class TensorEntry(Frozen):
-    """What one graph output is."""
-
-    meaning: str
-    """in words, for the report"""
-    rule: Literal["encoder_output", "head_input", "pooled", "logits"]
-    """thresholds hold only for the rule that they were calibrated on"""
-
-
-class Source(Frozen):
-    """Which model was exported, and from where."""
-
-    library: str
-    name: str
-    weights: str
-    weights_digest: str
-    """sha256:… of the weights file, empty when there was none"""
-    random_weights: bool
-    """True: nobody trained this model"""
-    synthetic: str = ""
-    """says what was planted by hand; empty for a model as it was trained"""
-    matched_to: str | None = Field(default=None, min_length=1, max_length=200)
-    """the encoder whose vectors it was trained to give (distillation, feature matching); "none": it was not; None: not
-    said"""
-
-
-class Kept(Frozen):
-    """What an int8 file keeps of its original's vectors, on photos that did not calibrate."""
-
-    cosine: float
-    """of the same photo's vectors, in the worst 5 % of the photos"""
-    recall: float
-    """recall@10 among the photos"""
-    features: int
-    """outlier features of the original that are kept"""
-
-
-class FormParity(Frozen):
-    """The form of an int8 file, and how it was chosen."""
-
-    name: str
-    photos: int
-    outlier_features: int
-    """of the original"""
-    plain: Kept
-    """in sessions as every run opens them, on the CPU that made the file"""
-    exact: Kept
-    """with exact sums"""
-
-
-class Parity(Frozen):
-    """The largest differences between eager mode and ONNX Runtime. They are measured on real photos."""
-
-    max_abs: float
-    max_rel: float
-    min_cosine: float
-    batches: tuple[int, ...]
-    photos: int
-    int8_sums: Int8Sums | None = None
-    """on the processor that an int8 file was compared on; None: of another precision, or not known"""
-    form: FormParity | None = None
-    """of a file with the precision int8-qdq; None: of another precision, or not known"""
-
-
-class ZeroShot(Frozen):
-    """What the logits of a zero-shot classifier are of."""
-
-    classes: Texts
-    """names, in the order of the logits"""
-    templates: Texts
-    """prompts that the names were put into, {} for the name; their text embeddings were averaged"""
-
-
-class Contract(Frozen):
-    """Schema 1 of the contract. Exporters write it and the checker reads it."""
-
-    schema_version: Literal[1]
-    preprocessing: Preprocessing
-    preprocessing_from: str = Field(default="", max_length=300)
-    """the option or the sidecar that stated it when a plain file got its contract; empty where an exporter knew it"""
-    tensors: dict[str, TensorEntry]
-    """keys are names of graph outputs; "representation" is always there"""
-    source: Source
-    versions: dict[str, str]
-    precision: Literal["fp32", "fp16", "int8-dynamic", "int8-qdq"]
-    parity: Parity | None = None
-    zero_shot: ZeroShot | None = None
-    """only of a file whose logits come from a text tower"""
-    graph_digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
-    """of the file's graph and weights when it was written (`graph_digest`); None: not said"""
-
-    @field_validator("tensors")
-    @classmethod
-    def _names_the_representation(cls, tensors: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
-        if "representation" not in tensors:
-            raise ValueError('there is no entry "representation"')
-        return tensors
-
-
-def stated_in(contract: Contract | None) -> tuple[Preprocessing | None, str]:
-    """Return the preprocessing of a contract and what stated it there. Without a contract it is None."""
-    return (None, "") if contract is None else (contract.preprocessing, contract.preprocessing_from)
-
-
-def parse_contract(model: ModelProto, where: str) -> Contract | None:
-    """Read the contract from a model's metadata properties. None when the model has none.
-
-    `where` names the file in messages.
-
-    Raises:
-        CannotAssessError: there are two; the contract is of a newer schema, is not a JSON object, or breaks the schema.
-            It is never ignored: preprocessing and tensor would silently change their meaning.
-    """
-    texts = [entry.value for entry in model.metadata_props if entry.key == CONTRACT_KEY]
-    if not texts:
-        return None
-    meaning = f"metadata {CONTRACT_KEY} must hold"
-
-    def odd(problem: str, hint: str = "export the model again with `robustcheck export`") -> CannotAssessError:
-        return CannotAssessError(f"{where}: contract {problem}", hint)
-
-    if len(texts) > 1:
-        raise CannotAssessError(
-            f"{where}: number of contracts is {len(texts)}; metadata {CONTRACT_KEY} must occur in a file once",
-            "export the model again with `robustcheck export`",
-        )
-    try:
-        raw = json.loads(texts[0], object_pairs_hook=unique_keys)
-    except RecursionError as error:
-        raise odd(f"is nested too deeply; {meaning} one JSON object") from error
-    except json.JSONDecodeError as error:
-        raise odd(f"is not JSON ({error.msg} at character {error.pos}); {meaning} one JSON object") from error
-    except ValueError as error:
-        raise odd(f"is ambiguous ({error}); every key of metadata {CONTRACT_KEY} must occur in it once") from error
-    if not isinstance(raw, dict):
-        raise odd(f"is a JSON {type(raw).__name__}; {meaning} an object")
-    version = raw.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise odd(f"has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}", NEWER)
-    if isinstance(version, bool | float):  # equal to 1, to pydantic, too
-        raise odd(f"does not match schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is not a version)")
-    try:
-        return Contract.model_validate_json(texts[0], strict=True)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'contract'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)[:3]
-        )
-        raise odd(f"does not match schema {SCHEMA_VERSION} ({faults})") from error
-
-
-def changed(contract: Contract | None, file: OnnxFile) -> bool | None:
-    """Return whether graph or weights changed. None: the contract has no digest of them.
-
-    The export writes the digest of graph and weights together with that of the file's bytes before the metadata. A file
-    of the same bytes and metadata, and nothing else, has the same graph and weights: their digest is not computed.
-    """
-    if contract is None or contract.graph_digest is None:
-        return None
-    entry = StringStringEntryProto(key=BEGINNING_KEY, value=f"{contract.graph_digest} {file.beginning}")
-    if file.beginning and entry in file.proto.metadata_props and not file.external:
-        return False
-    return contract.graph_digest != graph_digest(file.proto, file.weights)
-
-
-NONE = Weights(open_folder=None, content=b"", places={})
-# What no value depends on; any other field counts, also one that a later ONNX adds.
-LEFT_OUT_EVERYWHERE = {"doc_string", "metadata_props"}
-LEFT_OUT = {
-    "onnx.ModelProto.ir_version",
-    "onnx.ModelProto.producer_name",
-    "onnx.ModelProto.producer_version",
-    "onnx.ModelProto.domain",
-    "onnx.ModelProto.model_version",
-    "onnx.ModelProto.training_info",
-    "onnx.GraphProto.name",
-    "onnx.GraphProto.value_info",
-    "onnx.FunctionProto.value_info",
-    "onnx.NodeProto.name",
-}
-
-
-def graph_digest(proto: ModelProto, weights: Weights = NONE) -> str:
-    """Return the digest of a graph with its weights.
-
-    It is sha256:… over nodes, attributes, inputs, outputs, opsets, functions and weights.
-
-    The digest is over canonical JSON of the model: an object for each message with the fields that are set, without
-    what no value depends on (names of nodes, metadata, doc strings, …). A tensor is [name, data type, dims, hex of the
-    SHA-256 of its raw little-endian bytes]. No weight is copied, and external ones are read in pieces.
-
-    Args:
-        proto: as `read_onnx` gives it, before anything of it is left out or opened up.
-        weights: `OnnxFile.weights`; left out for a model that holds all values itself.
-    """
-    return digest_of(_form(proto, weights))
-
-
-def _form(value: Any, weights: Weights) -> Any:
-    """Give the JSON form of a field's value."""
-    if isinstance(value, TensorProto):
-        digest = hashlib.sha256()
-        for piece in pieces_of(value, weights):
-            digest.update(piece)
-        return [value.name, value.data_type, list(value.dims), digest.hexdigest()]
-    if isinstance(value, Message):
-        if not isinstance(value, ModelProto | GraphProto):  # places are of the main graph's initializers
-            weights = replace(weights, places={})
-        return {
-            field.name: _form(inner, weights)
-            for field, inner in value.ListFields()
-            if field.name not in LEFT_OUT_EVERYWHERE and field.full_name not in LEFT_OUT
-        }
-    if isinstance(value, float):
-        return repr(value)  # JSON has no NaN
-    if isinstance(value, bytes):
-        return value.hex()
-    return value if isinstance(value, str | int) else [_form(item, weights) for item in value]

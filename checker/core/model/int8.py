@@ -1,33 +1,32 @@
-"""Find int8 weights whose sums saturate on some CPUs, and write them in a form that no CPU saturates.
+"""Find and rewrite what int8 models make depend on the CPU or on the batch.
 
 On x86 CPUs with AVX2 and without VNNI, ONNX Runtime adds products of uint8 activations and int8 weights in pairs of 16
-bits.
+bits, which can saturate. Dynamic quantisers take their scale over the whole batch.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
+from onnx.helper import make_node, make_tensor_value_info
 from onnx.numpy_helper import from_array
 
 from ...arrays import GenericArray
-from .layers import input_at, integer
+from .layers import WEIGHT_AT, WEIGHT_ZERO_AT
+from .nodes import input_at, integer, replace_all
 from .weights import Weights, values_of
 
-WEIGHT_AT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}
-WEIGHT_AT |= {"DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1}
-"""operators that add integer products, and the number of their weight among their inputs"""
 ZERO_AT = {"QLinearConv": 2, "QLinearMatMul": 2, "QGemm": 2, "ConvInteger": 2, "MatMulInteger": 2}
 ZERO_AT |= {"MatMulIntegerToFloat": 4}
-"""the same of the zero point of their activations, which has their type; DynamicQuantizeMatMul makes uint8"""
+"""position of the zero point of a layer's activations, which has their type; DynamicQuantizeMatMul makes uint8"""
 FLOAT_LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
 """layers that become integer products where DequantizeLinear makes both factors"""
 MOST_OF_A_PAIR = 32767 // 255  # the largest |a + b| that the largest activation leaves in 16 bits: 128
 
 
 def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
-    """Compute the share of the pairs of int8 weights a, b with |a + b| · 255 > 32767. None where there is no pair.
+    """Compute the share of the pairs of int8 weights a, b with |a + b| · 255 > 32767: None where there is no pair.
 
     A pair is next to each other in the sum of one output: channels of one place of a kernel, or rows of a matrix. A
     convolution with one channel per group has no pairs, since ONNX Runtime adds its products one by one.
@@ -36,9 +35,11 @@ def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
     n_pairs = n_saturating = 0
     for node, name in _int8_layers(proto, tensors):
         terms = _terms(node, values_of(tensors[name], weights))
-        first, second = terms[:-1:2].astype(np.int16), terms[1::2].astype(np.int16)
+        first = terms[:-1:2].astype(np.int16)
+        second = terms[1::2].astype(np.int16)
+        is_saturating = np.abs(first + second) > MOST_OF_A_PAIR
         n_pairs += first.size
-        n_saturating += int((np.abs(first + second) > MOST_OF_A_PAIR).sum())
+        n_saturating += int(is_saturating.sum())
     return n_saturating / n_pairs if n_pairs else None
 
 
@@ -54,8 +55,8 @@ def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Itera
             name = input_at(makers[input_at(node, 1)], 0)
             zero = tensors.get(input_at(maker, 2))
             kinds = {TensorProto.UINT8, TensorProto.INT8}  # and no 16-bit activations, whose products are of floats
-        elif node.op_type in WEIGHT_AT:
-            name = input_at(node, WEIGHT_AT[node.op_type])
+        elif node.op_type in WEIGHT_ZERO_AT:
+            name = input_at(node, WEIGHT_AT.get(node.op_type, 1))
             zero = tensors.get(input_at(node, ZERO_AT.get(node.op_type, len(node.input))))
         is_added = zero is None or zero.data_type in kinds
         if is_added and name in tensors and tensors[name].data_type == TensorProto.INT8:
@@ -67,7 +68,8 @@ def _terms(node: NodeProto, values: GenericArray) -> GenericArray:
     if values.ndim < 2 or values.size == 0:
         return np.zeros((0, 0), np.int8)
     if "Conv" in node.op_type:  # (output, channel, row, column)
-        terms = np.moveaxis(values, 1, -1).reshape(len(values), -1).T
+        channels_last = np.moveaxis(values, 1, -1)
+        terms = channels_last.reshape(len(values), -1).T
         return terms[:0] if values.shape[1] == 1 else terms
     if integer(node, "transB", 0):
         return values.T
@@ -75,9 +77,6 @@ def _terms(node: NodeProto, values: GenericArray) -> GenericArray:
 
 
 OFFSET = 128  # between an int8 weight and the same weight as uint8
-WEIGHT_ZERO_AT = {"QLinearConv": 5, "QLinearMatMul": 5, "QGemm": 5, "ConvInteger": 3, "MatMulInteger": 3}
-WEIGHT_ZERO_AT |= {"DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 5, "DequantizeLinear": 2}
-"""operators that take a weight, and the number of the weight's zero point among their inputs"""
 
 
 def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
@@ -94,11 +93,14 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
     names = {name for _, name in _int8_layers(model, tensors)}
     uses = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
-        if node.op_type not in WEIGHT_ZERO_AT:
+        weight_at = WEIGHT_AT.get(node.op_type, 1)
+        zero_at = WEIGHT_ZERO_AT.get(node.op_type)
+        if node.op_type == "DequantizeLinear":
+            weight_at = 0
+            zero_at = 2
+        if zero_at is None:
             continue
-        weight_at = WEIGHT_AT.get(node.op_type, 0)
         name = input_at(node, weight_at)
-        zero_at = WEIGHT_ZERO_AT[node.op_type]
         zero_name = input_at(node, zero_at)
         if name not in names or uses[name] > 1 or (zero_name and zero_name not in tensors):
             continue
@@ -111,16 +113,83 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
         node.input.extend([""] * (zero_at + 1 - len(node.input)))
         node.input[zero_at] = zero_point.name
         node.input[weight_at] = f"{name}_unsigned"
-        tensors[name].CopyFrom(_unsigned(node.input[weight_at], values_of(tensors[name], weights)))
+        unsigned = _unsigned(node.input[weight_at], values_of(tensors[name], weights))
+        tensors[name].CopyFrom(unsigned)
     return model
 
 
 def _unsigned(name: str, values: GenericArray) -> TensorProto:
     """Return int8 values as a uint8 tensor."""
-    return from_array((values.astype(np.int16) + OFFSET).astype(np.uint8), name)
+    shifted = values.astype(np.int16) + OFFSET
+    return from_array(shifted.astype(np.uint8), name)
 
 
 def _shape_of_zeros(node: NodeProto, tensors: Mapping[str, TensorProto]) -> tuple[int, ...]:
     """Return the shape of a zero point that a node leaves out: that of DequantizeLinear's scale, else a scalar's."""
     scale = tensors.get(input_at(node, 1)) if node.op_type == "DequantizeLinear" else None
     return () if scale is None else tuple(scale.dims)
+
+
+# onnx ≥ 1.21 and ONNX Runtime write these; others, such as DynamicQuantizeLSTM, are in no vision encoder
+QUANTISER = "DynamicQuantizeLinear"
+MATMUL = "DynamicQuantizeMatMul"
+
+
+def scales_over_batch(model: ModelProto) -> bool:
+    """Return whether a quantiser scales over the batch. Subgraphs do not count."""
+    return any(node.op_type in (QUANTISER, MATMUL) for node in model.graph.node)
+
+
+def with_scales(graph: bytes) -> tuple[ModelProto, list[str]]:
+    """Make the scales and zero points of dynamic quantisers into outputs, and return their names.
+
+    A DynamicQuantizeMatMul becomes the quantiser and the integer product that it is short for.
+    """
+    model = ModelProto.FromString(graph)
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        nodes += _apart(node) if node.op_type == MATMUL else [node]
+    replace_all(model.graph.node, nodes)
+    there = {output.name for output in model.graph.output}
+    names = []
+    for node in nodes:
+        if node.op_type == QUANTISER:
+            for name, kind in zip(node.output[1:], (TensorProto.FLOAT, TensorProto.UINT8), strict=False):
+                names.append(name)
+                if name not in there:
+                    model.graph.output.append(make_tensor_value_info(name, kind, []))
+    return model, names
+
+
+def with_fixed_scales(model: ModelProto, names: Sequence[str], values: Sequence[GenericArray]) -> bytes:
+    """Write the model of `with_scales`, changed in place, with constant scales and zero points."""
+    constants = dict(zip(names, values, strict=True))
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type != QUANTISER:
+            nodes.append(node)
+            continue
+        quantised, *scaling = node.output
+        for name in scaling:
+            value = from_array(np.asarray(constants[name]), name)
+            nodes.append(make_node("Constant", [], [name], value=value))
+        nodes.append(make_node("QuantizeLinear", [node.input[0], *scaling], [quantised]))
+    replace_all(model.graph.node, nodes)
+    return bytes(model.SerializeToString())
+
+
+def _apart(node: NodeProto) -> Iterator[NodeProto]:
+    """Yield the nodes that replace a DynamicQuantizeMatMul. Its inputs are A, B, B's scale[, B's zero point, bias]."""
+    a, b, b_scale, b_zero, bias = [*node.input, "", ""][:5]
+    name = f"{node.output[0]}_apart"
+    parts = ("a", "scale", "zero", "integers", "floats", "scales", "product")
+    quantised, scale, zero, integers, floats, scales, product = (f"{name}_{part}" for part in parts)
+    yield make_node(QUANTISER, [a], [quantised, scale, zero])
+    yield make_node("MatMulInteger", [quantised, b, zero, b_zero], [integers])
+    yield make_node("Cast", [integers], [floats], to=TensorProto.FLOAT)
+    yield make_node("Mul", [scale, b_scale], [scales])
+    if bias:
+        yield make_node("Mul", [floats, scales], [product])
+        yield make_node("Add", [product, bias], node.output)
+    else:
+        yield make_node("Mul", [floats, scales], node.output)

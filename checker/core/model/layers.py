@@ -1,10 +1,4 @@
-"""Check and sort a graph, and index it for walks. Pure.
-
-The walks lead back to the image: the index knows which inputs carry it, and by which ops.
-
-ONNX requires that a node comes after those whose outputs it reads, and every walk relies on it. Some tools write
-another order: the float16 conversion of onnxruntime.transformers appends its Casts at the end of the graph. Such nodes
-are sorted.
+"""Index a graph for walks back to the image: which inputs of a node carry the image, and by which ops. Pure.
 
 Constants that the graph computes and that are far larger than what the file holds are refused: ONNX Runtime computes
 them while it opens a session, and no signal reaches it there.
@@ -13,38 +7,32 @@ them while it opens a session, and no signal reaches it there.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, shape_inference
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, shape_inference
 from onnx.helper import make_tensor_value_info
 from onnx.numpy_helper import to_array
 
 from ...errors import CannotAssessError
-from .weights import about, damaged
+from .nodes import ByName, Names, bodies, einsum_of, input_at, inputs_of, nested_nodes, op_set, subgraphs
 
-Names = tuple[str, ...]
-Nodes = Sequence[NodeProto]
 Sizes = tuple[int, ...]
 Shape = tuple[int | None, ...]
 """sizes of a tensor, None for one that is left open"""
-ByName = Mapping[str, str]
-"""a word of each tensor: the op that makes it, for example"""
-
-
-def op_set(names: str) -> frozenset[str]:
-    """Return the operators that a text lists."""
-    return frozenset(names.split())
 
 
 LINEAR = op_set(
     "Gemm MatMul Conv Einsum MatMulInteger ConvInteger QLinearMatMul QLinearConv QGemm FusedMatMul FusedGemm "
     "FusedConv NhwcConv NhwcFusedConv MatMulNBits MatMulBnb4 MatMulIntegerToFloat DynamicQuantizeMatMul"
 )
+WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}
+"""position of the weight among the inputs of a linear layer, else 1"""
+WEIGHT_ZERO_AT = {"MatMulInteger": 3, "ConvInteger": 3, "DynamicQuantizeMatMul": 3}
+WEIGHT_ZERO_AT |= {"QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5, "MatMulIntegerToFloat": 5}
+"""position of the weight's zero point in the layers that take their weight quantised and add integer products"""
 POOL = op_set(
     "GlobalAveragePool AveragePool GlobalMaxPool MaxPool GlobalLpPool LpPool ReduceMean ReduceMax ReduceSum "
     "QLinearGlobalAveragePool QLinearAveragePool QLinearReduceMean"
@@ -74,8 +62,6 @@ BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
 SMALL_FLOATS: dict[int, str] = {
     kind: f"fp{name[5]}" for name, kind in TensorProto.DataType.items() if re.match(r"FLOAT[48]E[2-5]M", name)
 }
-# operators of ONNX and ONNX Runtime that hold graphs; to look for graphs in every node takes longer than all the rest
-HOLDERS = op_set("If Loop Scan SequenceMap FlexAttention BeamSearch GreedySearch Sampling WhisperBeamSearch")
 # outputs that hold the sum that a fused norm reads, by position: a residual stream goes on from there
 SUM_AT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
 FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16))
@@ -83,35 +69,32 @@ UNSIGNED = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
 
 
 class ElementwiseTree:
-    """A forest of tensors by elementwise functions.
-
-    The parent of each is the nearest tensor that it is such a function of.
-    """
+    """A forest of tensors, in which the parent of each is the nearest one that it is an elementwise function of."""
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
         self._depth: dict[str, int] = {}  # a root is not in it: 0
 
     def add(self, tensor: str, parent: str) -> None:
-        """Add `tensor` below `parent`. It must not be in the forest yet."""
-        self._parent[tensor], self._depth[tensor] = parent, self._depth.get(parent, 0) + 1
+        """Add `tensor`, which is not in the forest yet, below `parent`."""
+        self._parent[tensor] = parent
+        self._depth[tensor] = self._depth.get(parent, 0) + 1
 
     def common(self, tensors: Names) -> str | None:
-        """Return the nearest tensor that all are functions of: x for x·sigmoid(x). None if there is none."""
+        """Return the nearest tensor that all are functions of, such as x for x·sigmoid(x): None if there is none."""
         nearest, *others = tensors
         for other in others:
-            a, b = nearest, other
-            while a != b:
-                if self._depth.get(a, 0) < self._depth.get(b, 0):
-                    a, b = b, a
-                if a not in self._parent:
+            end = other
+            while nearest != end:
+                if self._depth.get(nearest, 0) < self._depth.get(end, 0):
+                    nearest, end = end, nearest
+                if nearest not in self._parent:
                     return None
-                a = self._parent[a]
-            nearest = a
+                nearest = self._parent[nearest]
         return nearest
 
     def parent(self, tensor: str) -> str | None:
-        """Return the parent of `tensor`. None if there is none."""
+        """Return the parent of `tensor`: None if there is none."""
         return self._parent.get(tensor)
 
     def above(self, tensor: str) -> Iterator[str]:
@@ -152,23 +135,26 @@ class Layers:
     """of each tensor: the nearest one that it is an elementwise function of"""
 
     def shape_of(self, tensor: str) -> Shape | None:
-        """Return the shape of a tensor. It is a constant's, or inferred; None where it is not known."""
+        """Return the shape of a tensor, a constant's or an inferred one: None where it is not known."""
         return self.constants.get(tensor, self.shapes.get(tensor))
 
 
-def build_layers(
-    graph: GraphProto, image: str, weights: Mapping[str, Sizes], proto: ModelProto | None = None
-) -> Layers:
-    """Index `graph` for walks back to `image`. One pass over its nodes.
+def build_layers(graph: GraphProto, image: str, weights: Iterable[TensorProto]) -> Layers:
+    """Index `graph` for walks back to `image`, in one pass over its nodes.
 
     Args:
         graph: with inferred shapes, its nodes in order (each behind those whose outputs it reads).
         image: name of the input.
-        weights: shapes of all initializers, those included that were taken out of `graph`.
-        proto: the model with the values of small vectors: those of zeros are a bias that is none.
+        weights: all initializers, those included that were taken out of `graph`, with the values of small vectors:
+            a bias of zeros is none.
     """
     producers: dict[str, NodeProto] = {}
-    constants = dict(weights)
+    constants: dict[str, Sizes] = {}
+    zeros: set[str] = set()
+    for weight in weights:
+        constants[weight.name] = tuple(weight.dims)
+        if _is_zero_vector(weight):
+            zeros.add(weight.name)
     zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if is_quantised(weight.data_type)}
     reached = {image}
     ops: dict[str, str] = {}
@@ -176,7 +162,8 @@ def build_layers(
     statistics: dict[str, str] = {}
     elementwise = ElementwiseTree()
     for node in graph.node:
-        op, outputs = node.op_type, [name for name in node.output if name]
+        op = node.op_type
+        outputs = [name for name in node.output if name]
         producers |= dict.fromkeys(outputs, node)
         if op == "Constant" and outputs:
             for attribute in node.attribute:
@@ -186,10 +173,12 @@ def build_layers(
         of_image = tuple(name for name in inputs_of(node) if name in reached)
         if not of_image or not outputs or op in ("Shape", "Size"):
             continue
-        # the other outputs of a dynamic quantiser are its scale and zero point
-        outputs = outputs[:1] if op == "DynamicQuantizeLinear" else outputs
+        if op == "DynamicQuantizeLinear":
+            outputs = outputs[:1]  # the others are its scale and zero point
         reached.update(outputs)
-        carriers = _carriers(node, op, of_image, reached, statistics) if op in SPECIAL_INPUTS else of_image
+        carriers = of_image
+        if op in SPECIAL_INPUTS:
+            carriers = _carriers(node, of_image, statistics)
         ops |= dict.fromkeys(outputs, op)
         data |= dict.fromkeys(outputs, carriers)
         if op in SUM_AT and len(node.output) > SUM_AT[op]:
@@ -198,9 +187,10 @@ def build_layers(
             statistics |= dict.fromkeys(outputs, statistic)
         if op in ELEMENTWISE and carriers and (source := elementwise.common(carriers)) is not None:
             elementwise.add(outputs[0], source)
-    zeros = _zero_vectors(proto)
+    shapes, types = _types(graph)
+    image_tensors = frozenset(reached)
     return Layers(
-        producers, frozenset(reached), *_types(graph), constants, zero_points, zeros, ops, data, statistics, elementwise
+        producers, image_tensors, shapes, types, constants, zero_points, zeros, ops, data, statistics, elementwise
     )
 
 
@@ -220,42 +210,38 @@ def _types(graph: GraphProto) -> tuple[dict[str, Shape], dict[str, int]]:
 VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider; `parse_stripped` keeps them
 
 
-def _zero_vectors(proto: ModelProto | None) -> frozenset[str]:
-    """Return the names of vectors that hold zeros alone.
-
-    Those in external files, or larger than a bias is, do not count.
-    """
-    return frozenset(
-        weight.name
-        for weight in (proto.graph.initializer if proto else ())
-        if len(weight.dims) == 1 and 0 < weight.dims[0] <= VECTOR and weight.data_type in FLOATS
-        if weight.data_location != TensorProto.EXTERNAL and not to_array(weight).any()
-    )
+def _is_zero_vector(weight: TensorProto) -> bool:
+    """Return whether a vector holds zeros alone. One in an external file, or longer than a bias, does not count."""
+    if len(weight.dims) != 1 or weight.data_type not in FLOATS or weight.data_location == TensorProto.EXTERNAL:
+        return False
+    return 0 < weight.dims[0] <= VECTOR and not to_array(weight).any()
 
 
-def _constant_shape(attribute: AttributeProto) -> tuple[int, ...]:
-    """Return the shape of a Constant's output. It follows from the attribute: a tensor, a list, or one number."""
+def _constant_shape(attribute: AttributeProto) -> Sizes:
+    """Return the shape of a Constant's output, by its attribute: a tensor, a list, or one number."""
     if attribute.name == "value":
         return tuple(attribute.t.dims)
     if attribute.name == "sparse_value":
         return tuple(attribute.sparse_tensor.dims)
-    n = len(attribute.floats or attribute.ints or attribute.strings)
-    return (n,) if attribute.name in ("value_floats", "value_ints", "value_strings") else ()
+    if attribute.name in ("value_floats", "value_ints", "value_strings"):
+        return (len(attribute.floats or attribute.ints or attribute.strings),)
+    return ()
 
 
-def _carriers(node: NodeProto, op: str, of_image: Names, reached: AbstractSet[str], statistics: ByName) -> Names:
-    """Return the inputs of a node that carry the image. They are some of those that depend on it."""
-    if op in FIRST_INPUT_ONLY:
-        return tuple(name for name in node.input[:1] if name in reached)
-    if op == "Gather" and node.input[0] in of_image:
-        return (node.input[0],)
-    if op in ("Div", "Sub", "Mul") and len(of_image) > 1:
+def _carriers(node: NodeProto, of_image: Names, statistics: ByName) -> Names:
+    """Return the inputs of a node that carry the image, out of those that depend on it."""
+    first = input_at(node, 0)
+    if node.op_type in FIRST_INPUT_ONLY:
+        return (first,) if first in of_image else ()
+    if node.op_type == "Gather" and first in of_image:
+        return (first,)
+    if node.op_type in ("Div", "Sub", "Mul") and len(of_image) > 1:
         return tuple(name for name in of_image if name not in statistics) or of_image[:1]
     return of_image
 
 
 def _statistic_of(node: NodeProto, of_image: Names, carriers: Names, statistics: ByName) -> str:
-    """Return the op of the statistic that a node computes. It may pass one on; "" for no statistic."""
+    """Return the op of the statistic that a node computes or passes on: "" for none."""
     op = node.op_type
     if op in REDUCE:
         return op
@@ -268,18 +254,26 @@ def _statistic_of(node: NodeProto, of_image: Names, carriers: Names, statistics:
     return ""
 
 
+def name_of_type(kind: int | None) -> str:
+    """Return the name of a tensor's element type: "unknown" where the graph leaves it open."""
+    return TensorProto.DataType.Name(kind).lower() if kind else "unknown"
+
+
 def show_shape(shape: Shape | None) -> str:
     """Write a shape as text, unknown sizes as "?"."""
-    return "unknown" if shape is None else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
+    if shape is None:
+        return "unknown"
+    sizes = ["?" if n is None else str(n) for n in shape]
+    return f"({', '.join(sizes)})"
 
 
 def is_quantised(kind: int) -> bool:
-    """Whether quantised values are of this element type."""
+    """Return whether quantised values are of this element type."""
     return kind in BITS or kind in SMALL_FLOATS
 
 
 def is_extreme(zero_point: TensorProto) -> bool:
-    """Whether all values are the type's lowest, or its highest. True for values in an external file.
+    """Return whether all values are the type's lowest or highest, or in an external file.
 
     `zero_point` is of a quantised type; of a float only 0 is not extreme, the one value that ONNX allows.
     """
@@ -289,290 +283,15 @@ def is_extreme(zero_point: TensorProto) -> bool:
         return bool(to_array(zero_point).astype(np.float32).any())
     bits = BITS[zero_point.data_type]
     low = 0 if zero_point.data_type in UNSIGNED else -(2 ** (bits - 1))
-    return {int(value) for value in to_array(zero_point).ravel()} in ({low}, {low + 2**bits - 1})
-
-
-def integer(node: NodeProto, name: str, default: int) -> int:
-    """Return an integer attribute of a node. `default` where it has none of this name."""
-    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
-
-
-def integers(node: NodeProto, name: str) -> list[int] | None:
-    """Return an attribute of a node that is a list of integers. None where it has none of this name."""
-    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), None)
-
-
-def input_at(node: NodeProto, at: int) -> str:
-    """Return the name of a node's input. "" where it has none at this place."""
-    return node.input[at] if at < len(node.input) else ""
-
-
-def text_of(node: NodeProto, name: str) -> str:
-    """Return a text attribute of a node. "" where it has none of this name."""
-    return next((attribute.s.decode() for attribute in node.attribute if attribute.name == name), "")
-
-
-def einsum_of(node: NodeProto) -> tuple[list[str], str]:
-    """Return the terms and the result of an Einsum's equation. Both are empty for another node."""
-    terms, _, result = text_of(node, "equation").replace(" ", "").partition("->")
-    return terms.split(","), result
-
-
-def needed_nodes(nodes: Nodes, wanted: Iterable[str], without: str | None = None) -> tuple[list[NodeProto], set[str]]:
-    """Return the nodes that compute some tensors.
-
-    They are sorted; the names that they read come with them. None of them makes `without`.
-    """
-    needed, selected = {*wanted}, list[NodeProto]()
-    for node in reversed(nodes):
-        if without not in node.output and not needed.isdisjoint(node.output):
-            selected.append(node)
-            needed.update(inputs_of(node))
-    return selected[::-1], needed
-
-
-def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs inside a node. These are the branches of If, and the body of Loop and Scan."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Yield each node, and then the nodes inside it."""
-    for node in nodes:
-        yield node
-        for graph in subgraphs(node):  # not deep: protobuf parses no message that is nested deeper than 100
-            yield from nested_nodes(graph.node)
-
-
-def bodies(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
-    """Yield the graphs inside nodes, at any depth."""
-    for node in nested_nodes(nodes):
-        if node.attribute:
-            yield from subgraphs(node)
-
-
-def inputs_of(node: NodeProto) -> list[str]:
-    """Return the names that a node reads. Those that its graphs read from outside are among them."""
-    names = [name for name in node.input if name]
-    for graph in subgraphs(node) if node.op_type in HOLDERS else ():
-        within = {name for inner in graph.node for name in inner.output}.union(
-            (value.name for value in graph.input), weights_in(graph)
-        )
-        read = [name for inner in graph.node for name in inputs_of(inner)] + [value.name for value in graph.output]
-        names += [name for name in read if name not in within]
-    return names
-
-
-def weights_in(graph: GraphProto) -> list[str]:
-    """Return the names of a graph's initializers."""
-    return [tensor.name for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer))]
-
-
-MOST_VERSION = 2**31  # ONNX's schemas take no larger one
-MOST_DIMENSIONS = 32  # NumPy's own limit was that for long; models have up to eight
-TYPES = frozenset(TensorProto.DataType.values())
-
-
-def check_well_formed(proto: ModelProto) -> None:
-    """Check a model with its inner graphs and functions. A negative size becomes an unknown one, in place.
-
-    ONNX's shape inference ends the process at some negative sizes; exporters write −1 for "any number".
-
-    Raises:
-        CannotAssessError: a name that is not UTF-8, two inputs of one name, a type that ONNX does not know, a node
-            with fewer inputs than its operator needs.
-    """
-    versions = {entry.domain: entry.version for entry in proto.opset_import}
-    graphs = [proto.graph, *(body for part in (proto.graph, *proto.functions) for body in bodies(part.node))]
-    for node in (node for part in (*proto.functions, *graphs) for node in part.node):
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        least = _least_inputs(node.op_type, domain, versions.get(domain, 0))
-        if len(node.input) < least:
-            raise damaged(f"node {node.op_type} has {len(node.input)} inputs; it needs at least {least}")
-    names: list[object] = [*versions, *(entry.key for entry in proto.metadata_props)]
-    names += [word for f in proto.functions for word in (f.name, f.domain, *f.input, *f.output, *f.attribute)]
-    for graph in graphs:
-        values = [*graph.input, *graph.output, *graph.value_info]
-        names += [named.name for named in (*values, *graph.initializer)]
-        names += [word for node in graph.node for word in (node.op_type, node.domain, *node.input, *node.output)]
-        names += [attribute.name for node in graph.node for attribute in node.attribute]
-        for weight in graph.initializer:
-            if weight.data_type == TensorProto.UNDEFINED:
-                raise damaged(f"weight '{weight.name!s:.80}' has no type; each needs one")
-        for value in values:
-            _check_type(value)
-    for word in names:
-        if not isinstance(word, str):  # protobuf gives bytes where a name is not UTF-8
-            raise damaged(f"name in the graph is {word!r:.80}; names must be UTF-8 text")
-    twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
-    if twice:
-        raise damaged(f"several inputs are named '{twice[0]:.80}'; each needs a name of its own")
-
-
-def _check_type(value: ValueInfoProto) -> None:
-    tensor = value.type.tensor_type
-    if tensor.elem_type not in TYPES:
-        raise damaged(f"type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type")
-    check_dimensions(f"'{value.name!s:.80}'", len(tensor.shape.dim))
-    for size in tensor.shape.dim:
-        if size.dim_value < 0:
-            size.ClearField("dim_value")
-
-
-def check_dimensions(subject: str, n: int) -> None:
-    """Refuse a tensor with too many dimensions. Their product is a number with as many digits as there is memory for.
-
-    Raises:
-        CannotAssessError.
-    """
-    if n > MOST_DIMENSIONS:
-        raise damaged(f"{subject} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible")
-
-
-@cache
-def _least_inputs(op: object, domain: object, version: int) -> int:
-    """Return how many inputs an operator needs. 0 for one that ONNX does not know.
-
-    version: of its domain; below 1, as where the model names none, the newest.
-    """
-    if not isinstance(op, str) or not isinstance(domain, str) or version >= MOST_VERSION:
-        return 0
-    try:
-        return int(onnx.defs.get_schema(op, version if version >= 1 else MOST_VERSION - 1, domain).min_input)
-    except onnx.defs.SchemaError:
-        return 0
-
-
-BEFORE = -1  # stands for what is there before the first node: inputs and weights
-
-
-def sort_model(proto: ModelProto) -> bool:
-    """Sort the nodes of a model, in place. Functions and the graphs inside nodes, too; returns whether anything moved.
-
-    Raises:
-        CannotAssessError: one name is written twice; nodes read each other in a circle.
-    """
-    moved = _sort_graph(proto.graph.node, _available(proto.graph))
-    for function in proto.functions:
-        with about(f"function {function.name}"):
-            moved |= _sort_graph(function.node, dict.fromkeys(function.input, "an input"))
-    return moved
-
-
-def sorted_nodes(nodes: Nodes, available: ByName) -> list[NodeProto] | None:
-    """Return the nodes with producers before consumers. None if they have that order already.
-
-    Nodes keep their order but for those that are read too early: these move before their first reader. Takes time
-    linear in the number of inputs. A node reads what the graphs inside it read from outside.
-
-    Args:
-        nodes: of one graph.
-        available: names that are there before the first node, and what each is, in words.
-
-    Raises:
-        CannotAssessError: a name is written twice; nodes read each other in a circle. The message names the tensor.
-    """
-    makers = _makers(nodes, available)
-    sources = [[makers[name] for name in inputs_of(node) if name in makers] for node in nodes]
-    if all(source < index for index, read in enumerate(sources) for source in read):
-        return None
-    order, entered = {BEFORE: None}, set[int]()  # placed in this order
-    for start in range(len(nodes)):
-        path = [start]
-        while path:
-            missing = [source for source in sources[path[-1]] if source not in order]
-            if not missing:
-                order.setdefault(path.pop())
-                continue
-            entered.add(path[-1])
-            for source in missing:
-                if source in entered:
-                    raise _circle(nodes, [at for at in path if at in entered and at not in order], source)
-            path += reversed(missing)
-    return [nodes[index] for index in order if index != BEFORE]
-
-
-def _makers(nodes: Nodes, available: ByName) -> dict[str, int]:
-    """Return the index of the node that writes each name. It is BEFORE for those that are available."""
-    makers = dict.fromkeys(available, BEFORE)
-    for index, node in enumerate(nodes):
-        for name in node.output:
-            if name in makers:
-                raise _written_twice(name, f"{available[name]} and a node" if name in available else "two nodes")
-            if name:
-                makers[name] = index
-    return makers
-
-
-def _sort_graph(nodes: MutableSequence[NodeProto], available: ByName) -> bool:
-    """Sort the nodes of one graph, in place.
-
-    Those of the graphs inside them come first. `nodes` is a protobuf field.
-    """
-    moved = False
-    for graph in (graph for node in nodes if node.op_type in HOLDERS for graph in subgraphs(node)):
-        moved |= _sort_graph(graph.node, _available(graph))  # protobuf nests messages 100 times at most
-    order = sorted_nodes(list(nodes), available)
-    if order is not None:
-        del nodes[:]
-        nodes.extend(order)
-    return moved or order is not None
-
-
-def _available(graph: GraphProto) -> dict[str, str]:
-    """Return a graph's inputs and weights with their kind. An input may have a weight as its default."""
-    kinds = dict.fromkeys((value.name for value in graph.input), "an input")
-    for name in weights_in(graph):
-        if kinds.get(name) == "a weight":
-            raise _written_twice(name, "two weights")
-        kinds[name] = "a weight"
-    return kinds
-
-
-def _written_twice(name: str, by: str) -> CannotAssessError:
-    return CannotAssessError(
-        f"tensor {name!r} is written twice, by {by}; each name must belong to one tensor", "export the model again"
-    )
-
-
-def _circle(nodes: Nodes, path: Sequence[int], source: int) -> CannotAssessError:
-    circle = path[path.index(source) :]
-    name = next(name for name in nodes[source].output if name)
-    ops = ", ".join(nodes[index].op_type for index in circle[:4]) + ", …" * (len(circle) > 4)
-    return CannotAssessError(
-        f"tensor {name!r} is computed from itself, through {len(circle)} node{'s' * (len(circle) > 1)} "
-        f"({ops}); the nodes of a graph must not form a circle",
-        "export the model again",
-    )
-
-
-QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
-
-
-def precision(proto: ModelProto) -> str:
-    """Return what most weights are, fp32 for example. It is int8, or a float of 4 or 8 bits, of any quantised layer."""
-    if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
-        kinds = {weight.data_type for weight in proto.graph.initializer}
-        kinds |= {
-            attribute.i for node in proto.graph.node for attribute in node.attribute if attribute.name == "output_dtype"
-        }
-        return min((SMALL_FLOATS[kind] for kind in kinds & SMALL_FLOATS.keys()), default="int8")
-    names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
-    sizes = Counter[str]()
-    for weight in proto.graph.initializer:
-        if weight.data_type in FLOATS:
-            sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
-    return max(sizes, key=sizes.__getitem__, default="fp32")
+    values = {int(value) for value in to_array(zero_point).ravel()}
+    return values in ({low}, {low + 2**bits - 1})
 
 
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
 
 
 def with_shapes(proto: ModelProto) -> GraphProto:
-    """Infer the shapes of a graph. Large weights become inputs meanwhile, so that no weight is copied."""
+    """Infer the shapes of a graph, with large weights as inputs meanwhile, so that no weight is copied."""
     model = ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
     graph = model.graph
     graph.name = "shapes"
@@ -604,18 +323,19 @@ TIMES = 16  # and for each value that the file holds: weights are cast, transpos
 
 
 def computed_constants(proto: ModelProto) -> frozenset[str]:
-    """Return what nodes compute without any graph input.
+    """Return what nodes, those inside nodes included, compute without any graph input.
 
-    Graphs inside nodes count, too; the shape of a tensor is such a constant. What a node with a graph inside gives is
-    not among them.
+    The shape of a tensor is such a constant, but not what a node with a graph inside gives.
 
     proto: its nodes in order.
     """
-    varies = {value.name for value in proto.graph.input}.difference(weight.name for weight in proto.graph.initializer)
+    varies = {value.name for value in proto.graph.input}
+    varies -= {weight.name for weight in proto.graph.initializer}
     computed: set[str] = set()
     for node in nested_nodes(proto.graph.node):
         inner = list(subgraphs(node)) if node.attribute else []
-        varies.update(value.name for body in inner for value in body.input)
+        for body in inner:
+            varies.update(value.name for value in body.input)
         if inner or (node.op_type not in ("Shape", "Size") and not varies.isdisjoint(node.input)):
             varies.update(node.output)
         elif node.op_type != "Constant":
@@ -624,9 +344,7 @@ def computed_constants(proto: ModelProto) -> frozenset[str]:
 
 
 def refuse_giants(proto: ModelProto, graph: GraphProto) -> None:
-    """Refuse a graph that computes giant constants.
-
-    They hold more than `FREE` values and more than `TIMES` those that the file holds.
+    """Refuse a graph that computes constants of more than `FREE` values and `TIMES` those that the file holds.
 
     Args:
         proto: the model.
@@ -635,15 +353,19 @@ def refuse_giants(proto: ModelProto, graph: GraphProto) -> None:
     Raises:
         CannotAssessError.
     """
-    sizes = {
-        value.name: math.prod(size.dim_value for size in value.type.tensor_type.shape.dim)
-        for value in (*graph.output, *graph.value_info, *(v for body in bodies(graph.node) for v in body.value_info))
-        if value.type.tensor_type.HasField("shape")
-    }
+    values = [*graph.output, *graph.value_info]
+    for body in bodies(graph.node):
+        values += body.value_info
+    sizes = Counter[str]()
+    for value in values:
+        if value.type.tensor_type.HasField("shape"):
+            sizes[value.name] = math.prod(size.dim_value for size in value.type.tensor_type.shape.dim)
     stored = sum(math.prod(weight.dims) for weight in proto.graph.initializer)
-    stored += sum(sizes.get(name, 0) for node in graph.node if node.op_type == "Constant" for name in node.output)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            stored += sum(sizes[name] for name in node.output)
     computed = sum(math.prod(sparse.dims) for sparse in proto.graph.sparse_initializer)
-    computed += sum(sizes.get(name, 0) for name in computed_constants(proto))
+    computed += sum(sizes[name] for name in computed_constants(proto))
     if computed > FREE + TIMES * stored:
         raise CannotAssessError(
             f"constants that the graph computes hold {computed:,} values, the file {stored:,}; at most {FREE:,} and "

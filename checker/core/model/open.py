@@ -1,11 +1,13 @@
-"""Open an ONNX model for the check. This finds its image input, its representation, and the bytes for ONNX Runtime.
+"""Open an ONNX model for the check: find its image input, its representation, and the bytes for ONNX Runtime.
 
 Weights in external files are not touched: the graph gets one more output and ONNX Runtime reads the weights
 from their folder, so read-only folders, hard links and models over 2 GB work. Models that can't be checked are refused:
 unknown operators, object detectors, segmenters.
 """
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -25,16 +27,23 @@ from ....thresholds.ends import End
 from ...errors import CannotAssessError
 from ...text import frozen, sha256_of
 from ..evidence import GraphScaling
-from .ends import EMBEDDINGS, Constants, Head, is_change_of_basis
-from .file import Contract, Graph, OnnxFile, changed, drop_pages, parse_contract, read_onnx
-from .image_input import ImageInput, find_image_input, find_scalings, keep_image_part
-from .layers import Layers, Names, Shape, build_layers, nested_nodes, precision, refuse_giants, sort_model, with_shapes
-from .representation import Candidate, Representation, choose, find_candidates, refuse_dense
-from .weights import ExternalFile, about, refuse_changed
+from .constants import Constants, is_change_of_basis
+from .contract import Contract, changed, parse_contract
+from .dense import refuse_dense
+from .ends import EMBEDDINGS
+from .file import Graph, OnnxFile, drop_pages, read_onnx
+from .image_input import ImageInput, find_image_input, keep_image_part
+from .last_layer import Head
+from .layers import FLOATS, SMALL_FLOATS, Layers, Shape, build_layers, name_of_type, refuse_giants, with_shapes
+from .nodes import Names, integer, nested_nodes, sort_model
+from .representation import Candidate, Representation, choose, find_candidates
+from .scaling import find_scalings
+from .watched import ExternalFile, refuse_changed
+from .weights import about
 
 
 def check_supported(proto: ModelProto) -> frozenset[str]:
-    """Refuse what the installed ONNX Runtime cannot run. Names and versions decide, before it is loaded.
+    """Refuse what the installed ONNX Runtime cannot run, by names and versions, before it is loaded.
 
     Returns:
         The names of all operators of the graph, of those inside its nodes too.
@@ -58,11 +67,12 @@ def check_supported(proto: ModelProto) -> frozenset[str]:
     for node in examples.values():
         domain = "" if node.domain == "ai.onnx" else node.domain
         if supported and (domain, node.op_type) not in supported:
-            close = get_close_matches(node.op_type, [op for name, op in supported if name == domain], n=1)
+            of_domain = [op for name, op in supported if name == domain]
+            closest = "".join(f" (closest: {op})" for op in get_close_matches(node.op_type, of_domain, n=1))
+            name = node.name or "".join(node.output[:1])
             raise CannotAssessError(
-                f"node {node.name or ''.join(node.output[:1])!r} uses operator "
-                f"{domain or 'ai.onnx'}:{node.op_type}; {runtime} has no such operator"
-                + (f" (closest: {close[0]})" if close else ""),
+                f"node {name!r} uses operator {domain or 'ai.onnx'}:{node.op_type}; {runtime} has no such operator"
+                f"{closest}",
                 "export with standard operators; custom operator libraries are not loaded",
             )
     return frozenset(op for _, op in examples)
@@ -70,9 +80,9 @@ def check_supported(proto: ModelProto) -> frozenset[str]:
 
 @cache
 def supported_versions() -> tuple[int | None, int | None]:
-    """Return ONNX Runtime's newest opset and IR version. None where it does not tell.
+    """Return ONNX Runtime's newest opset and IR version: None where its refusal of absurd models does not name one.
 
-    It has no function for this: its refusal of two absurd one-node models names both limits.
+    It has no function for this.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # ORT's "fatal": the refusal is wanted, its log line is not
@@ -92,9 +102,9 @@ def supported_versions() -> tuple[int | None, int | None]:
 
 @cache
 def _operators() -> frozenset[tuple[str, str]]:
-    """Return the (domain, name) of every supported operator. Empty where ONNX Runtime does not tell."""
-    schemas = getattr(ort_state, "get_all_operator_schema", None)
-    return frozenset((schema.domain, schema.name) for schema in schemas()) if schemas else frozenset()
+    """Return the (domain, name) of every supported operator: none where ONNX Runtime does not tell."""
+    schemas = getattr(ort_state, "get_all_operator_schema", list)
+    return frozenset((schema.domain, schema.name) for schema in schemas())
 
 
 MOST_NODES = 100_000  # that functions may open up to; they can call each other, twice as many a level
@@ -149,26 +159,23 @@ class ModelFile:
 
     @property
     def scaling(self) -> GraphScaling | None:
-        """The first of `scalings`. None where the graph does nothing to the values, or this is unknown."""
+        """Return the first of `scalings`: None where the graph does nothing to the values, or this is unknown."""
         return self.scalings[0] if self.scalings else None
 
     @property
     def watched(self) -> tuple[ExternalFile, ...]:
-        """The files that must not change any more.
-
-        These are the files of weights, and the model's own where it is mapped.
-        """
+        """Return the files that must not change any more: those of weights, and the model's own where it is mapped."""
         own = self.graph.file.mapped
         return self.external if own is None else (*self.external, own)
 
     @property
     def external_digests(self) -> dict[str, str]:
-        """The digest of each external file, by its name."""
+        """Return the digest of each external file, by its name."""
         return {file.location: file.digest for file in self.external}
 
 
 def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None = None) -> ModelFile:
-    """Open an ONNX image model and find its representation. A rule finds it, or the user named tensor and pool.
+    """Open an ONNX image model and find its representation, by rule or as the user named tensor and pool.
 
     Args:
         path: the file.
@@ -191,9 +198,8 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         operators = check_supported(proto)
         graph = with_shapes(proto)
         refuse_giants(proto, graph)
-        weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-        image_input = find_image_input(graph, weights.keys())
-        layers = build_layers(graph, image_input.name, weights, proto)
+        image_input = find_image_input(proto.graph)
+        layers = build_layers(graph, image_input.name, proto.graph.initializer)
         names = tuple(output.name for output in proto.graph.output)
         if contract is None and tensor is None:
             refuse_dense(operators, layers, names, where)
@@ -236,17 +242,17 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
 
 
 def _with_end_by_weights(representation: Representation, constants: Constants) -> Representation:
-    """Return a representation whose end takes the linear layer's weights into account. A change of basis is one."""
-    if representation.ends_in in EMBEDDINGS:
-        orthogonal = is_change_of_basis(constants, representation.tensor)
-        if orthogonal is not False:
-            return replace(representation, ends_in=End("change_of_basis" if orthogonal else "linear_unread"))
-    return representation
+    """Return a representation whose end, such as a change of basis, takes the linear layer's weights into account."""
+    if representation.ends_in not in EMBEDDINGS:
+        return representation
+    is_orthogonal = is_change_of_basis(constants, representation.tensor)
+    if is_orthogonal is None:
+        return replace(representation, ends_in=End("linear_unread"))
+    return replace(representation, ends_in=End("change_of_basis")) if is_orthogonal else representation
 
 
 def _output(layers: Layers, name: str) -> Output:
-    kind = layers.types.get(name)
-    return Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
+    return Output(name, name_of_type(layers.types.get(name)), layers.shapes.get(name))
 
 
 def _inlined(proto: ModelProto) -> ModelProto:
@@ -284,28 +290,24 @@ def _inlined(proto: ModelProto) -> ModelProto:
 
 
 def digest_of(file: OnnxFile) -> str:
-    """Return the digest of a model as sha256:….
-
-    It is the file's own without external data, else one over all digests.
-    """
+    """Return the digest of a model as sha256:…, the file's own without external data, else one over all digests."""
     if not file.external:
         return file.model_digest
-    lines = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
+    lines = [file.model_digest]
+    lines += [f"{part.location} {part.digest}" for part in file.external]
     return sha256_of("\n".join(lines).encode())
 
 
 def _addition(proto: ModelProto, representation: Representation, layers: Layers) -> tuple[str, GraphProto]:
-    """Return the output to ask for, and its addition.
-
-    The addition is what the graph lacks for it; nothing if it is there.
-    """
-    fetch, kind = representation.tensor, layers.types.get(representation.tensor)
+    """Return the output to ask for, and what the graph lacks for it: nothing if it is there."""
+    fetch = representation.tensor
+    kind = layers.types.get(fetch)
     addition = GraphProto()
     if representation.dequantize:
-        fetch, kind = f"{fetch}_dequantized", TensorProto.FLOAT
-        addition.node.append(
-            make_node("DequantizeLinear", [representation.tensor, *representation.dequantize], [fetch])
-        )
+        quantised = [fetch, *representation.dequantize]
+        fetch = f"{fetch}_dequantized"
+        kind = TensorProto.FLOAT
+        addition.node.append(make_node("DequantizeLinear", quantised, [fetch]))
     if any(output.name == fetch for output in proto.graph.output):
         return fetch, GraphProto()
     value = ValueInfoProto(name=fetch)
@@ -313,3 +315,20 @@ def _addition(proto: ModelProto, representation: Representation, layers: Layers)
         value.type.tensor_type.elem_type = kind
     addition.output.append(value)
     return fetch, addition
+
+
+QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
+
+
+def precision(proto: ModelProto) -> str:
+    """Return what most weights are, such as fp32; with any quantised layer, int8 or a float of 4 or 8 bits."""
+    if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
+        kinds = {weight.data_type for weight in proto.graph.initializer}
+        kinds.update(integer(node, "output_dtype", 0) for node in proto.graph.node)
+        return min((SMALL_FLOATS[kind] for kind in kinds & SMALL_FLOATS.keys()), default="int8")
+    names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
+    sizes = Counter[str]()
+    for weight in proto.graph.initializer:
+        if weight.data_type in FLOATS:
+            sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
+    return max(sizes, key=sizes.__getitem__, default="fp32")

@@ -1,27 +1,27 @@
-"""Choose the tensor that is the representation, and how it is pooled.
+"""Choose the tensor that is the representation, with the reason and the alternatives.
 
-The reason and the alternatives come with it. What each output of the graph holds, class scores or an embedding, is
-decided here, too, and object detectors are refused. Pooling gives one row per image.
+What each output of the graph holds, class scores or an embedding, is decided here, too, and object detectors are
+refused.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from ....thresholds.ends import End
 from ...errors import CannotAssessError, UsageError
-from ...text import frozen, quoted
-from .ends import AFTER_LINEAR, GATE, SCALE, SECOND, UNIT, Head, Join, embedding_under, ends_in, find_head
-from .file import Contract
-from .layers import ELEMENTWISE, FLOATS, LINEAR, POOL, Layers, Names, Shape, integer, integers, op_set, show_shape
+from ...text import first_of, frozen, quoted
+from .contract import Contract
+from .ends import AFTER_LINEAR, SECOND, embedding_under, ends_in
+from .last_layer import GATE, SCALE, UNIT, Head, Join, find_head
+from .layers import FLOATS, Layers, Shape
+from .nodes import Names, op_set
+from .pooling import choose_pool, is_vector, user_pool
 
 # widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
 # ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
@@ -48,24 +48,32 @@ class Role(NamedTuple):
 
 
 def role_of(layers: Layers, output: str) -> Role:
-    """Return the role of an output. The layers that end it decide, then its name, then its last linear layer."""
+    """Return the role of an output, by the layers that end it, else by its name, else by its last linear layer."""
     end = find_head(layers, output)
-    return Role(output, end if isinstance(end, Head) else None, *_content(layers, output, end))
+    head = end if isinstance(end, Head) else None
+    is_class, why = _content(layers, output, end, head)
+    return Role(output, head, is_class, why)
 
 
-def _content(layers: Layers, output: str, end: Ending) -> tuple[bool | None, str]:
-    head, last = end if isinstance(end, Head) else None, ends_in(layers, output)
-    activation = {last.op} if last.kind == "activation" else set()
-    if score := CLASS_OPS & (head.crossed if head else activation - {"Sigmoid"}):
+def _content(layers: Layers, output: str, end: Ending, head: Head | None) -> tuple[bool | None, str]:
+    last = ends_in(layers, output)
+    ops: AbstractSet[str] = set()
+    if head is not None:
+        ops = head.crossed
+    elif last.kind == "activation":
+        ops = {last.op} - {"Sigmoid"}
+    if score := CLASS_OPS & ops:
         return True, f"it ends in {min(score)}"
     if head is not None and head.cosine:
         return True, COSINE
-    class_like = bool(CLASS_NAME.search(output))
-    if class_like != bool(EMBEDDING_NAME.search(output)):
-        scores = "" if class_like else like_scores(layers, output)
-        return class_like, f"its name is {output!r}{', but ' if scores else ''}{scores}"
-    heads = _joined(layers, end)
-    if heads and all(isinstance(h, Head) and "Conv" not in h.op and (h.cosine or has_class_width(h)) for h in heads):
+    is_named_class = bool(CLASS_NAME.search(output))
+    if is_named_class != bool(EMBEDDING_NAME.search(output)):
+        why = f"its name is {output!r}"
+        if not is_named_class and (scores := like_scores(layers, output)):
+            why = f"{why}, but {scores}"
+        return is_named_class, why
+    heads = _joined_heads(layers, end)
+    if heads and all(head.cosine or has_class_width(head) for head in heads):
         return True, _joins(end, heads)
     if head is None:
         return False, like_scores(layers, output) or "no linear layer ends it"
@@ -86,8 +94,8 @@ def _by_last_layer(layers: Layers, head: Head, last: End) -> tuple[bool | None, 
         return False, f"a projection without bias to {head.classes} features ends it"
     if not is_wide and ACTIVATED & head.crossed:
         return False, f"an activation follows its last linear layer ({head.op})"
-    last_layer = f"{head.classes or 'an unknown number of'} outputs and {'a' if head.has_bias else 'no'} bias"
-    return None, f"its last linear layer has {last_layer}"
+    bias = "a" if head.has_bias else "no"
+    return None, f"its last linear layer has {head.classes or 'an unknown number of'} outputs and {bias} bias"
 
 
 def _joined(layers: Layers, end: Ending) -> list[Ending]:
@@ -95,22 +103,29 @@ def _joined(layers: Layers, end: Ending) -> list[Ending]:
     return [find_head(layers, branch) for branch in end.branches] if isinstance(end, Join) else []
 
 
+def _joined_heads(layers: Layers, end: Ending) -> list[Head]:
+    """Return the heads that a join reads: none where a branch ends in anything else, or in a convolution."""
+    ends = _joined(layers, end)
+    heads = [end for end in ends if isinstance(end, Head) and "Conv" not in end.op]
+    return heads if len(heads) == len(ends) else []
+
+
 def _joins(end: Ending, heads: Sequence[object]) -> str:
     return f"{end.op if end else ''} joins {len(heads)} linear layers as class scores have"
 
 
 def like_scores(layers: Layers, tensor: str) -> str:
-    """Return why `tensor` holds class scores, by its layers. Its name does not count; "" where it does not.
+    """Return why `tensor` holds class scores by its layers, whatever its name is: "" where it does not.
 
     Logits on images of one category have few extreme classes in every image: only the graph tells them apart.
     """
     if ends_in(layers, tensor) == SECOND:
         return "its last linear layer reads another one, as a head on embeddings does"
     head = find_head(layers, tensor)
-    heads = _joined(layers, head)
-    if any(isinstance(h, Head) and h.cosine for h in heads):
+    if any(isinstance(end, Head) and end.cosine for end in _joined(layers, head)):
         return COSINE
-    if heads and all(isinstance(h, Head) and "Conv" not in h.op and _is_classifier(h) for h in heads):
+    heads = _joined_heads(layers, head)
+    if heads and all(_is_classifier(head) for head in heads):
         return _joins(head, heads)
     if not isinstance(head, Head) or ACTIVATED & head.crossed:
         return ""
@@ -128,8 +143,8 @@ def _is_classifier(head: Head) -> bool:
 
 
 def has_class_width(head: Head) -> bool:
-    """Whether a head has the width of a label set. That is a well-known count, or not a multiple of 8."""
-    return head.classes is not None and (head.classes in CLASS_COUNTS or head.classes % 8 != 0)
+    """Return whether a head has the width of a label set, a well-known count or not a multiple of 8."""
+    return head.classes in CLASS_COUNTS or (head.classes or 0) % 8 != 0
 
 
 SHOWN = 12  # names that a message lists
@@ -185,9 +200,7 @@ class Choice(NamedTuple):
 def choose(
     layers: Layers, outputs: Names, where: str, *, contract: Contract | None, tensor: str | None, pool: str | None
 ) -> Choice:
-    """Choose the representation of a graph.
-
-    It is the contract's, else a classifier's head input, else an encoder's output.
+    """Choose the representation of a graph: the contract's, else a classifier's head input, else an encoder's output.
 
     `outputs` are the graph's output names, `where` names the file in messages; `tensor` and `pool` are the
     user's. Where the rule has no sure choice, one of its candidates is as good as a choice of its own. With any
@@ -198,55 +211,79 @@ def choose(
         CannotAssessError: no output depends on the image; an output named by the contract is missing.
     """
     outputs = tuple(dict.fromkeys(outputs))
-    choice, asks = None, False
+    choice: Choice | None = None
+    is_undecided = False
     try:
-        choice = (
-            _by_rule(layers, outputs, where) if contract is None else _by_contract(layers, outputs, where, contract)
-        )
+        if contract is None:
+            choice = _by_rule(layers, outputs, where)
+        else:
+            choice = _by_contract(layers, outputs, where, contract)
     except (CannotAssessError, UsageError) as fault:
         if tensor is None:
             raise
-        asks = isinstance(fault, UsageError)
-    if choice is not None and tensor in (None, choice.representation.tensor):
-        chosen, head, class_output = choice.representation, choice.head, choice.class_output
-        if tensor is not None:
-            scores = chosen.tensor_assumed and bool(like_scores(layers, tensor))
-            confirmed = "" if scores else "; confirmed by --tensor"  # nobody makes an embedding of what is like scores
-            chosen = replace(chosen, tensor_assumed=scores, why=f"{chosen.why}{confirmed}")
-    else:
-        assert tensor is not None
-        head, class_output = (choice.head, choice.class_output) if choice else (None, None)
-        candidates = find_candidates(layers, outputs)
-        _refuse_tensor(layers, where, tensor, candidates)
-        rule, why = "logits" if tensor == class_output else "user", "set by --tensor"
-        if contract is not None and tensor in contract.tensors and contract.tensors[tensor].rule in OTHER_RULES:
-            rule = contract.tensors[tensor].rule
-        # the rule has no sure choice and listed its candidates: one of them is as good as a choice of its own
-        asks = asks or (contract is None and choice is not None and choice.representation.tensor_assumed)
-        listed = [candidate for candidate in candidates if candidate.tensor == tensor]
-        if asks and listed:
-            rule, why = listed[0].rule, f"{why}, out of what the graph offers: {listed[0].why}"
-        elif choice is not None:
-            why = f"{why}; the rule reads {choice.representation.tensor}"
-        chosen = _represent(layers, where, tensor, rule, why)
-    if pool is not None:
-        wanted = user_pool(pool, chosen.shape, chosen.tensor, where)
-        rule, why = chosen.rule if wanted == chosen.pool else "user", f"{chosen.why}; {wanted} set by --pool"
-        chosen = replace(chosen, pool=wanted, pool_assumed=False, rule=rule, why=why)
-    return Choice(chosen, head, class_output)
+        is_undecided = isinstance(fault, UsageError)
+    if tensor is not None:
+        choice = _by_user(layers, outputs, where, tensor, contract, choice, is_undecided=is_undecided)
+    assert choice is not None
+    return choice if pool is None else _with_pool(choice, pool, where)
+
+
+def _by_user(
+    layers: Layers,
+    outputs: Names,
+    where: str,
+    tensor: str,
+    contract: Contract | None,
+    choice: Choice | None,
+    *,
+    is_undecided: bool,
+) -> Choice:
+    """Choose a user's tensor. `choice` is the rule's, which may be undecided between several."""
+    if choice is not None and tensor == choice.representation.tensor:
+        confirmed = choice.representation
+        is_assumed = confirmed.tensor_assumed and bool(like_scores(layers, tensor))
+        if not is_assumed:  # nobody makes an embedding of what is like scores
+            confirmed = replace(confirmed, why=f"{confirmed.why}; confirmed by --tensor")
+        return choice._replace(representation=replace(confirmed, tensor_assumed=is_assumed))
+    candidates = find_candidates(layers, outputs)
+    _refuse_tensor(layers, where, tensor, candidates)
+    why = "set by --tensor"
+    rule = "user"
+    if choice is not None and tensor == choice.class_output:
+        rule = "logits"
+    if contract is not None and tensor in contract.tensors and contract.tensors[tensor].rule in OTHER_RULES:
+        rule = contract.tensors[tensor].rule
+    # the rule has no sure choice and listed its candidates: one of them is as good as a choice of its own
+    if contract is None and choice is not None and choice.representation.tensor_assumed:
+        is_undecided = True
+    listed = [candidate for candidate in candidates if candidate.tensor == tensor]
+    if is_undecided and listed:
+        rule = listed[0].rule
+        why = f"{why}, out of what the graph offers: {listed[0].why}"
+    elif choice is not None:
+        why = f"{why}; the rule reads {choice.representation.tensor}"
+    representation = _represent(layers, where, tensor, rule, why)
+    return Choice(representation, None, None) if choice is None else choice._replace(representation=representation)
+
+
+def _with_pool(choice: Choice, pool: str, where: str) -> Choice:
+    """Return a choice with a user's pool."""
+    chosen = choice.representation
+    wanted = user_pool(pool, chosen.shape, chosen.tensor, where)
+    rule = chosen.rule if wanted == chosen.pool else "user"
+    why = f"{chosen.why}; {wanted} set by --pool"
+    return choice._replace(representation=replace(chosen, pool=wanted, pool_assumed=False, rule=rule, why=why))
 
 
 def find_candidates(layers: Layers, outputs: Names) -> tuple[Candidate, ...]:
-    """Return all candidates for the representation.
-
-    These are every output, the input of the last linear layer before it, and the branches that a node joins.
-    """
+    """Return all candidates: every output, the input of its last linear layer, and the branches that a node joins."""
     candidates: dict[str, Candidate] = {}
 
     def add(tensor: str, rule: str, why: str) -> None:
         node = layers.producers.get(tensor)
         if layers.types.get(tensor, TensorProto.FLOAT) in FLOATS:  # no label: `--tensor` refuses it
-            candidates.setdefault(tensor, Candidate(tensor, rule, why, node.op_type if node is not None else "input"))
+            op = "input" if node is None else node.op_type
+            candidates.setdefault(tensor, Candidate(tensor, rule, why, op))
 
     for output in outputs:
         if output not in layers.image_tensors:
@@ -255,7 +292,8 @@ def find_candidates(layers: Layers, outputs: Names) -> tuple[Candidate, ...]:
         end = find_head(layers, output)
         open_width = role.is_class is None and role.head is not None and has_class_width(role.head)
         if role.is_class or open_width or like_scores(layers, output):
-            add(output, "logits", f"output, {'class scores' if role.is_class else 'perhaps class scores'}: {role.why}")
+            perhaps = "" if role.is_class else "perhaps "
+            add(output, "logits", f"output, {perhaps}class scores: {role.why}")
         else:
             add(output, "encoder_output", "output")
         if isinstance(end, Head):
@@ -274,17 +312,19 @@ def _by_rule(layers: Layers, outputs: Names, where: str) -> Choice:
     roles = [role_of(layers, name) for name in outputs if name in layers.image_tensors]
     if not roles:
         raise CannotAssessError(
-            f"{where}: outputs {_listed(outputs) or '(none)'} do not depend on the image; a representation must do so",
+            f"{where}: outputs {first_of(outputs, SHOWN) or '(none)'} do not depend on the image; a representation "
+            "must do so",
             "export the model again",
         )
 
     def undecided(reason: str) -> UsageError:
         candidates = find_candidates(layers, outputs)
-        listed = _listed([f"{candidate.tensor} ({candidate.why})" for candidate in candidates])
-        likely = sorted(candidates, key=lambda candidate: candidate.rule != "head_input")
+        texts = [f"{candidate.tensor} ({candidate.why})" for candidate in candidates]
+        likely = [candidate.tensor for candidate in candidates if candidate.rule == "head_input"]
+        likely += [candidate.tensor for candidate in candidates]
         return UsageError(
-            f"{where}: representation is not clear; {reason}; candidates: {listed}",
-            f"robustcheck {quoted(where)} --tensor {quoted(likely[0].tensor) if likely else 'NAME'}",
+            f"{where}: representation is not clear; {reason}; candidates: {first_of(texts, SHOWN)}",
+            f"robustcheck {quoted(where)} --tensor {quoted([*likely, 'NAME'][0])}",
         )
 
     classes = [role for role in roles if role.is_class]
@@ -295,20 +335,24 @@ def _by_rule(layers: Layers, outputs: Names, where: str) -> Choice:
         return _head_input(layers, where, classes[0])
     roles = _encoder_outputs(layers, roles)
     if len(roles) > 1:
-        raise undecided(f"outputs {_listed([r.output for r in roles])} could each be the representation")
+        names = first_of([role.output for role in roles], SHOWN)
+        raise undecided(f"outputs {names} could each be the representation")
     role = roles[0]
     doubted = bool(like_scores(layers, role.output))  # its name says embedding, but its last layer says class scores
-    why = f"output of an image encoder{', assumed' if doubted else ''}: {role.why}"
+    assumed = ", assumed" if doubted else ""
+    why = f"output of an image encoder{assumed}: {role.why}"
     if role.is_class is None and role.head is not None:
         if not {"Gather", "Slice", "Transpose"} & role.head.crossed:
             return _head_input(layers, where, role)
         # that layer works on tokens, of which one is taken later: its input is not a vector for each image
-        doubted, why = True, f"output; assumed, since it could be class scores or an embedding: {role.why}"
-    return Choice(_represent(layers, where, role.output, "encoder_output", why, assumed=doubted), None, None)
+        doubted = True
+        why = f"output; assumed, since it could be class scores or an embedding: {role.why}"
+    representation = _represent(layers, where, role.output, "encoder_output", why, assumed=doubted)
+    return Choice(representation, None, None)
 
 
 def _unclear_head(layers: Layers, classes: Sequence[Role]) -> str:
-    """Return why no single linear layer makes the class scores. "" where one does, or there are none."""
+    """Return why no single linear layer makes the class scores: "" where one does, or there are none."""
     for role in classes:
         if role.head is None:
             heads = _joined(layers, find_head(layers, role.output))
@@ -321,17 +365,23 @@ def _unclear_head(layers: Layers, classes: Sequence[Role]) -> str:
 
 
 def _encoder_outputs(layers: Layers, roles: list[Role]) -> list[Role]:
-    """Return the outputs that could be the representation. A vector that is named like one comes before maps."""
-    roles = [  # but for the ViT pooler of transformers: most checkpoints hold no weights for that layer
-        role
-        for role in roles
-        if len(layers.shapes.get(role.output, ())) != 2
-        or not EMBEDDING_NAME.search(role.output)
-        or ends_in(layers, role.output) != End("activation", "Tanh")
-    ] or roles
-    vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and is_vector(layers.shapes.get(r.output, ()))]
-    are_maps = all(len(layers.shapes.get(r.output, (0, 0))) >= 3 for r in roles if r not in vectors)
-    return vectors if len(vectors) == 1 and are_maps else roles
+    """Return the outputs that could be the representation: next to maps, a vector that is named like one."""
+    roles = [role for role in roles if not _is_pooler(layers, role.output)] or roles
+    vectors = []
+    for role in roles:
+        shape = layers.shapes.get(role.output, ())
+        if EMBEDDING_NAME.search(role.output) and is_vector(shape):
+            vectors.append(role)
+        elif len(shape) < 3:
+            return roles
+    return vectors if len(vectors) == 1 else roles
+
+
+def _is_pooler(layers: Layers, output: str) -> bool:
+    """Return whether an output is the ViT pooler of transformers, a layer without weights in most checkpoints."""
+    if len(layers.shapes.get(output, ())) != 2 or not EMBEDDING_NAME.search(output):
+        return False
+    return ends_in(layers, output) == End("activation", "Tanh")
 
 
 def _by_contract(layers: Layers, outputs: Names, where: str, contract: Contract) -> Choice:
@@ -342,11 +392,16 @@ def _by_contract(layers: Layers, outputs: Names, where: str, contract: Contract)
                 "export the model again with `robustcheck export`",
             )
     entry = contract.tensors["representation"]
-    logits = (name for name, tensor in contract.tensors.items() if tensor.rule == "logits" and name != "representation")
-    class_output = next(logits, None)
-    head = find_head(layers, class_output) if class_output else None
+    class_output = None
+    head: Ending = None
+    for name, tensor in contract.tensors.items():
+        if class_output is None and tensor.rule == "logits" and name != "representation":
+            class_output = name
+            head = find_head(layers, name)
+    why = f"named by the file's contract: {entry.meaning}"
     scores = "" if entry.rule == "logits" else like_scores(layers, "representation")
-    why = f"named by the file's contract: {entry.meaning}{'; assumed, since ' if scores else ''}{scores}"
+    if scores:
+        why = f"{why}; assumed, since {scores}"
     chosen = _represent(layers, where, "representation", entry.rule, why, assumed=bool(scores))
     return Choice(chosen, head if isinstance(head, Head) else None, class_output)
 
@@ -356,27 +411,30 @@ def _refuse_tensor(layers: Layers, where: str, tensor: str, candidates: Sequence
     inspect = f"robustcheck inspect {quoted(where)}"
     names = sorted(layers.image_tensors & layers.producers.keys())
     if tensor not in names:
-        named = get_close_matches(tensor, names, n=3, cutoff=0.5) or [candidate.tensor for candidate in candidates]
+        close = get_close_matches(tensor, names, n=1, cutoff=0.5)
+        named = [*close, *(candidate.tensor for candidate in candidates), "NAME"]
         raise UsageError(
             f"{where}: --tensor is {tensor!r}; no tensor of that name is computed from the image",
-            f"{inspect} --tensor {quoted(named[0]) if named else 'NAME'}",
+            f"{inspect} --tensor {quoted(named[0])}",
         )
-    if layers.types.get(tensor, TensorProto.FLOAT) not in FLOATS:
-        raise UsageError(
-            f"{where}: --tensor is {tensor!r} of type "
-            f"{TensorProto.DataType.Name(layers.types[tensor])}; a representation is a float tensor",
-            inspect,
-        )
+    kind = layers.types.get(tensor, TensorProto.FLOAT)
+    if kind not in FLOATS:
+        name = TensorProto.DataType.Name(kind)
+        message = f"{where}: --tensor is {tensor!r} of type {name}; a representation is a float tensor"
+        raise UsageError(message, inspect)
 
 
 def _head_input(layers: Layers, where: str, role: Role) -> Choice:
-    head, assumed = role.head, role.is_class is None
+    head = role.head
     assert head is not None
-    doubt = f"; assumed, since {role.output!r} could be class scores or an embedding"
-    why = f"input of the last linear layer ({head.op}){doubt if assumed else ' of a classifier'}: {role.why}"
+    assumed = role.is_class is None
+    what = " of a classifier"
+    if assumed:
+        what = f"; assumed, since {role.output!r} could be class scores or an embedding"
+    why = f"input of the last linear layer ({head.op}){what}: {role.why}"
     representation = _represent(layers, where, head.tensor, "head_input", why, head, assumed=assumed)
-    is_number = layers.types.get(role.output, TensorProto.STRING) != TensorProto.STRING
     # a ZipMap's maps have no type of a tensor
+    is_number = layers.types.get(role.output, TensorProto.STRING) != TensorProto.STRING
     return Choice(representation, head, role.output if role.is_class and is_number else None)
 
 
@@ -397,197 +455,3 @@ def _represent(
         pool_assumed=pooling.assumed,
         dequantize=head.dequantize if head else (),
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-PER_IMAGE = "one representation for each image is needed"
-DETECTOR_NAME = re.compile(
-    r"(^|[^a-z])(box(es)?|bbox(es)?|dets?|detections?|num_det\w*|anchors?|masks?|keypoints?)([^a-z]|$)", re.I
-)
-DETECTOR_OPS = op_set("NonMaxSuppression RoiAlign MaxRoiPool EfficientNMS_TRT BatchedNMS_TRT")
-UPSAMPLING_OPS = op_set("Resize Upsample ConvTranspose DepthToSpace")
-
-
-def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: Names, where: str) -> None:
-    """Refuse object detectors and models that predict per pixel.
-
-    operators: as `check_supported` gives them.
-
-    Raises:
-        CannotAssessError: what shows it, and `--tensor` as the way to measure its backbone.
-    """
-    tensor = quoted(_deepest_map(layers) or "NAME")
-    hint = f"to look at its vision encoder: robustcheck inspect {quoted(where)} --tensor {tensor}"
-    for name in outputs:
-        if DETECTOR_NAME.search(name):
-            raise CannotAssessError(f"output {name!r} is an object detector's; {PER_IMAGE}", hint)
-    for op in sorted(DETECTOR_OPS & operators):
-        raise CannotAssessError(f"graph has {op}, as object detectors have; {PER_IMAGE}", hint)
-    upsampling = _upsamples(layers) if UPSAMPLING_OPS & operators else ""
-    for name in outputs:
-        rank = len(layers.shapes.get(name, ()))
-        if upsampling and rank > 2 and not EMBEDDING_NAME.search(name):
-            raise CannotAssessError(
-                f"output {name!r} has {rank} axes after {upsampling}, as detectors and segmenters have; {PER_IMAGE}",
-                hint,
-            )
-
-
-def _upsamples(layers: Layers) -> str:
-    """Return the op that enlarges a linear layer's output. "" where none does."""
-    deep: set[str] = set()
-    last = ""
-    for tensor, names in layers.data.items():
-        op = layers.ops[tensor]
-        if op in LINEAR or not deep.isdisjoint(names):
-            deep.add(tensor)
-            if op in UPSAMPLING_OPS and names[0] in deep:
-                last = op
-    return last
-
-
-def _deepest_map(layers: Layers) -> str:
-    """Return the last of the widest feature maps. Of a detector this is mostly the end of its backbone."""
-    maps = [
-        (shape[1], name)
-        for name in layers.data
-        if len(shape := layers.shapes.get(name, ())) == 4 and shape[1] is not None and layers.ops[name] in LINEAR
-    ]
-    widest = max((channels for channels, _ in maps), default=0)
-    return next((name for channels, name in reversed(maps) if channels == widest), "")
-
-
-POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
-ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
-KEEPS_AXES = ELEMENTWISE | op_set("Concat HardSwish Gelu LeakyRelu Dropout Identity")
-RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
-
-
-class Pooling(NamedTuple):
-    """How a tensor becomes (image, feature)."""
-
-    pool: str
-    why: str
-    feature_axis: int = -1
-    assumed: bool = False
-
-
-def choose_pool(
-    layers: Layers, tensor: str, shape: Shape | None, crossed: AbstractSet[str] = frozenset(), *, where: str = ""
-) -> Pooling:
-    """Choose the pooling that a tensor needs.
-
-    None for (image, feature), else a mean over space, the class token, or a mean over tokens.
-
-    `crossed` are the ops between a linear head and the output: they show what the model itself does; `where` names the
-    file in messages.
-
-    Raises:
-        CannotAssessError: the tensor has 1 axis, or more than 4.
-    """
-    if shape is None or is_vector(shape):
-        on_axis_1 = shape is not None and len(shape) > 2 and shape[1] != 1
-        return Pooling("none", "", 1 if on_axis_1 else -1)
-    if len(shape) == 4:
-        axis = _channel_axis(layers, tensor)
-        where = "the last axis" if axis == -1 else "axis 1"
-        return Pooling("spatial_mean", f"mean over height and width, features on {where}", axis or 1, axis is None)
-    if len(shape) != 3:
-        raise CannotAssessError(
-            f"{where}: tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first",
-            f"robustcheck inspect {quoted(where)} names other tensors; choose one with --tensor",
-        )
-    if "ReduceMean" in crossed:
-        return Pooling("token_mean", "mean over tokens, as the model's head does")
-    if {"Gather", "Slice"} & crossed:
-        return Pooling("token_cls", "first token, as the model's head does")
-    tokens = shape[1]
-    if _has_class_token(layers):
-        return Pooling("token_cls", "first of the tokens: the graph puts a learned class token there")
-    if tokens is not None and math.isqrt(tokens) ** 2 == tokens:
-        return Pooling("token_mean", f"mean over {tokens} tokens: a square grid without class token")
-    if tokens is not None and math.isqrt(tokens - 1) ** 2 == tokens - 1:
-        return Pooling("token_cls", f"first of {tokens} tokens: one more than a square grid", assumed=True)
-    return Pooling("token_mean", "mean over tokens: no class token was found", assumed=True)
-
-
-def is_vector(shape: Shape) -> bool:
-    """Whether a shape is (image, feature). Further axes of length 1 are allowed."""
-    return len(shape) == 2 or (sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:])
-
-
-def user_pool(pool: str, shape: Shape | None, tensor: str, where: str) -> str:
-    """Return the pool that a user's word names. `where` names the file.
-
-    Raises:
-        UsageError: no such pool, or one that does not fit the tensor's axes.
-    """
-    choices = ALIASES.get(pool, (pool,) if pool in POOLS else ())
-    if not choices:
-        raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
-    if shape is None:
-        return choices[-1]
-    fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and is_vector(shape))]
-    if not fits:
-        raise UsageError(
-            f"{where}: --pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
-            {2: "--pool none", 3: "--pool cls or --pool mean", 4: "--pool mean"}.get(len(shape), "leave out --pool"),
-        )
-    return fits[0]
-
-
-def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
-    """Pool to (image, feature). Means are taken in float64, selections keep the dtype.
-
-    `values` is (image, feature), with further axes of length 1 or without, (image, token, feature) or a feature map
-    with features on `feature_axis`.
-
-    Raises:
-        CannotAssessError: the array has another number of axes than the pool needs.
-    """
-    if pool == "none" and values.ndim > 2 and is_vector(values.shape):
-        return np.ascontiguousarray(values.reshape(len(values), -1))
-    if values.ndim != RANKS[pool]:
-        raise CannotAssessError(
-            f"representation has shape {values.shape}; pool {pool} needs {RANKS[pool]} axes",
-            "--pool cls or --pool mean",
-        )
-    if pool == "token_cls":
-        return np.ascontiguousarray(values[:, 0])
-    if pool == "token_mean":
-        return np.asarray(values.mean(axis=1, dtype=np.float64))
-    if pool == "spatial_mean":
-        return np.asarray(np.moveaxis(values, feature_axis, -1).mean(axis=(1, 2), dtype=np.float64))
-    return values
-
-
-def _channel_axis(layers: Layers, tensor: str) -> int | None:
-    """Return the feature axis of a 4-D tensor. The layer that made it decides; None where that does not show."""
-    while (node := layers.producers.get(tensor)) is not None:
-        op = node.op_type
-        if op in ("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"):
-            return -1
-        if op in LINEAR or op in POOL or op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
-            return 1
-        if op == "Transpose":
-            order = integers(node, "perm")
-            return 1 if order == [0, 3, 1, 2] else -1 if order == [0, 2, 3, 1] else None
-        names = layers.data.get(node.output[0], ())
-        if not names or op not in KEEPS_AXES:
-            return None
-        tensor = names[0]
-    return None
-
-
-def _has_class_token(layers: Layers) -> bool:
-    """Whether a Concat over tokens adds a learned one."""
-    for node in layers.producers.values():
-        if node.op_type == "Concat" and integer(node, "axis", 0) in (1, -2):
-            of_image = [name in layers.image_tensors for name in node.input]
-            ranks = {len(layers.shapes[name]) for name in (*node.input, *node.output) if name in layers.shapes}
-            if any(of_image) and not of_image[0] and ranks <= {3}:
-                return True
-    return False

@@ -1,187 +1,32 @@
-"""The weights of a model: located, digested, watched. They are parsed without a copy.
+"""Locate the weights of a model, check their lengths, and read them without a copy.
 
 The protobuf library copies every byte that it parses. Here the fields of the file are walked over first, and the parser
 gets all but the raw data of large initializers, whose places in the content are remembered.
 
 `onnx.checker` accepts truncated external data and `onnx.load` refuses hard links, so this module checks locations
 and lengths itself.
-
-Files of weights are digested first, and ONNX Runtime reads them some time later, by name. Whoever can rename their
-folder in between can have others read, and put the first ones back before anybody looks again: their stamps have not
-changed. On Linux an open folder has a name of its own, which leads to it wherever it was moved to; that name is passed
-on. Inside the folder no file can be exchanged unseen: renaming one changes its status (`stamp_of`). On other systems
-only the stamps are checked.
-
-A large model file is treated the same way: it is mapped, not copied, and ONNX Runtime maps its weights by their places
-in it. Linux stamps only the first write through a memory map until that write is on the disk: so a file is brought
-there between its stamp and its digest (`fsync`), and whatever is written from then on shows. File systems without a
-disk (tmpfs) never stamp such writes; there, and where the file system is unknown, a model file is copied
-(`stamps_writes`). Weights in files of their own are not copied, so such a write to them goes unseen there.
 """
 
-import hashlib
 import math
 import mmap
-import os
 import re
-import time
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from io import BufferedReader
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.helper import tensor_dtype_to_field, tensor_dtype_to_np_dtype
 from onnx.numpy_helper import from_array, to_array
 
 from ...arrays import GenericArray
 from ...errors import CannotAssessError, RobustcheckError
 from ...text import frozen, quoted
+from .watched import OpenFolder
 
 CHUNK_BYTES = 1 << 22  # read size of weights in other files, 4 MiB
-
-
-class ExternalFile(NamedTuple):
-    """One file of weights next to the model."""
-
-    location: str
-    """as the model names it"""
-    path: Path
-    stamps: dict[Path, tuple[int, ...]]
-    """`stamp_of` the file, taken before it was digested, and of the folders between the model's and it"""
-    size_bytes: int
-    digest: str
-
-
-class OpenFolder:
-    """A folder that this object keeps open. Only where the system can do that.
-
-    Args:
-        folder: it must be there.
-
-    Raises OSError.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder
-        """what to look for files in"""
-        names = Path("/proc/self/fd")
-        if hasattr(os, "O_PATH") and names.is_dir():  # Linux
-            number = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-            weakref.finalize(self, os.close, number)
-            self.path = names / str(number)
-
-
-TICK_NS = 10_000_000  # 10 ms, the longest tick of Linux's clock (CONFIG_HZ=100): two writes within one have one time
-AGES = 100  # looks at a file that does not stop changing, 10 ms apart
-STAMPING = frozenset(("ext4", "xfs", "btrfs"))  # file systems of Linux that stamp a write through a memory map
-MOUNTS = Path("/proc/self/mountinfo")
-
-
-def aged_status(file: int | Path, subject: str) -> os.stat_result:
-    """Return the status of a file or folder, once aged.
-
-    Its status then changed two clock ticks ago or more, so that any later write shows. The time of the content is not
-    looked at, since its owner may set it to any day. A time in the future counts as young.
-
-    Args:
-        file: its path, or the number of an open file.
-        subject: what to call it in errors.
-
-    Raises OSError; CannotAssessError where it stays young for a second.
-    """
-    for _ in range(AGES):
-        status = os.stat(file)  # noqa: PTH116 # an open file, too
-        if time.time_ns() - status.st_ctime_ns >= 2 * TICK_NS:
-            return status
-        time.sleep(TICK_NS / 1e9)
-    raise CannotAssessError(
-        f"{subject} goes on changing, or changed in the future by this machine's clock; weights that are measured must "
-        "not change",
-        "run again when nothing writes to it any more; compare `stat` of the file with `date`",
-    )
-
-
-def stamps_writes(status: os.stat_result) -> bool:
-    """Whether a file system stamps each write after `fsync`. False off Linux."""
-    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" if hasattr(os, "major") else ""
-    try:
-        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    kinds = {after.split()[0] for before, _, after in (line.partition(" - ") for line in lines)
-             if before.split()[2:3] == [device] and after}  # fmt: skip
-    return bool(kinds) and kinds <= STAMPING
-
-
-def read_file(location: str, target: Path, folder: Path, open_folder: OpenFolder) -> ExternalFile:
-    """Return the record of a file of weights. Stamp, size and digest belong to one content, which later reads get, too.
-
-    Args:
-        location: as the model names it.
-        target: its resolved path.
-        folder: the resolved folder that `open_folder` holds.
-
-    Raises as `aged_status`.
-    """
-    below = target.relative_to(folder)
-    between = [folder / part for part in below.parents if part != Path()]
-    stamps = {path: stamp_of(aged_status(path, f"folder {path}")) for path in between}
-    with (open_folder.path / below).open("rb") as file:
-        status = aged_status(file.fileno(), f"weights file {location}")
-        stamps[target] = stamp_of(status)  # first: whatever is written from here on shows
-        with suppress(OSError):  # a file system without a disk
-            os.fsync(file.fileno())
-        return ExternalFile(location, target, stamps, status.st_size, _digest_of(file))
-
-
-def file_digest(path: Path) -> str:
-    """Digest a file, read in pieces, as sha256:…"""
-    with path.open("rb") as file:
-        return _digest_of(file)
-
-
-def _digest_of(file: BufferedReader) -> str:
-    return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def stamp_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return numbers that change with every write.
-
-    They also change where another file was put in its place.
-
-    The time of the last change of the file's status is among them: unlike that of its content, nobody can set it back.
-    """
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
-    """Refuse weights that changed since they were digested. Nobody knows which ones have run.
-
-    ONNX Runtime reads them later than the digest does, and what it maps into memory changes with the file.
-
-    Args:
-        model: that they belong to.
-        external: from `read_onnx`.
-
-    Raises CannotAssessError.
-    """
-    own = model.resolve().name
-    for file in external:
-        try:
-            same = all(stamp_of(path.stat()) == before for path, before in file.stamps.items())
-        except OSError:  # gone
-            same = False
-        if not same:
-            subject = f"weights file {file.location}" if file.location != own else "model file"
-            raise CannotAssessError(
-                f"{model}: {subject} changed during the run; it must not change after it was digested",
-                "run again when nothing writes to it any more",
-            )
 
 
 @contextmanager
@@ -197,9 +42,12 @@ def about(name: object) -> Iterator[None]:
 LARGE_BYTES = 1 << 16  # weights below are parsed as they are: shape inference and the walks read small ones
 GRAPH = ModelProto.GRAPH_FIELD_NUMBER
 INITIALIZER = GraphProto.INITIALIZER_FIELD_NUMBER
-NAME, RAW_DATA = TensorProto.NAME_FIELD_NUMBER, TensorProto.RAW_DATA_FIELD_NUMBER
+NAME = TensorProto.NAME_FIELD_NUMBER
+RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
 # protobuf's wire types: what follows a field's key
-VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5
+VARINT = 0
+LENGTH = 2
+FIXED_BYTES = {1: 8, 5: 4}  # by wire type
 
 Bytes = bytes | mmap.mmap
 """a file's content: copied, or mapped into memory"""
@@ -208,16 +56,23 @@ Places = Mapping[str, slice]
 
 
 class _Field(NamedTuple):
-    """A field with a length. It is from `start` (its key) to `end` in the content, its value from `inner` on."""
+    """A field with a length, by its places in the content."""
 
     number: int
     start: int
+    """of its key"""
     inner: int
+    """where its value starts"""
     end: int
+
+    @property
+    def size(self) -> int:
+        """Return the length of its value."""
+        return self.end - self.inner
 
 
 def parse_stripped(content: Bytes) -> tuple[ModelProto, Places]:
-    """Parse a model without its large weights. Their places in `content` come with it.
+    """Parse a model without its large weights, and return their places in `content`.
 
     Whatever the walk over the fields does not understand is parsed whole, with no places.
 
@@ -236,30 +91,42 @@ def _without_large(content: Bytes) -> tuple[bytes, Places]:
 
     Protobuf would merge several graphs, and take the last of several names or data.
     """
-    (graph,) = (field for field in _fields(content, 0, len(content)) if field.number == GRAPH)
-    view, places, parts, at = memoryview(content), dict[str, slice](), list[bytes | memoryview](), graph.inner
+    view = memoryview(content)
+    graph = _only(GRAPH, _fields(content, 0, len(content)))
+    places: dict[str, slice] = {}
+    parts: list[bytes | memoryview] = []  # of the graph that is left
+    at = graph.inner
     for field in _fields(content, graph.inner, graph.end):
-        if field.number != INITIALIZER or field.end - field.inner < LARGE_BYTES:
+        if field.number != INITIALIZER or field.size < LARGE_BYTES:
             continue
         inside = list(_fields(content, field.inner, field.end))
-        (name,) = (content[part.inner : part.end].decode() for part in inside if part.number == NAME)
-        (raw,) = (part for part in inside if part.number == RAW_DATA)
+        named = _only(NAME, inside)
+        name = content[named.inner : named.end].decode()
+        raw = _only(RAW_DATA, inside)
         if name in places:
             raise ValueError("two initializers of one name")
-        if raw.end - raw.inner < LARGE_BYTES:  # the rest of the field is long: a doc string, say
+        if raw.size < LARGE_BYTES:  # the rest of the field is long: a doc string, say
             continue
         places[name] = slice(raw.inner, raw.end)
-        rest = view[field.inner : raw.start], view[raw.end : field.end]
-        parts += [view[at : field.start], _key(INITIALIZER, sum(map(len, rest))), *rest]
+        size = field.size - (raw.end - raw.start)
+        parts += [view[at : field.start], _key(INITIALIZER, size)]
+        parts += [view[field.inner : raw.start], view[raw.end : field.end]]
         at = field.end
     if not places:
         return content[:], {}
     parts.append(view[at : graph.end])
-    return b"".join([view[: graph.start], _key(GRAPH, sum(map(len, parts))), *parts, view[graph.end :]]), places
+    key = _key(GRAPH, sum(map(len, parts)))
+    return b"".join([view[: graph.start], key, *parts, view[graph.end :]]), places
+
+
+def _only(number: int, fields: Iterable[_Field]) -> _Field:
+    """Return the one field of a number. Raises ValueError for none or several."""
+    (found,) = (field for field in fields if field.number == number)
+    return found
 
 
 def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
-    """Yield the fields of a message that have a length. LookupError or ValueError where one is cut off."""
+    """Yield the fields of a message that have a length. Raises LookupError or ValueError where one is cut off."""
     while at < end:
         start = at
         key, at = _varint(content, at)
@@ -272,13 +139,13 @@ def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
         elif kind == VARINT:
             _, at = _varint(content, at)
         else:  # a KeyError for a wire type that ONNX does not use
-            at += {EIGHT_BYTES: 8, FOUR_BYTES: 4}[kind]
+            at += FIXED_BYTES[kind]
         if at > end:
             raise ValueError("a field ends behind its message")
 
 
 def _varint(content: Bytes, at: int) -> tuple[int, int]:
-    """Read a number of protobuf, and the position after it. It has seven bits per byte, the lowest first."""
+    """Read a number of protobuf, seven bits per byte and the lowest first, and the position after it."""
     value = shift = 0
     while shift < 70:  # ten bytes hold 64 bits; longer ones are refused by protobuf, too
         byte = content[at]
@@ -292,12 +159,12 @@ def _varint(content: Bytes, at: int) -> tuple[int, int]:
 
 def _key(number: int, size: int) -> bytes:
     """Write the key of a field with a length."""
-    out, value = bytearray((number << 3 | LENGTH,)), size
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    key = bytearray((number << 3 | LENGTH,))
+    while size > 127:
+        key.append(size & 127 | 128)
+        size >>= 7
+    key.append(size)
+    return bytes(key)
 
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
@@ -322,19 +189,16 @@ class Weights:
 
     @property
     def folder(self) -> Path | None:
-        """The folder of external files, which no renaming changes. It is a name for it (`OpenFolder`)."""
+        """Return a name for the folder of external files that no renaming changes (`OpenFolder`)."""
         return None if self.open_folder is None else self.open_folder.path
 
 
 def tensors_of(proto: ModelProto) -> tuple[list[TensorProto], list[TensorProto]]:
-    """Return a model's tensors that have values, and those in other files.
-
-    Of all the main graph's initializers come first; functions are included.
-    """
+    """Return a model's tensors that have values, the main graph's initializers first, and those in other files."""
     tensors = list(_graph_tensors(proto.graph))
     for function in proto.functions:
-        for attributes in (function.attribute_proto, *(node.attribute for node in function.node)):
-            tensors += _attribute_tensors(attributes)
+        tensors += _attribute_tensors(function.attribute_proto)
+        tensors += _node_tensors(function.node)
     return tensors, [tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
 
 
@@ -344,7 +208,7 @@ def locations_of(path: Path, tensors: Iterable[TensorProto]) -> list[str]:
 
 
 def _location_of(path: Path, tensor: TensorProto) -> str:
-    """Return the file name that a tensor's values have. It is written as the model has it.
+    """Return the name, as the model writes it, of the file that holds a tensor's values.
 
     Raises:
         CannotAssessError: there is none, or it lies outside the model's folder; an entry is there twice or is not text.
@@ -356,10 +220,10 @@ def _location_of(path: Path, tensor: TensorProto) -> str:
     if len(words) != 2 * len(entries_of(tensor)):  # readers differ in the one that they take
         raise _odd_place(tensor, "has an entry twice; each must be there once")
     location = entries_of(tensor).get("location", "")
-    posix, windows = PurePosixPath(location), PureWindowsPath(location)
     if not location:
         raise _odd_place(tensor, "has no location; the model is damaged")
-    if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
+    windows = PureWindowsPath(location)
+    if PurePosixPath(location).is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
         raise _outside_folder(path, location)
     return location
 
@@ -369,7 +233,7 @@ def _odd_place(tensor: TensorProto, problem: str, hint: str = AGAIN) -> CannotAs
 
 
 def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
-    """Return the folder for ONNX Runtime, and the files. Each location has its resolved file below the folder.
+    """Return the folder for ONNX Runtime, and the resolved file below it of each location.
 
     Raises:
         CannotAssessError: a file is missing, or lies outside the model's folder.
@@ -378,14 +242,14 @@ def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[
         return None, {}
     # a model reached through a link (current.onnx -> store/v3.onnx) keeps its weights next to the target
     folders = [path.parent, path.resolve().parent]
-    folder = next((f for f in folders if all(_is_file(f / name) for name in locations)), folders[0])
-    for name in locations:
-        if not _is_file(folder / name):
-            raise CannotAssessError(
-                f"weights file {name:.1000} is missing; the model keeps its weights in it",
-                f"copy {name:.1000} next to the model: {folder / name!s:.1000}",
-            )
-    folder = folder.resolve()
+    missing = [[name for name in locations if not _is_file(folder / name)] for folder in folders]
+    if all(missing):
+        name = missing[0][0]
+        raise CannotAssessError(
+            f"weights file {name:.1000} is missing; the model keeps its weights in it",
+            f"copy {name:.1000} next to the model: {folders[0] / name!s:.1000}",
+        )
+    folder = folders[1 if missing[0] else 0].resolve()
     targets = {name: (folder / name).resolve() for name in locations}
     if all(target.is_relative_to(folder) for target in targets.values()):
         return folder, targets
@@ -422,7 +286,8 @@ def check_external(tensors: Iterable[TensorProto], folder: Path | None, targets:
 
 
 def _check_length(tensor: TensorProto, target: Path) -> None:
-    entries, name = entries_of(tensor), entries_of(tensor)["location"]
+    entries = entries_of(tensor)
+    name = entries["location"]
     try:
         offset = int(entries.get("offset") or 0)
         needed = needed_bytes(tensor)
@@ -436,12 +301,14 @@ def _check_length(tensor: TensorProto, target: Path) -> None:
     size_bytes = target.stat().st_size
     if offset + length > size_bytes:
         with target.open("rb") as file:
-            pointer = file.read(len(LFS_MARK)) == LFS_MARK
-        raise CannotAssessError(
-            f"weights file {name} is {size_bytes} bytes; tensor {tensor.name!r} ends at byte "
-            f"{offset + length}, so it is {'a Git LFS pointer' if pointer else 'truncated'}",
-            f"git lfs pull --include {quoted(name)}" if pointer else f"copy or download {name} again",
-        )
+            is_pointer = file.read(len(LFS_MARK)) == LFS_MARK
+        state = "truncated"
+        hint = f"copy or download {name} again"
+        if is_pointer:
+            state = "a Git LFS pointer"
+            hint = f"git lfs pull --include {quoted(name)}"
+        end = f"tensor {tensor.name!r} ends at byte {offset + length}"
+        raise CannotAssessError(f"weights file {name} is {size_bytes} bytes; {end}, so it is {state}", hint)
 
 
 def damaged(message: str) -> CannotAssessError:
@@ -450,7 +317,7 @@ def damaged(message: str) -> CannotAssessError:
 
 
 def check_inline(tensor: TensorProto, places: Places) -> None:
-    """Refuse an inline tensor of the wrong length. It must have as many values as its shape needs.
+    """Refuse an inline tensor that has fewer or more values than its shape needs.
 
     Args:
         tensor: its values are not in another file.
@@ -462,21 +329,24 @@ def check_inline(tensor: TensorProto, places: Places) -> None:
     try:
         kind = TensorProto.DataType.Name(tensor.data_type).lower()
         field = tensor_dtype_to_field(tensor.data_type)
-        needed, unit = needed_bytes(tensor), "bytes"
+        needed = needed_bytes(tensor)
     except (ValueError, KeyError, TypeError) as error:
         message = f"type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type"
         raise damaged(message) from error
+    unit = "bytes"
     count = len(getattr(tensor, field))
     if count and (tensor.HasField("raw_data") or tensor.name in places):
         raise damaged(f"weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place")
     if tensor.HasField("raw_data"):
         length = len(tensor.raw_data)
     elif tensor.name in places:
-        length = places[tensor.name].stop - places[tensor.name].start
+        place = places[tensor.name]
+        length = place.stop - place.start
     else:  # one number in a field of its own type for each value, two for a complex one, or for each packed byte
-        length, unit = count, "values"
-        values = math.prod(tensor.dims) * (2 if kind.startswith("complex") else 1)
-        needed = needed if tensor.data_type in PACKED_BITS and length == needed else values
+        length = count
+        unit = "values"
+        if tensor.data_type not in PACKED_BITS or length != needed:
+            needed = math.prod(tensor.dims) * (2 if kind.startswith("complex") else 1)
     if length != needed or any(size < 0 for size in tensor.dims):
         raise damaged(
             f"weight {tensor.name!r} has {length} {unit}; its shape {list(tensor.dims)} and type {kind} need {needed}"
@@ -486,7 +356,7 @@ def check_inline(tensor: TensorProto, places: Places) -> None:
 
 
 def values_of(tensor: TensorProto, weights: Weights) -> GenericArray:
-    """Read the values of one weight. Only this weight's bytes are read, of an external file or the model's.
+    """Read the values of one weight, and no other bytes of the file that holds them.
 
     Args:
         tensor: an initializer of a file that `read_onnx` has checked.
@@ -496,7 +366,8 @@ def values_of(tensor: TensorProto, weights: Weights) -> GenericArray:
         return np.array(list(tensor.string_data), dtype=object).reshape(tuple(tensor.dims))
     if not _is_elsewhere(tensor, weights):
         return np.asarray(to_array(tensor))
-    inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=b"".join(pieces_of(tensor, weights)))
+    raw_data = b"".join(pieces_of(tensor, weights))
+    inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw_data)
     return np.asarray(to_array(inline))
 
 
@@ -513,7 +384,8 @@ def pieces_of(tensor: TensorProto, weights: Weights) -> Iterator[bytes | memoryv
     elif tensor.data_location != TensorProto.EXTERNAL or weights.folder is None:
         yield memoryview(weights.content)[weights.places[tensor.name]]
     else:
-        entries, left = entries_of(tensor), needed_bytes(tensor)
+        entries = entries_of(tensor)
+        left = needed_bytes(tensor)
         with (weights.folder / entries["location"]).open("rb") as file:
             file.seek(int(entries.get("offset") or 0))
             while left and (piece := file.read(min(CHUNK_BYTES, left))):
@@ -522,25 +394,32 @@ def pieces_of(tensor: TensorProto, weights: Weights) -> Iterator[bytes | memoryv
 
 
 def _is_elsewhere(tensor: TensorProto, weights: Weights) -> bool:
-    """Whether a weight's values are not in the message itself. They are in another file, or in the model's content."""
+    """Return whether a weight's values are not in the message itself, but in a file."""
     if tensor.data_location == TensorProto.EXTERNAL and weights.folder is not None:
         return True
-    field = tensor_dtype_to_field(tensor.data_type)
-    return tensor.name in weights.places and not tensor.HasField("raw_data") and not len(getattr(tensor, field))
+    if tensor.name not in weights.places or tensor.HasField("raw_data"):
+        return False
+    return not len(getattr(tensor, tensor_dtype_to_field(tensor.data_type)))
 
 
 def needed_bytes(tensor: TensorProto) -> int:
     """Return the bytes that a shape and type need. Raises KeyError, TypeError for an unknown type."""
-    bits: int = PACKED_BITS.get(tensor.data_type) or 8 * tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    values: int = math.prod(tensor.dims)
-    return (values * bits + 7) // 8
+    bits: int = PACKED_BITS.get(tensor.data_type, 0)
+    if not bits:
+        bits = 8 * tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    n_values: int = math.prod(tensor.dims)
+    return (n_values * bits + 7) // 8
 
 
 def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    for node in graph.node:
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
         yield from _attribute_tensors(node.attribute)
 
 
@@ -549,9 +428,10 @@ def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorP
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
+        sparse_tensors = [*attribute.sparse_tensors]
         if attribute.HasField("sparse_tensor"):
-            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-        for sparse in attribute.sparse_tensors:
+            sparse_tensors.append(attribute.sparse_tensor)
+        for sparse in sparse_tensors:
             yield from (sparse.values, sparse.indices)
         if attribute.HasField("g"):
             yield from _graph_tensors(attribute.g)

@@ -1,8 +1,7 @@
 """Name the devices of this machine, and find why one is missing.
 
-What `--device` names is read here: execution providers, their options, and why one is missing. The hardware (cores, and
-GPUs by NVIDIA's driver) is read without torch and CUDA. The findings of `doctor` are facts about the environment, and a
-command to type for each fault.
+What `--device` names is read here: execution providers and their options. The hardware (cores, and GPUs by NVIDIA's
+driver) is read without torch and CUDA.
 """
 
 import ctypes
@@ -10,18 +9,14 @@ import io
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import field
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distributions, version
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -29,13 +24,13 @@ from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from ....thresholds.records import Frozen
 from ...errors import UsageError
-from ...text import Texts, frozen
+from ...text import frozen
 from ..evidence import Int8Sums
-from ..model.open import supported_versions
 
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 SUFFIX = "ExecutionProvider"
 PROVIDERS: Mapping[str, tuple[str, str]] = {
     "cpu": (CPU, "onnxruntime"),
@@ -108,35 +103,42 @@ def parse_device(text: str) -> Device:
     name = match["name"].lower() if match else ""
     providers = _providers_by_name()
     if match is None or name not in providers:
-        word = text.lower().partition(",")[0].removesuffix(SUFFIX.lower())
-        near = ["cuda" if word in ("gpu", "nvidia") else f"cuda:{word}" if word.isdecimal() else word.partition(":")[0]]
-        if near[0].partition(":")[0] not in providers:
-            near = get_close_matches(word, providers, 1, 0.75)
         installed = ", ".join(sorted({*map(_name_of, _available())} - {"cpu"})) or "it has none"
         raise UsageError(
             f"--device is {text!r}; it must be auto, cpu, cuda, cuda:N or tensorrt, or another execution provider that "
             f"the installed ONNX Runtime has ({installed})",
-            f"--device {near[0] if near else 'auto'}",
+            f"--device {_nearest(text, providers)}",
         )
-    provider, place = providers[name], match["place"] or ""
+    provider = providers[name]
+    place = match["place"] or ""
     user_options = dict(part.split("=") for part in match["options"].split(",") if part)
     if provider == CPU or name == "auto":
         if place or user_options:
-            raise UsageError(
-                f"--device is {text!r}; {name} has no number and no options", f"--device {name}, or --device cuda"
-            )
+            message = f"--device is {text!r}; {name} has no number and no options"
+            raise UsageError(message, f"--device {name}, or --device cuda")
         return Device(provider=provider, is_auto=name == "auto", options=dict(DEFAULTS.get(provider, {})))
     key = PLACE_OPTION.get(name, "device_id")
     if place and key == "device_id" and not place.isdecimal():
         raise UsageError(f"--device is {text!r}; a device's number follows the colon", f"--device {name}:0")
-    options = {**DEFAULTS.get(provider, {}), **({key: place} if place else {}), **user_options}
-    return Device(provider=provider, place=place, options=options)
+    options = dict(DEFAULTS.get(provider, {}))
+    if place:
+        options[key] = place
+    return Device(provider=provider, place=place, options=options | user_options)
+
+
+def _nearest(text: str, names: Iterable[str]) -> str:
+    """Return the device that somebody may have meant."""
+    word = text.lower().partition(",")[0].removesuffix(SUFFIX.lower())
+    if word in ("gpu", "nvidia"):
+        return "cuda"
+    if word.isdecimal():
+        return f"cuda:{word}"
+    name = word.partition(":")[0]
+    return name if name in names else [*get_close_matches(word, names, 1, 0.75), "auto"][0]
 
 
 def expects_accelerator(device: str) -> bool:
-    """Return whether a device should be an accelerator.
-
-    Only the session proves that it is. Only the session proves that it does.
+    """Return whether a device should be an accelerator, which only the session proves.
 
     Raises UsageError: no such device.
     """
@@ -145,10 +147,9 @@ def expects_accelerator(device: str) -> bool:
 
 
 def why_missing(provider: str) -> str:
-    """Return why a provider can't be there. "" where that does not show before a session is made."""
+    """Return why a provider can't be there: "" where that does not show before a session is made."""
     if provider not in ort.get_available_providers():
-        package = next((package for name, package in PROVIDERS.values() if name == provider), "")
-        install = f" (pip install {package})" if package else ""
+        install = "".join(f" (pip install {package})" for name, package in PROVIDERS.values() if name == provider)
         return f"the installed ONNX Runtime {ort.__version__} has no {provider}{install}"
     if provider not in (CUDA, TENSORRT):
         return ""
@@ -165,14 +166,20 @@ def _available() -> list[str]:
 
 
 def _name_of(provider: str) -> str:
-    named = {full_name: name for name, (full_name, _) in PROVIDERS.items()}
-    return named.get(provider, provider.removesuffix(SUFFIX).lower())
+    for name, (full_name, _) in PROVIDERS.items():
+        if full_name == provider:
+            return name
+    return provider.removesuffix(SUFFIX).lower()
 
 
 def _providers_by_name() -> dict[str, str]:
     """Return every name of a device, with its provider."""
-    of_package = {_name_of(provider): provider for provider in _available()}
-    return {"auto": CUDA} | {name: provider for name, (provider, _) in PROVIDERS.items()} | of_package
+    names = {"auto": CUDA}
+    for name, (provider, _) in PROVIDERS.items():
+        names[name] = provider
+    for provider in _available():
+        names[_name_of(provider)] = provider
+    return names
 
 
 TIMEOUT_S = 10  # a driver that is being reset can hang nvidia-smi
@@ -190,7 +197,7 @@ class Gpu:
 
 
 def preload_cuda() -> None:
-    """Load CUDA and cuDNN from NVIDIA's Python packages. Not every ONNX Runtime can do that."""
+    """Load CUDA and cuDNN from NVIDIA's Python packages, where ONNX Runtime can do that."""
     if hasattr(ort, "preload_dlls"):
         # it prints what it does not find; the session's providers are the proof, not its words
         with redirect_stdout(io.StringIO()):
@@ -198,21 +205,24 @@ def preload_cuda() -> None:
 
 
 def cpu_threads() -> int:
-    """Count the cores that this process may use. They are a container's share, not the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the cores that this process may use, a container's share of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """Return the processor's name. It is the architecture where the system gives no name."""
+    """Return the processor's name, or its architecture where the system gives no name."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in lines:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "CPU"
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """List the GPUs that nvidia-smi knows. There are none without a driver, or where it does not answer."""
+    """List the GPUs that nvidia-smi knows: none without a driver, or where it does not answer."""
     lines = ask_nvidia_smi(
         "--query-gpu=index,name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits"
     )
@@ -231,15 +241,16 @@ def parse_gpus(lines: str) -> tuple[Gpu, ...]:
 
 
 def gpu_name(index: int) -> str:
-    """Return the driver's name of a GPU. Its number counts the GPUs that this process may see."""
-    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    if visible and index < len(visible) and visible[index].isdigit():
+    """Return the driver's name of a GPU, whose number counts the GPUs that this process may see."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    visible = [part.strip() for part in listed if part.strip()]
+    if index < len(visible) and visible[index].isdigit():
         index = int(visible[index])
     return next((gpu.name for gpu in list_gpus() if gpu.index == index), "NVIDIA GPU")
 
 
 def ask_nvidia_smi(*arguments: str) -> str:
-    """Run nvidia-smi and return its output. "" where it is missing, fails or does not answer."""
+    """Run nvidia-smi and return its output: "" where it is missing, fails or does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
@@ -253,14 +264,12 @@ def ask_nvidia_smi(*arguments: str) -> str:
 
 
 def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
-    """Return where a session has its tensors.
-
-    ONNX Runtime's binding names a kind of device and its number.
-    """
+    """Return where a session has its tensors, as ONNX Runtime's binding names a kind of device and its number."""
     first = session.get_providers()[0]
     if first not in (CUDA, TENSORRT):  # it takes arrays from the processor's memory
         return "cpu", 0
-    return "cuda", int(session.get_provider_options()[first].get("device_id", 0))
+    options = session.get_provider_options()[first]
+    return "cuda", int(options.get("device_id", 0))
 
 
 ORT_FATAL = 4  # ONNX Runtime's quietest log level; errors come as exceptions anyway
@@ -304,246 +313,3 @@ def _share_of_exact_sum(*switched_on: str) -> float:
     session = ort.InferenceSession(model.SerializeToString(), options, providers=[CPU])
     (total,) = session.run(None, {"x": np.full((1, TERMS), LARGEST_UINT8)})
     return float(total.item() / (TERMS * int(LARGEST_UINT8) * int(LARGEST_INT8)))
-
-
-OURS = ("robustcheck-onnx", "robustcheck-onnx-cpu")  # the same code, with a large and a small ONNX Runtime
-PACKAGES = (*OURS, "numpy", "onnx", "Pillow", "pydantic", "rich", "typer")
-CUDA_WHEELS = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu13")
-CUDNN_WHEELS = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
-WITH_CUDA = "onnxruntime-gpu[cuda,cudnn]"
-GPU_INSTALL = f"pip install '{WITH_CUDA}'"
-
-
-class MachineFinding(Frozen):
-    """A judged fact about the environment."""
-
-    check: str
-    status: Literal["ok", "warn", "fail"]
-    detail: str
-    fix: str = ""
-    """a command to type; empty when there is nothing to fix"""
-
-
-@frozen
-class Facts:
-    """The facts of an environment, not judged. Versions are empty where a package is not installed."""
-
-    python: str
-    asked: str
-    """the flavour of ONNX Runtime that robustcheck asks for here"""
-    packages: dict[str, str]
-    wheels: dict[str, str]
-    """distributions that hold the import package onnxruntime: it has several flavours, of which one can be there"""
-    runtime: str
-    runtime_cuda: str
-    """CUDA that ONNX Runtime was built for"""
-    providers: Texts
-    opset: int | None
-    gpus: tuple[Gpu, ...]
-    driver_cuda: str
-    """newest CUDA that the driver runs"""
-    cuda_wheels: dict[str, str]
-    torch: str
-    cuda_fault: str | None
-    """why a tiny model did not run on CUDA, "" when it did, None when it was not tried"""
-    cpu: str
-    threads: int
-    cores: int
-    int8_sums: Int8Sums
-
-
-def diagnose() -> tuple[MachineFinding, ...]:
-    """Examine this environment: wheels, providers, driver, CUDA, packages, processor. torch is not imported."""
-    return examine(gather())
-
-
-def gather() -> Facts:
-    """Look at this environment, without judging."""
-    gpus = list_gpus()
-    header = re.search(r"CUDA(?: UMD)? Version:\s*([\d.]+)", ask_nvidia_smi()) if gpus else None
-    providers = tuple(ort.get_available_providers())
-    packages = _versions(PACKAGES)
-    is_large = OURS[0] in packages and platform.machine() in ("x86_64", "AMD64") and sys.platform in ("linux", "win32")
-    return Facts(
-        python=platform.python_version(),
-        asked="onnxruntime-gpu" if is_large else "onnxruntime",
-        packages=packages,
-        wheels=_runtimes(),
-        runtime=ort.__version__,
-        runtime_cuda=getattr(ort, "cuda_version", "") or "",
-        providers=providers,
-        opset=supported_versions()[0],
-        gpus=gpus,
-        driver_cuda=header[1] if header else "",
-        cuda_wheels=_versions((*CUDA_WHEELS, *CUDNN_WHEELS)),
-        torch=_versions(("torch",)).get("torch", ""),
-        cuda_fault=_try_cuda() if gpus and CUDA in providers else None,
-        cpu=cpu_name(),
-        threads=cpu_threads(),
-        cores=os.cpu_count() or 1,
-        int8_sums=int8_sums(),
-    )
-
-
-def examine(facts: Facts) -> tuple[MachineFinding, ...]:
-    """Judge the facts of an environment (pure)."""
-    providers = f"ONNX Runtime {facts.runtime} can try {', '.join(facts.providers)}"
-    providers += f"; opsets up to {facts.opset}" if facts.opset else ""
-    cores = f"{facts.cpu}, {facts.threads} of {facts.cores} cores for this process"
-    return (
-        MachineFinding(check="Python", status="ok", detail=facts.python),
-        _packages(facts),
-        _wheels(facts),
-        MachineFinding(check="execution providers", status="ok", detail=providers),
-        _gpu(facts),
-        *_cuda(facts),
-        MachineFinding(check="processor", status="ok", detail=cores),
-        _int8(facts.int8_sums),
-    )
-
-
-def _listed(versions: dict[str, str]) -> str:
-    return ", ".join(map(" ".join, versions.items()))
-
-
-def _packages(facts: Facts) -> MachineFinding:
-    check, listed = "packages", _listed(facts.packages)
-    if not facts.packages.keys() >= set(OURS):
-        return MachineFinding(check=check, status="ok", detail=listed)
-    detail = f"{listed}: {' and '.join(OURS)} overwrite each other's files; keep one"
-    fix = f"pip uninstall -y {' '.join(OURS)}  # then install one of them again"
-    return MachineFinding(check=check, status="fail", detail=detail, fix=fix)
-
-
-def _wheels(facts: Facts) -> MachineFinding:
-    check, listed = "ONNX Runtime wheels", _listed(facts.wheels)
-    if len(facts.wheels) > 1:
-        keep = _flavour_to_keep(facts)
-        where = "an NVIDIA GPU is" if facts.gpus else "no NVIDIA GPU is"
-        detail = f"{listed}: they overwrite each other's files; {where} here: keep {keep.partition('[')[0]}"
-        return MachineFinding(check=check, status="fail", detail=detail, fix=_reinstall(facts, keep))
-    if not facts.wheels:
-        detail = f"ONNX Runtime {facts.runtime} is installed, but by no package that pip knows"
-        fix = f"pip install {facts.asked}  # unless you built this one yourself"
-        return MachineFinding(check=check, status="warn", detail=detail, fix=fix)
-    return MachineFinding(check=check, status="ok", detail=listed)
-
-
-def _gpu(facts: Facts) -> MachineFinding:
-    check = "NVIDIA GPU"
-    if not facts.gpus:
-        return MachineFinding(check=check, status="ok", detail="none (nvidia-smi lists none); the CPU is used")
-    listed = "; ".join(
-        f"{gpu.index}: {gpu.name}, {gpu.memory_free_mib} of {gpu.memory_mib} MiB free" for gpu in facts.gpus
-    )
-    driver = f"driver {facts.gpus[0].driver}" + (f", CUDA up to {facts.driver_cuda}" if facts.driver_cuda else "")
-    if CUDA not in facts.providers:
-        detail = f"{listed}; {driver}; this ONNX Runtime has no {CUDA}"
-        return MachineFinding(check=check, status="warn", detail=detail, fix=_reinstall(facts, WITH_CUDA))
-    return MachineFinding(check=check, status="ok", detail=f"{listed}; {driver}")
-
-
-def _int8(sums: Int8Sums) -> MachineFinding:
-    detail = f"sums of uint8 activations and int8 weights {sums.words} on this CPU"
-    if sums.saturates:
-        detail += "; where they are exact, an int8 file can give other vectors"
-    return MachineFinding(check="int8 sums", status="ok", detail=detail)
-
-
-def _flavour_to_keep(facts: Facts) -> str:
-    """Return the flavour of ONNX Runtime for the hardware.
-
-    It is CUDA's with an NVIDIA GPU, else the one for other hardware, else the smallest.
-    """
-    if facts.gpus:
-        return WITH_CUDA
-    return next((name for name in facts.wheels if name not in ("onnxruntime", "onnxruntime-gpu")), "onnxruntime")
-
-
-def _reinstall(facts: Facts, keep: str) -> str:
-    """Write the command that installs one flavour alone.
-
-    It also brings the distribution of ours that requires it: the other would bring its own back.
-    """
-    flavour = keep.partition("[")[0]
-    ours, other = next((name for name in OURS if name in facts.packages), ""), OURS[flavour == "onnxruntime"]
-    note = ""
-    if ours and facts.asked != flavour:
-        if flavour in ("onnxruntime", "onnxruntime-gpu") and ours != other:
-            gone = " ".join((*facts.wheels, ours))
-            return f"pip uninstall -y {gone}  # then install {other}, which asks for {flavour}"
-        note = f"  # install {ours} with --no-deps from now on: it asks for {facts.asked}"
-    gone = f"pip uninstall -y {' '.join(facts.wheels)} && " if facts.wheels else ""
-    return f"{gone}pip install {shlex.quote(keep)}{note}"
-
-
-def _cuda(facts: Facts) -> list[MachineFinding]:
-    if not facts.gpus or CUDA not in facts.providers:
-        return []
-    built, driver = _major(facts.runtime_cuda), _major(facts.driver_cuda)
-    wheels = _listed(facts.cuda_wheels) or "no NVIDIA Python packages"
-    majors = {name: _major(number, name) for name, number in facts.cuda_wheels.items()}
-    fitting = {"cudnn" in name for name, major in majors.items() if major == built}  # of each of the two libraries
-    wrong = {name: number for name, number in facts.cuda_wheels.items() if ("cudnn" in name) not in fitting}
-    detail, fix = f"ONNX Runtime was built for CUDA {facts.runtime_cuda or 'of unknown version'}; {wheels}", GPU_INSTALL
-    if built and driver and driver < built:
-        detail = f"{detail}; the driver runs CUDA up to {facts.driver_cuda}"
-        older = f"pip install '{WITH_CUDA}<1.27'  # CUDA 12; or "
-        fix = f"{older if driver == 12 else ''}update the NVIDIA driver"
-        findings = [MachineFinding(check="CUDA", status="fail", detail=detail, fix=fix)]
-    elif built and wrong:
-        detail = f"{detail}; {_listed(wrong)} is for another CUDA"
-        findings = [MachineFinding(check="CUDA", status="warn", detail=detail, fix=fix)]
-    else:
-        findings = [MachineFinding(check="CUDA", status="ok", detail=detail)]
-    torch_cuda = re.search(r"\+cu(\d\d)", facts.torch)
-    if torch_cuda and built and int(torch_cuda[1]) != built:
-        detail = (
-            f"torch {facts.torch} is for CUDA {torch_cuda[1]}, ONNX Runtime for {built}: they can't share a process"
-        )
-        apart = "keep torch (exports) and the check in two environments"
-        findings.append(MachineFinding(check="torch", status="warn", detail=detail, fix=apart))
-    if facts.cuda_fault == "":
-        findings.append(
-            MachineFinding(check="CUDA run", status="ok", detail="a tiny model ran on CUDAExecutionProvider")
-        )
-    elif facts.cuda_fault is not None:
-        findings.append(MachineFinding(check="CUDA run", status="fail", detail=facts.cuda_fault, fix=fix))
-    return findings
-
-
-def _versions(names: Texts) -> dict[str, str]:
-    versions = {}
-    for name in names:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
-
-
-def _runtimes() -> dict[str, str]:
-    own_file = PurePosixPath("onnxruntime/__init__.py")
-    versions = {
-        name.lower(): package.version
-        for package in distributions()  # one that was removed in part has no name
-        if (name := package.name or "").lower().startswith("onnxruntime") and own_file in (package.files or ())
-    }
-    return dict(sorted(versions.items()))
-
-
-def _major(number: str, wheel: str = "") -> int | None:
-    """Read the CUDA major of an NVIDIA wheel. The name contains it (…-cu13), else the version is read."""
-    match = re.search(r"-cu(\d+)$", wheel) or re.match(r"(\d+)", number)
-    return int(match[1]) if match else None
-
-
-def _try_cuda() -> str:
-    """Try one addition on CUDA. Returns why it did not run, "" when it did."""
-    add = '<ir_version: 8, opset_import: ["" : 13]> probe (float[1] x) => (float[1] y) { y = Add(x, x) }'
-    ort.set_default_logger_severity(ORT_FATAL)  # of libraries that are not there
-    preload_cuda()
-    try:
-        session = ort.InferenceSession(parse_model(add).SerializeToString(), providers=parse_device("cuda").providers)
-    except RUN_ERRORS as error:
-        return f"CUDA did not start: {' '.join(str(error).split())[:300]}"
-    obtained = session.get_providers()[0]
-    return "" if obtained == CUDA else f"{CUDA} did not start, ONNX Runtime took {obtained}"

@@ -1,9 +1,8 @@
-"""Read a classifier's head as numbers, from the model or a file.
+"""Read a classifier's head as numbers, W and b of the last linear layer, from the model or a file.
 
-They are W and b of the last linear layer. The part of the graph between the input of the layer and the scores becomes
-a graph of its own. It takes float32, whatever the layer takes, and ends before a softmax: it computes W·h + b, so a run
-on unit vectors reads W, however the weights are stored. Only what rounds the scores to integers with fixed scales is
-replaced by its float equal.
+The part of the graph between the input of the layer and the scores becomes a graph of its own. It takes float32,
+whatever the layer takes, and ends before a softmax: it computes W·h + b, so a run on unit vectors reads W, however the
+weights are stored. Only what rounds the scores to integers with fixed scales is replaced by its float equal.
 """
 
 import math
@@ -19,12 +18,15 @@ from ...arrays import NOT_READABLE, Array, GenericArray, float64
 from ...errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint, unfit
 from ...text import frozen
 from ..model.file import Graph
-from ..model.layers import FLOATS, LINEAR, RESHAPE, Layers, build_layers, inputs_of, needed_nodes, text_of, with_shapes
+from ..model.layers import FLOATS, LINEAR, RESHAPE, Layers, Shape, Sizes, build_layers, with_shapes
+from ..model.nodes import inputs_of, needed_nodes, text_of
 from ..model.open import ModelFile
 from .devices import RUN_ERRORS, cpu_threads
 from .session import open_session, relative_difference, translate
 
-INPUT, OUTPUT = "robustcheck_head_input", "robustcheck_head_output"  # no model has tensors of these names
+INPUT = "robustcheck_head_input"
+OUTPUT = "robustcheck_head_output"  # no model has tensors of these names
+MATRIX = "--head FILE.npy, a matrix (class, feature)"
 AFTER = (RESHAPE - {"DynamicQuantizeLinear", "LpNormalization"}) | frozenset(
     ("Add", "Sub", "Mul", "Div", "QLinearAdd", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum")
 )
@@ -35,10 +37,7 @@ FIXED_SCALES = frozenset(("QLinearMatMul", "QLinearConv", "QGemm"))
 
 @frozen
 class HeadPart:
-    """The part of a graph that computes scores.
-
-    Its input is the head's, named `INPUT`, its output `OUTPUT`, float32.
-    """
+    """The part of a graph that computes scores: its input is `INPUT`, its output `OUTPUT`, float32."""
 
     graph: Graph
     shape: tuple[int, ...]
@@ -54,7 +53,7 @@ class HeadPart:
 
 
 def head_part(opened: ModelFile) -> HeadPart:
-    """Cut the head out of a model. It goes from the input of the last linear layer to the scores before a softmax.
+    """Cut the head out of a model, from the input of the last linear layer to the scores before a softmax.
 
     Raises:
         CannotAssessError: the model has no class scores that one linear layer gives, or they need more of the image
@@ -65,79 +64,79 @@ def head_part(opened: ModelFile) -> HeadPart:
     if head is None or opened.class_output is None:
         raise CannotAssessError(
             f"{where}: head is missing; the file has no class scores that one linear layer gives",
-            "--head FILE.npy, a matrix (class, feature); or robustcheck export … --zero-shot CLASSES.txt",
+            f"{MATRIX}; or robustcheck export … --zero-shot CLASSES.txt",
         )
     proto = opened.graph.stripped()
-    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-    layers = build_layers(with_shapes(proto), opened.image_input.name, weights)
+    layers = build_layers(with_shapes(proto), opened.image_input.name, proto.graph.initializer)
     path = _path(layers, opened.class_output, where)
     layer = layers.producers[path[0]]
     in_integers = layer.op_type in FIXED_SCALES
     start = layers.data[path[0]][0]
     if layers.types.get(start, TensorProto.FLOAT) not in FLOATS and not in_integers:
         start = head.tensor  # a dynamic quantiser is between
-    end = _linear_end(layers, path)
+    n_linear = _n_linear(layers, path)
+    ops_after = [layers.ops[name] for name in path[n_linear:]]
     is_bent = text_of(layer, "activation")  # FusedGemm, …
-    gives_probabilities = not is_bent and _is_probability([layers.ops[name] for name in path[end + 1 :]])
-    path = path[: end + 1]
+    gives_probabilities = not is_bent and _is_probability(ops_after)
+    path = path[:n_linear]
+    scores = path[-1]
     graph = GraphProto(name="head")
     if not in_integers:
-        graph.node.append(make_node("Cast", [INPUT], [start], to=layers.types.get(start, TensorProto.FLOAT)))
-    nodes, needed = needed_nodes(proto.graph.node, path[-1:], without=start)
+        kind = layers.types.get(start, TensorProto.FLOAT)
+        graph.node.append(make_node("Cast", [INPUT], [start], to=kind))
+    nodes, needed = needed_nodes(proto.graph.node, [scores], without=start)
     if opened.image_input.name in needed:
-        raise CannotAssessError(
-            f"{where}: scores {path[-1]!r} need more of the image than {start!r}; a head reads one tensor",
-            "--head FILE.npy, a matrix (class, feature)",
-        )
+        message = f"{where}: scores {scores!r} need more of the image than {start!r}; a head reads one tensor"
+        raise CannotAssessError(message, MATRIX)
     for node in nodes:
         is_on_path = not set(path).isdisjoint(node.output)
         graph.node.extend(_float_equal(node, layers) if is_on_path else [node])
-    graph.node.append(make_node("Cast", [path[-1]], [OUTPUT], to=TensorProto.FLOAT))
+    graph.node.append(make_node("Cast", [scores], [OUTPUT], to=TensorProto.FLOAT))
     read = {name for node in graph.node for name in inputs_of(node)}
     graph.initializer.extend(weight for weight in proto.graph.initializer if weight.name in read)
-    shape, axis = _input_shape(layer, layers.shapes.get(start), math.prod(head.weight_shape) // (head.classes or 1))
+    n_features = math.prod(head.weight_shape) // (head.classes or 1)
+    shape, axis = _input_shape(layer, layers.shapes.get(start) or (), n_features)
     graph.input.append(make_tensor_value_info(INPUT, TensorProto.FLOAT, ["images", *shape]))
     graph.output.append(ValueInfoProto(name=OUTPUT))
     part = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
-    return HeadPart(opened.graph.changed(part), shape, axis, layer.op_type, path[-1], gives_probabilities)
+    return HeadPart(opened.graph.changed(part), shape, axis, layer.op_type, scores, gives_probabilities)
 
 
 def _path(layers: Layers, output: str, where: str) -> list[str]:
-    """List the tensors from layer to class output. The first is the layer's own output."""
+    """List the tensors from the layer's own output to the class output."""
     path = [output]
     while layers.ops.get(path[-1]) not in LINEAR or len(layers.data[path[-1]]) != 1:
         names = layers.data.get(path[-1], ())
-        source = layers.elementwise.parent(path[-1]) if len(names) > 1 else names[0] if names else None
+        source = names[0] if len(names) == 1 else layers.elementwise.parent(path[-1])
         if source is None:
-            raise CannotAssessError(
-                f"{where}: class output {output!r} is given by several layers; the weights of one are needed",
-                "--head FILE.npy, a matrix (class, feature)",
-            )
+            message = f"{where}: class output {output!r} is given by several layers; the weights of one are needed"
+            raise CannotAssessError(message, MATRIX)
         path.append(source)
     return path[::-1]
 
 
-def _linear_end(layers: Layers, path: Sequence[str]) -> int:
-    """Find the last linear tensor of the path. Up to it all are linear functions of the layer's input."""
-    for index, name in enumerate(path[1:]):
+def _n_linear(layers: Layers, path: Sequence[str]) -> int:
+    """Count the tensors from the start of the path that are linear functions of the layer's input."""
+    for index, name in enumerate(path):
         of_image = [tensor for tensor in layers.producers[name].input if tensor in layers.image_tensors]
-        if layers.ops[name] not in AFTER or len(of_image) != 1:
+        if index and (layers.ops[name] not in AFTER or len(of_image) != 1):
             return index
-    return len(path) - 1
+    return len(path)
 
 
 def _is_probability(ops: Sequence[str]) -> bool:
-    """Return whether operators are a softmax or a sigmoid.
-
-    They come after the scores; a softmax may be exp(x - max) / sum.
-    """
+    """Return whether the operators after scores are a softmax, perhaps as exp(x - max) / sum, or a sigmoid."""
     ops = [op for op in ops if op not in RESHAPE - {"LpNormalization"}]
-    return (len(ops) == 1 and ops[0] in PROBABILITIES) or ops in (["Sub", "Exp", "Div"], ["Exp", "Div"])
+    if len(ops) == 1:
+        return ops[0] in PROBABILITIES
+    return ops in (["Sub", "Exp", "Div"], ["Exp", "Div"])
 
 
 def _float_equal(node: NodeProto, layers: Layers) -> list[NodeProto]:
-    """Return the same computation on floats. The operator writes or reads integers with fixed scales."""
-    op, names, output = node.op_type, list(node.input), node.output[0]
+    """Return the same computation on floats as a node that writes or reads integers with fixed scales."""
+    op = node.op_type
+    names = list(node.input)
+    output = node.output[0]
     attributes = {
         attribute.name: get_attribute_value(attribute) for attribute in node.attribute if not attribute.ref_attr_name
     }
@@ -145,9 +144,13 @@ def _float_equal(node: NodeProto, layers: Layers) -> list[NodeProto]:
     if op in ("QuantizeLinear", "DequantizeLinear"):
         return [make_node("Identity", [names[0]], [output])]
     if op == "QLinearAdd":
-        data = names[0] if names[0] in layers.image_tensors else names[3]
-        other = names[3:6] if data == names[0] else names[:3]
-        return [make_node("DequantizeLinear", other, [bias], axis=0), make_node("Add", [data, bias], [output])]
+        data = names[0]
+        other = names[3:6]
+        if data not in layers.image_tensors:
+            data = names[3]
+            other = names[:3]
+        as_float = make_node("DequantizeLinear", other, [bias], axis=0)
+        return [as_float, make_node("Add", [data, bias], [output])]
     if op not in FIXED_SCALES:
         return [node]
     by_class = 0 if op == "QLinearConv" or attributes.get("transB") else 1  # axis of the weight that has the classes
@@ -162,15 +165,15 @@ def _float_equal(node: NodeProto, layers: Layers) -> list[NodeProto]:
     return [*nodes, make_node(equal, inputs, [output], **attributes)]
 
 
-def _input_shape(
-    layer: NodeProto, shape: tuple[int | None, ...] | None, n_features: int
-) -> tuple[tuple[int, ...], int]:
-    """Return the input's shape and its feature axis. The shape is without the image axis."""
+def _input_shape(layer: NodeProto, shape: Shape, n_features: int) -> tuple[Sizes, int]:
+    """Return the input's shape without the image axis, and its feature axis."""
     is_map = "Conv" in layer.op_type
-    sizes = [size or 1 for size in shape[1:]] if shape and len(shape) > 1 else [1, 1, 1] if is_map else [1]
-    place = 0 if is_map else len(sizes) - 1
-    if not shape or not shape[place + 1]:
-        sizes[place] = n_features
+    known = shape[1:]
+    if not known:
+        known = (None, None, None) if is_map else (None,)
+    place = 0 if is_map else len(known) - 1
+    sizes = [size or 1 for size in known]
+    sizes[place] = known[place] or n_features
     return tuple(sizes), place + 1
 
 
@@ -198,9 +201,7 @@ class LinearHead:
 
 
 def read_head(opened: ModelFile) -> LinearHead:
-    """Read the head of a model by running it.
-
-    It runs on vectors: W·(c·eⱼ) + b for each feature j, and b for the zero vector.
+    """Read the head of a model by running it on vectors: W·(c·eⱼ) + b for each feature j, and b for the zero vector.
 
     The weights may be held in any way; what is read is what ONNX Runtime computes with, to float32's (float16's)
     precision. It acts on the tensor `opened.head.tensor`; factors and biases behind the layer are in W and b. c grows
@@ -216,17 +217,14 @@ def read_head(opened: ModelFile) -> LinearHead:
     rows = opened.image_input.batch or ROWS
 
     def run(first: int, length: float) -> Array:
-        """Run the head on length·eⱼ for some features.
-
-        These are `rows` features j from `first` on; those beyond the last are zero vectors.
-        """
+        """Run the head on length·eⱼ for `rows` features j from `first` on, and on zero vectors beyond the last."""
         vectors = length * np.eye(rows, n_features, k=first, dtype=np.float32)
-        aligned = vectors.reshape(
-            rows, *(n_features if axis == part.feature_axis - 1 else 1 for axis in range(len(part.shape)))
-        )
+        sizes = [1] * len(part.shape)
+        sizes[part.feature_axis - 1] = n_features
+        aligned = vectors.reshape(rows, *sizes)
         values = np.ascontiguousarray(np.broadcast_to(aligned, (rows, *part.shape)))
         try:
-            (scores,) = session.run(None, {session.get_inputs()[0].name: values})
+            (scores,) = session.run(None, {INPUT: values})
         except RUN_ERRORS as error:
             raise translate(error, opened) from error
         return float64(scores).reshape(rows, -1)
@@ -235,14 +233,16 @@ def read_head(opened: ModelFile) -> LinearHead:
         weight = np.empty((len(bias), n_features))
         for first in range(0, n_features, rows):
             columns = weight[:, first : first + rows]
-            columns[:] = ((run(first, length)[: columns.shape[1]] - bias) / length).T
+            scores = run(first, length)[: columns.shape[1]]
+            columns[:] = ((scores - bias) / length).T
         return weight
 
     bias = run(n_features, LENGTH)[0]
     if len(bias) < 2:
         raise unfit(opened.path, "number of scores of the head is 1; a prediction needs at least two classes")
     largest = float(np.abs(bias[np.isfinite(bias)]).max(initial=1.0))
-    weight = read(min(LENGTH * 2.0 ** math.ceil(math.log2(largest)), LONGEST))
+    power = math.ceil(math.log2(largest))
+    weight = read(min(LENGTH * 2.0**power, LONGEST))
     if not np.isfinite(weight).all():  # too long for float16
         weight = read(LENGTH)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
@@ -252,7 +252,7 @@ def read_head(opened: ModelFile) -> LinearHead:
 
 
 def head_from_file(path: Path, n_features: int) -> LinearHead:
-    """Read a head from a file. It is .npy with one matrix, or .safetensors with `weight` and perhaps `bias`.
+    """Read a head from a .npy file with one matrix, or a .safetensors file with `weight` and perhaps `bias`.
 
     Args:
         path: the file. The matrix is (class, feature), of floats; the bias (class,).
@@ -263,7 +263,7 @@ def head_from_file(path: Path, n_features: int) -> LinearHead:
         EnvironmentFaultError: .safetensors, and the package safetensors is not installed.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: head is missing; no such file", "--head FILE.npy, a matrix (class, feature)")
+        raise UsageError(f"{path}: head is missing; no such file", MATRIX)
     try:
         if path.suffix == ".npy":
             tensors: dict[str, GenericArray] = {"weight": np.lib.format.open_memmap(path, mode="r")}
@@ -275,16 +275,16 @@ def head_from_file(path: Path, n_features: int) -> LinearHead:
                 "numpy.save('head.npy', weight)",
             )
     except NOT_READABLE as fault:
-        raise UsageError(
-            f"{path}: head is not readable ({' '.join(str(fault).split())[:200]})", "--head FILE.npy"
-        ) from fault
+        words = " ".join(str(fault).split())
+        raise UsageError(f"{path}: head is not readable ({words[:200]})", "--head FILE.npy") from fault
     if "weight" not in tensors:
+        names = ", ".join(sorted(tensors)[:12]) or "(none)"
         raise UsageError(
-            f"{path}: head has the tensors {', '.join(sorted(tensors)[:12]) or '(none)'}; one must be named weight",
+            f"{path}: head has the tensors {names}; one must be named weight",
             "save_file({'weight': weight}, 'head.safetensors')",
         )
     weight = tensors["weight"]
-    bias = tensors.get("bias", np.zeros(len(weight) if weight.ndim else 0))
+    bias = tensors.get("bias", np.zeros(weight.shape[:1]))
     for name, array, rank in (("weight", weight, 2), ("bias", bias, 1)):
         if array.ndim != rank or not np.issubdtype(array.dtype, np.floating) or not array.size:
             raise UsageError(
@@ -295,9 +295,10 @@ def head_from_file(path: Path, n_features: int) -> LinearHead:
         if not np.isfinite(array).all():
             raise UsageError(f"{path}: {name} holds values that are not finite; a head is a matrix of numbers", "")
     if weight.shape[1] != n_features or len(weight) != len(bias) or len(weight) < 2:
+        shapes = f"{weight.shape} and bias {bias.shape}" if "bias" in tensors else f"{weight.shape}"
         raise UsageError(
-            f"{path}: weight has shape {weight.shape}{f' and bias {bias.shape}' if 'bias' in tensors else ''}; "
-            f"(class, {n_features}) with two or more classes is needed: the representation has {n_features} features",
+            f"{path}: weight has shape {shapes}; (class, {n_features}) with two or more classes is needed: the "
+            f"representation has {n_features} features",
             "transpose it, or take the head that belongs to this tensor",
         )
     return LinearHead(weight.astype(np.float64), bias.astype(np.float64), path.name)
@@ -318,7 +319,7 @@ def _safetensors(path: Path) -> dict[str, GenericArray]:
 
 
 def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: GenericArray) -> float:
-    """Return how far W·h + b is from the scores. The scores are the model's own; 0 where the head reproduces them.
+    """Return how far W·h + b is from the model's own scores: 0 where the head reproduces them.
 
     What the scores are does not matter: W·h + b itself, or its softmax, logarithm of the softmax, or sigmoid. The one
     that comes nearest counts. The difference of probabilities is `relative_difference`. That of scores is relative to
@@ -332,15 +333,22 @@ def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: G
         representations: (image, feature), what the head acts on.
         scores: (image, class) of the same images.
     """
-    linear, own = head.scores(representations), float64(scores)
+    linear = head.scores(representations)
+    own = float64(scores)
     if linear.shape != own.shape:
         return float("inf")
     below = linear.max(axis=1, keepdims=True) - linear
-    logarithm = -below - np.log(np.exp(-below).sum(axis=1, keepdims=True))
-    scale = np.maximum(np.sqrt(((linear - head.bias) ** 2).mean()), below)
+    sums = np.exp(-below).sum(axis=1, keepdims=True)
+    logarithm = -below - np.log(sums)
+    rms = np.sqrt(((linear - head.bias) ** 2).mean())
+    scale = np.maximum(rms, below)
+    differences = []
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        differences = [np.nan_to_num(np.abs(own - form) / scale, nan=0.0).max() for form in (linear, logarithm)]
+        for form in (linear, logarithm):
+            relative = np.abs(own - form) / scale
+            differences.append(np.nan_to_num(relative, nan=0.0).max())
         if head.gives_probabilities:
-            forms = (np.exp(logarithm), 1 / (1 + np.exp(-linear)))
-            differences += [relative_difference(own, form) for form in forms]
+            sigmoid = 1 / (1 + np.exp(-linear))
+            differences.append(relative_difference(own, np.exp(logarithm)))
+            differences.append(relative_difference(own, sigmoid))
     return float(min(differences))

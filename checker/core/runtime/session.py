@@ -1,7 +1,8 @@
-"""Open and describe ONNX Runtime sessions on a device. The errors of ONNX Runtime are translated."""
+"""Open and describe ONNX Runtime sessions on a device, and translate ONNX Runtime's errors."""
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -41,7 +42,7 @@ OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allo
 def open_session(
     graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int, exact: bool = False
 ) -> tuple[ort.InferenceSession, str]:
-    """Open a session on `device`, proved to be there. Also returns why `auto` fell back to the CPU ("" if it did not).
+    """Open a session on `device`, and return why `auto` fell back to the CPU: "" where it did not.
 
     threads: cores it may use. exact: int8 sums do not saturate, whatever the CPU does by itself.
 
@@ -51,7 +52,8 @@ def open_session(
         CannotAssessError: ONNX Runtime can't load the model.
     """
     asked = parse_device(device)
-    wanted, session_on = asked.provider, partial(_session, graph, model, level, threads, exact)
+    wanted = asked.provider
+    session_on = partial(_session, graph, model, level, threads, exact)
     if wanted == CPU:
         return session_on([CPU]), ""
     reason = why_missing(wanted)
@@ -60,9 +62,10 @@ def open_session(
             preload_cuda()
         try:
             session = session_on(asked.providers)
-            if session.get_providers()[0] == wanted:
+            obtained = session.get_providers()[0]
+            if obtained == wanted:
                 return session, ""
-            reason = f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}"
+            reason = f"ONNX Runtime could not start {wanted} and took {obtained}"
         except CannotAssessError as error:
             # a provider that can't start sometimes raises instead of falling back: the CPU tells which it was
             reason = error.message
@@ -76,17 +79,15 @@ def describe(
 ) -> Execution:
     """Describe a session by its own facts. `threads` are those of all parallel passes."""
     obtained = tuple(session.get_providers())
-    nodes: dict[str, int] | None = None
-    heavy: dict[str, int] = {}
+    nodes: Counter[str] | None = None
+    heavy = Counter[str]()
     if hasattr(session, "get_provider_graph_assignment_info"):
-        nodes = {}
+        nodes = Counter()
         for part in session.get_provider_graph_assignment_info():
             members = part.get_nodes()
-            nodes[part.ep_name] = nodes.get(part.ep_name, 0) + len(members)
+            nodes[part.ep_name] += len(members)
             if part.ep_name == CPU and obtained[0] != CPU:
-                for node in members:
-                    if node.op_type in HEAVY_OPS:
-                        heavy[node.op_type] = heavy.get(node.op_type, 0) + 1
+                heavy.update(node.op_type for node in members if node.op_type in HEAVY_OPS)
     return Execution(
         requested=device,
         providers=obtained,
@@ -103,14 +104,14 @@ def describe(
 
 
 def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
-    """Turn ONNX Runtime's exception into our error. It names the file and the next step."""
-    # a name in the model that is not text makes the message a UnicodeDecodeError, which holds its bytes
-    message = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
+    """Turn ONNX Runtime's exception into our error, which names the file and the next step."""
+    message = str(error)
+    if isinstance(error, UnicodeDecodeError):  # a name in the model that is not text; it holds the message's bytes
+        message = error.object.decode(errors="backslashreplace")
     text = " ".join(re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message).split())
-    path = quoted(model.path)
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
         asked = re.search(r"failed to allocate.*?(\d+)", text[:READ_LETTERS], re.I)
-        request = f"{asked.group(1)} bytes were asked for" if asked else "no size was given"
+        request = f"{asked[1]} bytes were asked for" if asked else "no size was given"
         return EnvironmentFaultError(
             f"{model.path}: memory ran out ({request}); the model must fit with one image at least",
             "free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one",
@@ -120,12 +121,11 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
         text = pattern.sub("", text)
     text = text.replace("Name:'' ", "").replace("Status Message: ", "")
     if model.external_folder is not None:  # the name of an open folder says nothing to anybody
-        text = text.replace(str(model.external_folder), str(model.external_folder.resolve()))
-    hint = (
-        "export it in float32, or run it on a GPU: --device cuda"
-        if "bfloat16" in text
-        else f"robustcheck inspect {path}"
-    )
+        folder = str(model.external_folder.resolve())
+        text = text.replace(str(model.external_folder), folder)
+    hint = f"robustcheck inspect {quoted(model.path)}"
+    if "bfloat16" in text:
+        hint = "export it in float32, or run it on a GPU: --device cuda"
     return CannotAssessError(f"{model.path}: ONNX Runtime {ort.__version__} refuses the model: {text[:400]}", hint)
 
 
@@ -146,9 +146,8 @@ def _session(
     if exact:
         options.add_session_config_entry(EXACT_SUMS, "1")
     if model.external_folder is not None:
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(model.external_folder)
-        )
+        folder = str(model.external_folder)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a provider that is not there: the providers are compared instead
@@ -168,11 +167,10 @@ LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, sinc
 
 
 def relative_difference(expected: AnyArray, actual: AnyArray) -> float:
-    """Compute the largest relative difference over images.
+    """Compute the largest relative difference over images, max |expected − actual| / rms(expected) of an image.
 
-    It is max |expected − actual| / rms(expected) of an image; 0 for no image, 1e9 at most.
-
-    Values that are not finite must be the same in both, else it is 1e9; the others are compared without them.
+    It is 0 for no image, and 1e9 at most: values that are not finite must be the same in both, and the others are
+    compared without them.
     """
     if object in (expected.dtype, actual.dtype):  # strings
         return 0.0 if np.array_equal(expected, actual) else LARGEST_DIFFERENCE
@@ -183,8 +181,10 @@ def relative_difference(expected: AnyArray, actual: AnyArray) -> float:
     finite = np.isfinite(left)
     if not np.isfinite(right[finite]).all() or not np.array_equal(left[~finite], right[~finite], equal_nan=True):
         return LARGEST_DIFFERENCE
-    left, right = np.where(finite, left, 0.0), np.where(finite, right, 0.0)
+    left = np.where(finite, left, 0.0)
+    right = np.where(finite, right, 0.0)
     gap = np.abs(left - right).max(axis=1)
     scale = np.sqrt((left**2).mean(axis=1))
-    relative = np.divide(gap, scale, out=np.where(gap > 0, LARGEST_DIFFERENCE, 0.0), where=scale > 0)
+    without_scale = np.where(gap > 0, LARGEST_DIFFERENCE, 0.0)
+    relative = np.divide(gap, scale, out=without_scale, where=scale > 0)
     return min(float(relative.max()), LARGEST_DIFFERENCE)

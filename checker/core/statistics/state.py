@@ -24,6 +24,7 @@ from ...errors import CannotAssessError, UsageError
 from ...text import type_name
 from ..evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
 from . import definitions
+from .intervals import FIRST_LOOK, depth, grouped_jackknife, radius, share_bounds, share_floor
 
 GROUPS = 128  # jackknife groups; by digest, so that 64 images fill about 50 of them
 HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
@@ -74,7 +75,7 @@ class Accumulator:
 
     @property
     def n(self) -> int:
-        """Count the images measured so far. Those that are not finite or constant are left out."""
+        """Count the images measured so far, but for those that are not finite or constant."""
         return 0 if self._state is None else self._state.n
 
     def update(self, batch: SupportsArray) -> None:
@@ -97,9 +98,7 @@ class Accumulator:
         update(self._state, rows, [_key(row) for row in rows])
 
     def merge(self, other: Accumulator) -> Accumulator:
-        """Add two accumulators over different images.
-
-        They may be of other processes; the sum is a new one, and both stay as they are.
+        """Return the sum of two accumulators over different images, perhaps of other processes. Both stay as they are.
 
         Raises:
             TypeError: `other` is none.
@@ -120,7 +119,7 @@ class Accumulator:
         return merged
 
     def result(self) -> Statistics:
-        """Return the statistics of all images so far. They have intervals; more batches may follow.
+        """Return the statistics of all images so far, with intervals. More batches may follow.
 
         Returns:
             As `measure`.
@@ -223,13 +222,15 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     rows = definitions.usable_rows(x)
     state.n_nonfinite += int(rows.nonfinite.sum())
     state.n_constant += int(rows.constant.sum())
-    x, groups = x[rows.usable], groups[rows.usable]
+    x = x[rows.usable]
+    groups = groups[rows.usable]
     if not len(x):
         return Measured(rows.usable, x, np.empty(0))
     z = definitions.standardise(x)
     before = state.n
-    if before < definitions.FIRST_LOOK <= before + len(z):  # at the same image, whatever the batches are
-        first = state.powers[3].sum(axis=0) + (z[: definitions.FIRST_LOOK - before] ** 4).sum(axis=0)
+    if before < FIRST_LOOK <= before + len(z):  # at the same image, whatever the batches are
+        added = z[: FIRST_LOOK - before] ** 4
+        first = state.powers[3].sum(axis=0) + added.sum(axis=0)
         state.first_top = definitions.top_features(first)
     powers = np.empty((4, *z.shape))
     powers[0] = z
@@ -250,19 +251,16 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
 
 
 def _add_to_groups(sums: Array, groups: Counts, values: Array) -> None:
-    """Add the values of images to their groups.
-
-    That is sums[:, group] += values[:, image], image by image: (4, group, feature), (image,), (4, image, feature).
-    """
+    """Add the values of images, (4, image, feature), to the sums of their groups, (4, group, feature)."""
     for image, group in enumerate(groups):  # np.add.at takes nine times as long for rows
         sums[:, group] += values[:, image]
 
 
 def merge(a: State, b: State) -> State:
-    """Add two states over disjoint images. It is associative and commutative up to rounding.
+    """Add two states over disjoint images, associatively and commutatively up to rounding.
 
     Which images came first is not known of the sum. So its two-sidedness leaves out the features that are the strongest
-    in all of its images, not those of a first look; unless one of the two is empty.
+    in all of its images, not those of a first look, unless one of the two is empty.
 
     Raises:
         ValueError: the widths differ.
@@ -298,20 +296,24 @@ class Jackknife(NamedTuple):
 
 
 def jackknife(state: State) -> Jackknife:
-    """Leave out each group of images in turn. `definitions.grouped_jackknife` makes an SD of it.
+    """Leave out each group of images in turn. `grouped_jackknife` makes an SD of it.
 
     Args:
         state: sums over at least one image.
     """
     filled = state.sizes > 0
-    sizes, sums, energies = state.sizes[filled], state.powers.sum(axis=1), state.energies.sum(axis=1)
+    sizes = state.sizes[filled]
+    sums = state.powers.sum(axis=1)
+    energies = state.energies.sum(axis=1)
     top = definitions.top_features(sums[3])
-    rest = definitions.Energies(*(energies[:, None, :] - state.energies[:, filled]))
-    everything = definitions.Energies(*np.concatenate([energies[:, None, :], np.stack(rest)], axis=1))
+    powers_without = sums[:, None, :] - state.powers[:, filled]
+    energies_without = energies[:, None, :] - state.energies[:, filled]
     with np.errstate(divide="ignore", invalid="ignore"):
-        without = definitions.moments(state.n - sizes, sums[:, None, :] - state.powers[:, filled], rest, top)
+        without = definitions.moments(state.n - sizes, powers_without, definitions.Energies(*energies_without), top)
     overall = definitions.moments(state.n, sums, definitions.Energies(*energies), top)
-    negative = definitions.negative_energies(everything, top if state.first_top is None else state.first_top)
+    everything = np.concatenate([energies[:, None, :], energies_without], axis=1)
+    first_top = top if state.first_top is None else state.first_top
+    negative = definitions.negative_energies(definitions.Energies(*everything), first_top)
     return Jackknife(sums, energies, top, sizes, overall, without, negative)
 
 
@@ -330,8 +332,8 @@ def _interval(estimate: float, low: float, high: float, ceiling: float) -> Inter
 def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistics:
     """Turn the state into measured numbers with bounds.
 
-    Every bound holds at every number of images at once (`definitions.radius`; the frequency's exactly,
-    `definitions.share_bounds`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group
+    Every bound holds at every number of images at once (`radius`; the frequency's exactly,
+    `share_bounds`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group
     jackknife over the state's groups.
 
     Args:
@@ -339,12 +341,13 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         alpha: error rate of the bounds.
         bounds: each: every lower bound has `alpha` to itself, since PASS needs all of them, and the upper ones share
             it, since one below its threshold is enough to stop (docs/dev/decisions/stopping.md);
-            looks: as each, for a run that looks at fixed numbers of images (`definitions.depth`).
+            looks: as each, for a run that looks at fixed numbers of images (`depth`).
 
     Raises:
         ValueError: no image was measured; bounds for looks at another alpha than they are made for.
     """
-    n, d = state.n, state.n_features
+    n = state.n
+    d = state.n_features
     if n == 0:
         raise ValueError("no image was measured")
     if bounds == "looks" and alpha != LOOKS_ALPHA:
@@ -354,22 +357,24 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
     levels = (alpha, alpha / SHARING)
 
     def distances(sd: float, skewness: float, *, of_energies: bool) -> tuple[float, float]:
-        low, high = (definitions.radius(n, sd, level) for level in levels)
-        return definitions.depth(n, sd, skewness, of_energies=of_energies) if bounds == "looks" else low, high
+        low, high = (radius(n, sd, level) for level in levels)
+        if bounds == "looks":
+            low = depth(n, sd, skewness, of_energies=of_energies)
+        return low, high
 
     def bounded(name: Statistic, ceiling: float) -> Interval:
         estimate = float(getattr(overall, name))
-        sd, skewness = definitions.grouped_jackknife(estimate, getattr(without, name), sizes)
+        sd, skewness = grouped_jackknife(estimate, getattr(without, name), sizes)
         if name == "kurtosis":
             sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
         low, high = distances(sd, skewness, of_energies=name in ENERGIES)
         return _interval(estimate, estimate - low, estimate + high, ceiling)
 
     def two_sided() -> Interval:
-        """Return the smallest of four shares. Its bounds are the smallest of theirs."""
+        """Return the smallest of four shares, with the smallest of their bounds."""
         sides = []
         for share, *others in negative:
-            sd, skewness = definitions.grouped_jackknife(float(share), np.array(others), sizes)
+            sd, skewness = grouped_jackknife(float(share), np.array(others), sizes)
             for side, q in ((share, skewness), (1 - share, -skewness)):
                 low, high = distances(sd, q, of_energies=True)
                 sides.append((side, side - low, side + high))
@@ -408,27 +413,31 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
 
 
 def _histogram(per_image: Array) -> tuple[Array, Array]:
-    """Return a histogram of the kurtosis per image. It has counts and edges."""
-    low, high = per_image.min(), per_image.max()
+    """Return the counts and edges of a histogram of the kurtosis per image."""
+    low = per_image.min()
+    high = per_image.max()
     if high - low <= SAME_KURTOSIS * high:  # numpy can't part a range of a few roundings
-        low, high = low - 0.5, high + 0.5
+        low -= 0.5
+        high += 0.5
     return np.histogram(per_image, bins=HISTOGRAM_BINS, range=(low, high))
 
 
 def _spread(means: Array) -> float | None:
     """Return the share of variance over images in the features' energy. `means`: rows of z, z², …; two are used."""
     m1, m2 = means[:2]
-    return float(np.maximum(m2 - m1**2, 0).sum()) / float(m2.sum()) if m2.sum() > 0 else None
+    if not m2.sum() > 0:
+        return None
+    variance = np.maximum(m2 - m1**2, 0)
+    return float(variance.sum()) / float(m2.sum())
 
 
 def _distinct_share(per_image: Array) -> float:
-    """Return the share of different values.
-
-    At most `COMPARED` evenly spaced order statistics are compared; per_image: sorted.
-    """
+    """Return the share of different values among at most `COMPARED` evenly spaced ones of sorted values."""
     n = len(per_image)
-    values = per_image[np.linspace(0, n - 1, min(n, COMPARED)).round().astype(np.int64)]
-    return float(1 + (np.diff(values) > SAME_REPRESENTATION * values[1:]).sum()) / len(values)
+    places = np.linspace(0, n - 1, min(n, COMPARED)).round()
+    values = per_image[places.astype(np.int64)]
+    differs = np.diff(values) > SAME_REPRESENTATION * values[1:]
+    return float(1 + differs.sum()) / len(values)
 
 
 def _far(state: State, sums: Array) -> Array:
@@ -437,13 +446,15 @@ def _far(state: State, sums: Array) -> Array:
 
 
 def _frequency(state: State, sums: Array, strongest: int, levels: tuple[float, float], bounds: Bounds) -> Interval:
-    """Return how often the strongest feature is extreme. It is then beyond 4 SD on its usual side."""
-    count, n = int(_far(state, sums)[strongest]), state.n
+    """Return how often the strongest feature is beyond 4 SD on its usual side."""
+    count = int(_far(state, sums)[strongest])
+    n = state.n
     if n < 2:
         return Interval(estimate=count / n, low=None, high=None)
-    low, high = (definitions.share_bounds(count, n, level)[side] for side, level in enumerate(levels))
+    low, _ = share_bounds(count, n, levels[0])
+    _, high = share_bounds(count, n, levels[1])
     if bounds == "looks":
-        low = definitions.share_floor(count, n)
+        low = share_floor(count, n)
     return Interval(estimate=count / n, low=low, high=high)
 
 
@@ -453,22 +464,25 @@ def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature,
     frequency = _far(state, sums) / n
     mean_h = state.total / n
     sd_h = np.sqrt(np.maximum(energy / n - mean_h**2, 0.0))
-    persistent = frequency >= definitions.PERSISTENT_SHARE
-    listed = [j for rank, j in enumerate(np.argsort(-shares, kind="stable")) if rank < LISTED_FEATURES or persistent[j]]
-
-    def relative_sd(j: int) -> float | None:
-        if mean_h[j] == 0:  # zero in every image is as constant as any other value
-            return 0.0 if sd_h[j] == 0 else None
-        return _finite(float(sd_h[j] / abs(mean_h[j])))
-
-    return tuple(
-        OutlierFeature(
+    is_persistent = frequency >= definitions.PERSISTENT_SHARE
+    features = []
+    for rank, j in enumerate(np.argsort(-shares, kind="stable")):
+        if rank >= LISTED_FEATURES and not is_persistent[j]:
+            continue
+        feature = OutlierFeature(
             index=int(j),
             share=float(shares[j]),
             frequency=float(frequency[j]),
             mean_z=float(sums[0, j] / n),
-            persistent=bool(persistent[j]),
-            relative_sd=relative_sd(j),
+            persistent=bool(is_persistent[j]),
+            relative_sd=_relative_sd(mean_h[j], sd_h[j]),
         )
-        for j in listed
-    )
+        features.append(feature)
+    return tuple(features)
+
+
+def _relative_sd(mean: float, sd: float) -> float | None:
+    """Divide an SD by the size of its mean: None for a mean of zero."""
+    if sd == 0:  # zero in every image is as constant as any other value
+        return 0.0
+    return None if mean == 0 else _finite(sd / abs(mean))

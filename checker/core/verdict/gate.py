@@ -78,7 +78,7 @@ def decide(
     loosening: Sequence[Loosening] = (),
     today: date,
 ) -> Gate:
-    """Decide the exit code. It is 0 for PASS, for WARN with every reason waived or accepted, and with fail_on "never".
+    """Decide the exit code: 0 for PASS, for WARN with every reason waived or accepted, and with fail_on "never".
 
     A reason of another kind next to the accepted one fails, though a waiver accepts it: the two are not added up.
 
@@ -88,30 +88,33 @@ def decide(
     loosening: told as it is; it decides nothing here.
     """
     reasons = {reason.id for reason in verdict.reasons}
-    spellings = [model, *([normpath(model)] if ".." in model.split("/") else []), *([leads_to] if leads_to else [])]
-    about = [
-        w
-        for w in waivers
-        if w.reason in reasons and all(any(is_match(name, glob) for glob in w.models) for name in spellings)
-    ]
-    holding = tuple(w for w in about if w.expires >= today)
-    expired = tuple(w for w in about if w.expires < today)
-    not_waived = sorted(reasons - {w.reason for w in holding})
-    where, names = f" in {waived_in}" if waived_in else "", ", ".join(sorted(reasons))
-    answers: tuple[tuple[object, str], ...] = (
-        (verdict.verdict == "PASS", "the verdict is PASS"),
-        (reasons and not not_waived, f"every reason for WARN is waived{where} ({names})"),
-        (
-            reasons and accept is not None and all(reason.kind == accept for reason in verdict.reasons),
-            f"{accept} is accepted ({accept_from}), and every reason is of that kind ({names})",
-        ),
-        (fail_on == "never", f"--fail-on is never ({fail_on_from}): WARN does not fail this run"),
-    )
-    opens = [rule for holds, rule in answers if holds]
+    spellings = [model]
+    if ".." in model.split("/"):
+        spellings.append(normpath(model))
+    if leads_to:
+        spellings.append(leads_to)
+    about = [waiver for waiver in waivers if waiver.reason in reasons and _is_about(waiver, spellings)]
+    holding = tuple(waiver for waiver in about if waiver.expires >= today)
+    expired = tuple(waiver for waiver in about if waiver.expires < today)
+    not_waived = sorted(reasons - {waiver.reason for waiver in holding})
+    names = ", ".join(sorted(reasons))
+    exit_code: Literal[0, 1] = 0
+    if verdict.verdict == "PASS":
+        rule = "the verdict is PASS"
+    elif reasons and not not_waived:
+        where = f" in {waived_in}" if waived_in else ""
+        rule = f"every reason for WARN is waived{where} ({names})"
+    elif reasons and all(reason.kind == accept for reason in verdict.reasons):
+        rule = f"{accept} is accepted ({accept_from}), and every reason is of that kind ({names})"
+    elif fail_on == "never":
+        rule = f"--fail-on is never ({fail_on_from}): WARN does not fail this run"
+    else:
+        exit_code = 1
+        rule = f"the verdict is WARN ({', '.join(not_waived)})"
     return Gate(
-        exit_code=0 if opens else 1,
+        exit_code=exit_code,
         fail_on=fail_on,
-        rule=opens[0] if opens else f"the verdict is WARN ({', '.join(not_waived)})",
+        rule=rule,
         accept=accept,
         waived=holding,
         expired=expired,
@@ -119,8 +122,13 @@ def decide(
     )
 
 
+def _is_about(waiver: Waiver, spellings: Sequence[str]) -> bool:
+    """Return whether a waiver's globs match every spelling of a model's path."""
+    return all(any(is_match(name, glob) for glob in waiver.models) for name in spellings)
+
+
 def is_match(path: str, glob: str) -> bool:
-    """Return whether a glob matches a path. `**` is any number of folders; no other wildcard matches a slash.
+    """Return whether a glob matches a path, where `**` alone, for any number of folders, matches a slash.
 
     >>> [is_match("release/v1/m.onnx", glob) for glob in ("release/*/m.onnx", "release/**", "release/*", "*")]
     [True, True, False, False]
@@ -128,24 +136,28 @@ def is_match(path: str, glob: str) -> bool:
     parts = path.split("/")
     reached = {0}  # how many parts the glob may have matched so far
     for part in glob.split("/"):
+        if not reached:
+            return False
         if part == "**":
-            reached = set(range(min(reached), len(parts) + 1)) if reached else reached
+            reached = set(range(min(reached), len(parts) + 1))
         else:
             reached = {at + 1 for at in reached if at < len(parts) and fnmatchcase(parts[at], part)}
     return len(parts) in reached
 
 
 def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
-    """Return whether a gate is consistent with a verdict. Its exit code, its waivers and its rule must belong together.
+    """Return whether a gate's exit code, waivers and rule belong together, and to a verdict.
 
     Where waivers, fail_on and accept were set, which its rule says too, is the caller's to know.
 
     words: whether the rule must be in the words of this version.
     """
-    days = [waiver.expires for waiver in gate.waived]
-    today = min(days) if days else max((waiver.expires for waiver in gate.expired), default=date.min)
-    if not days and gate.expired:
-        today = date.fromordinal(min(today.toordinal() + 1, date.max.toordinal()))
+    today = date.min
+    if gate.waived:
+        today = min(waiver.expires for waiver in gate.waived)
+    elif gate.expired:
+        last = max(waiver.expires for waiver in gate.expired)
+        today = date.fromordinal(min(last.toordinal() + 1, date.max.toordinal()))
     listed = [waiver.model_copy(update={"models": ("**",)}) for waiver in (*gate.waived, *gate.expired)]
     new = decide(
         verdict,
@@ -160,5 +172,7 @@ def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
     )
     if (new.exit_code, len(new.waived), len(new.expired)) != (gate.exit_code, len(gate.waived), len(gate.expired)):
         return False
-    rule = re.escape(new.rule).replace(re.escape(f" in {_PLACE}"), "( in .+)?").replace(re.escape(_PLACE), ".+")
+    rule = re.escape(new.rule)
+    rule = rule.replace(re.escape(f" in {_PLACE}"), "( in .+)?")
+    rule = rule.replace(re.escape(_PLACE), ".+")
     return not words or re.fullmatch(rule, gate.rule) is not None

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from ....thresholds import profile as profiles
 from ....thresholds.profile import Profile
-from ...text import Texts, number_text, short_digest
+from ...text import Texts, first_of, number_text, short_digest
 from ..evidence import Evidence, Execution, ImageFacts, Skips
-from .rule import expected_levels, is_raw, limit_of
+from .pixels import expected_levels, is_raw
+from .rule import limit_of
 
 HEAD_NOTE = "The classifier's last layer was not looked at: the verdict is about the features that it reads."
 ON_BUNDLED = "on the bundled photos, not yours"
@@ -46,13 +47,12 @@ def model_notes(
         preprocessing: where it comes from; a check has a reason for "assumed", too.
         left_out: of a file with several inputs, the inputs and outputs that were not opened.
     """
-    notes = [f"Synthetic model: {planted}."] if planted else []
+    notes = []
+    if planted:
+        notes.append(f"Synthetic model: {planted}.")
     if left_out:
-        more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
-        notes.append(
-            "The file has several inputs; what needs the image alone was measured. Left out: "
-            f"{', '.join(left_out[:SHOWN])}{more}."
-        )
+        names = first_of(left_out, SHOWN)
+        notes.append(f"The file has several inputs; what needs the image alone was measured. Left out: {names}.")
     if random_weights:
         notes.append("The model has random weights: it was never trained.")
     if preprocessing == "assumed":
@@ -62,11 +62,13 @@ def model_notes(
 
 def _run_notes(evidence: Evidence) -> Iterator[str]:
     """Note what is special about how the model was measured."""
-    model, preprocessing, limit = evidence.model, evidence.preprocessing, limit_of(evidence)
+    model = evidence.model
+    preprocessing = evidence.preprocessing
     if model.rule == "head_input":  # what a classifier's last layer makes of the features was not measured
         yield HEAD_NOTE
-    together, fixed = model.batch_difference, model.fixed_scale_difference
-    if fixed is not None and together is not None and fixed <= limit < together:
+    together = model.batch_difference
+    fixed = model.fixed_scale_difference
+    if fixed is not None and together is not None and fixed <= limit_of(evidence) < together:
         yield (
             "The verdict holds for batches of one image: this model's quantisers take their scale over the whole "
             f"batch. Each image ran alone (--batch-size 1); with others a representation changed by {together:.2g} "
@@ -83,8 +85,10 @@ def _run_notes(evidence: Evidence) -> Iterator[str]:
 
 
 def image_notes(images: ImageFacts) -> list[str]:
-    """Note what is special about the images. They are the bundled ones or have no name, or some could not be used."""
-    notes = [BUNDLED_NOTE] if images.bundled else []
+    """Note that the images are the bundled ones, have no name, or could not all be used."""
+    notes = []
+    if images.bundled:
+        notes.append(BUNDLED_NOTE)
     if images.given:
         notes.append(
             f"The images were handed over in Python ({images.source}) and measured in that process; this report names "
@@ -99,13 +103,12 @@ def memory_note(name: str) -> list[str]:
 
 
 def skipped_note(n_skipped: int, n_read: int, skipped: Skips, name: str = "") -> list[str]:
-    """Note how many images of a set were skipped.
-
-    The first three are named with the reason; without any there is no note.
-    """
+    """Note how many images of a set were skipped, if any, and name the first three with the reason."""
+    if not n_skipped:
+        return []
     first = "; ".join(f"{image}: {reason}" for image, reason in skipped[:3])
     of_set = f" of {name}" if name else ""
-    return [f"{n_skipped} of {n_read} images{of_set} were skipped ({first})."] if n_skipped else []
+    return [f"{n_skipped} of {n_read} images{of_set} were skipped ({first})."]
 
 
 def fallback_note(execution: Execution) -> list[str]:
@@ -114,10 +117,7 @@ def fallback_note(execution: Execution) -> list[str]:
 
 
 def execution_notes(execution: Execution) -> list[str]:
-    """Note what is special about the execution.
-
-    `--device auto` used the CPU, a GPU run left nodes there, or the graph optimisation was lowered.
-    """
+    """Note that the CPU was used, all or in part, the graph optimisation lowered, or float16 computed in float32."""
     notes = fallback_note(execution)
     if execution.heavy_on_cpu:
         heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
@@ -163,8 +163,9 @@ def int8_notes(saturating_pairs: float | None, execution: Execution | None = Non
     """
     if saturating_pairs is None or saturating_pairs < SATURATING_PAIRS:
         return []
-    words = "" if execution is None else execution.sums_words
-    here = f" On this CPU such sums {words}." if words else ""
+    here = ""
+    if execution is not None and execution.sums_words:
+        here = f" On this CPU such sums {execution.sums_words}."
     share = f"{100 * saturating_pairs:.1f} % of the pairs of weights can exceed 16 bits"
     return [
         "On x86 CPUs with AVX2 and without VNNI, ONNX Runtime's int8 sums saturate for this file "

@@ -14,7 +14,7 @@ def load_profile(thresholds: str | Path | Profile | None) -> Profile:
             return profiles.checked(thresholds.model_dump(warnings=False), f"profile {thresholds.id}")
         return profiles.load(thresholds)
     except (profiles.ProfileError, RecursionError) as fault:
-        deep = f"{thresholds}: threshold profile is nested too deeply; it must be a sealed profile"
-        raise UsageError(
-            deep if isinstance(fault, RecursionError) else str(fault), "leave out --thresholds for the default profile"
-        ) from fault
+        message = str(fault)
+        if isinstance(fault, RecursionError):
+            message = f"{thresholds}: threshold profile is nested too deeply; it must be a sealed profile"
+        raise UsageError(message, "leave out --thresholds for the default profile") from fault

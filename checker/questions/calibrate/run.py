@@ -31,8 +31,9 @@ from ....thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
 from ...core.evidence import Evidence, Options
 from ...core.images.source import digest_of_set
 from ...core.measure.job import Job, Outcome
-from ...core.model.file import parse_contract, read_onnx
-from ...core.model.weights import file_digest
+from ...core.model.contract import parse_contract
+from ...core.model.file import read_onnx
+from ...core.model.watched import file_digest
 from ...core.progress import LOG, Progress, TellLine, tell_stage
 from ...core.statistics.definitions import STATISTIC_VERSION
 from ...errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError

@@ -13,7 +13,7 @@ from ....thresholds.records import Frozen
 from ....thresholds.statistics import STATISTICS, Statistic
 from ...arrays import Array
 from ...core.evidence import Interval
-from ...core.statistics import definitions
+from ...core.statistics import intervals
 from ...core.statistics import state as sums
 from ...text import frozen
 from .pairs import Side
@@ -73,9 +73,9 @@ def changes(
 ) -> tuple[StatisticChange, ...]:
     """Difference and ratio of each statistic, with confidence intervals.
 
-    Paired: the delete-a-group jackknife (`definitions.grouped_jackknife_sd`) of the difference, and of the difference
+    Paired: the delete-a-group jackknife (`intervals.grouped_jackknife_sd`) of the difference, and of the difference
     of the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
-    intervals are those of `definitions.radius`: they hold at every number of images at once, so running again with more
+    intervals are those of `intervals.radius`: they hold at every number of images at once, so running again with more
     images is not cheating. `alpha` is shared by the required statistics (Bonferroni).
 
     The outlier frequency's spread is at least that of one image more that only the candidate has far out and one that
@@ -110,10 +110,9 @@ def changes(
         def bounds(a: Array, b: Array, floor: float) -> tuple[float, float, float]:
             parts = [(candidate, a - b)] if paired else [(candidate, a), (reference, b)]
             spreads = [
-                max(definitions.grouped_jackknife_sd(x[0], x[1:], side.sizes[side.sizes > 0]), floor)
-                for side, x in parts
+                max(intervals.grouped_jackknife_sd(x[0], x[1:], side.sizes[side.sizes > 0]), floor) for side, x in parts
             ]
-            radii = (definitions.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
+            radii = (intervals.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
             change = float(a[0] - b[0])
             radius = math.hypot(*radii)
             return change, change - radius, change + radius

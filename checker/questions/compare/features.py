@@ -11,7 +11,7 @@ import numpy as np
 from ....thresholds.records import Frozen
 from ...arrays import Array, float64
 from ...core.evidence import Statistics
-from ...core.statistics import definitions
+from ...core.statistics import intervals
 from ...text import frozen
 from .pairs import LISTED, Side, decisive_features
 from .similarity import MIN_CKA, procrustes, similarity
@@ -226,7 +226,7 @@ def correlated_fate(x: Array, y: Array) -> Fate:
     r = float(correlations(x[:, None], y[:, None])[0, 0])
     if len(x) < FEW_IMAGES or r == 0.0:  # exactly 0: one of them does not vary
         return "undecided"
-    low, high = definitions.correlation_bounds(r, len(x))
+    low, high = intervals.correlation_bounds(r, len(x))
     return "kept" if low >= MIN_CORRELATION else "uncorrelated" if high < MIN_CORRELATION else "undecided"
 
 

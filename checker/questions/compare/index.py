@@ -14,7 +14,8 @@ import numpy as np
 
 from ...arrays import Array, Bools, Floats, float64
 from ...core.evidence import Evidence
-from ...core.statistics.definitions import unit_rows, wilson_bounds
+from ...core.statistics.definitions import unit_rows
+from ...core.statistics.intervals import wilson_bounds
 from ...text import MIB, number_text, short_provider
 from . import holds
 from .ids import match_ids

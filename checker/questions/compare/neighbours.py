@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ...arrays import AnyArray, Array, Bools, Counts, Floats, float64
-from ...core.statistics.definitions import CONFIDENCE, unit_rows
+from ...core.statistics.definitions import unit_rows
+from ...core.statistics.intervals import CONFIDENCE
 from .index_report import Metric, Number
 from .similarity import TIED, lengths
 from .vectors import SAMPLE, Block

@@ -15,7 +15,7 @@ from ....thresholds.profile import Profile
 from ....thresholds.records import Frozen
 from ...arrays import Array, Bools, Counts, Float32s, float64
 from ...core.evidence import OUTLIER_SD, Evidence, OutlierFeature, Statistics
-from ...core.statistics import definitions
+from ...core.statistics import definitions, intervals
 from ...core.statistics import state as sums
 from ...core.verdict.rule import Verdict, judge
 from .similarity import UNRELATED_CKA, Similarity, scaled
@@ -148,8 +148,8 @@ def agreement(pair: Pair) -> ClassAgreement | None:
         return None
     ours, theirs = both = np.hstack(pair.predicted)
     p, q = (np.bincount(classes[classes >= 0], minlength=both.max() + 1) / len(classes) for classes in both)
-    same = definitions.wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
-    bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": definitions.CONFIDENCE}
+    same = intervals.wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
+    bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": intervals.CONFIDENCE}
     return ClassAgreement(n=same.n, n_same=same.n_correct, chance=float(p @ q), **bounds)
 
 
@@ -182,7 +182,7 @@ def unrelated(similarity: Similarity | None, agreement: ClassAgreement | None) -
     """
     if similarity is not None and similarity.is_below(UNRELATED_CKA):
         yield f"{similarity.text}; a CKA of {UNRELATED_CKA:g} is needed"
-    if agreement is not None and agreement.low <= agreement.chance < definitions.wilson(agreement.n, agreement.n).low:
+    if agreement is not None and agreement.low <= agreement.chance < intervals.wilson(agreement.n, agreement.n).low:
         yield (
             f"both predict the same class on {agreement.n_same} of {agreement.n} images (lower bound "
             f"{100 * agreement.low:.1f} %); by chance it would be {100 * agreement.chance:.1f} %"

@@ -29,7 +29,7 @@ from ...core.measure.prepare import Prepared, prepare_item, stack
 from ...core.measure.probe import probe
 from ...core.measure.reference import IMAGES_OF_COMPARISON, Reference, reference_runs, with_references
 from ...core.measure.sums import FirstImages, ImagesRead, Measurement, TensorSums, conclude
-from ...core.model.weights import file_digest
+from ...core.model.watched import file_digest
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.runtime.runner import RunOutput
 from ...core.statistics import state

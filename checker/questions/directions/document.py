@@ -9,7 +9,7 @@ import numpy as np
 
 from ....thresholds.records import Frozen, ReprArgs
 from ...core.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
-from ...core.statistics.definitions import Accuracy
+from ...core.statistics.intervals import Accuracy
 from ...report import frames
 from ...report.document import (
     Cell,

@@ -17,7 +17,8 @@ from ...core.measure.opening import Inputs, model_read, open_runner, read_inputs
 from ...core.measure.sums import ImagesRead
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.runtime.head import LinearHead, head_from_file, read_head
-from ...core.statistics.definitions import CONFIDENCE, usable_rows
+from ...core.statistics.definitions import usable_rows
+from ...core.statistics.intervals import CONFIDENCE
 from ...errors import CannotAssessError, UsageError, unfit
 from ...outside.image_sets.open import Images
 from ...outside.isolation import NO_LIMITS, Limits

@@ -21,7 +21,7 @@ from ...core.evidence import Preprocessing
 from ...core.model.ends import ACTIVATION, NORMALISATION
 from ...core.model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
 from ...core.model.open import ModelFile
-from ...core.model.representation import choose_pool
+from ...core.model.pooling import choose_pool
 from ...core.runtime.runner import Runner
 from ...errors import CannotAssessError, UsageError
 from ...text import Texts, quoted
@@ -86,8 +86,7 @@ def plan_scan(
             f"{model.path}: opset is {opset}; the nodes of a scan need {MIN_OPSET}",
             "export with opset 18, then scan again",
         )
-    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
-    layers = build_layers(with_shapes(proto), model.image_input.name, weights)
+    layers = build_layers(with_shapes(proto), model.image_input.name, proto.graph.initializer)
     nodes = list(proto.graph.node)
     residuals = [] if named else find_residuals(layers, nodes, model.fetch)
     passages = [] if named else find_passages(layers, nodes, model.fetch)

@@ -22,7 +22,7 @@ from ...core.measure.opening import Inputs
 from ...core.measure.sums import ImagesRead
 from ...core.progress import Tell, tell_stage
 from ...core.runtime.runner import Runner
-from ...core.statistics.definitions import CONFIDENCE, Accuracy, wilson
+from ...core.statistics.intervals import CONFIDENCE, Accuracy, wilson
 from ...errors import CannotAssessError, UsageError
 from ...text import Fields
 from .classes import Classes

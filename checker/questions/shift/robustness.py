@@ -12,7 +12,7 @@ from ....thresholds import published
 from ....thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of, effective_robustness
 from ....thresholds.records import Frozen
 from ...core.evidence import Skips
-from ...core.statistics.definitions import CONFIDENCE, Accuracy, wilson
+from ...core.statistics.intervals import CONFIDENCE, Accuracy, wilson
 
 Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
 

@@ -17,7 +17,7 @@ from ...core.evidence import Execution, Preprocessing, RunOptions
 from ...core.measure.opening import Inputs, open_runner, question_notes
 from ...core.model.open import ModelFile
 from ...core.progress import Progress, Tell, tell_stage
-from ...core.statistics.definitions import CONFIDENCE
+from ...core.statistics.intervals import CONFIDENCE
 from ...core.verdict.notes import execution_notes, skipped_note
 from ...errors import CannotAssessError, UsageError
 from ...outside.isolation import NO_LIMITS, Limits

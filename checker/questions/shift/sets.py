@@ -19,7 +19,7 @@ from ...core.measure.sums import ImagesRead, named_skips
 from ...core.model.open import ModelFile
 from ...core.progress import Tell
 from ...core.runtime.runner import Runner
-from ...core.statistics.definitions import wilson
+from ...core.statistics.intervals import wilson
 from ...errors import CannotAssessError, UsageError, unfit
 from ...outside.image_sets.open import open_images
 from ...outside.storage.places import Place, Url, as_typed, parse_place

@@ -28,7 +28,7 @@ from ...core.images.source import digest_of_set
 from ...core.model.file import read_onnx
 from ...core.model.open import digest_of
 from ...core.model.sidecar import PRESETS
-from ...core.model.weights import file_digest
+from ...core.model.watched import file_digest
 from ...core.progress import Tell
 from ...core.verdict.notes import execution_notes, int8_notes, memory_note
 from ...core.verdict.rule import limit_of

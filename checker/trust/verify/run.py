@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from ....thresholds.records import Frozen, ReprArgs
-from ...core.model.weights import file_digest
+from ...core.model.watched import file_digest
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.verdict.gate import decide
 from ...core.verdict.notes import ON_BUNDLED
