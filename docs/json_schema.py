@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import models_json_schema
 
 from robustcheck_onnx.checker.core.runtime.devices import MachineFinding
-from robustcheck_onnx.checker.questions.calibrate.terminal import Plan as PlanFields
+from robustcheck_onnx.checker.questions.calibrate.plan import CalibrationPlan as PlanFields
 from robustcheck_onnx.checker.questions.compare import CompareReport, VectorsReport
 from robustcheck_onnx.checker.questions.concepts.document import ConceptsReport
 from robustcheck_onnx.checker.questions.directions.document import DirectionsReport

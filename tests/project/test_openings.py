@@ -13,7 +13,7 @@ WHY = """
 the one function: regular files, to a limit, without waiting:
     thresholds:read_start
 a file of the package:
-    checker/report/record:json_schema checker/questions/shift/sets:_table thresholds/published:_aliases
+    checker/report/record:json_schema checker/questions/shift/classes:_table thresholds/published:_aliases
     thresholds/published:_read thresholds/published:baselines_of thresholds/published:sources
     thresholds/tables:table_text
 a file of the system:
@@ -27,7 +27,7 @@ it is written:
     checker/questions/calibrate/run:append checker/cli/process:announce
     checker/outside/storage/stores:write_atomically
 what a child of this process has just written:
-    checker/questions/calibrate/terminal:_sizes
+    checker/questions/calibrate/plan:_sizes
 a number of bytes of a store's file:
     checker/outside/storage/stores:RemoteFile.open checker/outside/storage/stores:RemoteFile.stream
     checker/outside/storage/stores:_start_of checker/outside/storage/stores:download
@@ -36,7 +36,7 @@ the digest of a report that is signed; its bytes go into a hash alone:
 behind the wall (`calibrate` and `export` read models of one's own in the first process):
     checker/questions/compare/baseline:_read_file checker/questions/compare/index:_arrays
     checker/questions/compare/index:_mapped checker/questions/compare/index:_parquet
-    checker/questions/concepts/run:_table checker/outside/image_sets/containers:Table._open
+    checker/questions/concepts/sets:_table checker/outside/image_sets/containers:Table._open
     checker/outside/image_sets/containers:_cell checker/outside/image_sets/containers:_read_span
     checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/containers:read_file
     checker/outside/image_sets/containers:read_remote checker/outside/image_sets/containers:tensor_entries
@@ -45,7 +45,7 @@ behind the wall (`calibrate` and `export` read models of one's own in the first 
     checker/core/model/weights:OpenFolder.__init__ checker/core/model/weights:_check_length
     checker/core/model/weights:pieces_of checker/core/model/weights:read_file checker/questions/check:check_stored
     checker/outside/representations:Saver.write checker/core/runtime/head:head_from_file
-    checker/questions/shift/sets:_from_file checker/outside/storage/registries:HubFile.stream
+    checker/questions/shift/classes:_from_file checker/outside/storage/registries:HubFile.stream
     checker/outside/storage/registries:library_of
 of the Python API, on a file that its caller names:
     checker/outside/representations:load_representations
