@@ -40,6 +40,8 @@ class Tap(NamedTuple):
     """whether the first token is the class token"""
     rectified: bool = False
     """whether no value is below 0 (the output of a Relu)"""
+    kind: str = ""
+    """of the block that it ends"""
 
     @property
     def strides(self) -> Shape:
