@@ -93,10 +93,9 @@ def find_model(place: Place) -> Place:
             f"{place}: no .onnx file found in the folder, or in its folder onnx; one is needed",
             f"find {quoted(place)} -name '*.onnx'",
         )
-    names = [str(path.relative_to(place)) for path in models[:LISTED]]
+    listed = ", ".join(str(path.relative_to(place)) for path in models[:LISTED])
     if len(models) > LISTED:
-        names.append("…")
-    listed = ", ".join(names)
+        listed += ", …"
     likely = min(models, key=lambda path: (takes_no_image(path), len(path.name)))
     raise UsageError(
         f"{place}: number of models in the folder is {len(models)} ({listed}); inspect takes one",

@@ -1,5 +1,7 @@
 """The nodes that a scan appends: their statistics of given values, against NumPy and SciPy."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -31,7 +33,7 @@ def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FL
     return state.statistics()
 
 
-def tap_of(form: str, shape: tuple[int, ...], **given: bool) -> Tap:
+def tap_of(form: str, shape: tuple[int, ...], **given: Any) -> Tap:
     """Tokens first have images second; a map has its features second."""
     axis = {"map": 1}.get(form, -1)
     positions = shape[:1] if form == "tokens_first" else np.delete(shape, (0, axis)).tolist()

@@ -81,8 +81,8 @@ def plan(
 
     sizes = _sizes([task for task in work if task.is_to_export])
     to_measure = [task.member.id for task in work if not done(task, rows)]
-    missing = list(filter(None, (sizes.get(model, {}).get("missing") for model in to_measure)))
-    if missing:
+    asked = [sizes[model] for model in to_measure if model in sizes]
+    if missing := [size["missing"] for size in asked if size.get("missing")]:
         raise EnvironmentFaultError(  # once for all models
             f"{len(missing)} of {count_text(len(to_measure), 'model')} can't be planned: how large they are is known "
             f"only with {', '.join(sorted(set(missing)))} installed",

@@ -24,7 +24,7 @@ from ...core.model.open import ModelFile
 from ...core.model.pooling import choose_pool
 from ...core.runtime.runner import Runner
 from ...errors import CannotAssessError, UsageError
-from ...text import Texts, quoted
+from ...text import quoted
 from .nodes import MIN_OPSET, OUTPUT, add_scan, add_shapes, read_shapes
 from .taps import Shape, Tap
 
@@ -53,8 +53,6 @@ class ScanPlan(NamedTuple):
     """Where to measure."""
 
     taps: tuple[Tap, ...]
-    kinds: Texts
-    """of the block that each ends"""
     rule: str
     n_left_out: int
 
@@ -114,17 +112,19 @@ def plan_scan(
         kinds = stage_blocks(layers, passages, shapes)
     kinds.pop(model.fetch, None)
     kinds[model.fetch] = "representation"
-    taps = {name: _tap(layers, name, shapes.get(name, ()), batch, pixels.shape[1:3]) for name in kinds}
-    readable = [(tap, kinds[name]) for name, tap in taps.items() if tap is not None]
-    if all(kind == "representation" for _, kind in readable):
+    taps = []
+    for name, kind in kinds.items():
+        tap = _tap(layers, name, shapes.get(name, ()), batch, pixels.shape[1:3])
+        if tap is not None:
+            taps.append(tap._replace(kind=kind))
+    if all(tap.kind == "representation" for tap in taps):
         unread = "; ".join(f"{name} {show_shape(shapes.get(name))}" for name in list(kinds)[:3])
         raise CannotAssessError(
             f"{model.path}: no blocks found (seen: {unread}); a scan needs residual additions or layers that "
             f"change width or resolution, with the image as first axis and at least {MIN_FEATURES} features",
             f"robustcheck scan {quoted(model.path)} --block TENSOR",
         )
-    chosen_taps, of_kind = zip(*readable, strict=True)
-    return ScanPlan(chosen_taps, of_kind, rule, n_left_out=len(taps) - len(readable))
+    return ScanPlan(tuple(taps), rule, n_left_out=len(kinds) - len(taps))
 
 
 def measuring_model(model: ModelFile, plan: ScanPlan) -> ModelFile:

@@ -113,11 +113,9 @@ def add_scan(proto: onnx.ModelProto, taps: Sequence[Tap], double: bool, opset: i
     for index, tap in enumerate(taps):
         graph = _Graph(proto, f"{PREFIX}.{index}", kind, opset)
         graph.append(*_program(tap, kind), {"tensor": tap.tensor})
-        row = f"{graph.prefix}.row"
         if joined:
             graph.append("joined = Concat <axis = 1> (before, row)", {}, {}, {"before": joined})
-            row = f"{graph.prefix}.joined"
-        joined = row
+        joined = f"{graph.prefix}.{'joined' if joined else 'row'}"
     _Graph(proto, PREFIX, kind, opset).append("rows = Identity (joined)", {}, {}, {"joined": joined})
     width = sum(tap.n_numbers for tap in taps)
     proto.graph.output.append(helper.make_tensor_value_info(OUTPUT, kind, ["batch", width]))

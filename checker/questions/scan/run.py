@@ -98,7 +98,7 @@ def _scan(run: QuestionRun, path: Path, blocks: Sequence[str], saved: str | None
                     saver.add(representations[usable], list(itertools.compress(batch, usable)))
                 _add(depths, rows, path)
         read.check_usable(inputs.source, run.options.max_bad)
-        layers = _layers(plan, depths, path, read.n_usable)
+        layers = _layers(depths, path, read.n_usable)
         begins = next((index for index, layer in enumerate(layers) if layer.statistics.has_outliers), None)
         facts = ScanModel(
             **model_read(opened),
@@ -107,12 +107,15 @@ def _scan(run: QuestionRun, path: Path, blocks: Sequence[str], saved: str | None
             output_difference=difference,
             output_unchanged=difference <= SAME_OUTPUT[opened.precision],
         )
+        few = []
+        if read.n_usable < FEW_IMAGES:
+            few = [f"Only {read.n_usable} images: a feature that persists over few images need not persist over many."]
         report = ScanReport(
             model=facts,
             layers=layers,
             begins=begins,
             summary=summary(layers, begins),
-            **run.concluded(inputs, read, runner.execution, _few_images(read.n_usable), _notes(facts, layers)),
+            **run.concluded(inputs, read, runner.execution, few, _notes(facts, layers)),
         )
         if saver is not None:
             saver.write(Provenance.of(report, facts.file))
@@ -147,11 +150,11 @@ def _add(depths: Sequence[Depth], rows: AnyArray, where: Path) -> None:
         depth.update(part)
 
 
-def _layers(plan: ScanPlan, depths: Sequence[Depth], where: Path, n_images: int) -> tuple[Layer, ...]:
+def _layers(depths: Sequence[Depth], where: Path, n_images: int) -> tuple[Layer, ...]:
     """Conclude the statistics of every tensor, or refuse a run in which no image could be measured anywhere."""
     layers = tuple(
         Layer(
-            kind=kind,
+            kind=depth.tap.kind,
             tensor=depth.tap.tensor,
             form=depth.tap.form,
             width=depth.tap.features,
@@ -160,7 +163,7 @@ def _layers(plan: ScanPlan, depths: Sequence[Depth], where: Path, n_images: int)
             class_token=depth.tap.class_token,
             statistics=depth.statistics(),
         )
-        for kind, depth in zip(plan.kinds, depths, strict=True)
+        for depth in depths
     )
     if not any(layer.statistics.n_images for layer in layers):
         raise unfit(
@@ -169,12 +172,6 @@ def _layers(plan: ScanPlan, depths: Sequence[Depth], where: Path, n_images: int)
             "at every block; at least one is needed",
         )
     return layers
-
-
-def _few_images(n_images: int) -> list[str]:
-    if n_images >= FEW_IMAGES:
-        return []
-    return [f"Only {n_images} images: a feature that persists over few images need not persist over many."]
 
 
 def _notes(facts: ScanModel, layers: Sequence[Layer]) -> list[str]:

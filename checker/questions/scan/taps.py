@@ -40,6 +40,8 @@ class Tap(NamedTuple):
     """whether the first token is the class token"""
     rectified: bool = False
     """whether no value is below 0 (the output of a Relu)"""
+    kind: str = ""
+    """of the block that it ends"""
 
     @property
     def strides(self) -> Shape:
@@ -267,13 +269,13 @@ def place_text(tap: Tap, token: int) -> str:
 
 
 def _persistent(beyond: Array, rows: float, shares: Array) -> list[PersistentFeature]:
-    return [
-        PersistentFeature(
-            feature=int(feature), frequency=float(beyond[feature] / rows), kurtosis_share=float(shares[feature])
-        )
-        for feature in np.argsort(-beyond, kind="stable")
-        if beyond[feature] >= PERSISTENT_SHARE * rows and beyond[feature] > 0
-    ]
+    persistent = []
+    for feature in map(int, np.argsort(-beyond, kind="stable")):
+        if beyond[feature] >= PERSISTENT_SHARE * rows and beyond[feature] > 0:
+            frequency = float(beyond[feature] / rows)
+            share = float(shares[feature])
+            persistent.append(PersistentFeature(feature=feature, frequency=frequency, kurtosis_share=share))
+    return persistent
 
 
 def _kurtosis(values: Array, least_variance: float) -> Array:

@@ -411,9 +411,9 @@ def _line(report: ShiftReport) -> str:
 
 
 def suite_entry(report: ShiftReport, folder: Path) -> str:
-    """Return the model's entry of a suite file, as TOML.
+    """Return the model's entry of a suite file with its accuracies, as TOML (docs/calibration.md).
 
-    It has the accuracies; paths are relative to `folder` (docs/calibration.md).
+    Paths are relative to `folder`.
 
     Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
     """
@@ -518,10 +518,7 @@ def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
 
 
 def predicted_words(target: Target) -> str:
-    """Return a target's predicted accuracies in few words.
-
-    They are their range over the methods, or that there is none.
-    """
+    """Return the range of a target's predicted accuracies over the methods, or that there is none."""
     values = [e.accuracy for e in target.estimates if e.accuracy is not None]
     if not values:
         return "not established"
