@@ -1,4 +1,4 @@
-"""Write the notes of a report: what a reader must know of model, photos and machine beside the reasons."""
+"""Write the notes of a report: what a reader must know of model, photos and machine next to the reasons."""
 
 from collections.abc import Iterator, Sequence
 
