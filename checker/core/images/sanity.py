@@ -246,7 +246,7 @@ class _Smallest(Generic[Value]):
 
 
 def varied(sketches: Sequence[Sketch], limit: int | None = None) -> list[int]:
-    """Find the images that are no duplicate or near-duplicate of one found before them, in the order given.
+    """Find the images that neither repeat nor nearly repeat one found before them, in the order given.
 
     Near-duplicates: nearly the same layout in any of the 8 orientations, or parts of one photo (of the first GALLERY
     found). What comes later changes nothing about what is found before it.
