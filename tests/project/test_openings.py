@@ -13,13 +13,12 @@ WHY = """
 the one function: regular files, to a limit, without waiting:
     thresholds:read_start
 a file of the package:
-    checker/report/record:json_schema checker/questions/shift/sets:_table thresholds/published:_aliases
+    checker/report/record:json_schema checker/questions/shift/classes:_table thresholds/published:_aliases
     thresholds/published:_read thresholds/published:baselines_of thresholds/published:sources
     thresholds/tables:table_text
 a file of the system:
     checker/outside/isolation:Wall.n_side_by_side checker/outside/isolation:_own_bytes
-    checker/core/model/watched:stamps_writes
-    checker/core/runtime/devices:cpu_name
+    checker/core/model/watched:stamps_writes checker/core/runtime/devices:cpu_name
 a stream of this process:
     checker/child:_read checker/child:main checker/cli/process:_end checker/cli/process:_mend_streams
     checker/cli/process:say
@@ -27,7 +26,7 @@ it is written:
     checker/questions/calibrate/run:append checker/cli/process:announce
     checker/outside/storage/stores:write_atomically
 what a child of this process has just written:
-    checker/questions/calibrate/terminal:_sizes
+    checker/questions/calibrate/plan:_sizes
 a number of bytes of a store's file:
     checker/outside/storage/stores:RemoteFile.open checker/outside/storage/stores:RemoteFile.stream
     checker/outside/storage/stores:_start_of checker/outside/storage/stores:download
@@ -36,7 +35,7 @@ the digest of a report that is signed; its bytes go into a hash alone:
 behind the wall (`calibrate` and `export` read models of one's own in the first process):
     checker/questions/compare/baseline:_read_file checker/questions/compare/vectors:_arrays
     checker/questions/compare/vectors:_mapped checker/questions/compare/vectors:_parquet
-    checker/questions/concepts/run:_table checker/outside/image_sets/containers:ParquetTable._open
+    checker/questions/concepts/sets:_table checker/outside/image_sets/containers:ParquetTable._open
     checker/outside/image_sets/containers:_cell checker/outside/image_sets/containers:_read_span
     checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/containers:read_file
     checker/outside/image_sets/containers:read_remote checker/outside/image_sets/containers:_arrays_in
@@ -45,15 +44,16 @@ behind the wall (`calibrate` and `export` read models of one's own in the first 
     checker/core/model/watched:OpenFolder.__init__ checker/core/model/weights:_check_length
     checker/core/model/weights:pieces_of checker/core/model/watched:read_file checker/questions/check:check_stored
     checker/outside/representations:Saver.write checker/core/runtime/head:head_from_file
-    checker/questions/shift/sets:_from_file checker/outside/storage/hub:HubFile.stream
+    checker/questions/shift/classes:_from_file checker/outside/storage/hub:HubFile.stream
     checker/outside/storage/hub:library_of
 of the Python API, on a file that its caller names:
     checker/outside/representations:load_representations
 of `export`, which reads a model of one's own and judges nothing:
-    exporters/digests:_tensor exporters/digests:file_digest exporters/files:_parsed exporters/loading:read_checkpoint
-    exporters/loading:weights_file exporters/photos:open_photo exporters/prompts:_lines exporters/proof:measure
-    exporters/quantisation:_add_128 exporters/quantisation:_refuse_all exporters/quantisation:halve
-    exporters/quantisation:quantise exporters/quantisation:quantised exporters/run: exporters/run:_saved
+    exporters/digests:_tensor exporters/digests:file_digest exporters/files:_parsed
+    exporters/loading:read_checkpoint exporters/loading:weights_file exporters/photos:open_photo
+    exporters/prompts:_lines exporters/proof:measure exporters/quantisation:_add_128
+    exporters/quantisation:_refuse_all exporters/quantisation:halve exporters/quantisation:quantise
+    exporters/quantisation:quantised exporters/run: exporters/run:_saved
 """
 """Under each reason MODULE:FUNCTION. A new place belongs behind the wall, or calls `thresholds.read_bytes`."""
 
