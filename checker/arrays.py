@@ -3,7 +3,7 @@
 import tokenize
 import zipfile
 import zlib
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ Indices = npt.NDArray[np.intp]
 Counts = npt.NDArray[np.int64]
 GenericArray = npt.NDArray[np.generic]
 AnyArray = npt.NDArray[Any]
-NOT_READABLE: Final = (
+NOT_READABLE = (
     OSError,
     ValueError,
     RuntimeError,

@@ -20,7 +20,7 @@ from logging import LogRecord
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIG_IGN, SIGINT, SIGTERM
-from typing import Any, BinaryIO, Final, get_args, get_type_hints
+from typing import Any, BinaryIO, get_args, get_type_hints
 
 from .core.progress import LOG, Progress, Tell
 from .errors import CannotAssessError, RobustcheckError, as_error
@@ -28,7 +28,7 @@ from .outside.isolation import PACKAGE
 
 FOLDER = Path(__file__).parent
 LIFETIME = 1  # PR_SET_PDEATHSIG of prctl(2)
-TASKS: Final = (
+TASKS = (
     "outside.image_sets.open:count_images",
     "outside.image_sets.thumbnails:make_thumbnails",
     "outside.workers:measure_all",

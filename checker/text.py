@@ -8,15 +8,15 @@ import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar, dataclass_transform
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 Texts = tuple[str, ...]
 Fields = dict[str, Any]  # values by their names
-VERSION: Final = "0.1.0"
+VERSION = "0.1.0"
 """the package's, and the only place where it is written: pyproject.toml reads it here"""
-SCHEMA_VERSION: Final = 2  # of the JSON documents of a check; 2: reasons and verdict have a kind
-HOME: Final = ""
+SCHEMA_VERSION: Literal[2] = 2  # of the JSON documents of a check; 2: reasons and verdict have a kind
+HOME = ""
 """where the project lives, such as https://github.com/OWNER/robustcheck; empty until that is decided.
 `python docs/generate.py` makes README's links from it, so that they lead somewhere on a package index, too"""
 MIB = 2**20  # bytes in 1 MiB
@@ -45,7 +45,7 @@ def frozen(cls: type[T]) -> type[T]:
     return dataclass(frozen=True)(cls)
 
 
-PAGES: Final = {
+PAGES = {
     "calibration": "Calibrate your thresholds",
     "data": "Data, sources and licences",
     "onnx-file": "Your ONNX file",
@@ -148,7 +148,7 @@ def short_digest(digest: str) -> str:
     return f"{algorithm}:{value[:SHORT_DIGEST]}" if value else digest[:SHORT_DIGEST]
 
 
-FORM_OF: Final = {
+FORM_OF = {
     ".sarif.json": "sarif",
     ".sarif": "sarif",
     ".cdx.json": "cyclonedx",
@@ -166,7 +166,7 @@ def form_of(path: str) -> str:
     return next((form for end, form in FORM_OF.items() if path.lower().endswith(end)), "")
 
 
-_RULES: Final = {
+_RULES = {
     "extra_forbidden": "there is no such field",
     "missing": "it must be there",
     "tuple_type": "it must be a list",

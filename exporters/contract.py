@@ -214,3 +214,13 @@ def keep_metadata(item: Any, is_kept: Callable[[str], bool]) -> None:
     """Remove the other entries from a message's metadata_props."""
     for entry in [each for each in item.metadata_props if not is_kept(each.key)]:
         item.metadata_props.remove(entry)
+
+
+def without_folders(name: str) -> str:
+    """Return a model name for a published file, with only the last part of a local folder.
+
+    >>> without_folders("local-dir:/data/models/clip"), without_folders("hf-hub:org/repo")
+    ('local-dir:clip', 'hf-hub:org/repo')
+    """
+    schema, _, place = name.partition(":")
+    return f"{schema}:{Path(place).name}" if schema == "local-dir" else name

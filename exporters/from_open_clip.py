@@ -6,17 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from . import CallError, ExportError, contract, first_line
-from .contract import Loaded, Output, Wanted
-from .loading import (
-    from_hub,
-    loading,
-    random_weights_error,
-    refuse_name,
-    refuse_partial,
-    unknown_tag,
-    weights_file,
-    without_folders,
-)
+from .contract import Loaded, Output, Wanted, without_folders
+from .loading import from_hub, loading, random_weights_error, refuse_name, refuse_partial, unknown_tag, weights_file
 from .preprocessing import Fields, checked_preprocessing, shared_preprocessing
 from .wrappers import Rows, Tower, Wrapped, as_rows, head_tap, projected, require_same, swapped
 from .zero_shot import Embed, refuse_long, tokenizer, with_text_head

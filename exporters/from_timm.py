@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from . import CallError, ExportError, contract
-from .contract import Loaded, Output, Wanted, loaded, source_of
-from .loading import from_hub, loading, refuse_name, refuse_partial, weights_file, without_folders
+from .contract import Loaded, Output, Wanted, loaded, source_of, without_folders
+from .loading import from_hub, loading, refuse_name, refuse_partial, weights_file
 from .preprocessing import Fields, checked_preprocessing, shared_preprocessing
 from .wrappers import NAME_THE_HEAD, Tower, as_rows, head_tap, swapped
 

@@ -82,16 +82,6 @@ def from_hub(repo: str, otherwise: str = "give the checkpoint with --weights FIL
     )
 
 
-def without_folders(name: str) -> str:
-    """Return a model name for a published file, with only the last part of a local folder.
-
-    >>> without_folders("local-dir:/data/models/clip"), without_folders("hf-hub:org/repo")
-    ('local-dir:clip', 'hf-hub:org/repo')
-    """
-    schema, _, place = name.partition(":")
-    return f"{schema}:{Path(place).name}" if schema == "local-dir" else name
-
-
 RANDOM_SEED = 0  # of weights that were asked to be random; makes the file reproducible
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import EnvironmentFaultError, UsageError
 from ..text import form_of, quoted
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..outside.storage.places import Place
 
 
-TEMPLATE: Final = "template"
-_END: Final = ".j2="
+TEMPLATE = "template"
+_END = ".j2="
 
 
 def split(text: str) -> tuple[str, str, str]:
@@ -53,7 +53,7 @@ def template_of(form: str) -> str | None:
     return file if name == TEMPLATE else None
 
 
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://", re.DOTALL)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|.*://", re.DOTALL)
 """what `storage.parse_place` can take for a URL, and more; a drive of Windows has one letter"""
 
 

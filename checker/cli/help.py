@@ -14,7 +14,7 @@ from copy import copy
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -117,7 +117,7 @@ class Verb(TyperCommand):
         TyperCommand.format_help(shown, ctx, formatter)
 
 
-OTHER_OPTIONS: Final = {
+OTHER_OPTIONS = {
     **dict.fromkeys(("--model", "--reference"), ""),
     **dict.fromkeys(("--data", "--dataset", "--input", "-i", "--images"), "--images"),
     **dict.fromkeys(("--size", "--resize"), "robustcheck explain preprocessing"),
@@ -135,9 +135,9 @@ OTHER_OPTIONS: Final = {
     "--threshold": "thresholds are in a profile: robustcheck profiles show default",
 }
 """by an option that is typed: ours (with its value, where theirs takes none), what to do, or "" for an argument"""
-PHOTOS: Final = ("--images", "--in", "--concepts")
+PHOTOS = ("--images", "--in", "--concepts")
 """what names the photos: a verb has one of these"""
-OTHER_VERBS: Final = {
+OTHER_VERBS = {
     "report": "check -o report.html",
     "run": "check",
     "test": "check",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Optional, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Optional, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, Field, ValidationError, create_model
 from pydantic_core import to_jsonable_python
@@ -64,7 +64,7 @@ def _in_file(name: str) -> Any:
 
 
 _FIELDS: Any = {name: _in_file(name) for name in FIELDS.values()}
-FILE: Final[type[BaseModel]] = create_model("Settings", __base__=Frozen, **_FIELDS)
+FILE: type[BaseModel] = create_model("Settings", __base__=Frozen, **_FIELDS)
 """What a settings file or the environment may set, to check it"""
 VARIABLES = {PREFIX + name.upper(): key for key, name in FIELDS.items() if name != "waivers"}
 
@@ -77,7 +77,7 @@ class Source(NamedTuple):
     """DEFAULT, COMMAND_LINE, a variable's name, or the file"""
 
 
-UNSET: Final = Source("default", DEFAULT)
+UNSET = Source("default", DEFAULT)
 
 
 @frozen

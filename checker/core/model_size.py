@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Final
 
 from ..errors import UsageError
 
-MAX_MODEL_SIZE: Final = "ROBUSTCHECK_MAX_MODEL_SIZE"
+MAX_MODEL_SIZE = "ROBUSTCHECK_MAX_MODEL_SIZE"
 """Variable of the environment: most bytes of a model with its external data. Processes below this one heed it, too."""
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from signal import SIGINT, SIGTERM
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, get_type_hints
 
 from ..core.model_size import MAX_MODEL_SIZE
 from ..core.progress import LOG, Progress, Tell
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 Params = ParamSpec("Params")
 Answer = TypeVar("Answer")
-PACKAGE: Final = "robustcheck_onnx.checker."
+PACKAGE = "robustcheck_onnx.checker."
 
-LOOK_S: Final = 0.05  # between two looks at a child's memory and time
-GRACE_S: Final = 10.0  # for a child that is to end
-ANSWER_BYTES: Final = 1 << 26  # a longer line of a child is not an answer
-START: Final = (
+LOOK_S = 0.05  # between two looks at a child's memory and time
+GRACE_S = 10.0  # for a child that is to end
+ANSWER_BYTES = 1 << 26  # a longer line of a child is not an answer
+START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from robustcheck_onnx.checker.child import main; sys.exit(main())"
 )
@@ -52,7 +52,7 @@ if sys.flags.isolated:
 elif sys.flags.ignore_environment:
     FLAGS = ("-P", "-E")
 
-QUIET_BLAS: Final = {"OPENBLAS_THREAD_TIMEOUT": "20"}
+QUIET_BLAS = {"OPENBLAS_THREAD_TIMEOUT": "20"}
 """Of a child's environment: idle threads of NumPy's OpenBLAS spin for 2**20 processor cycles, not for 2**28
 (https://github.com/OpenMathLib/OpenBLAS/issues/5171); with fewer a factorisation took longer"""
 
@@ -100,10 +100,10 @@ class Limits:
             )
 
 
-MOST_SIDE_BY_SIDE: Final = 8  # children: each runs its model on all cores
-CONTAINER: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-STATUS: Final = Path("/proc/self/status")
-NO_LIMITS: Final = Limits()
+MOST_SIDE_BY_SIDE = 8  # children: each runs its model on all cores
+CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+STATUS = Path("/proc/self/status")
+NO_LIMITS = Limits()
 
 
 class Wall:
@@ -215,7 +215,7 @@ class Wall:
             child.kill()
 
 
-EARLY: Final[list[_Child]] = []
+EARLY: list[_Child] = []
 """a child that no wall has taken yet"""
 
 

@@ -14,20 +14,20 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from ..core.progress import TellLine
 from ..core.runtime.devices import cpu_threads
 from ..errors import EnvironmentFaultError, UsageError, install_hint
 from ..text import VERSION, Fields, one_line
 
-REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
-PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
-START_S: Final = 300  # for a worker to be there where none is; a cluster that grows takes minutes
-STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
-CORES_A_WORKER: Final = 4  # by default, without GPUs: more workers would hold the model more often, in as much memory
-STARTS: Final = 3  # of a worker before it is given up; a node that is going away may still take a new one
-ENVIRONMENT: Final = {  # Ray reads it when it is imported
+REACH_S = 30  # to reach a cluster's address; it takes about 3 where one is
+PATIENCE_S = 0.5  # between two looks at whether the caller wants to stop
+START_S = 300  # for a worker to be there where none is; a cluster that grows takes minutes
+STORE_BYTES = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
+CORES_A_WORKER = 4  # by default, without GPUs: more workers would hold the model more often, in as much memory
+STARTS = 3  # of a worker before it is given up; a node that is going away may still take a new one
+ENVIRONMENT = {  # Ray reads it when it is imported
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to Ray's makers
     "RAY_DEDUP_LOGS": "1",  # the next is a part of it:
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a dead worker is reported on stdout, which is the report's

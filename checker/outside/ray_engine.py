@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import ModuleType
-from typing import Any, Final
+from typing import Any
 
 from ...thresholds.profile import Profile
 from ..core.measure.job import TRIES, Job, Outcome, died
@@ -44,9 +44,9 @@ from .ray_cluster import (
     unreachable,
 )
 
-HANDLER_S: Final = 0.05  # between two looks after the handler of SIGTERM
-AHEAD_SHARDS: Final = 2  # per worker; merged only in order, so these may wait in the driver's memory
-BEGINNING: Final = -1  # a task in place of a shard: to open a job and try its model
+HANDLER_S = 0.05  # between two looks after the handler of SIGTERM
+AHEAD_SHARDS = 2  # per worker; merged only in order, so these may wait in the driver's memory
+BEGINNING = -1  # a task in place of a shard: to open a job and try its model
 
 
 def run_on_ray(

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import replace
-from typing import Final
 
 from ...thresholds.profile import Profile
 from ..core.evidence import Evidence
@@ -26,7 +25,7 @@ from .image_sets.open import of_job
 from .isolation import NO_LIMITS, Limits
 from .ray_engine import run_on_ray
 
-ENGINES: Final = ("local", "ray")
+ENGINES = ("local", "ray")
 
 
 def run_jobs(

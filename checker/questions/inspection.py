@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -33,7 +33,7 @@ from ..report.shown import Shown
 from ..report.words import step_of
 from ..text import VERSION, Fields, as_json, error_json, frozen, quoted
 
-INSPECT_SCHEMA: Final = "robustcheck.inspect/2"
+INSPECT_SCHEMA = "robustcheck.inspect/2"
 LISTED = 8  # models of a folder that an error names
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
-from typing import Final
 
 from ...thresholds import read_start
 from ..errors import EnvironmentFaultError
 from ..text import HOME, Fields, quoted
 from .record import Bound, result_digest_of
 
-WITHOUT_HOME: Final = "urn:uuid:1af3a2e2-647e-495d-b4d2-9de74380a850"
+WITHOUT_HOME = "urn:uuid:1af3a2e2-647e-495d-b4d2-9de74380a850"
 """The name while HOME is empty. A UUID is a URI that belongs to whoever drew it: it claims no address of anybody, and
 no other kind of predicate can have it. Drawn once; what was signed under it stays valid."""
 
@@ -29,14 +28,14 @@ def type_under(home: str) -> str:
     return f"{home.rstrip('/')}/attestation/verdict/v1" if home else WITHOUT_HOME
 
 
-PREDICATE_TYPE: Final = type_under(HOME)
+PREDICATE_TYPE = type_under(HOME)
 
 
-PREDICATE_TYPES: Final = (PREDICATE_TYPE, WITHOUT_HOME)
+PREDICATE_TYPES = (PREDICATE_TYPE, WITHOUT_HOME)
 """Types of statements that are read; the first one is written"""
 
 
-HOME_NOTE: Final = (
+HOME_NOTE = (
     ""
     if HOME
     else f"HOME in checker/text.py is not set, so the predicate type is {WITHOUT_HOME}; once it is set, one under the "
@@ -75,13 +74,13 @@ def sha256_set(digest: str) -> dict[str, str]:
     return {"sha256": digest.removeprefix("sha256:")}
 
 
-MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
-LARGEST_BYTES: Final = 1 << 20  # of a bundle file; usual ones have some KB
+LARGEST_BYTES = 1 << 20  # of a bundle file; usual ones have some KB
 
 
-_PAYLOAD: Final = re.compile(rb'"payload":\s*"([^"]*)"')
+_PAYLOAD = re.compile(rb'"payload":\s*"([^"]*)"')
 
 
 def bundle_of(report: Path) -> Path:

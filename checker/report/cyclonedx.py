@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
-from typing import Final
 
 from ..text import VERSION, Fields, as_json, digest_of, printable
 from .attestation import sha256_set
@@ -12,10 +11,10 @@ from .preprocessing import pixels_text
 from .record import Bound, Failed, Outcome
 from .words import cautions, exit_code_of, findings
 
-BOM_SCHEMA: Final = "http://cyclonedx.org/schema/bom-1.6.schema.json"
+BOM_SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 
 
-SERIALS: Final = uuid.UUID("5c3b9a4e-70a5-4c7e-9f0e-0d2f6c1f8a37")
+SERIALS = uuid.UUID("5c3b9a4e-70a5-4c7e-9f0e-0d2f6c1f8a37")
 """Drawn once: the space of names in which a document's digest gives its serial number"""
 
 

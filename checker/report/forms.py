@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
 
 from .. import text
 from ..errors import UsageError
@@ -32,7 +31,7 @@ def write_packaged(form: str, outcomes: Sequence[Outcome], options: FormOptions)
     return packaged(form, outcomes, options)
 
 
-WRITERS: Final[dict[str, Write]] = {
+WRITERS: dict[str, Write] = {
     "json": write_json,
     "junit": write_junit,
     "sarif": write_sarif,

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,7 +19,7 @@ from ..errors import NEWER, CannotAssessError, UsageError
 from ..text import SCHEMA_VERSION, VERSION, Fields, short_digest
 from .record import AnyBound, Bound, result_digest_of
 
-LARGEST_REPORT_BYTES: Final = 1 << 26  # of a document: the report of one model has 80 KB
+LARGEST_REPORT_BYTES = 1 << 26  # of a document: the report of one model has 80 KB
 
 
 AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -22,17 +22,17 @@ from ..text import VERSION, Fields, printable
 from .json_forms import all_sealed, documents
 from .record import Outcome
 
-TEMPLATES: Final = Path(__file__).parent / "templates"
-SUFFIX: Final = ".j2"
-MARKUP: Final = (".html", ".htm", ".xhtml", ".xml", ".svg")
+TEMPLATES = Path(__file__).parent / "templates"
+SUFFIX = ".j2"
+MARKUP = (".html", ".htm", ".xhtml", ".xml", ".svg")
 """of names before SUFFIX: what a template of these writes is escaped"""
-LARGEST_SOURCE_BYTES: Final = 1 << 20
-LARGEST_TEXT_BYTES: Final = 10 << 20
-MARK_WITHIN_BYTES: Final = 1400
+LARGEST_SOURCE_BYTES = 1 << 20
+LARGEST_TEXT_BYTES = 10 << 20
+MARK_WITHIN_BYTES = 1400
 """where the mark must stand, so that `storage.stores.OURS` finds it"""
-TIMEOUT_S: Final = 20.0
-MEMORY_BYTES: Final = 1 << 30
-EXAMPLE: Final = "-o template=slack.json.j2=slack.json"
+TIMEOUT_S = 20.0
+MEMORY_BYTES = 1 << 30
+EXAMPLE = "-o template=slack.json.j2=slack.json"
 
 
 def mark() -> str:

@@ -19,7 +19,6 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.named_models import split_images
 from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.core.evidence import CLIP
-from robustcheck_onnx.checker.core.measure import loop as measure
 from robustcheck_onnx.checker.core.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import VERSION
@@ -340,8 +339,9 @@ def _world(here: Path, monkeypatch: Patch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise CannotAssessError(MEASURES)
 
-    for module, name in ((measure, "open_sessions"), (measure, "open_job"), (exporter, "run")):
-        monkeypatch.setattr(module, name, refuse)
+    for name in ("check.open_sessions", "compare.run.open_job"):
+        monkeypatch.setattr(f"robustcheck_onnx.checker.questions.{name}", refuse)
+    monkeypatch.setattr(exporter, "run", refuse)
 
 
 def typed_again(typed: str, hint: str) -> str:

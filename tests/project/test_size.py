@@ -9,14 +9,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 MOST = {
-    "nodes of the package": 330_300,
-    "nodes of the tests": 278_700,
-    "nodes of a simple statement, 90 % quantile": 28,
-    "nodes per code line": 10.3,
-    "statements of more than 40 nodes, in %": 2.4,
-    "ternaries per 1,000 statements": 71,
-    "parallel assignments per 1,000 statements": 24,
-    "docstrings whose second sentence begins with a pronoun, in %": 22.1,
+    "nodes of the package": 331_400,
+    "nodes of the tests": 279_500,
+    "nodes of a simple statement, 90 % quantile": 24,
+    "nodes per code line": 9.5,
+    "statements of more than 40 nodes, in %": 1.5,
+    "ternaries per 1,000 statements": 49,
+    "parallel assignments per 1,000 statements": 1,
+    "docstrings whose second sentence begins with a pronoun, in %": 2.1,
 }
 """The highest value of each figure. Line breaks and splits of files move none but the nodes per code line."""
 

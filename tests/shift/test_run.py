@@ -132,7 +132,7 @@ def test_bad_input(small: Path, capsys: Capture) -> None:
     for words, code, said in (
         ("encoder.onnx {}", 3, "encoder.onnx: class output is missing; accuracy needs a model with class scores"),
         ("nan.onnx {}", 3, "class scores on val are not all numbers"),
-        ("model.onnx --shifted val", 2, "--in is missing"),
+        ("model.onnx --shifted val", 2, "Missing option '--in'"),
         ("model.onnx --in val --shifted copy", 2, "copy: images are those of val"),
         ("model.onnx --in val --shifted loose", 2, "loose: image a.png has no label (1 of 1 have none)"),
         ("model.onnx --in list.txt --shifted blur", 2, "list.txt: image set is of kind list; labels come"),

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from ...outside.storage.places import Place
 
 NOT_SHARED = ("images", "max_images", "sign", "save_representations", "log_file", "no_thumbnails")
-QUESTION: Final = [n for n, row in ROWS.items() if n not in NOT_SHARED and row.panel not in (VERDICT, CI)]
+QUESTION = [n for n, row in ROWS.items() if n not in NOT_SHARED and row.panel not in (VERDICT, CI)]
 """options of the table that every question has; it may have others, too"""
-FORMS: Final = ("terminal", "json", "html", "markdown")
-AS_FOR_A_CHECK: Final = {"help": "In-distribution photos, as for a check. Default: the bundled photos."}
+FORMS = ("terminal", "json", "html", "markdown")
+AS_FOR_A_CHECK = {"help": "In-distribution photos, as for a check. Default: the bundled photos."}
 """of `images`"""
 Verb = Callable[..., int]
 Result = TypeVar("Result")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Final
 
 import numpy as np
 
@@ -19,10 +18,10 @@ from ...text import frozen
 from ..evidence import Gallery, SeenImage
 from ..statistics import state as sums
 
-SHOWN: Final = 64  # images of the outlier-feature map
-EXTREME: Final = 5  # images of the largest kurtosis, and of the smallest
-FEATURES: Final = 8  # features whose z is recorded
-DECIMALS: Final = 3  # of z in the report: far finer than a colour or a bar shows
+SHOWN = 64  # images of the outlier-feature map
+EXTREME = 5  # images of the largest kurtosis, and of the smallest
+FEATURES = 8  # features whose z is recorded
+DECIMALS = 3  # of z in the report: far finer than a colour or a bar shows
 
 
 @dataclass(frozen=True, eq=False)

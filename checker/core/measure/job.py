@@ -10,7 +10,6 @@ import platform
 from dataclasses import field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
 
 from ...errors import CannotAssessError, RobustcheckError
 from ...text import VERSION, frozen
@@ -37,7 +36,7 @@ class Job:
         return (self.options.tensor,) if self.named is None else self.named
 
 
-TRIES: Final = 2  # times a job or shard is begun whose worker process ends without a word
+TRIES = 2  # times a job or shard is begun whose worker process ends without a word
 
 
 @frozen

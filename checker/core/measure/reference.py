@@ -7,7 +7,7 @@ not optimised. docs/dev/decisions/reference-run.md has the measurements that thi
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -24,9 +24,9 @@ from ..statistics import state as sums
 from .opening import Opened, open_runner
 from .sums import FirstImages, RunFacts
 
-IMAGES_OF_COMPARISON: Final = 16  # more than of a check: they decide whether an index verdict stands
-IMAGES_OF_FLOOR: Final = 4  # for which a second reference run gives the floor of rounding
-LARGE_BYTES: Final = 2**30  # of a file whose first session is closed before the reference opens its own
+IMAGES_OF_COMPARISON = 16  # more than of a check: they decide whether an index verdict stands
+IMAGES_OF_FLOOR = 4  # for which a second reference run gives the floor of rounding
+LARGE_BYTES = 2**30  # of a file whose first session is closed before the reference opens its own
 Arithmetic = Literal["exact int8 sums", "no graph optimisation"]
 
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from ....thresholds.profile import Profile
 from ...arrays import AnyArray, GenericArray
@@ -117,7 +117,7 @@ def named_skips(skipped: Sequence[Skipped]) -> Skips:
     return tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS])
 
 
-IMAGES_OF_CHECK: Final = 8  # that run once more by reference arithmetic
+IMAGES_OF_CHECK = 8  # that run once more by reference arithmetic
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from ...arrays import Array, Bools, Floats
@@ -11,17 +9,17 @@ from ...core.statistics.definitions import unit_rows
 from ...text import number_text
 from .similarity import TIED
 
-SAME_COSINE: Final = 0.98  # of a photo's vector in the index and the reference's
-NEARER: Final = 4  # times, than the nearest other photo, is a vector that is the photo's own
-SAME_SHARE: Final = 0.9  # of the photos whose vector must be there
-FEWEST_MOVED: Final = 10  # photos that show a rotation or a shift
-QUANTISED: Final = 256  # values that each feature of a quantised index has at most
-FEWEST_QUANTISED: Final = 512  # vectors that show it
-NO_RANK: Final = 1e-4  # of the largest singular value: what rounding to float16 leaves is less
-OUTSIDE: Final = 0.01  # share of the squared length that lies outside of a reduced index
-SAME_COSINES: Final = 0.1  # root mean square change of the cosines between photos that a rotation may make, in SD
-MEAN_COSINE: Final = 0.3  # of the mean vectors: noise and a rotation have about 0, a permutation 0.8
-MEAN_LENGTH: Final = 0.25  # of the mean vector relative to the reference's, below which an index was centred
+SAME_COSINE = 0.98  # of a photo's vector in the index and the reference's
+NEARER = 4  # times, than the nearest other photo, is a vector that is the photo's own
+SAME_SHARE = 0.9  # of the photos whose vector must be there
+FEWEST_MOVED = 10  # photos that show a rotation or a shift
+QUANTISED = 256  # values that each feature of a quantised index has at most
+FEWEST_QUANTISED = 512  # vectors that show it
+NO_RANK = 1e-4  # of the largest singular value: what rounding to float16 leaves is less
+OUTSIDE = 0.01  # share of the squared length that lies outside of a reduced index
+SAME_COSINES = 0.1  # root mean square change of the cosines between photos that a rotation may make, in SD
+MEAN_COSINE = 0.3  # of the mean vectors: noise and a rotation have about 0, a permutation 0.8
+MEAN_LENGTH = 0.25  # of the mean vector relative to the reference's, below which an index was centred
 
 
 def spacing(reference: Array) -> Array:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-WAYS: Final = ("whole name", "end of the path", "name without suffix")
+WAYS = ("whole name", "end of the path", "name without suffix")
 """how an id may match, the surest first"""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -37,11 +37,11 @@ from .pairs import Compared
 from .similarity import TIED, cosine, lengths, procrustes
 from .vectors import Block
 
-FEWEST_IMAGES: Final = 72  # from which the 5 % quantile has a lower bound
-WORST: Final = 5  # images that are shown
-TYPES_SHOWN: Final = 6  # of nodes that differ between the files
-TIED_SHARE: Final = 0.05  # of the neighbours that ties may hide before they are named as the reason
-UNSOUND: Final = {
+FEWEST_IMAGES = 72  # from which the 5 % quantile has a lower bound
+WORST = 5  # images that are shown
+TYPES_SHOWN = 6  # of nodes that differ between the files
+TIED_SHARE = 0.05  # of the neighbours that ties may hide before they are named as the reason
+UNSOUND = {
     "duplicate_images",
     "near_duplicate_images",
     "images_not_varied",
@@ -52,8 +52,8 @@ UNSOUND: Final = {
     "unchecked",
 }
 """reasons of a check for which vectors or images can't be taken as they were measured"""
-OWN: Final = "in its own vectors"
-SAME_LENGTH: Final = 0.9  # of the median of the shorter vector's length divided by the longer one's
+OWN = "in its own vectors"
+SAME_LENGTH = 0.9  # of the median of the shorter vector's length divided by the longer one's
 CONSTANT_LENGTH = 1e-3  # SD of the lengths relative to their mean: float16 vectors of length 1 have 2e-4
 UNEXPLAINED = 0.1  # share of 1 − cosine that may be left: a rotation of few images always leaves less than before
 WIDEST_PERMUTED = 4096  # features: all pairs of them are compared, in 128 MiB

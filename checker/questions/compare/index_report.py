@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,13 +20,13 @@ IndexVerdict = Literal["compatible", "re-embed", "undecided"]
 Required = Literal["indication", "index"]
 Tested = Literal["by ids", "by vectors", "no"]
 Share = Annotated[float, Field(ge=0, le=1)]
-OTHER_VECTORS: Final = ("other_index", "other_ids", "changed_index", "index_lengths")
+OTHER_VECTORS = ("other_index", "other_ids", "changed_index", "index_lengths")
 """reasons for which an index does not hold the reference's vectors"""
-OUTRANKING: Final = (*OTHER_VECTORS, "assumed_preprocessing", "runtime_differs")
+OUTRANKING = (*OTHER_VECTORS, "assumed_preprocessing", "runtime_differs")
 """reasons for which the measured vectors are not those that a search compares: nothing is known then"""
-ACCEPT: Final = "--accept-untested-index"
-UNTESTED: Final = "it was not tested whether the reference made the index"
-SIGNS: Final[dict[IndexVerdict, str]] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
+ACCEPT = "--accept-untested-index"
+UNTESTED = "it was not tested whether the reference made the index"
+SIGNS: dict[IndexVerdict, str] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
 
 
 class IndexOptions(Frozen):

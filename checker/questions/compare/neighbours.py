@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from .index_report import Metric, Number
 from .similarity import TIED, lengths
 from .vectors import SAMPLE, Block
 
-KS: Final = (1, 5, 10)  # neighbours that are counted
-SEEN: Final = 2 * KS[-1] + 1  # nearest vectors that are looked at: so many that ties at the last one are seen
+KS = (1, 5, 10)  # neighbours that are counted
+SEEN = 2 * KS[-1] + 1  # nearest vectors that are looked at: so many that ties at the last one are seen
 
 
 def quantile(values: Array, p: float, needs: float | None = None) -> Number:

@@ -6,7 +6,7 @@ The report, its document and the verdict are made here; `trials.py` tries other 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from ....thresholds.profile import Profile
 from ....thresholds.records import ReprArgs
@@ -35,26 +35,26 @@ from .pairs import Compared
 from .similarity import cosine
 from .vectors import VectorFile
 
-FEWEST_MATCHED: Final = 35  # photos from which the lower bound of the share can reach `holds.SAME_SHARE`
-OWN: Final = "index: own vector"
-THERE: Final = "index: vector is there"
-MEDIAN: Final = "index: cosine by id, median"
-STEPS: Final = {
+FEWEST_MATCHED = 35  # photos from which the lower bound of the share can reach `holds.SAME_SHARE`
+OWN = "index: own vector"
+THERE = "index: vector is there"
+MEDIAN = "index: cosine by id, median"
+STEPS = {
     "other_index": "Find the file that made these vectors, or embed the photos again with this one.",
     "changed_index": "Give the vectors as they were before that, or embed the photos again with this file.",
     "untested_index": f"Give {FEWEST_IMAGES} or more photos whose file names are ids of the vectors.",
 }
 """next steps that differ from those of a comparison with a reference"""
-ANSWERS: Final[dict[IndexVerdict, str]] = {
+ANSWERS: dict[IndexVerdict, str] = {
     "compatible": "The vectors agree with those of this file",
     "re-embed": "The vectors are not those of this file",
     "undecided": "It cannot be told whether the vectors are those of this file",
 }
-LIMITS: Final = (
+LIMITS = (
     "The answer is about the photos whose vectors were found, and about this machine's arithmetic. Outlier features "
     "were not judged: `robustcheck check` does."
 )
-AS_ASSUMED: Final = "No option and no file gives the preprocessing; the vectors are those of the assumed one."
+AS_ASSUMED = "No option and no file gives the preprocessing; the vectors are those of the assumed one."
 
 
 class VectorsReport(Shown, NoTruth, Measured):
@@ -349,7 +349,7 @@ def _rows(index: IndexReport) -> Iterator[tuple[str, str]]:
         yield "tested", index.tested or ""
 
 
-CHANGES: Final[Mapping[str, str]] = {
+CHANGES: Mapping[str, str] = {
     "normalised": "the vectors in the index have one length, and those of this file have not",
     "not normalised": "the vectors of this file have one length, and those in the index have not",
 }

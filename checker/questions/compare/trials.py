@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, get_args
+from typing import Any, get_args
 
 from ...arrays import Array, Floats, float64
 from ...core.evidence import Preprocessing
@@ -18,10 +18,10 @@ from ...text import number_text
 from . import holds
 from .similarity import cosine
 
-PHOTOS: Final = 16  # that each preprocessing is tried on
-FEWEST: Final = 8  # photos from which a preprocessing is named
-GAIN: Final = 0.8  # of the mean of 1 − cosine, below which a change is kept
-SHORT_EDGE: Final = 0.875  # of the crop relative to the resized edge: 224 of 256
+PHOTOS = 16  # that each preprocessing is tried on
+FEWEST = 8  # photos from which a preprocessing is named
+GAIN = 0.8  # of the mean of 1 − cosine, below which a change is kept
+SHORT_EDGE = 0.875  # of the crop relative to the resized edge: 224 of 256
 
 
 def explained(opened: Opened, names: Sequence[str], ours: Array, stored: Mapping[int, Floats]) -> str:
@@ -110,7 +110,7 @@ def _filters(own: Preprocessing) -> list[Preprocessing]:
     return _others(own, [{"interpolation": name} for name in filters])
 
 
-STEPS: Final[tuple[Callable[[Preprocessing], list[Preprocessing]], ...]] = (_colours, _crops, _colours, _filters)
+STEPS: tuple[Callable[[Preprocessing], list[Preprocessing]], ...] = (_colours, _crops, _colours, _filters)
 
 
 def _others(own: Preprocessing, updates: Iterable[Mapping[str, Any]]) -> list[Preprocessing]:

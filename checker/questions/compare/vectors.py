@@ -7,7 +7,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,14 +19,14 @@ from .similarity import lengths
 
 Block = tuple[Floats, Floats]
 """vectors (vector, feature), and their `lengths`"""
-BLOCK: Final = 8192  # vectors that are read and multiplied at once
-NAMES: Final = ("vectors", "embeddings", "representations", "embedding", "vector")
+BLOCK = 8192  # vectors that are read and multiplied at once
+NAMES = ("vectors", "embeddings", "representations", "embedding", "vector")
 """names of the vectors where a file holds several arrays"""
-IDS: Final = ("ids", "id", "names", "name")
+IDS = ("ids", "id", "names", "name")
 Blocks = Iterator[AnyArray]
-LISTS: Final = ("list<", "large_list<", "fixed_size_list<")
+LISTS = ("list<", "large_list<", "fixed_size_list<")
 """Types of a Parquet column that may hold vectors."""
-SAMPLE: Final = 2048  # vectors that show of which form an index is
+SAMPLE = 2048  # vectors that show of which form an index is
 
 
 class VectorFile(NamedTuple):

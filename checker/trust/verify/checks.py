@@ -17,7 +17,7 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from ....thresholds import profile as profiles
 from ....thresholds.profile import Profile
@@ -51,14 +51,14 @@ from .signature import (
     words_of,
 )
 
-SAME_ENVIRONMENT: Final = 1e-4
+SAME_ENVIRONMENT = 1e-4
 """Relative tolerance of a measured number on the same machine with the same versions: the order of sums moves the sixth
 digit."""
-OTHER_ENVIRONMENT_FACTOR: Final = 5
+OTHER_ENVIRONMENT_FACTOR = 5
 """Elsewhere it is so many times that of a representation at the model's precision: the statistics are made of fourth
 powers, so a relative difference e of a representation moves them by about 4 e."""
-ROUNDED: Final = 1.5e-3  # z of the gallery is rounded to 3 digits behind the point: the last one may differ
-MEASURED: Final = (
+ROUNDED = 1.5e-3  # z of the gallery is rounded to 3 digits behind the point: the last one may differ
+MEASURED = (
     "evidence.statistics.",
     "evidence.content.",
     "evidence.levels.",
@@ -77,10 +77,10 @@ MEASURED: Final = (
     "index.machine.",
 )
 """Where a number that is not whole may differ by the tolerance; elsewhere it must be the same."""
-EXACT: Final = "evidence.statistics.alpha"
-OTHER_NOTES: Final = "settings from "
+EXACT = "evidence.statistics.alpha"
+OTHER_NOTES = "settings from "
 """How a note begins that names the file or variable which set something (`cli.settings`)."""
-ENVIRONMENT: Final = (
+ENVIRONMENT = (
     "evidence.statistics.histogram_edges",
     "evidence.statistics.histogram_counts",
     "evidence.images.source",
@@ -90,10 +90,10 @@ ENVIRONMENT: Final = (
     "tool_version",
 )
 """What another machine, version or place changes though the report is true."""
-SHOWN: Final = 60  # characters of a value in a message
-SIDES: Final = ("candidate", "reference")  # of a comparison
+SHOWN = 60  # characters of a value in a message
+SIDES = ("candidate", "reference")  # of a comparison
 AnyReport = Report | CompareReport
-KINDS: Final[dict[str, type[AnyReport]]] = {"": Report, "compare": CompareReport}
+KINDS: dict[str, type[AnyReport]] = {"": Report, "compare": CompareReport}
 """what is verified, by the field `document`"""
 
 
