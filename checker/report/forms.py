@@ -31,10 +31,11 @@ from ..core.evidence import (
     PreprocessingFacts,
     Statistics,
 )
+from ..core.verdict.foreseen import describe
 from ..core.verdict.gate import Waiver
 from ..core.verdict.notes import ON_BUNDLED
 from ..core.verdict.reasons import NAMES, WITHOUT_SCORES, Kind
-from ..core.verdict.rule import Reason, Verdict, describe, inside, outside, side_of
+from ..core.verdict.rule import Reason, Verdict, inside, outside, side_of
 from ..errors import COMMANDS, UsageError
 from ..text import Fields, as_json, error_json, frozen, number_text, printable
 from .record import Bound, Failed, Outcome, ReferenceRow, Report, predicate_of, sealed, to_json

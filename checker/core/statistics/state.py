@@ -188,7 +188,7 @@ class State:
         return int(self.sizes.sum())
 
 
-class Measured(NamedTuple):
+class MeasuredBatch(NamedTuple):
     """The numbers of each image of a batch. `update` computed them."""
 
     usable: Bools
@@ -199,7 +199,7 @@ class Measured(NamedTuple):
     """(usable image,)"""
 
 
-def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
+def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> MeasuredBatch:
     """Add a batch of representations, in place.
 
     Args:
@@ -224,7 +224,7 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     x = x[rows.usable]
     groups = groups[rows.usable]
     if not len(x):
-        return Measured(rows.usable, x, np.empty(0))
+        return MeasuredBatch(rows.usable, x, np.empty(0))
     z = definitions.standardise(x)
     before = state.n
     if before < FIRST_LOOK <= before + len(z):  # at the same image, whatever the batches are
@@ -246,7 +246,7 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     state.zeros += int((x == 0).sum())
     state.below_zero += int((x < 0).sum())
     state.max_median_sum += float(definitions.max_median_ratio(x).sum())
-    return Measured(rows.usable, z, per_image)
+    return MeasuredBatch(rows.usable, z, per_image)
 
 
 def _add_to_groups(sums: Array, groups: Counts, values: Array) -> None:
