@@ -56,6 +56,7 @@ BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
 SMALL_FLOATS: dict[int, str] = {
     kind: f"fp{name[5]}" for name, kind in TensorProto.DataType.items() if re.match(r"FLOAT[48]E[2-5]M", name)
 }
+QUANTISED = BITS.keys() | SMALL_FLOATS.keys()
 # outputs that hold the sum that a fused norm reads, by position: a residual stream goes on from there
 SUM_AT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
 FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16))
@@ -149,7 +150,7 @@ def build_layers(graph: GraphProto, image: str, weights: Iterable[TensorProto]) 
         constants[weight.name] = tuple(weight.dims)
         if _is_zero_vector(weight):
             zeros.add(weight.name)
-    zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if is_quantised(weight.data_type)}
+    zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if weight.data_type in QUANTISED}
     reached = {image}
     ops: dict[str, str] = {}
     data: dict[str, Names] = {}
@@ -162,7 +163,7 @@ def build_layers(graph: GraphProto, image: str, weights: Iterable[TensorProto]) 
         if op == "Constant" and outputs:
             for attribute in node.attribute:
                 constants[node.output[0]] = _constant_shape(attribute)
-                if attribute.name == "value" and is_quantised(attribute.t.data_type):
+                if attribute.name == "value" and attribute.t.data_type in QUANTISED:
                     zero_points[node.output[0]] = is_extreme(attribute.t)
         of_image = tuple(name for name in inputs_of(node) if name in reached)
         if not of_image or not outputs or op in ("Shape", "Size"):
@@ -259,11 +260,6 @@ def show_shape(shape: Shape | None) -> str:
         return "unknown"
     sizes = ["?" if n is None else str(n) for n in shape]
     return f"({', '.join(sizes)})"
-
-
-def is_quantised(kind: int) -> bool:
-    """Return whether quantised values are of this element type."""
-    return kind in BITS or kind in SMALL_FLOATS
 
 
 def is_extreme(zero_point: TensorProto) -> bool:

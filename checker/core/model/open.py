@@ -174,10 +174,9 @@ def _with_end_by_weights(representation: Representation, constants: Constants) -
     """Return a representation whose end, such as a change of basis, takes the linear layer's weights into account."""
     if representation.ends_in not in EMBEDDINGS:
         return representation
-    is_orthogonal = is_change_of_basis(constants, representation.tensor)
-    if is_orthogonal is None:
-        return replace(representation, ends_in=End("linear_unread"))
-    return replace(representation, ends_in=End("change_of_basis")) if is_orthogonal else representation
+    kinds = {True: "change_of_basis", None: "linear_unread"}
+    kind = kinds.get(is_change_of_basis(constants, representation.tensor))
+    return replace(representation, ends_in=End(kind)) if kind else representation
 
 
 def _output(layers: Layers, name: str) -> GraphOutput:

@@ -105,16 +105,13 @@ class Accumulator:
         """
         if not isinstance(other, Accumulator):
             raise TypeError(f"other: type is {type_name(other)}; it must be an Accumulator")
+        states = [part._state for part in (self, other) if part._state is not None]
+        widths = [state.n_features for state in states]
+        if len(set(widths)) > 1:
+            raise UsageError(f"{SUBJECT}: numbers of features are {widths[0]} and {widths[1]}; they must be the same")
         merged = type(self)()
-        if self._state is not None and other._state is not None:
-            if self._state.n_features != other._state.n_features:
-                raise UsageError(
-                    f"{SUBJECT}: numbers of features are {self._state.n_features} and {other._state.n_features}; they "
-                    "must be the same"
-                )
-            merged._state = merge(self._state, other._state)
-        elif (one := self._state or other._state) is not None:
-            merged._state = merge(one, State(one.n_features))  # a copy
+        for state in states:
+            merged._state = merge(merged._state or State(state.n_features), state)
         return merged
 
     def result(self) -> Statistics:
