@@ -99,7 +99,7 @@ def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tu
         threads: cores for ONNX Runtime; None = all that this process may use.
 
     Raises:
-        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
+        UsageError, CannotAssessError, EnvironmentFaultError: as `check`.
     """
     opened = open_job(job, of_job, threads=threads)
     facts = probe(opened)

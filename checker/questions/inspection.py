@@ -19,11 +19,12 @@ from ..core.model.int8 import saturating_pairs, scales_over_batch
 from ..core.model.layers import show_shape
 from ..core.model.open import ModelFile, open_model
 from ..core.model.sidecar import find_preprocessing, models_below, takes_no_image
+from ..core.verdict.foreseen import foreseen, step_for
 from ..core.verdict.notes import int8_notes
 from ..core.verdict.pixels import steps_text
 from ..core.verdict.profile import load_profile
 from ..core.verdict.reasons import RULES
-from ..core.verdict.rule import Reason, foreseen, reason, step_for
+from ..core.verdict.rule import Reason, reason
 from ..errors import RobustcheckError, UsageError
 from ..outside.addresses import on_this_machine, parse_address
 from ..outside.isolation import NO_LIMITS, Limits, apart

@@ -13,7 +13,8 @@ from ..core.evidence import Statistics
 from ..core.verdict.gate import Waiver
 from ..core.verdict.notes import ON_BUNDLED
 from ..core.verdict.reasons import WITHOUT_SCORES, Kind
-from ..core.verdict.rule import Reason, Verdict, describe, side_of
+from ..core.verdict.foreseen import describe
+from ..core.verdict.rule import Reason, Verdict, side_of
 from ..errors import COMMANDS
 from ..text import count_text, printable
 from .record import Bound, Failed, Outcome

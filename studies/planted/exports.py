@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from robustcheck_onnx.checker.core.model.open import supported_versions
+from robustcheck_onnx.checker.core.model.refusals import supported_versions
 
 from .encoder import PREPROCESSING, SIZE_PX, planted_encoder
 from .form import IMAGE, REFUSES, Form, changed, encoder, exported

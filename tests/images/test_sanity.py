@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.images import keypoints, sanity
-from robustcheck_onnx.checker.core.images.keypoints import SIGMAS, Gallery, find_keypoints
+from robustcheck_onnx.checker.core.images.keypoints import SIGMAS, KeypointGallery, find_keypoints
 from robustcheck_onnx.checker.core.images.sanity import ImageSetState, describe, varied
 from robustcheck_onnx.checker.core.images.source import Picture
 from robustcheck_onnx.checker.outside.image_sets.open import BUNDLED, open_images
@@ -184,7 +184,7 @@ def test_the_orientations_and_brightnesses_of_a_photo_are_one_image() -> None:
 
 def test_counting_is_linear_in_the_images(monkeypatch: Patch) -> None:
     compared = []
-    monkeypatch.setattr(keypoints.Gallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
+    monkeypatch.setattr(keypoints.KeypointGallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
     facts = ImageSetState(sketch_of(i) for i in range(200)).facts()
     assert facts.n_varied > sanity.GALLERY
     assert (max(compared), len(compared)) == (sanity.GALLERY, facts.n_varied)
@@ -273,7 +273,7 @@ def rows_of(points: bytes) -> np.ndarray:
 
 
 def is_known(points: bytes, *kept: bytes) -> bool:
-    gallery = Gallery(len(kept))
+    gallery = KeypointGallery(len(kept))
     for other in kept:
         gallery.add(other)
     return gallery.has_part_of(points)
@@ -362,7 +362,7 @@ def test_images_without_keypoints_are_like_nothing() -> None:
     for image in (Image.new("RGB", (200, 100), "red"), ramp, coffee.resize((15, 40))):
         assert find_keypoints(image) == b""
     assert not is_known(b"", b"")
-    assert not Gallery(3).has_part_of(find_keypoints(coffee))
+    assert not KeypointGallery(3).has_part_of(find_keypoints(coffee))
     assert len(find_keypoints(coffee.filter(ImageFilter.GaussianBlur(60)))) < len(find_keypoints(coffee))
     for size in ((3000, 40), (40, 3000), (97, 31), (16, 16)):
         points = rows_of(find_keypoints(coffee.resize(size)))

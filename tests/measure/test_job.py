@@ -178,7 +178,7 @@ def test_merging_is_associative_and_ties_go_to_the_earlier(kurtosis: list[int], 
 
     def rows(start: int | None, end: int | None) -> SeenRows:
         part = slice(start, end)
-        batch = state.Measured(np.ones_like(kurtosis[part], bool), z[part], np.array(kurtosis[part]))
+        batch = state.MeasuredBatch(np.ones_like(kurtosis[part], bool), z[part], np.array(kurtosis[part]))
         return seen_rows(batch, names[part], names[part])
 
     i, j = sorted((i, j))
@@ -192,7 +192,7 @@ def test_merging_is_associative_and_ties_go_to_the_earlier(kurtosis: list[int], 
 
 
 def test_zero_has_no_sign_and_no_usable_image_keeps_nothing() -> None:
-    batch = state.Measured(np.ones(1, dtype=bool), np.array([[-1e-4, 1.0]]), np.array([1.0]))
+    batch = state.MeasuredBatch(np.ones(1, dtype=bool), np.array([[-1e-4, 1.0]]), np.array([1.0]))
     found = gallery_of(seen_rows(batch, "a", "0"), [0, 1])
     assert found is not None
     assert str(found.shown[0].z) == "(0.0, 1.0)"

@@ -16,7 +16,8 @@ from onnx.helper import make_node, make_tensor, make_tensor_value_info, tensor_d
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.model import weights
 from robustcheck_onnx.checker.core.model.contract import CONTRACT_KEY, parse_contract
-from robustcheck_onnx.checker.core.model.open import open_model, supported_versions
+from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.model.refusals import supported_versions
 from robustcheck_onnx.checker.core.model.weights import PACKED_BITS, check_inline
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 import robustcheck_onnx as rc
 from robustcheck_onnx import exporters
 from robustcheck_onnx.checker import errors as checker_errors
-from robustcheck_onnx.checker.core.model.open import check_supported
+from robustcheck_onnx.checker.core.model.refusals import check_supported
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.text import HOME, VERSION
 from support import BIN, INSTALLED, ROOT, Patch, onnx_models, raised, read_json, read_text

@@ -61,7 +61,7 @@ def test_a_driver_is_asked_of_nvidia_alone(monkeypatch: Patch) -> None:
 
 
 H100 = devices.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
-HEALTHY = doctor.Facts(
+HEALTHY = doctor.MachineFacts(
     python="3.11.7", asked="onnxruntime-gpu", packages={"numpy": "2.4.6"}, wheels={"onnxruntime-gpu": "1.31.1"},
     runtime="1.31.1", runtime_cuda="13.0",
     providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -73,7 +73,7 @@ BOTH = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
 TWO_WHEELS = {"onnxruntime": "1.32.0", "onnxruntime-openvino": "1.24.1"}
 
 
-def finding(facts: doctor.Facts, check: str) -> doctor.MachineFinding:
+def finding(facts: doctor.MachineFacts, check: str) -> doctor.MachineFinding:
     return {found.check: found for found in doctor.examine(facts)}[check]
 
 

@@ -253,7 +253,7 @@ def test_unknown_spread_gives_no_bound() -> None:
 
 def test_jackknife_of_an_undefined_statistic_is_undefined() -> None:
     for without in ([1.0, math.nan], [1.0, math.inf], [1.0]):
-        assert math.isnan(intervals.grouped_jackknife_sd(1.0, np.array(without), np.ones(len(without))))
+        assert math.isnan(intervals.grouped_jackknife(1.0, np.array(without), np.ones(len(without)))[0])
 
 
 def test_share_bounds_of_always_have_a_closed_form() -> None:

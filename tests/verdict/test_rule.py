@@ -14,9 +14,10 @@ from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Evidence, Gra
 from robustcheck_onnx.checker.core.images.preprocess import apply_uint8
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.core.verdict import pixels, rule
+from robustcheck_onnx.checker.core.verdict.foreseen import foreseen
 from robustcheck_onnx.checker.core.verdict.notes import notes_of
 from robustcheck_onnx.checker.core.verdict.reasons import CLIP_STEP, RULES, WITHOUT_SCORES
-from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, foreseen, judge
+from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import load
 from robustcheck_onnx.thresholds.statistics import STATISTICS

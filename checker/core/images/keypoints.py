@@ -140,7 +140,7 @@ def _between(position: Array, n: int) -> tuple[Array, Indices]:
     return position - before, before
 
 
-class Gallery:
+class KeypointGallery:
     """The keypoints of up to `capacity` images to compare others with."""
 
     def __init__(self, capacity: int) -> None:
@@ -189,7 +189,8 @@ def _share_a_similarity(one: Array, other: Array, matched: Bools) -> bool:
     one: b = αa + β of complex positions, or of mirrored ones.
     """
     image, pair = np.nonzero(matched[:, _PAIRS[0]] & matched[:, _PAIRS[1]])
-    first, second = _ends_of(image, pair)
+    first = image, _PAIRS[0][pair]
+    second = image, _PAIRS[1][pair]
     scale = other[..., 2] - one[..., 2]
     a = one[..., 0] + 1j * one[..., 1]
     b = other[..., 0] + 1j * other[..., 1]
@@ -204,7 +205,8 @@ def _share_a_similarity(one: Array, other: Array, matched: Bools) -> bool:
     fits &= (n_fitting >= MIN_SHARED * (MIN_SHARED - 1) // 2)[image]
     image = image[fits]
     zoom = zoom[fits, None]
-    first, second = _ends_of(image, pair[fits])
+    first = image, _PAIRS[0][pair[fits]]
+    second = image, _PAIRS[1][pair[fits]]
     same_scale = matched[image] & (np.abs(scale[image] - zoom) < SCALE_TOLERANCE)
     for positions in (a, a.conj()):
         start = positions[first]
@@ -215,8 +217,3 @@ def _share_a_similarity(one: Array, other: Array, matched: Bools) -> bool:
         if np.any(np.sum(is_near & same_scale, axis=1) >= MIN_SHARED):
             return True
     return False
-
-
-def _ends_of(image: Indices, pair: Indices) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
-    """Return the indices (image, point) of the two points of each pair."""
-    return (image, _PAIRS[0][pair]), (image, _PAIRS[1][pair])

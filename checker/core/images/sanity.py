@@ -20,7 +20,7 @@ from PIL import Image
 from ...arrays import Array, Bools, Counts
 from ...text import frozen
 from ..evidence import ImageFinding, ImageSetFacts
-from .keypoints import Gallery, find_keypoints
+from .keypoints import KeypointGallery, find_keypoints
 
 WORK_PX = 128  # edge of the square that is measured: smaller than any model's input, enough for statistics
 MIN_PX = 16  # shorter edge below which nothing is measured
@@ -268,7 +268,7 @@ def _varied_cached(sketches: tuple[Sketch, ...], limit: int | None) -> tuple[int
         return ()
     thumbnails = np.array([list(s.thumbnail) for s in sketches], dtype=np.int64)
     layouts, steps, flat = _orientations(thumbnails.reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX))
-    gallery = Gallery(GALLERY)
+    gallery = KeypointGallery(GALLERY)
     places = np.zeros(len(sketches), dtype=np.int64)
     n_varied = 0
     for index, sketch in enumerate(sketches):

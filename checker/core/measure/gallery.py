@@ -47,7 +47,7 @@ class SeenRows:
     """the `EXTREME` of the smallest, smallest first; of equal ones the earlier first"""
 
 
-def seen_rows(batch: sums.Measured, names: Sequence[str], digests: Sequence[str]) -> SeenRows:
+def seen_rows(batch: sums.MeasuredBatch, names: Sequence[str], digests: Sequence[str]) -> SeenRows:
     """Select the rows of one batch, for `merge_seen`.
 
     Args:

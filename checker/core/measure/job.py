@@ -1,7 +1,7 @@
 """Say what is measured: a job is one model on one image set, and an outcome is what came of it.
 
-A shard is a contiguous piece of the seeded order of the images. Shards measured apart and merged in their order hold
-what one run over all images holds; so one machine or many give the same evidence.
+A shard is a contiguous piece of the seeded order of the images. Both engines cut a job into the same shards and merge
+them in their order, so one machine or many give the same evidence.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def open_job(job: Job, open_source: OpenSource, *, threads: int | None = None) -
         threads: cores for ONNX Runtime; None = all that this process may use.
 
     Raises:
-        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
+        UsageError, CannotAssessError, EnvironmentFaultError: as `check`.
     """
     return open_sessions(read_inputs(job, open_source), threads=threads)
 

@@ -109,10 +109,9 @@ class Graph:
         if not self.rewritten:
             return self.file.weights.content[:]
         try:
-            content: bytes = restore(self.proto, self.file.weights).SerializeToString()
+            return bytes(restore(self.proto, self.file.weights).SerializeToString())
         except EncodeError as error:
             raise _too_large(self.file) from error
-        return content
 
     def with_addition(self) -> bytes:
         """Write the graph with the addition. The weights of a file that was not rewritten are not written again.
@@ -125,7 +124,7 @@ class Graph:
         own = self.own()
         if not self.addition.ByteSize():
             return own
-        merged: bytes = own + ModelProto(graph=self.addition).SerializeToString()
+        merged = own + bytes(ModelProto(graph=self.addition).SerializeToString())
         if len(merged) > PROTOBUF_LIMIT_BYTES:
             raise _too_large(self.file)
         return merged
@@ -139,8 +138,7 @@ class Graph:
             return None
         proto = self.stripped() if with_addition else self.proto
         pointing = by_place(proto, self.file.mapped.location, self.file.weights.places)
-        written: bytes = pointing.SerializeToString()
-        return written
+        return bytes(pointing.SerializeToString())
 
     def stripped(self) -> ModelProto:
         """Copy the graph and the addition without large weights. The copy is for walks and changes."""

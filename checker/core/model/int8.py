@@ -107,7 +107,8 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
         if zero_name:
             zeros = values_of(tensors[zero_name], weights)
         else:
-            zeros = np.zeros(_shape_of_zeros(node, tensors), np.int8)
+            scale = tensors.get(input_at(node, 1)) if node.op_type == "DequantizeLinear" else None
+            zeros = np.zeros(() if scale is None else tuple(scale.dims), np.int8)
         zero_point = _unsigned(f"{name}_unsigned_zero_point", zeros)
         model.graph.initializer.append(zero_point)
         node.input.extend([""] * (zero_at + 1 - len(node.input)))
@@ -122,12 +123,6 @@ def _unsigned(name: str, values: GenericArray) -> TensorProto:
     """Return int8 values as a uint8 tensor."""
     shifted = values.astype(np.int16) + OFFSET
     return from_array(shifted.astype(np.uint8), name)
-
-
-def _shape_of_zeros(node: NodeProto, tensors: Mapping[str, TensorProto]) -> tuple[int, ...]:
-    """Return the shape of a zero point that a node leaves out: that of DequantizeLinear's scale, else a scalar's."""
-    scale = tensors.get(input_at(node, 1)) if node.op_type == "DequantizeLinear" else None
-    return () if scale is None else tuple(scale.dims)
 
 
 # onnx ≥ 1.21 and ONNX Runtime write these; others, such as DynamicQuantizeLSTM, are in no vision encoder

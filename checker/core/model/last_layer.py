@@ -4,11 +4,11 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from onnx import NodeProto
+from onnx import AttributeProto, NodeProto
 
 from .ends import INTEGER_PRODUCTS, SCALING, are_one_factor, n_longer
 from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, WEIGHT_AT, Layers
-from .nodes import Names, input_at, integer, op_set
+from .nodes import Names, attribute_of, input_at, integer, op_set
 
 AFTER_SCORES = op_set(
     "Softmax LogSoftmax Sigmoid ArgMax TopK Relu Clip Exp Log Sum Mean Concat LabelEncoder ArrayFeatureExtractor ZipMap"
@@ -157,20 +157,16 @@ def _extended(layers: Layers, facts: _HeadFacts, tensor: str, source: str) -> _T
 def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
     facts = _head_facts(layers)
     op = node.op_type
-    attributes = {attribute.name: attribute for attribute in node.attribute}
-    at = WEIGHT_AT.get(op, 1)
-    weight = input_at(node, at)
+    weight = input_at(node, WEIGHT_AT.get(op, 1))
     if weight in ("", data):
         weight = node.input[0]
     weight_shape = tuple(size or 0 for size in layers.shape_of(weight) or ())
     rows_first = "Conv" in op or integer(node, "transB", 0)
-    classes: int | None = None
-    if "N" in attributes:
-        classes = attributes["N"].i  # MatMulNBits and MatMulBnb4 pack their weight
-    elif weight_shape and op != "Einsum":
+    classes = integer(node, "N", 0) or None  # MatMulNBits and MatMulBnb4 pack their weight
+    if classes is None and weight_shape and op != "Einsum":
         classes = weight_shape[0 if rows_first else -1]
     crossed = tail.crossed
-    if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
+    if not math.isclose(attribute_of(node, "alpha", AttributeProto(f=1)).f, 1):
         crossed |= {SCALE}
     on_vectors = "Conv" not in op or not n_longer(layers.shapes.get(data, (0, 0, 0))[2:])
     bias = input_at(node, _BIAS_AT.get(op, len(node.input)))

@@ -1,12 +1,7 @@
-"""Index a graph for walks back to the image: which inputs of a node carry the image, and by which ops. Pure.
-
-Constants that the graph computes and that are far larger than what the file holds are refused: ONNX Runtime computes
-them while it opens a session, and no signal reaches it there.
-"""
+"""Index a graph for walks back to the image: which inputs of a node carry the image, and by which ops. Pure."""
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -16,7 +11,6 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.helper import make_tensor_value_info
 from onnx.numpy_helper import to_array
 
-from ...errors import CannotAssessError
 from .nodes import ByName, Names, bodies, einsum_of, input_at, inputs_of, nested_nodes, op_set, subgraphs
 
 Sizes = tuple[int, ...]
@@ -62,6 +56,7 @@ BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
 SMALL_FLOATS: dict[int, str] = {
     kind: f"fp{name[5]}" for name, kind in TensorProto.DataType.items() if re.match(r"FLOAT[48]E[2-5]M", name)
 }
+QUANTISED = BITS.keys() | SMALL_FLOATS.keys()
 # outputs that hold the sum that a fused norm reads, by position: a residual stream goes on from there
 SUM_AT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
 FLOATS = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16))
@@ -155,7 +150,7 @@ def build_layers(graph: GraphProto, image: str, weights: Iterable[TensorProto]) 
         constants[weight.name] = tuple(weight.dims)
         if _is_zero_vector(weight):
             zeros.add(weight.name)
-    zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if is_quantised(weight.data_type)}
+    zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if weight.data_type in QUANTISED}
     reached = {image}
     ops: dict[str, str] = {}
     data: dict[str, Names] = {}
@@ -168,7 +163,7 @@ def build_layers(graph: GraphProto, image: str, weights: Iterable[TensorProto]) 
         if op == "Constant" and outputs:
             for attribute in node.attribute:
                 constants[node.output[0]] = _constant_shape(attribute)
-                if attribute.name == "value" and is_quantised(attribute.t.data_type):
+                if attribute.name == "value" and attribute.t.data_type in QUANTISED:
                     zero_points[node.output[0]] = is_extreme(attribute.t)
         of_image = tuple(name for name in inputs_of(node) if name in reached)
         if not of_image or not outputs or op in ("Shape", "Size"):
@@ -267,11 +262,6 @@ def show_shape(shape: Shape | None) -> str:
     return f"({', '.join(sizes)})"
 
 
-def is_quantised(kind: int) -> bool:
-    """Return whether quantised values are of this element type."""
-    return kind in BITS or kind in SMALL_FLOATS
-
-
 def is_extreme(zero_point: TensorProto) -> bool:
     """Return whether all values are the type's lowest or highest, or in an external file.
 
@@ -318,10 +308,6 @@ def with_shapes(proto: ModelProto) -> GraphProto:
     return graph  # ONNX Runtime decides, and walks on the graph do without shapes
 
 
-FREE = 1 << 28  # values that a graph may compute from nothing: 1 GiB as float32
-TIMES = 16  # and for each value that the file holds: weights are cast, transposed, dequantised …
-
-
 def computed_constants(proto: ModelProto) -> frozenset[str]:
     """Return what nodes, those inside nodes included, compute without any graph input.
 
@@ -341,34 +327,3 @@ def computed_constants(proto: ModelProto) -> frozenset[str]:
         elif node.op_type != "Constant":
             computed.update(node.output)
     return frozenset(computed - {""})
-
-
-def refuse_giants(proto: ModelProto, graph: GraphProto) -> None:
-    """Refuse a graph that computes constants of more than `FREE` values and `TIMES` those that the file holds.
-
-    Args:
-        proto: the model.
-        graph: the same with inferred shapes (`with_shapes`); what has no known shape is not counted.
-
-    Raises:
-        CannotAssessError.
-    """
-    values = [*graph.output, *graph.value_info]
-    for body in bodies(graph.node):
-        values += body.value_info
-    sizes = Counter[str]()
-    for value in values:
-        if value.type.tensor_type.HasField("shape"):
-            sizes[value.name] = math.prod(size.dim_value for size in value.type.tensor_type.shape.dim)
-    stored = sum(math.prod(weight.dims) for weight in proto.graph.initializer)
-    for node in graph.node:
-        if node.op_type == "Constant":
-            stored += sum(sizes[name] for name in node.output)
-    computed = sum(math.prod(sparse.dims) for sparse in proto.graph.sparse_initializer)
-    computed += sum(sizes[name] for name in computed_constants(proto))
-    if computed > FREE + TIMES * stored:
-        raise CannotAssessError(
-            f"constants that the graph computes hold {computed:,} values, the file {stored:,}; at most {FREE:,} and "
-            f"{TIMES} times those of the file may be computed",
-            "export the model again, with its constants folded",
-        )

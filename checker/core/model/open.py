@@ -10,18 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import onnx
 import onnx.inliner
-import onnxruntime as ort
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import make_node
-from onnx.parser import parse_model
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from ....thresholds.ends import End
 from ...errors import CannotAssessError
@@ -29,89 +24,23 @@ from ...text import frozen, sha256_of
 from ..evidence import GraphScaling
 from .constants import Constants, is_change_of_basis
 from .contract import Contract, changed, parse_contract
-from .dense import refuse_dense
 from .ends import EMBEDDINGS
 from .file import Graph, OnnxFile, drop_pages, read_onnx
 from .image_input import ImageInput, find_image_input, keep_image_part
 from .last_layer import Head
-from .layers import FLOATS, SMALL_FLOATS, Layers, Shape, build_layers, name_of_type, refuse_giants, with_shapes
+from .layers import FLOATS, SMALL_FLOATS, Layers, Shape, build_layers, name_of_type, with_shapes
 from .nodes import Names, integer, nested_nodes, sort_model
+from .refusals import check_supported, refuse_dense, refuse_giants
 from .representation import Candidate, Representation, choose, find_candidates
 from .scaling import find_scalings
 from .watched import ExternalFile, refuse_changed
 from .weights import about
 
-
-def check_supported(proto: ModelProto) -> frozenset[str]:
-    """Refuse what the installed ONNX Runtime cannot run, by names and versions, before it is loaded.
-
-    Returns:
-        The names of all operators of the graph, of those inside its nodes too.
-
-    Raises:
-        CannotAssessError: opset or IR version too new; an operator that ONNX Runtime does not have.
-    """
-    runtime = f"ONNX Runtime {ort.__version__}"
-    package = "onnxruntime-gpu" if "CUDAExecutionProvider" in ort.get_available_providers() else "onnxruntime"
-    opset, ir_version = supported_versions()
-    versions = [("opset", entry.version, opset) for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    for label, version, newest in (*versions, ("IR version", proto.ir_version, ir_version)):
-        if newest and version > newest:
-            export = "an older onnx" if label == "IR version" else f"opset {min(newest, 18)}"
-            raise CannotAssessError(
-                f"{label} is {version}; {runtime} supports up to {newest}",
-                f"pip install --upgrade {package}, or export with {export}",
-            )
-    supported = _operators()
-    examples = {(node.domain, node.op_type): node for node in nested_nodes(proto.graph.node)}
-    for node in examples.values():
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if supported and (domain, node.op_type) not in supported:
-            of_domain = [op for name, op in supported if name == domain]
-            closest = "".join(f" (closest: {op})" for op in get_close_matches(node.op_type, of_domain, n=1))
-            name = node.name or "".join(node.output[:1])
-            raise CannotAssessError(
-                f"node {name!r} uses operator {domain or 'ai.onnx'}:{node.op_type}; {runtime} has no such operator"
-                f"{closest}",
-                "export with standard operators; custom operator libraries are not loaded",
-            )
-    return frozenset(op for _, op in examples)
-
-
-@cache
-def supported_versions() -> tuple[int | None, int | None]:
-    """Return ONNX Runtime's newest opset and IR version: None where its refusal of absurd models does not name one.
-
-    It has no function for this.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # ORT's "fatal": the refusal is wanted, its log line is not
-
-    def limit(opset: int, ir_version: int, pattern: str) -> int | None:
-        head = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
-        proto = parse_model(f"{head} probe (float[1] x) => (float[1] y) {{ y = Identity(x) }}")
-        try:
-            ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except (ort_state.Fail, ort_state.InvalidGraph, ort_state.NotImplemented) as error:
-            if match := re.search(pattern, str(error)):
-                return int(match.group(1))
-        return None
-
-    return limit(9999, 8, r"till opset (\d+)"), limit(13, 9999, r"max supported IR version: (\d+)")
-
-
-@cache
-def _operators() -> frozenset[tuple[str, str]]:
-    """Return the (domain, name) of every supported operator: none where ONNX Runtime does not tell."""
-    schemas = getattr(ort_state, "get_all_operator_schema", list)
-    return frozenset((schema.domain, schema.name) for schema in schemas())
-
-
 MOST_NODES = 100_000  # that functions may open up to; they can call each other, twice as many a level
 DEEPEST_CALL = 101  # onnx refuses calls of functions that are deeper than 100
 
 
-class Output(NamedTuple):
+class GraphOutput(NamedTuple):
     """One output of the author's graph."""
 
     name: str
@@ -141,7 +70,7 @@ class ModelFile:
     """what the graph itself does to the image input before its first layer: several where branches differ"""
     left_out: Names
     """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
-    outputs: tuple[Output, ...]
+    outputs: tuple[GraphOutput, ...]
     contract: Contract | None
     file_changed: bool | None
     """whether the graph or weights are others than those the contract was written for; None: no contract says"""
@@ -179,7 +108,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
 
     Args:
         path: the file.
-        tensor, pool: as for `pipeline.check`.
+        tensor, pool: as for `check`.
 
     Raises:
         UsageError: no such file; several tensors could be the representation; no such tensor or pool.
@@ -245,14 +174,13 @@ def _with_end_by_weights(representation: Representation, constants: Constants) -
     """Return a representation whose end, such as a change of basis, takes the linear layer's weights into account."""
     if representation.ends_in not in EMBEDDINGS:
         return representation
-    is_orthogonal = is_change_of_basis(constants, representation.tensor)
-    if is_orthogonal is None:
-        return replace(representation, ends_in=End("linear_unread"))
-    return replace(representation, ends_in=End("change_of_basis")) if is_orthogonal else representation
+    kinds = {True: "change_of_basis", None: "linear_unread"}
+    kind = kinds.get(is_change_of_basis(constants, representation.tensor))
+    return replace(representation, ends_in=End(kind)) if kind else representation
 
 
-def _output(layers: Layers, name: str) -> Output:
-    return Output(name, name_of_type(layers.types.get(name)), layers.shapes.get(name))
+def _output(layers: Layers, name: str) -> GraphOutput:
+    return GraphOutput(name, name_of_type(layers.types.get(name)), layers.shapes.get(name))
 
 
 def _inlined(proto: ModelProto) -> ModelProto:

@@ -16,7 +16,7 @@ from onnx.parser import parse_model
 from ....thresholds.records import Frozen
 from ...text import Texts, frozen
 from ..evidence import Int8Sums
-from ..model.open import supported_versions
+from ..model.refusals import supported_versions
 from .devices import (
     CUDA,
     ORT_FATAL,
@@ -53,7 +53,7 @@ class MachineFinding(Frozen):
 
 
 @frozen
-class Facts:
+class MachineFacts:
     """The facts of an environment, not judged. Versions are empty where a package is not installed."""
 
     python: str
@@ -85,7 +85,7 @@ def diagnose() -> tuple[MachineFinding, ...]:
     return examine(gather())
 
 
-def gather() -> Facts:
+def gather() -> MachineFacts:
     """Look at this environment, without judging."""
     gpus = list_gpus()
     header = None
@@ -94,7 +94,7 @@ def gather() -> Facts:
     providers = tuple(ort.get_available_providers())
     packages = _versions(PACKAGES)
     has_gpu_wheels = platform.machine() in ("x86_64", "AMD64") and sys.platform in ("linux", "win32")
-    return Facts(
+    return MachineFacts(
         python=platform.python_version(),
         asked="onnxruntime-gpu" if OURS[0] in packages and has_gpu_wheels else "onnxruntime",
         packages=packages,
@@ -115,38 +115,42 @@ def gather() -> Facts:
     )
 
 
-def examine(facts: Facts) -> tuple[MachineFinding, ...]:
+def examine(facts: MachineFacts) -> tuple[MachineFinding, ...]:
     """Judge the facts of an environment (pure)."""
     providers = f"ONNX Runtime {facts.runtime} can try {', '.join(facts.providers)}"
     if facts.opset:
         providers += f"; opsets up to {facts.opset}"
     cores = f"{facts.cpu}, {facts.threads} of {facts.cores} cores for this process"
     return (
-        MachineFinding(check="Python", status="ok", detail=facts.python),
+        _ok("Python", facts.python),
         _packages(facts),
         _wheels(facts),
-        MachineFinding(check="execution providers", status="ok", detail=providers),
+        _ok("execution providers", providers),
         _gpu(facts),
         *_cuda(facts),
-        MachineFinding(check="processor", status="ok", detail=cores),
+        _ok("processor", cores),
         _int8(facts.int8_sums),
     )
+
+
+def _ok(check: str, detail: str) -> MachineFinding:
+    return MachineFinding(check=check, status="ok", detail=detail)
 
 
 def _listed(versions: dict[str, str]) -> str:
     return ", ".join(map(" ".join, versions.items()))
 
 
-def _packages(facts: Facts) -> MachineFinding:
+def _packages(facts: MachineFacts) -> MachineFinding:
     listed = _listed(facts.packages)
     if not facts.packages.keys() >= set(OURS):
-        return MachineFinding(check="packages", status="ok", detail=listed)
+        return _ok("packages", listed)
     detail = f"{listed}: {' and '.join(OURS)} overwrite each other's files; keep one"
     fix = f"pip uninstall -y {' '.join(OURS)}  # then install one of them again"
     return MachineFinding(check="packages", status="fail", detail=detail, fix=fix)
 
 
-def _wheels(facts: Facts) -> MachineFinding:
+def _wheels(facts: MachineFacts) -> MachineFinding:
     check = "ONNX Runtime wheels"
     listed = _listed(facts.wheels)
     if len(facts.wheels) > 1:
@@ -158,19 +162,19 @@ def _wheels(facts: Facts) -> MachineFinding:
         detail = f"ONNX Runtime {facts.runtime} is installed, but by no package that pip knows"
         fix = f"pip install {facts.asked}  # unless you built this one yourself"
         return MachineFinding(check=check, status="warn", detail=detail, fix=fix)
-    return MachineFinding(check=check, status="ok", detail=listed)
+    return _ok(check, listed)
 
 
-def _gpu(facts: Facts) -> MachineFinding:
+def _gpu(facts: MachineFacts) -> MachineFinding:
     check = "NVIDIA GPU"
     if not facts.gpus:
-        return MachineFinding(check=check, status="ok", detail="none (nvidia-smi lists none); the CPU is used")
+        return _ok(check, "none (nvidia-smi lists none); the CPU is used")
     gpus = [f"{gpu.index}: {gpu.name}, {gpu.memory_free_mib} of {gpu.memory_mib} MiB free" for gpu in facts.gpus]
     detail = f"{'; '.join(gpus)}; driver {facts.gpus[0].driver}"
     if facts.driver_cuda:
         detail += f", CUDA up to {facts.driver_cuda}"
     if CUDA in facts.providers:
-        return MachineFinding(check=check, status="ok", detail=detail)
+        return _ok(check, detail)
     detail += f"; this ONNX Runtime has no {CUDA}"
     return MachineFinding(check=check, status="warn", detail=detail, fix=_reinstall(facts, WITH_CUDA))
 
@@ -179,17 +183,17 @@ def _int8(sums: Int8Sums) -> MachineFinding:
     detail = f"sums of uint8 activations and int8 weights {sums.words} on this CPU"
     if sums.saturates:
         detail += "; where they are exact, an int8 file can give other vectors"
-    return MachineFinding(check="int8 sums", status="ok", detail=detail)
+    return _ok("int8 sums", detail)
 
 
-def _flavour_to_keep(facts: Facts) -> str:
+def _flavour_to_keep(facts: MachineFacts) -> str:
     """Return the flavour of ONNX Runtime for an NVIDIA GPU, else the one for other hardware, else the smallest."""
     if facts.gpus:
         return WITH_CUDA
     return next((name for name in facts.wheels if name not in ("onnxruntime", "onnxruntime-gpu")), "onnxruntime")
 
 
-def _reinstall(facts: Facts, keep: str) -> str:
+def _reinstall(facts: MachineFacts, keep: str) -> str:
     """Write the command that installs one flavour alone, with our distribution that asks for it.
 
     The other one of ours would bring its own flavour back.
@@ -208,7 +212,7 @@ def _reinstall(facts: Facts, keep: str) -> str:
     return f"pip uninstall -y {' '.join(facts.wheels)} && {install}" if facts.wheels else install
 
 
-def _cuda(facts: Facts) -> list[MachineFinding]:
+def _cuda(facts: MachineFacts) -> list[MachineFinding]:
     if not facts.gpus or CUDA not in facts.providers:
         return []
     built = _major(facts.runtime_cuda)
@@ -238,7 +242,7 @@ def _cuda(facts: Facts) -> list[MachineFinding]:
         findings.append(MachineFinding(check="torch", status="warn", detail=detail, fix=apart))
     if facts.cuda_fault == "":
         ran = "a tiny model ran on CUDAExecutionProvider"
-        findings.append(MachineFinding(check="CUDA run", status="ok", detail=ran))
+        findings.append(_ok("CUDA run", ran))
     elif facts.cuda_fault is not None:
         findings.append(MachineFinding(check="CUDA run", status="fail", detail=facts.cuda_fault, fix=fix))
     return findings

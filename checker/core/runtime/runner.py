@@ -189,7 +189,7 @@ class Runner:
         """Compute the representations of images in the batches that callers give."""
         starts = range(0, len(pixels), self._batch_size)
         parts = [self.represent(pixels[i : i + self._batch_size]) for i in starts]
-        return tuple(np.concatenate(rows) for rows in zip(*parts, strict=True))
+        return tuple(_joined(parts))
 
     def batch_invariances(
         self, pixels: AnyArray, measured: Sequence[AnyArray] | None = None
@@ -403,7 +403,7 @@ def _orders(n: int, most: int) -> list[Indices]:
     return [np.resize(np.arange(min(n, size))[::-1], size) for size in sizes]
 
 
-def _joined(batches: Iterable[list[AnyArray]]) -> list[AnyArray]:
+def _joined(batches: Iterable[Sequence[AnyArray]]) -> list[AnyArray]:
     """Join each output over batches."""
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 

@@ -169,8 +169,8 @@ LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, sinc
 def relative_difference(expected: AnyArray, actual: AnyArray) -> float:
     """Compute the largest relative difference over images, max |expected − actual| / rms(expected) of an image.
 
-    It is 0 for no image, and 1e9 at most: values that are not finite must be the same in both, and the others are
-    compared without them.
+    Values that are not finite must be the same in both, and the others are compared without them. The difference is 0
+    for no image, and 1e9 at most.
     """
     if object in (expected.dtype, actual.dtype):  # strings
         return 0.0 if np.array_equal(expected, actual) else LARGEST_DIFFERENCE

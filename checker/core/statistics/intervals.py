@@ -164,11 +164,6 @@ def _edge(inside: float, outside: float, is_beyond: Callable[[float], bool]) -> 
     return outside
 
 
-def grouped_jackknife_sd(estimate: float, without: Array, sizes: Array) -> float:
-    """Compute √n times the delete-a-group jackknife standard error (`grouped_jackknife`)."""
-    return grouped_jackknife(estimate, without, sizes)[0]
-
-
 def grouped_jackknife(estimate: float, without: Array, sizes: Array) -> tuple[float, float]:
     """Compute √n times the standard error of an estimate and its skewness, by a delete-a-group jackknife.
 

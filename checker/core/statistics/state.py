@@ -106,16 +106,13 @@ class Accumulator:
         """
         if not isinstance(other, Accumulator):
             raise TypeError(f"other: type is {type_name(other)}; it must be an Accumulator")
+        states = [part._state for part in (self, other) if part._state is not None]
+        widths = [state.n_features for state in states]
+        if len(set(widths)) > 1:
+            raise UsageError(f"{SUBJECT}: numbers of features are {widths[0]} and {widths[1]}; they must be the same")
         merged = type(self)()
-        if self._state is not None and other._state is not None:
-            if self._state.n_features != other._state.n_features:
-                raise UsageError(
-                    f"{SUBJECT}: numbers of features are {self._state.n_features} and {other._state.n_features}; they "
-                    "must be the same"
-                )
-            merged._state = merge(self._state, other._state)
-        elif (one := self._state or other._state) is not None:
-            merged._state = merge(one, State(one.n_features))  # a copy
+        for state in states:
+            merged._state = merge(merged._state or State(state.n_features), state)
         return merged
 
     def result(self) -> Statistics:
@@ -189,7 +186,7 @@ class State:
         return int(self.sizes.sum())
 
 
-class Measured(NamedTuple):
+class MeasuredBatch(NamedTuple):
     """The numbers of each image of a batch. `update` computed them."""
 
     usable: Bools
@@ -200,7 +197,7 @@ class Measured(NamedTuple):
     """(usable image,)"""
 
 
-def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
+def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> MeasuredBatch:
     """Add a batch of representations, in place.
 
     Args:
@@ -225,7 +222,7 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     x = x[rows.usable]
     groups = groups[rows.usable]
     if not len(x):
-        return Measured(rows.usable, x, np.empty(0))
+        return MeasuredBatch(rows.usable, x, np.empty(0))
     z = definitions.standardise(x)
     before = state.n
     if before < FIRST_LOOK <= before + len(z):  # at the same image, whatever the batches are
@@ -247,7 +244,7 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     state.zeros += int((x == 0).sum())
     state.below_zero += int((x < 0).sum())
     state.max_median_sum += float(definitions.max_median_ratio(x).sum())
-    return Measured(rows.usable, z, per_image)
+    return MeasuredBatch(rows.usable, z, per_image)
 
 
 def _add_to_groups(sums: Array, groups: Counts, values: Array) -> None:

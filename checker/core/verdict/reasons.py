@@ -14,7 +14,7 @@ KINDS: dict[Kind, str] = {
 """What a reason means for the outlier features, in words; in the order of a report (but see `verdict_for`)."""
 
 
-class Rule(NamedTuple):
+class ReasonRule(NamedTuple):
     """The meaning of a reason and its next step."""
 
     kind: Kind
@@ -66,8 +66,8 @@ NOT_MENDABLE = (
     "trained_to_match",
 )
 """Reasons that no other run of the same file takes away."""
-RULES: dict[str, Rule] = {
-    "too_weak": Rule(
+RULES: dict[str, ReasonRule] = {
+    "too_weak": ReasonRule(
         "absent",
         "the most extreme features are too weak",
         _EVALUATE,
@@ -76,7 +76,7 @@ RULES: dict[str, Rule] = {
         "in the reference encoders. Some encoders that do well on shifted data show nothing either (OpenCLIP "
         "ViT-bigG/14). This is not evidence of fragility.",
     ),
-    "not_persistent": Rule(
+    "not_persistent": ReasonRule(
         "absent",
         "the most extreme feature is extreme in too few images",
         _EVALUATE,
@@ -85,7 +85,7 @@ RULES: dict[str, Rule] = {
         "reference encoders it is the same feature in at least three of four images. This is not evidence of "
         "fragility.",
     ),
-    "one_sided": Rule(
+    "one_sided": ReasonRule(
         "not_applicable",
         "one-sided representation",
         MEASURE_SHIFT,
@@ -94,14 +94,14 @@ RULES: dict[str, Rule] = {
         "hard-swish. Such features look extreme by themselves (a supervised EfficientNet-Lite0 has an activation "
         "kurtosis of 17), and the thresholds were fitted to two-sided representations, so they do not apply.",
     ),
-    "undecided": Rule(
+    "undecided": ReasonRule(
         "not_established",
         "the evidence does not decide",
         "Give more varied in-distribution images (`--images`, `--max-images`).",
         "A confidence interval contains its threshold after all images that were given. In `robustcheck compare` it is "
         "the interval of a ratio, or that of a feature's correlation.",
     ),
-    "not_measurable": Rule(
+    "not_measurable": ReasonRule(
         "not_established",
         "a deciding statistic could not be measured",
         "Give more and different images. If that does not help, look at the model's output for a constant or broken "
@@ -109,7 +109,7 @@ RULES: dict[str, Rule] = {
         "A statistic or its bound does not exist for these representations: fewer than two images, identical "
         "representations, or three features or fewer.",
     ),
-    "too_few_images": Rule(
+    "too_few_images": ReasonRule(
         "not_established",
         "too few varied images",
         "Give more varied photos (`--images`) or raise `--max-images`; a first look, at the bundled ones: `robustcheck "
@@ -117,33 +117,33 @@ RULES: dict[str, Rule] = {
         "On few images a few features can look extreme: supervised ResNet-50s had a strength of 13 on 13 photos of "
         "bags and of 165 on 20 product photos. Duplicates and near-duplicates do not count.",
     ),
-    "duplicate_images": Rule(
+    "duplicate_images": ReasonRule(
         "not_established",
         "duplicate images",
         "Remove the duplicates from the photos.",
         "The same picture counted twice makes the confidence intervals too narrow.",
     ),
-    "near_duplicate_images": Rule(
+    "near_duplicate_images": ReasonRule(
         "not_established",
         "near-duplicate images",
         "Remove near-duplicates (video frames, crops, re-encodings) from the photos.",
         "Pictures that are almost the same make the confidence intervals too narrow.",
     ),
-    "images_not_varied": Rule(
+    "images_not_varied": ReasonRule(
         "not_established",
         "images are not varied",
         "Use images that cover what the model will see in production.",
         "The images look alike as a set. A feature that is extreme in all of them may say more about the images "
         "than about the model.",
     ),
-    "images_not_photo_like": Rule(
+    "images_not_photo_like": ReasonRule(
         "not_established",
         "images do not look like photos",
         "Use in-distribution photos. Noise and synthetic textures fake outlier features.",
         "Noise images and synthetic textures made a supervised network show persistent outlier features that it "
         "does not have on photos.",
     ),
-    "representations_alike": Rule(
+    "representations_alike": ReasonRule(
         "not_established",
         "representations are almost all alike",
         "Check the model and its preprocessing: it hardly reacts to the images. Then use more varied images.",
@@ -151,7 +151,7 @@ RULES: dict[str, Rule] = {
         "again. Any large feature is then constant, whatever the model has learned; an untrained or broken model "
         "looks like this.",
     ),
-    "little_content": Rule(
+    "little_content": ReasonRule(
         "not_established",
         "the photos, or what the model makes of them, hardly differ",
         "Check again with photos of many kinds of things. If that gives the same, measure the model's accuracy on its "
@@ -162,7 +162,7 @@ RULES: dict[str, Rule] = {
         "the mean of its vectors has the outlier features of that mean. A network that learned to match single vectors "
         "is not found in this way.",
     ),
-    "constant_feature": Rule(
+    "constant_feature": ReasonRule(
         "not_established",
         "an outlier feature is almost constant",
         "Check the export. A feature that hardly changes can be a constant of the graph, which no image moves.",
@@ -170,26 +170,26 @@ RULES: dict[str, Rule] = {
         "export (a NaN guard, a missing norm, padding) makes such a feature, and so does a model that has learned "
         "little. Outlier features of real encoders vary by 4 % and more on photos.",
     ),
-    "nonfinite_representations": Rule(
+    "nonfinite_representations": ReasonRule(
         "not_established",
         "non-finite representations",
         "Run the model in fp32, or find the images and the operator that overflow.",
         "NaN or infinity means that the model failed on an image. It is never averaged in, and a model that fails "
         "on a photo cannot pass.",
     ),
-    "constant_representations": Rule(
+    "constant_representations": ReasonRule(
         "not_established",
         "constant representations",
         "Check the model and its preprocessing on the images named.",
         "All features had the same value: the statistic does not exist for such a representation.",
     ),
-    "untrained": Rule(
+    "untrained": ReasonRule(
         "not_established",
         "untrained model",
         "Export the model with its weights.",
         "The file's contract records that the weights are random.",
     ),
-    "file_changed": Rule(
+    "file_changed": ReasonRule(
         "not_established",
         "the graph or the weights are not those that were exported",
         "Export the model again. Where another tool changed it on purpose, write a new contract for the new file (the "
@@ -199,7 +199,7 @@ RULES: dict[str, Rule] = {
         "rewrite a file (onnxsim, ONNX Runtime's quantiser, a conversion to fp16) keep the contract, although what "
         "was measured for it, such as the parity with the original, no longer holds.",
     ),
-    "trained_to_match": Rule(
+    "trained_to_match": ReasonRule(
         "not_applicable",
         "trained to match another encoder's vectors",
         MEASURE_SHIFT,
@@ -207,7 +207,7 @@ RULES: dict[str, Rule] = {
         "outlier features because they are in the mean of its targets, whatever else it has learned: the less it has "
         "learned, the clearer they are. The thresholds were calibrated on encoders that were not trained in this way.",
     ),
-    "assumed_preprocessing": Rule(
+    "assumed_preprocessing": ReasonRule(
         "not_established",
         "preprocessing was assumed",
         "Name what the model was trained with: `--preprocess clip` for models trained like CLIP, `--preprocess "
@@ -216,14 +216,14 @@ RULES: dict[str, Rule] = {
         "An ONNX file does not define how pixels become inputs. With the wrong mean, size or colour order the model "
         "sees out-of-distribution inputs, and those fake outlier features.",
     ),
-    "preprocessing_against_contract": Rule(
+    "preprocessing_against_contract": ReasonRule(
         "not_established",
         "preprocessing is not the contract's",
         "Leave out `--preprocess`: `robustcheck MODEL --images PHOTOS`. Or export the model again with the right one.",
         "The file defines the preprocessing of its model, and another one was forced on it. Out-of-distribution "
         "inputs fake outlier features.",
     ),
-    "normalised_twice": Rule(
+    "normalised_twice": ReasonRule(
         "not_established",
         "pixels are normalised twice",
         "Normalise in one of the two only. Give `--preprocess FILE` without what the graph does itself, or export the "
@@ -233,7 +233,7 @@ RULES: dict[str, Rule] = {
         "family of encoders is given. Out-of-distribution inputs fake outlier features. Two steps that add up to one "
         "sound normalisation do not give this reason.",
     ),
-    "unusual_pixels": Rule(
+    "unusual_pixels": ReasonRule(
         "not_established",
         "pixels are scaled as for no known encoder",
         "Look at `rescale`, `mean` and `std`: `robustcheck inspect MODEL -v`. Where tensors were given, look at these. "
@@ -242,20 +242,20 @@ RULES: dict[str, Rule] = {
         "to 255 with or without their mean. The first layer of this model gets neither. Out-of-distribution inputs "
         "fake outlier features.",
     ),
-    "assumed_tensor": Rule(
+    "assumed_tensor": ReasonRule(
         "not_established",
         "the representation was assumed",
         "Name the tensor that you deploy (`--tensor NAME`). The file has these: `robustcheck inspect MODEL -v`.",
         "The graph does not tell whether it is an encoder or a classifier, so the tensor that was read is a guess.",
     ),
-    "tensor_not_calibrated": Rule(
+    "tensor_not_calibrated": ReasonRule(
         "not_applicable",
         "no threshold for this tensor",
         "Measure the representation: leave out `--tensor` and `--pool`. Or use a profile calibrated on this tensor.",
         "A threshold holds only for the kind of tensor it was calibrated on: a projection or a rotation changes the "
         "kurtosis.",
     ),
-    "end_not_calibrated": Rule(
+    "end_not_calibrated": ReasonRule(
         "not_applicable",
         "no threshold for a representation that ends like this",
         MEASURE_SHIFT,
@@ -264,7 +264,7 @@ RULES: dict[str, Rule] = {
         "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images "
         "on one axis, where it reads as an outlier feature that the encoder does not have.",
     ),
-    "mean_on_one_feature": Rule(
+    "mean_on_one_feature": ReasonRule(
         "not_applicable",
         "the mean of all images lies along the strongest features alone",
         "If a rotation or a reduction (SVD, PCA) was folded into the last layer, check the encoder without it. "
@@ -274,21 +274,21 @@ RULES: dict[str, Rule] = {
         "has learned, and next to nothing of the mean is left for the other features. In the reference encoders the "
         "mean lies along many features: it holds 14 % or more of the energy outside of the three strongest.",
     ),
-    "width_not_calibrated": Rule(
+    "width_not_calibrated": ReasonRule(
         "not_applicable",
         "no threshold for this width",
         MEASURE_SHIFT,
         "Kurtosis is bounded by about the number of features; the thresholds hold for the widths of the reference "
         "sets.",
     ),
-    "other_statistic_version": Rule(
+    "other_statistic_version": ReasonRule(
         "not_established",
         "the profile is for another statistic",
         "Use a profile made for this version of robustcheck, or measure again with this profile.",
         "A definition of a statistic changed between the profile and this version, or the evidence has sharper bounds "
         "than the profile asks for; the numbers are not comparable.",
     ),
-    "batch_dependent": Rule(
+    "batch_dependent": ReasonRule(
         "not_established",
         "an image's representation depends on its batch",
         "Export the model in eval mode. A dynamically quantised one (int8-dynamic): `--batch-size 1` gives the verdict "
@@ -298,14 +298,14 @@ RULES: dict[str, Rule] = {
         "numbers are not a property of the model. Where every image ran alone, the scales saw no other image: the "
         "verdict then holds for batches of one image, and a note says so, unless something else mixes the batch.",
     ),
-    "output_changed": Rule(
+    "output_changed": ReasonRule(
         "not_established",
         "reading the tensor changed the model's output",
         "Report the model; try another version of ONNX Runtime.",
         "With the representation as an extra output the model's own output changed, so what was measured is not the "
         "model that will be deployed.",
     ),
-    "runtime_differs": Rule(
+    "runtime_differs": ReasonRule(
         "not_established",
         "the answer depends on the machine",
         "Decide which machine will run the model. For one with exact int8 sums (VNNI, ARM): `robustcheck MODEL "
@@ -315,14 +315,14 @@ RULES: dict[str, Rule] = {
         "VNNI, ONNX Runtime's int8 sums saturate; a GPU may compute in TF32, and another provider in bfloat16 or "
         "float16.",
     ),
-    "unchecked": Rule(
+    "unchecked": ReasonRule(
         "not_established",
         "a safety check could not be run",
         "Give at least two images, and a model whose output can be compared.",
         "Batch invariance, the model's own output or the content of the representation was not checked, so PASS cannot "
         "be given.",
     ),
-    "statistic_shrank": Rule(
+    "statistic_shrank": ReasonRule(
         "other_signal",
         "a statistic shrank against the reference",
         "Release the reference, or find the step that caused it (finetuning, pruning, quantisation) by comparing the "
@@ -331,7 +331,7 @@ RULES: dict[str, Rule] = {
         "statistic that shows the outlier features and that the profile asks for. They are weaker than in the "
         "reference on the same images.",
     ),
-    "outlier_feature_lost": Rule(
+    "outlier_feature_lost": ReasonRule(
         "other_signal",
         "an outlier feature of the reference is gone or weaker",
         "Compare the model after each step that made it, and evaluate it on shifted data before it replaces the "
@@ -341,14 +341,14 @@ RULES: dict[str, Rule] = {
         "feature is beyond 4 SD in fewer images than must be kept. A feature that stands out under the same index but "
         "is not in step with the reference's over the images does not count: a constant added to anything stands out.",
     ),
-    "representation_permuted": Rule(
+    "representation_permuted": ReasonRule(
         "other_signal",
         "the representation is permuted",
         "Undo the permutation in the export, or make everything again that reads the representation by index.",
         "`robustcheck compare`: the reference's outlier features are in the candidate under other indices. Kurtosis "
         "does not change, but heads and stored vectors made for the reference do not fit the candidate.",
     ),
-    "representation_rotated": Rule(
+    "representation_rotated": ReasonRule(
         "other_signal",
         "the representation is rotated",
         "Export the representation without the rotation or projection, and compare again.",
@@ -356,7 +356,7 @@ RULES: dict[str, Rule] = {
         "features. A rotation loses no information and hides outlier features, so a check of the candidate does not "
         "find them.",
     ),
-    "representation_changed": Rule(
+    "representation_changed": ReasonRule(
         "other_signal",
         "the photos have other neighbours, or closer ones, than in the reference",
         "Compare the model after each step that made it. Where the change is intended (finetuning), measure its "
@@ -367,7 +367,7 @@ RULES: dict[str, Rule] = {
         "photo and a collapse (vectors that moved towards the mean of their class) do not, although their outlier "
         "features are as strong as the reference's or stronger. A strongly finetuned model may have this reason, too.",
     ),
-    "unrelated": Rule(
+    "unrelated": ReasonRule(
         "other_signal",
         "the candidate is unrelated to the reference",
         "Check that CANDIDATE was made from REFERENCE, that both get their own preprocessing, and that the classes are "
@@ -378,14 +378,14 @@ RULES: dict[str, Rule] = {
         "kept no outlier feature, it has others. A candidate with other classes, or the same in another order, "
         "agrees by chance as well.",
     ),
-    "reference_without_indication": Rule(
+    "reference_without_indication": ReasonRule(
         "not_established",
         "the reference itself is WARN",
         "Compare with a reference that passes `robustcheck check` on these images.",
         "`robustcheck compare` asks whether a candidate kept what made its reference pass; this reference does not "
         "pass, so there is nothing that could be kept. The statistics are shown side by side.",
     ),
-    "stale_baseline": Rule(
+    "stale_baseline": ReasonRule(
         "not_established",
         "the baseline was measured in another way",
         "Write the baseline again on these images: `robustcheck compare MODEL --images PATH --write-baseline FILE`.",
@@ -393,7 +393,7 @@ RULES: dict[str, Rule] = {
         "(`--seed`), another preprocessing, or another version of the statistics than the candidate's. The effect of "
         "the images on the numbers then does not cancel, so a difference says little, and a comparison never passes.",
     ),
-    "not_comparable": Rule(
+    "not_comparable": ReasonRule(
         "not_applicable",
         "candidate and reference are not comparable",
         "Compare representations of the same width and kind (`robustcheck inspect MODEL` shows both).",

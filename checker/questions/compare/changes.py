@@ -73,7 +73,7 @@ def changes(
 ) -> tuple[StatisticChange, ...]:
     """Difference and ratio of each statistic, with confidence intervals.
 
-    Paired: the delete-a-group jackknife (`intervals.grouped_jackknife_sd`) of the difference, and of the difference
+    Paired: the delete-a-group jackknife (`intervals.grouped_jackknife`) of the difference, and of the difference
     of the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
     intervals are those of `intervals.radius`: they hold at every number of images at once, so running again with more
     images is not cheating. `alpha` is shared by the required statistics (Bonferroni).
@@ -110,7 +110,7 @@ def changes(
         def bounds(a: Array, b: Array, floor: float) -> tuple[float, float, float]:
             parts = [(candidate, a - b)] if paired else [(candidate, a), (reference, b)]
             spreads = [
-                max(intervals.grouped_jackknife_sd(x[0], x[1:], side.sizes[side.sizes > 0]), floor) for side, x in parts
+                max(intervals.grouped_jackknife(x[0], x[1:], side.sizes[side.sizes > 0])[0], floor) for side, x in parts
             ]
             radii = (intervals.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
             change = float(a[0] - b[0])

@@ -15,9 +15,10 @@ from pydantic import Field, field_validator
 from ....thresholds.profile import Profile
 from ....thresholds.records import Frozen, ReprArgs
 from ...core.evidence import OUTLIER_SD, Evidence, Interval
+from ...core.verdict.foreseen import step_in_comparison
 from ...core.verdict.gate import Gate
 from ...core.verdict.reasons import NAMES
-from ...core.verdict.rule import NoTruth, Verdict, reason, step_in_comparison, verdict_for
+from ...core.verdict.rule import NoTruth, Verdict, reason, verdict_for
 from ...errors import UsageError
 from ...report import frames
 from ...report.attestation import predicate_of, sha256_set

@@ -283,7 +283,7 @@ def measure_again(
         progress: called after every batch.
 
     Raises:
-        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`, or `compare`.
+        UsageError, CannotAssessError, EnvironmentFaultError: as `check`, or `compare`.
     """
     assert report.binding is not None
     settings = report.binding.settings
