@@ -10,10 +10,10 @@ from typing import NamedTuple
 from ...thresholds.ends import End
 from .. import text
 from ..core.evidence import Statistics
+from ..core.verdict.foreseen import describe
 from ..core.verdict.gate import Waiver
 from ..core.verdict.notes import ON_BUNDLED
 from ..core.verdict.reasons import WITHOUT_SCORES, Kind
-from ..core.verdict.foreseen import describe
 from ..core.verdict.rule import Reason, Verdict, side_of
 from ..errors import COMMANDS
 from ..text import count_text, printable
