@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import DATA
+from .context import Context
 from .records import Frozen
 
 Values = NDArray[np.float64]
@@ -191,21 +192,6 @@ class Published(NamedTuple):
         """Return the checkpoint's name as its library writes it: model/weights, or model.weights for timm."""
         separator = "/" if self.library == "open_clip" else "."
         return f"{self.model}{separator}{self.weights}" if self.weights else self.model
-
-
-class Context(Frozen):
-    """The published robustness of an export's checkpoint, which is shown with the evidence and never decides."""
-
-    library: str
-    model: str
-    weights: str
-    image_size_px: int | None
-    effective_robustness_pp: dict[str, float]
-    mean_pp: float | None
-    extrapolated: bool
-    """of any shift shown"""
-    source: str
-    sentence: str
 
 
 class Spread(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any, Unpack
 
 from onnx import ModelProto
 
+from ...thresholds.context import Context
 from ...thresholds.profile import Profile
-from ...thresholds.published import Context, context_for
+from ...thresholds.published import context_for
 from ...thresholds.tables import references
 from ..core.evidence import Evidence, RunOptions
 from ..core.measure.job import versions

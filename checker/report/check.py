@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ...thresholds.context import Context
 from ...thresholds.profile import Profile
-from ...thresholds.published import Context
 from ...thresholds.records import Frozen, ReprArgs
 from ...thresholds.statistics import DEFINITIONS
 from .. import text as texts

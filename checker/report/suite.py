@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ...thresholds.published import Context
+from ...thresholds.context import Context
 from ..core.evidence import Interval
 from ..text import Texts, count_text, frozen, number_text, range_text, short_checkpoint
 from .charts import Tick, round_values

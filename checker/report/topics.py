@@ -12,7 +12,7 @@ from .preprocessing import TENSORS, origin_text, preprocessing_text
 from .record import Binding, Bound, Time
 
 if TYPE_CHECKING:
-    from ...thresholds.published import Context
+    from ...thresholds.context import Context
 from .document import Cell, Fact, Topic, Words, name
 
 _STOPPED = {  # why the run stopped, on the page and behind a count in the terminal
