@@ -8,15 +8,15 @@ import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, dataclass_transform
+from typing import Any, Final, Literal, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 Texts = tuple[str, ...]
 Fields = dict[str, Any]  # values by their names
-VERSION = "0.1.0"
+VERSION: Final = "0.1.0"
 """the package's, and the only place where it is written: pyproject.toml reads it here"""
 SCHEMA_VERSION: Literal[2] = 2  # of the JSON documents of a check; 2: reasons and verdict have a kind
-HOME = ""
+HOME: Final = ""
 """where the project lives, such as https://github.com/OWNER/robustcheck; empty until that is decided.
 `python docs/generate.py` makes README's links from it, so that they lead somewhere on a package index, too"""
 MIB = 2**20  # bytes in 1 MiB
