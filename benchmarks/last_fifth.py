@@ -1,4 +1,4 @@
-"""What a check costs beyond the passes: processor time and memory of both processes, beside a bare session.
+"""What a check costs beyond the passes: processor time and memory of both processes, next to a bare session.
 
     python benchmarks/last_fifth.py [--runs 5] [--cores 1 2] [--only WORD] [--before COMMAND]
 

@@ -1,4 +1,4 @@
-"""The kernels of a check, each beside what one would use instead (pytest-benchmark).
+"""The kernels of a check, each next to what one would use instead (pytest-benchmark).
 
 `pytest benchmarks/timed_kernels.py`. Not kernels.py: transformers would take that for a package of this name.
 

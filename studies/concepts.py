@@ -1,4 +1,4 @@
-"""Concepts of the drawn set along the directions of EfficientNet-Lite0 (real weights), beside what chance gives.
+"""Concepts of the drawn set along the directions of EfficientNet-Lite0 (real weights), next to what chance gives.
 
     python studies/concepts.py [--images 400] [--shuffles 200]     (extra demo; two minutes on two cores)
 

@@ -140,7 +140,7 @@ def parse_contract(model: ModelProto, where: str) -> Contract | None:
 
     Raises:
         CannotAssessError: there are two; the contract is of a newer schema, is not a JSON object, or breaks the schema.
-            It is never ignored: preprocessing and tensor would silently change their meaning.
+            Such a contract is never ignored: preprocessing and tensor would silently change their meaning.
     """
     texts = [entry.value for entry in model.metadata_props if entry.key == CONTRACT_KEY]
     if not texts:

@@ -63,7 +63,7 @@ def check_supported(proto: ModelProto) -> frozenset[str]:
 def supported_versions() -> tuple[int | None, int | None]:
     """Return ONNX Runtime's newest opset and IR version: None where its refusal of absurd models does not name one.
 
-    It has no function for this.
+    ONNX Runtime has no function that names them.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # ORT's "fatal": the refusal is wanted, its log line is not

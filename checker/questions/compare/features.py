@@ -237,9 +237,7 @@ def new_features(candidate: Statistics, features: tuple[FeatureFate, ...]) -> tu
 
 
 def correlations(x: Array, y: Array) -> Array:
-    """Return Pearson's r of every pair of features.
-
-    It is over images, of every feature of x with every one of y; 0 where either does not vary.
+    """Return Pearson's r over images, of every feature of x with every one of y; 0 where either does not vary.
 
     Args:
         x: (image, feature); y: (image, other).

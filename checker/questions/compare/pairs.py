@@ -54,14 +54,11 @@ class Side:
         return float(self.state.powers[0, :, index].sum() / self.state.n)
 
     def usual_side(self, index: int) -> int:
-        """Return the side of a feature's mean z. It is 0 for plus and 1 for minus: the first axis of `far`."""
+        """Return the side of a feature's mean z, 0 for plus and 1 for minus: the first axis of `far`."""
         return int(self.mean_z(index) < 0)
 
     def share(self, index: int, where: int) -> float:
-        """Return how often a feature is far out.
-
-        It is the share of the images in which it is beyond 4 SD on one side.
-        """
+        """Return the share of the images in which a feature is beyond 4 SD on one side."""
         return float(self.far[where, :, index].sum() / self.state.n)
 
     def add(self, h: Array, keys: Counts) -> None:
