@@ -61,6 +61,7 @@ def page() -> str:
         profile=PROFILE.id,
         from_pp=facts.LABELS.present_from_pp,
         below_pp=facts.LABELS.absent_below_pp,
+        **_published(),
         n_robust=len(robust),
         n_hits=sum(one.passed for one in robust),
         n_fragile=len(fragile),
@@ -95,6 +96,28 @@ def page() -> str:
         n_suite=len(members),
     )
     return wrapped(text)
+
+
+def _published() -> dict[str, object]:
+    """The fields of TEXT that say how robust published models are, by class."""
+    zero_shot, finetuned, others = classes = facts.published_classes()
+    lines = ["| models | robust | bounds of the share | ER |", "|---|---|---|---|"]
+    for one in classes:
+        n, robust = len(one.rows), len(one.robust)
+        low = 1 - facts.clopper_pearson_upper(n - robust, n)
+        high = facts.clopper_pearson_upper(robust, n)
+        ends = f"{one.rows[-1].mean_pp:+.1f} to {one.rows[0].mean_pp:+.1f}"
+        lines.append(f"| {one.name} | {robust} of {n:,} | {100 * low:.1f} to {100 * high:.1f} % | {ends} |")
+    assert len(zero_shot.robust) == len(zero_shot.rows)
+    return {
+        "n_published": sum(len(one.rows) for one in classes),
+        "least_accuracy": 100 * facts.LEAST_ACCURACY,
+        "classes": "\n".join(lines),
+        "zero_shot_robust": f"all {len(zero_shot.rows)}",
+        "zero_shot_least": zero_shot.rows[-1].mean_pp,
+        "finetuned_most": finetuned.rows[0].mean_pp,
+        "others_robust": ", ".join(row.name for row in others.robust),
+    }
 
 
 def wrapped(text: str) -> str:
@@ -197,12 +220,15 @@ def _correlations(known: Sequence[Checkpoint]) -> dict[str, object]:
     told_apart = {name: r for name, (r, ends) in within.items() if ends and (ends[0] > 0 or ends[1] < 0)}
     guards = [WORDS[name] for name in (*ENERGIES, "two_sidedness") if WORDS[name] in told_apart]
     outliers = [name for name in told_apart if name not in guards]
+    accuracies = [_rows(one)[0].accuracy[published.IMAGENET] for one in zero_shot]
+    by_accuracy = float(spearmanr(accuracies, [one.mean_pp or 0.0 for one in zero_shot]).statistic)
     each = 1 - (1 - facts.CONFIDENCE) / len(within)  # Bonferroni's share
     all_together = [f"{name} {told(r := told_apart[name], facts.interval(r, n, each))}" for name in guards]
     return {
         "correlations": "\n".join(lines),
         "ranking": f"only {', '.join(outliers)} of the" if outliers else "no statistic of",
         "k_told": told(*within[WORDS["kurtosis"]]),
+        "accuracy_told": told(by_accuracy, facts.interval(by_accuracy, n)),
         "n_zero_shot": n,
         "least": facts.least_told(n),
         "guards": GUARDS.format(n=len(within), told=", ".join(all_together)) if guards else "",

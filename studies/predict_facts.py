@@ -25,6 +25,7 @@ FINETUNED = "imagenet_finetuned_clip"
 CONFIDENCE = 0.95
 FALSE_PASS = 0.10  # share of the checkpoints that are not robust; a gate that lets more through is not a gate
 MISSED = 0.50  # share of the robust ones; above it most of them do not show the sign
+LEAST_ACCURACY = 0.55  # top-1 on ImageNet; below it the baselines of effective robustness are extrapolated
 LEAST = 10  # checkpoints on each side that a criterion needs
 PROFILE = load()
 
@@ -55,6 +56,19 @@ class Checkpoint(NamedTuple):
         return statistics.median(map(score, self.sets))
 
 
+class PublishedClass(NamedTuple):
+    """How many published models of one kind are robust, among those with LEAST_ACCURACY on ImageNet or more."""
+
+    name: str
+    rows: tuple[published.Published, ...]
+    """highest effective robustness first"""
+
+    @property
+    def robust(self) -> list[published.Published]:
+        """The models whose mean effective robustness is that of the suite's label *robust*."""
+        return [row for row in self.rows if (row.mean_pp or 0.0) >= LABELS.present_from_pp]
+
+
 class Outcome(NamedTuple):
     """What a criterion says: refuted, holds or open, and the numbers."""
 
@@ -81,6 +95,23 @@ def measured(table: Sequence[Reference] | None = None) -> list[Checkpoint]:
         first = sets[0]
         out.append(Checkpoint(name, first.group, first.training, label, mean_pp, tuple(sets), passing))
     return out
+
+
+def published_classes() -> list[PublishedClass]:
+    """Sort the published models of open_clip and timm into the class that PASS was fitted to, and two others."""
+    known = [
+        row
+        for row in published.published()
+        if row.mean_pp is not None and row.accuracy[published.IMAGENET] >= LEAST_ACCURACY
+    ]
+    known.sort(key=lambda row: row.mean_pp or 0.0, reverse=True)
+    timm = [row for row in known if row.library == "timm"]
+    named = {
+        "zero-shot encoders of open_clip": [row for row in known if row.library == "open_clip"],
+        "CLIP models finetuned on ImageNet (timm)": [row for row in timm if row.group == FINETUNED],
+        "all other models of timm": [row for row in timm if row.group != FINETUNED],
+    }
+    return [PublishedClass(name, tuple(rows)) for name, rows in named.items()]
 
 
 def of_results(rows: Iterable[results.Result], tensor: str) -> list[Checkpoint]:

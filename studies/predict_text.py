@@ -24,11 +24,31 @@ models trained on ImageNet alone have at the same ImageNet accuracy; mean over V
 and A, in percentage points. As in the [suite of the paper](../../docs/calibration.md), a checkpoint is *robust*
 from {from_pp:+.0f} and *not robust* below {below_pp:+.0f}.
 
-**Short answer: not known.** {n_robust} robust checkpoints were measured, and {n_hits} of them pass. Of those that are
+**Short answer.** PASS was fitted to zero-shot CLIP encoders, and {zero_shot_robust} published members of that class that have
+{least_accuracy:.0f} % or more on ImageNet are robust. That more strength means more robustness within the class was not shown. Nothing is known on pairs of one
+encoder before and after finetuning: no published pair was measured.
+
+## What follows from what is published
+Accuracies of {n_published:,} models of open_clip and timm with {least_accuracy:.0f} % or more on ImageNet
+([sources](../../docs/data.md#published-robustness)). No vector and no verdict is behind this table. The bounds are
+one-sided, 95 %, Clopper–Pearson, as if the models were independent, which relatives are not.
+
+{classes}
+
+- **The class that PASS was fitted to is robust**, as far as it is published: the least robust of its members has
+  {zero_shot_least:+.1f} points. A PASS is as good a sign of robustness as it is a sign of that class, and no better:
+  models that were finetuned on images with texts pass, too, and no ER of theirs is published.
+- **Finetuning on ImageNet takes it below the label**: the most robust of the finetuned models has
+  {finetuned_most:+.1f} points. Whether such a model still shows outlier features was not measured here; the paper found
+  fewer.
+- **{others_robust}** are the robust ones among all others.
+
+## What was measured
+{n_robust} robust checkpoints were measured, and {n_hits} of them pass. Of those that are
 not robust, only {n_fragile} with a published ER were measured. {n_false} of these pass, but {n_one_sided} of
-them have one-sided features, which their sign alone turns away. Every checkpoint that passes was trained on
-images with their texts. So these data can't tell "PASS predicts robustness" from "PASS detects contrastive training as
-CLIP's".
+them have one-sided features, which their sign alone turns away, so they say nothing about the rule. Every checkpoint
+that passes was trained on images with their texts. So these data can't tell "PASS predicts robustness" from "PASS
+detects contrastive training as CLIP's".
 
 ## Checkpoints with a published ER
 {n_known} checkpoints, {n_sets} sets. A range is over a checkpoint's sets, each on other photos. Energies are the
@@ -59,7 +79,7 @@ thresholds.
 
 - **Among zero-shot encoders {ranking} outlier features was shown to rank ER**: K has r = {k_told}. With {n_zero_shot}
   checkpoints only an r of {least:.2f} or more is told from none. A higher K is not a sign of a more robust
-  model.{guards}
+  model. Their accuracy on ImageNet ranks them: r = {accuracy_told}.{guards}
 - **Over all kinds the association is mostly between groups**: every robust checkpoint here is a zero-shot encoder, and
   no other one is. Which of the two a model is says as much about its label as any statistic can.
 - The photos differ by checkpoint, and K with them: by a factor of {factor:.1f} for {widest}.
@@ -103,7 +123,8 @@ $ python studies/predict.py paper.results.jsonl
 
 The second measures {n_suite} models and fits thresholds of their own, the third shows these with their error rates, the
 last prints what each criterion above says: refuted, holds or open. **This was never run**; only the plan was, which
-needs no network. Until somebody does, read PASS as "shows the sign that robust CLIP encoders show", and no more.
+needs no network. Until somebody does, read PASS as "shows the sign of a class whose published members are robust", and
+no more.
 """
 GUARDS = (
     " A guard of the sign, which measures no outlier feature, goes with ER by its own interval; by one that holds for "

@@ -1,6 +1,9 @@
 """The packaged profiles, `robustcheck profiles`, and what holds for every profile that a fit gives."""
 
+import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
+from scipy.special import expit, logit
 
 from robustcheck_onnx.checker.cli import app, process
 from robustcheck_onnx.checker.core.statistics import definitions, state
@@ -36,7 +40,7 @@ from robustcheck_onnx.thresholds.from_results import WIDER, chosen_rule
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.statistics import DECIDING, STATISTICS
 from robustcheck_onnx.thresholds.tables import Reference
-from support import Capture, Fields, but, raised, read_json, read_text, robustcheck
+from support import ROOT, Capture, Fields, but, raised, read_json, read_text, robustcheck
 from support.bad_input import Run
 from support.repository import load
 
@@ -230,6 +234,30 @@ def test_the_page_on_robustness_is_what_its_script_writes_and_has_scipys_correla
         values = [0.5 - abs(each - 0.5) for each in values] if name.startswith("negative") else values
         truth = scipy.stats.spearmanr([*map(np.median, values)], [one.mean_pp for one in known])
         assert predict.correlations(known)[predict.WORDS[name]][0] == pytest.approx(truth.statistic, abs=5e-4)
+
+
+def test_the_published_models_that_are_robust_are_those_by_the_lines_of_the_page_on_data() -> None:
+    """The formula and the lines of docs/data.md, over the tables as they were published."""
+    lines = re.findall(
+        r"^\| (?:V2|Sketch|R|A) \| timm.*?\| ([-\d.]+) \| ([-\d.]+) \|", read_text("docs/data.md"), re.MULTILINE
+    )
+    robust: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for library in ("open_clip", "timm"):
+        with (ROOT / "thresholds" / "data" / f"published_{library}.csv").open(encoding="utf-8") as table:
+            for row in csv.DictReader(table):
+                shifts = [row[name] for name in ("imagenetv2", "sketch", "imagenet_r", "imagenet_a")]
+                if not all(shifts) or float(row["imagenet1k"]) < 0.55:
+                    continue
+                x = logit(float(row["imagenet1k"]))
+                points = [float(y) - expit(float(a) * x + float(b)) for y, (a, b) in zip(shifts, lines, strict=True)]
+                kind = "finetuned" if row["group"] == "imagenet_finetuned_clip" else library
+                total[kind] += 1
+                robust[kind] += float(np.mean(points)) >= 0.2
+    assert robust == {"open_clip": 94, "finetuned": 0, "timm": 2}
+    assert total == {"open_clip": 94, "finetuned": 37, "timm": 1506}
+    page = read_text("studies/results/does-pass-predict-robustness.md")
+    assert [f"| {robust[kind]} of {total[kind]:,} |" in page for kind in total] == [True] * 3
 
 
 # --------------------------------------------------------------------------------------------------- the command
