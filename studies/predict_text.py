@@ -24,9 +24,10 @@ models trained on ImageNet alone have at the same ImageNet accuracy; mean over V
 and A, in percentage points. As in the [suite of the paper](../../docs/calibration.md), a checkpoint is *robust*
 from {from_pp:+.0f} and *not robust* below {below_pp:+.0f}.
 
-**Short answer.** PASS was fitted to zero-shot CLIP encoders, and {zero_shot_robust} published members of that class that have
-{least_accuracy:.0f} % or more on ImageNet are robust. That more strength means more robustness within the class was not shown. Nothing is known on pairs of one
-encoder before and after finetuning: no published pair was measured.
+**Short answer.** PASS was fitted to zero-shot CLIP encoders, and {zero_shot_robust} published members of that class
+that have {least_accuracy:.0f} % or more on ImageNet are robust. That more strength means more robustness within the
+class was not shown. Nothing is known on pairs of one encoder before and after finetuning: no published pair was
+measured.
 
 ## What follows from what is published
 Accuracies of {n_published:,} models of open_clip and timm with {least_accuracy:.0f} % or more on ImageNet

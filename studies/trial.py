@@ -157,10 +157,10 @@ def line(row: Row, n_rows: int, report: dict[str, Any]) -> str:
 
 HEAD = """# A trial on sets that no fit has seen
 
-Written by `python studies/trial.py FOLDER`. The 25 sets of `studies/heldout_trial.csv` hold vectors that others computed
-with real checkpoints and published; repository, commit and path of each file stand there. No set of them was used to
-fit a threshold or to choose a statistic, but 13 of the 17 image-text sets come from checkpoints that have *other* sets
-in the reference table, so this is a trial on other photos more than on other encoders.
+Written by `python studies/trial.py FOLDER`. The 25 sets of `studies/heldout_trial.csv` hold vectors that others
+computed with real checkpoints and published; repository, commit and path of each file stand there. No set of them
+was used to fit a threshold or to choose a statistic, but 13 of the 17 image-text sets come from checkpoints that
+have *other* sets in the reference table, so this is a trial on other photos more than on other encoders.
 
 From a file of more than 300 rows, 300 were drawn by seed 0, because many files are sorted by class. Each set is
 presented as the output of a linear layer, which is the hardest case for "must not pass": a real ResNet file is WARN
