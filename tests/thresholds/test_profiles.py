@@ -262,6 +262,31 @@ def test_the_published_models_that_are_robust_are_those_by_the_lines_of_the_page
     assert [f"| {robust[kind]} of {total[kind]:,} |" in page for kind in total] == [True] * 3
 
 
+def test_the_page_says_what_each_threshold_hangs_on() -> None:
+    """The sets next to a threshold are the profile's; the nearest real set of each is looked for in the table."""
+    page = read_text("docs/calibration.md")
+    real = [row for row in TABLE if row.expected == "absent" and not row.excluded]
+    minimums = {name: threshold.minimum for name, threshold in DEFAULT.thresholds.items()}
+    for name, words in {
+        "strength": "strength",
+        "outlier_frequency": "persistence",
+        "two_sidedness": "two-sidedness",
+    }.items():
+        threshold = DEFAULT.thresholds[name]
+        alone = [
+            getattr(row, name)
+            for row in real
+            if [other for other, least in minimums.items() if not getattr(row, other) > least] == [name]
+        ]
+        (line,) = re.findall(rf"^\| {words} {threshold.minimum} \| (.*) \|$", page, re.MULTILINE)
+        below, above, nearest = line.split(" | ")
+        assert float(below.split(",")[0]) == pytest.approx(threshold.highest_without, abs=5e-3)
+        assert float(above.split(",")[0]) == pytest.approx(threshold.lowest_with, abs=5e-3)
+        assert nearest == "none" if not alone else float(nearest.split(",")[0]) == pytest.approx(max(alone), abs=5e-3)
+    named = {row.set for row in real} & {threshold.highest_without_set for threshold in DEFAULT.thresholds.values()}
+    assert named == set()
+
+
 # --------------------------------------------------------------------------------------------------- the command
 
 
