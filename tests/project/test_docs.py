@@ -139,7 +139,7 @@ HUB = "robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx"
 SAID = {
     "robustcheck inspect": "Can this file pass? ",
     "robustcheck model.onnx": "✓ PASS",
-    "robustcheck compare new.onnx": "kept 1 of 1 outlier features",
+    "robustcheck compare new.onnx model.onnx": "kept 1 of 1 outlier features",
     "robustcheck export onnx": "wrote int8.onnx",
     "robustcheck check --strict": "✓ PASS",
 }
