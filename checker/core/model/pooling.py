@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Set as AbstractSet
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +82,9 @@ def user_pool(pool: str, shape: Shape | None, tensor: str, where: str) -> str:
     """
     choices = ALIASES.get(pool, (pool,) if pool in POOLS else ())
     if not choices:
-        raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
+        words = (*ALIASES, *POOLS)
+        near = get_close_matches(pool.lower(), words, 1) or ["mean"]
+        raise UsageError(f"--pool is {pool!r}; it must be one of {', '.join(words)}", f"--pool {near[0]}")
     if shape is None:
         return choices[-1]
     for choice in choices:
