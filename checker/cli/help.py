@@ -24,7 +24,7 @@ from ..errors import UsageError
 from ..text import form_of
 from .command_line import CommandLine
 from .named_models import with_blanks
-from .options import ROWS, Variables, Words, closest, did_you_mean, one_of, words_of
+from .options import ROWS, Variables, Words, one_of, words_of
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
@@ -167,22 +167,13 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     command = context.command_path if context else f"robustcheck {line.verb}".strip()
     is_unknown = type(fault).__name__ == "NoSuchOption"  # whose possibilities are those of the spelling alone
     message = fault.message if is_unknown else fault.format_message().rstrip(".").replace("Value error, ", "")
-    param = getattr(fault, "param", None)
-    near = _closest_word(param, line)
-    if near:
-        return message + did_you_mean(near), f"{_name(param)} {near}"
+    param: Any = getattr(fault, "param", None)
+    if param is not None:
+        words = words_of(param.type_descriptor.annotation)
+        near = nearest("".join(line.typed(param.name)), [*words], {})
+        if near is not None:
+            return f"{message}. Did you mean {near!r}?", f"{max(param.opts, key=len)} {near}"
     return message, _hint(fault, line, context) or f"{command} --help"
-
-
-def _closest_word(param: Any, line: CommandLine) -> str:
-    """Return the fixed word of an option that is spelled almost like the typed one; "" where there is none."""
-    annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None)
-    typed = line.typed(param.name) if param is not None else []
-    return closest(typed[-1], words_of(annotation)) if typed else ""
-
-
-def _name(param: Any) -> str:
-    return max(param.opts, key=len)
 
 
 def _hint(fault: Any, line: CommandLine, context: Context | None) -> str:
@@ -231,7 +222,7 @@ def _with_photos(line: CommandLine, options: list[str]) -> str:
 
 def _described(param: Any) -> str:
     """Return an option with the name of its value, and its help."""
-    return f"{_name(param)} {param.metavar}".strip() + f": {param.help}"
+    return f"{max(param.opts, key=len)} {param.metavar}".strip() + f": {param.help}"
 
 
 def _command(*words: str) -> str:

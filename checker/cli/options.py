@@ -117,25 +117,13 @@ PDF: Final = "-o report.html, and print that page as a PDF"
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
     """Refuse a value that is not a valid choice. Raises UsageError with the closest one."""
     if value not in valid:
-        near = closest(value, valid)
-        hint = f"{option} {near or valid[0]}"
+        near = get_close_matches(value.lower(), valid, 1)
+        hint = f"{option} {(near or valid)[0]}"
         if value.lower().endswith("pdf"):
             hint = PDF
         elif "." in value and not near:
             hint = f"the suffix chooses the form: {', '.join(FORM_OF)}"
-        rule = f"it must be one of {', '.join(valid)}"
-        raise UsageError(f"{option} is {value!r}; {rule}{did_you_mean(near)}", hint)
-
-
-def closest(word: str, valid: Sequence[str]) -> str:
-    """Return the valid word that is spelled almost like a typed one; "" where none is."""
-    near = get_close_matches(word.lower(), valid, 1)
-    return near[0] if near else ""
-
-
-def did_you_mean(word: str) -> str:
-    """Return the question that follows an error in typer's words; "" without a word."""
-    return f". Did you mean {word!r}?" if word else ""
+        raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(valid)}", hint)
 
 
 def device_of(device: str, options: Sequence[str]) -> str:

@@ -353,7 +353,7 @@ def test_bad_calls(small: Path, tmp_path: Path, capsys: Capture, monkeypatch: Pa
         ("model.onnx --shifted odd", 2, "--shifted is given without --in"),
         ("model.onnx --classes sorted", 2, "--classes is given without --in"),
         ("model.onnx --in odd", 2, "label is '11'; the model has 10 classes, 0 to 9"),
-        ("model.onnx --in odd --baseline timn", 2, "--baseline is 'timn'"),
+        ("model.onnx --in odd --baseline timn", 2, "'timn' is not one of 'timm', 'testbed'. Did you mean 'timm'?"),
         ("model.onnx --in odd --classes sorted", 2, "the in-distribution set, which has 2"),
         ("model.onnx --tensor features", 2, "--tensor or --pool is given without --head"),
         ("model.onnx --max-images 1", 3, "with a representation that is not constant is 1; at least 2"),
