@@ -4,11 +4,12 @@ Here are the errors of an export. What libraries print meanwhile is collected he
 """
 
 import contextlib
+import difflib
 import io
 import logging
 import shlex
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 
 Tell = Callable[[str], None]  # is called with what is done, when each stage begins
@@ -54,6 +55,12 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an exception's text, its type without one."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def nearest(word: str, valid: Sequence[str]) -> str:
+    """Return the valid word that is spelled most like another one, the first where none is like it."""
+    near, *_ = difflib.get_close_matches(word, valid, 1, 0.3) or valid
+    return near
 
 
 def quoted(word: object) -> str:

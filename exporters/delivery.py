@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import CallError, MissingError, Tell, contract, forms, quiet, quoted
+from . import CallError, MissingError, Tell, contract, forms, nearest, quiet, quoted
 from .contract import Photos
 from .forms import Tried
 from .photos import PARITY_PHOTOS, Plan
@@ -56,9 +55,9 @@ def check_call(path: Path, precision: str, photos: Photos) -> None:
     """
     where = quoted(path.parent)
     if precision not in contract.PRECISIONS:
-        nearest, *_ = difflib.get_close_matches(precision, contract.PRECISIONS, 1, cutoff=0.3) or contract.PRECISIONS
+        near = nearest(precision, contract.PRECISIONS)
         raise CallError(
-            f"precision is {precision}; it must be one of {', '.join(contract.PRECISIONS)}", f"--precision {nearest}"
+            f"precision is {precision}; it must be one of {', '.join(contract.PRECISIONS)}", f"--precision {near}"
         )
     if Path(os.path.realpath(path)).is_symlink():
         raise CallError(f"{path}: target is a link that leads in a circle; it must be a file", f"ls -ld {where}")

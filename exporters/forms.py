@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import CallError, ExportError
+from . import CallError, ExportError, nearest
 from .preprocessing import Array
 
 Floats = NDArray[np.float64]
@@ -124,8 +123,8 @@ def asked_forms(name: str | None, precision: str) -> tuple[Form, ...]:
         return ()
     names = [form.name for form in FORMS]
     if name is not None and name not in names:
-        close = difflib.get_close_matches(name, names, 1, cutoff=0.3)
-        raise CallError(f"--form is {name}; it must be one of {', '.join(names)}", f"--form {(close or names)[0]}")
+        near = nearest(name, names)
+        raise CallError(f"--form is {name}; it must be one of {', '.join(names)}", f"--form {near}")
     return tuple(form for form in FORMS if name in (None, form.name))
 
 

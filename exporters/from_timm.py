@@ -1,13 +1,12 @@
 """Load models of timm."""
 
-import difflib
 import math
 import re
 from typing import Any
 
 from torch import nn
 
-from . import CallError, ExportError, contract
+from . import CallError, ExportError, contract, nearest
 from .contract import Loaded, Output, Wanted, loaded, source_of, without_folders
 from .loading import from_hub, loading, refuse_name, refuse_partial, weights_file
 from .preprocessing import Fields, checked_preprocessing, shared_preprocessing
@@ -75,10 +74,9 @@ def check_timm(name: str, tag: str | None = None) -> None:
         refuse_name(architecture, timm.list_models(), name, rule)
     tags = [each.partition(".")[2] for each in timm.models.get_arch_pretrained_cfgs(architecture)]
     if tag and tag not in tags:
-        nearest, *_ = difflib.get_close_matches(tag, tags, 1) or tags
         raise CallError(
             f"{name}: tag is {tag}; it must be one of {', '.join(filter(None, tags)) or 'none published'}",
-            f"robustcheck export timm {architecture}.{nearest}",
+            f"robustcheck export timm {architecture}.{nearest(tag, tags)}",
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import CallError, ExportError, Messages, MissingError, first_mismatch, load_error, quiet, quoted
+from . import CallError, ExportError, Messages, MissingError, first_mismatch, load_error, nearest, quiet, quoted
 from .preprocessing import Fields
 
 CHECKPOINT_MARKS = (b"PK", b"\x80")  # zip (torch, npz) and pickle (old torch; read without unpickling code)
@@ -62,10 +62,10 @@ def refuse_name(name: str, known: Sequence[str], asked: str, rule: str, hint: st
 
 def unknown_tag(name: str, tag: str, known: Sequence[str]) -> CallError:
     """Return the error for weights that a library has not published."""
-    nearest, *_ = difflib.get_close_matches(tag, known, 1) or known or ["FILE"]
+    near = nearest(tag, known or ["FILE"])
     return CallError(
         f"{name}: weights is {tag}; it must be one of {', '.join(known) or 'none published'}, or an existing file",
-        f"--weights {nearest}",
+        f"--weights {near}",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import importlib
 import json
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import CallError, ExportError, Tell, contract, first_line, ignore_progress, import_error, quiet
+from . import CallError, ExportError, Tell, contract, first_line, ignore_progress, import_error, nearest, quiet
 from .contract import Arrays, Loaded, Photos, Wanted
 from .delivery import Drawn, ExportRecord, check_call, deliver, has_big_weights
 from .files import quantise_file
@@ -89,8 +88,8 @@ def run(
         return shlex.join(["robustcheck", "export", source, name, *words, "-o", str(out)])
 
     if source not in SOURCES:
-        nearest, *_ = difflib.get_close_matches(source, SOURCES, 1) or SOURCES
-        raise CallError(f"source is {source!r}; it must be one of {', '.join(SOURCES)}", command(nearest))
+        near = nearest(source, SOURCES)
+        raise CallError(f"source is {source!r}; it must be one of {', '.join(SOURCES)}", command(near))
     if matched_to is not None and (not matched_to.strip() or not matched_to.isprintable() or len(matched_to) > 200):
         raise CallError(
             f"--matched-to is {matched_to!r}; it must be one line of 1 to 200 characters",

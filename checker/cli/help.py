@@ -24,7 +24,7 @@ from ..errors import UsageError
 from ..text import form_of
 from .command_line import CommandLine
 from .named_models import with_blanks
-from .options import ROWS, Variables, Words, one_of
+from .options import ROWS, Variables, Words, one_of, words_of
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
@@ -167,6 +167,12 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     command = context.command_path if context else f"robustcheck {line.verb}".strip()
     is_unknown = type(fault).__name__ == "NoSuchOption"  # whose possibilities are those of the spelling alone
     message = fault.message if is_unknown else fault.format_message().rstrip(".").replace("Value error, ", "")
+    param: Any = getattr(fault, "param", None)
+    if param is not None:
+        words = words_of(param.type_descriptor.annotation)
+        near = nearest("".join(line.typed(param.name)), [*words], {})
+        if near is not None:
+            return f"{message}. Did you mean {near!r}?", f"{max(param.opts, key=len)} {near}"
     return message, _hint(fault, line, context) or f"{command} --help"
 
 

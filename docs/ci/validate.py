@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,23 @@ def kubernetes() -> str:
         must(pod["securityContext"]["runAsNonRoot"], "the pod may run as root")
         has_gate(pod["containers"][0])
     must(job["spec"]["backoffLimitPerIndex"] == 2, "one index would end the others")
-    return f"Job and indexed Job, schema of Kubernetes {version}, strict"
+    compares(pod)
+    kubernetes_validate.validate(job, version, strict=True)
+    walls(pod["containers"][0])
+    return f"Job and indexed Job, also one that compares, schema of Kubernetes {version}, strict"
+
+
+def compares(pod: dict[str, Any]) -> None:
+    """Change a pod of the indexed Job as docs/distributed.md shows it."""
+    import yaml
+
+    page = (HERE.parent / "distributed.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(args:.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    changes = yaml.safe_load(shown)
+    (container,) = pod["containers"]
+    container["args"] = changes["args"]
+    container["volumeMounts"] += changes["volumeMounts"]
+    pod["volumes"] += changes["volumes"]
 
 
 def argo() -> str:

@@ -272,6 +272,18 @@ pass.onnx photos --gpu 1  =>  2  =>  robustcheck check pass.onnx photos --device
 pass.onnx photos --provider cpu  =>  2  =>  robustcheck check pass.onnx photos --device cpu
 pass.onnx photos --device CUDAExecutionProvider  =>  2  =>  --device cuda
 pass.onnx photos --device gpu  =>  2  =>  --device cuda
+pass.onnx photos --device gpuu  =>  2  =>  --device cuda
+pass.onnx photos --pool clss  =>  2  =>  --pool cls
+pass.onnx photos --arithmetic exakt  =>  2  =>  --arithmetic exact
+pass.onnx photos --fail-on=Never  =>  2  =>  --fail-on never
+pass.onnx photos --fail-on low  =>  2  =>  --fail-on WHEN: …
+pass.onnx photos --accept not-applicable  =>  2  =>  --accept not_applicable
+pass.onnx photos --color alwais  =>  2  =>  --color always
+pass.onnx photos -o json2  =>  2  =>  --output json
+explain kurtosis -o jsn  =>  2  =>  --output json
+compare pass.onnx warn.onnx --images photos --require idx  =>  2  =>  --require index
+compare pass.onnx warn.onnx --images photos --metric cosin  =>  2  =>  --metric cosine
+shift pass.onnx --in photos --shifted photos --baseline timn  =>  2  =>  --baseline timm
 pass.onnx photos --device 0  =>  2  =>  --device cuda:0
 pass.onnx photos --size 224  =>  2  =>  robustcheck explain preprocessing
 explain strenght  =>  2  =>  robustcheck explain strength
@@ -367,6 +379,15 @@ def test_each_mistake_has_a_hint_that_leads_on_and_nothing_is_measured_before(ru
         elif again and error in run(again).stderr:
             wrong[typed] = f"{again} ends in the same error"
     assert (len(rows) >= 55, wrong) == (True, {})
+
+
+def test_an_almost_right_word_of_an_option_is_named_after_the_words_that_it_allows(run: Run) -> None:
+    for typed, said in (
+        ("--arithmetic exakt", "'exakt' is not one of 'machine', 'exact'. Did you mean 'exact'?"),
+        ("-o json2", "modelcard, gitlab, predicate, cyclonedx, template"),
+        ("--fail-on low", "'low' is not one of 'warn', 'never'"),
+    ):
+        assert run(f"pass.onnx photos {typed}").stderr.splitlines()[0].endswith(said)
 
 
 def test_a_last_place_with_photos_is_the_images_and_a_suffix_is_the_form(run: Run) -> None:

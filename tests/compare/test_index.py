@@ -217,7 +217,7 @@ CALLS = """\
 1 | weak.onnx same.onnx
 1 | --strict -o html=report.html --require index -- turned.onnx reference.onnx
 2 | near.onnx reference.onnx --require both | --require is 'both'
-2 | near.onnx reference.onnx --metric angle | --metric is 'angle'
+2 | near.onnx reference.onnx --metric angle | 'angle' is not one of 'cosine', 'dot', 'euclidean'
 2 | near.onnx reference.onnx --strict | before --
 2 | near.onnx --write-baseline b.npz --require index | nothing is compared
 2 | near.onnx reference.onnx --text index.npy | --text index.npz

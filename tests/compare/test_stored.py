@@ -1,5 +1,6 @@
 """Whether vectors that somebody else computed are those of a file: one model, and no reference."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -352,6 +353,7 @@ def test_the_report_is_whole_in_every_form(workshop: Workshop, capsys: Capture, 
     assert robustcheck(*call, "-o", "json=r.json", "-o", "r.html", "-o", "markdown", "-o", "terminal=r.txt") == 0
     report = rc.VectorsReport.model_validate(read_json("r.json"))
     assert (report.document, report.gate.exit_code, report.index.change) == ("vectors", 0, "normalised")
+    assert report.index.file_digest == f"sha256:{hashlib.sha256(Path('same.npz').read_bytes()).hexdigest()}"
     assert report.to_markdown() == capsys.readouterr().out
     for text in (Path("r.html").read_text("utf-8"), Path("r.txt").read_text("utf-8")):
         assert "index compatible" in text

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import robustcheck_onnx as rc
-from support import BIN, ROOT, Fields, Patch, Place, read_json
+from support import BIN, ROOT, Fields, Patch, Place, read_json, read_text
 from support.repository import ACTION, program, run_step, steps_of
 
 PATH = f"{BIN}:/usr/bin:/bin"
@@ -298,23 +298,26 @@ def test_all_manifests_have_the_command_of_the_job() -> None:
 
 
 @pytest.mark.long
-def test_each_index_of_the_job_checks_the_model_of_its_line(tmp_path: Path) -> None:
+def test_each_index_of_the_job_checks_or_compares_the_model_of_its_line(tmp_path: Path) -> None:
     job = yaml.safe_load((CI / "kubernetes-indexed-job.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    models = ["models:/encoder/3", "$(touch pwned)", ""]
+    models, baselines = ["models:/encoder/3", "$(touch pwned)", ""], ["3.npz", "$(touch pwned).npz", "5.npz"]
     (tmp_path / "models.txt").write_text("\n".join(models))
+    (tmp_path / "baselines.txt").write_text("\n".join(baselines))
     stub = program(tmp_path / "bin" / "robustcheck", '#!/bin/sh\necho "$@"\nexit 1\n')
-    script = container["args"][0].replace("/list", str(tmp_path))
-    for index, model in enumerate(models):
-        environment = {"PATH": f"{stub.parent}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": str(index)}
-        done = subprocess.run(
-            [*container["command"], script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == (1 if model else 2)
-        words = (
-            f"check --strict --images=/photos --max-memory=3GiB --output=terminal --output=json=/reports/{index}.json"
-        )
-        assert done.stdout == (f"{words} -- {model}\n" if model else "")
+    page = read_text("docs/distributed.md")
+    (compares,) = re.findall(r"^```yaml\n(args:.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    check = "check --strict --images=/photos --max-memory=3GiB --output=terminal --output=json=/reports/{}.json -- {}\n"
+    compare = "compare --strict --images=/photos --baseline=/baselines/{2} --require=index --max-memory=3GiB "
+    compare += "--output=terminal --output=json=/reports/compare-{0}.json -- {1}\n"
+    for args, expected in ((container["args"], check), (yaml.safe_load(compares)["args"], compare)):
+        script = args[0].replace("/list", str(tmp_path))
+        for index, (model, baseline) in enumerate(zip(models, baselines, strict=True)):
+            environment = {"PATH": f"{stub.parent}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": str(index)}
+            command = [*container["command"], script]
+            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == (1 if model else 2)
+            assert done.stdout == (expected.format(index, model, baseline) if model else "")
     assert not (tmp_path / "pwned").exists()
 
 

@@ -23,11 +23,13 @@ from robustcheck_onnx.checker.core.verdict.notes import ON_BUNDLED
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.outside.storage import mlflow_registry
 from robustcheck_onnx.checker.outside.storage.places import Url
+from robustcheck_onnx.checker.questions.compare.index_report import IndexOptions, IndexReport
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
 from robustcheck_onnx.checker.trust.integrations import mlflow_log
 from robustcheck_onnx.checker.trust.verify.run import verify
 from support import PATIENCE_S, Made, Patch, Place, but, extra, raised, read_json
 from support.bad_input import Run
+from support.comparisons import judged, planted
 from support.walls import wait_until
 
 if TYPE_CHECKING:
@@ -111,6 +113,21 @@ def test_a_report_is_logged_whole(passed: Report, warned: Report, store: str, cl
     with pytest.raises(EnvironmentFaultError):  # logged in part: no verdict
         mlflow_log.log_report(warned, run_id=run.info.run_id, tracking_uri=store, html=html)
     assert client.get_run(run.info.run_id).data.tags["robustcheck.verdict"] == "none"
+
+
+@real
+def test_a_comparison_that_accepts_an_untested_index_has_a_tag_with_that(store: str, client: MlflowClient) -> None:
+    accepted = IndexReport(options=IndexOptions(accept_untested=True), tested="no")
+    for index, said in (
+        (accepted, "the comparison allows an untested index"),
+        (IndexReport(options=IndexOptions()), ""),
+    ):
+        report = but(judged(planted(), planted()), index=index, required=("index",))
+        tags = client.get_run(mlflow_log.log_report(report, tracking_uri=store)).data.tags
+        assert (tags["robustcheck.cautions"], tags["robustcheck.comparison"]) == (
+            said,
+            "the index verdict is compatible",
+        )
 
 
 def test_a_report_that_was_edited_is_not_logged(warned: Report, mlflow: Made) -> None:

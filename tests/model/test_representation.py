@@ -122,7 +122,7 @@ def test_what_the_user_names(opened: Any) -> None:
         assert chosen(opened(model, **options)) == expected
     for options, said in (
         ({"tensor": "fc.weight"}, "no tensor of that name is computed from the image"),
-        ({"pool": "max"}, r"^pool is 'max'; it must be cls, mean or none"),
+        ({"pool": "max"}, r"^pool is 'max'; it must be one of none, cls, mean, token_cls, token_mean, spatial_mean"),
         ({"pool": "cls"}, r"pool is 'cls'; tensor 'features' of shape \(\?, 16\) has other axes"),
     ):
         raised(UsageError, said, opened, model, **options)

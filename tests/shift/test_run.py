@@ -137,7 +137,7 @@ def test_bad_input(small: Path, capsys: Capture) -> None:
         ("model.onnx --in val --shifted loose", 2, "loose: image a.png has no label (1 of 1 have none)"),
         ("model.onnx --in list.txt --shifted blur", 2, "list.txt: image set is of kind list; labels come"),
         ("model.onnx --in bundled --shifted blur", 2, "image set is of kind bundled"),
-        ("model.onnx {} --baseline tim", 2, "--baseline is 'tim'; it must be one of timm, testbed"),
+        ("model.onnx {} --baseline tim", 2, "'tim' is not one of 'timm', 'testbed'"),
         ("model.onnx {} --report report.json", 2, "report.json: schema_version is None; this robust"),
         ("model.onnx {} --suite-entry gone/entry.toml", 2, "folder gone is missing"),
         ("model.onnx {} --suite-entry model.onnx", 2, "path of --suite-entry is a file that is there already"),

@@ -5,11 +5,12 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from ...errors import RobustcheckError, UsageError
 from ...text import quoted
 from ..destinations import check_extra, check_target
-from ..options import IMAGES, MODEL, OUTPUT, SPEED, VERDICT, Output, Several, argument, one_of, option
+from ..options import IMAGES, MODEL, OUTPUT, SPEED, VERDICT, Output, Several, argument, option
 from ..output import ascii_only, console_for
 from ..progress import progress_line
 from . import AS_FOR_A_CHECK, Call, takes
@@ -230,9 +231,6 @@ def demo(call: Call, keep: Path | None = None) -> int:
     return 0
 
 
-TENSORS = ("auto", "representation", "pooled")
-
-
 @takes(
     "images",
     "max_images",
@@ -283,10 +281,10 @@ def calibrate(
     plan: bool = False,
     from_evidence: Several = None,
     from_reference: bool = False,
-    tensor: str = "auto",
+    tensor: Literal["auto", "representation", "pooled"] = "auto",
     profile_id: str = "",
     allow_missing: bool = False,
-    engine: str = "local",
+    engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
     ray_address: str | None = None,
     cache: Path | None = None,
@@ -298,8 +296,6 @@ def calibrate(
     from ...questions.calibrate import run
     from ..calibrate import fitted, measured, measured_before, open_named, refuse_failed, show_plan, write_profile
 
-    one_of("--tensor", tensor, TENSORS)
-    one_of("--engine", engine, ("local", "ray"))
     if (suite is not None or bool(from_evidence)) == from_reference:
         raise UsageError(
             "--suite, --from-evidence and --from-reference: one is needed, and only --suite and --from-evidence go "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ...core.model_size import MAX_MODEL_SIZE
 from ...errors import CannotAssessError, UsageError
@@ -32,7 +32,8 @@ from ..output import ascii_only, console_for
 from . import AS_FOR_A_CHECK, Call, Question, question, takes
 
 Baseline = Annotated[
-    str, option("Published models that effective robustness is measured against: timm or testbed.", "NAME", VERDICT)
+    Literal["timm", "testbed"],
+    option("Published models that effective robustness is measured against: timm or testbed.", "NAME", VERDICT),
 ]
 
 
@@ -174,7 +175,7 @@ def compare(
     index: Path | None = None,
     accept_untested_index: bool = False,
     text: Path | None = None,
-    metric: str | None = None,
+    metric: Literal["cosine", "dot", "euclidean"] | None = None,
     min_cosine: float = 0.9,
     min_recall: float = 0.8,
     require: Several = None,
@@ -198,7 +199,6 @@ def compare(
     required: list[Any] = [word for entry in require or ["indication"] for word in entry.split(",")]
     for word in required:
         one_of("--require", word, ("indication", "index"))
-    one_of("--metric", metric or "cosine", ("cosine", "dot", "euclidean"))
     limits = {"min_cosine": min_cosine, "min_recall": min_recall, "accept_untested": accept_untested_index}
     asked = IndexOptions.model_validate({"file": index, "text": text, "metric": metric, **limits})
     if accept_untested_index and index is None:
@@ -341,12 +341,10 @@ def shift(
 
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
-    from ....thresholds.published import SOURCES
     from ...outside.storage.stores import write_atomically
     from ...questions.shift.run import measure_shift
     from ...questions.shift.run import suite_entry as entry_of
 
-    one_of("--baseline", baseline, SOURCES)
     if more and shifted and target:
         raise UsageError(
             f"{more[0]}: set is given without an option; with both --shifted and --target each set needs its own",
@@ -467,10 +465,8 @@ def directions(
 
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
-    from ....thresholds.published import SOURCES
     from ...questions.directions import run
 
-    one_of("--baseline", baseline, SOURCES)
     call.begin()
     sets = {"labelled": inside, "shifted": shifted or (), "classes": classes or ()}
     return call.answer(call.measured(run.directions, model, head=head, baseline=baseline, **sets))

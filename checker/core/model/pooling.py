@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Set as AbstractSet
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,15 @@ from .ends import n_longer
 from .layers import ELEMENTWISE, LINEAR, POOL, Layers, Shape, Sizes, show_shape
 from .nodes import integer, integers, op_set
 
-POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
-ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
+POOLS = {
+    "none": ("none",),
+    "cls": ("token_cls",),
+    "mean": ("spatial_mean", "token_mean"),
+    "token_cls": ("token_cls",),
+    "token_mean": ("token_mean",),
+    "spatial_mean": ("spatial_mean",),
+}
+"""by what a user types, the pools that it can mean"""
 KEEPS_AXES = ELEMENTWISE | op_set("Concat HardSwish Gelu LeakyRelu Dropout Identity")
 FEATURE_AXIS_AFTER: dict[Sizes, int] = {(0, 3, 1, 2): 1, (0, 2, 3, 1): -1}  # of a Transpose with this order of axes
 RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
@@ -79,9 +87,10 @@ def user_pool(pool: str, shape: Shape | None, tensor: str, where: str) -> str:
     Raises:
         UsageError: no such pool, or one that does not fit the tensor's axes.
     """
-    choices = ALIASES.get(pool, (pool,) if pool in POOLS else ())
-    if not choices:
-        raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
+    if pool not in POOLS:
+        near = get_close_matches(pool.lower(), POOLS, 1) or ["mean"]
+        raise UsageError(f"--pool is {pool!r}; it must be one of {', '.join(POOLS)}", f"--pool {near[0]}")
+    choices = POOLS[pool]
     if shape is None:
         return choices[-1]
     for choice in choices:

@@ -45,6 +45,7 @@ PROVIDERS: Mapping[str, tuple[str, str]] = {
 }
 """Devices by name: the provider, and the package that has it. Other providers of the installed ONNX Runtime go by their
 own name, in small letters and without "ExecutionProvider"."""
+SYNONYMS = {"gpu": "cuda", "nvidia": "cuda"}
 REMOTE = frozenset(("AzureExecutionProvider",))  # sends what it is given to another machine
 PLACE_OPTION = {"openvino": "device_type"}  # what follows the colon; a GPU's number everywhere else
 DEFAULTS: Mapping[str, Mapping[str, str]] = {
@@ -129,12 +130,10 @@ def parse_device(text: str) -> Device:
 def _nearest(text: str, names: Iterable[str]) -> str:
     """Return the device that somebody may have meant."""
     word = text.lower().partition(",")[0].removesuffix(SUFFIX.lower())
-    if word in ("gpu", "nvidia"):
-        return "cuda"
     if word.isdecimal():
         return f"cuda:{word}"
-    name = word.partition(":")[0]
-    return name if name in names else [*get_close_matches(word, names, 1, 0.75), "auto"][0]
+    near = get_close_matches(word.partition(":")[0], (*names, *SYNONYMS), 1, 0.75) or ["auto"]
+    return SYNONYMS.get(near[0], near[0])
 
 
 def expects_accelerator(device: str) -> bool:

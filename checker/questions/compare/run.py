@@ -295,7 +295,9 @@ def _vectors_report(
         return trials.explained(opened, names, rows, own)
 
     tell_stage(progress, "comparing the vectors")
-    return stored.report_of(ours, stored.judge_stored(rows, names, file, index, try_others, exact), profile, when)
+    report = stored.judge_stored(rows, names, file, index, try_others, exact)
+    report = report.model_copy(update={"file_digest": file_digest(file.path)})
+    return stored.report_of(ours, report, profile, when)
 
 
 def _save_baseline(
