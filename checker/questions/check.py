@@ -4,7 +4,6 @@ from __future__ import annotations  # help() names the types as the package does
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -196,7 +195,7 @@ def _measured(run: QuestionRun, model: Path, profile: Profile, saver: Saver | No
         run.tell("trying the model on a few images")
         watch = None if saver is None else saver.add
         kept = FirstImages()
-        facts, total, is_decided = until_decided(opened, profile, chain(first, decoded), run.progress, watch, kept)
+        facts, total, is_decided = until_decided(opened, profile, first, decoded, run.progress, watch, kept)
     facts = with_references(facts, reference_runs(opened, kept))
     (evidence,) = conclude(inputs.job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)

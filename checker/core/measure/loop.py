@@ -113,8 +113,8 @@ def batches(
     is_first = True
 
     def tell_image() -> None:
-        if progress is not None and is_first and read.n_read > n_shown:
-            progress(Progress(read.n_read, n_images, 0.0, "", FIRST_IMAGES))
+        if is_first and read.n_read > n_shown:
+            _tell_first(progress, read.n_read, n_images)
 
     def tell_batch() -> None:
         if progress is not None:
@@ -138,6 +138,12 @@ def batches(
     if batch:
         yield batch
         tell_batch()
+
+
+def _tell_first(progress: Tell | None, n_read: int, n_images: int) -> None:
+    """Tell how many images are read, before the first batch is through."""
+    if progress is not None:
+        progress(Progress(n_read, n_images, 0.0, "", FIRST_IMAGES))
 
 
 def measure_shard(opened: Opened, index: int) -> Measurement:
@@ -216,57 +222,58 @@ def key_of(digest: str) -> int:
 def until_decided(
     opened: Opened,
     profile: Profile,
+    first: Sequence[Prepared | Skipped],
     decoded: Iterator[Prepared | Skipped],
     progress: Tell | None,
     watch: Watch | None,
     kept: FirstImages,
 ) -> tuple[RunFacts, Measurement, bool]:
-    """Try the model, and measure until the evidence decides or the images end.
+    """Try the model on the first images, and measure images until the evidence decides or they end.
 
-    kept: gets the first images.
+    Args:
+        opened: the job.
+        profile: its thresholds decide.
+        first: the images that were decoded while the session opened; all of them are tried.
+        decoded: the images after these.
+        progress: as for `batches`.
+        watch: as for `add_batch`.
+        kept: gets the first images.
 
     Returns:
         What the trial found, the sums, and whether the evidence decided.
     """
     batch_size = opened.job.options.batch_size
     n_images = len(opened.source)
-
-    def shown() -> Iterator[Prepared | Skipped]:
-        for n_read, item in enumerate(decoded, 1):
-            if progress is not None:
-                progress(Progress(n_read, n_images, 0.0, "", FIRST_IMAGES))
-            yield item
-
-    first = take_probe(shown(), max(TRIED, min(batch_size, profile.min_images)))
-    facts, rows = probe_measured(opened, usable(first))
+    n_wanted = max(TRIED, min(batch_size, profile.min_images))
+    tried = take_probe(decoded, n_wanted, first, lambda n_read: _tell_first(progress, n_read, n_images))
+    facts, tried_rows = probe_measured(opened, usable(tried))
+    n_tried = len(usable(tried))
     LOG.debug("%s: batch invariance and output were tried", opened.job.model)
     total = nothing_yet(1)
     closest = ""  # of the last look, for the progress
     of_images = batches(
-        chain(first, decoded),
+        chain(tried, decoded),
         total.images,
         batch_size,
         n_images=n_images,
         first_look=profile.min_images,
         progress=progress,
         label=lambda: closest,
-        n_shown=len(first),
+        n_shown=len(tried),
     )
     for batch in of_images:
-        own = [array[: len(batch)] for array in rows]
-        rows = [array[len(batch) :] for array in rows]
-        has_all = all(
-            len(array) == len(batch) for array in own
-        )  # else those of the trial end inside this batch, which runs
-        add_batch(opened, total, batch, watch, own if has_all else (), kept)
+        n_usable = total.images.n_usable  # with this batch
+        measured: list[AnyArray] = []
+        if n_usable <= n_tried:  # else the batch has untried images, and runs whole
+            measured = [array[n_usable - len(batch) : n_usable] for array in tried_rows]
+        add_batch(opened, total, batch, watch, measured, kept)
         state = total.tensors[0].state
-        n_usable = total.images.n_usable
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue
-        measured = sums.statistics(state, profile.alpha, profile.bounds)
-        closest = _closest(measured, profile)
+        statistics = sums.statistics(state, profile.alpha, profile.bounds)
+        closest = _closest(statistics, profile)
         LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest or "no bound yet")
-        if decided(measured, profile) and _are_varied(total, profile.min_images):
+        if decided(statistics, profile) and _are_varied(total, profile.min_images):
             return facts, total, True
     return facts, total, False
 

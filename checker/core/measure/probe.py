@@ -1,7 +1,8 @@
 """Try a model on the first photos, before anything is measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from ...arrays import AnyArray
 from ..evidence import Execution, ModelFacts, Options
@@ -13,12 +14,26 @@ from .prepare import Prepared, prepare_item, stack
 from .sums import RunFacts
 
 
-def take_probe(decoded: Iterable[Prepared | Skipped], n: int = TRIED) -> list[Prepared | Skipped]:
-    """Take images until `n` are usable, or all."""
+def take_probe(
+    decoded: Iterable[Prepared | Skipped],
+    n: int = TRIED,
+    taken: Iterable[Prepared | Skipped] = (),
+    tell: Callable[[int], None] | None = None,
+) -> list[Prepared | Skipped]:
+    """Take images until `n` are usable, or all.
+
+    Args:
+        decoded: the images.
+        n: usable images.
+        taken: the images before these, of which at most `n` are usable; they are returned, too.
+        tell: called after every image, with the number of images.
+    """
     first: list[Prepared | Skipped] = []
     n_usable = 0
-    for item in decoded:
+    for item in chain(taken, decoded):
         first.append(item)
+        if tell is not None:
+            tell(len(first))
         n_usable += isinstance(item, Prepared)
         if n_usable == n:
             break
