@@ -21,8 +21,8 @@ from ..model.open import ModelFile
 from ..progress import LOG, Progress, Tell
 from ..runtime.devices import CPU, cpu_threads, expects_accelerator
 from ..runtime.runner import TRIED
-from ..statistics import state as sums
 from ..statistics.intervals import FIRST_LOOK, is_look
+from ..statistics.state import MAX_FEATURES, State, statistics, update
 from ..verdict.reasons import NAMES
 from ..verdict.rule import decided
 from .content import described_rows, is_complete, merge_described
@@ -195,7 +195,7 @@ def add_batch(
         tensor = total.tensors[index]
         if tensor.state is None:
             tensor.state = _empty_state(opened.models[index], array.shape[1])
-        added = sums.update(tensor.state, array, keys)
+        added = update(tensor.state, array, keys)
         tensor.seen = merge_seen(tensor.seen, seen_rows(added, names, digests))
         usable_rows = array[added.usable]
         usable_images = list(compress(batch, added.usable))
@@ -205,13 +205,13 @@ def add_batch(
             watch(usable_rows, usable_images)
 
 
-def _empty_state(model: ModelFile, n_features: int) -> sums.State:
-    """Return the sums over no image yet. Raises CannotAssessError for a representation that is an unpooled map."""
-    if n_features > sums.MAX_FEATURES:
+def _empty_state(model: ModelFile, n_features: int) -> State:
+    """Return the state of no image yet. Raises CannotAssessError for a representation that is an unpooled map."""
+    if n_features > MAX_FEATURES:
         raise unfit(
-            model.path, f"representation has {n_features} features; more than {sums.MAX_FEATURES} is an unpooled map"
+            model.path, f"representation has {n_features} features; more than {MAX_FEATURES} is an unpooled map"
         )
-    return sums.State(n_features)
+    return State(n_features)
 
 
 def key_of(digest: str) -> int:
@@ -270,10 +270,10 @@ def until_decided(
         state = total.tensors[0].state
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue
-        statistics = sums.statistics(state, profile.alpha, profile.bounds)
-        closest = _closest(statistics, profile)
+        numbers = statistics(state, profile.alpha, profile.bounds)
+        closest = _closest(numbers, profile)
         LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest or "no bound yet")
-        if decided(statistics, profile) and _are_varied(total, profile.min_images):
+        if decided(numbers, profile) and _are_varied(total, profile.min_images):
             return facts, total, True
     return facts, total, False
 
@@ -289,11 +289,11 @@ def likely_stops(profile: Profile) -> tuple[int, int]:
     return profile.min_images, second
 
 
-def _closest(statistics: Statistics, profile: Profile) -> str:
+def _closest(numbers: Statistics, profile: Profile) -> str:
     """Describe, for the progress, the statistic whose interval is closest to its threshold."""
     gaps = []
     for name in profile.deciding:
-        interval = getattr(statistics, name)
+        interval = getattr(numbers, name)
         minimum = profile.minimum_of(name)
         if interval.low is not None and interval.high is not None:
             distance = max(interval.low - minimum, minimum - interval.high)

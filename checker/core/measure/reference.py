@@ -20,7 +20,7 @@ from ..runtime.devices import CPU
 from ..runtime.runner import SAME_OUTPUT, Runner
 from ..runtime.session import relative_difference
 from ..statistics import definitions
-from ..statistics import state as sums
+from ..statistics.state import State, statistics, update
 from .opening import Opened, open_runner
 from .sums import FirstImages, RunFacts
 
@@ -134,11 +134,11 @@ def shifts(reference: AnyArray, measured: AnyArray) -> dict[str, float]:
 
 def _estimates(h: AnyArray) -> dict[str, float]:
     """Estimate the statistics of a few representations (image, feature)."""
-    state = sums.State(h.shape[1])
-    usable = sums.update(state, h, np.arange(len(h))).usable
+    state = State(h.shape[1])
+    usable = update(state, h, np.arange(len(h))).usable
     if not state.n:
         return {}
-    measured = sums.statistics(state, LOOKS_ALPHA)
+    measured = statistics(state, LOOKS_ALPHA)
     values = {name: getattr(measured, name).estimate for name in get_args(Statistic)}
     rows = h[usable]
     for definition in (definitions.effective_rank, definitions.relative_variance, definitions.mean_of_rest):
