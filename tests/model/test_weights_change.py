@@ -270,7 +270,7 @@ def test_weights_that_do_not_age_are_refused(clock: list[int]) -> None:
     clock[0] = Path("weights.bin").stat().st_ctime_ns - ahead_ns
     raised(CannotAssessError, said, open_model, MODEL)
     clock[0] += ahead_ns
-    assert open_model(MODEL).external_digests
+    assert open_model(MODEL).file.external_digests
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has mount namespaces")

@@ -144,7 +144,7 @@ def model_read(opened: ModelFile) -> Fields:
         source = f"{origin.library} {origin.name} ({origin.weights})"
     return {
         "file": str(opened.path),
-        "digest": opened.digest,
+        "digest": opened.file.digest,
         "source": source,
         "tensor": opened.representation.tensor,
         "pool": opened.representation.pool,
@@ -162,9 +162,9 @@ def model_facts(
     source = opened.contract and opened.contract.source
     return ModelFacts(
         **model_read(opened),
-        file_digest=opened.model_digest,
-        external_digests=opened.external_digests,
-        size_bytes=opened.size_bytes,
+        file_digest=opened.file.file_digest,
+        external_digests=opened.file.external_digests,
+        size_bytes=opened.file.size_bytes,
         opset=dict(opened.opsets),
         producer=opened.producer,
         left_out=opened.left_out,
@@ -182,7 +182,7 @@ def model_facts(
         batch_difference=batch_difference,
         fixed_scale_difference=fixed_scale_difference,
         output_difference=output_difference,
-        saturating_pairs=saturating_pairs(opened.graph.proto, opened.graph.file.weights),
+        saturating_pairs=saturating_pairs(opened.graph.proto, opened.file.weights),
     )
 
 

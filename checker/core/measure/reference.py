@@ -68,7 +68,7 @@ def reference_runs(opened: Opened, first: FirstImages) -> list[Reference | None]
         if kind is None or len(first.pixels) < 2:
             references += [None] * len(runner.models)
             continue
-        if runner.model.size_bytes > LARGE_BYTES:
+        if runner.model.file.size_bytes > LARGE_BYTES:
             runner.close()
         start = len(references)
         rows = [np.stack(of_tensor) for of_tensor in zip(*first.rows, strict=True)]

@@ -126,7 +126,9 @@ class Runner:
 
     def _graph(self, *, with_addition: bool) -> bytes:
         graph = self.model.graph
-        is_rewritten = self._is_exact and self.model.precision == "int8" and self.model.size_bytes <= LARGEST_REWRITTEN
+        is_rewritten = (
+            self._is_exact and self.model.precision == "int8" and self.model.file.size_bytes <= LARGEST_REWRITTEN
+        )
         if self._maps and not is_rewritten and (mapped := graph.mapped(with_addition=with_addition)):
             return mapped
         whole = graph.with_addition() if with_addition else graph.own()
@@ -328,7 +330,7 @@ class Runner:
         batches = [batch for of_set in batches_by_set for batch in of_set]
         can_halve = not one_pass and not self.fixed_batch
         outputs = iter(self._run_batches(session, names, batches, can_halve=can_halve))
-        refuse_changed(self.model.path, self.model.watched)
+        refuse_changed(self.model.path, self.model.file.watched)
         return [_joined(itertools.islice(outputs, len(of_set))) for of_set in batches_by_set]
 
     def _run_batches(
