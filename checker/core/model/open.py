@@ -38,6 +38,7 @@ from .weights import about
 
 MOST_NODES = 100_000  # that functions may open up to; they can call each other, twice as many a level
 DEEPEST_CALL = 101  # onnx refuses calls of functions that are deeper than 100
+QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
 
 
 class GraphOutput(NamedTuple):
@@ -158,19 +159,6 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     )
 
 
-def _with_end_by_weights(representation: Representation, constants: Constants) -> Representation:
-    """Return a representation whose end, such as a change of basis, takes the linear layer's weights into account."""
-    if representation.ends_in not in EMBEDDINGS:
-        return representation
-    kinds = {True: "change_of_basis", None: "linear_unread"}
-    kind = kinds.get(is_change_of_basis(constants, representation.tensor))
-    return replace(representation, ends_in=End(kind)) if kind else representation
-
-
-def _output(layers: Layers, name: str) -> GraphOutput:
-    return GraphOutput(name, name_of_type(layers.types.get(name)), layers.shapes.get(name))
-
-
 def _inlined(proto: ModelProto) -> ModelProto:
     """Open up the functions of a model.
 
@@ -205,6 +193,16 @@ def _inlined(proto: ModelProto) -> ModelProto:
         ) from error
 
 
+def _with_end_by_weights(representation: Representation, constants: Constants) -> Representation:
+    """Return a representation whose end, such as a change of basis, takes the linear layer's weights into account."""
+    if representation.ends_in not in EMBEDDINGS:
+        return representation
+    is_change = is_change_of_basis(constants, representation.tensor)
+    if is_change is None:
+        return replace(representation, ends_in=End("linear_unread"))
+    return replace(representation, ends_in=End("change_of_basis")) if is_change else representation
+
+
 def _addition(proto: ModelProto, representation: Representation, layers: Layers) -> tuple[str, GraphProto]:
     """Return the output to ask for, and what the graph lacks for it: nothing if it is there."""
     fetch = representation.tensor
@@ -224,9 +222,6 @@ def _addition(proto: ModelProto, representation: Representation, layers: Layers)
     return fetch, addition
 
 
-QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
-
-
 def precision(proto: ModelProto) -> str:
     """Return what most weights are, such as fp32; with any quantised layer, int8 or a float of 4 or 8 bits."""
     if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
@@ -239,3 +234,7 @@ def precision(proto: ModelProto) -> str:
         if weight.data_type in FLOATS:
             sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
     return max(sizes, key=sizes.__getitem__, default="fp32")
+
+
+def _output(layers: Layers, name: str) -> GraphOutput:
+    return GraphOutput(name, name_of_type(layers.types.get(name)), layers.shapes.get(name))
