@@ -16,7 +16,7 @@ from ...thresholds.tables import references
 from ..core.evidence import Evidence, RunOptions
 from ..core.measure.job import versions
 from ..core.measure.loop import decode, likely_stops, until_decided
-from ..core.measure.opening import Opened, open_sessions
+from ..core.measure.opening import OpenedJob, open_sessions
 from ..core.measure.probe import take_probe
 from ..core.measure.reference import reference_runs, with_references
 from ..core.measure.sums import FirstImages, conclude
@@ -201,7 +201,7 @@ def _measured(run: QuestionRun, model: Path, profile: Profile, saver: Saver | No
     return evidence, published_of(opened.models[0].contract)
 
 
-def _log_opened(opened: Opened) -> None:
+def _log_opened(opened: OpenedJob) -> None:
     model = opened.models[0]
     runner = opened.runners[0]
     tensor = model.representation

@@ -28,7 +28,7 @@ from ..verdict.rule import decided
 from .content import described_rows, is_complete, merge_described
 from .gallery import merge_seen, seen_rows
 from .job import SHARD_IMAGES
-from .opening import Inputs, Opened
+from .opening import Inputs, OpenedJob
 from .prepare import Prepared, prepare_item, stack
 from .probe import probe_measured, take_probe, usable
 from .sums import FirstImages, ImagesRead, Measurement, RunFacts, nothing_yet
@@ -146,14 +146,14 @@ def _tell_first(progress: Tell | None, n_read: int, n_images: int) -> None:
         progress(Progress(n_read, n_images, 0.0, "", FIRST_IMAGES))
 
 
-def measure_shard(opened: Opened, index: int) -> Measurement:
+def measure_shard(opened: OpenedJob, index: int) -> Measurement:
     """Measure one shard: at most `SHARD_IMAGES` images, from number `index` · `SHARD_IMAGES` on."""
     start = index * SHARD_IMAGES
     shard = replace(opened.source, entries=opened.source.entries[start : start + SHARD_IMAGES])
     return measure_images(opened, shard)
 
 
-def measure_images(opened: Opened, source: ImageSource | None = None) -> Measurement:
+def measure_images(opened: OpenedJob, source: ImageSource | None = None) -> Measurement:
     """Measure all images of a source; None = of the job's."""
     total = nothing_yet(len(opened.models))
     with decode(opened, source, execution=opened.runners[0].execution) as decoded:
@@ -163,7 +163,7 @@ def measure_images(opened: Opened, source: ImageSource | None = None) -> Measure
 
 
 def add_batch(
-    opened: Opened,
+    opened: OpenedJob,
     total: Measurement,
     batch: Sequence[Prepared],
     watch: Watch | None = None,
@@ -220,7 +220,7 @@ def key_of(digest: str) -> int:
 
 
 def until_decided(
-    opened: Opened,
+    opened: OpenedJob,
     profile: Profile,
     first: Sequence[Prepared | Skipped],
     decoded: Iterator[Prepared | Skipped],

@@ -36,14 +36,14 @@ class Inputs:
 
 
 @frozen
-class Opened(Inputs):
+class OpenedJob(Inputs):
     """A job with everything opened; nothing has run."""
 
     runners: tuple[Runner, ...]
     """one for all tensors where each is an output of the graph, else one a tensor"""
 
 
-def open_job(job: Job, open_source: OpenSource, *, threads: int | None = None) -> Opened:
+def open_job(job: Job, open_source: OpenSource, *, threads: int | None = None) -> OpenedJob:
     """Open model, preprocessing, images and session.
 
     Args:
@@ -80,12 +80,12 @@ def read_inputs(job: Job, open_source: OpenSource) -> Inputs:
     )
 
 
-def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
+def open_sessions(inputs: Inputs, *, threads: int | None = None) -> OpenedJob:
     """Open the models of `read_inputs`. Arguments and errors are those of `open_job`."""
     groups = [inputs.models] if _own_outputs(inputs.models) else [(model,) for model in inputs.models]
     photos = inputs.source.kind != "tensors"
     runners = tuple(open_runner(inputs, group, photos=photos, threads=threads) for group in groups)
-    return Opened(**vars(inputs), runners=runners)
+    return OpenedJob(**vars(inputs), runners=runners)
 
 
 def open_runner(

@@ -9,7 +9,7 @@ from ..evidence import Execution, ModelFacts, Options
 from ..images.entries import Entries
 from ..images.source import Skipped
 from ..runtime.runner import TRIED, Runner
-from .opening import Opened, model_facts
+from .opening import OpenedJob, model_facts
 from .prepare import Prepared, prepare_item, stack
 from .sums import RunFacts
 
@@ -45,14 +45,14 @@ def usable(items: Iterable[Prepared | Skipped]) -> list[Prepared]:
     return [item for item in items if isinstance(item, Prepared)]
 
 
-def probe(opened: Opened) -> RunFacts:
+def probe(opened: OpenedJob) -> RunFacts:
     """Try the model on the first usable images, which are decoded here (`probe_measured`)."""
     first = take_probe(prepare_item(item, opened) for item in opened.source.items())
     facts, _ = probe_measured(opened, usable(first))
     return facts
 
 
-def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[RunFacts, list[AnyArray]]:
+def probe_measured(opened: OpenedJob, images: Sequence[Prepared]) -> tuple[RunFacts, list[AnyArray]]:
     """Try the model, and measure images for it (`Runner.output_difference`, `Runner.batch_invariances`).
 
     To be called before anything else is measured: it settles the graph optimisation that the session runs with, and
