@@ -58,6 +58,20 @@ class BatchTrial(NamedTuple):
     alone: list[tuple[AnyArray, ...]]
     """of each image that ran alone, from the first one on: (1, feature) for each of the runner's models"""
 
+    def difference(self, index: int, in_batches: AnyArray) -> float:
+        """Return the largest difference of one model from what is expected of it (`Runner.batch_invariances`).
+
+        Args:
+            index: of the model.
+            in_batches: (image, feature) as they were measured; also expected of the images that did not run alone.
+        """
+        alone = [representations[index] for representations in self.alone]
+        expected = np.concatenate([*alone, in_batches[len(alone) :]])
+        difference = relative_difference(expected, in_batches)
+        for order, representations in zip(self.orders, self.together, strict=True):
+            difference = max(difference, relative_difference(expected[order], representations[index]))
+        return difference
+
 
 class Runner:
     """A model in an ONNX Runtime session. It is the only stateful object of the check.
@@ -228,12 +242,7 @@ class Runner:
         trial = self._run_trial(pixels)
         if trial is None:
             return (None,) * len(self.models)
-        differences = []
-        for index, in_batches in enumerate(rows):
-            alone = [representations[index] for representations in trial.alone]
-            together = [representations[index] for representations in trial.together]
-            differences.append(_largest_difference(in_batches, alone, together, trial.orders))
-        return tuple(differences)
+        return tuple(trial.difference(index, in_batches) for index, in_batches in enumerate(rows))
 
     def _run_trial(self, pixels: AnyArray) -> BatchTrial | None:
         """Run two or more images alone and together, as `batch_invariances` compares them.
@@ -429,24 +438,6 @@ def _orders(n: int, most: int) -> list[Indices]:
     """Return reversed orders of the first `TRIED` of n images, and of the first `most` where that is more."""
     sizes = sorted({min(TRIED, most), most})
     return [np.resize(np.arange(min(n, size))[::-1], size) for size in sizes]
-
-
-def _largest_difference(
-    in_batches: AnyArray, alone: Sequence[AnyArray], together: Sequence[AnyArray], orders: Sequence[Indices]
-) -> float:
-    """Return the largest relative difference between an image's representations (`Runner.batch_invariances`).
-
-    Args:
-        in_batches: (image, feature) as they were measured.
-        alone: (1, feature) of each image that ran alone; the others are expected as they were measured.
-        together: (image, feature) of each pass.
-        orders: (image,) of each pass: which images, in which order.
-    """
-    expected = np.concatenate([*alone, in_batches[len(alone) :]])
-    difference = relative_difference(expected, in_batches)
-    for order, representations in zip(orders, together, strict=True):
-        difference = max(difference, relative_difference(expected[order], representations))
-    return difference
 
 
 def _joined(batches: Iterable[Sequence[AnyArray]]) -> list[AnyArray]:
