@@ -18,7 +18,7 @@ from ...errors import unfit
 from ..evidence import Execution, Statistics
 from ..images.source import ImageSource, Item, Skipped, prefetch
 from ..model.open import ModelFile
-from ..progress import LOG, Progress, Tell
+from ..progress import LOG, Progress, Tell, tell_stage
 from ..runtime.devices import CPU, cpu_threads, expects_accelerator
 from ..runtime.runner import TRIED
 from ..statistics.intervals import FIRST_LOOK, is_look
@@ -114,7 +114,7 @@ def batches(
 
     def tell_image() -> None:
         if is_first and read.n_read > n_shown:
-            _tell_first(progress, read.n_read, n_images)
+            tell_stage(progress, FIRST_IMAGES, read.n_read, n_images)
 
     def tell_batch() -> None:
         if progress is not None:
@@ -138,12 +138,6 @@ def batches(
     if batch:
         yield batch
         tell_batch()
-
-
-def _tell_first(progress: Tell | None, n_read: int, n_images: int) -> None:
-    """Tell how many images are read, before the first batch is through."""
-    if progress is not None:
-        progress(Progress(n_read, n_images, 0.0, "", FIRST_IMAGES))
 
 
 def measure_shard(opened: OpenedJob, index: int) -> Measurement:
@@ -245,7 +239,7 @@ def until_decided(
     batch_size = opened.job.options.batch_size
     n_images = len(opened.source)
     n_wanted = max(TRIED, min(batch_size, profile.min_images))
-    tried = take_probe(decoded, n_wanted, first, lambda n_read: _tell_first(progress, n_read, n_images))
+    tried = take_probe(decoded, n_wanted, first, lambda n_read: tell_stage(progress, FIRST_IMAGES, n_read, n_images))
     facts, tried_rows = probe_measured(opened, usable(tried))
     n_tried = len(usable(tried))
     LOG.debug("%s: batch invariance and output were tried", opened.job.model)
