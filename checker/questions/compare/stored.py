@@ -14,8 +14,8 @@ from ...arrays import Array, Floats, float64
 from ...core.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
 from ...core.measure.reference import ReferenceOutput
 from ...core.verdict.gate import Gate
+from ...core.verdict.index_reasons import INDEX_REASONS
 from ...core.verdict.notes import notes_of
-from ...core.verdict.reasons import INDEX_REASONS
 from ...core.verdict.rule import NoTruth
 from ...errors import UsageError
 from ...report.document import Cell, Document, Facts, Section, document_of, facts_of_run, measured
