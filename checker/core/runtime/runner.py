@@ -253,7 +253,7 @@ class Runner:
         alone: list[AnyArray] = []
         if measured_size > 1:
             alone = [pixels[i : i + 1] for i in range(min(TRIED, len(pixels)))]
-        largest = max(TRIED, self.fixed_batch or measured_size + 1)
+        largest = max(TRIED, self.fixed_batch or measured_size + 1)  # images of the largest pass
         while largest > 1:
             orders = _orders(len(pixels), largest)
             if measured_size == 1:
