@@ -35,7 +35,7 @@ from robustcheck_onnx.checker.core.evidence import Options
 from robustcheck_onnx.checker.core.images.preprocess import apply, decode
 from robustcheck_onnx.checker.core.measure.job import Job
 from robustcheck_onnx.checker.core.measure.loop import measure_images
-from robustcheck_onnx.checker.core.measure.opening import Opened, open_job
+from robustcheck_onnx.checker.core.measure.opening import OpenedJob, open_job
 from robustcheck_onnx.checker.core.measure.prepare import prepare_item, stack
 from robustcheck_onnx.checker.core.measure.probe import probe, usable
 from robustcheck_onnx.checker.core.measure.sums import conclude
@@ -131,7 +131,7 @@ def models(run: Run) -> dict[str, Path]:
     }
 
 
-def opened(path: Path, photos: Path, device: str, n: int, **options: Any) -> Opened:
+def opened(path: Path, photos: Path, device: str, n: int, **options: Any) -> OpenedJob:
     """A job with its sessions, on a device."""
     return open_job(
         Job(path, Options(images=str(photos), max_images=n, preprocess="clip", device=device, **options)), of_job
@@ -184,13 +184,13 @@ def half_agreement(run: Run, photos: Path) -> dict[str, Any]:
     }
 
 
-def stacked(job: Opened) -> Any:
+def stacked(job: OpenedJob) -> Any:
     """The pixels of a job's photos, as its runner takes them."""
     decoded = [prepare_item(item, job) for item in job.source.items()]
     return stack(usable(decoded))
 
 
-def bare_rate(run: Run, job: Opened, pixels: Any, device: str) -> tuple[float, int]:
+def bare_rate(run: Run, job: OpenedJob, pixels: Any, device: str) -> tuple[float, int]:
     """Images a second of ONNX Runtime alone, with IO binding, its input on the device, at its best batch."""
     model = job.models[0]
     session, _ = open_session(model.graph.with_addition(), model, device, threads=cpu_threads())
@@ -248,7 +248,7 @@ def from_files(run: Run, path: Path, photos: Path, device: str, times: int) -> d
     return {"ours": ours, "bare": bare, "Pillow": pillow, "ratio": ours / least, "goal": "≥ 0.90", "photos": len(names)}
 
 
-def _ready(name: str, job: Opened) -> int:
+def _ready(name: str, job: OpenedJob) -> int:
     image, _ = decode(Path(name).read_bytes(), name)
     apply(job.preprocessing.preprocessing, image)
     return 1

@@ -179,7 +179,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     )
     runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
     loaded = [opened.source.load(i) for i in range(min(n, 128))]
-    pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, source.Picture)])
+    pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, source.DecodedImage)])
     tensors = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     graph, name = opened.models[0], opened.models[0].image_input.name
     whole, _ = open_session(graph.graph.with_addition(), graph, "cpu", threads=cpu_threads())

@@ -35,8 +35,8 @@ features and have features of both signs, so their sign alone does not turn them
 {chosen} photos were chosen with full knowledge of its vectors: those in which one feature (each of the {features}
 strongest was tried) lies furthest on its usual side, and those that are strongest by themselves. The table has the way
 that came nearest to a PASS. **{passed} of {n} sets passes**, and {estimates} would by estimates alone. A value in
-brackets is the lower bound, which must exceed the threshold: strength {strength:g}, persistence {outlier_frequency:g}, two-sidedness
-{two_sidedness:g}.
+brackets is the lower bound, which must exceed the threshold: strength {strength:g}, persistence
+{outlier_frequency:g}, two-sidedness {two_sidedness:g}.
 
 Reordering photos does not help either: among 78,000 simulated runs on sets without outlier features, which stop as soon
 as the evidence decides, none passes ([images needed](images-needed.md)).

@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 from skimage import data
 
-from robustcheck_onnx.checker.core.images.source import Picture
+from robustcheck_onnx.checker.core.images.source import DecodedImage
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.questions.shift.sets import labels_of
 
@@ -87,7 +87,7 @@ def write(photos: str, out: Path, kinds: tuple[str, ...] = tuple(KINDS)) -> dict
     """Write every kind of every photo to out/<kind>/<label>/<photo>.png; returns each kind's folder."""
     source = open_images(photos)
     for item, label in zip(source.items(), labels_of(source), strict=True):
-        if not isinstance(item, Picture):
+        if not isinstance(item, DecodedImage):
             raise SystemExit(f"error: {item.name} cannot be used: {getattr(item, 'reason', 'no photo')}")
         for kind in kinds:
             folder = out / kind / label

@@ -38,7 +38,7 @@ from schema_changes import SIDECARS, Case, made
 
 from robustcheck_onnx import checker
 from robustcheck_onnx.checker import __main__, child
-from robustcheck_onnx.checker.core.images.source import Picture
+from robustcheck_onnx.checker.core.images.source import DecodedImage
 from robustcheck_onnx.checker.core.model.contract import CONTRACT_KEY, graph_digest
 from robustcheck_onnx.checker.outside import isolation
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
@@ -86,7 +86,7 @@ def first_models(folder: Path) -> dict[str, Case]:
 
 def lay_photos(folder: Path) -> None:
     folder.mkdir()
-    pictures = [item.image for item in open_images(None).items() if isinstance(item, Picture)]
+    pictures = [item.image for item in open_images(None).items() if isinstance(item, DecodedImage)]
     for number, picture in enumerate(pictures[:N_PHOTOS]):
         Image.fromarray(np.asarray(picture)).resize((SIZE_PX, SIZE_PX), 2).save(folder / f"{number}.png")
 

@@ -31,7 +31,7 @@ TellLine = Callable[[str], None]
 """takes a line about what is going on, such as how far a fetch is"""
 
 
-def tell_stage(progress: Tell | None, words: str) -> None:
-    """Report a stage that counts no images."""
+def tell_stage(progress: Tell | None, words: str, n_done: int = 0, n_total: int = 0) -> None:
+    """Report a stage, with the images that are done where it counts them."""
     if progress is not None:
-        progress(Progress(0, 0, 0.0, "", words))
+        progress(Progress(n_done, n_total, 0.0, "", words))

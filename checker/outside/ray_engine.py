@@ -23,7 +23,7 @@ from typing import Any
 from ...thresholds.profile import Profile
 from ..core.measure.job import TRIES, Job, Outcome, died
 from ..core.measure.loop import measure_shard
-from ..core.measure.opening import Opened, open_job
+from ..core.measure.opening import OpenedJob, open_job
 from ..core.measure.probe import probe
 from ..core.measure.sums import Measurement, RunFacts, conclude, merge, nothing_yet
 from ..core.progress import TellLine
@@ -88,7 +88,7 @@ class Worker:
             os.chdir(folder)
         self._threads = threads
         self._number = -1
-        self._opened: Opened | None = None
+        self._opened: OpenedJob | None = None
         self._facts: RunFacts | None = None
 
     def hello(self) -> tuple[str, str]:
@@ -103,7 +103,7 @@ class Worker:
         except Exception as fault:  # noqa: BLE001 # reported as this job's error
             return as_error(fault)
 
-    def _open(self, number: int, job: Job) -> tuple[Opened, RunFacts]:
+    def _open(self, number: int, job: Job) -> tuple[OpenedJob, RunFacts]:
         if self._number != number or self._opened is None or self._facts is None:
             self._opened = self._facts = None  # the device's memory is free before the next model comes
             self._opened = open_job(job, of_job, threads=self._threads)

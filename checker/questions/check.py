@@ -4,7 +4,6 @@ from __future__ import annotations  # help() names the types as the package does
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,7 +16,7 @@ from ...thresholds.tables import references
 from ..core.evidence import Evidence, RunOptions
 from ..core.measure.job import versions
 from ..core.measure.loop import decode, likely_stops, until_decided
-from ..core.measure.opening import Opened, open_sessions
+from ..core.measure.opening import OpenedJob, open_sessions
 from ..core.measure.probe import take_probe
 from ..core.measure.reference import reference_runs, with_references
 from ..core.measure.sums import FirstImages, conclude
@@ -196,13 +195,13 @@ def _measured(run: QuestionRun, model: Path, profile: Profile, saver: Saver | No
         run.tell("trying the model on a few images")
         watch = None if saver is None else saver.add
         kept = FirstImages()
-        facts, total, is_decided = until_decided(opened, profile, chain(first, decoded), run.progress, watch, kept)
+        facts, total, is_decided = until_decided(opened, profile, first, decoded, run.progress, watch, kept)
     facts = with_references(facts, reference_runs(opened, kept))
     (evidence,) = conclude(inputs.job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)
 
 
-def _log_opened(opened: Opened) -> None:
+def _log_opened(opened: OpenedJob) -> None:
     model = opened.models[0]
     runner = opened.runners[0]
     tensor = model.representation

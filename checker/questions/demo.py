@@ -24,7 +24,7 @@ from rich.text import Text
 from ..arrays import AnyArray, Array, Float32s
 from ..core.evidence import Preprocessing
 from ..core.images.preprocess import apply
-from ..core.images.source import Picture
+from ..core.images.source import DecodedImage
 from ..core.model.contract import CONTRACT_KEY, graph_digest
 from ..core.verdict import reasons
 from ..errors import EnvironmentFaultError
@@ -93,7 +93,7 @@ def fit(inputs: Array, targets: Array) -> Array:
 def train() -> tuple[Array, Array]:
     """Fit weights to the bundled photos. Returns weights (384, 512) and the mean of the inputs (384,)."""
     items = open_images(None).items()
-    photos = np.stack([apply(PREPROCESSING, item.image) for item in items if isinstance(item, Picture)])
+    photos = np.stack([apply(PREPROCESSING, item.image) for item in items if isinstance(item, DecodedImage)])
     inputs, targets = halves(photos)
     return fit(inputs, targets), inputs.mean(0)
 

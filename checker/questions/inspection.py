@@ -165,7 +165,7 @@ def inspected(
             facts["origin"] = here.origin.model_dump()
         result = Inspected(
             file=str(here.path),
-            digest=inspection.model.digest,
+            digest=inspection.model.file.digest,
             tensor=inspection.model.representation.tensor,
             can_pass=inspection.can_pass,
             facts=facts,
@@ -198,10 +198,12 @@ def inspect_json(inspection: Inspection) -> Fields:
     return {
         "schema": INSPECT_SCHEMA,
         "file": str(model.path),
-        **_fields(model, "digest", "model_digest"),
-        "external": _all(model.external, "location", "size_bytes", "digest"),
-        **_fields(model, "size_bytes", "opsets", "ir_version", "producer", "precision"),
-        "saturating_pairs": saturating_pairs(model.graph.proto, model.graph.file.weights),
+        "digest": model.file.digest,
+        "model_digest": model.file.file_digest,
+        "external": _all(model.file.external, "location", "size_bytes", "digest"),
+        "size_bytes": model.file.size_bytes,
+        **_fields(model, "opsets", "ir_version", "producer", "precision"),
+        "saturating_pairs": saturating_pairs(model.graph.proto, model.file.weights),
         "representation": {
             **_fields(chosen, "tensor", "shape", "rule", "pool"),
             "ends_in": str(chosen.ends_in),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustcheck_onnx.checker.core.evidence import Preprocessing
 from robustcheck_onnx.checker.core.images.preprocess import apply
-from robustcheck_onnx.checker.core.images.source import Picture
+from robustcheck_onnx.checker.core.images.source import DecodedImage
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 
 SIZE_PX, PATCH_PX = 64, 16
@@ -34,7 +34,7 @@ PREPROCESSING = Preprocessing(
 def photos() -> NDArray[np.float32]:
     """The bundled photos as the encoder sees them, (image, 3, 64, 64)."""
     items = open_images(None).items()
-    pixels = [apply(PREPROCESSING, item.image) for item in items if isinstance(item, Picture)]
+    pixels = [apply(PREPROCESSING, item.image) for item in items if isinstance(item, DecodedImage)]
     return np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
 
 

@@ -187,7 +187,7 @@ def test_pairs_that_one_model_cannot_measure_count_at_it_and_nowhere_else() -> N
     states = pair.candidate.state, pair.reference.state
     assert [(each.n, each.n_nonfinite, each.n_constant) for each in states] == [(17, 1, 0), (17, 1, 1)]
     assert_allclose(pair.candidate.scaled_rows, scaled(a[left]), rtol=1e-6)
-    assert_allclose(states[1].powers, paired(a[left], b[left], left).reference.state.powers)
+    assert_allclose(states[1].z_powers, paired(a[left], b[left], left).reference.state.z_powers)
 
 
 def test_a_tie_or_a_nan_agrees_with_nothing() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.core.evidence import ReferenceRun
-from robustcheck_onnx.checker.core.measure.reference import Reference
+from robustcheck_onnx.checker.core.measure.reference import ReferenceOutput
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.questions.compare import stored
 from robustcheck_onnx.checker.questions.compare.index import compare_vectors
@@ -147,8 +147,8 @@ def test_other_preprocessing_is_tried_on_the_photos_whose_vectors_differ() -> No
 
 
 def test_vectors_that_differ_by_this_machines_arithmetic_alone_are_undecided() -> None:
-    def reference_of(exact: Array) -> Reference:
-        return Reference(ReferenceRun(by="exact int8 sums", n_images=40), exact[:40].astype(np.float32))
+    def reference_of(exact: Array) -> ReferenceOutput:
+        return ReferenceOutput(ReferenceRun(by="exact int8 sums", n_images=40), exact[:40].astype(np.float32))
 
     theirs = normal(100, 64, seed=5) + 2
     held = file_of(theirs, NAMES)

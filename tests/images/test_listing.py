@@ -23,7 +23,7 @@ from numpy.random import default_rng
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.images import entries
 from robustcheck_onnx.checker.core.images import source as images
-from robustcheck_onnx.checker.core.images.source import Picture, Skipped, prefetch
+from robustcheck_onnx.checker.core.images.source import DecodedImage, Skipped, prefetch
 from robustcheck_onnx.checker.core.measure.opening import open_job
 from robustcheck_onnx.checker.core.measure.probe import probe
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
@@ -71,9 +71,9 @@ def test_digests_that_begin_alike_are_told_apart(monkeypatch: Patch) -> None:
 def test_entries_are_made_when_asked_for() -> None:
     made = []
 
-    def make(place: int) -> entries.Entry:
+    def make(place: int) -> entries.ListedImage:
         made.append(place)
-        return entries.Entry(str(place), lambda: b"", row=place)
+        return entries.ListedImage(str(place), lambda: b"", row=place)
 
     order = default_rng(0).permutation(500)
     drawn = entries.Entries.listed([str(place) for place in range(500)], make).take(order)[10:490]
@@ -107,7 +107,7 @@ def test_every_row_comes_once_with_its_file() -> None:
         source = open_images(manifest, seed=3)
         assert [(entry.name, entry.origin) for entry in source.entries] == [(n, f"set/{n}") for n in ordered]
         for item in source.items():
-            assert isinstance(item, Picture)
+            assert isinstance(item, DecodedImage)
             assert (item.image.getpixel((0, 0)), item.label) == ((int(item.name[:3]), 0, 0), None)
         assert source.names_digest == digest_of(ordered)
         first, names_of_29 = open_images(manifest, seed=3, limit=29), ordered[:29]
@@ -125,7 +125,7 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(monkeypatch: 
         source = open_images(manifest)
         for index, entry in enumerate(source.entries):
             if entry.name in names:
-                assert isinstance(source.load(index), Picture)
+                assert isinstance(source.load(index), DecodedImage)
                 continue
             for read in (source.load, source.digest):
                 late = raised(UsageError, "", read, index)
@@ -194,7 +194,7 @@ def test_a_source_is_small_where_it_travels(late: Place) -> None:
     source = open_images(manifest)
     again = pickle.loads(pickle.dumps(source))
     assert list(again.entries.names()) == list(source.entries.names())
-    assert isinstance(again.load(0), Picture)
+    assert isinstance(again.load(0), DecodedImage)
     facts = copy.deepcopy(probe(open_job(new_job(model, str(manifest)), lambda _: source)))
     assert (facts.n_images, len(facts.source.entries)) == (81, 0)
     assert len(pickle.dumps(facts.source)) < 2000

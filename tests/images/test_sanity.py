@@ -20,7 +20,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.images import keypoints, sanity
 from robustcheck_onnx.checker.core.images.keypoints import SIGMAS, KeypointGallery, find_keypoints
 from robustcheck_onnx.checker.core.images.sanity import ImageSetState, describe, varied
-from robustcheck_onnx.checker.core.images.source import Picture
+from robustcheck_onnx.checker.core.images.source import DecodedImage
 from robustcheck_onnx.checker.outside.image_sets.open import BUNDLED, open_images
 from robustcheck_onnx.checker.report.check import Report
 from support import PHOTOS, Patch, Place, levels, lookup, read_text
@@ -400,8 +400,8 @@ def test_the_bundled_set_is_varied_and_photo_like() -> None:
     source = open_images(None)
     assert (source.kind, len(source)) == ("bundled", len(ROWS))
     items = list(source.items())
-    assert [item for item in items if not isinstance(item, Picture) or item.notes] == []
-    facts = ImageSetState(describe(item.image) for item in items if isinstance(item, Picture)).facts()
+    assert [item for item in items if not isinstance(item, DecodedImage) or item.notes] == []
+    facts = ImageSetState(describe(item.image) for item in items if isinstance(item, DecodedImage)).facts()
     assert facts.findings == ()
     assert facts.n_varied == facts.n_images >= 64
 

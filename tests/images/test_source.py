@@ -41,7 +41,7 @@ def digest_of(content: bytes) -> str:
 
 
 def level(item: Item) -> int:
-    assert isinstance(item, images.Picture), item
+    assert isinstance(item, images.DecodedImage), item
     value = item.image.getpixel((0, 0))
     assert isinstance(value, tuple)
     return int(value[0])

@@ -171,20 +171,20 @@ def test_layouts(opened: Any, shape: Any, text: str, layout: str) -> None:
 
 def test_identity_of_a_model() -> None:
     inline = open_model(save(classifier(), "a.onnx"))
-    assert inline.digest == inline.model_digest
-    assert inline.external_digests == {}
+    assert inline.file.digest == inline.file.file_digest
+    assert inline.file.external_digests == {}
     assert (inline.opsets, inline.ir_version, inline.precision) == ({"ai.onnx": 18}, 9, "fp32")
     assert [(each.name, each.dtype, each.shape) for each in inline.outputs] == [("logits", "float", (None, 10))]
     path = save(classifier(), "b.onnx", external=True)
     data = Path("b.onnx.data")
     first = open_model(path)
-    assert first.model_digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
-    assert first.external_digests == {"b.onnx.data": "sha256:" + hashlib.sha256(data.read_bytes()).hexdigest()}
-    assert first.size_bytes == path.stat().st_size + data.stat().st_size
+    assert first.file.file_digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    assert first.file.external_digests == {"b.onnx.data": "sha256:" + hashlib.sha256(data.read_bytes()).hexdigest()}
+    assert first.file.size_bytes == path.stat().st_size + data.stat().st_size
     flip(data, 5)
     second = open_model(path)
-    assert second.model_digest == first.model_digest
-    assert second.digest != first.digest  # other weights, another model
+    assert second.file.file_digest == first.file.file_digest
+    assert second.file.digest != first.file.digest  # other weights, another model
 
 
 def of_file(path: Path) -> str:
@@ -580,7 +580,7 @@ def test_mapped_weights_give_the_same_bits(monkeypatch: Patch, kind: str) -> Non
             changed.setattr(files, "MAPPED_BYTES", 1)
             mapped = open_model(path)
             assert len(mapped.graph.mapped(with_addition=True) or b"") < path.stat().st_size / 2
-            assert (mapped.digest, mapped.external) == (copied.digest, ())
+            assert (mapped.file.digest, mapped.file.external) == (copied.file.digest, ())
             found = read_onnx(path)
             assert graph_digest(found.proto, found.weights) == graph_digest(model)
             for each in (copied, mapped):

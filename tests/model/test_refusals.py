@@ -256,7 +256,7 @@ def test_of_a_whole_clip_the_image_encoder_is_opened() -> None:
     assert [node.op_type for node in graph.node] == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "MatMul"]
     of_image = ["pixel_values", "w16x16", "w16x3x3x3", "features"]
     assert [each.name for each in (*graph.input, *graph.initializer, *graph.value_info)] == of_image
-    assert found.size_bytes == path.stat().st_size + Path("m.onnx.data").stat().st_size
+    assert found.file.size_bytes == path.stat().st_size + Path("m.onnx.data").stat().st_size
     alone = open_model(save(written("", before=TOWER, inputs=[VALUES]), "alone.onnx"))
     assert alone.left_out == ()
     ours, theirs = (Runner(each, "cpu").run(PIXELS).representation for each in (found, alone))

@@ -19,7 +19,7 @@ import onnx
 import pytest
 
 from robustcheck_onnx import Progress, check
-from robustcheck_onnx.checker.core.measure.opening import Opened, open_sessions
+from robustcheck_onnx.checker.core.measure.opening import OpenedJob, open_sessions
 from robustcheck_onnx.checker.core.model import file as files
 from robustcheck_onnx.checker.core.model import watched, weights
 from robustcheck_onnx.checker.core.model.open import open_model
@@ -159,7 +159,7 @@ def around_sessions(monkeypatch: Patch, before: Callable[[], None], after: Calla
     """Do something before ONNX Runtime reads the weights, and after."""
     real = open_sessions
 
-    def opened(*arguments: Any, **options: Any) -> Opened:
+    def opened(*arguments: Any, **options: Any) -> OpenedJob:
         before()
         try:
             return real(*arguments, **options)
@@ -270,7 +270,7 @@ def test_weights_that_do_not_age_are_refused(clock: list[int]) -> None:
     clock[0] = Path("weights.bin").stat().st_ctime_ns - ahead_ns
     raised(CannotAssessError, said, open_model, MODEL)
     clock[0] += ahead_ns
-    assert open_model(MODEL).external_digests
+    assert open_model(MODEL).file.external_digests
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has mount namespaces")

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.core.verdict.reasons import INDEX_REASONS, RULES
+from robustcheck_onnx.checker.core.verdict.index_reasons import INDEX_REASONS
+from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.thresholds import profile

@@ -267,18 +267,14 @@ def test_the_page_says_what_each_threshold_hangs_on() -> None:
     page = read_text("docs/calibration.md")
     real = [row for row in TABLE if row.expected == "absent" and not row.excluded]
     minimums = {name: threshold.minimum for name, threshold in DEFAULT.thresholds.items()}
-    for name, words in {
-        "strength": "strength",
-        "outlier_frequency": "persistence",
-        "two_sidedness": "two-sidedness",
-    }.items():
-        threshold = DEFAULT.thresholds[name]
+    words = {"strength": "strength", "outlier_frequency": "persistence", "two_sidedness": "two-sidedness"}
+    for name, threshold in DEFAULT.thresholds.items():
         alone = [
             getattr(row, name)
             for row in real
             if [other for other, least in minimums.items() if not getattr(row, other) > least] == [name]
         ]
-        (line,) = re.findall(rf"^\| {words} {threshold.minimum} \| (.*) \|$", page, re.MULTILINE)
+        (line,) = re.findall(rf"^\| {words[name]} {threshold.minimum} \| (.*) \|$", page, re.MULTILINE)
         below, above, nearest = line.split(" | ")
         assert float(below.split(",")[0]) == pytest.approx(threshold.highest_without, abs=5e-3)
         assert float(above.split(",")[0]) == pytest.approx(threshold.lowest_with, abs=5e-3)

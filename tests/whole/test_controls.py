@@ -12,7 +12,7 @@ from numpy.random import Generator, default_rng
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.images.preprocess import apply
-from robustcheck_onnx.checker.core.images.source import Picture
+from robustcheck_onnx.checker.core.images.source import DecodedImage
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.questions import demo
 from support import EMBEDDINGS, lookup, needs_embeddings
@@ -115,7 +115,9 @@ def test_an_svd_of_real_vectors_in_the_last_layer_never_passes(tmp_path: Path, p
 def test_an_svd_folded_into_the_last_layer_never_passes(tmp_path: Path) -> None:
     """The demo's encoder about a mean of its own, in which no feature stands out, and the same after the SVD."""
     weights, mean = demo.train()
-    photos = [apply(demo.PREPROCESSING, item.image) for item in open_images(None).items() if isinstance(item, Picture)]
+    photos = [
+        apply(demo.PREPROCESSING, item.image) for item in open_images(None).items() if isinstance(item, DecodedImage)
+    ]
     inputs = demo.halves(np.stack(photos))[0]
     wanted = default_rng(0).normal(0, ((inputs - mean) @ weights).std(), weights.shape[1])
     shifted = mean - np.linalg.lstsq(weights.T, wanted, rcond=None)[0]

@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 import robustcheck_onnx as rc
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.evidence import IMAGENET
-from robustcheck_onnx.checker.core.images.source import Picture, Skipped
+from robustcheck_onnx.checker.core.images.source import DecodedImage, Skipped
 from robustcheck_onnx.checker.core.verdict.reasons import DYNAMIC_STEP
 from robustcheck_onnx.checker.outside.image_sets.open import open_images, open_iterable
 from robustcheck_onnx.checker.questions.inspection import inspect_model
@@ -106,7 +106,7 @@ def test_one_picture_is_the_same_image_in_every_form(lookup_pass: Place) -> None
     """Same pixels from a PIL image, an array and the file; a picture and its array have one digest."""
     _, photos = lookup_pass
     named, given, stacked = (
-        {item.name: item for item in source.items() if isinstance(item, Picture)}
+        {item.name: item for item in source.items() if isinstance(item, DecodedImage)}
         for source in (open_images(photos), open_iterable(pictures(photos)), open_iterable(np.stack(arrays(photos))))
     )
     for index, path in enumerate(files(photos)):
@@ -149,7 +149,7 @@ def test_buffers_and_frames_that_are_used_again_are_copied(tmp_path: Path) -> No
     frames = [Image.fromarray(array.copy()) for array in stream()]
     frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
     for source in (stream(), ImageSequence.Iterator(Image.open(tmp_path / "film.png"))):
-        seen = {item.image.getpixel((0, 0)) for item in open_iterable(source).items() if isinstance(item, Picture)}
+        seen = {item.image.getpixel((0, 0)) for item in open_iterable(source).items() if isinstance(item, DecodedImage)}
         assert seen == {(level,) * 3 for level in range(4)}
 
 

@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.cli.verbs import make, questions
 from robustcheck_onnx.checker.core.evidence import CLIP, Options, PreprocessingFacts
 from robustcheck_onnx.checker.core.images.source import Item, Skipped
 from robustcheck_onnx.checker.core.measure.loop import AHEAD
-from robustcheck_onnx.checker.core.measure.opening import Inputs, Opened, open_sessions
+from robustcheck_onnx.checker.core.measure.opening import Inputs, OpenedJob, open_sessions
 from robustcheck_onnx.checker.core.measure.prepare import Prepared, prepare_item
 from robustcheck_onnx.checker.core.runtime.runner import TRIED
 from robustcheck_onnx.checker.core.statistics.intervals import FIRST_LOOK
@@ -71,7 +71,7 @@ def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypa
         ready.put(item.name)
         return prepare_item(item, inputs)
 
-    def opened(inputs: Inputs) -> Opened:
+    def opened(inputs: Inputs) -> OpenedJob:
         names = {ready.get(timeout=PATIENCE_S) for _ in range(AHEAD)}  # raises where nobody decodes meanwhile
         # the probe took some out of the window already, and two threads decode: later ones may be among them
         assert names <= set(inputs.source.entries[: AHEAD + TRIED].names())

@@ -82,7 +82,8 @@ WORDS = {
 def _words() -> dict[str, str]:
     """Return what each word of a report means, without reasons and kinds."""
     from ....thresholds.statistics import DEFINITIONS
-    from ...core.verdict.reasons import INDEX_REASONS, KINDS, NAMES, RULES
+    from ...core.verdict.index_reasons import INDEX_REASONS
+    from ...core.verdict.reasons import KINDS, NAMES, RULES
     from ...report.record import CLAIM
 
     statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
@@ -95,7 +96,7 @@ def _words() -> dict[str, str]:
 
 def _of_index(name: str) -> str:
     """Return what a reason of an index verdict means, with its next step; empty for another reason."""
-    from ...core.verdict.reasons import INDEX_REASONS
+    from ...core.verdict.index_reasons import INDEX_REASONS
 
     return " ".join(INDEX_REASONS.get(name, ())).strip()
 

@@ -19,7 +19,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class ListedImage:
     """An image that is not read yet. read gives the file's bytes, a (channel, height, width) array, or a picture."""
 
     name: str
@@ -32,28 +32,28 @@ class Entry:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Entries(Sequence[Entry]):
-    """The images of a listing in some order. An Entry is made when somebody asks for it.
+class Entries(Sequence[ListedImage]):
+    """The images of a listing in some order. A ListedImage is made when somebody asks for it.
 
     A million rows are a million strings, not a million objects; a slice shares them.
     """
 
     all_names: Sequence[str]
     """in the order of the listing"""
-    make: Callable[[int], Entry]
-    """makes the Entry of an index into the listing"""
+    make: Callable[[int], ListedImage]
+    """makes the image of an index into the listing"""
     order: Counts
     """(image,) int64: index into the listing"""
     plan: Callable[[Counts], None] | None = None
     """of tables, called with the order before the first read; files are read in any order"""
 
     @classmethod
-    def listed(cls, names: Sequence[str], make: Callable[[int], Entry]) -> Entries:
+    def listed(cls, names: Sequence[str], make: Callable[[int], ListedImage]) -> Entries:
         """Return all images of a listing, in its order."""
         return cls(names, make, np.arange(len(names), dtype=np.int64))
 
     @classmethod
-    def of(cls, entries: Sequence[Entry]) -> Entries:
+    def of(cls, entries: Sequence[ListedImage]) -> Entries:
         """Return all of these entries, in their order."""
         return cls.listed([entry.name for entry in entries], entries.__getitem__)
 
@@ -62,7 +62,7 @@ class Entries(Sequence[Entry]):
         return replace(self, order=self.order[indices])
 
     def names(self) -> Iterator[str]:
-        """Return the names in order; no Entry is made."""
+        """Return the names in order; no ListedImage is made."""
         return itertools.chain.from_iterable(self.names_in_chunks())
 
     def names_in_chunks(self) -> Iterator[list[str]]:
@@ -74,10 +74,10 @@ class Entries(Sequence[Entry]):
         return len(self.order)
 
     @overload
-    def __getitem__(self, index: int) -> Entry: ...
+    def __getitem__(self, index: int) -> ListedImage: ...
     @overload
     def __getitem__(self, index: slice) -> Entries: ...
-    def __getitem__(self, index: int | slice) -> Entry | Entries:
+    def __getitem__(self, index: int | slice) -> ListedImage | Entries:
         if isinstance(index, slice):
             return replace(self, order=self.order[index])
         return self.make(int(self.order[index]))

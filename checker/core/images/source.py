@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class DecodedImage:
     """A decoded photo. image is loaded and of mode RGB; digest is sha256 of the file's bytes."""
 
     name: str
@@ -59,7 +59,7 @@ class Skipped:
     reason: str
 
 
-Item = Picture | Tensor | Skipped
+Item = DecodedImage | Tensor | Skipped
 
 
 @frozen
@@ -93,10 +93,10 @@ class ImageSource:
             content = entry.read()
             if isinstance(content, bytes):
                 image, notes = decode(content, entry.name, self.keep or FULL_SIZE)
-                return Picture(entry.name, image, _digest(content), notes, entry.label)
+                return DecodedImage(entry.name, image, _digest(content), notes, entry.label)
             if isinstance(content, Image.Image):
                 image, notes = from_picture(content)
-                return Picture(entry.name, image, _digest(image), notes, entry.label)
+                return DecodedImage(entry.name, image, _digest(image), notes, entry.label)
             values = np.ascontiguousarray(content, dtype=np.float32)
         except UnreadableImageError as fault:
             return Skipped(entry.name, str(fault))

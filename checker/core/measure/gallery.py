@@ -16,7 +16,7 @@ import numpy as np
 from ...arrays import Float32s
 from ...text import frozen
 from ..evidence import Gallery, SeenImage
-from ..statistics import state as sums
+from ..statistics.state import MeasuredBatch
 
 SHOWN = 64  # images of the outlier-feature map
 EXTREME = 5  # images of the largest kurtosis, and of the smallest
@@ -47,7 +47,7 @@ class SeenRows:
     """the `EXTREME` of the smallest, smallest first; of equal ones the earlier first"""
 
 
-def seen_rows(batch: sums.MeasuredBatch, names: Sequence[str], digests: Sequence[str]) -> SeenRows:
+def seen_rows(batch: MeasuredBatch, names: Sequence[str], digests: Sequence[str]) -> SeenRows:
     """Select the rows of one batch, for `merge_seen`.
 
     Args:

@@ -18,17 +18,17 @@ from ...errors import unfit
 from ..evidence import Execution, Statistics
 from ..images.source import ImageSource, Item, Skipped, prefetch
 from ..model.open import ModelFile
-from ..progress import LOG, Progress, Tell
+from ..progress import LOG, Progress, Tell, tell_stage
 from ..runtime.devices import CPU, cpu_threads, expects_accelerator
 from ..runtime.runner import TRIED
-from ..statistics import state as sums
 from ..statistics.intervals import FIRST_LOOK, is_look
+from ..statistics.state import MAX_FEATURES, State, statistics, update
 from ..verdict.reasons import NAMES
 from ..verdict.rule import decided
 from .content import described_rows, is_complete, merge_described
 from .gallery import merge_seen, seen_rows
 from .job import SHARD_IMAGES
-from .opening import Inputs, Opened
+from .opening import Inputs, OpenedJob
 from .prepare import Prepared, prepare_item, stack
 from .probe import probe_measured, take_probe, usable
 from .sums import FirstImages, ImagesRead, Measurement, RunFacts, nothing_yet
@@ -113,8 +113,8 @@ def batches(
     is_first = True
 
     def tell_image() -> None:
-        if progress is not None and is_first and read.n_read > n_shown:
-            progress(Progress(read.n_read, n_images, 0.0, "", FIRST_IMAGES))
+        if is_first and read.n_read > n_shown:
+            tell_stage(progress, FIRST_IMAGES, read.n_read, n_images)
 
     def tell_batch() -> None:
         if progress is not None:
@@ -140,14 +140,14 @@ def batches(
         tell_batch()
 
 
-def measure_shard(opened: Opened, index: int) -> Measurement:
+def measure_shard(opened: OpenedJob, index: int) -> Measurement:
     """Measure one shard: at most `SHARD_IMAGES` images, from number `index` · `SHARD_IMAGES` on."""
     start = index * SHARD_IMAGES
     shard = replace(opened.source, entries=opened.source.entries[start : start + SHARD_IMAGES])
     return measure_images(opened, shard)
 
 
-def measure_images(opened: Opened, source: ImageSource | None = None) -> Measurement:
+def measure_images(opened: OpenedJob, source: ImageSource | None = None) -> Measurement:
     """Measure all images of a source; None = of the job's."""
     total = nothing_yet(len(opened.models))
     with decode(opened, source, execution=opened.runners[0].execution) as decoded:
@@ -157,7 +157,7 @@ def measure_images(opened: Opened, source: ImageSource | None = None) -> Measure
 
 
 def add_batch(
-    opened: Opened,
+    opened: OpenedJob,
     total: Measurement,
     batch: Sequence[Prepared],
     watch: Watch | None = None,
@@ -189,7 +189,7 @@ def add_batch(
         tensor = total.tensors[index]
         if tensor.state is None:
             tensor.state = _empty_state(opened.models[index], array.shape[1])
-        added = sums.update(tensor.state, array, keys)
+        added = update(tensor.state, array, keys)
         tensor.seen = merge_seen(tensor.seen, seen_rows(added, names, digests))
         usable_rows = array[added.usable]
         usable_images = list(compress(batch, added.usable))
@@ -199,13 +199,13 @@ def add_batch(
             watch(usable_rows, usable_images)
 
 
-def _empty_state(model: ModelFile, n_features: int) -> sums.State:
-    """Return the sums over no image yet. Raises CannotAssessError for a representation that is an unpooled map."""
-    if n_features > sums.MAX_FEATURES:
+def _empty_state(model: ModelFile, n_features: int) -> State:
+    """Return the state of no image yet. Raises CannotAssessError for a representation that is an unpooled map."""
+    if n_features > MAX_FEATURES:
         raise unfit(
-            model.path, f"representation has {n_features} features; more than {sums.MAX_FEATURES} is an unpooled map"
+            model.path, f"representation has {n_features} features; more than {MAX_FEATURES} is an unpooled map"
         )
-    return sums.State(n_features)
+    return State(n_features)
 
 
 def key_of(digest: str) -> int:
@@ -214,59 +214,60 @@ def key_of(digest: str) -> int:
 
 
 def until_decided(
-    opened: Opened,
+    opened: OpenedJob,
     profile: Profile,
+    first: Sequence[Prepared | Skipped],
     decoded: Iterator[Prepared | Skipped],
     progress: Tell | None,
     watch: Watch | None,
     kept: FirstImages,
 ) -> tuple[RunFacts, Measurement, bool]:
-    """Try the model, and measure until the evidence decides or the images end.
+    """Try the model on the first images, and measure images until the evidence decides or they end.
 
-    kept: gets the first images.
+    Args:
+        opened: the job.
+        profile: its thresholds decide.
+        first: the images that were decoded while the session opened; all of them are tried.
+        decoded: the images after these.
+        progress: as for `batches`.
+        watch: as for `add_batch`.
+        kept: gets the first images.
 
     Returns:
         What the trial found, the sums, and whether the evidence decided.
     """
     batch_size = opened.job.options.batch_size
     n_images = len(opened.source)
-
-    def shown() -> Iterator[Prepared | Skipped]:
-        for n_read, item in enumerate(decoded, 1):
-            if progress is not None:
-                progress(Progress(n_read, n_images, 0.0, "", FIRST_IMAGES))
-            yield item
-
-    first = take_probe(shown(), max(TRIED, min(batch_size, profile.min_images)))
-    facts, rows = probe_measured(opened, usable(first))
+    n_wanted = max(TRIED, min(batch_size, profile.min_images))
+    tried = take_probe(decoded, n_wanted, first, lambda n_read: tell_stage(progress, FIRST_IMAGES, n_read, n_images))
+    facts, tried_rows = probe_measured(opened, usable(tried))
+    n_tried = len(usable(tried))
     LOG.debug("%s: batch invariance and output were tried", opened.job.model)
     total = nothing_yet(1)
     closest = ""  # of the last look, for the progress
     of_images = batches(
-        chain(first, decoded),
+        chain(tried, decoded),
         total.images,
         batch_size,
         n_images=n_images,
         first_look=profile.min_images,
         progress=progress,
         label=lambda: closest,
-        n_shown=len(first),
+        n_shown=len(tried),
     )
     for batch in of_images:
-        own = [array[: len(batch)] for array in rows]
-        rows = [array[len(batch) :] for array in rows]
-        has_all = all(
-            len(array) == len(batch) for array in own
-        )  # else those of the trial end inside this batch, which runs
-        add_batch(opened, total, batch, watch, own if has_all else (), kept)
+        n_usable = total.images.n_usable  # with this batch
+        measured: list[AnyArray] = []
+        if n_usable <= n_tried:  # else the batch has untried images, and runs whole
+            measured = [array[n_usable - len(batch) : n_usable] for array in tried_rows]
+        add_batch(opened, total, batch, watch, measured, kept)
         state = total.tensors[0].state
-        n_usable = total.images.n_usable
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue
-        measured = sums.statistics(state, profile.alpha, profile.bounds)
-        closest = _closest(measured, profile)
+        numbers = statistics(state, profile.alpha, profile.bounds)
+        closest = _closest(numbers, profile)
         LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest or "no bound yet")
-        if decided(measured, profile) and _are_varied(total, profile.min_images):
+        if decided(numbers, profile) and _are_varied(total, profile.min_images):
             return facts, total, True
     return facts, total, False
 
@@ -282,11 +283,11 @@ def likely_stops(profile: Profile) -> tuple[int, int]:
     return profile.min_images, second
 
 
-def _closest(statistics: Statistics, profile: Profile) -> str:
+def _closest(numbers: Statistics, profile: Profile) -> str:
     """Describe, for the progress, the statistic whose interval is closest to its threshold."""
     gaps = []
     for name in profile.deciding:
-        interval = getattr(statistics, name)
+        interval = getattr(numbers, name)
         minimum = profile.minimum_of(name)
         if interval.low is not None and interval.high is not None:
             distance = max(interval.low - minimum, minimum - interval.high)

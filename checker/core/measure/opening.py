@@ -36,14 +36,14 @@ class Inputs:
 
 
 @frozen
-class Opened(Inputs):
+class OpenedJob(Inputs):
     """A job with everything opened; nothing has run."""
 
     runners: tuple[Runner, ...]
     """one for all tensors where each is an output of the graph, else one a tensor"""
 
 
-def open_job(job: Job, open_source: OpenSource, *, threads: int | None = None) -> Opened:
+def open_job(job: Job, open_source: OpenSource, *, threads: int | None = None) -> OpenedJob:
     """Open model, preprocessing, images and session.
 
     Args:
@@ -80,12 +80,12 @@ def read_inputs(job: Job, open_source: OpenSource) -> Inputs:
     )
 
 
-def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
+def open_sessions(inputs: Inputs, *, threads: int | None = None) -> OpenedJob:
     """Open the models of `read_inputs`. Arguments and errors are those of `open_job`."""
     groups = [inputs.models] if _own_outputs(inputs.models) else [(model,) for model in inputs.models]
     photos = inputs.source.kind != "tensors"
     runners = tuple(open_runner(inputs, group, photos=photos, threads=threads) for group in groups)
-    return Opened(**vars(inputs), runners=runners)
+    return OpenedJob(**vars(inputs), runners=runners)
 
 
 def open_runner(
@@ -144,7 +144,7 @@ def model_read(opened: ModelFile) -> Fields:
         source = f"{origin.library} {origin.name} ({origin.weights})"
     return {
         "file": str(opened.path),
-        "digest": opened.digest,
+        "digest": opened.file.digest,
         "source": source,
         "tensor": opened.representation.tensor,
         "pool": opened.representation.pool,
@@ -162,9 +162,9 @@ def model_facts(
     source = opened.contract and opened.contract.source
     return ModelFacts(
         **model_read(opened),
-        file_digest=opened.model_digest,
-        external_digests=opened.external_digests,
-        size_bytes=opened.size_bytes,
+        file_digest=opened.file.file_digest,
+        external_digests=opened.file.external_digests,
+        size_bytes=opened.file.size_bytes,
         opset=dict(opened.opsets),
         producer=opened.producer,
         left_out=opened.left_out,
@@ -182,7 +182,7 @@ def model_facts(
         batch_difference=batch_difference,
         fixed_scale_difference=fixed_scale_difference,
         output_difference=output_difference,
-        saturating_pairs=saturating_pairs(opened.graph.proto, opened.graph.file.weights),
+        saturating_pairs=saturating_pairs(opened.graph.proto, opened.file.weights),
     )
 
 

@@ -1,24 +1,39 @@
 """Try a model on the first photos, before anything is measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from ...arrays import AnyArray
 from ..evidence import Execution, ModelFacts, Options
 from ..images.entries import Entries
 from ..images.source import Skipped
 from ..runtime.runner import TRIED, Runner
-from .opening import Opened, model_facts
+from .opening import OpenedJob, model_facts
 from .prepare import Prepared, prepare_item, stack
 from .sums import RunFacts
 
 
-def take_probe(decoded: Iterable[Prepared | Skipped], n: int = TRIED) -> list[Prepared | Skipped]:
-    """Take images until `n` are usable, or all."""
+def take_probe(
+    decoded: Iterable[Prepared | Skipped],
+    n: int = TRIED,
+    taken: Iterable[Prepared | Skipped] = (),
+    tell: Callable[[int], None] | None = None,
+) -> list[Prepared | Skipped]:
+    """Take images until `n` are usable, or all.
+
+    Args:
+        decoded: the images.
+        n: usable images.
+        taken: the images before these, of which at most `n` are usable; they are returned, too.
+        tell: called after every image, with the number of images.
+    """
     first: list[Prepared | Skipped] = []
     n_usable = 0
-    for item in decoded:
+    for item in chain(taken, decoded):
         first.append(item)
+        if tell is not None:
+            tell(len(first))
         n_usable += isinstance(item, Prepared)
         if n_usable == n:
             break
@@ -30,14 +45,14 @@ def usable(items: Iterable[Prepared | Skipped]) -> list[Prepared]:
     return [item for item in items if isinstance(item, Prepared)]
 
 
-def probe(opened: Opened) -> RunFacts:
+def probe(opened: OpenedJob) -> RunFacts:
     """Try the model on the first usable images, which are decoded here (`probe_measured`)."""
     first = take_probe(prepare_item(item, opened) for item in opened.source.items())
     facts, _ = probe_measured(opened, usable(first))
     return facts
 
 
-def probe_measured(opened: Opened, images: Sequence[Prepared]) -> tuple[RunFacts, list[AnyArray]]:
+def probe_measured(opened: OpenedJob, images: Sequence[Prepared]) -> tuple[RunFacts, list[AnyArray]]:
     """Try the model, and measure images for it (`Runner.output_difference`, `Runner.batch_invariances`).
 
     To be called before anything else is measured: it settles the graph optimisation that the session runs with, and

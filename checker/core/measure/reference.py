@@ -20,8 +20,8 @@ from ..runtime.devices import CPU
 from ..runtime.runner import SAME_OUTPUT, Runner
 from ..runtime.session import relative_difference
 from ..statistics import definitions
-from ..statistics import state as sums
-from .opening import Opened, open_runner
+from ..statistics.state import State, statistics, update
+from .opening import OpenedJob, open_runner
 from .sums import FirstImages, RunFacts
 
 IMAGES_OF_COMPARISON = 16  # more than of a check: they decide whether an index verdict stands
@@ -31,7 +31,7 @@ Arithmetic = Literal["exact int8 sums", "no graph optimisation"]
 
 
 @frozen
-class Reference:
+class ReferenceOutput:
     """A reference run of one tensor."""
 
     run: ReferenceRun
@@ -48,7 +48,7 @@ def kind_of(execution: Execution) -> Arithmetic | None:
     return "exact int8 sums" if execution.int8_sums.saturates else "no graph optimisation"
 
 
-def with_references(facts: RunFacts, references: Sequence[Reference | None]) -> RunFacts:
+def with_references(facts: RunFacts, references: Sequence[ReferenceOutput | None]) -> RunFacts:
     """Return the facts with the reference run of each tensor, where there is one."""
     executions = [
         execution if reference is None else execution.model_copy(update={"reference": reference.run})
@@ -57,18 +57,18 @@ def with_references(facts: RunFacts, references: Sequence[Reference | None]) -> 
     return replace(facts, executions=tuple(executions))
 
 
-def reference_runs(opened: Opened, first: FirstImages) -> list[Reference | None]:
+def reference_runs(opened: OpenedJob, first: FirstImages) -> list[ReferenceOutput | None]:
     """Run the first images by reference arithmetic, for each tensor; None where that is not needed.
 
     The sessions of files over 1 GiB are closed: nothing runs in them afterwards.
     """
-    references: list[Reference | None] = []
+    references: list[ReferenceOutput | None] = []
     for runner in opened.runners:
         kind = kind_of(runner.execution.model_copy(update={"arithmetic": opened.job.options.arithmetic}))
         if kind is None or len(first.pixels) < 2:
             references += [None] * len(runner.models)
             continue
-        if runner.model.size_bytes > LARGE_BYTES:
+        if runner.model.file.size_bytes > LARGE_BYTES:
             runner.close()
         start = len(references)
         rows = [np.stack(of_tensor) for of_tensor in zip(*first.rows, strict=True)]
@@ -78,8 +78,8 @@ def reference_runs(opened: Opened, first: FirstImages) -> list[Reference | None]
 
 
 def _run(
-    opened: Opened, runner: Runner, kind: Arithmetic, pixels: GenericArray, measured: Sequence[AnyArray]
-) -> list[Reference | None]:
+    opened: OpenedJob, runner: Runner, kind: Arithmetic, pixels: GenericArray, measured: Sequence[AnyArray]
+) -> list[ReferenceOutput | None]:
     """Compare the measured representations of one session with those of the reference."""
     is_exact = kind == "exact int8 sums"
     level = "all" if is_exact else "none"
@@ -95,8 +95,8 @@ def _run(
             floor = on_cpu(level=other_level).represent_in_batches(pixels[:IMAGES_OF_FLOOR])
     except (CannotAssessError, EnvironmentFaultError) as fault:
         failed = ReferenceRun(by=kind, failed=fault.message)
-        return [Reference(failed)] * len(measured)
-    references: list[Reference | None] = []
+        return [ReferenceOutput(failed)] * len(measured)
+    references: list[ReferenceOutput | None] = []
     for index, (exact, own) in enumerate(zip(reference, measured, strict=True)):
         cosines = cosine(exact, own)
         of_floor = None
@@ -111,7 +111,7 @@ def _run(
             floor=of_floor,
             shifts=shifts(exact, own),
         )
-        references.append(Reference(run, exact))
+        references.append(ReferenceOutput(run, exact))
     return references
 
 
@@ -134,11 +134,11 @@ def shifts(reference: AnyArray, measured: AnyArray) -> dict[str, float]:
 
 def _estimates(h: AnyArray) -> dict[str, float]:
     """Estimate the statistics of a few representations (image, feature)."""
-    state = sums.State(h.shape[1])
-    usable = sums.update(state, h, np.arange(len(h))).usable
+    state = State(h.shape[1])
+    usable = update(state, h, np.arange(len(h))).usable
     if not state.n:
         return {}
-    measured = sums.statistics(state, LOOKS_ALPHA)
+    measured = statistics(state, LOOKS_ALPHA)
     values = {name: getattr(measured, name).estimate for name in get_args(Statistic)}
     rows = h[usable]
     for definition in (definitions.effective_rank, definitions.relative_variance, definitions.mean_of_rest):

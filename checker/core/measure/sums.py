@@ -16,7 +16,8 @@ from ..evidence import Evidence, Execution, ImageFacts, InputLevels, ModelFacts,
 from ..images.preprocess import LevelSums
 from ..images.sanity import ImageSetState
 from ..images.source import Digests, ImageSource, Skipped, check_bad, digest_of_set
-from ..statistics import state as sums
+from ..statistics.state import State, statistics
+from ..statistics.state import merge as merge_states
 from .content import DescribedRows, content_of, merge_described
 from .gallery import SeenRows, gallery_of, merge_seen
 from .job import SHARD_IMAGES, Job
@@ -141,7 +142,7 @@ class FirstImages:
 class TensorSums:
     """The sums over the representations of one tensor."""
 
-    state: sums.State | None = None
+    state: State | None = None
     """None before the first image"""
     seen: SeenRows = field(default_factory=SeenRows)
     """empty where nobody keeps any"""
@@ -151,7 +152,7 @@ class TensorSums:
         """Add the sums over later images."""
         state = self.state or later.state
         if self.state and later.state:
-            state = sums.merge(self.state, later.state)
+            state = merge_states(self.state, later.state)
         seen = merge_seen(self.seen, later.seen)
         return TensorSums(state, seen, merge_described(self.described, later.described))
 
@@ -237,7 +238,7 @@ def conclude(
     """
     read = measurement.images
     read.check_usable(facts.source)
-    statistics = []
+    measured = []
     for model, tensor in zip(facts.models, measurement.tensors, strict=True):
         if tensor.state is None or tensor.state.n == 0:
             where = f" of {model.tensor}" if len(facts.models) > 1 else ""
@@ -246,7 +247,7 @@ def conclude(
                 f"number of finite, not constant representations{where} is 0 of {read.n_usable}; "
                 "at least one is needed",
             )
-        statistics.append(sums.statistics(tensor.state, profile.alpha, profile.bounds))
+        measured.append(statistics(tensor.state, profile.alpha, profile.bounds))
     read.check_usable(facts.source, job.options.max_bad, sampled=decided)
     images = read.facts(facts.source)
     levels = input_levels(read.levels, facts)
@@ -255,7 +256,7 @@ def conclude(
         stopped = "decided"
     elif facts.source.n_available > facts.n_images:
         stopped = "image limit"
-    of_tensors = zip(statistics, measurement.tensors, facts.models, facts.executions, strict=True)
+    of_tensors = zip(measured, measurement.tensors, facts.models, facts.executions, strict=True)
     return tuple(
         Evidence(
             statistics=numbers,

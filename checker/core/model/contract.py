@@ -36,7 +36,7 @@ class TensorEntry(Frozen):
     """thresholds hold only for the rule that they were calibrated on"""
 
 
-class Source(Frozen):
+class SourceModel(Frozen):
     """Which model was exported, and from where."""
 
     library: str
@@ -53,7 +53,7 @@ class Source(Frozen):
     said"""
 
 
-class Kept(Frozen):
+class VectorAgreement(Frozen):
     """What an int8 file keeps of its original's vectors, on photos that did not calibrate."""
 
     cosine: float
@@ -71,9 +71,9 @@ class FormParity(Frozen):
     photos: int
     outlier_features: int
     """of the original"""
-    plain: Kept
+    plain: VectorAgreement
     """in sessions as every run opens them, on the CPU that made the file"""
-    exact: Kept
+    exact: VectorAgreement
     """with exact sums"""
 
 
@@ -109,7 +109,7 @@ class Contract(Frozen):
     """the option or the sidecar that stated it when a plain file got its contract; empty where an exporter knew it"""
     tensors: dict[str, TensorEntry]
     """keys are names of graph outputs; "representation" is always there"""
-    source: Source
+    source: SourceModel
     versions: dict[str, str]
     precision: Literal["fp32", "fp16", "int8-dynamic", "int8-qdq"]
     parity: Parity | None = None

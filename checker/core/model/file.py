@@ -23,7 +23,7 @@ from onnx.external_data_helper import set_external_data
 
 from ...errors import CannotAssessError, UsageError
 from ...paths import existing_parent, nearest_path
-from ...text import frozen, quoted
+from ...text import frozen, quoted, sha256_of
 from ..model_size import max_model_bytes
 from .nodes import check_dimensions, check_well_formed
 from .watched import ExternalFile, OpenFolder, aged_status, read_file, stamp_of, stamps_writes
@@ -75,17 +75,40 @@ class OnnxFile:
 
     path: Path
     proto: ModelProto
-    size_bytes: int
-    """of the model file alone"""
-    model_digest: str
+    weights: Weights
+    """the file's content, and where in it, or in other files, the values of weights lie that `proto` does not hold"""
+    external: tuple[ExternalFile, ...]
+    """the files of weights, each with its digest"""
+    mapped: ExternalFile | None
+    """the file, where its content is mapped: whether it changed must be looked at (`refuse_changed`)"""
+    file_digest: str
     """sha256:… of the model file alone, as `sha256sum` prints it"""
     beginning: str
     """digest of all bytes before the metadata; empty where the file does not end with all of them"""
-    external: tuple[ExternalFile, ...]
-    weights: Weights
-    """the file's content, and where in it, or in other files, the values of weights lie that `proto` does not hold"""
-    mapped: ExternalFile | None = None
-    """the file, where its content is mapped: whether it changed must be looked at (`refuse_changed`)"""
+
+    @property
+    def digest(self) -> str:
+        """Return sha256:… of the model: `file_digest` without external data, else one over all digests."""
+        if not self.external:
+            return self.file_digest
+        lines = [self.file_digest]
+        lines += [f"{part.location} {part.digest}" for part in self.external]
+        return sha256_of("\n".join(lines).encode())
+
+    @property
+    def external_digests(self) -> dict[str, str]:
+        """Return the digest of each file of weights, by its name."""
+        return {part.location: part.digest for part in self.external}
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the size of the model file and the files of weights together."""
+        return len(self.weights.content) + sum(part.size_bytes for part in self.external)
+
+    @property
+    def watched(self) -> tuple[ExternalFile, ...]:
+        """Return the files that must not change any more: those of weights, and the model's own where it is mapped."""
+        return self.external if self.mapped is None else (*self.external, self.mapped)
 
 
 @frozen
@@ -219,7 +242,7 @@ def read_onnx(path: Path) -> OnnxFile:
         elif mapped is not None and places:
             open_folder = OpenFolder(own.parent)
         weights = Weights(open_folder, content, places)
-        return OnnxFile(path, proto, len(content), digest, beginning, tuple(external), weights, mapped)
+        return OnnxFile(path, proto, weights, tuple(external), mapped, digest, beginning)
 
 
 def external_locations(path: Path) -> tuple[ModelProto, list[str]]:

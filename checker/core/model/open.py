@@ -20,7 +20,7 @@ from onnx.helper import make_node
 
 from ....thresholds.ends import End
 from ...errors import CannotAssessError
-from ...text import frozen, sha256_of
+from ...text import frozen
 from ..evidence import GraphScaling
 from .constants import Constants, is_change_of_basis
 from .contract import Contract, changed, parse_contract
@@ -33,11 +33,12 @@ from .nodes import Names, integer, nested_nodes, sort_model
 from .refusals import check_supported, refuse_dense, refuse_giants
 from .representation import Candidate, Representation, choose, find_candidates
 from .scaling import find_scalings
-from .watched import ExternalFile, refuse_changed
+from .watched import refuse_changed
 from .weights import about
 
 MOST_NODES = 100_000  # that functions may open up to; they can call each other, twice as many a level
 DEEPEST_CALL = 101  # onnx refuses calls of functions that are deeper than 100
+QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
 
 
 class GraphOutput(NamedTuple):
@@ -52,55 +53,53 @@ class GraphOutput(NamedTuple):
 class ModelFile:
     """A model opened for the check. Nothing of it has run."""
 
-    path: Path
-    digest: str
-    """sha256:… of the model: the file's own without external data, else over all digests"""
-    model_digest: str
-    external: tuple[ExternalFile, ...]
-    size_bytes: int
-    """with external data"""
+    graph: Graph
+    """as its author wrote it, and what is added to it; its `file` has digests and weights"""
     opsets: Mapping[str, int]
     """domain ("ai.onnx" for the default one): version"""
     ir_version: int
     producer: str
     precision: str
     """fp32, fp16, bf16 or int8 (any quantised layer)"""
+    contract: Contract | None
+    file_changed: bool | None
+    """whether the graph or weights are others than those the contract was written for; None: no contract says"""
+
     image_input: ImageInput
     scalings: tuple[GraphScaling, ...]
     """what the graph itself does to the image input before its first layer: several where branches differ"""
     left_out: Names
     """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
+
     outputs: tuple[GraphOutput, ...]
-    contract: Contract | None
-    file_changed: bool | None
-    """whether the graph or weights are others than those the contract was written for; None: no contract says"""
-    representation: Representation
-    candidates: tuple[Candidate, ...]
-    head: Head | None
+    """of the author's graph"""
     class_output: str | None
+    """the output that has class scores"""
+    head: Head | None
+    """the linear layer that makes them"""
+    candidates: tuple[Candidate, ...]
+    """the tensors that could be the representation"""
+    representation: Representation
+    """the tensor that is read, and why"""
     fetch: str
     """the output to ask ONNX Runtime for"""
     added_output: bool
     """whether `fetch` was added to the graph"""
-    graph: Graph
-    """as its author wrote it, and what was added behind"""
-    external_folder: Path | None
+
+    @property
+    def file(self) -> OnnxFile:
+        """Return the file that was read."""
+        return self.graph.file
+
+    @property
+    def path(self) -> Path:
+        """Return the file's path."""
+        return self.file.path
 
     @property
     def scaling(self) -> GraphScaling | None:
         """Return the first of `scalings`: None where the graph does nothing to the values, or this is unknown."""
         return self.scalings[0] if self.scalings else None
-
-    @property
-    def watched(self) -> tuple[ExternalFile, ...]:
-        """Return the files that must not change any more: those of weights, and the model's own where it is mapped."""
-        own = self.graph.file.mapped
-        return self.external if own is None else (*self.external, own)
-
-    @property
-    def external_digests(self) -> dict[str, str]:
-        """Return the digest of each external file, by its name."""
-        return {file.location: file.digest for file in self.external}
 
 
 def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None = None) -> ModelFile:
@@ -138,49 +137,26 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     fetch, addition = _addition(proto, representation, layers)
     if file.mapped is not None:  # what was parsed is what was digested
         refuse_changed(file.path, (file.mapped,))
+    is_rewritten = moved or bool(left_out) or bool(file.external) or proto is not file.proto
     return ModelFile(
-        path=file.path,
-        digest=digest_of(file),
-        model_digest=file.model_digest,
-        external=file.external,
-        size_bytes=file.size_bytes + sum(part.size_bytes for part in file.external),
+        graph=Graph(file, proto, rewritten=is_rewritten, addition=addition),
         opsets={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
         ir_version=proto.ir_version,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         precision=precision(proto),
+        contract=contract,
+        file_changed=file_changed,
         image_input=image_input,
         scalings=find_scalings(constants, image_input, representation.tensor),
         left_out=left_out,
         outputs=tuple(_output(layers, name) for name in names),
-        contract=contract,
-        file_changed=file_changed,
-        representation=representation,
-        candidates=find_candidates(layers, names),
-        head=choice.head,
         class_output=choice.class_output,
+        head=choice.head,
+        candidates=find_candidates(layers, names),
+        representation=representation,
         fetch=fetch,
         added_output=bool(addition.output),
-        graph=Graph(
-            file,
-            proto,
-            rewritten=moved or bool(left_out) or bool(file.external) or proto is not file.proto,
-            addition=addition,
-        ),
-        external_folder=file.weights.folder,
     )
-
-
-def _with_end_by_weights(representation: Representation, constants: Constants) -> Representation:
-    """Return a representation whose end, such as a change of basis, takes the linear layer's weights into account."""
-    if representation.ends_in not in EMBEDDINGS:
-        return representation
-    kinds = {True: "change_of_basis", None: "linear_unread"}
-    kind = kinds.get(is_change_of_basis(constants, representation.tensor))
-    return replace(representation, ends_in=End(kind)) if kind else representation
-
-
-def _output(layers: Layers, name: str) -> GraphOutput:
-    return GraphOutput(name, name_of_type(layers.types.get(name)), layers.shapes.get(name))
 
 
 def _inlined(proto: ModelProto) -> ModelProto:
@@ -217,13 +193,14 @@ def _inlined(proto: ModelProto) -> ModelProto:
         ) from error
 
 
-def digest_of(file: OnnxFile) -> str:
-    """Return the digest of a model as sha256:…, the file's own without external data, else one over all digests."""
-    if not file.external:
-        return file.model_digest
-    lines = [file.model_digest]
-    lines += [f"{part.location} {part.digest}" for part in file.external]
-    return sha256_of("\n".join(lines).encode())
+def _with_end_by_weights(representation: Representation, constants: Constants) -> Representation:
+    """Return a representation whose end, such as a change of basis, takes the linear layer's weights into account."""
+    if representation.ends_in not in EMBEDDINGS:
+        return representation
+    is_change = is_change_of_basis(constants, representation.tensor)
+    if is_change is None:
+        return replace(representation, ends_in=End("linear_unread"))
+    return replace(representation, ends_in=End("change_of_basis")) if is_change else representation
 
 
 def _addition(proto: ModelProto, representation: Representation, layers: Layers) -> tuple[str, GraphProto]:
@@ -245,9 +222,6 @@ def _addition(proto: ModelProto, representation: Representation, layers: Layers)
     return fetch, addition
 
 
-QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
-
-
 def precision(proto: ModelProto) -> str:
     """Return what most weights are, such as fp32; with any quantised layer, int8 or a float of 4 or 8 bits."""
     if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
@@ -260,3 +234,7 @@ def precision(proto: ModelProto) -> str:
         if weight.data_type in FLOATS:
             sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
     return max(sizes, key=sizes.__getitem__, default="fp32")
+
+
+def _output(layers: Layers, name: str) -> GraphOutput:
+    return GraphOutput(name, name_of_type(layers.types.get(name)), layers.shapes.get(name))

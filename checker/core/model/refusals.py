@@ -20,7 +20,7 @@ from ...errors import CannotAssessError
 from ...text import quoted
 from .layers import LINEAR, Layers, computed_constants
 from .nodes import Names, bodies, nested_nodes, op_set
-from .representation import EMBEDDING_NAME
+from .roles import EMBEDDING_NAME
 
 
 def check_supported(proto: ModelProto) -> frozenset[str]:

@@ -1,12 +1,6 @@
-"""Choose the tensor that is the representation, with the reason and the alternatives.
+"""Choose the tensor that is the representation, with the reason and the alternatives."""
 
-What each output of the graph holds, class scores or an embedding, is decided here, too, and object detectors are
-refused.
-"""
-
-import re
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -17,135 +11,12 @@ from ....thresholds.ends import End
 from ...errors import CannotAssessError, UsageError
 from ...text import first_of, frozen, quoted
 from .contract import Contract
-from .ends import AFTER_LINEAR, SECOND, embedding_under, ends_in
-from .last_layer import GATE, SCALE, UNIT, Head, Join, find_head
+from .ends import ends_in
+from .last_layer import Head, Join, find_head
 from .layers import FLOATS, Layers, Shape
-from .nodes import Names, op_set
+from .nodes import Names
 from .pooling import choose_pool, is_vector, user_pool
-
-# widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
-# ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
-CLASS_COUNTS = frozenset((2, 10, 100, 101, 200, 365, 1000, 1001, 10450, 11221, 11821, 21841, 21843))
-CLASS_NAME = re.compile(r"logit|prob|scores?\b|(^|[^a-z])class(es)?([^a-z]|$)|classif|softmax|predict|label", re.I)
-CLASS_OPS = op_set(
-    "Softmax LogSoftmax Sigmoid ArgMax TopK QLinearSoftmax QLinearSigmoid LabelEncoder ArrayFeatureExtractor ZipMap"
-)
-ACTIVATED = frozenset(("Relu", "Clip", GATE))  # class scores go through none of these
-EMBEDDING_NAME = re.compile(r"embed|feature|represent|pooler|hidden_state|descriptor|(^|[^a-z])emb([^a-z]|$)", re.I)
-Ending = Head | Join | None
-"""what `find_head` returns for an output"""
-COSINE = "its last linear layer reads a vector of length 1, as that of a zero-shot head does"
-
-
-class Role(NamedTuple):
-    """The content of one output of the graph."""
-
-    output: str
-    head: Head | None
-    is_class: bool | None
-    """True: class scores; False: an embedding; None: nothing tells"""
-    why: str
-
-
-def role_of(layers: Layers, output: str) -> Role:
-    """Return the role of an output, by the layers that end it, else by its name, else by its last linear layer."""
-    end = find_head(layers, output)
-    head = end if isinstance(end, Head) else None
-    is_class, why = _content(layers, output, end, head)
-    return Role(output, head, is_class, why)
-
-
-def _content(layers: Layers, output: str, end: Ending, head: Head | None) -> tuple[bool | None, str]:
-    last = ends_in(layers, output)
-    ops: AbstractSet[str] = set()
-    if head is not None:
-        ops = head.crossed
-    elif last.kind == "activation":
-        ops = {last.op} - {"Sigmoid"}
-    if score := CLASS_OPS & ops:
-        return True, f"it ends in {min(score)}"
-    if head is not None and head.cosine:
-        return True, COSINE
-    is_named_class = bool(CLASS_NAME.search(output))
-    if is_named_class != bool(EMBEDDING_NAME.search(output)):
-        why = f"its name is {output!r}"
-        if not is_named_class and (scores := like_scores(layers, output)):
-            why = f"{why}, but {scores}"
-        return is_named_class, why
-    heads = _joined_heads(layers, end)
-    if heads and all(head.cosine or has_class_width(head) for head in heads):
-        return True, _joins(end, heads)
-    if head is None:
-        return False, like_scores(layers, output) or "no linear layer ends it"
-    return _by_last_layer(layers, head, last)
-
-
-def _by_last_layer(layers: Layers, head: Head, last: End) -> tuple[bool | None, str]:
-    if SCALE in head.crossed:
-        return None, f"a factor follows its last linear layer ({head.op})"
-    is_wide = has_class_width(head)
-    if is_wide and head.writes_bias:
-        return True, f"its last linear layer has a bias and {head.classes} outputs"
-    if embedding_under(layers, head.tensor) is not None:
-        return None, f"what its last linear layer ({head.op}) reads could be an embedding itself"
-    if UNIT in head.crossed and last == AFTER_LINEAR and not is_wide:
-        return False, f"an L2 norm follows its last linear layer ({head.op})"
-    if head.classes and not is_wide and not head.has_bias:
-        return False, f"a projection without bias to {head.classes} features ends it"
-    if not is_wide and ACTIVATED & head.crossed:
-        return False, f"an activation follows its last linear layer ({head.op})"
-    bias = "a" if head.has_bias else "no"
-    return None, f"its last linear layer has {head.classes or 'an unknown number of'} outputs and {bias} bias"
-
-
-def _joined(layers: Layers, end: Ending) -> list[Ending]:
-    """Return the ends of the branches of a join. Anything else has none."""
-    return [find_head(layers, branch) for branch in end.branches] if isinstance(end, Join) else []
-
-
-def _joined_heads(layers: Layers, end: Ending) -> list[Head]:
-    """Return the heads that a join reads: none where a branch ends in anything else, or in a convolution."""
-    ends = _joined(layers, end)
-    heads = [end for end in ends if isinstance(end, Head) and "Conv" not in end.op]
-    return heads if len(heads) == len(ends) else []
-
-
-def _joins(end: Ending, heads: Sequence[object]) -> str:
-    return f"{end.op if end else ''} joins {len(heads)} linear layers as class scores have"
-
-
-def like_scores(layers: Layers, tensor: str) -> str:
-    """Return why `tensor` holds class scores by its layers, whatever its name is: "" where it does not.
-
-    Logits on images of one category have few extreme classes in every image: only the graph tells them apart.
-    """
-    if ends_in(layers, tensor) == SECOND:
-        return "its last linear layer reads another one, as a head on embeddings does"
-    head = find_head(layers, tensor)
-    if any(isinstance(end, Head) and end.cosine for end in _joined(layers, head)):
-        return COSINE
-    heads = _joined_heads(layers, head)
-    if heads and all(_is_classifier(head) for head in heads):
-        return _joins(head, heads)
-    if not isinstance(head, Head) or ACTIVATED & head.crossed:
-        return ""
-    if score := CLASS_OPS & head.crossed:
-        return f"it ends in {min(score)}, as class scores do"
-    if head.cosine:
-        return COSINE
-    if _is_classifier(head):
-        return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
-    return "a factor follows its last linear layer, as behind a zero-shot head" if SCALE in head.crossed else ""
-
-
-def _is_classifier(head: Head) -> bool:
-    return has_class_width(head) and head.writes_bias
-
-
-def has_class_width(head: Head) -> bool:
-    """Return whether a head has the width of a label set, a well-known count or not a multiple of 8."""
-    return head.classes in CLASS_COUNTS or (head.classes or 0) % 8 != 0
-
+from .roles import EMBEDDING_NAME, Ending, Role, has_class_width, joined_ends, like_scores, role_of
 
 SHOWN = 12  # names that a message lists
 # what a contract may call a tensor next to its representation; by any other rule there is that one
@@ -300,7 +171,7 @@ def find_candidates(layers: Layers, outputs: Names) -> tuple[Candidate, ...]:
             rule = "pooled" if role.is_class is False else "head_input"
             add(end.tensor, rule, f"input of the last linear layer ({end.op}) before {output}")
         elif isinstance(end, Join):
-            for branch, inner in zip(end.branches, _joined(layers, end), strict=True):
+            for branch, inner in zip(end.branches, joined_ends(layers, end), strict=True):
                 if isinstance(inner, Head):
                     add(inner.tensor, "head_input", f"input of {inner.op} in a branch that {end.op} joins")
                 else:
@@ -355,7 +226,7 @@ def _unclear_head(layers: Layers, classes: Sequence[Role]) -> str:
     """Return why no single linear layer makes the class scores: "" where one does, or there are none."""
     for role in classes:
         if role.head is None:
-            heads = _joined(layers, find_head(layers, role.output))
+            heads = joined_ends(layers, find_head(layers, role.output))
             read = sorted({head.tensor for head in heads if isinstance(head, Head)})
             joined = f": {len(heads)} heads are joined, which read {', '.join(read)}" if read else ""
             return f"output {role.output!r} holds class scores ({role.why}), but no single linear layer ends it{joined}"

@@ -7,7 +7,7 @@ Quantisers that take their scale over the whole batch are found, and held fixed 
 import itertools
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -46,6 +46,31 @@ class RunOutput:
     """(image, feature) float32 or float64, values as the model gives them: not checked for finiteness"""
     class_output: AnyArray | None
     """(image, class) where the model has class scores"""
+
+
+class BatchTrial(NamedTuple):
+    """The representations of the first images, alone and together, for `Runner.batch_invariances`."""
+
+    orders: list[Indices]
+    """(image,) of each pass of images together: which images, in which order"""
+    together: list[tuple[AnyArray, ...]]
+    """of each such pass: (image, feature) for each of the runner's models, in the order of the pass"""
+    alone: list[tuple[AnyArray, ...]]
+    """of each image that ran alone, from the first one on: (1, feature) for each of the runner's models"""
+
+    def difference(self, index: int, in_batches: AnyArray) -> float:
+        """Return the largest difference of one model from what is expected of it (`Runner.batch_invariances`).
+
+        Args:
+            index: of the model.
+            in_batches: (image, feature) as they were measured; also expected of the images that did not run alone.
+        """
+        alone = [representations[index] for representations in self.alone]
+        expected = np.concatenate([*alone, in_batches[len(alone) :]])
+        difference = relative_difference(expected, in_batches)
+        for order, representations in zip(self.orders, self.together, strict=True):
+            difference = max(difference, relative_difference(expected[order], representations[index]))
+        return difference
 
 
 class Runner:
@@ -115,7 +140,9 @@ class Runner:
 
     def _graph(self, *, with_addition: bool) -> bytes:
         graph = self.model.graph
-        is_rewritten = self._is_exact and self.model.precision == "int8" and self.model.size_bytes <= LARGEST_REWRITTEN
+        is_rewritten = (
+            self._is_exact and self.model.precision == "int8" and self.model.file.size_bytes <= LARGEST_REWRITTEN
+        )
         if self._maps and not is_rewritten and (mapped := graph.mapped(with_addition=with_addition)):
             return mapped
         whole = graph.with_addition() if with_addition else graph.own()
@@ -209,35 +236,41 @@ class Runner:
             pixels: the first images of the run.
             measured: what `represent_in_batches` gives for them; None = computed here.
         """
+        if len(pixels) < 2:
+            return (None,) * len(self.models)
         rows = self.represent_in_batches(pixels) if measured is None else measured
-        usual = self.fixed_batch or min(self._batch_size, self._pass_images)  # images of a measured pass
+        trial = self._run_trial(pixels)
+        if trial is None:
+            return (None,) * len(self.models)
+        return tuple(trial.difference(index, in_batches) for index, in_batches in enumerate(rows))
+
+    def _run_trial(self, pixels: AnyArray) -> BatchTrial | None:
+        """Run two or more images alone and together, as `batch_invariances` compares them.
+
+        None where memory is too short for two images together.
+        """
+        measured_size = self.fixed_batch or min(self._batch_size, self._pass_images)  # images of a measured pass
         alone: list[AnyArray] = []
-        if usual > 1:
+        if measured_size > 1:
             alone = [pixels[i : i + 1] for i in range(min(TRIED, len(pixels)))]
-        most = max(TRIED, self.fixed_batch or usual + 1)
-        while most > 1 and len(pixels) > 1:
-            orders = _orders(len(pixels), most)
-            if usual == 1:
-                orders.append(orders[0][::-1])
-            sets = [pixels[order] for order in orders]
+        largest = max(TRIED, self.fixed_batch or measured_size + 1)  # images of the largest pass
+        while largest > 1:
+            orders = _orders(len(pixels), largest)
+            if measured_size == 1:
+                in_order = orders[0][::-1]
+                orders.append(in_order)
+            together = [pixels[order] for order in orders]
             try:
-                outputs = self._represent([*sets, *alone], one_pass=True)
-                break
+                representations = self._represent([*together, *alone], one_pass=True)
             except EnvironmentFaultError:
                 if self.fixed_batch:
                     raise
-                most = max(most // 2, usual) if most > usual else most // 2
-                self._pass_images = min(self._pass_images, most)
-        else:
-            return (None,) * len(self.models)
-        differences: list[float | None] = []
-        for in_batches, *outcomes in zip(rows, *outputs, strict=True):
-            expected = np.concatenate([*outcomes[len(orders) :], in_batches[len(alone) :]])
-            difference = relative_difference(expected, in_batches)
-            for order, together in zip(orders, outcomes, strict=False):
-                difference = max(difference, relative_difference(expected[order], together))
-            differences.append(difference)
-        return tuple(differences)
+                half = largest // 2
+                largest = max(half, measured_size) if largest > measured_size else half
+                self._pass_images = min(self._pass_images, largest)
+                continue
+            return BatchTrial(orders, representations[: len(orders)], representations[len(orders) :])
+        return None
 
     def fixed_scale_invariances(self, pixels: AnyArray) -> tuple[float | None, ...]:
         """Measure `batch_invariances` with fixed scales of the quantisers that compute them over the batch.
@@ -248,22 +281,26 @@ class Runner:
         nothing: tuple[float | None, ...] = (None,) * len(self.models)
         if self.fixed_batch or not scales_over_batch(self.model.graph.proto):
             return nothing
-        measured = self._session
-        level = self.execution.optimization
-        model, names = with_scales(self.model.graph.with_addition())
+        with_outputs, names = with_scales(self.model.graph.with_addition())
+        own_session = self._session
         try:
-            session, _ = self._open_graph(model.SerializeToString(), level)
-            values = feed(pixels, self.model, scaled_on_device=self._scaling is not None)
-            (scales,) = self._run_session(session, names, [values])
-            if isinstance(scales, Exception):
+            scales = self._compute_scales(with_outputs, names, pixels)
+            if scales is None:
                 return nothing
-            fixed = with_fixed_scales(model, names, scales)
-            self._session, _ = self._open_graph(fixed, level)
+            fixed = with_fixed_scales(with_outputs, names, scales)
+            self._session, _ = self._open_graph(fixed, self.execution.optimization)
             return self.batch_invariances(pixels)
         except CannotAssessError:
             return nothing
         finally:
-            self._session = measured
+            self._session = own_session
+
+    def _compute_scales(self, with_outputs: ModelProto, names: list[str], pixels: AnyArray) -> list[Any] | None:
+        """Compute the scales of quantisers, which are named outputs, for images together; None where that fails."""
+        session, _ = self._open_graph(with_outputs.SerializeToString(), self.execution.optimization)
+        values = feed(pixels, self.model, scaled_on_device=self._scaling is not None)
+        (scales,) = self._run_session(session, names, [values])
+        return None if isinstance(scales, Exception) else scales
 
     def output_difference(self, pixels: AnyArray) -> float:
         """Return the largest relative difference of the model's own outputs with and without the added one, on a batch.
@@ -302,7 +339,7 @@ class Runner:
         batches = [batch for of_set in batches_by_set for batch in of_set]
         can_halve = not one_pass and not self.fixed_batch
         outputs = iter(self._run_batches(session, names, batches, can_halve=can_halve))
-        refuse_changed(self.model.path, self.model.watched)
+        refuse_changed(self.model.path, self.model.file.watched)
         return [_joined(itertools.islice(outputs, len(of_set))) for of_set in batches_by_set]
 
     def _run_batches(

@@ -120,9 +120,9 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
     for pattern in SOURCE_NOISE:
         text = pattern.sub("", text)
     text = text.replace("Name:'' ", "").replace("Status Message: ", "")
-    if model.external_folder is not None:  # the name of an open folder says nothing to anybody
-        folder = str(model.external_folder.resolve())
-        text = text.replace(str(model.external_folder), folder)
+    folder = model.file.weights.folder
+    if folder is not None:  # the name of an open folder says nothing to anybody
+        text = text.replace(str(folder), str(folder.resolve()))
     hint = f"robustcheck inspect {quoted(model.path)}"
     if "bfloat16" in text:
         hint = "export it in float32, or run it on a GPU: --device cuda"
@@ -145,9 +145,9 @@ def _session(
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if exact:
         options.add_session_config_entry(EXACT_SUMS, "1")
-    if model.external_folder is not None:
-        folder = str(model.external_folder)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    folder = model.file.weights.folder
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a provider that is not there: the providers are compared instead

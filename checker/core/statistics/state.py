@@ -11,7 +11,6 @@ for those who bring all of it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -158,32 +157,33 @@ def _key(row: npt.NDArray[np.float64]) -> int:
     return int.from_bytes(hashlib.sha256((row + 0.0).tobytes()).digest()[-4:], "big")  # no minus before a zero
 
 
-@dataclass
 class State:
-    """The sums over images. Those of the jackknife are separate for each of `GROUPS` groups of images."""
+    """A plain accumulator of images: counts, sums over images, and the kurtosis of each image.
 
-    n_features: int
-    n_nonfinite: int = 0
-    n_constant: int = 0
+    h is a representation, z the same standardised, y is z less its median (docs/statistics.md). What the jackknife
+    needs is summed for each of `GROUPS` groups of images.
+    """
 
-    def __post_init__(self) -> None:
-        d = self.n_features
-        self.sizes = np.zeros(GROUPS)
-        self.powers = np.zeros((4, GROUPS, d))  # sums of z, z², z³, z⁴
-        self.energies = np.zeros((4, GROUPS, d))  # sums of h², min(h, 0)², y², min(y, 0)²: `definitions.energies`
-        self.total = np.zeros(d)  # sum of h
-        self.far_above = np.zeros(d)  # images with z > 4
-        self.far_below = np.zeros(d)  # images with z < −4
-        self.zeros = 0
-        self.below_zero = 0
-        self.max_median_sum = 0.0
-        self.per_image: list[Array] = []
-        self.first_top: Indices | None = None  # the strongest features at the first look
+    def __init__(self, n_features: int) -> None:
+        self.n_features = n_features
+        self.n_nonfinite = 0  # images left out
+        self.n_constant = 0  # images left out
+        self.group_sizes = np.zeros(GROUPS)  # (group,) number of images
+        self.z_powers = np.zeros((4, GROUPS, n_features))  # (power, group, feature): sums of z, z², z³, z⁴
+        self.energies = np.zeros((4, GROUPS, n_features))  # the same of h², min(h, 0)², y², min(y, 0)²
+        self.sum_h = np.zeros(n_features)
+        self.n_above = np.zeros(n_features)  # images with z > 4, by feature
+        self.n_below = np.zeros(n_features)  # images with z < −4, by feature
+        self.n_zero = 0  # values of h that are 0, over images and features
+        self.n_negative = 0  # values of h below 0
+        self.sum_max_median = 0.0  # of the max-median ratio of each image
+        self.kurtosis: list[Array] = []  # (image,) of each batch: mean_j z⁴
+        self.first_top: Indices | None = None  # the strongest features at the first look; None before it
 
     @property
     def n(self) -> int:
         """Count the images measured so far. Non-finite and constant ones are left out."""
-        return int(self.sizes.sum())
+        return int(self.group_sizes.sum())
 
 
 class MeasuredBatch(NamedTuple):
@@ -224,33 +224,36 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> MeasuredBatch
     if not len(x):
         return MeasuredBatch(rows.usable, x, np.empty(0))
     z = definitions.standardise(x)
-    before = state.n
-    if before < FIRST_LOOK <= before + len(z):  # at the same image, whatever the batches are
-        added = z[: FIRST_LOOK - before] ** 4
-        first = state.powers[3].sum(axis=0) + added.sum(axis=0)
-        state.first_top = definitions.top_features(first)
-    powers = np.empty((4, *z.shape))
-    powers[0] = z
+    z_powers = np.empty((4, *z.shape))
+    z_powers[0] = z
     for k in range(1, 4):
-        np.multiply(powers[k - 1], z, out=powers[k])
-    _add_to_groups(state.powers, groups, powers)
-    per_image = powers[3].mean(axis=1)
-    state.per_image.append(per_image)
-    np.add.at(state.sizes, groups, 1.0)
+        np.multiply(z_powers[k - 1], z, out=z_powers[k])
+    kurtosis = z_powers[3].mean(axis=1)
+    if state.n < FIRST_LOOK <= state.n + len(z):
+        state.first_top = _top_at_first_look(state, z)
+    np.add.at(state.group_sizes, groups, 1.0)
+    _add_to_groups(state.z_powers, groups, z_powers)
     _add_to_groups(state.energies, groups, np.stack(definitions.energies(x, z)))
-    state.far_above += (z > OUTLIER_SD).sum(axis=0)
-    state.far_below += (z < -OUTLIER_SD).sum(axis=0)
-    state.total += x.sum(axis=0)
-    state.zeros += int((x == 0).sum())
-    state.below_zero += int((x < 0).sum())
-    state.max_median_sum += float(definitions.max_median_ratio(x).sum())
-    return MeasuredBatch(rows.usable, z, per_image)
+    state.sum_h += x.sum(axis=0)
+    state.n_above += (z > OUTLIER_SD).sum(axis=0)
+    state.n_below += (z < -OUTLIER_SD).sum(axis=0)
+    state.n_zero += int((x == 0).sum())
+    state.n_negative += int((x < 0).sum())
+    state.sum_max_median += float(definitions.max_median_ratio(x).sum())
+    state.kurtosis.append(kurtosis)
+    return MeasuredBatch(rows.usable, z, kurtosis)
 
 
-def _add_to_groups(sums: Array, groups: Counts, values: Array) -> None:
+def _top_at_first_look(state: State, z: Array) -> Indices:
+    """Find the strongest features of the first `FIRST_LOOK` images, of which the last are in z (image, feature)."""
+    missing = z[: FIRST_LOOK - state.n] ** 4
+    return definitions.top_features(state.z_powers[3].sum(axis=0) + missing.sum(axis=0))
+
+
+def _add_to_groups(by_group: Array, groups: Counts, values: Array) -> None:
     """Add the values of images, (4, image, feature), to the sums of their groups, (4, group, feature)."""
     for image, group in enumerate(groups):  # np.add.at takes nine times as long for rows
-        sums[:, group] += values[:, image]
+        by_group[:, group] += values[:, image]
 
 
 def merge(a: State, b: State) -> State:
@@ -265,7 +268,7 @@ def merge(a: State, b: State) -> State:
     if a.n_features != b.n_features:
         raise ValueError(f"states have {a.n_features} and {b.n_features} features; they cannot be merged")
     out = State(a.n_features)
-    for name in vars(out).keys() - {"n_features", "first_top"}:
+    for name in vars(out).keys() - {"n_features", "first_top"}:  # numbers and arrays are added, lists joined
         setattr(out, name, getattr(a, name) + getattr(b, name))
     if not (a.n and b.n):
         out.first_top = a.first_top if a.n else b.first_top
@@ -275,13 +278,13 @@ def merge(a: State, b: State) -> State:
 class Jackknife(NamedTuple):
     """The statistics of all images and without each group. Only groups that have images count."""
 
-    sums: Array
+    z_powers: Array
     """(4, feature) sums of z, z², z³, z⁴ over all images"""
     energies: Array
     """(4, feature) sums of h², min(h, 0)², y², min(y, 0)² over all images"""
     top: Indices
     """the features of the largest shares in K, strongest first"""
-    sizes: Array
+    group_sizes: Array
     """(group,) number of images of each group"""
     overall: definitions.Moments
     """scalars"""
@@ -296,34 +299,23 @@ def jackknife(state: State) -> Jackknife:
     """Leave out each group of images in turn. `grouped_jackknife` makes an SD of it.
 
     Args:
-        state: sums over at least one image.
+        state: of at least one image.
     """
-    filled = state.sizes > 0
-    sizes = state.sizes[filled]
-    sums = state.powers.sum(axis=1)
+    filled = state.group_sizes > 0
+    group_sizes = state.group_sizes[filled]
+    z_powers = state.z_powers.sum(axis=1)
     energies = state.energies.sum(axis=1)
-    top = definitions.top_features(sums[3])
-    powers_without = sums[:, None, :] - state.powers[:, filled]
+    top = definitions.top_features(z_powers[3])
+    overall = definitions.moments(state.n, z_powers, definitions.Energies(*energies), top)
+    z_powers_without = z_powers[:, None, :] - state.z_powers[:, filled]
     energies_without = energies[:, None, :] - state.energies[:, filled]
     with np.errstate(divide="ignore", invalid="ignore"):
-        without = definitions.moments(state.n - sizes, powers_without, definitions.Energies(*energies_without), top)
-    overall = definitions.moments(state.n, sums, definitions.Energies(*energies), top)
-    everything = np.concatenate([energies[:, None, :], energies_without], axis=1)
+        n_without = state.n - group_sizes
+        without = definitions.moments(n_without, z_powers_without, definitions.Energies(*energies_without), top)
+    all_and_without = np.concatenate([energies[:, None, :], energies_without], axis=1)
     first_top = top if state.first_top is None else state.first_top
-    negative = definitions.negative_energies(definitions.Energies(*everything), first_top)
-    return Jackknife(sums, energies, top, sizes, overall, without, negative)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _interval(estimate: float, low: float, high: float, ceiling: float) -> Interval:
-    if not np.isfinite(estimate):
-        return Interval(estimate=None, low=None, high=None)
-    if not np.isfinite(low):
-        return Interval(estimate=float(estimate), low=None, high=None)
-    return Interval(estimate=float(estimate), low=float(max(low, 0.0)), high=float(min(high, ceiling)))
+    negative = definitions.negative_energies(definitions.Energies(*all_and_without), first_top)
+    return Jackknife(z_powers, energies, top, group_sizes, overall, without, negative)
 
 
 def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistics:
@@ -334,7 +326,7 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
     jackknife over the state's groups.
 
     Args:
-        state: sums over at least one image.
+        state: of at least one image.
         alpha: error rate of the bounds.
         bounds: each: every lower bound has `alpha` to itself, since PASS needs all of them, and the upper ones share
             it, since one below its threshold is enough to stop (docs/dev/decisions/stopping.md);
@@ -349,36 +341,19 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         raise ValueError("no image was measured")
     if bounds == "looks" and alpha != LOOKS_ALPHA:
         raise ValueError(f"alpha is {alpha:g}; bounds at the looks of a run are for {LOOKS_ALPHA:g}")
-    per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
-    sums, energies, top, sizes, overall, without, negative = jackknife(state)
-    levels = (alpha, alpha / SHARING)
-
-    def distances(sd: float, skewness: float, *, of_energies: bool) -> tuple[float, float]:
-        low, high = (radius(n, sd, level) for level in levels)
-        if bounds == "looks":
-            low = depth(n, sd, skewness, of_energies=of_energies)
-        return low, high
+    kurtosis = np.sort(np.concatenate(state.kurtosis))  # in an order that the order of the images does not change
+    parts = jackknife(state)
+    margins = Margins(n, alpha, bounds)
 
     def bounded(name: Statistic, ceiling: float) -> Interval:
-        estimate = float(getattr(overall, name))
-        sd, skewness = grouped_jackknife(estimate, getattr(without, name), sizes)
+        estimate = float(getattr(parts.overall, name))
+        sd, skewness = grouped_jackknife(estimate, getattr(parts.without, name), parts.group_sizes)
         if name == "kurtosis":
-            sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
-        low, high = distances(sd, skewness, of_energies=name in ENERGIES)
-        return _interval(estimate, estimate - low, estimate + high, ceiling)
+            sd = float(kurtosis.std(ddof=1)) if n > 1 else float("nan")
+        low, high = margins.around(estimate, sd, skewness, of_energies=name in ENERGIES)
+        return _interval(estimate, low, high, ceiling)
 
-    def two_sided() -> Interval:
-        """Return the smallest of four shares, with the smallest of their bounds."""
-        sides = []
-        for share, *others in negative:
-            sd, skewness = grouped_jackknife(float(share), np.array(others), sizes)
-            for side, q in ((share, skewness), (1 - share, -skewness)):
-                low, high = distances(sd, q, of_energies=True)
-                sides.append((side, side - low, side + high))
-        estimate, low, high = np.min(sides, axis=0)
-        return _interval(estimate, low, high, 0.5)
-
-    counts, edges = _histogram(per_image)
+    counts, edges = _histogram(kurtosis)
     return Statistics(
         statistic_version=definitions.STATISTIC_VERSION,
         n_images=n,
@@ -391,32 +366,86 @@ def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistic
         kurtosis=bounded("kurtosis", float(d)),
         persistence_ratio=bounded("persistence_ratio", float("inf")),
         top3_share=bounded("top3_share", 1.0),
-        outlier_frequency=_frequency(state, sums, int(top[0]), levels, bounds),
+        outlier_frequency=_outlier_frequency(state, parts, margins),
         negative_energy=bounded("negative_energy", 1.0),
         negative_z_energy=bounded("negative_z_energy", 1.0),
-        two_sidedness=two_sided(),
-        centred_kurtosis=_finite(float(overall.centred_kurtosis)),
-        rms_kurtosis=_finite(float(overall.rms_kurtosis)),
-        max_median_ratio=_finite(state.max_median_sum / n),
-        zero_share=state.zeros / (n * d),
-        negative_share=state.below_zero / (n * d),
-        spread=_spread(np.delete(sums, top, axis=1) / n),
-        distinct_share=_distinct_share(per_image),
-        kurtosis_quantiles=np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist(),
+        two_sidedness=_two_sidedness(parts, margins),
+        centred_kurtosis=_finite(float(parts.overall.centred_kurtosis)),
+        rms_kurtosis=_finite(float(parts.overall.rms_kurtosis)),
+        max_median_ratio=_finite(state.sum_max_median / n),
+        zero_share=state.n_zero / (n * d),
+        negative_share=state.n_negative / (n * d),
+        spread=_spread(np.delete(parts.z_powers, parts.top, axis=1) / n),
+        distinct_share=_distinct_share(kurtosis),
+        kurtosis_quantiles=np.quantile(kurtosis, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist(),
         histogram_edges=edges.tolist(),
         histogram_counts=counts.tolist(),
-        features=_features(state, sums, energies[0]),
+        features=_features(state, parts),
     )
 
 
-def _histogram(per_image: Array) -> tuple[Array, Array]:
+class Margins(NamedTuple):
+    """The margins between an estimate over n images and its bounds: `alpha` and `bounds` as for `statistics`."""
+
+    n: int
+    alpha: float
+    bounds: Bounds
+
+    def around(self, estimate: float, sd: float, skewness: float, *, of_energies: bool) -> tuple[float, float]:
+        """Return the lower and the upper bound of a statistic with this SD and skewness."""
+        margin = radius(self.n, sd, self.alpha)
+        if self.bounds == "looks":
+            margin = depth(self.n, sd, skewness, of_energies=of_energies)
+        return estimate - margin, estimate + radius(self.n, sd, self.alpha / SHARING)
+
+
+def _two_sidedness(parts: Jackknife, margins: Margins) -> Interval:
+    """Return the smallest of four shares, with the smallest of their bounds."""
+    shares = []
+    for negative, *without in parts.negative:
+        sd, skewness = grouped_jackknife(float(negative), np.array(without), parts.group_sizes)
+        for share, skewness_of_share in ((negative, skewness), (1 - negative, -skewness)):
+            low, high = margins.around(share, sd, skewness_of_share, of_energies=True)
+            shares.append((share, low, high))
+    estimate, low, high = np.min(shares, axis=0)
+    return _interval(estimate, low, high, 0.5)
+
+
+def _outlier_frequency(state: State, parts: Jackknife, margins: Margins) -> Interval:
+    """Return the share of the images in which the strongest feature is beyond 4 SD on its usual side."""
+    strongest = parts.top[0]
+    n = state.n
+    n_far = int(_n_far(state, parts)[strongest])
+    if n < 2:
+        return Interval(estimate=n_far / n, low=None, high=None)
+    low, _ = share_bounds(n_far, n, margins.alpha)
+    if margins.bounds == "looks":
+        low = share_floor(n_far, n)
+    _, high = share_bounds(n_far, n, margins.alpha / SHARING)
+    return Interval(estimate=n_far / n, low=low, high=high)
+
+
+def _n_far(state: State, parts: Jackknife) -> Array:
+    """Count per feature the images beyond 4 SD, (feature,). Only the feature's usual side counts, that of its mean."""
+    return np.where(parts.z_powers[0] >= 0, state.n_above, state.n_below)
+
+
+def _interval(estimate: float, low: float, high: float, ceiling: float) -> Interval:
+    if not np.isfinite(estimate):
+        return Interval(estimate=None, low=None, high=None)
+    if not np.isfinite(low):
+        return Interval(estimate=float(estimate), low=None, high=None)
+    return Interval(estimate=float(estimate), low=float(max(low, 0.0)), high=float(min(high, ceiling)))
+
+
+def _histogram(kurtosis: Array) -> tuple[Array, Array]:
     """Return the counts and edges of a histogram of the kurtosis per image."""
-    low = per_image.min()
-    high = per_image.max()
+    low = kurtosis.min()
+    high = kurtosis.max()
     if high - low <= SAME_KURTOSIS * high:  # numpy can't part a range of a few roundings
         low -= 0.5
         high += 0.5
-    return np.histogram(per_image, bins=HISTOGRAM_BINS, range=(low, high))
+    return np.histogram(kurtosis, bins=HISTOGRAM_BINS, range=(low, high))
 
 
 def _spread(means: Array) -> float | None:
@@ -428,40 +457,24 @@ def _spread(means: Array) -> float | None:
     return float(variance.sum()) / float(m2.sum())
 
 
-def _distinct_share(per_image: Array) -> float:
+def _distinct_share(kurtosis: Array) -> float:
     """Return the share of different values among at most `COMPARED` evenly spaced ones of sorted values."""
-    n = len(per_image)
+    n = len(kurtosis)
     places = np.linspace(0, n - 1, min(n, COMPARED)).round()
-    values = per_image[places.astype(np.int64)]
+    values = kurtosis[places.astype(np.int64)]
     differs = np.diff(values) > SAME_REPRESENTATION * values[1:]
     return float(1 + differs.sum()) / len(values)
 
 
-def _far(state: State, sums: Array) -> Array:
-    """Count per feature the images beyond 4 SD, (feature,). Only the feature's usual side counts, that of its mean."""
-    return np.where(sums[0] >= 0, state.far_above, state.far_below)
-
-
-def _frequency(state: State, sums: Array, strongest: int, levels: tuple[float, float], bounds: Bounds) -> Interval:
-    """Return how often the strongest feature is beyond 4 SD on its usual side."""
-    count = int(_far(state, sums)[strongest])
+def _features(state: State, parts: Jackknife) -> tuple[OutlierFeature, ...]:
+    """Describe the strongest features and the other persistent ones, strongest first."""
     n = state.n
-    if n < 2:
-        return Interval(estimate=count / n, low=None, high=None)
-    low, _ = share_bounds(count, n, levels[0])
-    _, high = share_bounds(count, n, levels[1])
-    if bounds == "looks":
-        low = share_floor(count, n)
-    return Interval(estimate=count / n, low=low, high=high)
-
-
-def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature, ...]:
-    n = state.n
-    shares = definitions.shares_of_kurtosis(sums[3])
-    frequency = _far(state, sums) / n
-    mean_h = state.total / n
-    sd_h = np.sqrt(np.maximum(energy / n - mean_h**2, 0.0))
+    shares = definitions.shares_of_kurtosis(parts.z_powers[3])
+    frequency = _n_far(state, parts) / n
     is_persistent = frequency >= definitions.PERSISTENT_SHARE
+    mean_h = state.sum_h / n
+    mean_h2 = parts.energies[0] / n
+    sd_h = np.sqrt(np.maximum(mean_h2 - mean_h**2, 0.0))
     features = []
     for rank, j in enumerate(np.argsort(-shares, kind="stable")):
         if rank >= LISTED_FEATURES and not is_persistent[j]:
@@ -470,7 +483,7 @@ def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature,
             index=int(j),
             share=float(shares[j]),
             frequency=float(frequency[j]),
-            mean_z=float(sums[0, j] / n),
+            mean_z=float(parts.z_powers[0, j] / n),
             persistent=bool(is_persistent[j]),
             relative_sd=_relative_sd(mean_h[j], sd_h[j]),
         )
@@ -483,3 +496,7 @@ def _relative_sd(mean: float, sd: float) -> float | None:
     if sd == 0:  # zero in every image is as constant as any other value
         return 0.0
     return None if mean == 0 else _finite(sd / abs(mean))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -74,31 +74,44 @@ def reason(name: str, seen: str, next_step: str | None = None) -> Reason:
 
 
 def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
-    """Return PASS without reasons, else WARN with the reasons sorted by kind, of which the first is the verdict's.
-
-    A reason that no run can repair brings its kind to the front, but not where a tensor was chosen: the reason is about
-    that tensor. With too few images only what the file shows can't be repaired: more images may have both sides.
-    `undecided` comes after what was decided: a comparison may have lost one thing while another is not clear.
-    """
-    entries = list(reasons)
-    if not entries:
+    """Return PASS without reasons, else WARN with the reasons in their order, of which the first gives the kind."""
+    ordered = _in_order(list(reasons))
+    if not ordered:
         return Verdict(verdict="PASS", kind=None, reasons=(), profile_id=profile.id, profile_digest=profile.digest)
-    ids = {entry.id for entry in entries}
-    not_mendable = ids & {*NOT_MENDABLE}
-    if "too_few_images" in ids:
-        not_mendable -= {"one_sided"}
-    order = list(KINDS)
-    if not_mendable and "tensor_not_calibrated" not in ids:
-        order.remove("not_applicable")
-        order.insert(0, "not_applicable")
-    entries.sort(key=lambda entry: (entry.id == "undecided", order.index(entry.kind), entry.id != "too_few_images"))
     return Verdict(
         verdict="WARN",
-        kind=entries[0].kind,
-        reasons=tuple(entries),
+        kind=ordered[0].kind,
+        reasons=tuple(ordered),
         profile_id=profile.id,
         profile_digest=profile.digest,
     )
+
+
+def _in_order(reasons: list[Reason]) -> list[Reason]:
+    """Sort reasons by kind, in the order of `KINDS`, but for the kind of a reason that no run can repair, which leads.
+
+    `too_few_images` is the first of its kind. `undecided` comes after what was decided: a comparison may have lost one
+    thing while another is not clear.
+    """
+    kinds = list(KINDS)
+    if _is_beyond_repair({reason.id for reason in reasons}):
+        kinds.remove("not_applicable")
+        kinds.insert(0, "not_applicable")
+
+    def place(reason: Reason) -> tuple[bool, int, bool]:
+        return reason.id == "undecided", kinds.index(reason.kind), reason.id != "too_few_images"
+
+    return sorted(reasons, key=place)
+
+
+def _is_beyond_repair(ids: set[str]) -> bool:
+    """Return whether one of the reasons stays in every other run of the same file."""
+    if "tensor_not_calibrated" in ids:  # a tensor was chosen: the reasons are about that tensor
+        return False
+    lasting = ids & {*NOT_MENDABLE}
+    if "too_few_images" in ids:  # more images may have both sides
+        lasting.discard("one_sided")
+    return bool(lasting)
 
 
 def outside(interval: Interval, minimum: float) -> bool:
@@ -199,28 +212,33 @@ def _moved(e: Evidence, shifts: Mapping[str, float]) -> Evidence:
 
 
 def _strength(s: Statistics, profile: Profile) -> SeenReasons:
+    """Judge each deciding statistic by its interval, which PASS needs above the threshold.
+
+    An interval below it is a reason of its own; where none is, and all are known, the evidence is undecided.
+    """
     is_below = False
     unknown = []
-    straddling = []
+    not_above = []
     for name in profile.deciding:
         interval: Interval = getattr(s, name)
         minimum = profile.minimum_of(name)
+        if inside(interval, minimum):
+            continue
         low = bound_text(interval.low, minimum)
         high = bound_text(interval.high, minimum)
+        not_above.append(f"{NAMES[name]} {low} to {high} (threshold {minimum:g})")
+        if interval.low is None:
+            unknown.append(NAMES[name])
         if outside(interval, minimum):
             is_below = True
             estimate = number_text(interval.estimate)
             yield BELOW_REASONS[name], f"{NAMES[name]} {estimate} (upper bound {high}, threshold {minimum:g})"
-        if interval.low is None:
-            unknown.append(NAMES[name])
-        if not inside(interval, minimum):
-            straddling.append(f"{NAMES[name]} {low} to {high} (threshold {minimum:g})")
     if unknown:
         yield "not_measurable", f"{', '.join(unknown)} could not be measured"
-    if straddling and not unknown and not is_below:
-        numbers = ", ".join(straddling)
+    elif not_above and not is_below:
+        numbers = ", ".join(not_above)
         yield "undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"
-    if not (straddling or s.persistent):  # whatever the profile asks for
+    if not not_above and not s.persistent:  # whatever the profile asks for
         yield "not_persistent", f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
 
 
@@ -344,7 +362,7 @@ def _pixels(e: Evidence) -> SeenReasons:
 
 
 def _comparable(e: Evidence, profile: Profile) -> SeenReasons:
-    model = e.model
+    """Judge whether the profile's thresholds hold for the statistics' definition and bounds, and for the model."""
     s = e.statistics
     if s.statistic_version != profile.statistic_version:
         yield (
@@ -352,15 +370,25 @@ def _comparable(e: Evidence, profile: Profile) -> SeenReasons:
             f"the evidence has statistic version {s.statistic_version}, profile {profile.id} is for "
             f"{profile.statistic_version}",
         )
-    if s.alpha > profile.alpha or SHARPER.index(s.bounds) > SHARPER.index(profile.bounds):
+    has_sharper_bounds = SHARPER.index(s.bounds) > SHARPER.index(profile.bounds)
+    if s.alpha > profile.alpha or has_sharper_bounds:
         yield (
             "other_statistic_version",
             f"the evidence has bounds {s.bounds!r} with alpha {s.alpha:g}, profile {profile.id} is for "
             f"{profile.bounds!r} with {profile.alpha:g}",
         )
-    # few images may only look one-sided: what the file shows stands then, too
-    is_one_sided = outside(s.two_sidedness, profile.minimum_of("two_sidedness")) and _n_varied(e) >= profile.min_images
-    is_reported = is_one_sided and model.ends_in.kind in ("activation", "pool")
-    for name, seen in foreseen(model, e.preprocessing, s.n_features, profile):
-        if name != "end_not_calibrated" or not is_reported:
-            yield name, seen
+    is_end_measured = _is_end_measured(e, profile)
+    for name, seen in foreseen(e.model, e.preprocessing, s.n_features, profile):
+        if name == "end_not_calibrated" and is_end_measured:
+            continue  # `one_sided` says it
+        yield name, seen
+
+
+def _is_end_measured(e: Evidence, profile: Profile) -> bool:
+    """Return whether enough images have one-sided features, as an activation or pooling at the model's end makes them.
+
+    With few images they may only look so, and what the file shows is a reason, too.
+    """
+    is_one_sided = outside(e.statistics.two_sidedness, profile.minimum_of("two_sidedness"))
+    has_enough = _n_varied(e) >= profile.min_images
+    return is_one_sided and has_enough and e.model.ends_in.kind in ("activation", "pool")

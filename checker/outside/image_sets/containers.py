@@ -1,7 +1,7 @@
 """Read files with many images: tar shards, arrays, and Parquet and Arrow tables.
 
-An image is an `Entry`, which has a name and is not read yet. Nothing is unpickled or extracted to disk. Tables (Hugging
-Face data sets) need pyarrow, the extra `data`.
+An image is a `ListedImage`, which has a name and is not read yet. Nothing is unpickled or extracted to disk. Tables
+(Hugging Face data sets) need pyarrow, the extra `data`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ...arrays import Counts
-from ...core.images.entries import Entries, Entry
+from ...core.images.entries import Entries, ListedImage
 from ...core.images.preprocess import DAMAGE, MAX_FILE_BYTES, UnreadableImageError
 from ...errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from ...paths import SUFFIXES
@@ -58,13 +58,13 @@ class Files:
     full_urls: Mapping[int, str] = field(default_factory=dict)
     """by index, the URLs of which the name shows only a part"""
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, index: int) -> ListedImage:
         """Return the image at an index of the names."""
         name = self.names[index]
         is_remote = isinstance(self.folder, RemoteFile) or is_url(name)
         label = None if self.labels is None else self.labels[index]
         origin = "" if is_remote else str(self.folder / name)
-        return Entry(name, partial(self._read, index, is_remote=is_remote), label, origin)
+        return ListedImage(name, partial(self._read, index, is_remote=is_remote), label, origin)
 
     def _read(self, index: int, *, is_remote: bool) -> bytes:
         name = self.full_urls.get(index, self.names[index])
@@ -149,21 +149,21 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)  # 
 WINDOW = 256  # rows of a Parquet file fetched and held together: about 25 MB of 100 kB photos
 
 
-def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[Entry]:
+def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[ListedImage]:
     """List the image members of tar shards (webdataset) by their headers.
 
     Where members of one sample differ only after the first dot (`7.jpg`, `7.seg.png`), the one with a plain
     suffix is the image. Links, devices, sparse and hidden members are left out.
     Raises UsageError (not a tar, no image in any shard), CannotAssessError (truncated or damaged).
     """
-    entries: list[Entry] = []
+    entries: list[ListedImage] = []
     for name, path in shards:
         images = [member for member in _tar_members(path) if _is_image(member)]
         plain = {_sample(image.name) for image in images if _is_plain(image.name)}
         for image in images:
             if _is_plain(image.name) or _sample(image.name) not in plain:
                 read = partial(_read_span, path, image.offset_data, image.size)
-                entries.append(Entry(f"{name}/{image.name}", read))
+                entries.append(ListedImage(f"{name}/{image.name}", read))
     if not entries:
         raise UsageError(
             f"{spec}: no images found in {len(shards)} tar file(s); members must be images (.jpg, …)",
@@ -227,14 +227,14 @@ def _read_span(path: File, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def tensor_entries(path: File) -> list[Entry]:
+def tensor_entries(path: File) -> list[ListedImage]:
     """List the preprocessed images of an .npy or .npz file: arrays (batch, channel, height, width) of real numbers.
 
     Never unpickled. Raises UsageError (shape or dtype, images of several shapes), CannotAssessError (damaged or
     pickled).
     """
     hint = "save float32 images (batch, channel, height, width) with numpy.save"
-    entries: list[Entry] = []
+    entries: list[ListedImage] = []
     shapes: dict[tuple[int, ...], str] = {}  # of an image: the first array that has it
     for key, block in sorted(_arrays_in(path, hint).items()):
         where = f"{path}: array {key}" if key else f"{path}: array"
@@ -256,7 +256,7 @@ def tensor_entries(path: File) -> list[Entry]:
                 "numpy.savez a file for each shape",
             )
         prefix = f"{path.name}/{key}" if key else path.name
-        entries += [Entry(f"{prefix}#{row:08d}", partial(block.__getitem__, row)) for row in range(len(block))]
+        entries += [ListedImage(f"{prefix}#{row:08d}", partial(block.__getitem__, row)) for row in range(len(block))]
     return entries
 
 
@@ -317,8 +317,8 @@ class ParquetTable:
         """Return one entry per row, in file order."""
         return replace(Entries.listed(self._names, self._entry), plan=self._plan)
 
-    def _entry(self, row: int) -> Entry:
-        return Entry(self._names[row], partial(self._read, row), row=row)
+    def _entry(self, row: int) -> ListedImage:
+        return ListedImage(self._names[row], partial(self._read, row), row=row)
 
     def _plan(self, order: Counts) -> None:
         self._order = order.tolist()
@@ -362,7 +362,7 @@ class ParquetTable:
         return contents
 
 
-def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
+def arrow_entries(files: Sequence[tuple[str, File]]) -> list[ListedImage]:
     """List the rows of a saved Hugging Face data set, whose `*.arrow` files but `cache-*` are memory-mapped.
 
     Raises UsageError (no image column, no rows), CannotAssessError (damaged), EnvironmentFaultError.
@@ -382,7 +382,9 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
                 [_sound(batch.column(name_of_column)) for batch in reader],
                 type=reader.schema.field(name_of_column).type,
             )
-        entries += [Entry(f"{name}#{row:08d}", partial(_cell, column, row, path.parent)) for row in range(len(column))]
+        entries += [
+            ListedImage(f"{name}#{row:08d}", partial(_cell, column, row, path.parent)) for row in range(len(column))
+        ]
     if not entries:
         raise UsageError(f"{files[0][1]}: no rows found; at least one image is needed")
     return entries

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ...core.evidence import STOCK
-from ...core.images.entries import Entries, Entry, Kind
+from ...core.images.entries import Entries, Kind, ListedImage
 from ...errors import CannotAssessError, EnvironmentFaultError, UsageError
 from ...paths import SUFFIXES, nearest_path
 from ...text import quoted
@@ -293,7 +293,7 @@ def _of_file(spec: str, path: File) -> tuple[Kind, Entries]:
     if ending in (".npy", ".npz"):
         return "tensors", Entries.of(containers.tensor_entries(path))
     if isinstance(path, RemoteFile) and path.is_signed and ending in SUFFIXES:  # its folder knows no key
-        return "image", Entries.of([Entry(path.name, partial(read_remote, path))])
+        return "image", Entries.of([ListedImage(path.name, partial(read_remote, path))])
     if isinstance(path, RemoteFile) and path.is_signed:
         raise UsageError(
             f"{spec}: image set has a signed URL; only an image, a list or an array can have one", "copy it here first"

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 
 from ...arrays import GenericArray, SupportsArray, as_array, is_array
 from ...core.evidence import STOCK, Options, RunOptions
-from ...core.images.entries import Entries, Entry, Kind
+from ...core.images.entries import Entries, Kind, ListedImage
 from ...core.images.source import ImageSource, seeded
 from ...errors import EnvironmentFaultError, UsageError
 from ...text import type_name
@@ -180,7 +180,7 @@ def _entries(kind: Kind, items: Sequence[RawImage]) -> Entries:
         return item if is_plain else Image.fromarray(np.ascontiguousarray(item))
 
     names = [f"image {index}" for index in range(len(items))]
-    return Entries.listed(names, lambda index: Entry(names[index], partial(read, items[index])))
+    return Entries.listed(names, lambda index: ListedImage(names[index], partial(read, items[index])))
 
 
 def _path_entries(items: Sequence[RawImage]) -> Entries:

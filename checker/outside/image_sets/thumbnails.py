@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...core.evidence import SeenImage
-from ...core.images.source import ImageSource, Picture, Skipped, Tensor
+from ...core.images.source import DecodedImage, ImageSource, Skipped, Tensor
 from ...errors import RobustcheckError
 from ...text import frozen
 from .open import open_images
@@ -84,7 +84,7 @@ def _thumbnail(source: ImageSource, places: Sequence[int], digest: str) -> tuple
     return "", why
 
 
-def _data_uri(picture: Picture) -> str:
+def _data_uri(picture: DecodedImage) -> str:
     small = picture.image.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
     # pixels only: Pillow hands on comments and colour profiles of the file it read

@@ -142,7 +142,7 @@ def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any
             preprocessing = _digest_of(folder, entry.preprocessing)
         except RobustcheckError as fault:
             return Task(member, path, None, "", fault)
-        digests = [file.model_digest, *(part.digest for part in file.external)]
+        digests = [file.file_digest, *(part.digest for part in file.external)]
         return Task(member, path, None, _key({**measuring, "model": digests, "preprocessing": preprocessing}))
     try:
         export = _export_inputs(folder, entry)

@@ -185,13 +185,13 @@ def jackknife_of(side: Side) -> ModelJackknife:
     state = side.state
     groups = sums.jackknife(state)
     strongest = int(groups.top[0])
-    counts = side.far[side.usual_side(strongest)][state.sizes > 0, strongest]
+    counts = side.far[side.usual_side(strongest)][state.group_sizes > 0, strongest]
     with np.errstate(divide="ignore", invalid="ignore"):
-        frequency = np.append(counts.sum() / state.n, (counts.sum() - counts) / (state.n - groups.sizes))
+        frequency = np.append(counts.sum() / state.n, (counts.sum() - counts) / (state.n - groups.group_sizes))
     negative = np.stack(groups.negative)
     apart = {"outlier_frequency": frequency, "two_sidedness": np.minimum(negative, 1 - negative).min(axis=0)}
     values = {
         name: apart[name] if name in apart else np.append(getattr(groups.overall, name), getattr(groups.without, name))
         for name in STATISTICS
     }
-    return ModelJackknife(state.n_features, state.sizes.copy(), values)
+    return ModelJackknife(state.n_features, state.group_sizes.copy(), values)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ....thresholds.records import Frozen
 from ...core.evidence import Interval
-from ...core.verdict.reasons import INDEX_REASONS, INDEX_STEPS
+from ...core.verdict.index_reasons import INDEX_REASONS, INDEX_STEPS
 from ...text import interval_text, number_text
 from .machine import MachineLoss
 

@@ -51,7 +51,7 @@ class Side:
 
     def mean_z(self, index: int) -> float:
         """Return the mean z of a feature over images."""
-        return float(self.state.powers[0, :, index].sum() / self.state.n)
+        return float(self.state.z_powers[0, :, index].sum() / self.state.n)
 
     def usual_side(self, index: int) -> int:
         """Return the side of a feature's mean z, 0 for plus and 1 for minus: the first axis of `far`."""

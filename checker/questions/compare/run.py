@@ -20,14 +20,14 @@ from ....thresholds import read_bytes
 from ....thresholds.profile import Profile
 from ...arrays import Floats, float64
 from ...core.evidence import Evidence, Execution, RunOptions
-from ...core.images.source import Item, Picture, Skipped
+from ...core.images.source import DecodedImage, Item, Skipped
 from ...core.measure.content import DescribedRows, described_rows, merge_described
 from ...core.measure.job import Job
 from ...core.measure.loop import batches, decode_with, key_of
-from ...core.measure.opening import Opened, open_job
+from ...core.measure.opening import OpenedJob, open_job
 from ...core.measure.prepare import Prepared, prepare_item, stack
 from ...core.measure.probe import probe
-from ...core.measure.reference import IMAGES_OF_COMPARISON, Reference, reference_runs, with_references
+from ...core.measure.reference import IMAGES_OF_COMPARISON, ReferenceOutput, reference_runs, with_references
 from ...core.measure.sums import FirstImages, ImagesRead, Measurement, TensorSums, conclude
 from ...core.model.watched import file_digest
 from ...core.progress import Progress, Tell, tell_stage
@@ -212,7 +212,7 @@ def compare(
 
 
 def _machine_loss(
-    pair: Pair, old: Vectors | None, references: Sequence[Reference | None], evidence: Sequence[Evidence]
+    pair: Pair, old: Vectors | None, references: Sequence[ReferenceOutput | None], evidence: Sequence[Evidence]
 ) -> MachineLoss | None:
     """Compare candidate and reference over the first images by both arithmetics.
 
@@ -276,7 +276,7 @@ def _refuse_alone(images: Images | None, index: IndexOptions, require: Sequence[
 
 
 def _vectors_report(
-    opened: Opened,
+    opened: OpenedJob,
     pair: Pair,
     file: VectorFile,
     ours: Compared,
@@ -284,7 +284,7 @@ def _vectors_report(
     index: IndexOptions,
     progress: Tell | None,
     when: Time,
-    exact: Reference | None,
+    exact: ReferenceOutput | None,
 ) -> VectorsReport:
     """Compare the vectors of a file with the model's own."""
     names = [name for name, _ in pair.images]
@@ -456,7 +456,7 @@ class _Both(Prepared):
 
 
 def _run(
-    first: Opened, second: Opened, progress: Tell | None, firsts: tuple[FirstImages, FirstImages]
+    first: OpenedJob, second: OpenedJob, progress: Tell | None, firsts: tuple[FirstImages, FirstImages]
 ) -> tuple[Pair, ImagesRead, list[DescribedRows]]:
     """Run every usable image through both models. The same model twice is run once.
 
@@ -472,7 +472,7 @@ def _run(
         one = prepare_item(item, first)
         if isinstance(one, Skipped):
             return one
-        other = one if same_pixels and isinstance(item, Picture) else prepare_item(item, second)
+        other = one if same_pixels and isinstance(item, DecodedImage) else prepare_item(item, second)
         return other if isinstance(other, Skipped) else _Both(**vars(one), other=other)
 
     pair: Pair | None = None
@@ -502,7 +502,7 @@ def _run(
     return pair, read, described
 
 
-def _side(opened: Opened, output: RunOutput) -> Side:
+def _side(opened: OpenedJob, output: RunOutput) -> Side:
     width = output.representation.shape[1]
     if width > state.MAX_FEATURES:
         raise CannotAssessError(

@@ -12,10 +12,10 @@ from ....thresholds.profile import Profile
 from ....thresholds.records import ReprArgs
 from ...arrays import Array, Floats, float64
 from ...core.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
-from ...core.measure.reference import Reference
+from ...core.measure.reference import ReferenceOutput
 from ...core.verdict.gate import Gate
+from ...core.verdict.index_reasons import INDEX_REASONS
 from ...core.verdict.notes import notes_of
-from ...core.verdict.reasons import INDEX_REASONS
 from ...core.verdict.rule import NoTruth
 from ...errors import UsageError
 from ...report.document import Cell, Document, Facts, Section, document_of, facts_of_run, measured
@@ -147,7 +147,7 @@ def judge_stored(
     file: VectorFile,
     options: IndexOptions,
     try_others: Callable[[Mapping[int, Floats]], str],
-    exact: Reference | None = None,
+    exact: ReferenceOutput | None = None,
 ) -> IndexReport:
     """Judge whether the vectors in a file are the model's.
 
@@ -243,7 +243,9 @@ def _by_ids(
     return _about_this_file(report, is_known=is_known)
 
 
-def _on_another_machine(report: IndexReport, exact: Reference, ours: Array, own: Mapping[int, Floats]) -> IndexReport:
+def _on_another_machine(
+    report: IndexReport, exact: ReferenceOutput, ours: Array, own: Mapping[int, Floats]
+) -> IndexReport:
     """Make the verdict undecided where this machine's arithmetic makes the vectors differ.
 
     exact: the vectors of the first photos by reference arithmetic.

@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 from ...arrays import Array, Floats, float64
 from ...core.evidence import Preprocessing
-from ...core.images.source import Picture
-from ...core.measure.opening import Opened
+from ...core.images.source import DecodedImage
+from ...core.measure.opening import OpenedJob
 from ...core.measure.prepare import Prepared, prepare, stack
 from ...text import number_text
 from . import holds
@@ -24,7 +24,7 @@ GAIN = 0.8  # of the mean of 1 − cosine, below which a change is kept
 SHORT_EDGE = 0.875  # of the crop relative to the resized edge: 224 of 256
 
 
-def explained(opened: Opened, names: Sequence[str], ours: Array, stored: Mapping[int, Floats]) -> str:
+def explained(opened: OpenedJob, names: Sequence[str], ours: Array, stored: Mapping[int, Floats]) -> str:
     """Name another preprocessing of the photos that gives the stored vectors; empty if none of those tried does.
 
     Colour order, resize and crop, colour order again, and the filter are changed one after the other. What brings the
@@ -62,18 +62,18 @@ def explained(opened: Opened, names: Sequence[str], ours: Array, stored: Mapping
     return f"with {changed}, the lowest cosine of {len(photos)} of them is {after}, and {before} without"
 
 
-def _pictures(opened: Opened, names: Sequence[str], stored: Iterable[int]) -> dict[int, Picture]:
+def _pictures(opened: OpenedJob, names: Sequence[str], stored: Iterable[int]) -> dict[int, DecodedImage]:
     """Decode the first photos that have a stored vector."""
     numbers = {name: number for number, name in enumerate(opened.source.entries.names())}
-    pictures = dict[int, Picture]()
+    pictures = dict[int, DecodedImage]()
     for photo in islice(sorted(stored), PHOTOS):
         item = opened.source.load(numbers[names[photo]])
-        if isinstance(item, Picture):
+        if isinstance(item, DecodedImage):
             pictures[photo] = item
     return pictures
 
 
-def _vectors(opened: Opened, pictures: Sequence[Picture], preprocessing: Preprocessing) -> Array | None:
+def _vectors(opened: OpenedJob, pictures: Sequence[DecodedImage], preprocessing: Preprocessing) -> Array | None:
     """Return the vectors of photos that are resized and cropped in this way; None where a photo can't be."""
     ready = [prepare(picture, opened.models[0], preprocessing, None) for picture in pictures]
     pixels = [each for each in ready if isinstance(each, Prepared)]

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ...core.images.source import ImageSource, Picture
+from ...core.images.source import DecodedImage, ImageSource
 from ...errors import UsageError
 from ...outside.image_sets.listing import image_files, label_column
 from ...outside.image_sets.open import open_files, open_images
@@ -171,8 +171,8 @@ def _in_mask(images: Path, name: str, where: str, min_coverage: float) -> set[in
     if not BELOW.fullmatch(name) or not name.lower().endswith(".png"):
         raise UsageError(f"{where}; it must be a number of label.csv, or a PNG below {IMAGES}/", f"ls {quoted(images)}")
     mask = open_files(images, [name], spec=name).load(0)
-    if not isinstance(mask, Picture) or mask.notes:
-        why = ", ".join(mask.notes) if isinstance(mask, Picture) else getattr(mask, "reason", "")
+    if not isinstance(mask, DecodedImage) or mask.notes:
+        why = ", ".join(mask.notes) if isinstance(mask, DecodedImage) else getattr(mask, "reason", "")
         raise UsageError(
             f"{where}; the mask must be a PNG with red, green and blue ({why})", f"file {quoted(images / name)}"
         )

@@ -134,7 +134,7 @@ def measure_shift(
         return child(model, images, report=report, progress=progress, **asked, **settled)
     inputs = run.read(path)
     (opened,) = inputs.models
-    judged = None if report is None else judged_before(report, opened.digest)
+    judged = None if report is None else judged_before(report, opened.file.digest)
     sets.class_output(opened)  # refuses a model without one
     measured = _measure(named, inputs, baseline, progress)
     if judged is None:
@@ -215,7 +215,7 @@ def _model(opened: ModelFile, n_classes: int) -> ModelUsed:
         words = f"{source.library} {source.name} ({weights})"
     return ModelUsed(
         file=str(opened.path),
-        digest=opened.digest,
+        digest=opened.file.digest,
         source=words,
         class_output=opened.class_output or "",
         n_classes=n_classes,

@@ -26,7 +26,6 @@ from ....thresholds.statistics import STATISTICS
 from ...core.evidence import Evidence, ModelFacts, Options
 from ...core.images.source import digest_of_set
 from ...core.model.file import read_onnx
-from ...core.model.open import digest_of
 from ...core.model.sidecar import PRESETS
 from ...core.model.watched import file_digest
 from ...core.progress import Tell
@@ -411,14 +410,14 @@ def check_model(recorded: ModelFacts, model: Path, digest: str) -> Finding:
             f"({recorded.file})",
         )
     file = read_onnx(model)
-    external = {part.location: part.digest for part in file.external}
+    external = file.external_digests
     for name in sorted(external.keys() | recorded.external_digests.keys()):
         if external.get(name) != recorded.external_digests.get(name):
             return _differs("model", f"weights file {name} is another one than the report is about")
-    if digest_of(file) != recorded.digest:
+    if file.digest != recorded.digest:
         return _differs(
             "model",
-            f"{model} with its weights has {short_digest(digest_of(file))}…, not {short_digest(recorded.digest)}…",
+            f"{model} with its weights has {short_digest(file.digest)}…, not {short_digest(recorded.digest)}…",
         )
     files = f" and {len(external)} file{'s' * (len(external) > 1)} of weights" if external else ""
     return _agrees("model", f"{model}{files}: exactly the bytes that were measured ({short_digest(digest)}…)")
