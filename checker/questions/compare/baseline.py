@@ -161,7 +161,7 @@ class Baseline(Frozen):
         return ModelJackknife(self.evidence.statistics.n_features, float64(self.group_sizes), values)
 
 
-class Measured(Frozen):
+class WithNextBaseline(Frozen):
     """The base of a report with the numbers that the next release is compared with."""
 
     _next_baseline: Baseline | None = PrivateAttr(None)

@@ -25,7 +25,7 @@ from ...report.attestation import predicate_of, sha256_set
 from ...report.record import Binding, Bound, Time, sealed, to_json
 from ...report.shown import Shown, figure_of, pipeline_text
 from ...text import Fields, Texts, as_json, frozen, interval_text, number_text, percent_text, sha256_of
-from .baseline import Baseline, Measured
+from .baseline import Baseline, WithNextBaseline
 from .changes import StatisticChange
 from .features import MIN_CORRELATION, FeatureFate
 from .index_report import SIGNS, IndexReport, Required
@@ -53,7 +53,7 @@ def range_text(interval: Interval) -> str:
     return interval_text(interval.low, interval.high, missing=estimate)
 
 
-class CompareReport(Shown, Bound, Measured):
+class CompareReport(Shown, Bound, WithNextBaseline):
     """Everything that `robustcheck compare` found."""
 
     schema_version: Literal[2] = 2

@@ -25,7 +25,7 @@ from ...report.shown import Shown
 from ...report.words import STOPPED
 from ...text import VERSION, count_text, number_text
 from . import holds
-from .baseline import Measured
+from .baseline import WithNextBaseline
 from .ids import match_ids
 from .index import FEWEST_IMAGES, UNSOUND, compare_vectors, explain, on_another_machine, tested
 from .index_report import OTHER_VECTORS, SIGNS, IndexOptions, IndexReason, IndexReport, IndexVerdict
@@ -57,7 +57,7 @@ LIMITS = (
 AS_ASSUMED = "No option and no file gives the preprocessing; the vectors are those of the assumed one."
 
 
-class VectorsReport(Shown, NoTruth, Measured):
+class VectorsReport(Shown, NoTruth, WithNextBaseline):
     """Whether the vectors in a file are those of a model. No other model was run."""
 
     schema_version: Literal[1] = 1

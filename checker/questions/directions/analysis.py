@@ -174,7 +174,7 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
             )
             for percent, k in numbers.items()
         ]
-        curves.append(document.Curve(order=name, points=tuple(points)))
+        curves.append(document.TruncationCurve(order=name, points=tuple(points)))
     fewest = []
     for share in KEEPS:  # from there on every larger number tried keeps that share, too
         too_few = max((k for k in same if same[k] < share), default=0)

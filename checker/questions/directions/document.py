@@ -88,7 +88,7 @@ class Point(Frozen):
     """on each shifted set that has one"""
 
 
-class Curve(Frozen):
+class TruncationCurve(Frozen):
     """Predictions against the number of directions kept."""
 
     order: Order
@@ -120,7 +120,7 @@ class Analysis(Frozen):
     top: tuple[TopShare, ...]
     leading: tuple[Direction, ...]
     """the most important directions"""
-    curves: tuple[Curve, ...]
+    curves: tuple[TruncationCurve, ...]
     fewest: tuple[Fewest, ...]
 
     @property

@@ -72,7 +72,7 @@ class Shifted(Frozen):
     """why there is no effective robustness; empty where there is"""
 
 
-class Judged(Frozen):
+class ComparedVerdict(Frozen):
     """The verdict that the accuracies are compared with."""
 
     verdict: Literal["PASS", "WARN"]
@@ -245,7 +245,7 @@ def compare_sets(
     )
 
 
-def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source: str) -> VerdictAgreement:
+def agree(judged: ComparedVerdict, inside: SetResult, shifted: Sequence[Shifted], source: str) -> VerdictAgreement:
     """Compare mean effective robustness with the verdict, one-sided as the verdict is.
 
     The mean is compared with the 5–95 % of the models that the baselines are fitted on. PASS agrees with a mean that is

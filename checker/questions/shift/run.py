@@ -31,7 +31,7 @@ from .. import check as pipeline
 from ..call import QuestionRun
 from . import robustness, sets
 from .predicted import COSINES, NAMES, Collector, Predicted, Target, bounds_text, predict_targets
-from .robustness import IMAGES, LABEL_SET, WORDS, Judged, Outcome, SetResult, Shifted, VerdictAgreement, agree
+from .robustness import IMAGES, LABEL_SET, WORDS, ComparedVerdict, Outcome, SetResult, Shifted, VerdictAgreement, agree
 
 Several = str | Path | Sequence[str | Path]
 _STYLES: dict[Outcome, Style] = {"agree": "pass", "disagree": "fail"}
@@ -65,7 +65,7 @@ class ShiftReport(Shown, Frozen):
     predicted: Predicted | None = None
     """accuracy predicted without labels; None where no target set was given"""
     baseline: str
-    verdict: Judged
+    verdict: ComparedVerdict
     agreement: VerdictAgreement
     preprocessing: Preprocessing
     preprocessing_source: str
@@ -230,7 +230,7 @@ def _texts(places: Several) -> list[str]:
     return [str(place) for place in places]
 
 
-def judged_before(source: str | Path | Report, digest: str) -> Judged:
+def judged_before(source: str | Path | Report, digest: str) -> ComparedVerdict:
     """Return the verdict of an earlier check from a report of the same model, or from its file.
 
     Raises as `report.read_one`, and UsageError for a report about a model with another digest.
@@ -250,9 +250,9 @@ def judged_before(source: str | Path | Report, digest: str) -> Judged:
     return verdict_of(report, where)
 
 
-def verdict_of(report: Report, where: str) -> Judged:
+def verdict_of(report: Report, where: str) -> ComparedVerdict:
     """Return the verdict of a check, with its basis. `where` says in words where the report comes from."""
-    return Judged(
+    return ComparedVerdict(
         verdict=report.verdict.verdict,
         reasons=tuple(reason.id for reason in report.verdict.reasons),
         profile=f"{report.profile.id} {report.profile.digest}",
