@@ -18,7 +18,7 @@ from ...core.verdict.notes import notes_of
 from ...core.verdict.reasons import INDEX_REASONS
 from ...core.verdict.rule import NoTruth
 from ...errors import UsageError
-from ...report.document import Cell, Document, Facts, Section, document_of, facts_of_run, measured
+from ...report.document import Document, Facts, Section, document_of, facts_of_run, measured
 from ...report.preprocessing import preprocessing_text
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
@@ -26,6 +26,7 @@ from ...report.words import STOPPED
 from ...text import VERSION, count_text, number_text
 from . import holds
 from .baseline import WithNextBaseline
+from .document import judged, step_after
 from .ids import match_ids
 from .index import FEWEST_IMAGES, UNSOUND, compare_vectors, explain, on_another_machine, tested
 from .index_report import OTHER_VECTORS, SIGNS, IndexOptions, IndexReason, IndexReport, IndexVerdict
@@ -77,7 +78,9 @@ class VectorsReport(Shown, NoTruth, WithNextBaseline):
     @property
     def exit_code(self) -> Literal[0, 1]:
         """Return 0 if the vectors are those of the model, else 1."""
-        return 0 if self.index.verdict == "compatible" else 1
+        if self.index.verdict == "compatible":
+            return 0
+        return 1
 
     @property
     def passed(self) -> NoReturn:
@@ -96,7 +99,9 @@ class VectorsReport(Shown, NoTruth, WithNextBaseline):
         numbers = self.index.numbers
         if self.index.tested == "by vectors":
             n_there = round((numbers[THERE].estimate or 0) * self.index.n_images)
-            ids = "which has no ids" if self.index.n_ids == 0 else "and none of its ids is clearly a photo's"
+            ids = "and none of its ids is clearly a photo's"
+            if self.index.n_ids == 0:
+                ids = "which has no ids"
             if self.index.n_repeated:
                 ids = f"and several vectors have the id of each of {self.index.n_repeated} photos"
             return f"{start}: {n_there} of {self.index.n_images} photos have their vector in the index, {ids}."
@@ -121,14 +126,15 @@ def report_of(model: Compared, index: IndexReport, profile: Profile, when: Time)
     """
     evidence = model.evidence
     index = _with_doubts(index, evidence, [reason.id for reason in model.verdict.reasons])
-    is_assumed = evidence.preprocessing.source == "assumed" and index.verdict == "compatible"
+    exit_code: Literal[0, 1] = 1
+    notes = list(notes_of(evidence, profile))
+    if index.verdict == "compatible":
+        exit_code = 0
+        if evidence.preprocessing.source == "assumed":
+            notes.insert(0, AS_ASSUMED)
     facts = evidence.model
     return VectorsReport(
-        gate=Gate(
-            exit_code=0 if index.verdict == "compatible" else 1,
-            fail_on="warn",
-            rule=f"the index verdict is {index.verdict}",
-        ),
+        gate=Gate(exit_code=exit_code, fail_on="warn", rule=f"the index verdict is {index.verdict}"),
         model=ModelRead(
             file=facts.file, digest=facts.digest, source=facts.source, tensor=facts.tensor, pool=facts.pool
         ),
@@ -136,7 +142,7 @@ def report_of(model: Compared, index: IndexReport, profile: Profile, when: Time)
         preprocessing=evidence.preprocessing,
         images=evidence.images,
         execution=evidence.execution,
-        notes=(*([AS_ASSUMED] if is_assumed else []), *notes_of(evidence, profile)),
+        notes=tuple(notes),
         time=when,
     )
 
@@ -167,7 +173,10 @@ def judge_stored(
     found = search([ours], file.blocks(), "cosine", matches.rows)
     report = report.model_copy(update={"ids": dict(matches.ways), **matches.counts, "n_vectors": found.n_vectors})
     report = tested(report, ours, found)
-    report = _by_ids(report, ours, found.own, try_others) if found.own else _about_this_file(report, is_known=False)
+    if found.own:
+        report = _by_ids(report, ours, found.own, try_others)
+    else:
+        report = _about_this_file(report, "undecided")
     own: Mapping[int, Floats] = found.own
     if report.verdict == "compatible":
         rows = matches.rows
@@ -175,7 +184,9 @@ def judge_stored(
             rows = {int(row): photo for photo, row in enumerate(found.ranked[0].numbers[:, 0])} | dict(rows)
             own = search([ours], file.blocks(), "cosine", rows).own
         report = _as_between_files(report, ours, own, file, rows)
-    return report if exact is None else _on_another_machine(report, exact, ours, own)
+    if exact is None:
+        return report
+    return _on_another_machine(report, exact, ours, own)
 
 
 def _as_between_files(
@@ -199,7 +210,9 @@ def _as_between_files(
     deciding = {name: number for name, number in between.numbers.items() if number.needs is not None}
     report = report.model_copy(update={"numbers": deciding | report.numbers})
     for each in between.reasons:
-        step = each.next_step if each.verdict == "undecided" else STEPS["other_index"]
+        step = STEPS["other_index"]
+        if each.verdict == "undecided":
+            step = each.next_step
         report = report.because(each.id, each.verdict, each.seen, step)
     return report
 
@@ -209,7 +222,7 @@ def _of_another_width(report: IndexReport, file: VectorFile, width: int) -> Inde
     if file.n == width:
         raise UsageError(
             f"{file.path}: vectors of {file.option} have {file.width} features; those of the model have {width}",
-            f"numpy.save({file.path.name!r}, vectors.T): its shape is ({file.n}, {file.width}), so it is transposed",
+            file.transposed,
         )
     seen = f"they have {file.width} features, and those of this file {width}"
     return report.because("another_width", "re-embed", seen, STEPS["other_index"])
@@ -224,14 +237,20 @@ def _by_ids(
     cosines = cosine(stored, ours[photos])
     change, after = explain(stored, ours[photos], report.options.min_cosine)
     numbers = report.numbers | {MEDIAN: quantile(cosines, 0.5)}
-    report = report.model_copy(update={"numbers": numbers, "change": change if change in CHANGES else "none"})
-    first = report.reasons[0].id if report.reasons else ""
+    report = report.model_copy(update={"numbers": numbers})
+    if change in CHANGES:
+        report = report.model_copy(update={"change": change})
+    first = ""
+    if report.reasons:
+        first = report.reasons[0].id
     upper = numbers[OWN].high
     is_other = first in OTHER_VECTORS and upper is not None and upper < holds.SAME_SHARE
     is_scaled = first == "index_lengths" and report.options.metric is not None
-    is_known = len(photos) >= FEWEST_MATCHED and (is_other or is_scaled)
+    verdict: IndexVerdict = "undecided"
+    if len(photos) >= FEWEST_MATCHED and (is_other or is_scaled):
+        verdict = "re-embed"
     if first not in ("other_index", "changed_index") or len(photos) < FEWEST_MATCHED:
-        return _about_this_file(report, is_known=is_known)
+        return _about_this_file(report, verdict)
     if change == "permuted":
         seen = f"the features are permuted; put in this file's order, the cosine is {number_text(after)} (worst 5 %)"
         return _because(report, "permuted", seen, "re-embed")
@@ -239,8 +258,8 @@ def _by_ids(
     others = {photo: own[photo] for photo, same in zip(photos, is_own, strict=True) if not same}
     if way := try_others(others):
         seen = f"{len(others)} of {len(photos)} photos were preprocessed in another way: {way}"
-        return _because(report, "other_preprocessing", seen, "re-embed" if is_known else "undecided")
-    return _about_this_file(report, is_known=is_known)
+        return _because(report, "other_preprocessing", seen, verdict)
+    return _about_this_file(report, verdict)
 
 
 def _on_another_machine(report: IndexReport, exact: Reference, ours: Array, own: Mapping[int, Floats]) -> IndexReport:
@@ -262,12 +281,12 @@ def _on_another_machine(report: IndexReport, exact: Reference, ours: Array, own:
     return _because(report, "runtime_differs", seen, "undecided")
 
 
-def _about_this_file(report: IndexReport, *, is_known: bool) -> IndexReport:
+def _about_this_file(report: IndexReport, verdict: IndexVerdict) -> IndexReport:
     """Write the reason about this file, where `tested` writes it about a reference."""
     if report.reason is None:
         return report
     seen = report.reason.seen.replace("the reference", "this file")
-    return _because(report, report.reason.id, seen, "re-embed" if is_known else "undecided")
+    return _because(report, report.reason.id, seen, verdict)
 
 
 def _because(report: IndexReport, name: str, seen: str, verdict: IndexVerdict) -> IndexReport:
@@ -293,8 +312,9 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
         return report.because("too_few_images", "undecided", seen)
     if evidence.preprocessing.source == "assumed" and report.verdict == "re-embed":
         seen = f"neither an option nor a file gives the preprocessing of {evidence.model.file}"
-        also = f", and {report.reason.seen}" if report.reason else ""
-        return report.because("assumed_preprocessing", "undecided", seen + also)
+        if report.reason:
+            seen += f", and {report.reason.seen}"
+        return report.because("assumed_preprocessing", "undecided", seen)
     return report
 
 
@@ -302,10 +322,20 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
 def document_of_vectors(report: VectorsReport) -> Document:
     """Return the document of a report."""
     index = report.index
-    reason = report.index.reason
-    stopped = f" · {STOPPED}" if report.exit_code else ""
-    step = f" {reason.next_step}" if reason else ""
-    preprocessing = preprocessing_text(report.preprocessing.preprocessing)
+    heading = f"{SIGNS[index.verdict]} index {index.verdict}"
+    line = f"{SIGNS[index.verdict]} {report.model.file}: {report.answer}"
+    if index.reason:
+        line += f" {index.reason.next_step}"
+    if report.exit_code:
+        heading += f" · {STOPPED}"
+        line += f" · {STOPPED}"
+    rows = Facts(tuple(_rows(index)))
+    what = measured(
+        report,
+        (("File", report.model.file), ("Digest", report.model.digest), ("Tensor", report.model.tensor)),
+        (("Images", report.images.source), ("Digest of the images", report.images.digest)),
+        preprocessing_text(report.preprocessing.preprocessing),
+    )
     return Document(
         question="compare",
         title="Vectors",
@@ -313,25 +343,16 @@ def document_of_vectors(report: VectorsReport) -> Document:
         model=report.model,
         facts=facts_of_run(report, count_text(index.n_images, "photo"), f"{index.n_vectors:,} vectors"),
         summary=report.answer,
-        sections=(
-            Section("Index of vectors", str(index.options.file), (Facts(tuple(_rows(index))),), "short"),
-            measured(
-                report,
-                (("File", report.model.file), ("Digest", report.model.digest), ("Tensor", report.model.tensor)),
-                (("Images", report.images.source), ("Digest of the images", report.images.digest)),
-                preprocessing,
-            ),
-        ),
+        sections=(Section("Index of vectors", str(index.options.file), (rows,), "short"), what),
         notes=report.notes,
         limits=LIMITS,
         version=report.tool_version,
-        verdict=Cell(f"{SIGNS[index.verdict]} index {index.verdict}{stopped}", "fail" if report.exit_code else "pass"),
+        verdict=judged(heading, report.exit_code == 0, "fail"),
         exit_code=report.exit_code,
         rule=report.gate.rule,
-        step=(reason.next_step, f"robustcheck explain {reason.id}") if reason else ("", ""),
+        step=step_after(index.reason),
         remark="No other model was run, and outlier features were not judged.",
-        line=f"{SIGNS[index.verdict]} {report.model.file}: {report.answer}{step}{stopped} · "
-        f"exit code {report.exit_code}: {report.gate.rule}",
+        line=f"{line} · exit code {report.exit_code}: {report.gate.rule}",
     )
 
 

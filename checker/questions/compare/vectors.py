@@ -41,11 +41,20 @@ class VectorFile(NamedTuple):
     read: Callable[[], Blocks]
     read_ids: Callable[[], Iterator[Any]]
 
+    @property
+    def transposed(self) -> str:
+        """Return the step for a file whose vectors are its columns."""
+        shape = f"({self.n}, {self.width})"
+        return f"numpy.save({self.path.name!r}, vectors.T): its shape is {shape}, so it is transposed"
+
     def ids(self) -> Iterator[str]:
         """Yield the ids of the vectors, if the file holds any."""
         with readable(self.path, self.option):
             for name in self.read_ids():
-                yield name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+                if isinstance(name, bytes):
+                    yield name.decode("utf-8", "replace")
+                else:
+                    yield str(name)
 
     def blocks(self) -> Iterator[Block]:
         """Yield the vectors in blocks. Raises UsageError where one has no direction."""
@@ -53,7 +62,9 @@ class VectorFile(NamedTuple):
         with readable(self.path, self.option), np.errstate(over="ignore", invalid="ignore"):
             for vectors in self.read():
                 rows = np.asarray(vectors, np.float32)
-                if not (sound := np.isfinite(size := lengths(rows)) & (size > 0)).all():
+                size = lengths(rows)
+                sound = np.isfinite(size) & (size > 0)
+                if not sound.all():
                     raise ValueError(f"vector {n + int(sound.argmin())} is zero or not finite")
                 n += len(rows)
                 yield rows, size
@@ -77,14 +88,12 @@ def open_vectors(path: Path, option: str) -> VectorFile:
             n, width, kind, read, read_ids = _parquet(path)
         else:
             arrays = _arrays(path)
-            shapes = {
-                name: tuple(array.shape if isinstance(array, np.ndarray) else array.get_shape())
-                for name, array in arrays.items()
-            }
+            shapes = {name: _shape(array) for name, array in arrays.items()}
             name = _vectors_of([name for name, shape in shapes.items() if len(shape) == 2])
             named = [key for key in IDS if shapes.get(key)]
             ids = [arrays[key] for key in named if shapes[key] == shapes[name][:1]]
-            (n, width), kind = shapes[name], arrays[name][:1].dtype.kind
+            n, width = shapes[name]
+            kind = arrays[name][:1].dtype.kind
             if named and not ids:
                 raise ValueError(f"{named[0]} has shape {shapes[named[0]]} for {n} {name}; one id per vector needed")
 
@@ -93,11 +102,14 @@ def open_vectors(path: Path, option: str) -> VectorFile:
                     yield arrays[name][first : min(first + BLOCK, n)]
 
             def read_ids() -> Iterator[Any]:
-                for first in range(0, n if ids else 0, BLOCK):
-                    yield from _texts(ids[0][first : min(first + BLOCK, n)])
+                for array in ids[:1]:
+                    for first in range(0, n, BLOCK):
+                        yield from _texts(array[first : min(first + BLOCK, n)])
 
         if n < 2 or not width or kind != "f":
-            codes = "; whole numbers are codes of a quantised or binary index" if kind in "biu" else ""
+            codes = ""
+            if kind in "biu":
+                codes = "; whole numbers are codes of a quantised or binary index"
             raise ValueError(
                 f"its array has shape ({n}, {width}) and is of kind {kind}{codes}; floats (vector, feature) needed"
             )
@@ -113,15 +125,22 @@ def readable(path: Path, option: str) -> Iterator[None]:
         raise EnvironmentFaultError(f"{path}: package {fault.name} is missing", install_hint("data")) from fault
     except FileNotFoundError as fault:
         near = nearest_path(path)
-        raise UsageError(
-            f"{path}: file of {option} can't be used (No such file or directory)",
-            f"{option} {quoted(near)}" if near else f"ls {quoted(existing_parent(path))}",
-        ) from fault
+        step = f"{option} {quoted(near)}"
+        if not near:
+            step = f"ls {quoted(existing_parent(path))}"
+        seen = f"{path}: file of {option} can't be used (No such file or directory)"
+        raise UsageError(seen, step) from fault
     except NOT_READABLE as fault:
         raise UsageError(
             f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",
             f"numpy.save('vectors.npy', vectors)  # floats (vector, feature); then {option} vectors.npy",
         ) from fault
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+    if isinstance(array, np.ndarray):
+        return tuple(array.shape)
+    return tuple(array.get_shape())  # of safetensors
 
 
 def _texts(ids: AnyArray) -> list[Any]:
