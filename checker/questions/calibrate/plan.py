@@ -93,7 +93,9 @@ def plan(
     planned = []
     for task in work:
         size = sizes.get(task.member.id, {})
-        n_passes = n_images if task.member.id in to_measure else 0
+        n_passes = 0
+        if task.member.id in to_measure:
+            n_passes = n_images
         planned.append(_planned(task, size, n_passes, rate))
     there = next(folder for folder in (settings.cache, *settings.cache.parents) if folder.is_dir())
     free_bytes = shutil.disk_usage(there).free
@@ -110,7 +112,9 @@ def _planned(task: Task, size: Fields, n_passes: int, rate: float | None) -> Pla
         rate: seconds per image and byte of model.
     """
     entry = task.member.entry
-    fault = task.fault.message if task.fault else size.get("unknown", "")
+    fault = size.get("unknown", "")
+    if task.fault:
+        fault = task.fault.message
     download_bytes: int | None = 0
     disk_bytes: int | None = 0
     model_bytes = _float32_bytes(size.get("vision_parameters"))
@@ -125,9 +129,14 @@ def _planned(task: Task, size: Fields, n_passes: int, rate: float | None) -> Pla
         if not entry.random_weights and entry.source != "torch":
             download_bytes = _float32_bytes(size.get("parameters"))
     else:
-        state = "ready file" if task.export is None else "exported"
+        state = "exported"
+        if task.export is None:
+            state = "ready file"
         files = (Path(f"{task.model}{end}") for end in ("", ".data"))
         model_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    estimate_s = None
+    if rate and model_bytes and n_passes:
+        estimate_s = rate * model_bytes * n_passes
     return Planned(
         id=task.member.id,
         group=entry.group,
@@ -136,21 +145,25 @@ def _planned(task: Task, size: Fields, n_passes: int, rate: float | None) -> Pla
         download_bytes=download_bytes,
         disk_bytes=disk_bytes,
         passes=n_passes,
-        estimate_s=rate * model_bytes * n_passes if rate and model_bytes and n_passes else None,
+        estimate_s=estimate_s,
         fault=fault or size.get("fault", ""),
     )
 
 
 def _float32_bytes(n_parameters: int | None) -> int | None:
-    return None if n_parameters is None else n_parameters * BYTES_A_PARAMETER
+    if n_parameters is None:
+        return None
+    return n_parameters * BYTES_A_PARAMETER
 
 
 def device_name(device: str) -> str:
     """Return the name of the selected device as evidence has it; for auto, that of the GPU if there is one."""
     from ...core.runtime.devices import cpu_name, list_gpus, parse_device  # noqa: PLC0415
 
-    gpus = list_gpus() if parse_device(device).is_gpu else ()
-    return gpus[0].name if gpus else cpu_name()
+    if parse_device(device).is_gpu:
+        for gpu in list_gpus():
+            return gpu.name
+    return cpu_name()
 
 
 def _speed(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
@@ -174,8 +187,10 @@ def _sizes(work: Sequence[Task]) -> dict[str, Fields]:
     for task in work:
         entry = task.member.entry
         export = task.export or {}
-        is_tag = not (entry.random_weights or str(export["weights"]).startswith("sha256:"))
-        asked.append([entry.source, entry.name, entry.weights if is_tag else None])
+        tag = entry.weights
+        if entry.random_weights or str(export["weights"]).startswith("sha256:"):
+            tag = None
+        asked.append([entry.source, entry.name, tag])
     with tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
         question = Path(folder, "asked.json")
         answer = Path(folder, "answers.json")
@@ -203,12 +218,17 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
     timed = any(row.estimate_s is not None for row in plan.rows)  # else a column of question marks
     rows: list[list[Words]] = []
     for row in plan.rows:
-        label = "–" if row.label == "unlabelled" else row.label
-        state = Cell(row.state, "warn" if row.state == "can't" else "")
+        label = row.label.replace("unlabelled", "–")
+        state = Cell(row.state)
+        if row.state == "can't":
+            state = Cell(row.state, "warn")
         sizes = (_bytes(row.download_bytes), _bytes(row.disk_bytes))
-        rows.append([name(row.id), label, state, *sizes, str(row.passes or "–")])
-        if timed:
-            rows[-1].append(_duration(row.estimate_s) if row.passes else "–")
+        cells: list[Words] = [name(row.id), label, state, *sizes, str(row.passes or "–")]
+        if timed and row.passes:
+            cells.append(_duration(row.estimate_s))
+        elif timed:
+            cells.append("–")
+        rows.append(cells)
     heads = ["model", "=label", "=state", ">download", ">disk", ">passes"]
     if timed:
         heads.append(">time")
@@ -257,7 +277,9 @@ def _total(show: Callable[[Any], str], values: Sequence[float | None]) -> str:
 def _bytes(n: int | None) -> str:
     if n is None:
         return "?"
-    return "–" if n == 0 else f"{n / GB:.2f} GB"
+    if n == 0:
+        return "–"
+    return f"{n / GB:.2f} GB"
 
 
 def _duration(seconds: float | None) -> str:
@@ -265,7 +287,9 @@ def _duration(seconds: float | None) -> str:
         return "?"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.1f} h"
+    if seconds < 2 * HOUR_S:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / HOUR_S:.1f} h"
 
 
 def plan_json(plan: CalibrationPlan) -> Fields:

@@ -15,7 +15,7 @@ from ...core.verdict.reasons import NAMES
 from ...errors import RobustcheckError
 from ...report.document import Cell, Words, name
 from ...report.terminal import INDENT, Pen, Trimmed, hanging, labelled, section, spaced, table_of
-from ...text import count_text, number_text, page, percent_text, short_digest
+from ...text import count_text, first_of, number_text, page, percent_text, short_digest
 
 MAX_NAMES = 6  # sets named in one line
 _BOUNDS = {
@@ -56,24 +56,31 @@ def _rests_on(fit: Calibration) -> list[tuple[str, str]]:
     by_reason: dict[str, list[str]] = {}
     for checkpoint, why in fit.excluded:
         by_reason.setdefault(why, []).append(checkpoint)
+    suite = ""
+    if fit.suite:
+        suite = f"{fit.suite} {short_digest(fit.suite_digest)}"
+    left_out = [f"{why} ({_names(names)})" for why, names in by_reason.items()]
+    missing = [f"{name}: {why}" for name, why in fit.missing]
     return [
         ("few", fit.few),
         ("labels", fit.labels),
-        ("suite", f"{fit.suite} {short_digest(fit.suite_digest)}" if fit.suite else ""),
+        ("suite", suite),
         ("table", f"{fit.table}, {fit.table_digest}"),
         ("images", fit.images),
         ("measured", fit.date),
         ("spread", fit.spread),
         ("rule", fit.rule),
         ("command", fit.command),
-        ("left out", "; ".join(f"{why} ({_names(names)})" for why, names in by_reason.items())),
-        ("missing", "; ".join(f"{name}: {why}" for name, why in fit.missing)),
+        ("left out", "; ".join(left_out)),
+        ("missing", "; ".join(missing)),
     ]
 
 
 def _passing(one: Trained) -> str:
-    otherwise = f"; otherwise {_names(one.otherwise)}" if one.otherwise else ""
-    return f"{one.n_passing} of {count_text(one.n, 'set')} pass{otherwise}"
+    passing = f"{one.n_passing} of {count_text(one.n, 'set')} pass"
+    if one.otherwise:
+        return f"{passing}; otherwise {_names(one.otherwise)}"
+    return passing
 
 
 def _holds_for(profile: Profile) -> list[tuple[str, str]]:
@@ -145,7 +152,9 @@ def _under(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
-    named = f" ({_names(wrong)})" if wrong else ""
+    named = ""
+    if wrong:
+        named = f" ({_names(wrong)})"
     return (
         f"{count_text(len(wrong), 'set')} of {count_text(n, 'checkpoint')}{named}; at most "
         f"{percent_text(upper)} with 95 % confidence (Clopper–Pearson)"
@@ -164,7 +173,9 @@ def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
             shown = Cell(f"{one.tensor} (chosen)", "bold")
         false_pass = f"{one.left_out_false_pass} of {one.n_without}"
         false_warn = f"{one.left_out_false_warn} of {one.n_with}"
-        gap = "–" if one.gap is None else f"× {one.gap:.2f}"
+        gap = "–"
+        if one.gap is not None:
+            gap = f"× {one.gap:.2f}"
         rows.append((shown, f"{one.n_passing} of {one.n_with}", false_pass, false_warn, gap))
     table = table_of(pen, ("tensor", ">pass", ">false PASS", ">false WARN", ">gap"), rows)
     faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in tensors if one.fault]
@@ -172,9 +183,8 @@ def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
     return [section(pen, "Tensors compared", "", table, *faults, pen.say(legend, "dim"))]
 
 
-def _names(names: Sequence[str], most: int = MAX_NAMES) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _names(names: Sequence[str]) -> str:
+    return first_of(names, MAX_NAMES)
 
 
 def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
@@ -190,10 +200,12 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
         )
         rows.append((name(file, "bold"), name(profile.id), *counts, name(short_digest(profile.digest))))
     table = table_of(pen, ("profile", "=id", ">with", ">without", ">false PASS", "=digest"), rows)
+    blocks: list[RenderableType] = [table]
     remarks = [(pen.name(file), text) for file, profile in named for text in warnings_of(profile, pen)]
+    if remarks:
+        blocks += [Text(), hanging(remarks)]
     legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out in turn."
-    more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
-    return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(legend, "dim")))
+    return Trimmed(section(pen, "Profiles", "", *blocks, Text(), pen.say(legend, "dim")))
 
 
 def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
@@ -208,6 +220,8 @@ def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
     """Return one text per cause, with its failed models. One missing package can fail every model of a suite."""
     names: dict[str, list[str]] = {}
     for model, fault in failed.items():
-        cause = f"{fault.message} ({fault.hint})" if fault.hint else fault.message
+        cause = fault.message
+        if fault.hint:
+            cause += f" ({fault.hint})"
         names.setdefault(cause, []).append(model)
-    return [f"{_names(of, 3)}: {cause}" for cause, of in names.items()]
+    return [f"{first_of(of, 3)}: {cause}" for cause, of in names.items()]
