@@ -122,9 +122,7 @@ def inspect_model(
         if preprocess is not None:
             raise
         fault = error
-    why = ""
-    if fault is not None:
-        why = _without_file(path, fault)
+    why = "" if fault is None else _without_file(path, fault)
     return Inspection(model, preprocessing, why, profile, _can_pass(model, preprocessing, fault, profile))
 
 
@@ -260,9 +258,7 @@ def _can_pass(
     """Foresee whether a file can pass, by the verdict's own rule."""
     facts = model_facts(model)
     chosen = model.representation
-    n_features = None
-    if chosen.shape is not None:
-        n_features = chosen.shape[chosen.feature_axis]
+    n_features = None if chosen.shape is None else chosen.shape[chosen.feature_axis]
     check = f"robustcheck {quoted(model.path)}"
     reasons = []
     for reason_id, seen in foreseen(facts, preprocessing, n_features, profile):
@@ -367,7 +363,7 @@ def _with_file(reason: Reason, file: str) -> Reason:
     return reason.model_copy(update={"next_step": step})
 
 
-def _sections(facts: Mapping[str, Any]) -> Iterator[Section]:
+def _sections(facts: Fields) -> Iterator[Section]:
     """Yield what was read, topic by topic."""
     chosen = facts["representation"]
     image = facts["image_input"]
@@ -390,8 +386,14 @@ def _sections(facts: Mapping[str, Any]) -> Iterator[Section]:
         rule += ", assumed: the graph does not show it"
     if chosen["pool"] != "none":
         shape += " before pooling"
-    tensor = {"tensor": chosen["tensor"], "shape": shape, "rule": rule}
-    tensor |= {"pool": chosen["pool"], "ends in": chosen["ends_in"], "why": chosen["why"]}
+    tensor = {
+        "tensor": chosen["tensor"],
+        "shape": shape,
+        "rule": rule,
+        "pool": chosen["pool"],
+        "ends in": chosen["ends_in"],
+        "why": chosen["why"],
+    }
     yield Section("Representation", "what the check reads", (_rows(tensor),))
     others = tuple(
         (*(name(other[key]) for key in ("tensor", "op", "rule")), other["why"]) for other in facts["alternatives"]
@@ -421,20 +423,22 @@ def _sections(facts: Mapping[str, Any]) -> Iterator[Section]:
     yield Section("File", "", (_rows(_file(facts)),))
 
 
-def _head(facts: Mapping[str, Any]) -> Section:
+def _head(facts: Fields) -> Section:
     head = facts["head"]
-    if not head:
-        return Section("Head", "none found", (_rows({}),))
-    rows = {
-        "layer": head["op"],
-        "weight": show_shape(head["weight_shape"]),
-        "classes": str(head["classes"] or "unknown"),
-        "class scores": facts["class_output"] or "no output",
-    }
-    return Section("Head", "", (_rows(rows),))
+    remark = "none found"
+    rows = {}
+    if head:
+        remark = ""
+        rows = {
+            "layer": head["op"],
+            "weight": show_shape(head["weight_shape"]),
+            "classes": str(head["classes"] or "unknown"),
+            "class scores": facts["class_output"] or "no output",
+        }
+    return Section("Head", remark, (_rows(rows),))
 
 
-def _file(facts: Mapping[str, Any]) -> dict[str, str]:
+def _file(facts: Fields) -> dict[str, str]:
     """Return the file, its data outside of it, where it was fetched, and what its contract says."""
     rows = {}
     if origin := facts.get("origin"):
@@ -446,21 +450,23 @@ def _file(facts: Mapping[str, Any]) -> dict[str, str]:
         rows["model file"] = facts["model_digest"]
     for data in facts["external"]:
         rows[f"data {data['location']}"] = f"{data['size_bytes']} bytes, {data['digest']}"
-    rows["opsets"] = ", ".join(f"{domain} {number}" for domain, number in facts["opsets"].items())
-    rows["IR version"] = str(facts["ir_version"])
-    rows["precision"] = facts["precision"]
-    rows["producer"] = facts["producer"] or "not named"
-    rows["contract"] = "none: the tensor was found by rule"
+    contract = "none: the tensor was found by rule"
     if facts["contract"]:
-        rows["contract"] = _contract(facts["contract"])
-    return rows
+        contract = _contract(facts["contract"])
+    return rows | {
+        "opsets": ", ".join(f"{domain} {number}" for domain, number in facts["opsets"].items()),
+        "IR version": str(facts["ir_version"]),
+        "precision": facts["precision"],
+        "producer": facts["producer"] or "not named",
+        "contract": contract,
+    }
 
 
 def _rows(rows: Mapping[str, str]) -> Facts:
     return Facts(tuple[tuple[Words, Words], ...]((label, name(value)) for label, value in rows.items()))
 
 
-def _contract(contract: Mapping[str, Any]) -> str:
+def _contract(contract: Fields) -> str:
     source = contract["source"]
     origin = f"{source['library']} {source['name']} {source['weights']}"
     if source["random_weights"]:

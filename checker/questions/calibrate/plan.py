@@ -93,9 +93,7 @@ def plan(
     planned = []
     for task in work:
         size = sizes.get(task.member.id, {})
-        n_passes = 0
-        if task.member.id in to_measure:
-            n_passes = n_images
+        n_passes = n_images if task.member.id in to_measure else 0
         planned.append(_planned(task, size, n_passes, rate))
     there = next(folder for folder in (settings.cache, *settings.cache.parents) if folder.is_dir())
     free_bytes = shutil.disk_usage(there).free
@@ -112,9 +110,7 @@ def _planned(task: Task, size: Fields, n_passes: int, rate: float | None) -> Pla
         rate: seconds per image and byte of model.
     """
     entry = task.member.entry
-    fault = size.get("unknown", "")
-    if task.fault:
-        fault = task.fault.message
+    fault = task.fault.message if task.fault else size.get("unknown", "")
     download_bytes: int | None = 0
     disk_bytes: int | None = 0
     model_bytes = _float32_bytes(size.get("vision_parameters"))
@@ -129,9 +125,7 @@ def _planned(task: Task, size: Fields, n_passes: int, rate: float | None) -> Pla
         if not entry.random_weights and entry.source != "torch":
             download_bytes = _float32_bytes(size.get("parameters"))
     else:
-        state = "exported"
-        if task.export is None:
-            state = "ready file"
+        state = "ready file" if task.export is None else "exported"
         files = (Path(f"{task.model}{end}") for end in ("", ".data"))
         model_bytes = sum(file.stat().st_size for file in files if file.is_file())
     estimate_s = None

@@ -14,12 +14,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
@@ -34,7 +33,7 @@ from ...core.measure.job import Job, Outcome
 from ...core.model.contract import parse_contract
 from ...core.model.file import read_onnx
 from ...core.model.watched import file_digest
-from ...core.progress import LOG, Progress, TellLine, tell_stage
+from ...core.progress import LOG, Tell, TellLine, tell_stage
 from ...core.statistics.definitions import STATISTIC_VERSION
 from ...errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ...outside.image_sets.open import open_images
@@ -74,7 +73,7 @@ class Task:
 
     member: Member
     model: Path
-    export: Mapping[str, Any] | None
+    export: Fields | None
     """everything that influences the export; None for a ready file"""
     key: str
     """identifies the measurement; empty with a fault"""
@@ -133,7 +132,7 @@ def tasks(suite: OpenedSuite, settings: CalibrationSettings, images_digest: str)
     return tuple(_task(suite.folder, member, settings.cache, measuring) for member in suite.members)
 
 
-def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any]) -> Task:
+def _task(folder: Path, member: Member, cache: Path, measuring: Fields) -> Task:
     entry = member.entry
     if entry.model is not None:
         path = folder / entry.model
@@ -194,7 +193,7 @@ def _digest_of(folder: Path, name: str | None) -> str:
     return file_digest(path)
 
 
-def _key(content: Mapping[str, Any]) -> str:
+def _key(content: Fields) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -232,7 +231,7 @@ def measure(
     settings: CalibrationSettings,
     table: Path,
     tell: TellLine,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Tell | None = None,
 ) -> dict[str, RobustcheckError]:
     """Export and measure every model without rows, and add its rows to the table as soon as it is measured.
 

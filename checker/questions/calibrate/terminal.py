@@ -17,6 +17,8 @@ from ...report.document import Cell, Words, name
 from ...report.terminal import INDENT, Pen, Trimmed, hanging, labelled, section, spaced, table_of
 from ...text import count_text, first_of, number_text, page, percent_text, short_digest
 
+Rows = list[tuple[str, str]]
+"""label and text of each line"""
 MAX_NAMES = 6  # sets named in one line
 _BOUNDS = {
     "looks": "each lower bound by itself, at the looks of a run",
@@ -52,7 +54,7 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
     return Trimmed(spaced(blocks))
 
 
-def _rests_on(fit: Calibration) -> list[tuple[str, str]]:
+def _rests_on(fit: Calibration) -> Rows:
     by_reason: dict[str, list[str]] = {}
     for checkpoint, why in fit.excluded:
         by_reason.setdefault(why, []).append(checkpoint)
@@ -83,7 +85,7 @@ def _passing(one: Trained) -> str:
     return passing
 
 
-def _holds_for(profile: Profile) -> list[tuple[str, str]]:
+def _holds_for(profile: Profile) -> Rows:
     return [
         ("tensor", f"{profile.tensor}: {', '.join(profile.tensor_rules)}; pooled by {', '.join(profile.pools)}"),
         ("that ends in", ", ".join(map(str, profile.ends))),
@@ -129,7 +131,7 @@ def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
     ]
 
 
-def _error_rates(fit: Calibration) -> list[tuple[str, str]]:
+def _error_rates(fit: Calibration) -> Rows:
     passing = [f"{one.of}: {one.n_wrong} of {one.n}, at most {percent_text(one.upper)}" for one in fit.rates]
     rates = _under("PASS of", passing)
     if not rates:
@@ -146,15 +148,13 @@ def _error_rates(fit: Calibration) -> list[tuple[str, str]]:
     return rates + _under("family out", [f"{group}: {text}" for group, text in fit.family_out])
 
 
-def _under(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+def _under(label: str, texts: Sequence[str]) -> Rows:
     """Return rows of which the first alone has the label."""
     return list(zip([label, *[""] * len(texts)], texts, strict=False))
 
 
 def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
-    named = ""
-    if wrong:
-        named = f" ({_names(wrong)})"
+    named = f" ({_names(wrong)})" if wrong else ""
     return (
         f"{count_text(len(wrong), 'set')} of {count_text(n, 'checkpoint')}{named}; at most "
         f"{percent_text(upper)} with 95 % confidence (Clopper–Pearson)"
@@ -173,9 +173,7 @@ def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
             shown = Cell(f"{one.tensor} (chosen)", "bold")
         false_pass = f"{one.left_out_false_pass} of {one.n_without}"
         false_warn = f"{one.left_out_false_warn} of {one.n_with}"
-        gap = "–"
-        if one.gap is not None:
-            gap = f"× {one.gap:.2f}"
+        gap = "–" if one.gap is None else f"× {one.gap:.2f}"
         rows.append((shown, f"{one.n_passing} of {one.n_with}", false_pass, false_warn, gap))
     table = table_of(pen, ("tensor", ">pass", ">false PASS", ">false WARN", ">gap"), rows)
     faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in tensors if one.fault]

@@ -24,6 +24,7 @@ from ...report.document import (
     Style,
     Table,
     Topics,
+    Words,
     document_of,
     name,
 )
@@ -227,18 +228,14 @@ def _tiles(report: CompareReport) -> Iterator[tuple[str, object, str]]:
         same_nearest = report.similarity.same_nearest
     yield "CKA, debiased", number_text(cka), f"1 = alike up to rotation and scale; {MIN_CKA:g} is needed"
     yield "Same nearest neighbour", percent_text(same_nearest), "of the images"
-    pairs = "not in pairs"
-    if report.paired:
-        pairs = "in pairs"
+    pairs = "in pairs" if report.paired else "not in pairs"
     yield "Images measured", report.n_images, pairs
 
 
 def heading(report: CompareReport) -> str:
     """Write the verdicts in a few words. The one that stops the run leads, and one that is not required is last."""
     verdict = f"{SIGNS[report.verdict.verdict]} {verdict_text(report.verdict)}"
-    stopped = ""
-    if report.exit_code:
-        stopped = STOPPED
+    stopped = STOPPED if report.exit_code else ""
     if not report.is_required:
         parts = [report.index_words, stopped, f"outlier features: {verdict_text(report.verdict)}"]
     elif report.index_first:
@@ -261,9 +258,7 @@ def _line(report: CompareReport) -> str:
 
 
 def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
-    word = "reference"
-    if report.baseline:
-        word = "baseline"
+    word = "baseline" if report.baseline else "reference"
     sides = (("candidate", report.candidate), (word, report.reference))
     models = tuple(
         (
@@ -280,9 +275,7 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
     least = 1 - report.tolerance
     confidence = f"{100 * (1 - report.alpha):g} %"
     must = f"{100 * least:g} % must be kept, {confidence} confidence together"
-    pairs = "not paired"
-    if report.paired:
-        pairs = "paired"
+    pairs = "paired" if report.paired else "not paired"
     remark = f"{report.n_images} images, {pairs}; {must}"
     yield Section("Statistics", remark, (_statistics(report, least),), "short")
     legend = (
@@ -295,7 +288,7 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
         brief.append(f"as a whole: {report.similarity.text}")
     index = report.index
     if index and report.is_required:
-        brief.append(_index_line(index))
+        brief.append(_index_answer(index))
     yield Section("", "", tuple(brief), "brief")
     yield _features(report)
     yield _similarity(report)
@@ -306,7 +299,7 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
         yield Section(f"{label.capitalize()}: what was measured, and how", side.evidence.model.source, (topics,))
 
 
-def _index_line(index: IndexReport) -> Cell:
+def _index_answer(index: IndexReport) -> Cell:
     return judged(index.plain, index.verdict == "compatible")
 
 
@@ -315,7 +308,7 @@ def _of_index(index: IndexReport, thumbnails: Mapping[str, str]) -> Iterator[Sec
     remark = "not measured"
     if index.n_images:
         remark = f"measured on {count_text(index.n_images, 'photo')}"
-    yield Section("Index of vectors", remark, (_index_line(index), Facts(tuple(index.rows()))))
+    yield Section("Index of vectors", remark, (_index_answer(index), Facts(tuple(index.rows()))))
     photos = tuple(
         Photo(image.name, f"cosine {number_text(image.cosine)}", thumbnails.get(image.digest, ""))
         for image in index.worst
@@ -352,7 +345,7 @@ def _features(report: CompareReport) -> Section:
         remark = "the reference has no persistent one; its strongest feature, and what became of it"
     of_candidate = (">is now", ">mean z now", "?>beyond 4 SD now", "=what became of it")
     heads = (">feature", ">mean z", "?>beyond 4 SD", *of_candidate)
-    blocks: list[Table | str | Cell] = [Table(heads, tuple(map(_feature, report.features)))]
+    blocks: list[Block] = [Table(heads, tuple(map(_feature, report.features)))]
     if not report.features:
         blocks = ["The reference has no feature to follow."]
     if report.new_features:
@@ -360,7 +353,7 @@ def _features(report: CompareReport) -> Section:
     return Section("Outlier features", remark, tuple(blocks))
 
 
-def _feature(feature: FeatureFate) -> tuple[str | Cell, ...]:
+def _feature(feature: FeatureFate) -> tuple[Words, ...]:
     before = (Cell(str(feature.index), "bold"), f"{feature.mean_z:+z.1f}", percent_text(feature.frequency))
     now = ("–", "–", "–")
     if feature.candidate_mean_z is not None:

@@ -82,7 +82,7 @@ class CompareReport(Shown, Bound, WithNextBaseline):
     """None against a baseline that was measured on other images, or on the same in another order"""
     agreement: ClassAgreement | None
     """None unless both have class scores of equal width; None against a baseline, which holds no classes"""
-    notes: tuple[str, ...]
+    notes: Texts
     profile: Profile
     claim: str
     time: Time | None

@@ -17,7 +17,7 @@ import numpy as np
 
 from ....thresholds import read_bytes
 from ....thresholds.profile import Profile
-from ...arrays import Floats, float64
+from ...arrays import float64
 from ...core.evidence import Evidence, Execution, RunOptions
 from ...core.images.source import Item, Picture, Skipped
 from ...core.measure.content import DescribedRows, described_rows, merge_described
@@ -45,7 +45,7 @@ from ..call import QuestionRun
 from ..check import binding_of
 from . import baseline as baselines
 from . import stored, trials
-from .baseline import COSINE_IMAGES, Baseline, Vectors
+from .baseline import COSINE_IMAGES, Baseline, GivenBaseline, Vectors
 from .changes import changes, jackknife_of, required_by
 from .features import FeatureFate, follow_features, new_features
 from .index import compare_vectors, concluded_index, on_another_machine
@@ -55,7 +55,7 @@ from .machine import MachineLoss, loss_of
 from .pairs import MAX_ROWS, Compared, Pair, Side, add_predictions, agreement, update
 from .similarity import cosines, similarity, similarity_of
 from .stored import VectorsReport
-from .vectors import VectorFile, open_vectors
+from .vectors import VectorFile, VectorsByPhoto, open_vectors
 
 AnyReport = CompareReport | FirstBaseline | VectorsReport
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
@@ -158,7 +158,7 @@ def compare(
 def _compare(
     run: QuestionRun,
     places: Sequence[Place],
-    baseline: str | Path | Baseline | None,
+    baseline: GivenBaseline,
     tolerance: float,
     profile: Profile,
     index: IndexOptions,
@@ -166,7 +166,9 @@ def _compare(
 ) -> AnyReport:
     """Compare in this process."""
     old_numbers = None if baseline is None else baselines.load(baseline)
-    baseline_digest = _digest_of(baseline)
+    baseline_digest = ""
+    if isinstance(baseline, str | Path):
+        baseline_digest = sha256_of(read_bytes(Path(baseline), baselines.LARGEST_BYTES))
     named = (("--index", index.file), ("--text", index.text))
     files = {option: open_vectors(file, option) for option, file in named if file is not None}
     with ExitStack() as copies:
@@ -227,13 +229,6 @@ def _compare(
         return report.with_baseline(new_baseline)
 
 
-def _digest_of(baseline: str | Path | Baseline | None) -> str:
-    """Return the digest of a baseline's file; empty where there is no file."""
-    if isinstance(baseline, str | Path):
-        return sha256_of(read_bytes(Path(baseline), baselines.LARGEST_BYTES))
-    return ""
-
-
 def _open(models: Sequence[LocalModel], run: QuestionRun) -> list[Opened]:
     """Open the candidate, and the reference where there is one, on the candidate's images."""
     jobs = [Job(model.path, run.options) for model in models]
@@ -277,7 +272,7 @@ def _rows_of_both(pair: Pair, old: Vectors) -> tuple[list[int], list[int]]:
     return rows, [places[pair.images[row][1]] for row in rows]
 
 
-def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path | Baseline | None) -> None:
+def _refuse(tolerance: float, reference: str | Path | None, baseline: GivenBaseline) -> None:
     if not 0 <= tolerance < 1:
         raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
     if reference is not None and baseline is not None:
@@ -323,7 +318,7 @@ def _judge_vectors(
     names = [name for name, _ in pair.images]
     rows = float64(pair.candidate.vectors)
 
-    def try_others(own: Mapping[int, Floats]) -> str:
+    def try_others(own: VectorsByPhoto) -> str:
         run.tell("trying other preprocessing")
         return trials.explained(opened, names, rows, own)
 
@@ -331,7 +326,7 @@ def _judge_vectors(
     return stored.judge_stored(rows, names, file, index, try_others, exact)
 
 
-def _save_baseline(report: AnyReport, file: str | Path | None, baseline: str | Path | Baseline | None) -> AnyReport:
+def _save_baseline(report: AnyReport, file: str | Path | None, baseline: GivenBaseline) -> AnyReport:
     """Write the candidate's numbers to a file. Nothing else can fail any more.
 
     A candidate that failed does not replace the baseline that it was compared with: tried again, it would be compared
@@ -345,7 +340,7 @@ def _save_baseline(report: AnyReport, file: str | Path | None, baseline: str | P
     return report
 
 
-def _compare_apart(child: Callable[..., AnyReport], baseline: str | Path | Baseline | None, asked: Fields) -> AnyReport:
+def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline, asked: Fields) -> AnyReport:
     """Compare in a child. Baselines cross the wall in files, since JSON does not hold their vectors."""
     sent = baseline
     with TemporaryDirectory(prefix="robustcheck-") as folder:

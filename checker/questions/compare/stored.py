@@ -10,7 +10,7 @@ from typing import Literal, NoReturn
 
 from ....thresholds.profile import Profile
 from ....thresholds.records import ReprArgs
-from ...arrays import Array, Floats, float64
+from ...arrays import Array, float64
 from ...core.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
 from ...core.measure.reference import Reference
 from ...core.verdict.gate import Gate
@@ -23,18 +23,27 @@ from ...report.preprocessing import preprocessing_text
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
 from ...report.words import STOPPED
-from ...text import VERSION, count_text, number_text
+from ...text import VERSION, Texts, count_text, number_text
 from . import holds
 from .baseline import WithNextBaseline
 from .document import judged, step_after
 from .ids import match_ids
-from .index import FEWEST_IMAGES, UNSOUND, compare_vectors, explain, on_another_machine, tested
+from .index import (
+    FEWEST_IMAGES,
+    UNSOUND,
+    because_too_few,
+    because_unsound,
+    compare_vectors,
+    explain,
+    on_another_machine,
+    tested,
+)
 from .index_report import OTHER_VECTORS, SIGNS, IndexOptions, IndexReason, IndexReport, IndexVerdict
 from .machine import loss_of
 from .neighbours import quantile, search
 from .pairs import Compared
 from .similarity import cosine
-from .vectors import VectorFile
+from .vectors import VectorFile, VectorsByPhoto
 
 FEWEST_MATCHED = 35  # photos from which the lower bound of the share can reach `holds.SAME_SHARE`
 OWN = "index: own vector"
@@ -72,7 +81,7 @@ class VectorsReport(Shown, NoTruth, WithNextBaseline):
     preprocessing: PreprocessingFacts
     images: ImageFacts
     execution: Execution
-    notes: tuple[str, ...]
+    notes: Texts
     time: Time | None
 
     @property
@@ -152,7 +161,7 @@ def judge_stored(
     names: Sequence[str],
     file: VectorFile,
     options: IndexOptions,
-    try_others: Callable[[Mapping[int, Floats]], str],
+    try_others: Callable[[VectorsByPhoto], str],
     exact: Reference | None = None,
 ) -> IndexReport:
     """Judge whether the vectors in a file are the model's.
@@ -177,20 +186,18 @@ def judge_stored(
         report = _by_ids(report, ours, found.own, try_others)
     else:
         report = _about_this_file(report, "undecided")
-    own: Mapping[int, Floats] = found.own
+    own: VectorsByPhoto = found.own
     if report.verdict == "compatible":
         rows = matches.rows
         if report.tested == "by vectors":
             rows = {int(row): photo for photo, row in enumerate(found.ranked[0].numbers[:, 0])} | dict(rows)
             own = search([ours], file.blocks(), "cosine", rows).own
         report = _as_between_files(report, ours, own, file, rows)
-    if exact is None:
-        return report
     return _on_another_machine(report, exact, ours, own)
 
 
 def _as_between_files(
-    report: IndexReport, ours: Array, own: Mapping[int, Floats], file: VectorFile, rows: Mapping[int, int]
+    report: IndexReport, ours: Array, own: VectorsByPhoto, file: VectorFile, rows: Mapping[int, int]
 ) -> IndexReport:
     """Require what a comparison with the model that made the vectors requires.
 
@@ -210,9 +217,7 @@ def _as_between_files(
     deciding = {name: number for name, number in between.numbers.items() if number.needs is not None}
     report = report.model_copy(update={"numbers": deciding | report.numbers})
     for each in between.reasons:
-        step = STEPS["other_index"]
-        if each.verdict == "undecided":
-            step = each.next_step
+        step = each.next_step if each.verdict == "undecided" else STEPS["other_index"]
         report = report.because(each.id, each.verdict, each.seen, step)
     return report
 
@@ -229,7 +234,7 @@ def _of_another_width(report: IndexReport, file: VectorFile, width: int) -> Inde
 
 
 def _by_ids(
-    report: IndexReport, ours: Array, own: Mapping[int, Floats], try_others: Callable[[Mapping[int, Floats]], str]
+    report: IndexReport, ours: Array, own: VectorsByPhoto, try_others: Callable[[VectorsByPhoto], str]
 ) -> IndexReport:
     """Name what was done to the vectors of photos with an id, and judge that."""
     photos = sorted(own)
@@ -240,9 +245,7 @@ def _by_ids(
     report = report.model_copy(update={"numbers": numbers})
     if change in CHANGES:
         report = report.model_copy(update={"change": change})
-    first = ""
-    if report.reasons:
-        first = report.reasons[0].id
+    first = report.reasons[0].id if report.reasons else ""
     upper = numbers[OWN].high
     is_other = first in OTHER_VECTORS and upper is not None and upper < holds.SAME_SHARE
     is_scaled = first == "index_lengths" and report.options.metric is not None
@@ -262,14 +265,16 @@ def _by_ids(
     return _about_this_file(report, verdict)
 
 
-def _on_another_machine(report: IndexReport, exact: Reference, ours: Array, own: Mapping[int, Floats]) -> IndexReport:
+def _on_another_machine(report: IndexReport, exact: Reference | None, ours: Array, own: VectorsByPhoto) -> IndexReport:
     """Make the verdict undecided where this machine's arithmetic makes the vectors differ.
 
     exact: the vectors of the first photos by reference arithmetic.
     """
+    if exact is None or exact.rows is None:
+        return report
     rows = exact.rows
-    photos = [photo for photo in sorted(own) if rows is not None and photo < len(rows)]
-    if rows is None or not photos:
+    photos = [photo for photo in sorted(own) if photo < len(rows)]
+    if not photos:
         return report
     stored = float64([own[photo] for photo in photos])
     loss = loss_of((ours[photos], stored), (rows[photos], None), "this machine", exact.run.words)
@@ -301,15 +306,11 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
 
     Assumed preprocessing is such a doubt only for vectors that differ: those that are the same confirm it.
     """
-    if unsound := sorted(UNSOUND.intersection(reasons)):
-        step = f"Run `robustcheck explain {unsound[0]}`."
-        return report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step).model_copy(
-            update={"verdict": "undecided"}
-        )
+    if unsound := UNSOUND.intersection(reasons):
+        return because_unsound(report, unsound).model_copy(update={"verdict": "undecided"})
     n_varied = evidence.images.sanity.n_varied
     if report.verdict == "compatible" and n_varied < FEWEST_IMAGES:
-        seen = f"{n_varied} images differ clearly from each other; {FEWEST_IMAGES} are needed"
-        return report.because("too_few_images", "undecided", seen)
+        return because_too_few(report, n_varied)
     if evidence.preprocessing.source == "assumed" and report.verdict == "re-embed":
         seen = f"neither an option nor a file gives the preprocessing of {evidence.model.file}"
         if report.reason:

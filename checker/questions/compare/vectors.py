@@ -29,6 +29,10 @@ LISTS = ("list<", "large_list<", "fixed_size_list<")
 SAMPLE = 2048  # vectors that show of which form an index is
 
 
+VectorsByPhoto = Mapping[int, Floats]
+"""vectors by the number of their photo"""
+
+
 class VectorFile(NamedTuple):
     """The vectors of a file. Nothing of them is read yet, and nothing is unpickled."""
 
@@ -88,7 +92,10 @@ def open_vectors(path: Path, option: str) -> VectorFile:
             n, width, kind, read, read_ids = _parquet(path)
         else:
             arrays = _arrays(path)
-            shapes = {name: _shape(array) for name, array in arrays.items()}
+            shapes = {
+                name: tuple(array.shape if isinstance(array, np.ndarray) else array.get_shape())
+                for name, array in arrays.items()
+            }
             name = _vectors_of([name for name, shape in shapes.items() if len(shape) == 2])
             named = [key for key in IDS if shapes.get(key)]
             ids = [arrays[key] for key in named if shapes[key] == shapes[name][:1]]
@@ -102,9 +109,8 @@ def open_vectors(path: Path, option: str) -> VectorFile:
                     yield arrays[name][first : min(first + BLOCK, n)]
 
             def read_ids() -> Iterator[Any]:
-                for array in ids[:1]:
-                    for first in range(0, n, BLOCK):
-                        yield from _texts(array[first : min(first + BLOCK, n)])
+                for first in range(0, n if ids else 0, BLOCK):
+                    yield from _texts(ids[0][first : min(first + BLOCK, n)])
 
         if n < 2 or not width or kind != "f":
             codes = ""
@@ -125,9 +131,7 @@ def readable(path: Path, option: str) -> Iterator[None]:
         raise EnvironmentFaultError(f"{path}: package {fault.name} is missing", install_hint("data")) from fault
     except FileNotFoundError as fault:
         near = nearest_path(path)
-        step = f"{option} {quoted(near)}"
-        if not near:
-            step = f"ls {quoted(existing_parent(path))}"
+        step = f"{option} {quoted(near)}" if near else f"ls {quoted(existing_parent(path))}"
         seen = f"{path}: file of {option} can't be used (No such file or directory)"
         raise UsageError(seen, step) from fault
     except NOT_READABLE as fault:
@@ -135,12 +139,6 @@ def readable(path: Path, option: str) -> Iterator[None]:
             f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",
             f"numpy.save('vectors.npy', vectors)  # floats (vector, feature); then {option} vectors.npy",
         ) from fault
-
-
-def _shape(array: Any) -> tuple[int, ...]:
-    if isinstance(array, np.ndarray):
-        return tuple(array.shape)
-    return tuple(array.get_shape())  # of safetensors
 
 
 def _texts(ids: AnyArray) -> list[Any]:

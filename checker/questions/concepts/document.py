@@ -15,6 +15,7 @@ from ...report.document import (
     Facts,
     Section,
     Table,
+    Words,
     document_of,
     facts_of_run,
     measured,
@@ -22,7 +23,7 @@ from ...report.document import (
 )
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
-from ...text import count_text, name_text, number_text
+from ...text import Texts, count_text, name_text, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,14 +96,14 @@ class DirectionConcepts(Frozen):
     direction: int
     strength: float | None
     """singular value of the head's weight, or SD along a principal axis; None of a feature"""
-    concepts: tuple[str, ...]
+    concepts: Texts
     """by falling AP"""
 
 
 class DirectionFacts(Frozen):
     """The directions that were searched, each with both signs."""
 
-    of: Literal["head", "features", "axes"]
+    of: Of
     source: str
     """what they are, in words"""
     n: int
@@ -177,7 +178,7 @@ class ConceptsReport(Shown, Frozen):
     preprocessing: PreprocessingFacts
     images: ImageFacts
     execution: Execution
-    notes: tuple[str, ...]
+    notes: Texts
     limits: str = LIMITS
     time: Time | None
     """None where the caller asked for no time block"""
@@ -295,7 +296,7 @@ def document_of_concepts(report: ConceptsReport) -> Document:
     )
 
 
-def _concept(concept: Concept) -> tuple[str | Cell, ...]:
+def _concept(concept: Concept) -> tuple[Words, ...]:
     best = concept.best[0]
     status = Cell("within chance", "warn") if concept.encoded else Cell("–", "dim")
     return (

@@ -18,6 +18,7 @@ from ...report.document import (
     Facts,
     Section,
     Table,
+    Words,
     document_of,
     facts_of_run,
     image_rows,
@@ -26,7 +27,7 @@ from ...report.document import (
 )
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
-from ...text import count_text, number_text, percent_text, range_text
+from ...text import Texts, count_text, number_text, percent_text, range_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +174,7 @@ class ScanReport(Shown, Frozen):
     preprocessing: PreprocessingFacts
     images: ImageFacts
     execution: Execution
-    notes: tuple[str, ...]
+    notes: Texts
     limits: str = LIMITS
     time: Time | None
     """None where the caller asked for no time block"""
@@ -344,7 +345,7 @@ def document_of_scan(report: ScanReport) -> Document:
 
 def _layers(report: ScanReport) -> Table:
     has_class = any(layer.class_token for layer in report.layers)
-    rows: list[tuple[str | Cell, ...]] = []
+    rows: list[tuple[Words, ...]] = []
     for number, layer in enumerate(report.layers, 1):
         s = layer.statistics
         of_class = [_number(s.class_token_kurtosis)] if has_class else []

@@ -13,6 +13,7 @@ from ....thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of
 from ....thresholds.records import Frozen
 from ...core.evidence import Skips
 from ...core.statistics.intervals import CONFIDENCE, Accuracy, wilson
+from ...text import Texts
 
 Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
 
@@ -76,7 +77,7 @@ class ComparedVerdict(Frozen):
     """The verdict that the accuracies are compared with."""
 
     verdict: Literal["PASS", "WARN"]
-    reasons: tuple[str, ...]
+    reasons: Texts
     profile: str
     n_images: int
     tensor: str
@@ -93,7 +94,7 @@ class VerdictAgreement(Frozen):
     """mean effective robustness over `shifts`, percentage points"""
     low_pp: float | None
     high_pp: float | None
-    shifts: tuple[str, ...]
+    shifts: Texts
     usual_low_pp: float | None
     """5 and 95 % of that mean over the models of the baseline"""
     usual_high_pp: float | None

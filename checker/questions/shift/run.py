@@ -71,7 +71,7 @@ class ShiftReport(Shown, Frozen):
     preprocessing_source: str
     execution: Execution
     seed: int
-    notes: tuple[str, ...]
+    notes: Texts
     claim: str
     time: Time | None
 
@@ -339,16 +339,12 @@ def document_of_shift(report: ShiftReport) -> Document:
     verdict = report.verdict
     agreement = report.agreement
     results = (inside, *(s.result for s in report.shifted))
-    reasons = f"{', '.join(verdict.reasons)}; " if verdict.reasons else ""
-    agrees = Facts(
-        (
-            (
-                Cell(verdict.verdict, "pass" if verdict.verdict == "PASS" else "warn"),
-                f"{reasons}{verdict.origin}, {verdict.n_images} images, tensor {verdict.tensor}",
-            ),
-            (Cell(agreement.outcome, _STYLES.get(agreement.outcome, "bold")), agreement.sentence),
-        )
-    )
+    basis = f"{verdict.origin}, {verdict.n_images} images, tensor {verdict.tensor}"
+    if verdict.reasons:
+        basis = f"{', '.join(verdict.reasons)}; {basis}"
+    style: Style = "pass" if verdict.verdict == "PASS" else "warn"
+    outcome = Cell(agreement.outcome, _STYLES.get(agreement.outcome, "bold"))
+    agrees = Facts(((Cell(verdict.verdict, style), basis), (outcome, agreement.sentence)))
     labels = _joined((result.labels, result.name) for result in results)
     facts = [("Scores", model.class_output), ("Classes", model.n_classes)]
     run = [("Digest of the model", model.digest), ("Seed", report.seed)]
@@ -368,7 +364,7 @@ def document_of_shift(report: ShiftReport) -> Document:
                 "short",
             ),
             *_effective(report),
-            *(_predictions(report.predicted, inside) if report.predicted else []),
+            *_predictions(report.predicted, inside),
             Section("Agreement with the verdict", "", (agrees,), "short"),
             measured(report, facts, run, report.preprocessing_source),
         ),
@@ -387,6 +383,13 @@ def document_of_shift(report: ShiftReport) -> Document:
     )
 
 
+def _targets(report: ShiftReport) -> tuple[Target, ...]:
+    """Return the sets on which accuracy was predicted."""
+    if report.predicted is None:
+        return ()
+    return report.predicted.targets
+
+
 def _answer(report: ShiftReport) -> str:
     """Write each accuracy, measured or predicted, in one line."""
     inside = report.in_distribution
@@ -395,7 +398,7 @@ def _answer(report: ShiftReport) -> str:
         accuracy = shifted.result.accuracy.value
         points = 100 * shifted.difference.value
         parts.append(f"{percent_text(accuracy)} on {shifted.result.name} ({points:+.1f} points)")
-    for target in report.predicted.targets if report.predicted else ():
+    for target in _targets(report):
         parts.append(f"predicted on {target.name}: {predicted_words(target)}")
     return f"Accuracy: {', '.join(parts)}."
 
@@ -405,7 +408,7 @@ def _line(report: ShiftReport) -> str:
     file = name_text(report.model.file, ascii_only=False)
     predicted = "".join(
         f"; predicted accuracy on {name_text(target.name, ascii_only=False)}: {predicted_words(target)}"
-        for target in (report.predicted.targets if report.predicted else ())
+        for target in _targets(report)
     )
     return f"{report.verdict.verdict} {file}: {report.agreement.outcome}: {report.agreement.sentence}{predicted}"
 
@@ -472,10 +475,12 @@ def _effective(report: ShiftReport) -> list[Section]:
     table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), rows)
     title = "Effective robustness"
     remark = "accuracy beyond the baseline, percentage points"
-    return [
-        *([Section(title, remark, (table,), "short")] if rows else []),
-        *([Section(f"{title} is not applicable", "", (Facts(why),), "short")] if why else []),
-    ]
+    sections = []
+    if rows:
+        sections.append(Section(title, remark, (table,), "short"))
+    if why:
+        sections.append(Section(f"{title} is not applicable", "", (Facts(why),), "short"))
+    return sections
 
 
 def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -486,7 +491,9 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {key: ", ".join(parts) for key, parts in texts.items()}
 
 
-def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
+def _predictions(predicted: Predicted | None, inner: SetResult) -> list[Section]:
+    if predicted is None:
+        return []
     rows: list[tuple[Words, ...]] = []
     missing: list[str] = []
     for target in predicted.targets:
