@@ -331,11 +331,7 @@ def document_of_inspection(report: Inspected) -> Document:
             words = f"only with {options}, because {hardest.seen}"
             answer = Cell(f"▲ needs {options}", "warn")
         step = step_of(hardest.next_step, report.file, scores=facts.get("class_output") is not None)
-    sections: tuple[Section, ...] = ()
-    reasons: list[Reason] = []
-    if "representation" in facts:  # the file could be read
-        sections = tuple(_sections(facts))
-        reasons = [_with_file(each, report.file) for each in can_pass.reasons]
+    is_read = "representation" in facts
     return Document(
         question="inspect",
         title="Inspection",
@@ -343,13 +339,13 @@ def document_of_inspection(report: Inspected) -> Document:
         model=File(report.file, report.digest),
         facts=(),
         summary=f"Can this file pass? {words}",
-        sections=sections,
+        sections=tuple(_sections(facts)) if is_read else (),
         notes=tuple(int8_notes(facts.get("saturating_pairs"))),
         notes_in_short=True,
         limits="",
         version=VERSION,
         verdict=answer,
-        reasons=tuple(reasons),
+        reasons=tuple(_with_file(each, report.file) for each in can_pass.reasons if is_read),
         step=step,
         remark="Nothing was measured: `robustcheck check` gives the verdict.",
         hint=hint,

@@ -154,9 +154,8 @@ def device_name(device: str) -> str:
     """Return the name of the selected device as evidence has it; for auto, that of the GPU if there is one."""
     from ...core.runtime.devices import cpu_name, list_gpus, parse_device  # noqa: PLC0415
 
-    if parse_device(device).is_gpu:
-        for gpu in list_gpus():
-            return gpu.name
+    if parse_device(device).is_gpu and (gpus := list_gpus()):
+        return gpus[0].name
     return cpu_name()
 
 

@@ -13,7 +13,7 @@ from ....thresholds.profile import Calibration, Profile, Trained
 from ....thresholds.statistics import DEFINITIONS
 from ...core.verdict.reasons import NAMES
 from ...errors import RobustcheckError
-from ...report.document import Cell, Words, name
+from ...report.document import Cell, TableRow, Words, name
 from ...report.terminal import INDENT, Pen, Trimmed, hanging, labelled, section, spaced, table_of
 from ...text import count_text, first_of, number_text, page, percent_text, short_digest
 
@@ -58,9 +58,7 @@ def _rests_on(fit: Calibration) -> Rows:
     by_reason: dict[str, list[str]] = {}
     for checkpoint, why in fit.excluded:
         by_reason.setdefault(why, []).append(checkpoint)
-    suite = ""
-    if fit.suite:
-        suite = f"{fit.suite} {short_digest(fit.suite_digest)}"
+    suite = f"{fit.suite} {short_digest(fit.suite_digest)}" if fit.suite else ""
     left_out = [f"{why} ({_names(names)})" for why, names in by_reason.items()]
     missing = [f"{name}: {why}" for name, why in fit.missing]
     return [
@@ -117,7 +115,7 @@ def _checkpoints(c: Calibration) -> str:
 
 def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
     """Render the thresholds, each with its gap, and the rates of errors, with the checkpoints left out in turn."""
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     for statistic in profile.deciding:
         if gap := profile.thresholds[statistic]:
             ends = (f"≤ {number_text(gap.highest_without)}", f"≥ {number_text(gap.lowest_with)}")
@@ -166,7 +164,7 @@ def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
     tensors = profile.calibration.tensors
     if not tensors:
         return []
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     for one in tensors:
         shown: Words = one.tensor
         if one.tensor == profile.tensor:
@@ -188,7 +186,7 @@ def _names(names: Sequence[str]) -> str:
 def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
     """Show profiles in a table. named: (name or file, profile)."""
     pen = Pen(ascii_only)
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     for file, profile in named:
         fit = profile.calibration
         counts = (

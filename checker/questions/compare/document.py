@@ -23,8 +23,8 @@ from ...report.document import (
     Section,
     Style,
     Table,
+    TableRow,
     Topics,
-    Words,
     document_of,
     name,
 )
@@ -221,11 +221,9 @@ def _tiles(report: CompareReport) -> Iterator[tuple[str, object, str]]:
     yield "Statistics kept", f"{n_kept} of {len(required)}", least
     n_kept = sum(f.fate == "kept" for f in report.features)
     yield "Outlier features kept", f"{n_kept} of {len(report.features)}", "of the reference"
-    cka = None
-    same_nearest = None
-    if report.similarity is not None:
-        cka = report.similarity.cka_debiased
-        same_nearest = report.similarity.same_nearest
+    alike = report.similarity
+    cka = alike.cka_debiased if alike else None
+    same_nearest = alike.same_nearest if alike else None
     yield "CKA, debiased", number_text(cka), f"1 = alike up to rotation and scale; {MIN_CKA:g} is needed"
     yield "Same nearest neighbour", percent_text(same_nearest), "of the images"
     pairs = "in pairs" if report.paired else "not in pairs"
@@ -353,13 +351,11 @@ def _features(report: CompareReport) -> Section:
     return Section("Outlier features", remark, tuple(blocks))
 
 
-def _feature(feature: FeatureFate) -> tuple[Words, ...]:
+def _feature(feature: FeatureFate) -> TableRow:
     before = (Cell(str(feature.index), "bold"), f"{feature.mean_z:+z.1f}", percent_text(feature.frequency))
     now = ("–", "–", "–")
     if feature.candidate_mean_z is not None:
-        at = feature.to
-        if at is None:
-            at = feature.index
+        at = feature.index if feature.to is None else feature.to
         now = (str(at), f"{feature.candidate_mean_z:+z.1f}", percent_text(feature.candidate_frequency))
     fate = FATE_CELLS[feature.fate]
     if feature.correlation is not None and feature.to is not None:
@@ -425,11 +421,8 @@ def figure_of_comparison(report: CompareReport) -> Figure:
 
 def pictured(report: CompareReport) -> CompareReport:
     """Return the comparison with a gallery of the images whose vectors differ most."""
-    images: tuple[SeenImage, ...] = ()
-    if report.index:
-        images = tuple(
-            SeenImage(name=image.name, digest=image.digest, kurtosis=0, z=()) for image in report.index.worst
-        )
+    worst = report.index.worst if report.index else ()
+    images = tuple(SeenImage(name=image.name, digest=image.digest, kurtosis=0, z=()) for image in worst)
     gallery = Gallery(features=(), shown=(), most=images, least=())
     evidence = report.evidence.model_copy(update={"gallery": gallery})
     return report.model_copy(update={"candidate": report.candidate.model_copy(update={"evidence": evidence})})

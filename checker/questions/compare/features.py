@@ -125,9 +125,7 @@ def follow_features(
         fate = initial
         to = None if initial == "lost" else feature.index
         explained = None
-        correlated = None
-        if r is not None:
-            correlated = feature.index
+        correlated = None if r is None else feature.index
         if r is not None and theirs is not None and fate != "kept":
             correlated = int(np.abs(r[:, column]).argmax())
             other = look.moved(r[:, column], place, was, claimed)
@@ -148,7 +146,7 @@ def follow_features(
         if to is not None and r is not None:
             correlated = to
         shown = feature.index if to is None and same_width else to
-        sides: tuple[int, ...] = (0, 1) if fate == "moved" else (place,)
+        sides = [0, 1] if fate == "moved" else [place]
         out.append(
             FeatureFate(
                 index=feature.index,

@@ -204,16 +204,15 @@ def _compare(
             exact = None if is_exact else references[0]
             judged = _judge_vectors(first, pair, files["--index"], index, run, exact)
             return stored.report_of(ours, judged, profile, when).with_baseline(new_baseline)
-        old: Vectors | None
-        if old_numbers is None:
-            comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
-            old = Vectors(pair.reference.vectors, vectors.digests)
-        else:
+        if old_numbers is not None:
             comparison = _against(pair.candidate, evidence[0], read.digests, old_numbers, profile, tolerance)
+            old = old_numbers.vectors
             nodes.append(Counter(old_numbers.nodes))
             if not old_numbers.nodes:  # those of the candidate have nothing to be compared with
                 nodes[0] = Counter()
-            old = old_numbers.vectors
+        else:
+            comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
+            old = Vectors(pair.reference.vectors, vectors.digests)
         run.tell("comparing the vectors")
         index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
         index_report = concluded_index(index_report, (ours, comparison.reference), nodes)

@@ -15,7 +15,7 @@ from ...report.document import (
     Facts,
     Section,
     Table,
-    Words,
+    TableRow,
     document_of,
     facts_of_run,
     measured,
@@ -296,7 +296,7 @@ def document_of_concepts(report: ConceptsReport) -> Document:
     )
 
 
-def _concept(concept: Concept) -> tuple[Words, ...]:
+def _concept(concept: Concept) -> TableRow:
     best = concept.best[0]
     status = Cell("within chance", "warn") if concept.encoded else Cell("–", "dim")
     return (

@@ -29,7 +29,7 @@ from ..shift import robustness
 from ..shift.classes import is_correct
 from ..shift.robustness import Effective, SetResult
 from . import document
-from .document import Analysis, Outliers
+from .document import AccuracyBySet, Analysis, Outliers
 
 LEADING = 10  # directions that are listed
 OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
@@ -156,9 +156,9 @@ class Pruning(NamedTuple):
 
     def accuracies(
         self, order: Indices, numbers: Collection[int], labelled: Iterable[tuple[Labelled, Array]]
-    ) -> dict[int, dict[str, Accuracy]]:
+    ) -> dict[int, AccuracyBySet]:
         """Return by number of directions the accuracy on each labelled set, which comes with its projection."""
-        accuracies: dict[int, dict[str, Accuracy]] = {k: {} for k in numbers}
+        accuracies: dict[int, AccuracyBySet] = {k: {} for k in numbers}
         for images, projected in labelled:
             n_right = Counter[int]()
             for k, part, scores in self.scores(projected, order, numbers):
@@ -210,7 +210,7 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
     return {"curves": tuple(curves), "fewest": tuple(fewest)}
 
 
-def _effective(results: Sequence[SetResult], accuracies: dict[str, Accuracy], baseline: str) -> dict[str, Effective]:
+def _effective(results: Sequence[SetResult], accuracies: AccuracyBySet, baseline: str) -> dict[str, Effective]:
     """Return effective robustness by shifted set, from the accuracies of all sets."""
     measured = [result.model_copy(update={"accuracy": accuracies[result.name]}) for result in results]
     by_name = {other.name: robustness.effective(measured[0], other, baseline)[0] for other in measured[1:]}

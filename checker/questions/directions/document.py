@@ -18,7 +18,7 @@ from ...report.document import (
     Facts,
     Section,
     Table,
-    Words,
+    TableRow,
     document_of,
     facts_of_run,
     image_rows,
@@ -71,6 +71,9 @@ class TopShare(Frozen):
     share: Interval
 
 
+AccuracyBySet = dict[str, Accuracy]
+
+
 class Point(Frozen):
     """The head with some of its directions."""
 
@@ -83,7 +86,7 @@ class Point(Frozen):
     """share of the images whose predicted class is that of the whole head"""
     same_confident: Accuracy
     """the same of the confident images: the half with the largest margin of the whole head"""
-    accuracy: dict[str, Accuracy]
+    accuracy: AccuracyBySet
     """top-1 on each labelled set, by its name"""
     effective_robustness: dict[str, Effective]
     """on each shifted set that has one"""
@@ -430,7 +433,7 @@ def _spectrum(analyses: dict[str, Analysis]) -> Chart:
 
 def _table(analysis: Analysis) -> Table:
     by_importance, *others = analysis.curves
-    rows: tuple[tuple[Words, ...], ...] = tuple(
+    rows: tuple[TableRow, ...] = tuple(
         (
             f"{point.percent} %",
             str(point.kept),
@@ -464,7 +467,7 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
     if report.in_distribution is None:
         return []
     results = [report.in_distribution, *(s.result for s in report.shifted)]
-    rows: list[tuple[Words, ...]] = [("all", *(Cell(_accuracy(result.accuracy), "bold") for result in results))]
+    rows: list[TableRow] = [("all", *(Cell(_accuracy(result.accuracy), "bold") for result in results))]
     for point in report.raw.curves[0].points:
         cells = [f"{point.percent} %"]
         for result in results:
@@ -487,7 +490,7 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
 def _leading(report: DirectionsReport) -> Table:
     named = [feature.index for feature in report.outliers.features[:3]]
     total = sum(report.raw.importances)
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     for direction in report.raw.leading:
         of_all = direction.importance
         share, low, high = ((value or 0.0) / total for value in (of_all.estimate, of_all.low, of_all.high))

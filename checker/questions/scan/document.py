@@ -18,7 +18,7 @@ from ...report.document import (
     Facts,
     Section,
     Table,
-    Words,
+    TableRow,
     document_of,
     facts_of_run,
     image_rows,
@@ -345,7 +345,7 @@ def document_of_scan(report: ScanReport) -> Document:
 
 def _layers(report: ScanReport) -> Table:
     has_class = any(layer.class_token for layer in report.layers)
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     for number, layer in enumerate(report.layers, 1):
         s = layer.statistics
         of_class = [_number(s.class_token_kurtosis)] if has_class else []

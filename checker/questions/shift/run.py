@@ -23,7 +23,19 @@ from ...errors import CannotAssessError, UsageError
 from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import as_typed, local_path
 from ...report.check import Report, read_one
-from ...report.document import Block, Cell, Document, Facts, Section, Style, Table, Words, document_of, measured, name
+from ...report.document import (
+    Block,
+    Cell,
+    Document,
+    Facts,
+    Section,
+    Style,
+    Table,
+    TableRow,
+    document_of,
+    measured,
+    name,
+)
 from ...report.record import Time
 from ...report.shown import Shown
 from ...text import VERSION, Fields, Texts, name_text, percent_text
@@ -446,7 +458,7 @@ def _accuracies(report: ShiftReport) -> Table:
     return Table(("set", ">images", ">classes", ">top-1", "=interval", "=difference, points"), tuple(rows))
 
 
-def _row(result: SetResult) -> tuple[Words, ...]:
+def _row(result: SetResult) -> TableRow:
     acc = result.accuracy
     shift = "" if result.shift is None else f" ({WORDS[result.shift]})"
     return (
@@ -494,10 +506,10 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 def _predictions(predicted: Predicted | None, inner: SetResult) -> list[Section]:
     if predicted is None:
         return []
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     missing: list[str] = []
     for target in predicted.targets:
-        first: tuple[Words, ...] = (name(target.name), str(target.n_images))
+        first: TableRow = (name(target.name), str(target.n_images))
         for estimate in target.estimates:
             numbers = ("–", "not established", "")
             if estimate.accuracy is not None:
