@@ -211,17 +211,12 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
     timed = any(row.estimate_s is not None for row in plan.rows)  # else a column of question marks
     rows: list[list[Words]] = []
     for row in plan.rows:
-        label = row.label.replace("unlabelled", "–")
-        state = Cell(row.state)
-        if row.state == "can't":
-            state = Cell(row.state, "warn")
+        label = "–" if row.label == "unlabelled" else row.label
+        state = Cell(row.state, "warn" if row.state == "can't" else "")
         sizes = (_bytes(row.download_bytes), _bytes(row.disk_bytes))
-        cells: list[Words] = [name(row.id), label, state, *sizes, str(row.passes or "–")]
-        if timed and row.passes:
-            cells.append(_duration(row.estimate_s))
-        elif timed:
-            cells.append("–")
-        rows.append(cells)
+        rows.append([name(row.id), label, state, *sizes, str(row.passes or "–")])
+        if timed:
+            rows[-1].append(_duration(row.estimate_s) if row.passes else "–")
     heads = ["model", "=label", "=state", ">download", ">disk", ">passes"]
     if timed:
         heads.append(">time")

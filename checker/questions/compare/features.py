@@ -63,6 +63,9 @@ class FeatureFate(Frozen):
     "rotated" rests on `Similarity.cosine_change` too"""
 
 
+FeatureFates = tuple[FeatureFate, ...]
+
+
 def follow_features(
     ours: Side,
     theirs: Side | None,
@@ -70,7 +73,7 @@ def follow_features(
     tolerance: float,
     frequencies: Sequence[float] = (),
     values: Array | None = None,
-) -> tuple[FeatureFate, ...]:
+) -> FeatureFates:
     """Find each outlier feature of the reference in the candidate.
 
     kept: the candidate's feature of the same index is beyond 4 SD, on the same side, in at least (1 − tolerance) of
@@ -239,7 +242,7 @@ def correlated_fate(x: Array, y: Array) -> Fate:
     return "undecided"
 
 
-def new_features(candidate: Statistics, features: tuple[FeatureFate, ...]) -> tuple[int, ...]:
+def new_features(candidate: Statistics, features: FeatureFates) -> tuple[int, ...]:
     """Return the candidate's new persistent outlier features. None of the reference's features became them."""
     indices = {fate.to for fate in features}
     return tuple(f.index for f in candidate.persistent[:LISTED] if f.index not in indices)

@@ -184,7 +184,7 @@ def _judged(report: IndexReport, tied: Mapping[str, float]) -> IndexReport:
         seen = f"{name} {number_text(number.estimate)} ({_bounds(number)}); {number.needs:g} is needed"
         if reason == "length":
             factor = number_text(report.numbers["length, relative"].estimate)
-            change = report.change.replace("none", "scaled")
+            change = "scaled" if report.change == "none" else report.change
             seen = f"{change}: vectors are {factor} times as long"
             if report.options.metric is None:
                 lost = False

@@ -27,7 +27,7 @@ from ...report.shown import Shown, figure_of, pipeline_text
 from ...text import Fields, Texts, as_json, frozen, interval_text, number_text, percent_text, sha256_of
 from .baseline import Baseline, WithNextBaseline
 from .changes import StatisticChange
-from .features import MIN_CORRELATION, FeatureFate
+from .features import MIN_CORRELATION, FeatureFate, FeatureFates
 from .index_report import SIGNS, IndexReport, Required
 from .pairs import ClassAgreement, Compared, unrelated
 from .similarity import NEEDED, UNRELATED_CKA, Similarity
@@ -75,7 +75,7 @@ class CompareReport(Shown, Bound, WithNextBaseline):
     statistics: tuple[StatisticChange, ...]
     alpha: float
     """error rate of the ratios that must be kept together, and of their differences together"""
-    features: tuple[FeatureFate, ...]
+    features: FeatureFates
     new_features: tuple[int, ...]
     """outlier features of the candidate that none of the reference's became"""
     similarity: Similarity | None
@@ -288,7 +288,7 @@ class Comparison:
 
     reference: Compared
     statistics: tuple[StatisticChange, ...]
-    features: tuple[FeatureFate, ...]
+    features: FeatureFates
     stale: Sequence[str] = ()
     """in which ways the reference, a baseline, was measured otherwise than the candidate"""
     paired: bool = True

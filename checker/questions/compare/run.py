@@ -47,7 +47,7 @@ from . import baseline as baselines
 from . import stored, trials
 from .baseline import COSINE_IMAGES, Baseline, GivenBaseline, Vectors
 from .changes import changes, jackknife_of, required_by
-from .features import FeatureFate, follow_features, new_features
+from .features import FeatureFates, follow_features, new_features
 from .index import compare_vectors, concluded_index, on_another_machine
 from .index_report import IndexOptions, IndexReport, Required
 from .judge import CLAIM, TOLERANCE, CompareReport, Comparison, FirstBaseline, judge_pair, required_of
@@ -431,7 +431,7 @@ def _against(
     same_rows = paired and tuple(digests) == old.images
     if not stale and not same_rows:
         stale = ("the baseline took the same images in another order (--seed, or their names)",)
-    features: tuple[FeatureFate, ...] = ()
+    features: FeatureFates = ()
     if same_width:
         values = old.rows if same_rows else None
         features = follow_features(side, None, statistics, tolerance, old.frequencies, values)

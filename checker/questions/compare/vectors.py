@@ -55,10 +55,7 @@ class VectorFile(NamedTuple):
         """Yield the ids of the vectors, if the file holds any."""
         with readable(self.path, self.option):
             for name in self.read_ids():
-                if isinstance(name, bytes):
-                    yield name.decode("utf-8", "replace")
-                else:
-                    yield str(name)
+                yield name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
     def blocks(self) -> Iterator[Block]:
         """Yield the vectors in blocks. Raises UsageError where one has no direction."""
@@ -132,8 +129,7 @@ def readable(path: Path, option: str) -> Iterator[None]:
     except FileNotFoundError as fault:
         near = nearest_path(path)
         step = f"{option} {quoted(near)}" if near else f"ls {quoted(existing_parent(path))}"
-        seen = f"{path}: file of {option} can't be used (No such file or directory)"
-        raise UsageError(seen, step) from fault
+        raise UsageError(f"{path}: file of {option} can't be used (No such file or directory)", step) from fault
     except NOT_READABLE as fault:
         raise UsageError(
             f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",
