@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from robustcheck_onnx.thresholds import published
-from robustcheck_onnx.thresholds.published import IMAGENET, PERCENTAGE_POINTS, SHIFTS, Baseline, logit, sigmoid
+from robustcheck_onnx.thresholds.published import IMAGENET, PERCENTAGE_POINTS, SHIFTS, BaselineFit, logit, sigmoid
 
 OUTPUT = Path(__file__).parent.parent / "thresholds" / "data"
 ACCURACIES = ("imagenet1k", "imagenetv2", "sketch", "imagenet_r", "imagenet_a", "objectnet")
@@ -116,7 +116,7 @@ def torchvision_aliases(rows: list[Row]) -> Iterator[Row]:
             yield alias("torchvision", *entries[config.url], "timm", (model, tag))
 
 
-def fit_baseline(acc_in: ArrayLike, acc_shift: ArrayLike) -> Baseline:
+def fit_baseline(acc_in: ArrayLike, acc_shift: ArrayLike) -> BaselineFit:
     """Fit a baseline to models without effective robustness.
 
     It minimises squares on logit axes.
@@ -141,7 +141,7 @@ def fit_baseline(acc_in: ArrayLike, acc_shift: ArrayLike) -> Baseline:
     # models that all have one accuracy on the shift lie on a flat line exactly; there is no correlation to speak of
     r2 = float((du @ dv) ** 2 / (du @ du * spread)) if spread > 0 else 0.0
     residual = PERCENTAGE_POINTS * (y - sigmoid(a * u + b))
-    return Baseline(
+    return BaselineFit(
         a=a,
         b=b,
         n=int(x.size),

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from robustcheck_onnx.thresholds import DATA
 from robustcheck_onnx.thresholds.fit import SCALES, Fit, Scale, Sets, fit, folds, judged, trials
-from robustcheck_onnx.thresholds.tables import TABLE, TRAPS, Reference, derived_traps, references, traps
+from robustcheck_onnx.thresholds.tables import TABLE, TRAPS, ReferenceSet, derived_traps, references, traps
 
 OUT = Path(__file__).parent / "statistics_candidates.csv"
 KURTOSIS = Scale(0.1, logarithmic=True)  # counted in units of kurtosis
@@ -63,7 +63,7 @@ def everything() -> Sets:
         with (DATA / name).open(encoding="utf-8", newline="") as handle:
             columns |= {row["set"]: row for row in csv.DictReader(handle)}
 
-    def value(row: Reference, name: str) -> float:
+    def value(row: ReferenceSet, name: str) -> float:
         if name in ("negative_energy", "negative_z_energy"):
             energy = float(getattr(row, name))
             return min(energy, 1 - energy)

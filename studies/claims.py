@@ -16,17 +16,17 @@ from scipy.stats import beta
 from robustcheck_onnx.thresholds import profile, published, tables
 from robustcheck_onnx.thresholds.fit import Sets, fit
 from robustcheck_onnx.thresholds.statistics import Statistic
-from robustcheck_onnx.thresholds.tables import Reference
+from robustcheck_onnx.thresholds.tables import ReferenceSet
 
 NOT_ROBUST_PP = 10  # published effective robustness, mean over four shifts
 
 
-def passing(row: Reference, minimums: dict[Statistic, float]) -> bool:
+def passing(row: ReferenceSet, minimums: dict[Statistic, float]) -> bool:
     """Return whether a set's estimates lie above all minimums."""
     return all(getattr(row, name) > minimum for name, minimum in minimums.items())
 
 
-def passing_left_out(table: Iterable[Reference]) -> dict[str, bool]:
+def passing_left_out(table: Iterable[ReferenceSet]) -> dict[str, bool]:
     """Judge each set by thresholds that were fitted without its checkpoint, and without the traps made of it."""
     table = [*table]
     sets = Sets.of([*table, *tables.traps(), *tables.derived_traps(table)])
@@ -38,13 +38,13 @@ def passing_left_out(table: Iterable[Reference]) -> dict[str, bool]:
     return out
 
 
-def effective_robustness(row: Reference) -> float:
+def effective_robustness(row: ReferenceSet) -> float:
     """Return the published effective robustness of a set's checkpoint in points; infinite where none is known."""
     found = published.find(*published.MEASURED[row.set]) if row.set in published.MEASURED else ()
     return next((entry.mean_pp for entry in found if entry.mean_pp is not None), np.inf)
 
 
-def rates(used: list[Reference], passed: dict[str, bool]) -> list[str]:
+def rates(used: list[ReferenceSet], passed: dict[str, bool]) -> list[str]:
     """Count the checkpoints that pass, by labels that don't look at the statistics, with one-sided 95 % bounds."""
     no_texts = [row for row in used if row.training != "image_text"]
     two_sided = [row for row in no_texts if row.two_sidedness > profile.load().thresholds["two_sidedness"].minimum]
@@ -64,7 +64,7 @@ def rates(used: list[Reference], passed: dict[str, bool]) -> list[str]:
     return lines
 
 
-def retests(used: list[Reference], judge: Callable[[Reference], bool]) -> tuple[list[str], int, float]:
+def retests(used: list[ReferenceSet], judge: Callable[[ReferenceSet], bool]) -> tuple[list[str], int, float]:
     """Compare the sets of each checkpoint that has several: a row each, how many sets, the median ratio of K."""
     lines, n_sets, ratios = [], 0, []
     for model in dict.fromkeys(row.model for row in used):

@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.core.statistics.definitions import standardise, to
 from robustcheck_onnx.checker.core.statistics.intervals import CRITICAL
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
 from robustcheck_onnx.thresholds import profile
-from robustcheck_onnx.thresholds.tables import Reference, references
+from robustcheck_onnx.thresholds.tables import ReferenceSet, references
 
 ROOT = Path(__file__).parent.parent
 PROFILE = profile.load()
@@ -143,7 +143,7 @@ def with_two_sidedness(x: np.ndarray, goal: float, rng: np.random.Generator) -> 
     return bisected(shrunk if two_sidedness(x) > goal else blurred, two_sidedness, goal)
 
 
-def measure(row: Reference, x: np.ndarray) -> dict[str, Any]:
+def measure(row: ReferenceSet, x: np.ndarray) -> dict[str, Any]:
     """Everything about one set."""
     rng = np.random.default_rng(1)
     r = looks.draw(looks.population(x), RUNS, rng)

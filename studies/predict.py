@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 
 from robustcheck_onnx.thresholds import published, results, suite
 from robustcheck_onnx.thresholds.statistics import ENERGIES, STATISTICS, Statistic
-from robustcheck_onnx.thresholds.tables import Reference, references
+from robustcheck_onnx.thresholds.tables import ReferenceSet, references
 
 PAGE = Path(__file__).parent.parent / "studies" / "results" / "does-pass-predict-robustness.md"
 WORDS: dict[Statistic, str] = {
@@ -140,11 +140,11 @@ def wrapped(text: str) -> str:
     return "\n".join(line for line in out if line).rstrip() + "\n"
 
 
-def _signed(row: Reference) -> bool:
+def _signed(row: ReferenceSet) -> bool:
     return row.two_sidedness > PROFILE.thresholds["two_sidedness"].minimum
 
 
-def _estimate(row: Reference, name: Statistic) -> float:
+def _estimate(row: ReferenceSet, name: Statistic) -> float:
     value = float(getattr(row, name))
     return min(value, 1 - value) if name in ENERGIES else value
 
@@ -191,10 +191,10 @@ def _names(some: Iterable[Checkpoint]) -> str:
     return ", ".join(one.name for one in some) or "none measured"
 
 
-def scores() -> dict[str, Callable[[Reference], float]]:
+def scores() -> dict[str, Callable[[ReferenceSet], float]]:
     """What is correlated with ER, by its name."""
 
-    def of(name: Statistic) -> Callable[[Reference], float]:
+    def of(name: Statistic) -> Callable[[ReferenceSet], float]:
         return lambda row: _estimate(row, name)
 
     return {WORDS[name]: of(name) for name in SHOWN} | {"joint score": joint_score}

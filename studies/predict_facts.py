@@ -16,7 +16,7 @@ from robustcheck_onnx.thresholds import published, results, suite
 from robustcheck_onnx.thresholds.fit import passes
 from robustcheck_onnx.thresholds.from_results import rows_of
 from robustcheck_onnx.thresholds.profile import load
-from robustcheck_onnx.thresholds.tables import Reference, references
+from robustcheck_onnx.thresholds.tables import ReferenceSet, references
 
 SUITE = "paper"
 LABELS = suite.LabelRule()  # those of the suite: robust from +20, not robust below +10 points
@@ -29,7 +29,7 @@ LEAST_ACCURACY = 0.55  # top-1 on ImageNet; below it the baselines of effective 
 LEAST = 10  # checkpoints on each side that a criterion needs
 PROFILE = load()
 
-Score = Callable[[Reference], float]
+Score = Callable[[ReferenceSet], float]
 
 
 class Checkpoint(NamedTuple):
@@ -42,7 +42,7 @@ class Checkpoint(NamedTuple):
     """present: robust, absent: not robust, by effective robustness; unlabelled: between, extrapolated, or not known"""
     mean_pp: float | None
     """published effective robustness, mean over V2, Sketch, R and A, percentage points; None: not published"""
-    sets: tuple[Reference, ...]
+    sets: tuple[ReferenceSet, ...]
     passing: tuple[bool, ...]
     """of each set, by point estimates"""
 
@@ -76,10 +76,10 @@ class Outcome(NamedTuple):
     numbers: str
 
 
-def measured(table: Sequence[Reference] | None = None) -> list[Checkpoint]:
+def measured(table: Sequence[ReferenceSet] | None = None) -> list[Checkpoint]:
     """The checkpoints of the reference table that have a set which is evidence, in its order."""
     rows = {(row.library, row.model, row.weights): row for row in published.published()}
-    by_name: dict[str, list[Reference]] = {}
+    by_name: dict[str, list[ReferenceSet]] = {}
     for one in references() if table is None else table:
         if not one.excluded:
             by_name.setdefault(one.model, []).append(one)
@@ -123,7 +123,7 @@ def of_results(rows: Iterable[results.Result], tensor: str) -> list[Checkpoint]:
     Raises ValueError: the rows are of another version of the statistics than the profile.
     """
     known = seen() if tensor == "representation" else set()
-    by_name: dict[str, list[tuple[results.Result, Reference, bool]]] = {}
+    by_name: dict[str, list[tuple[results.Result, ReferenceSet, bool]]] = {}
     for row in rows_of(list(rows), tensor):
         if row.statistic_version != PROFILE.statistic_version:
             wanted = PROFILE.statistic_version
@@ -185,7 +185,7 @@ def least_told(n: int) -> float:
     return 1.0
 
 
-def joint_score(row: Reference) -> float:
+def joint_score(row: ReferenceSet) -> float:
     """How far a set lies above all thresholds: the smallest logarithm of an estimate over its threshold, 0 at it."""
     return min(math.log(max(getattr(row, name), 1e-9) / t.minimum) for name, t in PROFILE.thresholds.items())
 
@@ -246,5 +246,5 @@ def criteria(representation: Sequence[Checkpoint], pooled: Sequence[Checkpoint])
     ]
 
 
-def _kurtosis(one: Reference) -> float:
+def _kurtosis(one: ReferenceSet) -> float:
     return one.kurtosis

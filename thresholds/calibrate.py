@@ -13,7 +13,7 @@ from .fit import STRICT_RULE, fit
 from .fitted import MEANING, SHIFTS_MEANT, profile_of, with_traps
 from .profile import Profile
 from .published import MEASURED, find
-from .tables import Reference
+from .tables import ReferenceSet
 
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
 STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/core/statistics/definitions.py
@@ -62,16 +62,16 @@ def default_profile(text: str) -> Profile:
             if entry.mean_pp is not None:
                 robustness.setdefault(name, entry.mean_pp)
 
-    def no_texts(row: Reference) -> bool:
+    def no_texts(row: ReferenceSet) -> bool:
         return row.training != "image_text"
 
-    def two_sided_without_texts(row: Reference) -> bool:
+    def two_sided_without_texts(row: ReferenceSet) -> bool:
         return no_texts(row) and row.two_sidedness > two_sided
 
-    def linear_of_these(row: Reference) -> bool:
+    def linear_of_these(row: ReferenceSet) -> bool:
         return two_sided_without_texts(row) and row.ends_in == "linear"
 
-    def not_robust(row: Reference) -> bool:
+    def not_robust(row: ReferenceSet) -> bool:
         return robustness.get(row.set, NOT_ROBUST_PP) < NOT_ROBUST_PP
 
     return profile_of(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .profile import Threshold
 from .statistics import DECIDING, Statistic
-from .tables import Reference
+from .tables import ReferenceSet
 
 GAP_POSITION = 2 / 3  # of the gap, from without to with: a false PASS costs more than a false WARN
 SMALLEST = 0.01  # the least value for which a factor is computed
@@ -82,17 +82,17 @@ class Rule(NamedTuple):
 STRICT_RULE = Rule()
 
 
-def taking_part(table: Sequence[Reference]) -> list[Reference]:
+def taking_part(table: Sequence[ReferenceSet]) -> list[ReferenceSet]:
     """Return the sets that are evidence."""
     return [row for row in table if not row.excluded]
 
 
-def with_label(expected: str, sets: Sequence[Reference]) -> list[Reference]:
+def with_label(expected: str, sets: Sequence[ReferenceSet]) -> list[ReferenceSet]:
     """Return the sets that are `expected`: present or absent."""
     return [row for row in sets if row.expected == expected]
 
 
-def models(table: Sequence[Reference]) -> list[str]:
+def models(table: Sequence[ReferenceSet]) -> list[str]:
     """Return the different checkpoints, in the table's order."""
     return list(dict.fromkeys(row.model for row in table))
 
@@ -100,7 +100,7 @@ def models(table: Sequence[Reference]) -> list[str]:
 class Sets(NamedTuple):
     """The rows of a table with their estimates."""
 
-    rows: tuple[Reference, ...]
+    rows: tuple[ReferenceSet, ...]
     names: tuple[str, ...]
     values: Array
     """(set, statistic)"""
@@ -108,9 +108,9 @@ class Sets(NamedTuple):
     @classmethod
     def of(
         cls,
-        rows: Sequence[Reference],
+        rows: Sequence[ReferenceSet],
         names: Sequence[str] = DECIDING,
-        value: Callable[[Reference, str], float] = getattr,
+        value: Callable[[ReferenceSet, str], float] = getattr,
     ) -> Sets:
         """Read the estimates of some statistics from rows."""
         values = np.array([[value(row, name) for name in names] for row in rows], dtype=np.float64)
@@ -120,7 +120,7 @@ class Sets(NamedTuple):
         """Keep these rows only; wanted: (set,) bool."""
         return self._replace(rows=tuple(compress(self.rows, wanted)), values=self.values[wanted])
 
-    def which(self, is_so: Callable[[Reference], bool]) -> Mask:
+    def which(self, is_so: Callable[[ReferenceSet], bool]) -> Mask:
         """Return which rows satisfy a condition, (set,) bool."""
         return np.array([is_so(row) for row in self.rows], dtype=bool)
 
@@ -140,7 +140,7 @@ class Sets(NamedTuple):
         return np.asarray((self.values > least).all(axis=1))
 
 
-def passes(row: Reference, thresholds: Mapping[Statistic, Threshold]) -> bool:
+def passes(row: ReferenceSet, thresholds: Mapping[Statistic, Threshold]) -> bool:
     """Return whether a set's estimates lie above every threshold."""
     return all(getattr(row, name) > threshold.minimum for name, threshold in thresholds.items())
 
@@ -243,7 +243,7 @@ def _that_pass_together(sets: Sets, present: Indices, absent: Indices, scales: M
     return passing
 
 
-class Judged(NamedTuple):
+class LeftOutErrors(NamedTuple):
     """The decisions of fits about left-out sets."""
 
     false_pass: tuple[str, ...]
@@ -283,13 +283,13 @@ def trials(sets: Sets, refit: Refit, by: str = "model") -> Iterator[Trial]:
             yield Trial(name, own, None)
 
 
-def judged(trials: Iterable[Trial]) -> Judged:
+def judged(trials: Iterable[Trial]) -> LeftOutErrors:
     """Sum up trials."""
     done = list(trials)
     false_pass = sorted(name for trial in done for name in trial.wrong(without=True))
     false_warn = sorted(name for trial in done for name in trial.wrong(without=False))
     no_fit = sorted(trial.name for trial in done if trial.passing is None)
-    return Judged(tuple(false_pass), tuple(false_warn), tuple(no_fit))
+    return LeftOutErrors(tuple(false_pass), tuple(false_warn), tuple(no_fit))
 
 
 def folds(sets: Sets, by: str) -> Iterator[tuple[str, Sets, Sets]]:

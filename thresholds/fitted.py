@@ -9,12 +9,12 @@ from . import results, tables
 from .fit import DIGITS, Rule, Sets, Trial, fit, judged, models, passes, taking_part, trials, with_label
 from .profile import Calibration, Nearest, Profile, Rate, Trained, seal
 from .statistics import DEFINITIONS, Bounds
-from .tables import Reference
+from .tables import ReferenceSet
 
-Table = Sequence[Reference]
+Table = Sequence[ReferenceSet]
 
 
-Populations = Mapping[str, Callable[[Reference], bool]]
+Populations = Mapping[str, Callable[[ReferenceSet], bool]]
 SHOWN = 8  # sets and traps named as the nearest
 ALPHA = 0.05  # error rate of each lower bound, and of the upper ones together
 BOUNDS: Bounds = "looks"

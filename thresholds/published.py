@@ -28,7 +28,7 @@ PERCENTAGE_POINTS = 100.0  # in an accuracy of 1
 LOWEST_ACCURACY = 0.55  # ImageNet top-1; Taori et al. leave out models below, and few of the fitted ones lie there
 
 
-class Baseline(Frozen):
+class BaselineFit(Frozen):
     """The line logit(shift accuracy) = a · logit(ImageNet accuracy) + b over models without effective robustness."""
 
     a: float
@@ -81,7 +81,7 @@ def sigmoid(x: ArrayLike) -> Values:
     return np.where(values >= 0, 1.0, small) / (1.0 + small)
 
 
-def expected_accuracy(acc_in: ArrayLike, baseline: Baseline) -> Values:
+def expected_accuracy(acc_in: ArrayLike, baseline: BaselineFit) -> Values:
     """Return the shift accuracy that the baseline expects, sigmoid(a · logit(acc_in) + b).
 
     acc_in: any shape, fractions in (0, 1). Returns the same shape, fractions.
@@ -90,7 +90,7 @@ def expected_accuracy(acc_in: ArrayLike, baseline: Baseline) -> Values:
     return sigmoid(baseline.a * logit(acc_in) + baseline.b)
 
 
-def effective_robustness(acc_in: ArrayLike, acc_shift: ArrayLike, baseline: Baseline) -> EffectiveRobustness:
+def effective_robustness(acc_in: ArrayLike, acc_shift: ArrayLike, baseline: BaselineFit) -> EffectiveRobustness:
     """Return the shift accuracy above the baseline in percentage points, 0 for models trained on ImageNet alone.
 
     100 · (acc_shift − sigmoid(a · logit(acc_in) + b)) (Taori et al. 2020).
@@ -212,10 +212,10 @@ def sources() -> dict[str, dict[str, str | int]]:
 
 
 @cache
-def baselines_of(source: str) -> Mapping[str, Baseline]:
+def baselines_of(source: str) -> Mapping[str, BaselineFit]:
     """Return the baseline of each shift, fitted on a source's models (`studies/build_published.py`)."""
     fitted = json.loads((DATA / "published_baselines.json").read_text(encoding="utf-8"))
-    return MappingProxyType({shift: Baseline(**fitted[library_of(source, shift)][shift]) for shift in SHIFTS})
+    return MappingProxyType({shift: BaselineFit(**fitted[library_of(source, shift)][shift]) for shift in SHIFTS})
 
 
 @cache

@@ -18,7 +18,7 @@ from . import read_bytes
 from .ends import End
 from .records import Frozen, HintedError, first_fault, refuse_version
 from .statistics import DECIDING, STATISTICS, Statistic
-from .tables import Reference
+from .tables import ReferenceSet
 
 SCHEMA_VERSION = 1
 SIGNIFICANT_DIGITS = 6  # of a measured number: far below its uncertainty, far above the order of summing
@@ -51,7 +51,7 @@ class ResultsError(HintedError):
     """A results table that cannot be used."""
 
 
-class Measured(Frozen):
+class BoundedStatistic(Frozen):
     """A statistic with the verdict's confidence bounds. None = it could not be measured."""
 
     estimate: float | None
@@ -118,7 +118,7 @@ class Result(Frozen):
     alpha: float
     n_nonfinite: int
     n_constant: int
-    statistics: dict[Statistic, Measured]
+    statistics: dict[Statistic, BoundedStatistic]
     context: dict[str, float | None]
     """statistics that decide nothing"""
     persistent: tuple[int, ...]
@@ -258,7 +258,7 @@ def excluded(row: Result) -> str:
     return "unlabelled" if row.label == "unlabelled" else ""
 
 
-def as_references(rows: Iterable[Result]) -> tuple[Reference, ...]:
+def as_references(rows: Iterable[Result]) -> tuple[ReferenceSet, ...]:
     """Return the rows as sets for fitting thresholds.
 
     A set that can't take part has the reason in `excluded`, and 0 for what could not be measured.
@@ -267,7 +267,7 @@ def as_references(rows: Iterable[Result]) -> tuple[Reference, ...]:
     for row in rows:
         estimates: dict[str, Any] = {name: row.statistics[name].estimate or 0.0 for name in STATISTICS}
         out.append(
-            Reference(
+            ReferenceSet(
                 set=row.id,
                 group=row.group,
                 checkpoint=row.checkpoint,

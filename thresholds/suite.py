@@ -58,7 +58,7 @@ class LabelRule(Frozen):
     meaning: str = "robustness to natural distribution shifts was published or measured"
 
 
-class Entry(Frozen):
+class SuiteEntry(Frozen):
     """A model of a suite, which is an export or an ONNX file, and what is known of it."""
 
     id: str = ""
@@ -87,14 +87,14 @@ class Entry(Frozen):
     note: str = ""
 
 
-class Suite(Frozen):
+class SuiteFile(Frozen):
     """The schema 1 of a suite file."""
 
     schema_version: Literal[1]
     name: str = Field(min_length=1)
     about: str = ""
     labels: LabelRule = LabelRule()
-    models: tuple[Entry, ...] = Field(min_length=1)
+    models: tuple[SuiteEntry, ...] = Field(min_length=1)
 
 
 class Member(NamedTuple):
@@ -102,7 +102,7 @@ class Member(NamedTuple):
 
     id: str
     checkpoint: str
-    entry: Entry
+    entry: SuiteEntry
     label: Label
     effective_robustness_pp: float | None
     """mean over V2, Sketch, R and A, of its own accuracies or else of the published row; None when not known"""
@@ -110,10 +110,10 @@ class Member(NamedTuple):
     """whether the ImageNet accuracy is outside what the baselines were fitted on"""
 
 
-class Opened(NamedTuple):
+class OpenedSuite(NamedTuple):
     """A suite read from a file."""
 
-    suite: Suite
+    suite: SuiteFile
     members: tuple[Member, ...]
     folder: Path
     """what paths are relative to"""
@@ -121,7 +121,7 @@ class Opened(NamedTuple):
     """`sha256:` over the file"""
 
 
-def open_suite(spec: str | Path) -> Opened:
+def open_suite(spec: str | Path) -> OpenedSuite:
     """Read and check a suite.
 
     Args:
@@ -146,7 +146,7 @@ def open_suite(spec: str | Path) -> Opened:
         raise SuiteError(f'{path}: suite is not TOML ({fault}); see the page "Calibrate your thresholds"') from fault
     refuse_version(raw, SCHEMA_VERSION, str(path), SuiteError, f"schema_version = {SCHEMA_VERSION}")
     try:
-        suite = Suite.model_validate(raw)
+        suite = SuiteFile.model_validate(raw)
     except ValidationError as fault:
         raise SuiteError(*_message_of(path, fault)) from fault
     members = tuple(_member(path, entry, suite.labels) for entry in suite.models)
@@ -154,10 +154,10 @@ def open_suite(spec: str | Path) -> Opened:
     double = sorted(name for name, count in counts.items() if count > 1)
     if double:
         raise SuiteError(f"{path}: id {double[0]} occurs {counts[double[0]]} times; ids must differ", 'id = "…"')
-    return Opened(suite, members, path.parent, "sha256:" + hashlib.sha256(content).hexdigest())
+    return OpenedSuite(suite, members, path.parent, "sha256:" + hashlib.sha256(content).hexdigest())
 
 
-def id_of(entry: Entry) -> str:
+def id_of(entry: SuiteEntry) -> str:
     """Return the entry's id, or a default one."""
     if entry.id:
         return entry.id
@@ -180,7 +180,7 @@ def label_from(mean_pp: float, rule: LabelRule) -> Label:
     return "absent" if mean_pp < rule.absent_below_pp else "unlabelled"
 
 
-def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
+def _member(path: Path, entry: SuiteEntry, rule: LabelRule) -> Member:
     name = id_of(entry)
     where = f"{path}: entry {name}"
     exported = entry.source is not None or entry.name is not None
@@ -208,7 +208,7 @@ def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
     return Member(name, entry.checkpoint or name, entry, label, mean_pp, extrapolated)
 
 
-def _label_of(entry: Entry, mean_pp: float | None, extrapolated: bool, rule: LabelRule, where: str) -> Label:
+def _label_of(entry: SuiteEntry, mean_pp: float | None, extrapolated: bool, rule: LabelRule, where: str) -> Label:
     """Return an entry's label, which must not contradict its mean effective robustness."""
     label = entry.label
     if mean_pp is None:
@@ -277,8 +277,8 @@ def _message_of(path: Path, fault: ValidationError) -> tuple[str, str]:
     parts = first["loc"]
     place = ".".join(map(str, parts))
     if first["type"] == "extra_forbidden":
-        parents: dict[int | str, type[Frozen]] = {"models": Entry, "labels": LabelRule}
-        fields = (parents[parts[0]] if len(parts) > 1 else Suite).model_fields
+        parents: dict[int | str, type[Frozen]] = {"models": SuiteEntry, "labels": LabelRule}
+        fields = (parents[parts[0]] if len(parts) > 1 else SuiteFile).model_fields
         near, *_ = difflib.get_close_matches(str(parts[-1]), fields, 1) or [""]
         rule = f"the closest is {near}" if near else f"known are {', '.join(fields)}"
         return f"{path}: key {place} is unknown; {rule}", near

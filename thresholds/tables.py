@@ -29,7 +29,7 @@ DEFINITION = (
 """What the label of a reference set means; studies/measure_reference.py gives it."""
 
 
-class Reference(NamedTuple):
+class ReferenceSet(NamedTuple):
     """The statistics of the representations that a checkpoint made of some images."""
 
     set: str
@@ -71,7 +71,7 @@ def table_digest(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def references(text: str | None = None) -> tuple[Reference, ...]:
+def references(text: str | None = None) -> tuple[ReferenceSet, ...]:
     """Read the reference table (columns: docs/data.md).
 
     Args:
@@ -80,24 +80,24 @@ def references(text: str | None = None) -> tuple[Reference, ...]:
     return _rows(table_text() if text is None else text)
 
 
-def traps() -> tuple[Reference, ...]:
+def traps() -> tuple[ReferenceSet, ...]:
     """Read the simulated sets that must not pass."""
     # whatever its label: one that showed the indication by its estimates would else be no trap, unnoticed
     return tuple(row._replace(trap=True) for row in _rows(table_text(TRAPS)))
 
 
-def _rows(text: str) -> tuple[Reference, ...]:
+def _rows(text: str) -> tuple[ReferenceSet, ...]:
     kinds: dict[str, Callable[[str], Any]] = {"n": int, "d": int, **dict.fromkeys(STATISTICS, float)}
     rows = []
     for line in csv.DictReader(io.StringIO(text)):
-        row = Reference(
-            **{name: kinds.get(name, str)(value) for name, value in line.items() if name in Reference._fields}
+        row = ReferenceSet(
+            **{name: kinds.get(name, str)(value) for name, value in line.items() if name in ReferenceSet._fields}
         )
         rows.append(row._replace(trap=bool(row.excluded) and row.expected == "absent"))
     return tuple(rows)
 
 
-def derived_traps(table: Sequence[Reference]) -> tuple[Reference, ...]:
+def derived_traps(table: Sequence[ReferenceSet]) -> tuple[ReferenceSet, ...]:
     """Make two traps of each one-sided set.
 
     The first has outlier features of any strength, so that only the two-sidedness can turn it away (which is measured

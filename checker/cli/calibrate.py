@@ -12,7 +12,7 @@ from pathlib import Path
 from ...thresholds.from_results import CannotFitError, fitted_profile
 from ...thresholds.profile import PACKAGED, Profile, to_json
 from ...thresholds.results import Result, ResultsError, joined, read
-from ...thresholds.suite import Opened, SuiteError, open_suite
+from ...thresholds.suite import OpenedSuite, SuiteError, open_suite
 from ..core.progress import tell_stage
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..outside.storage.stores import write_atomically
@@ -27,7 +27,7 @@ Failures = dict[str, RobustcheckError]
 """by model: why it has no row"""
 
 
-def open_named(suite: str | None, name: str) -> Opened | None:
+def open_named(suite: str | None, name: str) -> OpenedSuite | None:
     """Open a suite, for a profile of this id. Raises UsageError."""
     if name in PACKAGED:  # the ids of packaged profiles are names, too
         ids = ", ".join(PACKAGED)
@@ -36,7 +36,9 @@ def open_named(suite: str | None, name: str) -> Opened | None:
         return None if suite is None else open_suite(suite)
 
 
-def show_plan(opened: Opened, settings: run.CalibrationSettings, table: Path | None, show: Callable[..., None]) -> int:
+def show_plan(
+    opened: OpenedSuite, settings: run.CalibrationSettings, table: Path | None, show: Callable[..., None]
+) -> int:
     """Show what a calibration would do."""
     digest, n_images = run.image_set(settings)
     work = run.tasks(opened, settings, digest)
@@ -50,7 +52,7 @@ def show_plan(opened: Opened, settings: run.CalibrationSettings, table: Path | N
 
 
 def measured(
-    opened: Opened, settings: run.CalibrationSettings, table: Path, quiet: int
+    opened: OpenedSuite, settings: run.CalibrationSettings, table: Path, quiet: int
 ) -> tuple[tuple[Result, ...], Failures]:
     """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
     with progress_line(quiet, opened.suite.name) as progress:
@@ -64,7 +66,7 @@ def measured(
     return run.relabelled([row for task in work for row in run.done(task, rows)], opened), failed
 
 
-def measured_before(tables: list[str], opened: Opened | None) -> tuple[tuple[Result, ...], Failures]:
+def measured_before(tables: list[str], opened: OpenedSuite | None) -> tuple[tuple[Result, ...], Failures]:
     """Return the rows of results tables.
 
     Of a suite they are those of its models, with its labels; a model without a row has an error.
@@ -83,7 +85,7 @@ def measured_before(tables: list[str], opened: Opened | None) -> tuple[tuple[Res
     return run.relabelled(rows, opened), failed
 
 
-def fitted(rows: tuple[Result, ...], name: str, tensor: str, failed: Failures, opened: Opened | None) -> Profile:
+def fitted(rows: tuple[Result, ...], name: str, tensor: str, failed: Failures, opened: OpenedSuite | None) -> Profile:
     """Fit a profile to rows. Raises CannotAssessError."""
     try:
         with _usage_errors():

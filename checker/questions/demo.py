@@ -11,7 +11,7 @@ import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -32,7 +32,7 @@ from ..outside.image_sets.open import open_images
 from ..report import numbers
 from ..report.check import Report
 from ..report.terminal import COLOURS, Pen, columns, hanging, section
-from ..text import number_text, quoted
+from ..text import Fields, number_text, quoted
 
 Name = Literal["ordinary", "planted"]
 NAMES: tuple[Name, ...] = ("ordinary", "planted")
@@ -146,7 +146,7 @@ def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
     onnx.save(model, path)
 
 
-def _contract(name: Name) -> dict[str, Any]:
+def _contract(name: Name) -> Fields:
     planted = (
         f"the demo's least-squares encoder with feature {PLANTED_FEATURE} shifted by {PLANTED_SD:g} standard "
         f"deviations of each image's features, and the others at random (SD {OTHERS_SD:g})"
@@ -215,28 +215,37 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
         interval = getattr(statistics, statistic)
         minimum = report.profile.minimum_of(statistic)
         clears = numbers.clears(interval, minimum)
-        sign = {"yes": "✓", "no": "✗"}.get(clears, "~")
-        cells = (reasons.NAMES[statistic], number_text(interval.estimate), f"> {minimum:g}", f"{sign} {clears}")
+        clear = {"yes": "✓", "no": "✗"}.get(clears, "~")
+        cells = (reasons.NAMES[statistic], number_text(interval.estimate), f"> {minimum:g}", f"{clear} {clears}")
         table.add_row(*map(pen.say, cells))
     images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
     colour = f"bold {COLOURS[verdict.verdict]}"
+    sign = "✓" if passes else "▲"
+    meaning: RenderableType = Text()
+    if verdict.verdict == EXPECTED[name]:
+        meaning = Padding(pen.prose(MEANS[name]), (0, 0, 1, 2))
+    listed = hanging([(pen.say(mark), pen.say(text)) for mark, text in rows])
     return Group(
         section(pen, f"{name} encoder", images, pen.prose(SHOWN[name])),
         Text(),
-        Padding(pen.say(f"{'✓' if passes else '▲'} {verdict.verdict}", colour), (0, 0, 0, 2)),
-        Padding(hanging([(pen.say(sign), pen.say(text)) for sign, text in rows]), (0, 0, 0, 2)),
+        Padding(pen.say(f"{sign} {verdict.verdict}", colour), (0, 0, 0, 2)),
+        Padding(listed, (0, 0, 0, 2)),
         Padding(table, (1, 0, 1, 2)),
-        Padding(pen.prose(MEANS[name]), (0, 0, 1, 2)) if verdict.verdict == EXPECTED[name] else Text(),
+        meaning,
     )
 
 
 def next_steps(keep: Path | None, pen: Pen) -> RenderableType:
     """Return the commands to type next."""
-    again = "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {quoted(keep / 'planted.onnx')}"
+    label = "Keep these two files for a full report:"
+    again = "robustcheck demo --keep FOLDER"
+    if keep is not None:
+        label = "See the full report:"
+        again = f"robustcheck {quoted(keep / 'planted.onnx')}"
     steps = (
         ("Check your model on your photos:", "robustcheck model.onnx --images photos/"),
         ("Read what a reason means:", "robustcheck explain too_weak"),
-        ("Keep these two files for a full report:" if keep is None else "See the full report:", again),
+        (label, again),
     )
     parts = (part for label, typed in steps for part in (pen.prose(f"  {label}"), pen.command(f"    {typed}")))
     return Group(section(pen, "Next", ""), *parts)

@@ -4,7 +4,7 @@ from __future__ import annotations  # help() names the types as the package does
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from ..errors import RobustcheckError, UsageError
 from ..outside.addresses import on_this_machine, parse_address
 from ..outside.isolation import NO_LIMITS, Limits, apart
 from ..outside.storage.places import Place, Url, as_typed, redact
-from ..report.document import Cell, Document, Facts, File, Section, Table, Words, document_of, name
+from ..report.document import Block, Cell, Document, Facts, File, Section, Table, Words, document_of, name
 from ..report.shown import Shown
 from ..report.words import step_of
 from ..text import VERSION, Fields, as_json, error_json, frozen, quoted
@@ -268,29 +268,33 @@ def _can_pass(
             reasons.append(reason(reason_id, _without_file(model.path, fault), fault.hint))
         else:
             reasons.append(reason(reason_id, seen, _next_step(reason_id, model, facts, profile, check)))
-    if not reasons and n_features is None:
+    if reasons:
+        return CanPass(answer="no", reasons=tuple(reasons))
+    if n_features is None:
         seen = (
             f"the graph does not show how many features `{facts.tensor}` has; profile {profile.id} holds for "
             f"{profile.min_features} to {profile.max_features}"
         )
         why = reason("width_not_calibrated", seen, f"Measure it: `{check}`.")
         return CanPass(answer="unknown", reasons=(why,))
-    if not reasons and model.image_input.batch is None and scales_over_batch(model.graph.proto):
+    if model.image_input.batch is None and scales_over_batch(model.graph.proto):
         note = (
             f"its quantisers take their scale over the batch: `{check} --batch-size 1` gives a verdict for batches of "
             "one image"
         )
         return CanPass(answer="yes", reasons=(), note=note)
-    return CanPass(answer="no" if reasons else "yes", reasons=tuple(reasons))
+    return CanPass(answer="yes", reasons=())
 
 
 def _next_step(name: str, model: ModelFile, facts: ModelFacts, profile: Profile, check: str) -> str:
     """Return the next step that removes a reason, a command where possible."""
     chosen = model.representation
     if name == "assumed_tensor":
-        tensor = f" --tensor {quoted(chosen.tensor)}" if chosen.tensor_assumed else ""
-        pool = f" --pool {chosen.pool}" if chosen.pool_assumed else ""
-        return f"If that is what you deploy, say so: `{check}{tensor}{pool}`."
+        if chosen.tensor_assumed:
+            check += f" --tensor {quoted(chosen.tensor)}"
+        if chosen.pool_assumed:
+            check += f" --pool {chosen.pool}"
+        return f"If that is what you deploy, say so: `{check}`."
     if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
         return "Export it in another way. No profile can hold for a model that ends like this."
     return step_for(name, facts, profile) or RULES[name].next_step
@@ -314,12 +318,15 @@ def document_of_inspection(report: Inspected) -> Document:
     """Return an inspection's document. The next step is of the reason that is hardest to remove."""
     facts = report.facts
     can_pass = report.can_pass
-    answer = _ANSWERS[report.can_pass.answer]
+    answer = _ANSWERS[can_pass.answer]
     words = "yes: the thresholds are for models like this one; the numbers decide"
     step = ("", "")
-    words += f"; {can_pass.note}" if can_pass.note else ""
+    hint = "-v shows all"
+    if can_pass.note:
+        words += f"; {can_pass.note}"
     if can_pass.reasons:
         hardest = min(can_pass.reasons, key=lambda r: r.id in MENDED_BY_OPTIONS)
+        hint = ""
         words = f"{can_pass.answer}, because {hardest.seen}"
         if hardest.id in MENDED_BY_OPTIONS:
             options = " and ".join(dict.fromkeys(MENDED_BY_OPTIONS[r.id] for r in can_pass.reasons))
@@ -327,11 +334,6 @@ def document_of_inspection(report: Inspected) -> Document:
             answer = Cell(f"▲ needs {options}", "warn")
         step = step_of(hardest.next_step, report.file, scores=facts.get("class_output") is not None)
     is_read = "representation" in facts
-    command = re.compile(r"(robustcheck (?:\w+ )?)MODEL(?=[ `])")  # a file's own name may have the word, too
-    reasons = (
-        r.model_copy(update={"next_step": command.sub(lambda match: match[1] + quoted(report.file), r.next_step)})
-        for r in can_pass.reasons
-    )
     return Document(
         question="inspect",
         title="Inspection",
@@ -339,94 +341,136 @@ def document_of_inspection(report: Inspected) -> Document:
         model=File(report.file, report.digest),
         facts=(),
         summary=f"Can this file pass? {words}",
-        sections=_sections(facts) if is_read else (),
+        sections=tuple(_sections(facts)) if is_read else (),
         notes=tuple(int8_notes(facts.get("saturating_pairs"))),
         notes_in_short=True,
         limits="",
         version=VERSION,
         verdict=answer,
-        reasons=tuple(reasons) if is_read else (),
+        reasons=tuple(_with_file(each, report.file) for each in can_pass.reasons if is_read),
         step=step,
         remark="Nothing was measured: `robustcheck check` gives the verdict.",
-        hint="" if can_pass.reasons else "-v shows all",
+        hint=hint,
     )
 
 
-def _sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
-    chosen, head, image, contract = (facts[key] for key in ("representation", "head", "image_input", "contract"))
-    scaling = facts["scaling"]
-    external = facts["external"]
-    values = facts["preprocessing"]
+def _with_file(reason: Reason, file: str) -> Reason:
+    """Return a reason whose commands name the file."""
+    # a file's own name may have the word, too
+    step = re.sub(r"(robustcheck (?:\w+ )?)MODEL(?=[ `])", lambda match: match[1] + quoted(file), reason.next_step)
+    return reason.model_copy(update={"next_step": step})
+
+
+def _sections(facts: Fields) -> Iterator[Section]:
+    """Yield what was read, topic by topic."""
+    chosen = facts["representation"]
+    image = facts["image_input"]
+    values = facts["preprocessing"] or ()
     size = f"{image['height'] or '?'} by {image['width'] or '?'} px"
     shape = show_shape(chosen["shape"])
-    unknown = Cell(f"not known: {facts['preprocessing_not_known']}")
-    sources = ", ".join(dict.fromkeys(row["source"].removesuffix(" (scaled)") for row in values or ()))
+    unknown = f"not known: {facts['preprocessing_not_known']}"
+    where_from = unknown
+    if values:
+        sources = ", ".join(dict.fromkeys(row["source"].removesuffix(" (scaled)") for row in values))
+        where_from = f"from {sources}"
+    decisive = {
+        "tensor": f"{chosen['tensor']} {shape}, {chosen['rule']}, ends in {chosen['ends_in']}",
+        "why": chosen["why"],
+        "preprocessing": f"{size}, {where_from}",
+    }
+    yield Section("Decisive facts", "", (_rows(decisive),), "brief")
+    rule = chosen["rule"]
+    if chosen["assumed"]:
+        rule += ", assumed: the graph does not show it"
+    if chosen["pool"] != "none":
+        shape += " before pooling"
+    tensor = {
+        "tensor": chosen["tensor"],
+        "shape": shape,
+        "rule": rule,
+        "pool": chosen["pool"],
+        "ends in": chosen["ends_in"],
+        "why": chosen["why"],
+    }
+    yield Section("Representation", "what the check reads", (_rows(tensor),))
     others = tuple(
         (*(name(other[key]) for key in ("tensor", "op", "rule")), other["why"]) for other in facts["alternatives"]
     )
-    fields = tuple(tuple(map(name, row.values())) for row in values or ())
-    return (
-        Section("Decisive facts", "", (_rows({
-            "tensor": f"{chosen['tensor']} {shape}, {chosen['rule']}, ends in {chosen['ends_in']}",
-            "why": chosen["why"],
-            "preprocessing": f"{size}, {f'from {sources}' if values else unknown.text}",
-        }),), "brief"),
-        Section("Representation", "what the check reads", (_rows({
-            "tensor": chosen["tensor"],
-            "shape": shape + ("" if chosen["pool"] == "none" else " before pooling"),
-            "rule": chosen["rule"] + (", assumed: the graph does not show it" if chosen["assumed"] else ""),
-            "pool": chosen["pool"],
-            "ends in": chosen["ends_in"],
-            "why": chosen["why"],
-        }),)),
-        Section("Alternatives", "set one with --tensor NAME", (
-            Table(("tensor", "made by", "rule", "what it is"), others) if others else "none",
-        )),
-        Section("Head", "" if head else "none found", (_rows({
+    alternatives: Block = "none"
+    if others:
+        alternatives = Table(("tensor", "made by", "rule", "what it is"), others)
+    yield Section("Alternatives", "set one with --tensor NAME", (alternatives,))
+    yield _head(facts)
+    scaling = ""
+    if facts["scaling"]:
+        scaling = steps_text(GraphScaling.model_validate(facts["scaling"]))
+    entry = {
+        "name": image["name"],
+        "layout": f"{image['layout']} {image['dtype']}",
+        "size": f"{size} (height by width)",
+        "batch": str(image["batch"] or "any"),
+        "scaled inside": scaling,
+    }
+    yield Section("Image input", "", (_rows(entry),))
+    if values:
+        fields = tuple(tuple(map(name, row.values())) for row in values)
+        table = Table(("field", "value", "source"), fields)
+        yield Section("Preprocessing", "and where each value comes from", (table,))
+    else:
+        yield Section("Preprocessing", "", (Cell(unknown),))
+    yield Section("File", "", (_rows(_file(facts)),))
+
+
+def _head(facts: Fields) -> Section:
+    head = facts["head"]
+    remark = "none found"
+    rows = {}
+    if head:
+        remark = ""
+        rows = {
             "layer": head["op"],
             "weight": show_shape(head["weight_shape"]),
             "classes": str(head["classes"] or "unknown"),
             "class scores": facts["class_output"] or "no output",
-        } if head else {}),)),
-        Section("Image input", "", (_rows({
-            "name": image["name"],
-            "layout": f"{image['layout']} {image['dtype']}",
-            "size": f"{size} (height by width)",
-            "batch": str(image["batch"] or "any"),
-            "scaled inside": steps_text(GraphScaling.model_validate(scaling)) if scaling else "",
-        }),)),
-        Section("Preprocessing", "and where each value comes from" if values else "", (
-            Table(("field", "value", "source"), fields) if values else unknown,
-        )),
-        Section("File", "", (_rows({
-            **_fetched(facts),
-            "size": f"{facts['size_bytes']} bytes" + (", external data included" if external else ""),
-            "digest": facts["digest"],
-            "model file": facts["model_digest"] if external else "",
-            **{f"data {file['location']}": f"{file['size_bytes']} bytes, {file['digest']}" for file in external},
-            "opsets": ", ".join(f"{domain} {number}" for domain, number in facts["opsets"].items()),
-            "IR version": str(facts["ir_version"]),
-            "precision": facts["precision"],
-            "producer": facts["producer"] or "not named",
-            "contract": _contract(contract) if contract else "none: the tensor was found by rule",
-        }),)),
-    )  # fmt: skip
+        }
+    return Section("Head", remark, (_rows(rows),))
+
+
+def _file(facts: Fields) -> dict[str, str]:
+    """Return the file, its data outside of it, where it was fetched, and what its contract says."""
+    rows = {}
+    if origin := facts.get("origin"):
+        rows["fetched from"] = f"{origin['address']} at {origin['revision']}, {origin['file']}"
+    rows["size"] = f"{facts['size_bytes']} bytes"
+    rows["digest"] = facts["digest"]
+    if facts["external"]:
+        rows["size"] += ", external data included"
+        rows["model file"] = facts["model_digest"]
+    for data in facts["external"]:
+        rows[f"data {data['location']}"] = f"{data['size_bytes']} bytes, {data['digest']}"
+    contract = "none: the tensor was found by rule"
+    if facts["contract"]:
+        contract = _contract(facts["contract"])
+    return rows | {
+        "opsets": ", ".join(f"{domain} {number}" for domain, number in facts["opsets"].items()),
+        "IR version": str(facts["ir_version"]),
+        "precision": facts["precision"],
+        "producer": facts["producer"] or "not named",
+        "contract": contract,
+    }
 
 
 def _rows(rows: Mapping[str, str]) -> Facts:
     return Facts(tuple[tuple[Words, Words], ...]((label, name(value)) for label, value in rows.items()))
 
 
-def _fetched(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return from where a file was fetched. Empty for a file of this machine."""
-    origin = facts.get("origin")
-    return {"fetched from": f"{origin['address']} at {origin['revision']}, {origin['file']}"} if origin else {}
-
-
-def _contract(contract: Mapping[str, Any]) -> str:
+def _contract(contract: Fields) -> str:
     source = contract["source"]
-    trained = ", random weights" if source["random_weights"] else ""
-    planted = f", synthetic: {source['synthetic']}" if source["synthetic"] else ""
-    matched = "" if source["matched_to"] is None else f", trained to match: {source['matched_to']}"
-    origin = f"{source['library']} {source['name']} {source['weights']}{trained}{planted}{matched}"
+    origin = f"{source['library']} {source['name']} {source['weights']}"
+    if source["random_weights"]:
+        origin += ", random weights"
+    if source["synthetic"]:
+        origin += f", synthetic: {source['synthetic']}"
+    if source["matched_to"] is not None:
+        origin += f", trained to match: {source['matched_to']}"
     return f"schema {contract['schema_version']}; {origin}"

@@ -39,6 +39,7 @@ class Cell(NamedTuple):
 
 Words = str | Cell
 """words of our own, or a cell"""
+TableRow = tuple[Words, ...]
 Pairs = Sequence[tuple[str, object]]
 """labels and values"""
 

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.questions.calibrate.terminal import causes
 from robustcheck_onnx.thresholds import profile, results
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.from_results import fitted_profile, rows_of
-from robustcheck_onnx.thresholds.suite import Entry, Member
+from robustcheck_onnx.thresholds.suite import Member, SuiteEntry
 from support import Patch, but, read_text
 from support.bad_input import COMMAND, Run
 from support.calibrations import N_IMAGES, N_MODELS, Calibrated, line
@@ -207,7 +207,7 @@ def test_one_model_measured_twice(calibrated: Calibrated, tmp_path: Path, ends: 
 def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
     row = but(results.read(calibrated.table)[0], label="present")
     assert (results.ALIKE_SPREAD, results.excluded(row)) == (ALIKE_SPREAD, "")
-    unknown = row.statistics | {"strength": results.Measured(estimate=None, low=None, high=None)}
+    unknown = row.statistics | {"strength": results.BoundedStatistic(estimate=None, low=None, high=None)}
     for change, why in (
         ({"n_nonfinite": 1}, "1 representations not finite or constant"),
         ({"statistics": unknown}, "not measurable: strength"),
@@ -227,7 +227,9 @@ def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrat
     pooled = []
     for row in (r for r in some if r.label == "present"):
         sharper = {
-            name: results.Measured(**{end: 2 * value for end, value in row.statistics[name].model_dump().items()})
+            name: results.BoundedStatistic(
+                **{end: 2 * value for end, value in row.statistics[name].model_dump().items()}
+            )
             for name in ("strength", "kurtosis")
         }
         change = {"tensor": "pooled", "rule": "pooled", "ends_in": End("normalisation")}
@@ -254,7 +256,7 @@ def test_a_table_can_be_read_whatever_engine_and_day_wrote_it(calibrated: Calibr
 def test_rows_of_other_images_are_kept_beside_the_table(calibrated: Calibrated, tmp_path: Path) -> None:
     path, (first, *others) = tmp_path / "t.jsonl", results.read(calibrated.table)
     path.write_bytes(calibrated.table.read_bytes())
-    entry = Entry(model="m.onnx", group="other", label="absent")
+    entry = SuiteEntry(model="m.onnx", group="other", label="absent")
     task = Task(Member(first.id, first.id, entry, "absent", None, False), path, None, "another key")
     assert run.open_table(path, [task]) == others
     assert (results.read(path), results.read(run.superseded(path))) == (others, [first])

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.questions.calibrate import plan as planning
 from robustcheck_onnx.checker.questions.calibrate import run
 from robustcheck_onnx.thresholds import profile, results, tables
 from robustcheck_onnx.thresholds.results import Result
-from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
+from robustcheck_onnx.thresholds.suite import Member, OpenedSuite, SuiteEntry, open_suite
 from support import EMBEDDINGS, Fields, Patch, but, calibrations, needs_embeddings, raised, read_text
 from support.bad_input import Run, listening
 from support.calibrations import line
@@ -29,7 +29,7 @@ from support.walls import wait_until
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Opened:
+def suite(tmp_path: Path) -> OpenedSuite:
     """A suite of two ready models, each with its preprocessing."""
     text = 'schema_version = 1\nname = "x"\n'
     for name, width in (("a", 16), ("b", 24)):
@@ -41,14 +41,14 @@ def suite(tmp_path: Path) -> Opened:
     return open_suite(tmp_path / "suite.toml")
 
 
-def keys(suite: Opened, images: str = "sha256:images", **options: Any) -> list[str]:
+def keys(suite: OpenedSuite, images: str = "sha256:images", **options: Any) -> list[str]:
     return [
         task.key
         for task in run.tasks(suite, run.CalibrationSettings(Options(**options), suite.folder / "cache"), images)
     ]
 
 
-def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch: Patch) -> None:
+def test_whatever_moves_the_numbers_gives_another_key(suite: OpenedSuite, monkeypatch: Patch) -> None:
     seen = [keys(suite), keys(suite, seed=1), keys(suite, max_bad=0.5), keys(suite, device="cpu")]
     seen.append(keys(suite, "sha256:others"))
     for name, other in (("STATISTIC_VERSION", STATISTIC_VERSION + 1), ("versions_of", lambda _: {"onnxruntime": "0"})):
@@ -91,7 +91,7 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
     assert (fault.exit_code, fault.hint) == (4, f"place it at {tmp_path / 'w.pt'}")
 
 
-def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> None:
+def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: OpenedSuite) -> None:
     def row(tensor: str, **change: Any) -> Result:
         told = {"id": "a", "tensor": tensor, "tensors": ("representation", "pooled"), "key": "k"}
         return Result.model_construct(**(told | change))
@@ -107,9 +107,9 @@ def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> N
     assert run.done(replace(task, key=""), [row("representation", key="")]) == ()
 
 
-def test_the_plan_of_each_task(suite: Opened, monkeypatch: Patch) -> None:
+def test_the_plan_of_each_task(suite: OpenedSuite, monkeypatch: Patch) -> None:
     """Sizes at 4 bytes a parameter; time by that of what was measured on this device: 2 s / 10 images / 1,000 bytes."""
-    entry = Entry(id="m", source="timm", name="m", group="other", label="present")
+    entry = SuiteEntry(id="m", source="timm", name="m", group="other", label="present")
     counts = {"parameters": 30, "vision_parameters": 20}
     sizes: Fields = {"known": counts, "random": counts, "without": {"fault": "odd"}}
     sizes["unknown"] = {"unknown": "no such model; others"}
@@ -160,7 +160,7 @@ def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkey
     (tmp_path / "there").write_bytes(b"PK")
     for fields, expected in EXPORTS.items():
         said: Any = dict(field.split("=") for field in fields.split())
-        entry = Entry(source="torch", name="mine:make", group="other", label="present", **said)
+        entry = SuiteEntry(source="torch", name="mine:make", group="other", label="present", **said)
         member = Member("m", "m", entry, "present", None, False)
         model = tmp_path / "cache" / "m.onnx"
         task = run.Task(member, model, {"source": "torch"}, "k")

@@ -239,8 +239,8 @@ def test_no_effective_robustness_where_it_would_mean_nothing() -> None:
         assert (found, said in why) == (None, True), why
 
 
-def _judged(verdict: Any) -> robustness.Judged:
-    return robustness.Judged(verdict=verdict, reasons=(), profile="p", n_images=60, tensor="t", origin="test")
+def _judged(verdict: Any) -> robustness.ComparedVerdict:
+    return robustness.ComparedVerdict(verdict=verdict, reasons=(), profile="p", n_images=60, tensor="t", origin="test")
 
 
 def test_agreement_is_one_sided() -> None:

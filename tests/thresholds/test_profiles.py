@@ -26,7 +26,7 @@ from robustcheck_onnx.thresholds.fit import (
     GAP_POSITION,
     NO_SET,
     Fit,
-    Judged,
+    LeftOutErrors,
     Rule,
     Sets,
     fit,
@@ -39,7 +39,7 @@ from robustcheck_onnx.thresholds.fitted import upper_bound, with_traps
 from robustcheck_onnx.thresholds.from_results import WIDER, chosen_rule
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.statistics import DECIDING, STATISTICS
-from robustcheck_onnx.thresholds.tables import Reference
+from robustcheck_onnx.thresholds.tables import ReferenceSet
 from support import ROOT, Capture, Fields, but, raised, read_json, read_text, robustcheck
 from support.bad_input import Run
 from support.repository import load
@@ -337,13 +337,13 @@ def test_a_name_that_is_none_has_its_nearest(ends: Run) -> None:
 # --------------------------------------------------------------------------------------------------- fitting
 
 
-def made_set(name: str, expected: str, scale: float) -> Reference:
+def made_set(name: str, expected: str, scale: float) -> ReferenceSet:
     """A set whose strength and persistence grow with `scale`; two-sided."""
     values: Fields = {
         "strength": 0.5 * scale, "kurtosis": 3 * scale, "persistence_ratio": scale, "top3_share": 1 - 0.95 / scale,
         "outlier_frequency": 1 - 0.9 / scale, "negative_energy": 0.5, "negative_z_energy": 0.5, "two_sidedness": 0.5,
     }  # fmt: skip
-    return Reference(
+    return ReferenceSet(
         set=name, group="g", checkpoint=name, model=name, n=100, d=512, **values, persistent_outlier_features="",
         expected=expected, excluded="", source="made",
     )  # fmt: skip
@@ -353,21 +353,21 @@ RECTIFIED = made_set("rectified", "absent", 1.2)._replace(negative_energy=0.0, t
 LOOSE = Rule(all_must_pass=False)
 
 
-def table_of(present: Iterable[float], absent: Iterable[float]) -> list[Reference]:
+def table_of(present: Iterable[float], absent: Iterable[float]) -> list[ReferenceSet]:
     """The rectified set, "with0" and on of these scales, "without0" and on of those."""
     sides = (("with", "present", present), ("without", "absent", absent))
     return [RECTIFIED, *(made_set(f"{n}{i}", label, s) for n, label, scales in sides for i, s in enumerate(scales))]
 
 
-def fitted_to(table: Iterable[Reference], rule: Rule = LOOSE) -> Fit:
+def fitted_to(table: Iterable[ReferenceSet], rule: Rule = LOOSE) -> Fit:
     return fit(Sets.of(list(table)), rule)
 
 
-def left_out(sets: Sets, rule: Rule) -> Judged:
+def left_out(sets: Sets, rule: Rule) -> LeftOutErrors:
     return judged(trials(sets, lambda others: fit(others, rule).minimums))
 
 
-def is_passing(row: Reference, fitted: Fit) -> bool:
+def is_passing(row: ReferenceSet, fitted: Fit) -> bool:
     return passes(row, fitted.thresholds)
 
 

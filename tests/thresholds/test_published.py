@@ -217,7 +217,7 @@ def test_the_document_states_the_fits_and_medians_of_the_code() -> None:
 
 
 fit_baseline = load("studies/build_published").fit_baseline
-LINE = published.Baseline(a=1.0, b=0.0, n=10, r2=1.0, residual_sd_pp=0.0, low=0.4, high=0.9)
+LINE = published.BaselineFit(a=1.0, b=0.0, n=10, r2=1.0, residual_sd_pp=0.0, low=0.4, high=0.9)
 
 
 def test_logit_and_sigmoid_are_scipys() -> None:

@@ -128,6 +128,9 @@ def _planned(task: Task, size: Fields, n_passes: int, rate: float | None) -> Pla
         state = "ready file" if task.export is None else "exported"
         files = (Path(f"{task.model}{end}") for end in ("", ".data"))
         model_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    estimate_s = None
+    if rate and model_bytes and n_passes:
+        estimate_s = rate * model_bytes * n_passes
     return Planned(
         id=task.member.id,
         group=entry.group,
@@ -136,21 +139,24 @@ def _planned(task: Task, size: Fields, n_passes: int, rate: float | None) -> Pla
         download_bytes=download_bytes,
         disk_bytes=disk_bytes,
         passes=n_passes,
-        estimate_s=rate * model_bytes * n_passes if rate and model_bytes and n_passes else None,
+        estimate_s=estimate_s,
         fault=fault or size.get("fault", ""),
     )
 
 
 def _float32_bytes(n_parameters: int | None) -> int | None:
-    return None if n_parameters is None else n_parameters * BYTES_A_PARAMETER
+    if n_parameters is None:
+        return None
+    return n_parameters * BYTES_A_PARAMETER
 
 
 def device_name(device: str) -> str:
     """Return the name of the selected device as evidence has it; for auto, that of the GPU if there is one."""
     from ...core.runtime.devices import cpu_name, list_gpus, parse_device  # noqa: PLC0415
 
-    gpus = list_gpus() if parse_device(device).is_gpu else ()
-    return gpus[0].name if gpus else cpu_name()
+    if parse_device(device).is_gpu and (gpus := list_gpus()):
+        return gpus[0].name
+    return cpu_name()
 
 
 def _speed(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
@@ -174,8 +180,10 @@ def _sizes(work: Sequence[Task]) -> dict[str, Fields]:
     for task in work:
         entry = task.member.entry
         export = task.export or {}
-        is_tag = not (entry.random_weights or str(export["weights"]).startswith("sha256:"))
-        asked.append([entry.source, entry.name, entry.weights if is_tag else None])
+        tag = entry.weights
+        if entry.random_weights or str(export["weights"]).startswith("sha256:"):
+            tag = None
+        asked.append([entry.source, entry.name, tag])
     with tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
         question = Path(folder, "asked.json")
         answer = Path(folder, "answers.json")
@@ -257,7 +265,9 @@ def _total(show: Callable[[Any], str], values: Sequence[float | None]) -> str:
 def _bytes(n: int | None) -> str:
     if n is None:
         return "?"
-    return "–" if n == 0 else f"{n / GB:.2f} GB"
+    if n == 0:
+        return "–"
+    return f"{n / GB:.2f} GB"
 
 
 def _duration(seconds: float | None) -> str:
@@ -265,7 +275,9 @@ def _duration(seconds: float | None) -> str:
         return "?"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.1f} h"
+    if seconds < 2 * HOUR_S:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / HOUR_S:.1f} h"
 
 
 def plan_json(plan: CalibrationPlan) -> Fields:

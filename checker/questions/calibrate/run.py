@@ -14,27 +14,26 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
 from ....thresholds import profile as profiles
 from ....thresholds import read_bytes, results
-from ....thresholds.results import TENSORS, Measured, Result, rounded
+from ....thresholds.results import TENSORS, BoundedStatistic, Result, rounded
 from ....thresholds.statistics import STATISTICS
-from ....thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
+from ....thresholds.suite import CHECKPOINT_SUFFIXES, Member, OpenedSuite, SuiteEntry
 from ...core.evidence import Evidence, Options
 from ...core.images.source import digest_of_set
 from ...core.measure.job import Job, Outcome
 from ...core.model.contract import parse_contract
 from ...core.model.file import read_onnx
 from ...core.model.watched import file_digest
-from ...core.progress import LOG, Progress, TellLine, tell_stage
+from ...core.progress import LOG, Tell, TellLine, tell_stage
 from ...core.statistics.definitions import STATISTIC_VERSION
 from ...errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ...outside.image_sets.open import open_images
@@ -74,7 +73,7 @@ class Task:
 
     member: Member
     model: Path
-    export: Mapping[str, Any] | None
+    export: Fields | None
     """everything that influences the export; None for a ready file"""
     key: str
     """identifies the measurement; empty with a fault"""
@@ -96,7 +95,7 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("robustcheck") / "exports"
 
 
-def check_labels(suite: Opened) -> None:
+def check_labels(suite: OpenedSuite) -> None:
     """Raise UsageError unless the suite has both labels: nothing could be fitted to one."""
     for label in ("present", "absent"):
         if not any(member.label == label for member in suite.members):
@@ -118,7 +117,7 @@ def image_set(settings: CalibrationSettings) -> tuple[str, int]:
     return digest_of_set(digests), len(source)
 
 
-def tasks(suite: Opened, settings: CalibrationSettings, images_digest: str) -> tuple[Task, ...]:
+def tasks(suite: OpenedSuite, settings: CalibrationSettings, images_digest: str) -> tuple[Task, ...]:
     """Return the tasks of a suite. A model whose files can't be read becomes a task with a fault."""
     options = settings.options
     measuring = {
@@ -133,7 +132,7 @@ def tasks(suite: Opened, settings: CalibrationSettings, images_digest: str) -> t
     return tuple(_task(suite.folder, member, settings.cache, measuring) for member in suite.members)
 
 
-def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any]) -> Task:
+def _task(folder: Path, member: Member, cache: Path, measuring: Fields) -> Task:
     entry = member.entry
     if entry.model is not None:
         path = folder / entry.model
@@ -153,7 +152,7 @@ def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any
     return Task(member, cache / key[:24] / f"{name}.onnx", export, _key({**measuring, "export": key}))
 
 
-def _export_inputs(folder: Path, entry: Entry) -> Fields:
+def _export_inputs(folder: Path, entry: SuiteEntry) -> Fields:
     """Return everything that influences an export: its arguments, the files that it reads, the versions."""
     assert entry.source is not None
     weights = weights_path(folder, entry)
@@ -176,7 +175,7 @@ def _export_inputs(folder: Path, entry: Entry) -> Fields:
     return inputs
 
 
-def weights_path(folder: Path, entry: Entry) -> Path | None:
+def weights_path(folder: Path, entry: SuiteEntry) -> Path | None:
     """Return the checkpoint file of an entry, or None where its weights are a library's tag."""
     if not entry.weights:
         return None
@@ -194,7 +193,7 @@ def _digest_of(folder: Path, name: str | None) -> str:
     return file_digest(path)
 
 
-def _key(content: Mapping[str, Any]) -> str:
+def _key(content: Fields) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -226,13 +225,13 @@ EXPORT_END_S = 10  # time for a terminated export to remove its temporary files,
 
 
 def measure(
-    suite: Opened,
+    suite: OpenedSuite,
     work: Sequence[Task],
     rows: list[Result],
     settings: CalibrationSettings,
     table: Path,
     tell: TellLine,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Tell | None = None,
 ) -> dict[str, RobustcheckError]:
     """Export and measure every model without rows, and add its rows to the table as soon as it is measured.
 
@@ -426,7 +425,7 @@ def done(task: Task, rows: Iterable[Result]) -> tuple[Result, ...]:
 
 
 def row_of(
-    suite: Opened, task: Task, tensor: str, tensors: Sequence[str | None], evidence: Evidence, wall_s: float
+    suite: OpenedSuite, task: Task, tensor: str, tensors: Sequence[str | None], evidence: Evidence, wall_s: float
 ) -> Result:
     """Make a row of the results table. The evidence is about one of the `tensors` that were measured together."""
     member = task.member
@@ -435,7 +434,7 @@ def row_of(
     numbers = evidence.statistics
     statistics = {}
     for name in STATISTICS:
-        statistics[name] = Measured(**{end: rounded(value) for end, value in getattr(numbers, name)})
+        statistics[name] = BoundedStatistic(**{end: rounded(value) for end, value in getattr(numbers, name)})
     return Result(
         id=member.id,
         tensor=tensor,
@@ -479,7 +478,7 @@ def labels_of(member: Member) -> Fields:
     }
 
 
-def relabelled(rows: Iterable[Result], suite: Opened) -> tuple[Result, ...]:
+def relabelled(rows: Iterable[Result], suite: OpenedSuite) -> tuple[Result, ...]:
     """Return the rows with the suite's current labels."""
     labels = {member.id: labels_of(member) for member in suite.members}
     of_suite = {"suite": suite.suite.name, "suite_digest": suite.digest}

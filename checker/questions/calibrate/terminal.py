@@ -13,10 +13,12 @@ from ....thresholds.profile import Calibration, Profile, Trained
 from ....thresholds.statistics import DEFINITIONS
 from ...core.verdict.reasons import NAMES
 from ...errors import RobustcheckError
-from ...report.document import Cell, Words, name
+from ...report.document import Cell, TableRow, Words, name
 from ...report.terminal import INDENT, Pen, Trimmed, hanging, labelled, section, spaced, table_of
-from ...text import count_text, number_text, page, percent_text, short_digest
+from ...text import count_text, first_of, number_text, page, percent_text, short_digest
 
+Rows = list[tuple[str, str]]
+"""label and text of each line"""
 MAX_NAMES = 6  # sets named in one line
 _BOUNDS = {
     "looks": "each lower bound by itself, at the looks of a run",
@@ -52,31 +54,36 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
     return Trimmed(spaced(blocks))
 
 
-def _rests_on(fit: Calibration) -> list[tuple[str, str]]:
+def _rests_on(fit: Calibration) -> Rows:
     by_reason: dict[str, list[str]] = {}
     for checkpoint, why in fit.excluded:
         by_reason.setdefault(why, []).append(checkpoint)
+    suite = f"{fit.suite} {short_digest(fit.suite_digest)}" if fit.suite else ""
+    left_out = [f"{why} ({_names(names)})" for why, names in by_reason.items()]
+    missing = [f"{name}: {why}" for name, why in fit.missing]
     return [
         ("few", fit.few),
         ("labels", fit.labels),
-        ("suite", f"{fit.suite} {short_digest(fit.suite_digest)}" if fit.suite else ""),
+        ("suite", suite),
         ("table", f"{fit.table}, {fit.table_digest}"),
         ("images", fit.images),
         ("measured", fit.date),
         ("spread", fit.spread),
         ("rule", fit.rule),
         ("command", fit.command),
-        ("left out", "; ".join(f"{why} ({_names(names)})" for why, names in by_reason.items())),
-        ("missing", "; ".join(f"{name}: {why}" for name, why in fit.missing)),
+        ("left out", "; ".join(left_out)),
+        ("missing", "; ".join(missing)),
     ]
 
 
 def _passing(one: Trained) -> str:
-    otherwise = f"; otherwise {_names(one.otherwise)}" if one.otherwise else ""
-    return f"{one.n_passing} of {count_text(one.n, 'set')} pass{otherwise}"
+    passing = f"{one.n_passing} of {count_text(one.n, 'set')} pass"
+    if one.otherwise:
+        return f"{passing}; otherwise {_names(one.otherwise)}"
+    return passing
 
 
-def _holds_for(profile: Profile) -> list[tuple[str, str]]:
+def _holds_for(profile: Profile) -> Rows:
     return [
         ("tensor", f"{profile.tensor}: {', '.join(profile.tensor_rules)}; pooled by {', '.join(profile.pools)}"),
         ("that ends in", ", ".join(map(str, profile.ends))),
@@ -108,7 +115,7 @@ def _checkpoints(c: Calibration) -> str:
 
 def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
     """Render the thresholds, each with its gap, and the rates of errors, with the checkpoints left out in turn."""
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     for statistic in profile.deciding:
         if gap := profile.thresholds[statistic]:
             ends = (f"≤ {number_text(gap.highest_without)}", f"≥ {number_text(gap.lowest_with)}")
@@ -122,7 +129,7 @@ def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
     ]
 
 
-def _error_rates(fit: Calibration) -> list[tuple[str, str]]:
+def _error_rates(fit: Calibration) -> Rows:
     passing = [f"{one.of}: {one.n_wrong} of {one.n}, at most {percent_text(one.upper)}" for one in fit.rates]
     rates = _under("PASS of", passing)
     if not rates:
@@ -139,7 +146,7 @@ def _error_rates(fit: Calibration) -> list[tuple[str, str]]:
     return rates + _under("family out", [f"{group}: {text}" for group, text in fit.family_out])
 
 
-def _under(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+def _under(label: str, texts: Sequence[str]) -> Rows:
     """Return rows of which the first alone has the label."""
     return list(zip([label, *[""] * len(texts)], texts, strict=False))
 
@@ -157,7 +164,7 @@ def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
     tensors = profile.calibration.tensors
     if not tensors:
         return []
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     for one in tensors:
         shown: Words = one.tensor
         if one.tensor == profile.tensor:
@@ -172,15 +179,14 @@ def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
     return [section(pen, "Tensors compared", "", table, *faults, pen.say(legend, "dim"))]
 
 
-def _names(names: Sequence[str], most: int = MAX_NAMES) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _names(names: Sequence[str]) -> str:
+    return first_of(names, MAX_NAMES)
 
 
 def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
     """Show profiles in a table. named: (name or file, profile)."""
     pen = Pen(ascii_only)
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     for file, profile in named:
         fit = profile.calibration
         counts = (
@@ -190,10 +196,12 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
         )
         rows.append((name(file, "bold"), name(profile.id), *counts, name(short_digest(profile.digest))))
     table = table_of(pen, ("profile", "=id", ">with", ">without", ">false PASS", "=digest"), rows)
+    blocks: list[RenderableType] = [table]
     remarks = [(pen.name(file), text) for file, profile in named for text in warnings_of(profile, pen)]
+    if remarks:
+        blocks += [Text(), hanging(remarks)]
     legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out in turn."
-    more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
-    return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(legend, "dim")))
+    return Trimmed(section(pen, "Profiles", "", *blocks, Text(), pen.say(legend, "dim")))
 
 
 def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
@@ -208,6 +216,8 @@ def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
     """Return one text per cause, with its failed models. One missing package can fail every model of a suite."""
     names: dict[str, list[str]] = {}
     for model, fault in failed.items():
-        cause = f"{fault.message} ({fault.hint})" if fault.hint else fault.message
+        cause = fault.message
+        if fault.hint:
+            cause += f" ({fault.hint})"
         names.setdefault(cause, []).append(model)
-    return [f"{_names(of, 3)}: {cause}" for cause, of in names.items()]
+    return [f"{first_of(of, 3)}: {cause}" for cause, of in names.items()]

@@ -161,7 +161,7 @@ class Baseline(Frozen):
         return ModelJackknife(self.evidence.statistics.n_features, float64(self.group_sizes), values)
 
 
-class Measured(Frozen):
+class WithNextBaseline(Frozen):
     """The base of a report with the numbers that the next release is compared with."""
 
     _next_baseline: Baseline | None = PrivateAttr(None)
@@ -305,6 +305,10 @@ def _check_vectors(path: Path, vectors: Vectors, baseline: Baseline) -> None:
     raise UsageError(f"{path}: {fault}", AGAIN.replace("FILE", quoted(path)))
 
 
+GivenBaseline = str | Path | Baseline | None
+"""a baseline as a caller names or holds it"""
+
+
 def load(baseline: str | Path | Baseline) -> Baseline:
     """The baseline that a caller names, or holds.
 
@@ -317,7 +321,7 @@ def load(baseline: str | Path | Baseline) -> Baseline:
     return baseline
 
 
-def name_of(baseline: str | Path | Baseline | None) -> str:
+def name_of(baseline: GivenBaseline) -> str:
     """Return the name of a baseline in reports. It is its file, or the model that it is of; empty for none."""
     if isinstance(baseline, Baseline):
         return f"<baseline of {baseline.evidence.model.file}>"

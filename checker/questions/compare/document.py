@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,29 @@ from ...core.verdict.notes import BUNDLED_NOTE, fallback_note
 from ...core.verdict.reasons import NAMES, Kind
 from ...core.verdict.rule import Reason, Verdict
 from ...report import figures
-from ...report.document import Cell, Document, Facts, Photo, Photos, Ratio, Section, Table, Topics, document_of, name
+from ...report.document import (
+    Block,
+    Cell,
+    Document,
+    Facts,
+    Photo,
+    Photos,
+    Ratio,
+    Section,
+    Style,
+    Table,
+    TableRow,
+    Topics,
+    document_of,
+    name,
+)
 from ...report.shown import figure_of
 from ...report.topics import topics_of
 from ...report.words import SIGNS, STOPPED, cautions, headline, one_line, verdict_text
 from ...text import count_text, number_text, percent_text
 from .changes import Keeps, smallest_losses
 from .features import Fate, FeatureFate
-from .index_report import IndexReason
+from .index_report import IndexReason, IndexReport
 from .judge import CompareReport, range_text
 from .similarity import MIN_CKA, NEEDED
 
@@ -67,15 +82,19 @@ def plain_text(report: CompareReport) -> str:
     text = f"{answer(report)} {ADVICE[report.kind]}"
     verdict = report.verdict.verdict
     if not report.index_first:
-        others = f" · {report.index_words}" if report.index_words else ""
-        return f"{verdict}{others}: {text}"
-    only = "" if report.is_required else " Only this is required."
-    return f"{report.index_text}{only} On outlier features it is {verdict}: {text}"
+        verdicts = " · ".join(filter(None, (verdict, report.index_words)))
+        return f"{verdicts}: {text}"
+    parts = [report.index_text, f"On outlier features it is {verdict}: {text}"]
+    if not report.is_required:
+        parts.insert(1, "Only this is required.")
+    return " ".join(parts)
 
 
 def answer(report: CompareReport) -> str:
     """Answer in one sentence, with numbers, whether the new file kept the outlier features of its reference."""
-    reference = f"{'the baseline ' if report.baseline else ''}{reference_name(report)}"
+    reference = reference_name(report)
+    if report.baseline:
+        reference = f"the baseline {reference}"
     first = next(iter(_ordered(report.verdict)), None)
     if first is not None and first.kind in ("not_established", "not_applicable"):
         return (
@@ -84,14 +103,18 @@ def answer(report: CompareReport) -> str:
     if first is not None and first.id == "unrelated":
         return f"The new file is unrelated to {reference}: {first.seen}."
     done = _done(report)
-    photos = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
+    photos = f"{report.n_images:,} photos that were measured"
+    if report.n_images == 1:
+        photos = "1 photo that was measured"
     return f"The new file {done} {_total(report)} of {reference} on the {photos}{_but(report, done)}."
 
 
 def cause(reason: Reason) -> str:
     """Write why a comparison came to no result, to follow "because"."""
     seen = reason.seen.replace(" by itself: ", " by itself is WARN: ", 1)
-    return f"the photos do not decide: {seen}" if reason.id == "undecided" else seen
+    if reason.id == "undecided":
+        return f"the photos do not decide: {seen}"
+    return seen
 
 
 def _done(report: CompareReport) -> str:
@@ -108,8 +131,9 @@ def _done(report: CompareReport) -> str:
 
 def _total(report: CompareReport) -> str:
     total = len(report.features)
-    strongest = "strongest " if len(report.reference.evidence.statistics.persistent) > total else ""
-    return f"{total} {strongest}outlier features"
+    if len(report.reference.evidence.statistics.persistent) > total:
+        return f"{total} strongest outlier features"
+    return f"{total} outlier features"
 
 
 def _but(report: CompareReport, done: str) -> str:
@@ -120,8 +144,11 @@ def _but(report: CompareReport, done: str) -> str:
         for change in report.statistics
         if change.keeps == "shrank"
     ]
+    lost = f"with {' and '.join(left)} left"
+    if left and kept:
+        return f", but {lost}"
     if left:
-        return f", {'but ' if kept else ''}with {' and '.join(left)} left"
+        return f", {lost}"
     if report.passed or not kept:
         return ""
     first = _ordered(report.verdict)[0]
@@ -140,17 +167,14 @@ def _ordered(verdict: Verdict) -> tuple[Reason, ...]:
 @document_of.register(CompareReport)
 def document_of_comparison(report: CompareReport) -> Document:
     """Return the document of a comparison."""
-    verdict = report.verdict
     candidate = report.candidate
-    alike = report.similarity
-    index = report.index
     usual = {BUNDLED_NOTE, *fallback_note(candidate.evidence.execution)}
-    reasons = _ordered(verdict)
-    required = [s for s in report.statistics if s.keeps != "not required"]
-    counts = [sum(s.keeps == "kept" for s in required), sum(f.fate == "kept" for f in report.features)]
-    decisive: Reason | IndexReason | None = reasons[0] if reasons else None
-    if index and not report.is_required:
-        decisive = index.reason
+    reasons = _ordered(report.verdict)
+    decisive: Reason | IndexReason | None = next(iter(reasons), None)
+    if report.index and not report.is_required:
+        decisive = report.index.reason
+    verdict = verdict_text(candidate.verdict)
+    of_reference = verdict_text(report.reference.verdict)
     return Document(
         question="compare",
         title="Comparison",
@@ -162,31 +186,48 @@ def document_of_comparison(report: CompareReport) -> Document:
         notes=report.notes,
         limits=report.claim,
         version=report.tool_version,
-        verdict=Cell(heading(report), "fail" if report.exit_code else "pass"),
+        verdict=judged(heading(report), report.exit_code == 0, "fail"),
         exit_code=report.exit_code,
         rule=report.rule,
         cautions=tuple(cautions(report.gated())),
         reasons=reasons,
-        step=(decisive.next_step, f"robustcheck explain {decisive.id}") if decisive else ("", ""),
-        remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict_text(candidate.verdict)}, "
-        f"the reference {verdict_text(report.reference.verdict)}.",
+        step=step_after(decisive),
+        remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict}, the reference "
+        f"{of_reference}.",
         line=_line(report),
-        tiles=(
-            (
-                "Statistics kept",
-                f"{counts[0]} of {len(required)}",
-                f"at least {1 - report.tolerance:g} of each must be left",
-            ),
-            ("Outlier features kept", f"{counts[1]} of {len(report.features)}", "of the reference"),
-            (
-                "CKA, debiased",
-                number_text(alike.cka_debiased if alike else None),
-                f"1 = alike up to rotation and scale; {MIN_CKA:g} is needed",
-            ),
-            ("Same nearest neighbour", percent_text(alike.same_nearest if alike else None), "of the images"),
-            ("Images measured", report.n_images, "in pairs" if report.paired else "not in pairs"),
-        ),
+        tiles=tuple(_tiles(report)),
     )
+
+
+def judged(text: str, is_good: bool, otherwise: Style = "warn") -> Cell:
+    """Return words in the style of a good result, or in the other one."""
+    if is_good:
+        return Cell(text, "pass")
+    return Cell(text, otherwise)
+
+
+def step_after(reason: Reason | IndexReason | None) -> tuple[str, str]:
+    """Return the next step of the reason that decides, and the command that explains it; empty without a reason."""
+    if reason is None:
+        return "", ""
+    return reason.next_step, f"robustcheck explain {reason.id}"
+
+
+def _tiles(report: CompareReport) -> Iterator[tuple[str, object, str]]:
+    """Yield the numbers that a page shows large."""
+    required = [s for s in report.statistics if s.keeps != "not required"]
+    n_kept = sum(s.keeps == "kept" for s in required)
+    least = f"at least {1 - report.tolerance:g} of each must be left"
+    yield "Statistics kept", f"{n_kept} of {len(required)}", least
+    n_kept = sum(f.fate == "kept" for f in report.features)
+    yield "Outlier features kept", f"{n_kept} of {len(report.features)}", "of the reference"
+    alike = report.similarity
+    cka = alike.cka_debiased if alike else None
+    same_nearest = alike.same_nearest if alike else None
+    yield "CKA, debiased", number_text(cka), f"1 = alike up to rotation and scale; {MIN_CKA:g} is needed"
+    yield "Same nearest neighbour", percent_text(same_nearest), "of the images"
+    pairs = "in pairs" if report.paired else "not in pairs"
+    yield "Images measured", report.n_images, pairs
 
 
 def heading(report: CompareReport) -> str:
@@ -205,64 +246,80 @@ def heading(report: CompareReport) -> str:
 def _line(report: CompareReport) -> str:
     """Write the required verdicts in one line, and what decides the exit code. What stops the run leads."""
     line = one_line(report)
-    if "index" in report.required:
-        index = report.index_text
-        line = f"{index} On outlier features: {line}" if report.index_first else f"{line}; {index}"
-    stopped = f"{STOPPED} · " if report.exit_code else ""
-    return f"{line} · {stopped}exit code {report.exit_code}: {report.rule}"
+    if report.index_first:
+        line = f"{report.index_text} On outlier features: {line}"
+    elif "index" in report.required:
+        line = f"{line}; {report.index_text}"
+    if report.exit_code:
+        line += f" · {STOPPED}"
+    return f"{line} · exit code {report.exit_code}: {report.rule}"
 
 
 def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
-    similarity = report.similarity
-    index = report.index
-    sides = (("candidate", report.candidate), ("baseline" if report.baseline else "reference", report.reference))
+    word = "baseline" if report.baseline else "reference"
+    sides = (("candidate", report.candidate), (word, report.reference))
     models = tuple(
         (
             label,
             name(side.evidence.model.file, "bold"),
             side.evidence.execution.precision,
-            Cell(verdict_text(side.verdict), "pass" if side.verdict.passed else "warn"),
+            judged(verdict_text(side.verdict), side.verdict.passed),
         )
         for label, side in sides
     )
     yield Section("Models", "", (Table(("model", "file", "=precision", "=by itself"), models),), "short")
-    yield Section("", "", (Facts(tuple((Cell("note", "bold"), note) for note in unusual)),), "brief")
+    notes = Facts(tuple((Cell("note", "bold"), note) for note in unusual))
+    yield Section("", "", (notes,), "brief")
     least = 1 - report.tolerance
     confidence = f"{100 * (1 - report.alpha):g} %"
-    remark = (
-        f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "
-        f"{100 * least:g} % must be kept, {confidence} confidence together"
-    )
+    must = f"{100 * least:g} % must be kept, {confidence} confidence together"
+    pairs = "paired" if report.paired else "not paired"
+    remark = f"{report.n_images} images, {pairs}; {must}"
     yield Section("Statistics", remark, (_statistics(report, least),), "short")
     legend = (
         f"A statistic is kept if the interval of its ratio, candidate / reference, is above {least:g} with both its "
         "ends. A dash: this one need not be kept; it only says whether the thresholds apply."
     )
     yield Section("", "", (legend,))
-    plain = Cell(index.plain, "pass" if index.verdict == "compatible" else "warn") if index else None
-    alike = [f"as a whole: {similarity.text}"] if similarity else []
-    yield Section("", "", (*alike, *([plain] if plain and report.is_required else [])), "brief")
+    brief: list[Block] = []
+    if report.similarity:
+        brief.append(f"as a whole: {report.similarity.text}")
+    index = report.index
+    if index and report.is_required:
+        brief.append(_index_answer(index))
+    yield Section("", "", tuple(brief), "brief")
     yield _features(report)
     yield _similarity(report)
-    if index and plain:
-        facts = Facts(tuple(index.rows()))
-        remark = f"measured on {count_text(index.n_images, 'photo')}" if index.n_images else "not measured"
-        yield Section("Index of vectors", remark, (plain, facts))
-        photos = tuple(
-            Photo(image.name, f"cosine {number_text(image.cosine)}", report.thumbnails.get(image.digest, ""))
-            for image in index.worst
-        )
-        if photos:
-            yield Section("Photos whose vectors differ most", "", (Photos(photos),), "page")
+    if index:
+        yield from _of_index(index, report.thumbnails)
     for label, side in sides:
         topics = Topics(topics_of(report, side.evidence))
         yield Section(f"{label.capitalize()}: what was measured, and how", side.evidence.model.source, (topics,))
 
 
+def _index_answer(index: IndexReport) -> Cell:
+    return judged(index.plain, index.verdict == "compatible")
+
+
+def _of_index(index: IndexReport, thumbnails: Mapping[str, str]) -> Iterator[Section]:
+    """Yield what was measured for the index verdict, and the images whose vectors differ most."""
+    remark = "not measured"
+    if index.n_images:
+        remark = f"measured on {count_text(index.n_images, 'photo')}"
+    yield Section("Index of vectors", remark, (_index_answer(index), Facts(tuple(index.rows()))))
+    photos = tuple(
+        Photo(image.name, f"cosine {number_text(image.cosine)}", thumbnails.get(image.digest, ""))
+        for image in index.worst
+    )
+    if photos:
+        yield Section("Photos whose vectors differ most", "", (Photos(photos),), "page")
+
+
 def _statistics(report: CompareReport, least: float) -> Table:
     rows = []
     for statistic in sorted(report.statistics, key=lambda statistic: statistic.keeps == "not required"):
-        candidate, reference = (number_text(value, missing="–") for value in (statistic.candidate, statistic.reference))
+        candidate = number_text(statistic.candidate, missing="–")
+        reference = number_text(statistic.reference, missing="–")
         cell = KEEPS[statistic.keeps]
         ratio = Cell(range_text(statistic.ratio), bar=Ratio(statistic.ratio, least, cell.style))
         rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, cell))
@@ -275,7 +332,9 @@ def _smallest(report: CompareReport) -> str:
     """Write the smallest losses that would not have been answered by kept, or nothing where nothing was kept."""
     losses = [(NAMES[each.name], smallest_losses(each, report.tolerance)) for each in report.statistics]
     texts = [f"{name} {percent_text(loss[0])} (shrank: {percent_text(loss[1])})" for name, loss in losses if loss]
-    return f"smallest loss that would not be kept: {', '.join(texts)}" if texts else ""
+    if not texts:
+        return ""
+    return f"smallest loss that would not be kept: {', '.join(texts)}"
 
 
 def _features(report: CompareReport) -> Section:
@@ -284,7 +343,7 @@ def _features(report: CompareReport) -> Section:
         remark = "the reference has no persistent one; its strongest feature, and what became of it"
     of_candidate = (">is now", ">mean z now", "?>beyond 4 SD now", "=what became of it")
     heads = (">feature", ">mean z", "?>beyond 4 SD", *of_candidate)
-    blocks: list[Table | str | Cell] = [Table(heads, tuple(map(_feature, report.features)))]
+    blocks: list[Block] = [Table(heads, tuple(map(_feature, report.features)))]
     if not report.features:
         blocks = ["The reference has no feature to follow."]
     if report.new_features:
@@ -292,15 +351,16 @@ def _features(report: CompareReport) -> Section:
     return Section("Outlier features", remark, tuple(blocks))
 
 
-def _feature(feature: FeatureFate) -> tuple[str | Cell, ...]:
+def _feature(feature: FeatureFate) -> TableRow:
+    before = (Cell(str(feature.index), "bold"), f"{feature.mean_z:+z.1f}", percent_text(feature.frequency))
     now = ("–", "–", "–")
     if feature.candidate_mean_z is not None:
-        at = str(feature.index if feature.to is None else feature.to)
-        now = (at, f"{feature.candidate_mean_z:+z.1f}", percent_text(feature.candidate_frequency))
-    r = "" if feature.correlation is None or feature.to is None else f" (r = {feature.correlation:+.2f})"
+        at = feature.index if feature.to is None else feature.to
+        now = (str(at), f"{feature.candidate_mean_z:+z.1f}", percent_text(feature.candidate_frequency))
     fate = FATE_CELLS[feature.fate]
-    before = (Cell(str(feature.index), "bold"), f"{feature.mean_z:+z.1f}", percent_text(feature.frequency))
-    return (*before, *now, fate._replace(text=fate.text + r))
+    if feature.correlation is not None and feature.to is not None:
+        fate = fate._replace(text=f"{fate.text} (r = {feature.correlation:+.2f})")
+    return (*before, *now, fate)
 
 
 def _similarity(report: CompareReport) -> Section:
@@ -335,8 +395,8 @@ def figure_of_comparison(report: CompareReport) -> Figure:
     """
     models = [side.evidence.model.file for side in (report.candidate, report.reference)]
     ours, theirs = (PurePath(file).name for file in models)
-    index = f"{report.index_words} · " if report.index_words else ""
-    title = headline(report.verdict, f"{index}{ours} against {theirs}", report.n_images)
+    subject = " · ".join(filter(None, (report.index_words, f"{ours} against {theirs}")))
+    title = headline(report.verdict, subject, report.n_images)
     figure, (histogram, ratio_axes, features) = figures.figure(title, 3)
     sides = ((report.reference, figures.WITH, "reference"), (report.candidate, figures.OWN, "candidate"))
     for side, colour, word in sides:

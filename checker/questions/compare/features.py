@@ -63,6 +63,9 @@ class FeatureFate(Frozen):
     "rotated" rests on `Similarity.cosine_change` too"""
 
 
+FeatureFates = tuple[FeatureFate, ...]
+
+
 def follow_features(
     ours: Side,
     theirs: Side | None,
@@ -70,7 +73,7 @@ def follow_features(
     tolerance: float,
     frequencies: Sequence[float] = (),
     values: Array | None = None,
-) -> tuple[FeatureFate, ...]:
+) -> FeatureFates:
     """Find each outlier feature of the reference in the candidate.
 
     kept: the candidate's feature of the same index is beyond 4 SD, on the same side, in at least (1 − tolerance) of
@@ -99,13 +102,16 @@ def follow_features(
     """
     x = ours.scaled_rows
     same_width = ours.state.n_features == reference.n_features
-    look = _Search(ours, theirs, tolerance, x, x if theirs is None else theirs.scaled_rows)
+    y = x if theirs is None else theirs.scaled_rows
+    look = _Search(ours, theirs, tolerance, x, y)
     features = decisive_features(reference)
     places = [int(f.mean_z < 0) for f in features]
     if theirs is not None:
         frequencies = [theirs.share(f.index, place) for f, place in zip(features, places, strict=True)]
-        values = look.y[:, [f.index for f in features]]
-    r = correlations(x, values) if values is not None and len(x) >= FEW_IMAGES else None
+        values = y[:, [f.index for f in features]]
+    r = None
+    if values is not None and len(x) >= FEW_IMAGES:
+        r = correlations(x, values)
     by_index = list[Fate]()
     for column, (feature, place, was) in enumerate(zip(features, places, frequencies, strict=True)):
         fate: Fate = "lost"
@@ -122,8 +128,9 @@ def follow_features(
         fate = initial
         to = None if initial == "lost" else feature.index
         explained = None
-        correlated = None if r is None else feature.index if theirs is None else int(np.abs(r[:, column]).argmax())
+        correlated = None if r is None else feature.index
         if r is not None and theirs is not None and fate != "kept":
+            correlated = int(np.abs(r[:, column]).argmax())
             other = look.moved(r[:, column], place, was, claimed)
             if other is not None:
                 fate = "moved"
@@ -142,7 +149,7 @@ def follow_features(
         if to is not None and r is not None:
             correlated = to
         shown = feature.index if to is None and same_width else to
-        sides = (0, 1) if fate == "moved" else (place,)
+        sides = [0, 1] if fate == "moved" else [place]
         out.append(
             FeatureFate(
                 index=feature.index,
@@ -206,12 +213,13 @@ class _Search:
 
     def _stayed(self, index: int, where: int) -> bool:
         """Return whether a candidate's feature stood out in the reference already."""
-        return (
-            self.x.shape == self.y.shape
-            and self.theirs is not None
-            and self.theirs.share(index, where) >= (1 - self.tolerance) * self.ours.share(index, where)
-            and float(correlations(self.x[:, [index]], self.y[:, [index]])[0, 0]) >= SAME_FEATURE
-        )
+        if self.theirs is None or self.x.shape != self.y.shape:
+            return False
+        before = self.theirs.share(index, where)
+        if before < (1 - self.tolerance) * self.ours.share(index, where):
+            return False
+        r = correlations(self.x[:, [index]], self.y[:, [index]])
+        return float(r[0, 0]) >= SAME_FEATURE
 
 
 def correlated_fate(x: Array, y: Array) -> Fate:
@@ -227,10 +235,14 @@ def correlated_fate(x: Array, y: Array) -> Fate:
     if len(x) < FEW_IMAGES or r == 0.0:  # exactly 0: one of them does not vary
         return "undecided"
     low, high = intervals.correlation_bounds(r, len(x))
-    return "kept" if low >= MIN_CORRELATION else "uncorrelated" if high < MIN_CORRELATION else "undecided"
+    if low >= MIN_CORRELATION:
+        return "kept"
+    if high < MIN_CORRELATION:
+        return "uncorrelated"
+    return "undecided"
 
 
-def new_features(candidate: Statistics, features: tuple[FeatureFate, ...]) -> tuple[int, ...]:
+def new_features(candidate: Statistics, features: FeatureFates) -> tuple[int, ...]:
     """Return the candidate's new persistent outlier features. None of the reference's features became them."""
     indices = {fate.to for fate in features}
     return tuple(f.index for f in candidate.persistent[:LISTED] if f.index not in indices)

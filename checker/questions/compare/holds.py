@@ -7,7 +7,7 @@ import numpy as np
 from ...arrays import Array, Bools, Floats
 from ...core.statistics.definitions import unit_rows
 from ...text import number_text
-from .similarity import TIED
+from .similarity import TIED, cosine
 
 SAME_COSINE = 0.98  # of a photo's vector in the index and the reference's
 NEARER = 4  # times, than the nearest other photo, is a vector that is the photo's own
@@ -120,7 +120,7 @@ def _cosines(rows: Array) -> Array:
 
 
 def _median_cosine(x: Array, y: Array) -> float:
-    return float(np.median(np.einsum("ij,ij->i", unit_rows(x), unit_rows(y))))
+    return float(np.median(cosine(x, y)))
 
 
 def _are_alike(x: Array, y: Array) -> bool:

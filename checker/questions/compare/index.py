@@ -86,7 +86,9 @@ def compare_vectors(
     photos = search([candidate, np.roll(reference, 1, axis=0), reference], rows, metric, every)
     own = search([candidate], [(candidate, lengths(candidate))], metric, every)
     in_file = search([candidate, reference], index or (), metric, matches.rows)
-    searched = {"among the photos": photos, OWN: own} | ({} if index is None else {"in the index": in_file})
+    searched = {"among the photos": photos, OWN: own}
+    if index is not None:
+        searched["in the index"] = in_file
     # of equal vectors one search is that of both: products of other shapes differ by rounding
     recalls, tied = _recalls(searched, metric, options.min_recall, is_same=np.array_equal(candidate, reference))
     numbers = _distances(candidate, reference, options) | recalls
@@ -122,7 +124,9 @@ def compare_vectors(
         seen = f"the query of another photo finds the same neighbours, too (recall {number_text(shared)})"
         report = report.because("same_for_all", "undecided", seen)
     report = _judged(report, tied)
-    return report if index is None else tested(report, reference, in_file)
+    if index is None:
+        return report
+    return tested(report, reference, in_file)
 
 
 def _distances(candidate: Array, reference: Array, options: IndexOptions) -> dict[str, Number]:
@@ -130,15 +134,18 @@ def _distances(candidate: Array, reference: Array, options: IndexOptions) -> dic
     sizes = lengths(reference)
     ratios = lengths(candidate) / sizes
     cosines = cosine(candidate, reference)
-    numbers = {
-        f"{name}, {place}": quantile(values, abs(at - p), options.min_cosine if (at, p) == (0, 0.05) else None)
-        for name, values, at in (("cosine", cosines, 0), ("distance", lengths(candidate - reference) / sizes, 1))
-        for place, p in (("median", 0.5), ("worst 5 %", 0.05), ("worst 1 %", 0.01))
-    }
+    distances = lengths(candidate - reference) / sizes
     needed = None if options.metric == "cosine" else SAME_LENGTH
-    numbers["length, relative"] = quantile(ratios, 0.5)
-    numbers["length kept"] = quantile(np.minimum(ratios, 1 / ratios), 0.5, needed)
-    return numbers
+    return {
+        "cosine, median": quantile(cosines, 0.5),
+        "cosine, worst 5 %": quantile(cosines, 0.05, options.min_cosine),
+        "cosine, worst 1 %": quantile(cosines, 0.01),
+        "distance, median": quantile(distances, 0.5),
+        "distance, worst 5 %": quantile(distances, 0.95),
+        "distance, worst 1 %": quantile(distances, 0.99),
+        "length, relative": quantile(ratios, 0.5),
+        "length kept": quantile(np.minimum(ratios, 1 / ratios), 0.5, needed),
+    }
 
 
 def _recalls(
@@ -177,7 +184,8 @@ def _judged(report: IndexReport, tied: Mapping[str, float]) -> IndexReport:
         seen = f"{name} {number_text(number.estimate)} ({_bounds(number)}); {number.needs:g} is needed"
         if reason == "length":
             factor = number_text(report.numbers["length, relative"].estimate)
-            seen = f"{report.change if report.change != 'none' else 'scaled'}: vectors are {factor} times as long"
+            change = "scaled" if report.change == "none" else report.change
+            seen = f"{change}: vectors are {factor} times as long"
             if report.options.metric is None:
                 lost = False
                 step = "If the index is searched by cosine, say `--metric cosine`. Otherwise embed it again."
@@ -299,6 +307,19 @@ def _share(values: Array | Any, most: Array | Any = None, needs: float | None = 
     return Number(estimate=means[0], low=low, high=high, needs=needs)
 
 
+def because_unsound(report: IndexReport, reasons: Iterable[str]) -> IndexReport:
+    """Return the report with the reasons of a check for which the vectors can't be relied on."""
+    unsound = sorted(reasons)
+    step = f"Run `robustcheck explain {unsound[0]}`."
+    return report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step)
+
+
+def because_too_few(report: IndexReport, n_varied: int) -> IndexReport:
+    """Return the report with the reason that too few images differ from each other."""
+    seen = f"{n_varied} images differ clearly from each other; {FEWEST_IMAGES} are needed"
+    return report.because("too_few_images", "undecided", seen)
+
+
 def concluded_index(report: IndexReport, both: Sequence[Compared], nodes: Sequence[Counter[str]]) -> IndexReport:
     """Add what differs between the files, and what makes the numbers unsure.
 
@@ -313,16 +334,14 @@ def concluded_index(report: IndexReport, both: Sequence[Compared], nodes: Sequen
     if assumed:
         seen = f"neither an option nor a file gives the preprocessing of {' and '.join(assumed)}"
         report = report.because("assumed_preprocessing", "undecided", seen)
-    if unsound := sorted(UNSOUND & {reason.id for side in both for reason in side.verdict.reasons}):
-        step = f"Run `robustcheck explain {unsound[0]}`."
-        report = report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step)
+    if unsound := UNSOUND & {reason.id for side in both for reason in side.verdict.reasons}:
+        report = because_unsound(report, unsound)
     ran = " against ".join(f"{short_provider(e.execution.providers[0])} {e.execution.runtime}" for e in evidence)
     if n := report.numbers:
         ran += f": cosine {number_text(n['cosine, median'].estimate, 5)}"
         ran += f", recall@1 {number_text(n['recall@1 among the photos'].estimate)}"
         if n_varied < FEWEST_IMAGES:
-            seen = f"{n_varied} images differ clearly from each other; {FEWEST_IMAGES} are needed"
-            report = report.because("too_few_images", "undecided", seen)
+            report = because_too_few(report, n_varied)
     new, old = map(_facts, evidence)
     differs = [f"{name} {old[name]} → {new[name]}" for name in new if old[name] != new[name]]
     return report.model_copy(update={"ran": ran, "differs": (*differs, *_changed_nodes(*nodes))})
@@ -336,12 +355,13 @@ def on_another_machine(report: IndexReport, loss: MachineLoss | None) -> IndexRe
     report = report.model_copy(update={"machine": loss})
     if loss is None or any(reason.id in OTHER_VECTORS for reason in report.reasons):
         return report
+    differs = loss.is_of_machine
     if report.verdict == "compatible":
         worst = report.numbers["cosine, worst 5 %"].low
         differs = worst is not None and loss.scaled(worst) < report.options.min_cosine
-    else:
-        differs = loss.is_of_machine
-    return report.because("runtime_differs", "undecided", loss.text) if differs else report
+    if not differs:
+        return report
+    return report.because("runtime_differs", "undecided", loss.text)
 
 
 def _facts(evidence: Evidence) -> dict[str, str]:
@@ -359,7 +379,10 @@ def _facts(evidence: Evidence) -> dict[str, str]:
 
 def _changed_nodes(new: Counter[str], old: Counter[str]) -> Iterator[str]:
     """Yield the types of nodes of which there are more or fewer, the largest change first."""
-    changes = Counter({name: abs(new[name] - old[name]) for name in sorted({*new, *old}) if new[name] != old[name]})
+    changes = Counter[str]()
+    for name in sorted({*new, *old}):
+        if new[name] != old[name]:
+            changes[name] = abs(new[name] - old[name])
     for name, _ in changes.most_common(TYPES_SHOWN):
         yield f"nodes {name} {old[name]} → {new[name]}"
     if len(changes) > TYPES_SHOWN:
@@ -384,7 +407,11 @@ def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:
     b = unit_rows(y)
     after = float(np.quantile(cosine(a, b), 0.05))
     if after >= least:
-        return "none" if constant[0] == constant[1] else "normalised" if constant[0] else "not normalised", after
+        if constant[0] == constant[1]:
+            return "none", after
+        if constant[0]:
+            return "normalised", after
+        return "not normalised", after
     changes: tuple[Change, Change] = ("permuted", "rotated")
     for change, undone in zip(changes, (_permuted, procrustes), strict=True):
         left = float(np.quantile(cosine(undone(a, b), b), 0.05))
@@ -407,7 +434,9 @@ def _permuted(x: Array, y: Array) -> Array:
     squares = [np.einsum("ij,ij->j", v, v) for v in (x, y)]
     nearest = np.asarray(x[:, (squares[0][:, None] + squares[1] - 2 * (x.T @ y)).argmin(axis=0)])
     features = [Counter(feature.tobytes() for feature in (vectors + 0.0).T) for vectors in (x, nearest)]  # −0 becomes 0
-    return nearest if features[0] == features[1] else x
+    if features[0] != features[1]:
+        return x
+    return nearest
 
 
 def margins(candidate: Array, reference: Array, text: Array) -> tuple[Array, Array]:

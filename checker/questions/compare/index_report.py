@@ -11,7 +11,7 @@ from pydantic import Field
 from ....thresholds.records import Frozen
 from ...core.evidence import Interval
 from ...core.verdict.index_reasons import INDEX_REASONS, INDEX_STEPS
-from ...text import interval_text, number_text
+from ...text import Texts, interval_text, number_text
 from .machine import MachineLoss
 
 Metric = Literal["cosine", "dot", "euclidean"]
@@ -46,7 +46,7 @@ class IndexOptions(Frozen):
     """whether `compatible` is possible where it could not be tested whether the reference made the index"""
 
     @property
-    def allowances(self) -> tuple[str, ...]:
+    def allowances(self) -> Texts:
         """Return which of these options are looser than the defaults."""
         usual = IndexOptions()
         out = []
@@ -111,7 +111,7 @@ class IndexReport(Frozen):
     worst: tuple[WorstImage, ...] = ()
     ran: str = ""
     """what ran both, and how close their vectors are"""
-    differs: tuple[str, ...] = ()
+    differs: Texts = ()
     """how the two files differ"""
     machine: MachineLoss | None = None
     """how far the vectors are from the reference's by reference arithmetic; None: it was not needed, or not possible"""

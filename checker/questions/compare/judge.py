@@ -25,9 +25,9 @@ from ...report.attestation import predicate_of, sha256_set
 from ...report.record import Binding, Bound, Time, sealed, to_json
 from ...report.shown import Shown, figure_of, pipeline_text
 from ...text import Fields, Texts, as_json, frozen, interval_text, number_text, percent_text, sha256_of
-from .baseline import Baseline, Measured
+from .baseline import Baseline, WithNextBaseline
 from .changes import StatisticChange
-from .features import MIN_CORRELATION, FeatureFate
+from .features import MIN_CORRELATION, FeatureFate, FeatureFates
 from .index_report import SIGNS, IndexReport, Required
 from .pairs import ClassAgreement, Compared, unrelated
 from .similarity import NEEDED, UNRELATED_CKA, Similarity
@@ -53,7 +53,7 @@ def range_text(interval: Interval) -> str:
     return interval_text(interval.low, interval.high, missing=estimate)
 
 
-class CompareReport(Shown, Bound, Measured):
+class CompareReport(Shown, Bound, WithNextBaseline):
     """Everything that `robustcheck compare` found."""
 
     schema_version: Literal[2] = 2
@@ -75,14 +75,14 @@ class CompareReport(Shown, Bound, Measured):
     statistics: tuple[StatisticChange, ...]
     alpha: float
     """error rate of the ratios that must be kept together, and of their differences together"""
-    features: tuple[FeatureFate, ...]
+    features: FeatureFates
     new_features: tuple[int, ...]
     """outlier features of the candidate that none of the reference's became"""
     similarity: Similarity | None
     """None against a baseline that was measured on other images, or on the same in another order"""
     agreement: ClassAgreement | None
     """None unless both have class scores of equal width; None against a baseline, which holds no classes"""
-    notes: tuple[str, ...]
+    notes: Texts
     profile: Profile
     claim: str
     time: Time | None
@@ -288,7 +288,7 @@ class Comparison:
 
     reference: Compared
     statistics: tuple[StatisticChange, ...]
-    features: tuple[FeatureFate, ...]
+    features: FeatureFates
     stale: Sequence[str] = ()
     """in which ways the reference, a baseline, was measured otherwise than the candidate"""
     paired: bool = True

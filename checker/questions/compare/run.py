@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack, overload
@@ -18,7 +17,7 @@ import numpy as np
 
 from ....thresholds import read_bytes
 from ....thresholds.profile import Profile
-from ...arrays import Floats, float64
+from ...arrays import float64
 from ...core.evidence import Evidence, Execution, RunOptions
 from ...core.images.source import DecodedImage, Item, Skipped
 from ...core.measure.content import DescribedRows, described_rows, merge_described
@@ -30,24 +29,25 @@ from ...core.measure.probe import probe
 from ...core.measure.reference import IMAGES_OF_COMPARISON, ReferenceOutput, reference_runs, with_references
 from ...core.measure.sums import FirstImages, ImagesRead, Measurement, TensorSums, conclude
 from ...core.model.watched import file_digest
-from ...core.progress import Progress, Tell, tell_stage
+from ...core.progress import Progress, Tell
 from ...core.runtime.runner import RunOutput
 from ...core.statistics import state
 from ...core.verdict.notes import notes_of
 from ...core.verdict.profile import load_profile
 from ...errors import CannotAssessError, UsageError, unfit
-from ...outside.addresses import on_this_machine, parse_address
-from ...outside.image_sets.open import Images, opener, settle
-from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
-from ...outside.storage.places import as_typed, redact
-from ...report.record import Clock, Settings, Time
+from ...outside.addresses import LocalModel, on_this_machine, parse_address
+from ...outside.image_sets.open import Images, opener
+from ...outside.isolation import NO_LIMITS, Limits
+from ...outside.storage.places import Place, as_typed, redact
+from ...report.record import Settings, Time
 from ...text import VERSION, Fields, Texts, frozen, sha256_of
+from ..call import QuestionRun
 from ..check import binding_of
 from . import baseline as baselines
 from . import stored, trials
-from .baseline import COSINE_IMAGES, Baseline, Vectors
+from .baseline import COSINE_IMAGES, Baseline, GivenBaseline, Vectors
 from .changes import changes, jackknife_of, required_by
-from .features import follow_features, new_features
+from .features import FeatureFates, follow_features, new_features
 from .index import compare_vectors, concluded_index, on_another_machine
 from .index_report import IndexOptions, IndexReport, Required
 from .judge import CLAIM, TOLERANCE, CompareReport, Comparison, FirstBaseline, judge_pair, required_of
@@ -55,8 +55,9 @@ from .machine import MachineLoss, loss_of
 from .pairs import MAX_ROWS, Compared, Pair, Side, add_predictions, agreement, update
 from .similarity import cosines, similarity, similarity_of
 from .stored import VectorsReport
-from .vectors import VectorFile, open_vectors
+from .vectors import VectorFile, VectorsByPhoto, open_vectors
 
+AnyReport = CompareReport | FirstBaseline | VectorsReport
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
 
@@ -140,75 +141,102 @@ def compare(
     require = required_of(require)
     if reference is None and baseline is None:
         _refuse_alone(images, index, require, tolerance)
-    clock, (run, source) = Clock(), settle(images, options, max_images=MAX_IMAGES)
+    run = QuestionRun.begin(images, options, progress, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     places = [parse_address(model) for model in (candidate, reference) if model is not None]
     typed = [as_typed(place) for place in places]
-    if isolate and is_possible(source, run.images, *typed):
-        asked: Fields = {**dict(zip(("candidate", "reference"), typed, strict=False)), "tolerance": tolerance}
-        asked |= {"index": index}
-        asked |= {"thresholds": profile, "require": require, "progress": progress, **run.keywords}
-        return _save_baseline(_apart(baseline, limits, asked), write_baseline, baseline)
-    limits.refuse_here()
+    child: Callable[..., AnyReport] | None = run.child(compare, redact(typed[0]), limits, isolate, *typed)
+    if child is None:
+        report = _compare(run, places, baseline, tolerance, profile, index, require)
+    else:
+        asked: Fields = dict(zip(("candidate", "reference"), typed, strict=False))
+        asked |= {"tolerance": tolerance, "thresholds": profile, "index": index, "require": require}
+        report = _compare_apart(child, baseline, asked | run.options.keywords | {"progress": progress})
+    return _save_baseline(report, write_baseline, baseline)
+
+
+def _compare(
+    run: QuestionRun,
+    places: Sequence[Place],
+    baseline: GivenBaseline,
+    tolerance: float,
+    profile: Profile,
+    index: IndexOptions,
+    require: Sequence[Required],
+) -> AnyReport:
+    """Compare in this process."""
     old_numbers = None if baseline is None else baselines.load(baseline)
-    baseline_digest = (
-        sha256_of(read_bytes(Path(baseline), baselines.LARGEST_BYTES)) if isinstance(baseline, str | Path) else ""
-    )
+    baseline_digest = ""
+    if isinstance(baseline, str | Path):
+        baseline_digest = sha256_of(read_bytes(Path(baseline), baselines.LARGEST_BYTES))
     named = (("--index", index.file), ("--text", index.text))
     files = {option: open_vectors(file, option) for option, file in named if file is not None}
     with ExitStack() as copies:
-        tell = partial(tell_stage, progress)
-        models = [copies.enter_context(on_this_machine(p, preprocess=run.preprocess, tell=tell)) for p in places]
-        jobs = [Job(model.path, run) for model in models]
-        tell("loading the candidate")
-        opened = [open_job(jobs[0], opener(source))]
-        for model_job in jobs[1:]:
-            tell("loading the reference")
-            opened.append(replace(open_job(model_job, lambda _: opened[0].source), described=None))
-        tell("trying the models on a few images")
+        preprocess = run.options.preprocess
+        models = [copies.enter_context(on_this_machine(p, preprocess=preprocess, tell=run.tell)) for p in places]
+        opened = _open(models, run)
+        first = opened[0]
+        run.tell("trying the models on a few images")
         facts = [probe(model) for model in opened]
         firsts = FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON)
-        pair, read, described = _run(opened[0], opened[-1], progress, firsts)
+        pair, read, described = _run(first, opened[-1], run.progress, firsts)
         if pair.candidate.state.n == 0:
-            _say_none_usable(jobs, pair, read.n_usable)
-        references = [reference_runs(model, first)[0] for model, first in zip(opened, firsts, strict=False)]
-        facts = [with_references(fact, [run]) for fact, run in zip(facts, references, strict=True)]
+            _say_none_usable(opened, pair, read.n_usable)
+        sides = (pair.candidate, pair.reference)
+        references = []
         evidence = []
-        for model, model_job, fact, side, rows in zip(
-            models, jobs, facts, (pair.candidate, pair.reference), described, strict=False
-        ):
-            measured = Measurement([TensorSums(side.state, described=rows)], read)
-            evidence.append(model.named(conclude(model_job, fact, measured, profile)[0]))
-        when = Time.until_now(clock, read.n_usable)
+        for number, model in enumerate(opened):
+            (exact,) = reference_runs(model, firsts[number])
+            fact = with_references(facts[number], [exact])
+            measured = Measurement([TensorSums(sides[number].state, described=described[number])], read)
+            (concluded,) = conclude(model.job, fact, measured, profile)
+            references.append(exact)
+            evidence.append(models[number].named(concluded))
+        when = Time.until_now(run.clock, read.n_usable)
         nodes = [Counter(node.op_type for node in model.models[0].graph.proto.graph.node) for model in opened]
         vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
         new_baseline = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0]).with_vectors(vectors)
         ours = Compared.of(evidence[0], profile)
-        if reference is None and old_numbers is None and index.file is not None:
-            exact = references[0] if run.arithmetic is None else None
-            alone = _vectors_report(opened[0], pair, files["--index"], ours, profile, index, progress, when, exact)
-            return _save_baseline(alone.with_baseline(new_baseline), write_baseline)
-        if reference is None and old_numbers is None:
-            return _save_baseline(FirstBaseline(candidate=ours, next_baseline=new_baseline), write_baseline)
-        if old_numbers is None:
-            comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
-            old: Vectors | None = Vectors(pair.reference.vectors, vectors.digests)
-        else:
+        is_exact = run.options.arithmetic is not None
+        if len(opened) == 1 and old_numbers is None:
+            if index.file is None:
+                return FirstBaseline(candidate=ours, next_baseline=new_baseline)
+            exact = None if is_exact else references[0]
+            judged = _judge_vectors(first, pair, files["--index"], index, run, exact)
+            return stored.report_of(ours, judged, profile, when).with_baseline(new_baseline)
+        if old_numbers is not None:
             comparison = _against(pair.candidate, evidence[0], read.digests, old_numbers, profile, tolerance)
-            nodes = [nodes[0] if old_numbers.nodes else Counter(), Counter(old_numbers.nodes)]
             old = old_numbers.vectors
-        tell("comparing the vectors")
+            nodes.append(Counter(old_numbers.nodes))
+            if not old_numbers.nodes:  # those of the candidate have nothing to be compared with
+                nodes[0] = Counter()
+        else:
+            comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
+            old = Vectors(pair.reference.vectors, vectors.digests)
+        run.tell("comparing the vectors")
         index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
         index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
-        if run.arithmetic is None:
+        if not is_exact:
             loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
             index_report = on_another_machine(index_report, loss)
         digests = {f"{name}_digest": file_digest(file) for name, file in dict(index).items() if isinstance(file, Path)}
         index_report = index_report.model_copy(update=digests)
-        added: Fields = {"index": index_report, "required": require, "baseline_digest": baseline_digest}
-        added |= {"binding": binding_of(Settings(**dict(run)))}
+        binding = binding_of(Settings(**dict(run.options)))
+        added: Fields = {"index": index_report, "required": require, "binding": binding}
+        added["baseline_digest"] = baseline_digest
         report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
-        return _save_baseline(report.with_baseline(new_baseline), write_baseline, baseline)
+        return report.with_baseline(new_baseline)
+
+
+def _open(models: Sequence[LocalModel], run: QuestionRun) -> list[OpenedJob]:
+    """Open the candidate, and the reference where there is one, on the candidate's images."""
+    jobs = [Job(model.path, run.options) for model in models]
+    run.tell("loading the candidate")
+    opened = [open_job(jobs[0], opener(run.handed_over))]
+    for job in jobs[1:]:
+        run.tell("loading the reference")
+        opened.append(replace(open_job(job, lambda _: opened[0].source), described=None))
+    return opened
 
 
 def _machine_loss(
@@ -219,17 +247,21 @@ def _machine_loss(
     None where no reference run was needed or possible, or the reference's vectors of these images are not there. A
     baseline's vectors stand for both arithmetics.
     """
-    run = next((each for each in references if each is not None and each.rows is not None), None)
-    if run is None or old is None:
+    runs = [
+        (each, of_model)
+        for each, of_model in zip(references, evidence, strict=False)
+        if each is not None and each.rows is not None
+    ]
+    if not runs or old is None:
         return None
+    run, of_model = runs[0]
     n = run.run.n_images
     ours, theirs = _rows_of_both(pair, old)
     if ours[:n] != list(range(n)):
         return None
     measured = pair.candidate.vectors[:n], old.rows[theirs[:n]]
-    exact = [None if each is None else each.rows for each in (*references, None)][:2]
-    of_machine = evidence[0 if references[0] is run else 1].execution
-    return loss_of(measured, exact, of_machine.machine, run.run.words)
+    exact = [None if each is None else each.rows for each in (*references, None)]
+    return loss_of(measured, exact[:2], of_model.execution.machine, run.run.words)
 
 
 def _rows_of_both(pair: Pair, old: Vectors) -> tuple[list[int], list[int]]:
@@ -239,7 +271,7 @@ def _rows_of_both(pair: Pair, old: Vectors) -> tuple[list[int], list[int]]:
     return rows, [places[pair.images[row][1]] for row in rows]
 
 
-def _refuse(tolerance: float, reference: str | Path | None, baseline: str | Path | Baseline | None) -> None:
+def _refuse(tolerance: float, reference: str | Path | None, baseline: GivenBaseline) -> None:
     if not 0 <= tolerance < 1:
         raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
     if reference is not None and baseline is not None:
@@ -264,8 +296,11 @@ def _refuse_alone(images: Images | None, index: IndexOptions, require: Sequence[
     if "indication" in require and len(require) > 1:
         raise UsageError("require has indication without a reference; there is no verdict on outlier features", step)
     usual = IndexOptions()
-    named = {"--min-cosine": (index.min_cosine, usual.min_cosine), "--min-recall": (index.min_recall, usual.min_recall)}
-    named["--tolerance"] = (tolerance, TOLERANCE)
+    named = {
+        "--min-cosine": (index.min_cosine, usual.min_cosine),
+        "--min-recall": (index.min_recall, usual.min_recall),
+        "--tolerance": (tolerance, TOLERANCE),
+    }
     for option, (given, default) in named.items():
         if given != default:
             raise UsageError(f"{option} is {given:g} without a reference; it limits what a new file may change", step)
@@ -275,36 +310,28 @@ def _refuse_alone(images: Images | None, index: IndexOptions, require: Sequence[
         )
 
 
-def _vectors_report(
+def _judge_vectors(
     opened: OpenedJob,
     pair: Pair,
     file: VectorFile,
-    ours: Compared,
-    profile: Profile,
     index: IndexOptions,
-    progress: Tell | None,
-    when: Time,
+    run: QuestionRun,
     exact: ReferenceOutput | None,
-) -> VectorsReport:
+) -> IndexReport:
     """Compare the vectors of a file with the model's own."""
     names = [name for name, _ in pair.images]
     rows = float64(pair.candidate.vectors)
 
-    def try_others(own: Mapping[int, Floats]) -> str:
-        tell_stage(progress, "trying other preprocessing")
+    def try_others(own: VectorsByPhoto) -> str:
+        run.tell("trying other preprocessing")
         return trials.explained(opened, names, rows, own)
 
-    tell_stage(progress, "comparing the vectors")
+    run.tell("comparing the vectors")
     report = stored.judge_stored(rows, names, file, index, try_others, exact)
-    report = report.model_copy(update={"file_digest": file_digest(file.path)})
-    return stored.report_of(ours, report, profile, when)
+    return report.model_copy(update={"file_digest": file_digest(file.path)})
 
 
-def _save_baseline(
-    report: CompareReport | FirstBaseline | VectorsReport,
-    file: str | Path | None,
-    baseline: str | Path | Baseline | None = None,
-) -> CompareReport | FirstBaseline | VectorsReport:
+def _save_baseline(report: AnyReport, file: str | Path | None, baseline: GivenBaseline) -> AnyReport:
     """Write the candidate's numbers to a file. Nothing else can fail any more.
 
     A candidate that failed does not replace the baseline that it was compared with: tried again, it would be compared
@@ -318,27 +345,23 @@ def _save_baseline(
     return report
 
 
-def _apart(
-    baseline: str | Path | Baseline | None, limits: Limits, asked: Mapping[str, Any]
-) -> CompareReport | FirstBaseline | VectorsReport:
+def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline, asked: Fields) -> AnyReport:
     """Compare in a child. Baselines cross the wall in files, since JSON does not hold their vectors."""
-    held = baselines.load(baseline) if isinstance(baseline, Baseline) else None
+    sent = baseline
     with TemporaryDirectory(prefix="robustcheck-") as folder:
         written = Path(folder, "made.npz")
-        sent = Path(folder, "sent.npz" if held and held.vectors else "sent.json")
-        if held is not None:
-            baselines.write(sent, held)
-        there: Callable[..., CompareReport | FirstBaseline | VectorsReport] = apart(
-            compare, redact(asked["candidate"]), limits
-        )
-        report = there(baseline=sent if held else baseline, write_baseline=written, **asked)
+        if isinstance(baseline, Baseline):
+            sent = Path(folder, "sent.json")
+            if baseline.vectors is not None:
+                sent = Path(folder, "sent.npz")
+            baselines.write(sent, baselines.load(baseline))
+        report = child(baseline=sent, write_baseline=written, **asked)
         numbers = baselines.read(written)
     if isinstance(report, FirstBaseline):
         return report.model_copy(update={"next_baseline": numbers})
-    if isinstance(report, VectorsReport):
-        return report.with_baseline(numbers)
-    named = {"baseline": baselines.name_of(held), "baseline_digest": ""} if held else {}
-    return report.model_copy(update=named).with_baseline(numbers)
+    if isinstance(report, CompareReport) and isinstance(baseline, Baseline):
+        report = report.model_copy(update={"baseline": baselines.name_of(baseline), "baseline_digest": ""})
+    return report.with_baseline(numbers)
 
 
 def _index_report(
@@ -348,16 +371,7 @@ def _index_report(
     width = reference.statistics.n_features
     for option, file in files.items():
         if file.width != width:
-            reduced = ", as after a PCA" if file.width < width else ""
-            step = f"name the reference that made them, or give vectors as it makes them{reduced and ', not reduced'}"
-            if file.n == width:
-                step = f"numpy.save({file.path.name!r}, vectors.T): its shape is ({file.n}, {file.width}), so it is "
-                step += "transposed"
-            raise UsageError(
-                f"{file.path}: vectors of {option} have {file.width} features{reduced}; those of the reference have "
-                f"{width}",
-                step,
-            )
+            raise _of_another_width(option, file, width)
     report = IndexReport(options=options)
     if old is None:
         return report.because("no_vectors", "undecided", "the baseline holds no vectors")
@@ -370,10 +384,28 @@ def _index_report(
         return report.because("another_width", "re-embed", seen)
     if len(images) < 2:
         return report.because("other_images", "undecided", "the baseline has other images")
-    text = np.concatenate([rows for rows, _ in files["--text"].blocks()]) if "--text" in files else None
-    index = files.get("--index")
-    of_index = (None, ()) if index is None else (index.blocks(), index.ids())
-    return compare_vectors(ours, theirs, images, options, text, *of_index)
+    text = None
+    if "--text" in files:
+        text = np.concatenate([rows for rows, _ in files["--text"].blocks()])
+    if "--index" in files:
+        index = files["--index"]
+        return compare_vectors(ours, theirs, images, options, text, index.blocks(), index.ids())
+    return compare_vectors(ours, theirs, images, options, text, None, ())
+
+
+def _of_another_width(option: str, file: VectorFile, width: int) -> UsageError:
+    """Return the error on vectors that have not the width of the reference's, with the likely reason."""
+    reduced = ""
+    step = "name the reference that made them, or give vectors as it makes them"
+    if file.width < width:
+        reduced = ", as after a PCA"
+        step += ", not reduced"
+    if file.n == width:
+        step = file.transposed
+    return UsageError(
+        f"{file.path}: vectors of {option} have {file.width} features{reduced}; those of the reference have {width}",
+        step,
+    )
 
 
 def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:
@@ -395,8 +427,9 @@ def _against(
     stale = baselines.staleness(old, evidence)
     ours = jackknife_of(side)
     theirs = old.jackknife()
+    statistics = old.evidence.statistics
     same_width = ours.n_features == theirs.n_features
-    if old.evidence.statistics.statistic_version != evidence.statistics.statistic_version:
+    if statistics.statistic_version != evidence.statistics.statistic_version:
         theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
     paired = old.evidence.images.digest == evidence.images.digest and np.array_equal(ours.sizes, theirs.sizes)
     if not stale and not paired:
@@ -404,17 +437,20 @@ def _against(
     same_rows = paired and tuple(digests) == old.images
     if not stale and not same_rows:
         stale = ("the baseline took the same images in another order (--seed, or their names)",)
+    features: FeatureFates = ()
+    if same_width:
+        values = old.rows if same_rows else None
+        features = follow_features(side, None, statistics, tolerance, old.frequencies, values)
+    alike = None
+    if same_rows:
+        alike = similarity_of(cosines(side.scaled_rows[:COSINE_IMAGES]), old.cosine_matrix)
     return Comparison(
         Compared.of(old.evidence, profile),
         statistics=changes(ours, theirs, required_by(profile), profile.alpha, tolerance, paired=paired),
-        features=follow_features(
-            side, None, old.evidence.statistics, tolerance, old.frequencies, old.rows if same_rows else None
-        )
-        if same_width
-        else (),
+        features=features,
         stale=stale,
         paired=paired,
-        similarity=similarity_of(cosines(side.scaled_rows[:COSINE_IMAGES]), old.cosine_matrix) if same_rows else None,
+        similarity=alike,
     )
 
 
@@ -427,16 +463,18 @@ def _report(
     when: Time,
     **added: Any,
 ) -> CompareReport:
-    numbers = {name: value for name, value in vars(comparison).items() if name != "stale"}
+    numbers = dict(vars(comparison))
+    del numbers["stale"]
+    statistics = candidate.evidence.statistics
     report = CompareReport(
         tool_version=VERSION,
         verdict=judge_pair(candidate, comparison, tolerance, profile),
         tolerance=tolerance,
         baseline=baseline,
-        n_images=candidate.evidence.statistics.n_images,
+        n_images=statistics.n_images,
         candidate=candidate,
         alpha=profile.alpha,
-        new_features=new_features(candidate.evidence.statistics, comparison.features),
+        new_features=new_features(statistics, comparison.features),
         notes=_notes(candidate, comparison.reference, profile, is_baseline=baseline != ""),
         profile=profile,
         claim=CLAIM,
@@ -472,8 +510,12 @@ def _run(
         one = prepare_item(item, first)
         if isinstance(one, Skipped):
             return one
-        other = one if same_pixels and isinstance(item, DecodedImage) else prepare_item(item, second)
-        return other if isinstance(other, Skipped) else _Both(**vars(one), other=other)
+        if same_pixels and isinstance(item, DecodedImage):
+            return _Both(**vars(one), other=one)
+        other = prepare_item(item, second)
+        if isinstance(other, Skipped):
+            return other
+        return _Both(**vars(one), other=other)
 
     pair: Pair | None = None
     with decode_with(prepare, first, second.source, execution=first.runners[0].execution) as decoded:
@@ -481,7 +523,9 @@ def _run(
             decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
         ):
             ours = first.runners[0].run(stack(batch))
-            theirs = ours if second is first else second.runners[0].run(stack([both.other for both in batch]))
+            theirs = ours
+            if second is not first:
+                theirs = second.runners[0].run(stack([both.other for both in batch]))
             pair = pair or Pair(_side(first, ours), _side(second, theirs))
             keys = [key_of(both.digest) for both in batch]
             is_usable = update(pair, ours.representation, theirs.representation, keys)
@@ -513,15 +557,14 @@ def _side(opened: OpenedJob, output: RunOutput) -> Side:
     return Side(state.State(width))
 
 
-def _say_none_usable(jobs: Sequence[Job], pair: Pair, n: int) -> None:
-    for side_job, side in zip(jobs, (pair.candidate, pair.reference), strict=True):
-        bad = side.state.n_nonfinite + side.state.n_constant
-        if bad == n:
-            raise unfit(
-                side_job.model, f"number of finite, not constant representations is 0 of {n}; at least one is needed"
-            )
+def _say_none_usable(opened: Sequence[OpenedJob], pair: Pair, n: int) -> None:
+    models = [model.job.model for model in opened]
+    for model, side in zip(models, (pair.candidate, pair.reference), strict=True):
+        if side.state.n_nonfinite + side.state.n_constant == n:
+            seen = f"number of finite, not constant representations is 0 of {n}; at least one is needed"
+            raise unfit(model, seen)
     raise CannotAssessError(
-        f"{jobs[0].model}, {jobs[1].model}: number of images on which both representations are finite and not constant "
+        f"{models[0]}, {models[1]}: number of images on which both representations are finite and not constant "
         f"is 0 of {n}; at least one is needed",
         "--images FOLDER",
     )
@@ -532,7 +575,9 @@ BASELINE_NOTE = "A baseline holds no predicted classes: whether both models pred
 
 def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_baseline: bool) -> Texts:
     """Return the notes on both models, each once."""
-    notes = [BASELINE_NOTE] if is_baseline else []
+    notes = []
+    if is_baseline:
+        notes.append(BASELINE_NOTE)
     if candidate.evidence.model.digest == reference.evidence.model.digest:
         notes.append("Candidate and reference are the same file, byte for byte.")
     if fields := baselines.changed_preprocessing(candidate.evidence, reference.evidence):

@@ -105,10 +105,11 @@ def cosines(x: Array) -> Array:
 def similarity_of(k: Array, m: Array) -> Similarity:
     """Return the similarity from cosines, (image, image), of both. CKA needs nothing else."""
     kc, mc = (_centred(gram) for gram in (k, m))
-    biased = _alignment(float((kc * mc).sum()), float((kc * kc).sum()), float((mc * mc).sum()), float((k * k).sum()))
+    scale = float((k * k).sum())
+    biased = _alignment(float((kc * mc).sum()), float((kc * kc).sum()), float((mc * mc).sum()), scale)
     debiased = None
     if len(k) >= 4:
-        debiased = _alignment(_hsic(k, m), _hsic(k, k), _hsic(m, m), float((k * k).sum()))
+        debiased = _alignment(_hsic(k, m), _hsic(k, k), _hsic(m, m), scale)
     change = _rms_off_diagonal(k - m) if len(k) > 1 else None
     return Similarity(
         n_images=len(k),
@@ -153,9 +154,17 @@ def nearest_distance(k: Array, m: Array) -> float | None:
     """
     if len(k) < 3:
         return None
-    off = ~np.eye(len(k), dtype=bool)
-    ours, theirs = ((1 - np.where(off, x, -1).max(axis=1).mean()) / max(1 - x[off].mean(), TIED) for x in (k, m))
-    return float(ours / theirs) if theirs > TIED else None
+    theirs = _relative_distance(m)
+    if theirs <= TIED:
+        return None
+    return _relative_distance(k) / theirs
+
+
+def _relative_distance(cosines: Array) -> float:
+    """Return the mean of 1 − cosine to each image's nearest other image, relative to all other images."""
+    off = ~np.eye(len(cosines), dtype=bool)
+    nearest = np.where(off, cosines, -1).max(axis=1)
+    return float((1 - nearest.mean()) / max(1 - cosines[off].mean(), TIED))
 
 
 def procrustes(x: Array, y: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Literal, NoReturn
 
 from ....thresholds.profile import Profile
 from ....thresholds.records import ReprArgs
-from ...arrays import Array, Floats, float64
+from ...arrays import Array, float64
 from ...core.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
 from ...core.measure.reference import ReferenceOutput
 from ...core.verdict.gate import Gate
@@ -18,22 +18,32 @@ from ...core.verdict.index_reasons import INDEX_REASONS
 from ...core.verdict.notes import notes_of
 from ...core.verdict.rule import NoTruth
 from ...errors import UsageError
-from ...report.document import Cell, Document, Facts, Section, document_of, facts_of_run, measured
+from ...report.document import Document, Facts, Section, document_of, facts_of_run, measured
 from ...report.preprocessing import preprocessing_text
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
 from ...report.words import STOPPED
-from ...text import VERSION, count_text, number_text
+from ...text import VERSION, Texts, count_text, number_text
 from . import holds
-from .baseline import Measured
+from .baseline import WithNextBaseline
+from .document import judged, step_after
 from .ids import match_ids
-from .index import FEWEST_IMAGES, UNSOUND, compare_vectors, explain, on_another_machine, tested
+from .index import (
+    FEWEST_IMAGES,
+    UNSOUND,
+    because_too_few,
+    because_unsound,
+    compare_vectors,
+    explain,
+    on_another_machine,
+    tested,
+)
 from .index_report import OTHER_VECTORS, SIGNS, IndexOptions, IndexReason, IndexReport, IndexVerdict
 from .machine import loss_of
 from .neighbours import quantile, search
 from .pairs import Compared
 from .similarity import cosine
-from .vectors import VectorFile
+from .vectors import VectorFile, VectorsByPhoto
 
 FEWEST_MATCHED = 35  # photos from which the lower bound of the share can reach `holds.SAME_SHARE`
 OWN = "index: own vector"
@@ -57,7 +67,7 @@ LIMITS = (
 AS_ASSUMED = "No option and no file gives the preprocessing; the vectors are those of the assumed one."
 
 
-class VectorsReport(Shown, NoTruth, Measured):
+class VectorsReport(Shown, NoTruth, WithNextBaseline):
     """Whether the vectors in a file are those of a model. No other model was run."""
 
     schema_version: Literal[1] = 1
@@ -71,13 +81,15 @@ class VectorsReport(Shown, NoTruth, Measured):
     preprocessing: PreprocessingFacts
     images: ImageFacts
     execution: Execution
-    notes: tuple[str, ...]
+    notes: Texts
     time: Time | None
 
     @property
     def exit_code(self) -> Literal[0, 1]:
         """Return 0 if the vectors are those of the model, else 1."""
-        return 0 if self.index.verdict == "compatible" else 1
+        if self.index.verdict == "compatible":
+            return 0
+        return 1
 
     @property
     def passed(self) -> NoReturn:
@@ -96,7 +108,9 @@ class VectorsReport(Shown, NoTruth, Measured):
         numbers = self.index.numbers
         if self.index.tested == "by vectors":
             n_there = round((numbers[THERE].estimate or 0) * self.index.n_images)
-            ids = "which has no ids" if self.index.n_ids == 0 else "and none of its ids is clearly a photo's"
+            ids = "and none of its ids is clearly a photo's"
+            if self.index.n_ids == 0:
+                ids = "which has no ids"
             if self.index.n_repeated:
                 ids = f"and several vectors have the id of each of {self.index.n_repeated} photos"
             return f"{start}: {n_there} of {self.index.n_images} photos have their vector in the index, {ids}."
@@ -121,14 +135,15 @@ def report_of(model: Compared, index: IndexReport, profile: Profile, when: Time)
     """
     evidence = model.evidence
     index = _with_doubts(index, evidence, [reason.id for reason in model.verdict.reasons])
-    is_assumed = evidence.preprocessing.source == "assumed" and index.verdict == "compatible"
+    exit_code: Literal[0, 1] = 1
+    notes = list(notes_of(evidence, profile))
+    if index.verdict == "compatible":
+        exit_code = 0
+        if evidence.preprocessing.source == "assumed":
+            notes.insert(0, AS_ASSUMED)
     facts = evidence.model
     return VectorsReport(
-        gate=Gate(
-            exit_code=0 if index.verdict == "compatible" else 1,
-            fail_on="warn",
-            rule=f"the index verdict is {index.verdict}",
-        ),
+        gate=Gate(exit_code=exit_code, fail_on="warn", rule=f"the index verdict is {index.verdict}"),
         model=ModelRead(
             file=facts.file, digest=facts.digest, source=facts.source, tensor=facts.tensor, pool=facts.pool
         ),
@@ -136,7 +151,7 @@ def report_of(model: Compared, index: IndexReport, profile: Profile, when: Time)
         preprocessing=evidence.preprocessing,
         images=evidence.images,
         execution=evidence.execution,
-        notes=(*([AS_ASSUMED] if is_assumed else []), *notes_of(evidence, profile)),
+        notes=tuple(notes),
         time=when,
     )
 
@@ -146,7 +161,7 @@ def judge_stored(
     names: Sequence[str],
     file: VectorFile,
     options: IndexOptions,
-    try_others: Callable[[Mapping[int, Floats]], str],
+    try_others: Callable[[VectorsByPhoto], str],
     exact: ReferenceOutput | None = None,
 ) -> IndexReport:
     """Judge whether the vectors in a file are the model's.
@@ -167,19 +182,22 @@ def judge_stored(
     found = search([ours], file.blocks(), "cosine", matches.rows)
     report = report.model_copy(update={"ids": dict(matches.ways), **matches.counts, "n_vectors": found.n_vectors})
     report = tested(report, ours, found)
-    report = _by_ids(report, ours, found.own, try_others) if found.own else _about_this_file(report, is_known=False)
-    own: Mapping[int, Floats] = found.own
+    if found.own:
+        report = _by_ids(report, ours, found.own, try_others)
+    else:
+        report = _about_this_file(report, "undecided")
+    own: VectorsByPhoto = found.own
     if report.verdict == "compatible":
         rows = matches.rows
         if report.tested == "by vectors":
             rows = {int(row): photo for photo, row in enumerate(found.ranked[0].numbers[:, 0])} | dict(rows)
             own = search([ours], file.blocks(), "cosine", rows).own
         report = _as_between_files(report, ours, own, file, rows)
-    return report if exact is None else _on_another_machine(report, exact, ours, own)
+    return _on_another_machine(report, exact, ours, own)
 
 
 def _as_between_files(
-    report: IndexReport, ours: Array, own: Mapping[int, Floats], file: VectorFile, rows: Mapping[int, int]
+    report: IndexReport, ours: Array, own: VectorsByPhoto, file: VectorFile, rows: Mapping[int, int]
 ) -> IndexReport:
     """Require what a comparison with the model that made the vectors requires.
 
@@ -209,14 +227,14 @@ def _of_another_width(report: IndexReport, file: VectorFile, width: int) -> Inde
     if file.n == width:
         raise UsageError(
             f"{file.path}: vectors of {file.option} have {file.width} features; those of the model have {width}",
-            f"numpy.save({file.path.name!r}, vectors.T): its shape is ({file.n}, {file.width}), so it is transposed",
+            file.transposed,
         )
     seen = f"they have {file.width} features, and those of this file {width}"
     return report.because("another_width", "re-embed", seen, STEPS["other_index"])
 
 
 def _by_ids(
-    report: IndexReport, ours: Array, own: Mapping[int, Floats], try_others: Callable[[Mapping[int, Floats]], str]
+    report: IndexReport, ours: Array, own: VectorsByPhoto, try_others: Callable[[VectorsByPhoto], str]
 ) -> IndexReport:
     """Name what was done to the vectors of photos with an id, and judge that."""
     photos = sorted(own)
@@ -224,14 +242,18 @@ def _by_ids(
     cosines = cosine(stored, ours[photos])
     change, after = explain(stored, ours[photos], report.options.min_cosine)
     numbers = report.numbers | {MEDIAN: quantile(cosines, 0.5)}
-    report = report.model_copy(update={"numbers": numbers, "change": change if change in CHANGES else "none"})
+    report = report.model_copy(update={"numbers": numbers})
+    if change in CHANGES:
+        report = report.model_copy(update={"change": change})
     first = report.reasons[0].id if report.reasons else ""
     upper = numbers[OWN].high
     is_other = first in OTHER_VECTORS and upper is not None and upper < holds.SAME_SHARE
     is_scaled = first == "index_lengths" and report.options.metric is not None
-    is_known = len(photos) >= FEWEST_MATCHED and (is_other or is_scaled)
+    verdict: IndexVerdict = "undecided"
+    if len(photos) >= FEWEST_MATCHED and (is_other or is_scaled):
+        verdict = "re-embed"
     if first not in ("other_index", "changed_index") or len(photos) < FEWEST_MATCHED:
-        return _about_this_file(report, is_known=is_known)
+        return _about_this_file(report, verdict)
     if change == "permuted":
         seen = f"the features are permuted; put in this file's order, the cosine is {number_text(after)} (worst 5 %)"
         return _because(report, "permuted", seen, "re-embed")
@@ -239,20 +261,22 @@ def _by_ids(
     others = {photo: own[photo] for photo, same in zip(photos, is_own, strict=True) if not same}
     if way := try_others(others):
         seen = f"{len(others)} of {len(photos)} photos were preprocessed in another way: {way}"
-        return _because(report, "other_preprocessing", seen, "re-embed" if is_known else "undecided")
-    return _about_this_file(report, is_known=is_known)
+        return _because(report, "other_preprocessing", seen, verdict)
+    return _about_this_file(report, verdict)
 
 
 def _on_another_machine(
-    report: IndexReport, exact: ReferenceOutput, ours: Array, own: Mapping[int, Floats]
+    report: IndexReport, exact: ReferenceOutput | None, ours: Array, own: VectorsByPhoto
 ) -> IndexReport:
     """Make the verdict undecided where this machine's arithmetic makes the vectors differ.
 
     exact: the vectors of the first photos by reference arithmetic.
     """
+    if exact is None or exact.rows is None:
+        return report
     rows = exact.rows
-    photos = [photo for photo in sorted(own) if rows is not None and photo < len(rows)]
-    if rows is None or not photos:
+    photos = [photo for photo in sorted(own) if photo < len(rows)]
+    if not photos:
         return report
     stored = float64([own[photo] for photo in photos])
     loss = loss_of((ours[photos], stored), (rows[photos], None), "this machine", exact.run.words)
@@ -264,12 +288,12 @@ def _on_another_machine(
     return _because(report, "runtime_differs", seen, "undecided")
 
 
-def _about_this_file(report: IndexReport, *, is_known: bool) -> IndexReport:
+def _about_this_file(report: IndexReport, verdict: IndexVerdict) -> IndexReport:
     """Write the reason about this file, where `tested` writes it about a reference."""
     if report.reason is None:
         return report
     seen = report.reason.seen.replace("the reference", "this file")
-    return _because(report, report.reason.id, seen, "re-embed" if is_known else "undecided")
+    return _because(report, report.reason.id, seen, verdict)
 
 
 def _because(report: IndexReport, name: str, seen: str, verdict: IndexVerdict) -> IndexReport:
@@ -284,19 +308,16 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
 
     Assumed preprocessing is such a doubt only for vectors that differ: those that are the same confirm it.
     """
-    if unsound := sorted(UNSOUND.intersection(reasons)):
-        step = f"Run `robustcheck explain {unsound[0]}`."
-        return report.because("unsound", "undecided", f"a check finds {', '.join(unsound)}", step).model_copy(
-            update={"verdict": "undecided"}
-        )
+    if unsound := UNSOUND.intersection(reasons):
+        return because_unsound(report, unsound).model_copy(update={"verdict": "undecided"})
     n_varied = evidence.images.sanity.n_varied
     if report.verdict == "compatible" and n_varied < FEWEST_IMAGES:
-        seen = f"{n_varied} images differ clearly from each other; {FEWEST_IMAGES} are needed"
-        return report.because("too_few_images", "undecided", seen)
+        return because_too_few(report, n_varied)
     if evidence.preprocessing.source == "assumed" and report.verdict == "re-embed":
         seen = f"neither an option nor a file gives the preprocessing of {evidence.model.file}"
-        also = f", and {report.reason.seen}" if report.reason else ""
-        return report.because("assumed_preprocessing", "undecided", seen + also)
+        if report.reason:
+            seen += f", and {report.reason.seen}"
+        return report.because("assumed_preprocessing", "undecided", seen)
     return report
 
 
@@ -304,10 +325,20 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
 def document_of_vectors(report: VectorsReport) -> Document:
     """Return the document of a report."""
     index = report.index
-    reason = report.index.reason
-    stopped = f" · {STOPPED}" if report.exit_code else ""
-    step = f" {reason.next_step}" if reason else ""
-    preprocessing = preprocessing_text(report.preprocessing.preprocessing)
+    heading = f"{SIGNS[index.verdict]} index {index.verdict}"
+    line = f"{SIGNS[index.verdict]} {report.model.file}: {report.answer}"
+    if index.reason:
+        line += f" {index.reason.next_step}"
+    if report.exit_code:
+        heading += f" · {STOPPED}"
+        line += f" · {STOPPED}"
+    rows = Facts(tuple(_rows(index)))
+    what = measured(
+        report,
+        (("File", report.model.file), ("Digest", report.model.digest), ("Tensor", report.model.tensor)),
+        (("Images", report.images.source), ("Digest of the images", report.images.digest)),
+        preprocessing_text(report.preprocessing.preprocessing),
+    )
     return Document(
         question="compare",
         title="Vectors",
@@ -315,25 +346,16 @@ def document_of_vectors(report: VectorsReport) -> Document:
         model=report.model,
         facts=facts_of_run(report, count_text(index.n_images, "photo"), f"{index.n_vectors:,} vectors"),
         summary=report.answer,
-        sections=(
-            Section("Index of vectors", str(index.options.file), (Facts(tuple(_rows(index))),), "short"),
-            measured(
-                report,
-                (("File", report.model.file), ("Digest", report.model.digest), ("Tensor", report.model.tensor)),
-                (("Images", report.images.source), ("Digest of the images", report.images.digest)),
-                preprocessing,
-            ),
-        ),
+        sections=(Section("Index of vectors", str(index.options.file), (rows,), "short"), what),
         notes=report.notes,
         limits=LIMITS,
         version=report.tool_version,
-        verdict=Cell(f"{SIGNS[index.verdict]} index {index.verdict}{stopped}", "fail" if report.exit_code else "pass"),
+        verdict=judged(heading, report.exit_code == 0, "fail"),
         exit_code=report.exit_code,
         rule=report.gate.rule,
-        step=(reason.next_step, f"robustcheck explain {reason.id}") if reason else ("", ""),
+        step=step_after(index.reason),
         remark="No other model was run, and outlier features were not judged.",
-        line=f"{SIGNS[index.verdict]} {report.model.file}: {report.answer}{step}{stopped} · "
-        f"exit code {report.exit_code}: {report.gate.rule}",
+        line=f"{line} · exit code {report.exit_code}: {report.gate.rule}",
     )
 
 

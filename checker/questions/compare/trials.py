@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, get_args
 
-from ...arrays import Array, Floats, float64
+from ...arrays import Array, float64
 from ...core.evidence import Preprocessing
 from ...core.images.source import DecodedImage
 from ...core.measure.opening import OpenedJob
@@ -17,6 +17,7 @@ from ...core.measure.prepare import Prepared, prepare, stack
 from ...text import number_text
 from . import holds
 from .similarity import cosine
+from .vectors import VectorsByPhoto
 
 PHOTOS = 16  # that each preprocessing is tried on
 FEWEST = 8  # photos from which a preprocessing is named
@@ -24,7 +25,7 @@ GAIN = 0.8  # of the mean of 1 − cosine, below which a change is kept
 SHORT_EDGE = 0.875  # of the crop relative to the resized edge: 224 of 256
 
 
-def explained(opened: OpenedJob, names: Sequence[str], ours: Array, stored: Mapping[int, Floats]) -> str:
+def explained(opened: OpenedJob, names: Sequence[str], ours: Array, stored: VectorsByPhoto) -> str:
     """Name another preprocessing of the photos that gives the stored vectors; empty if none of those tried does.
 
     Colour order, resize and crop, colour order again, and the filter are changed one after the other. What brings the

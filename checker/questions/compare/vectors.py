@@ -29,6 +29,10 @@ LISTS = ("list<", "large_list<", "fixed_size_list<")
 SAMPLE = 2048  # vectors that show of which form an index is
 
 
+VectorsByPhoto = Mapping[int, Floats]
+"""vectors by the number of their photo"""
+
+
 class VectorFile(NamedTuple):
     """The vectors of a file. Nothing of them is read yet, and nothing is unpickled."""
 
@@ -40,6 +44,12 @@ class VectorFile(NamedTuple):
     width: int
     read: Callable[[], Blocks]
     read_ids: Callable[[], Iterator[Any]]
+
+    @property
+    def transposed(self) -> str:
+        """Return the step for a file whose vectors are its columns."""
+        shape = f"({self.n}, {self.width})"
+        return f"numpy.save({self.path.name!r}, vectors.T): its shape is {shape}, so it is transposed"
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of the vectors, if the file holds any."""
@@ -53,7 +63,9 @@ class VectorFile(NamedTuple):
         with readable(self.path, self.option), np.errstate(over="ignore", invalid="ignore"):
             for vectors in self.read():
                 rows = np.asarray(vectors, np.float32)
-                if not (sound := np.isfinite(size := lengths(rows)) & (size > 0)).all():
+                size = lengths(rows)
+                sound = np.isfinite(size) & (size > 0)
+                if not sound.all():
                     raise ValueError(f"vector {n + int(sound.argmin())} is zero or not finite")
                 n += len(rows)
                 yield rows, size
@@ -84,7 +96,8 @@ def open_vectors(path: Path, option: str) -> VectorFile:
             name = _vectors_of([name for name, shape in shapes.items() if len(shape) == 2])
             named = [key for key in IDS if shapes.get(key)]
             ids = [arrays[key] for key in named if shapes[key] == shapes[name][:1]]
-            (n, width), kind = shapes[name], arrays[name][:1].dtype.kind
+            n, width = shapes[name]
+            kind = arrays[name][:1].dtype.kind
             if named and not ids:
                 raise ValueError(f"{named[0]} has shape {shapes[named[0]]} for {n} {name}; one id per vector needed")
 
@@ -97,7 +110,9 @@ def open_vectors(path: Path, option: str) -> VectorFile:
                     yield from _texts(ids[0][first : min(first + BLOCK, n)])
 
         if n < 2 or not width or kind != "f":
-            codes = "; whole numbers are codes of a quantised or binary index" if kind in "biu" else ""
+            codes = ""
+            if kind in "biu":
+                codes = "; whole numbers are codes of a quantised or binary index"
             raise ValueError(
                 f"its array has shape ({n}, {width}) and is of kind {kind}{codes}; floats (vector, feature) needed"
             )
@@ -113,10 +128,8 @@ def readable(path: Path, option: str) -> Iterator[None]:
         raise EnvironmentFaultError(f"{path}: package {fault.name} is missing", install_hint("data")) from fault
     except FileNotFoundError as fault:
         near = nearest_path(path)
-        raise UsageError(
-            f"{path}: file of {option} can't be used (No such file or directory)",
-            f"{option} {quoted(near)}" if near else f"ls {quoted(existing_parent(path))}",
-        ) from fault
+        step = f"{option} {quoted(near)}" if near else f"ls {quoted(existing_parent(path))}"
+        raise UsageError(f"{path}: file of {option} can't be used (No such file or directory)", step) from fault
     except NOT_READABLE as fault:
         raise UsageError(
             f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",

@@ -15,6 +15,7 @@ from ...report.document import (
     Facts,
     Section,
     Table,
+    TableRow,
     document_of,
     facts_of_run,
     measured,
@@ -22,7 +23,7 @@ from ...report.document import (
 )
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
-from ...text import count_text, name_text, number_text
+from ...text import Texts, count_text, name_text, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,14 +96,14 @@ class DirectionConcepts(Frozen):
     direction: int
     strength: float | None
     """singular value of the head's weight, or SD along a principal axis; None of a feature"""
-    concepts: tuple[str, ...]
+    concepts: Texts
     """by falling AP"""
 
 
 class DirectionFacts(Frozen):
     """The directions that were searched, each with both signs."""
 
-    of: Literal["head", "features", "axes"]
+    of: Of
     source: str
     """what they are, in words"""
     n: int
@@ -177,7 +178,7 @@ class ConceptsReport(Shown, Frozen):
     preprocessing: PreprocessingFacts
     images: ImageFacts
     execution: Execution
-    notes: tuple[str, ...]
+    notes: Texts
     limits: str = LIMITS
     time: Time | None
     """None where the caller asked for no time block"""
@@ -235,8 +236,12 @@ def document_of_concepts(report: ConceptsReport) -> Document:
     chance = report.chance
     directions = report.directions
     n_images = images.n_usable
-    left_out = len(report.not_judged)
-    not_judged = tuple((name(concept.name), concept.reason) for concept in report.not_judged)
+    hint = "-v shows all, and limits."
+    left_out = []
+    if report.not_judged:
+        hint = f"{count_text(len(report.not_judged), 'concept')} not judged. {hint}"
+        reasons = Facts(tuple((name(concept.name), concept.reason) for concept in report.not_judged))
+        left_out.append(Section("Not judged", "", (reasons,)))
     first = (count_text(n_images, "image"), name(report.concept_set.source))
     table = Table(
         ("concept", ">images", ">AP", ">chance", ">needed", ">p", ">directions", "=best", "=found"),
@@ -271,7 +276,7 @@ def document_of_concepts(report: ConceptsReport) -> Document:
                 ),
             ),
             *_directions(report),
-            *([Section("Not judged", "", (Facts(not_judged),))] if left_out else []),
+            *left_out,
             measured(report, facts, run, report.preprocessing.source),
         ),
         notes=report.notes,
@@ -289,15 +294,19 @@ def document_of_concepts(report: ConceptsReport) -> Document:
             ),
             ("Images measured", n_images, f"{report.concept_set.n_without} without any concept"),
         ),
-        hint=(f"{count_text(left_out, 'concept')} not judged. " if left_out else "") + "-v shows all, and limits.",
+        hint=hint,
         claim=report.claim,
         notes_in_short=True,
     )
 
 
-def _concept(concept: Concept) -> tuple[str | Cell, ...]:
+def _concept(concept: Concept) -> TableRow:
     best = concept.best[0]
-    status = Cell("within chance", "warn") if concept.encoded else Cell("–", "dim")
+    status = Cell("–", "dim")
+    if concept.established:
+        status = Cell("established", "pass")
+    elif concept.encoded:
+        status = Cell("within chance", "warn")
     return (
         name(concept.name),
         str(concept.n_images),
@@ -307,7 +316,7 @@ def _concept(concept: Concept) -> tuple[str | Cell, ...]:
         number_text(concept.p, 2),
         str(concept.n_directions),
         f"{'+' if best.sign > 0 else '−'}{best.direction}",
-        Cell("established", "pass") if concept.established else status,
+        status,
     )
 
 
@@ -322,6 +331,9 @@ def _histogram(title: str, chance: ChanceFacts, counts: tuple[int, ...]) -> Char
 def _directions(report: ConceptsReport) -> list[Section]:
     facts = report.directions
     rows = tuple((str(d.direction), name(", ".join(d.concepts))) for d in facts.telling[:ON_A_PAGE])
-    more = f"; {facts.n_telling - ON_A_PAGE} more in JSON" if facts.n_telling > ON_A_PAGE else ""
-    remark = f"{facts.n_telling} of {facts.n} tell a concept, {facts.n_polysemantic} tell several{more}"
-    return [Section("Directions", remark, (Facts(rows),))] if rows else []
+    if not rows:
+        return []
+    remark = f"{facts.n_telling} of {facts.n} tell a concept, {facts.n_polysemantic} tell several"
+    if facts.n_telling > ON_A_PAGE:
+        remark += f"; {facts.n_telling - ON_A_PAGE} more in JSON"
+    return [Section("Directions", remark, (Facts(rows),))]

@@ -104,6 +104,10 @@ def open_concepts(
     return ConceptSet(source, concepts, tuple(sorted(names)), layout, rule)
 
 
+NumberedRow = tuple[int, dict[str, str]]
+"""line number of a row, and its cells by column"""
+
+
 class Listed(NamedTuple):
     """The images of a concept set, as its files list them."""
 
@@ -138,7 +142,7 @@ def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> Listed:
     images = folder / IMAGES
     labels = _label_names(folder / "label.csv")
     categories = [cells["name"] for _, cells in _table(folder / "category.csv", ["name"])]
-    rows: dict[str, tuple[int, dict[str, str]]] = {}  # by the image's name, below images/
+    rows: dict[str, NumberedRow] = {}  # by the image's name, below images/
     for line, cells in _table(index, ["image", *categories]):
         name = cells["image"]
         if not BELOW.fullmatch(name) or name in rows:
@@ -198,7 +202,7 @@ def _label_names(path: Path) -> dict[int, str]:
     return {number: name if times[name] == 1 else f"{name} ({number})" for number, name in labels.items()}
 
 
-def _table(path: Path, needed: list[str]) -> list[tuple[int, dict[str, str]]]:
+def _table(path: Path, needed: list[str]) -> list[NumberedRow]:
     """Return line number and cells by column of each row of a CSV table, without blanks at the ends of cells."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

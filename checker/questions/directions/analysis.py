@@ -29,7 +29,7 @@ from ..shift import robustness
 from ..shift.classes import is_correct
 from ..shift.robustness import Effective, SetResult
 from . import document
-from .document import Analysis, Outliers
+from .document import AccuracyBySet, Analysis, Outliers
 
 LEADING = 10  # directions that are listed
 OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
@@ -70,10 +70,11 @@ class Labelled(NamedTuple):
 
 def correct(head: LinearHead, labelled: Labelled) -> int:
     """Count the labelled images that the head predicts right."""
-    return sum(
-        labelled.n_right(images, head.scores(labelled.representations[images]))
-        for images in pieces(len(labelled.right), len(head.bias))
-    )
+    n_right = 0
+    for images in pieces(len(labelled.right), len(head.bias)):
+        scores = head.scores(labelled.representations[images])
+        n_right += labelled.n_right(images, scores)
+    return n_right
 
 
 def analyse(
@@ -123,21 +124,44 @@ class Pruning(NamedTuple):
     importances: Array
     """(direction,)"""
 
+    def scores(self, projected: Array, order: Indices, numbers: Collection[int]) -> Iterator[tuple[int, slice, Array]]:
+        """Yield a head's scores with fewer directions, a piece of the images at a time.
+
+        Args:
+            projected: (image, direction) h V, h as the head takes it (of length 1 where it normalises).
+            order: (direction,) which direction is added first.
+            numbers: of directions.
+
+        Yields:
+            The number kept, the piece of the images, and its (image, class) scores, which are overwritten afterwards.
+        """
+        bias = self.head.bias
+        levels = sorted(set(numbers))
+        added = [self.columns[order[low:high]] for low, high in zip([0, *levels], levels, strict=False)]
+        for images in pieces(len(projected), len(bias)):
+            piece = projected[images]
+            total = np.tile(bias, (len(piece), 1))
+            low = 0
+            for high, some in zip(levels, added, strict=True):
+                total += piece[:, order[low:high]] @ some
+                yield high, images, total
+                low = high
+
     def agreement(self, order: Indices, numbers: Collection[int]) -> dict[int, Bools]:
-        """Return by number of directions which images keep their predicted class. order: as of `pruned_scores`."""
+        """Return by number of directions which images keep their predicted class. order: as of `scores`."""
         predicted = {k: np.empty(len(self.projected), dtype=np.intp) for k in numbers}
-        for k, part, scores in pruned_scores(self.columns, self.projected, self.head.bias, order, numbers):
+        for k, part, scores in self.scores(self.projected, order, numbers):
             predicted[k][part] = scores.argmax(axis=1)
         return {k: self.predictions.agrees(classes) for k, classes in predicted.items()}
 
     def accuracies(
         self, order: Indices, numbers: Collection[int], labelled: Iterable[tuple[Labelled, Array]]
-    ) -> dict[int, dict[str, Accuracy]]:
+    ) -> dict[int, AccuracyBySet]:
         """Return by number of directions the accuracy on each labelled set, which comes with its projection."""
-        accuracies: dict[int, dict[str, Accuracy]] = {k: {} for k in numbers}
+        accuracies: dict[int, AccuracyBySet] = {k: {} for k in numbers}
         for images, projected in labelled:
             n_right = Counter[int]()
-            for k, part, scores in pruned_scores(self.columns, projected, self.head.bias, order, numbers):
+            for k, part, scores in self.scores(projected, order, numbers):
                 n_right[k] += images.n_right(part, scores)
             for k, of_sets in accuracies.items():
                 of_sets[images.name] = wilson(n_right[k], len(images.right))
@@ -159,7 +183,10 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
     curves = []
     same: dict[int, float] = {}
     for name, order in orders.items():
-        agrees = pruning.agreement(order, {*numbers.values(), *(steps if name == "importance" else ())})
+        tried = set(numbers.values())
+        if name == "importance":
+            tried |= steps
+        agrees = pruning.agreement(order, tried)
         same = same or {k: float(agree.mean()) for k, agree in agrees.items()}  # of the first order
         accuracies = pruning.accuracies(order, set(numbers.values()), labelled)
         points = [
@@ -174,7 +201,7 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
             )
             for percent, k in numbers.items()
         ]
-        curves.append(document.Curve(order=name, points=tuple(points)))
+        curves.append(document.TruncationCurve(order=name, points=tuple(points)))
     fewest = []
     for share in KEEPS:  # from there on every larger number tried keeps that share, too
         too_few = max((k for k in same if same[k] < share), default=0)
@@ -183,7 +210,7 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
     return {"curves": tuple(curves), "fewest": tuple(fewest)}
 
 
-def _effective(results: Sequence[SetResult], accuracies: dict[str, Accuracy], baseline: str) -> dict[str, Effective]:
+def _effective(results: Sequence[SetResult], accuracies: AccuracyBySet, baseline: str) -> dict[str, Effective]:
     """Return effective robustness by shifted set, from the accuracies of all sets."""
     measured = [result.model_copy(update={"accuracy": accuracies[result.name]}) for result in results]
     by_name = {other.name: robustness.effective(measured[0], other, baseline)[0] for other in measured[1:]}
@@ -367,33 +394,6 @@ def predict(head: LinearHead, h: Floats) -> Predictions:
         copies.append(firsts.setdefault(digest, i))
     first, second, margins = map(np.concatenate, zip(*parts, strict=True))
     return Predictions(first, second, margins, np.array(copies))
-
-
-def pruned_scores(
-    columns: Array, projected: Array, bias: Array, order: Indices, numbers: Collection[int]
-) -> Iterator[tuple[int, slice, Array]]:
-    """Yield a head's scores with fewer directions, a piece of the images at a time.
-
-    Args:
-        columns: (direction, class) (U Σ)ᵀ.
-        projected: (image, direction) h V, h as the head takes it (of length 1 where it normalises).
-        bias: (class,).
-        order: (direction,) which direction is added first.
-        numbers: of directions.
-
-    Yields:
-        The number kept, the piece of the images, and its (image, class) scores, which are overwritten afterwards.
-    """
-    levels = sorted(set(numbers))
-    added = [columns[order[low:high]] for low, high in zip([0, *levels], levels, strict=False)]
-    for images in pieces(len(projected), len(bias)):
-        piece = projected[images]
-        total = np.tile(bias, (len(piece), 1))
-        low = 0
-        for high, some in zip(levels, added, strict=True):
-            total += piece[:, order[low:high]] @ some
-            yield high, images, total
-            low = high
 
 
 def _share(agree: Bools) -> Accuracy:

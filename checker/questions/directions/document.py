@@ -18,6 +18,7 @@ from ...report.document import (
     Facts,
     Section,
     Table,
+    TableRow,
     document_of,
     facts_of_run,
     image_rows,
@@ -27,7 +28,7 @@ from ...report.document import (
 from ...report.document import Curve as Line
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
-from ...text import count_text, interval_text, number_text, percent_text
+from ...text import Texts, count_text, interval_text, number_text, percent_text
 from ..shift.robustness import Effective, SetResult, Shifted
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class TopShare(Frozen):
     share: Interval
 
 
+AccuracyBySet = dict[str, Accuracy]
+
+
 class Point(Frozen):
     """The head with some of its directions."""
 
@@ -82,13 +86,13 @@ class Point(Frozen):
     """share of the images whose predicted class is that of the whole head"""
     same_confident: Accuracy
     """the same of the confident images: the half with the largest margin of the whole head"""
-    accuracy: dict[str, Accuracy]
+    accuracy: AccuracyBySet
     """top-1 on each labelled set, by its name"""
     effective_robustness: dict[str, Effective]
     """on each shifted set that has one"""
 
 
-class Curve(Frozen):
+class TruncationCurve(Frozen):
     """Predictions against the number of directions kept."""
 
     order: Order
@@ -120,7 +124,7 @@ class Analysis(Frozen):
     top: tuple[TopShare, ...]
     leading: tuple[Direction, ...]
     """the most important directions"""
-    curves: tuple[Curve, ...]
+    curves: tuple[TruncationCurve, ...]
     fewest: tuple[Fewest, ...]
 
     @property
@@ -203,7 +207,7 @@ class DirectionsReport(Shown, Frozen):
     preprocessing: PreprocessingFacts
     images: ImageFacts
     execution: Execution
-    notes: tuple[str, ...]
+    notes: Texts
     claim: str = CLAIM
     time: Time | None
     """None where the caller asked for no time block"""
@@ -266,17 +270,18 @@ def spectrum_notes(raw: Analysis) -> list[str]:
 
 def summary_of(raw: Analysis) -> str:
     """What was found, in two sentences."""
-    first = raw.top[0].share.estimate
+    first = percent_text(raw.top[0].share.estimate)
     last = raw.top[-1]
-    twenty = raw.twenty
-    keeps = raw.fewest[-1]
+    n_last = min(last.directions, raw.n_directions)
     rank = number_text(raw.effective_rank.estimate)
+    twenty = raw.twenty
     same = twenty.same
+    interval = interval_text(100 * same.low, 100 * same.high)
+    keeps = raw.fewest[-1]
     return (
-        f"Of {raw.n_directions} directions the most important holds {percent_text(first)} of the importance, the "
-        f"first {min(last.directions, raw.n_directions)} hold {percent_text(last.share.estimate)}; the effective rank "
-        f"is {rank}. The most important 20 % ({twenty.kept}) keep {percent_text(same.value)} of the predictions "
-        f"({interval_text(100 * same.low, 100 * same.high)} %); {keeps.directions} or more "
+        f"Of {raw.n_directions} directions the most important holds {first} of the importance, the first {n_last} hold "
+        f"{percent_text(last.share.estimate)}; the effective rank is {rank}. The most important 20 % ({twenty.kept}) "
+        f"keep {percent_text(same.value)} of the predictions ({interval} %); {keeps.directions} or more "
         f"({keeps.percent:.0f} %) keep {100 * keeps.share:.0f} %."
     )
 
@@ -358,16 +363,22 @@ def outliers_text(outliers: Outliers) -> str:
     """
     shown = ", ".join(str(feature.index) for feature in outliers.features)
     more = outliers.n_features - len(outliers.features)
-    which = f"Features with |z| > 6 in at least half of the images: {shown}" + (f" and {more} more." if more else ".")
+    which = f"Features with |z| > 6 in at least half of the images: {shown}"
+    if more:
+        which += f" and {more} more"
     if not outliers.persistent:
-        which = f"No feature has |z| > 6 in at least half of the images; feature {shown} has most of the kurtosis."
-    effects = "; ".join(
-        f"set to {'the mean' if replacement.value == 'mean over images' else 'zero'}, "
-        f"{percent_text(replacement.changed.value)} of the predictions change ({_bounds(replacement.changed)} %) and "
-        f"{_percent(replacement.margin_share)} of the margin between the first two classes goes"
-        for replacement in outliers.replacements
-    )
-    return f"{which} {effects[:1].upper()}{effects[1:]}."
+        which = f"No feature has |z| > 6 in at least half of the images; feature {shown} has most of the kurtosis"
+    values = {"mean over images": "the mean", "zero": "zero"}
+    effects = []
+    for replacement in outliers.replacements:
+        changed = replacement.changed
+        effects.append(
+            f"set to {values[replacement.value]}, {percent_text(changed.value)} of the predictions change "
+            f"({_bounds(changed)} %) and {_percent(replacement.margin_share)} of the margin between the first two "
+            "classes goes"
+        )
+    text = "; ".join(effects)
+    return f"{which}. {text[:1].upper()}{text[1:]}."
 
 
 def _importance(analysis: Analysis) -> str:
@@ -422,7 +433,7 @@ def _spectrum(analyses: dict[str, Analysis]) -> Chart:
 
 def _table(analysis: Analysis) -> Table:
     by_importance, *others = analysis.curves
-    rows: tuple[tuple[str | Cell, ...], ...] = tuple(
+    rows: tuple[TableRow, ...] = tuple(
         (
             f"{point.percent} %",
             str(point.kept),
@@ -456,16 +467,22 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
     if report.in_distribution is None:
         return []
     results = [report.in_distribution, *(s.result for s in report.shifted)]
-    rows: list[tuple[str | Cell, ...]] = [("all", *(Cell(_accuracy(result.accuracy), "bold") for result in results))]
+    rows: list[TableRow] = [("all", *(Cell(_accuracy(result.accuracy), "bold") for result in results))]
     for point in report.raw.curves[0].points:
         cells = [f"{point.percent} %"]
         for result in results:
             beyond = point.effective_robustness.get(result.name)
-            cells.append(_accuracy(point.accuracy[result.name]) + (f", {beyond.points:+.1f}" if beyond else ""))
+            cell = _accuracy(point.accuracy[result.name])
+            if beyond:
+                cell += f", {beyond.points:+.1f}"
+            cells.append(cell)
         rows.append(tuple(cells))
     reasons = [s.not_applicable for s in report.shifted if s.not_applicable]
-    legends = ["after a comma: effective robustness, percentage points"] if len(reasons) < len(report.shifted) else []
-    legends += [f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}"] if reasons else []
+    legends = []
+    if len(reasons) < len(report.shifted):
+        legends.append("after a comma: effective robustness, percentage points")
+    if reasons:
+        legends.append(f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}")
     table = Table((">kept", *(f">{result.name}" for result in results)), tuple(rows), "; ".join(legends))
     return [Section("Accuracy", "top-1 by directions kept, most important first (Wilson)", (table,))]
 
@@ -473,7 +490,7 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
 def _leading(report: DirectionsReport) -> Table:
     named = [feature.index for feature in report.outliers.features[:3]]
     total = sum(report.raw.importances)
-    rows: list[tuple[str | Cell, ...]] = []
+    rows: list[TableRow] = []
     for direction in report.raw.leading:
         of_all = direction.importance
         share, low, high = ((value or 0.0) / total for value in (of_all.estimate, of_all.low, of_all.high))
@@ -505,4 +522,6 @@ def _accuracy(accuracy: Accuracy) -> str:
 
 
 def _percent(interval: Interval) -> str:
-    return "no share" if interval.estimate is None else f"{100 * interval.estimate:z.1f} %"
+    if interval.estimate is None:
+        return "no share"
+    return f"{100 * interval.estimate:z.1f} %"

@@ -18,6 +18,7 @@ from ...report.document import (
     Facts,
     Section,
     Table,
+    TableRow,
     document_of,
     facts_of_run,
     image_rows,
@@ -26,7 +27,7 @@ from ...report.document import (
 )
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
-from ...text import count_text, number_text, percent_text, range_text
+from ...text import Texts, count_text, number_text, percent_text, range_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +174,7 @@ class ScanReport(Shown, Frozen):
     preprocessing: PreprocessingFacts
     images: ImageFacts
     execution: Execution
-    notes: tuple[str, ...]
+    notes: Texts
     limits: str = LIMITS
     time: Time | None
     """None where the caller asked for no time block"""
@@ -258,19 +259,20 @@ def summary(layers: Sequence[Layer], begins: int | None) -> str:
         first = layers[begins].statistics
         of = ("", "tokens of ", "positions of ")[len(layers[begins].positions)]
         features = _first(first.persistent, first.n_persistent, f"{of}{first.n_images} images")
-        text = f"{_named(layers, begins)} is the first with a persistent outlier feature: {features}."
+        layer = _named(layers, begins)
+        text = f"{layer[:1].upper()}{layer[1:]} is the first with a persistent outlier feature: {features}."
     if of_class is not None and (begins is None or of_class < begins):
         class_token = layers[of_class].statistics
         features = _first(class_token.class_token_persistent, class_token.n_class_token_persistent, "images")
-        text += f" In the class token alone it is {_named(layers, of_class, lower=True)}: {features}."
+        text += f" In the class token alone it is {_named(layers, of_class)}: {features}."
     return text
 
 
-def _named(layers: Sequence[Layer], index: int, *, lower: bool = False) -> str:
+def _named(layers: Sequence[Layer], index: int) -> str:
     layer = layers[index]
     if layer.kind == "representation":
-        return ("the" if lower else "The") + f" representation ({layer.tensor})"
-    return ("layer" if lower else "Layer") + f" {index + 1} of {len(layers)} ({layer.kind}, {layer.tensor})"
+        return f"the representation ({layer.tensor})"
+    return f"layer {index + 1} of {len(layers)} ({layer.kind}, {layer.tensor})"
 
 
 def _first(features: Sequence[PersistentFeature], count: int, rows: str) -> str:
@@ -344,7 +346,7 @@ def document_of_scan(report: ScanReport) -> Document:
 
 def _layers(report: ScanReport) -> Table:
     has_class = any(layer.class_token for layer in report.layers)
-    rows: list[tuple[str | Cell, ...]] = []
+    rows: list[TableRow] = []
     for number, layer in enumerate(report.layers, 1):
         s = layer.statistics
         of_class = [_number(s.class_token_kurtosis)] if has_class else []
@@ -364,7 +366,11 @@ def _layers(report: ScanReport) -> Table:
                 str(s.n_massive or "–"),
             )
         )
-    of_class = ["?>class"] if has_class else []
+    of_class = []
+    means = "mean: kurtosis of the mean over all positions"
+    if has_class:
+        of_class = ["?>class"]
+        means = "class, mean: kurtosis of the class token and of the mean over all"
     return Table(
         (
             ">layer",
@@ -382,10 +388,8 @@ def _layers(report: ScanReport) -> Table:
         ),
         tuple(rows),
         "kurtosis, RMS, persistent (|z| > 6 in at least half of the rows) over the features of each token or position; "
-        + ("class, mean: kurtosis of the class token and of the mean over all" if has_class else "")
-        + ("" if has_class else "mean: kurtosis of the mean over all positions")
-        + "; max/med: largest over median |value|, – where the median is 0; massive: places with |value| > 100 and "
-        "1000 × the median",
+        f"{means}; max/med: largest over median |value|, – where the median is 0; massive: places with |value| > 100 "
+        "and 1000 × the median",
     )
 
 
@@ -399,7 +403,9 @@ def persistent_text(measured: LayerStatistics) -> str:
         return "–"
     more = measured.n_persistent - NAMED
     first = ", ".join(str(feature.feature) for feature in measured.persistent[:NAMED])
-    return f"{first} + {more} more" if more > 0 else first
+    if more > 0:
+        return f"{first} + {more} more"
+    return first
 
 
 def _features(report: ScanReport) -> list[Section]:
@@ -433,7 +439,7 @@ def _features(report: ScanReport) -> list[Section]:
 
 
 def _place(place: Place) -> str:
-    return f"feature {place.feature}" + (f", {place.where}" if place.where else "")
+    return ", ".join(filter(None, (f"feature {place.feature}", place.where)))
 
 
 def _in_layers(layers: Sequence[tuple[int, float, float]], largest: str) -> str:

@@ -9,12 +9,13 @@ The nodes are written in ONNX's own text. A name in it that no node makes is a c
 import itertools
 from collections.abc import Mapping, Sequence
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from ...text import Fields
 from .taps import MIN_RELATIVE_VARIANCE, OUTLIER_SD, Shape, Tap
 
 PREFIX = "robustcheck.scan"
@@ -143,7 +144,7 @@ def read_shapes(row: Sequence[float], n_tensors: int) -> list[Shape]:
     return [tuple(numbers[start:end]) for start, end in itertools.pairwise(ends)]
 
 
-def _program(tap: Tap, kind: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _program(tap: Tap, kind: int) -> tuple[str, Fields, Fields]:
     """Write the nodes of one tap; the pieces of its row have the names of `Tap.fields`.
 
     Returns the text, and what its placeholders and constants are.
@@ -154,9 +155,9 @@ def _program(tap: Tap, kind: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
     n_features = tap.features
     n_rows = tap.n_measured
     magnitude = "values" if tap.rectified else "magnitude"
-    words: dict[str, Any] = {"magnitude": magnitude, "size": magnitude, "rows": "rows", "largest": "largest"}
+    words: Fields = {"magnitude": magnitude, "size": magnitude, "rows": "rows", "largest": "largest"}
     words |= {"perm": PERMUTATIONS.get(tap.form), "features": 1, "cells": 2}
-    constants: dict[str, Any] = {
+    constants: Fields = {
         "zero": 0.0,
         "least_relative": MIN_RELATIVE_VARIANCE[kind],
         "outlier": OUTLIER_SD**2,
@@ -226,9 +227,7 @@ class _Graph(NamedTuple):
     """element type of the statistics"""
     opset: int
 
-    def append(
-        self, text: str, words: Mapping[str, Any], constants: Mapping[str, Any], tensors: Mapping[str, str]
-    ) -> None:
+    def append(self, text: str, words: Fields, constants: Fields, tensors: Mapping[str, str]) -> None:
         """Append nodes.
 
         Args:

@@ -13,6 +13,7 @@ from ....thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of
 from ....thresholds.records import Frozen
 from ...core.evidence import Skips
 from ...core.statistics.intervals import CONFIDENCE, Accuracy, wilson
+from ...text import Texts
 
 Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
 
@@ -72,11 +73,11 @@ class Shifted(Frozen):
     """why there is no effective robustness; empty where there is"""
 
 
-class Judged(Frozen):
+class ComparedVerdict(Frozen):
     """The verdict that the accuracies are compared with."""
 
     verdict: Literal["PASS", "WARN"]
-    reasons: tuple[str, ...]
+    reasons: Texts
     profile: str
     n_images: int
     tensor: str
@@ -93,7 +94,7 @@ class VerdictAgreement(Frozen):
     """mean effective robustness over `shifts`, percentage points"""
     low_pp: float | None
     high_pp: float | None
-    shifts: tuple[str, ...]
+    shifts: Texts
     usual_low_pp: float | None
     """5 and 95 % of that mean over the models of the baseline"""
     usual_high_pp: float | None
@@ -245,7 +246,7 @@ def compare_sets(
     )
 
 
-def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source: str) -> VerdictAgreement:
+def agree(judged: ComparedVerdict, inside: SetResult, shifted: Sequence[Shifted], source: str) -> VerdictAgreement:
     """Compare mean effective robustness with the verdict, one-sided as the verdict is.
 
     The mean is compared with the 5–95 % of the models that the baselines are fitted on. PASS agrees with a mean that is

@@ -23,7 +23,19 @@ from ...errors import CannotAssessError, UsageError
 from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import as_typed, local_path
 from ...report.check import Report, read_one
-from ...report.document import Block, Cell, Document, Facts, Section, Style, Table, Words, document_of, measured, name
+from ...report.document import (
+    Block,
+    Cell,
+    Document,
+    Facts,
+    Section,
+    Style,
+    Table,
+    TableRow,
+    document_of,
+    measured,
+    name,
+)
 from ...report.record import Time
 from ...report.shown import Shown
 from ...text import VERSION, Fields, Texts, name_text, percent_text
@@ -31,7 +43,7 @@ from .. import check as pipeline
 from ..call import QuestionRun
 from . import robustness, sets
 from .predicted import COSINES, NAMES, Collector, Predicted, Target, bounds_text, predict_targets
-from .robustness import IMAGES, LABEL_SET, WORDS, Judged, Outcome, SetResult, Shifted, VerdictAgreement, agree
+from .robustness import IMAGES, LABEL_SET, WORDS, ComparedVerdict, Outcome, SetResult, Shifted, VerdictAgreement, agree
 
 Several = str | Path | Sequence[str | Path]
 _STYLES: dict[Outcome, Style] = {"agree": "pass", "disagree": "fail"}
@@ -65,13 +77,13 @@ class ShiftReport(Shown, Frozen):
     predicted: Predicted | None = None
     """accuracy predicted without labels; None where no target set was given"""
     baseline: str
-    verdict: Judged
+    verdict: ComparedVerdict
     agreement: VerdictAgreement
     preprocessing: Preprocessing
     preprocessing_source: str
     execution: Execution
     seed: int
-    notes: tuple[str, ...]
+    notes: Texts
     claim: str
     time: Time | None
 
@@ -230,7 +242,7 @@ def _texts(places: Several) -> list[str]:
     return [str(place) for place in places]
 
 
-def judged_before(source: str | Path | Report, digest: str) -> Judged:
+def judged_before(source: str | Path | Report, digest: str) -> ComparedVerdict:
     """Return the verdict of an earlier check from a report of the same model, or from its file.
 
     Raises as `report.read_one`, and UsageError for a report about a model with another digest.
@@ -250,9 +262,9 @@ def judged_before(source: str | Path | Report, digest: str) -> Judged:
     return verdict_of(report, where)
 
 
-def verdict_of(report: Report, where: str) -> Judged:
+def verdict_of(report: Report, where: str) -> ComparedVerdict:
     """Return the verdict of a check, with its basis. `where` says in words where the report comes from."""
-    return Judged(
+    return ComparedVerdict(
         verdict=report.verdict.verdict,
         reasons=tuple(reason.id for reason in report.verdict.reasons),
         profile=f"{report.profile.id} {report.profile.digest}",
@@ -339,16 +351,12 @@ def document_of_shift(report: ShiftReport) -> Document:
     verdict = report.verdict
     agreement = report.agreement
     results = (inside, *(s.result for s in report.shifted))
-    reasons = f"{', '.join(verdict.reasons)}; " if verdict.reasons else ""
-    agrees = Facts(
-        (
-            (
-                Cell(verdict.verdict, "pass" if verdict.verdict == "PASS" else "warn"),
-                f"{reasons}{verdict.origin}, {verdict.n_images} images, tensor {verdict.tensor}",
-            ),
-            (Cell(agreement.outcome, _STYLES.get(agreement.outcome, "bold")), agreement.sentence),
-        )
-    )
+    basis = f"{verdict.origin}, {verdict.n_images} images, tensor {verdict.tensor}"
+    if verdict.reasons:
+        basis = f"{', '.join(verdict.reasons)}; {basis}"
+    style: Style = "pass" if verdict.verdict == "PASS" else "warn"
+    outcome = Cell(agreement.outcome, _STYLES.get(agreement.outcome, "bold"))
+    agrees = Facts(((Cell(verdict.verdict, style), basis), (outcome, agreement.sentence)))
     labels = _joined((result.labels, result.name) for result in results)
     facts = [("Scores", model.class_output), ("Classes", model.n_classes)]
     run = [("Digest of the model", model.digest), ("Seed", report.seed)]
@@ -368,7 +376,7 @@ def document_of_shift(report: ShiftReport) -> Document:
                 "short",
             ),
             *_effective(report),
-            *(_predictions(report.predicted, inside) if report.predicted else []),
+            *_predictions(report.predicted, inside),
             Section("Agreement with the verdict", "", (agrees,), "short"),
             measured(report, facts, run, report.preprocessing_source),
         ),
@@ -387,6 +395,13 @@ def document_of_shift(report: ShiftReport) -> Document:
     )
 
 
+def _targets(report: ShiftReport) -> tuple[Target, ...]:
+    """Return the sets on which accuracy was predicted."""
+    if report.predicted is None:
+        return ()
+    return report.predicted.targets
+
+
 def _answer(report: ShiftReport) -> str:
     """Write each accuracy, measured or predicted, in one line."""
     inside = report.in_distribution
@@ -395,7 +410,7 @@ def _answer(report: ShiftReport) -> str:
         accuracy = shifted.result.accuracy.value
         points = 100 * shifted.difference.value
         parts.append(f"{percent_text(accuracy)} on {shifted.result.name} ({points:+.1f} points)")
-    for target in report.predicted.targets if report.predicted else ():
+    for target in _targets(report):
         parts.append(f"predicted on {target.name}: {predicted_words(target)}")
     return f"Accuracy: {', '.join(parts)}."
 
@@ -405,7 +420,7 @@ def _line(report: ShiftReport) -> str:
     file = name_text(report.model.file, ascii_only=False)
     predicted = "".join(
         f"; predicted accuracy on {name_text(target.name, ascii_only=False)}: {predicted_words(target)}"
-        for target in (report.predicted.targets if report.predicted else ())
+        for target in _targets(report)
     )
     return f"{report.verdict.verdict} {file}: {report.agreement.outcome}: {report.agreement.sentence}{predicted}"
 
@@ -443,7 +458,7 @@ def _accuracies(report: ShiftReport) -> Table:
     return Table(("set", ">images", ">classes", ">top-1", "=interval", "=difference, points"), tuple(rows))
 
 
-def _row(result: SetResult) -> tuple[Words, ...]:
+def _row(result: SetResult) -> TableRow:
     acc = result.accuracy
     shift = "" if result.shift is None else f" ({WORDS[result.shift]})"
     return (
@@ -472,10 +487,12 @@ def _effective(report: ShiftReport) -> list[Section]:
     table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), rows)
     title = "Effective robustness"
     remark = "accuracy beyond the baseline, percentage points"
-    return [
-        *([Section(title, remark, (table,), "short")] if rows else []),
-        *([Section(f"{title} is not applicable", "", (Facts(why),), "short")] if why else []),
-    ]
+    sections = []
+    if rows:
+        sections.append(Section(title, remark, (table,), "short"))
+    if why:
+        sections.append(Section(f"{title} is not applicable", "", (Facts(why),), "short"))
+    return sections
 
 
 def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -486,11 +503,13 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {key: ", ".join(parts) for key, parts in texts.items()}
 
 
-def _predictions(predicted: Predicted, inner: SetResult) -> list[Section]:
-    rows: list[tuple[Words, ...]] = []
+def _predictions(predicted: Predicted | None, inner: SetResult) -> list[Section]:
+    if predicted is None:
+        return []
+    rows: list[TableRow] = []
     missing: list[str] = []
     for target in predicted.targets:
-        first: tuple[Words, ...] = (name(target.name), str(target.n_images))
+        first: TableRow = (name(target.name), str(target.n_images))
         for estimate in target.estimates:
             numbers = ("–", "not established", "")
             if estimate.accuracy is not None:
