@@ -50,7 +50,7 @@ EMBEDDING = Output("representation", "projected image embedding", "encoder_outpu
 LOGITS = Output("logits", "class logits", "logits")
 
 
-class Source(NamedTuple):
+class ModelSource(NamedTuple):
     """Where a model came from, as the contract has it.
 
     `weights_digest` is "sha256:" + hex of the weights file when one file was read, otherwise of the state
@@ -124,7 +124,7 @@ class Loaded(NamedTuple):
     outputs: Outputs
     preprocessing: Fields
     transform: Callable[[Image.Image], Tensor]
-    source: Source
+    source: ModelSource
     packages: tuple[str, ...] = ()
     zero_shot: Prompts | None = None
     stated_by: str = ""
@@ -135,15 +135,15 @@ def classifier_outputs(head: str) -> Outputs:
     return Output("representation", f"input of {head}, the last linear layer", "head_input"), LOGITS
 
 
-def source_of(library: str, name: str, path: Path | None, weights: str, module: nn.Module) -> Source:
+def source_of(library: str, name: str, path: Path | None, weights: str, module: nn.Module) -> ModelSource:
     """Return where a model came from: its weights are those of the file `path`, or without one named `weights`."""
     if path is None:
-        return Source(library, name, weights, state_digest(module))
-    return Source(library, name, path.name, file_digest(path))
+        return ModelSource(library, name, weights, state_digest(module))
+    return ModelSource(library, name, path.name, file_digest(path))
 
 
 def loaded(
-    wanted: Wanted, source: Source, module: nn.Module, outputs: Outputs, pixels: tuple[Fields, Any], *packages: str
+    wanted: Wanted, source: ModelSource, module: nn.Module, outputs: Outputs, pixels: tuple[Fields, Any], *packages: str
 ) -> Loaded:
     """Return a model ready to export; random weights have no name."""
     if wanted.random_weights:
@@ -154,7 +154,7 @@ def loaded(
 def content(
     outputs: Outputs,
     preprocessing: Fields,
-    source: Source,
+    source: ModelSource,
     stated_by: str,
     packages: Sequence[str] = (),
     zero_shot: Prompts | None = None,

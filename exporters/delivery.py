@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import CallError, MissingError, Tell, contract, forms, nearest, quiet, quoted
 from .contract import Photos
 from .forms import Tried
-from .photos import PARITY_PHOTOS, Plan
+from .photos import PARITY_PHOTOS, QuantisationPlan
 from .preprocessing import Fields
 from .proof import EXACT_SUMS, Agreement, Original, batches_of, int8_sums, measure
 
@@ -86,7 +86,7 @@ def deliver(
     draw: Callable[[Path], Drawn],
     content: Fields,
     original: Original,
-    plan: Plan,
+    plan: QuantisationPlan,
     tell: Tell,
 ) -> ExportRecord:
     """Write a draft, prove it, add the contract, and move the file into place.

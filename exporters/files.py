@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import CallError, ExportError, MissingError, Tell, contract, first_line, ignore_progress, quoted
-from .contract import Arrays, Photos, Source
+from .contract import Arrays, ModelSource, Photos
 from .delivery import Drawn, ExportRecord, check_call, data_of, deliver, has_big_weights
 from .digests import graph_digest
-from .photos import PARITY_PHOTOS, plan_of, stacked
+from .photos import PARITY_PHOTOS, quantisation_plan, stacked
 from .plain import ReadPlain, command_of, described, precision_of
 from .preprocessing import Array, Fields, checked_preprocessing, preprocess
 from .proof import Original, run_file
@@ -43,7 +43,7 @@ def quantise_file(
     Args:
         path: the file. out: another one, ends in .onnx.
         precision: fp16, int8-dynamic or int8-qdq; fp32 for the contract alone.
-        photos: at least 5 image files for parity; for int8-qdq at least 32, see `plan_of`.
+        photos: at least 5 image files for parity; for int8-qdq at least 32, see `quantisation_plan`.
         calibration: image files for int8-qdq.
         form: of int8-qdq; None for the smallest that keeps the vectors.
         tell: as for `run.run`.
@@ -56,7 +56,7 @@ def quantise_file(
             Nothing is left.
     """
     check_call(out, precision, photos)
-    plan = plan_of(precision, form, calibration, photos)
+    plan = quantisation_plan(precision, form, calibration, photos)
     tell(f"opening {path.name}")
     proto = _parsed(path)
     if any(prop.key == contract.METADATA_KEY for prop in proto.metadata_props):
@@ -182,7 +182,7 @@ def _contract_of(proto: onnx.ModelProto, path: Path) -> Fields:
         stated = content["schema_version"]
         is_version = type(stated) is int and stated == contract.SCHEMA_VERSION
         complete = is_version and "representation" in content["tensors"]
-        Source(**content["source"])
+        ModelSource(**content["source"])
         for key, kind in (("preprocessing", dict), ("versions", dict), ("precision", str)):
             complete &= isinstance(content[key], kind)
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import CallError, ExportError, MissingError, contract, quiet
-from .contract import Loaded, Output, Source, Wanted, loaded
+from .contract import Loaded, ModelSource, Output, Wanted, loaded
 from .digests import file_digest, state_digest
 from .loading import load_strictly, loading, random_weights_error, weights_file
 from .preprocessing import as_transform, checked_preprocessing
@@ -57,7 +57,7 @@ def load_torch(wanted: Wanted) -> Loaded:
     fields = checked_preprocessing(fields, name)
     digest = file_digest(path) if path else getattr(module, "weights_digest", "")
     wrapped, outputs = _torch_outputs(module, wanted.head, fields["size"], name)
-    source = Source(
+    source = ModelSource(
         library="torch",
         name=name,
         weights=origin,

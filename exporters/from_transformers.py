@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import CallError, ExportError, MissingError, contract
-from .contract import Loaded, Output, Outputs, Source, Wanted
+from .contract import Loaded, ModelSource, Output, Outputs, Wanted
 from .loading import from_hub, loading, refuse_partial
 from .preprocessing import FIELDS_FILE, Fields, checked_preprocessing
 from .wrappers import Rows, Wrapped, head_tap
@@ -159,7 +159,7 @@ def _vision_model(config: Any, family: Family, wanted: Wanted) -> Any:
     return _built(getattr(transformers, family.model_class), vision, wanted, **options)
 
 
-def _transformers_source(name: str, model: nn.Module) -> Source:
+def _transformers_source(name: str, model: nn.Module) -> ModelSource:
     """Return where a model came from, with the commit of a repository that was read."""
     from huggingface_hub import try_to_load_from_cache
 

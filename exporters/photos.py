@@ -24,7 +24,7 @@ MEASURED_PHOTOS = 64  # forms of int8-qdq are compared on, where as many are lef
 FEWEST_MEASURED_PHOTOS = 32  # of fewer, ten neighbours are too many of all
 
 
-class Plan(NamedTuple):
+class QuantisationPlan(NamedTuple):
     """The precision of a file, and what an int8-qdq file is made with; the rest is empty for another precision.
 
     forms: to try. calibration: photos for the ranges of activations. measured: photos that forms are compared on.
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     measured: Sequence[Path] = ()
 
 
-def plan_of(precision: str, form: str | None, given: Photos, photos: Photos) -> Plan:
+def quantisation_plan(precision: str, form: str | None, given: Photos, photos: Photos) -> QuantisationPlan:
     """Return the forms to try, the photos for quantisation ranges, and those that forms are compared on.
 
     No photo is in both. The second may be fewer where otherwise too few are left for the ranges.
@@ -58,7 +58,7 @@ def plan_of(precision: str, form: str | None, given: Photos, photos: Photos) -> 
                 f"{precision}",
                 "--precision int8-qdq",
             )
-        return Plan(precision)
+        return QuantisationPlan(precision)
     if len(photos) < FEWEST_MEASURED_PHOTOS:
         raise CallError(
             f"number of parity photos is {len(photos)}; int8-qdq is compared with the original on at least "
@@ -70,7 +70,7 @@ def plan_of(precision: str, form: str | None, given: Photos, photos: Photos) -> 
         taken = {photo.resolve() for photo in measured}
         left = [photo for photo in given if photo.resolve() not in taken]
         if len(left) >= FEWEST_CALIBRATION_PHOTOS:
-            return Plan(precision, asked, left[:CALIBRATION_PHOTOS], measured)
+            return QuantisationPlan(precision, asked, left[:CALIBRATION_PHOTOS], measured)
     raise CallError(
         f"number of calibration photos is {len(left)} next to the {len(measured)} that the file is compared on; "
         f"int8-qdq needs at least {FEWEST_CALIBRATION_PHOTOS}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import ExportError, contract, quoted
-from .contract import Output, Source
+from .contract import ModelSource, Output
 from .digests import file_digest
 from .preprocessing import Fields, checked_preprocessing
 
@@ -59,7 +59,7 @@ def described(proto: onnx.ModelProto, path: Path, plain: Plain) -> Fields:
     outputs = [Output(contract.EMBEDDING.name, plain.why, plain.rule)]
     if plain.scores:
         outputs.append(contract.LOGITS._replace(name=plain.scores))
-    source = Source("onnx", path.name, path.name, file_digest(path))
+    source = ModelSource("onnx", path.name, path.name, file_digest(path))
     preprocessing = checked_preprocessing(plain.preprocessing, str(path))
     content = contract.content(tuple(outputs), preprocessing, source, plain.stated_by)
     return content | {"precision": precision_of(proto)}

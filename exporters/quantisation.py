@@ -14,7 +14,7 @@ from . import CallError, ExportError, MissingError, Tell, contract, first_line, 
 from .contract import Photos
 from .delivery import Drawn, data_of
 from .forms import FORMS, Form, Tried
-from .photos import Plan, Transform, reader, stacked
+from .photos import QuantisationPlan, Transform, reader, stacked
 from .plain import QUANTISING
 from .preprocessing import Array, Fields
 from .proof import EXACT_SUMS, Original, measure, run_file
@@ -27,7 +27,7 @@ _INFERRED_KEY = "onnx.infer"  # ONNX Runtime's mark in metadata_props
 
 def quantised(
     draft: Path,
-    plan: Plan,
+    plan: QuantisationPlan,
     transform: Transform,
     original: Original,
     *,

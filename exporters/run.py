@@ -19,7 +19,7 @@ from . import CallError, ExportError, Tell, contract, first_line, ignore_progres
 from .contract import Arrays, Loaded, Photos, Wanted
 from .delivery import Drawn, ExportRecord, check_call, deliver, has_big_weights
 from .files import quantise_file
-from .photos import PARITY_PHOTOS, PHOTO_WORDS, Plan, open_photo, plan_of
+from .photos import PARITY_PHOTOS, PHOTO_WORDS, QuantisationPlan, open_photo, quantisation_plan
 from .plain import ReadPlain
 from .preprocessing import Array, Fields, checked_preprocessing, grey_levels_apart, preprocess
 from .prompts import read_prompts
@@ -136,7 +136,7 @@ def run(
             "robustcheck export open_clip NAME --zero-shot CLASSES.txt",
         )
     check_call(out, precision, photos)
-    plan = plan_of(precision, form, calibration, photos)
+    plan = quantisation_plan(precision, form, calibration, photos)
     fields = None
     if preprocessing is not None:
         fields = checked_preprocessing(preprocessing, "--preprocess")
@@ -170,7 +170,7 @@ def _library(source: str, verb: str) -> Any:
     return getattr(importlib.import_module(f"robustcheck_onnx.exporters.from_{source}"), f"{verb}_{source}")
 
 
-def _export(loaded: Loaded, path: Path, plan: Plan, photos: Photos, tell: Tell) -> ExportRecord:
+def _export(loaded: Loaded, path: Path, plan: QuantisationPlan, photos: Photos, tell: Tell) -> ExportRecord:
     """Export a loaded model to ONNX, and put the file in place if it agrees in ONNX Runtime.
 
     The graph has one float32 input "image" (batch, channel, height, width) with a dynamic batch and one

@@ -69,7 +69,7 @@ FILE: type[BaseModel] = create_model("Settings", __base__=Frozen, **_FIELDS)
 VARIABLES = {PREFIX + name.upper(): key for key, name in FIELDS.items() if name != "waivers"}
 
 
-class Source(NamedTuple):
+class SettingSource(NamedTuple):
     """The place where a setting was set."""
 
     layer: Literal["default", "file", "variable", "typed"]
@@ -77,7 +77,7 @@ class Source(NamedTuple):
     """DEFAULT, COMMAND_LINE, a variable's name, or the file"""
 
 
-UNSET = Source("default", DEFAULT)
+UNSET = SettingSource("default", DEFAULT)
 
 
 @frozen
@@ -85,7 +85,7 @@ class Resolved:
     """The settings that hold, and the source of each."""
 
     settings: Settings
-    sources: Mapping[str, Source] = field(default_factory=dict)
+    sources: Mapping[str, SettingSource] = field(default_factory=dict)
     """by key, of what is set; `waivers` of a file that the command line names is typed"""
     file: str | None = None
     """the file that was used, as it can be typed"""
@@ -170,9 +170,9 @@ def resolve(
     if isolated and file is not None:
         raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
     settings = Settings()
-    sources: dict[str, Source] = {}
+    sources: dict[str, SettingSource] = {}
 
-    def put(source: Source, values: Values) -> None:
+    def put(source: SettingSource, values: Values) -> None:
         nonlocal settings
         settings = replace(settings, **values)
         for name in values:
@@ -183,16 +183,16 @@ def resolve(
     used = None if isolated else find_named(environment, file)
     if used is not None:
         layer = _layer(read_table(used, required=True) or {}, str(used), strict=True)
-        put(Source("file", str(used)), _rebased(layer, used.parent))
-    put(Source("variable", ""), from_environment)
+        put(SettingSource("file", str(used)), _rebased(layer, used.parent))
+    put(SettingSource("variable", ""), from_environment)
     # not validated again: typer has checked these, and a path that is not a valid text must stay as it is
-    put(Source("typed", COMMAND_LINE), typed)
+    put(SettingSource("typed", COMMAND_LINE), typed)
     if waivers_file is not None:
         table = read_table(Path(waivers_file), required=True) or {}
         for key in sorted(table.keys() - {"waivers"}):
             rule = "a file of --waivers may only hold waivers"
             raise UsageError(f"{waivers_file}: key is {key}; {rule}", f"--config {waivers_file}")
-        put(Source("typed", waivers_file), {"waivers": ()} | _layer(table, waivers_file, strict=True))
+        put(SettingSource("typed", waivers_file), {"waivers": ()} | _layer(table, waivers_file, strict=True))
     ordered = {key: sources[key] for key in FIELDS if key in sources}
     return Resolved(settings, ordered, None if used is None else str(used))
 

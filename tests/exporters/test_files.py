@@ -31,7 +31,7 @@ from robustcheck_onnx.exporters import ExportError, contract, delivery, quiet, r
 from robustcheck_onnx.exporters.delivery import ExportRecord
 from robustcheck_onnx.exporters.digests import file_digest, graph_digest
 from robustcheck_onnx.exporters.forms import FORMS
-from robustcheck_onnx.exporters.photos import CALIBRATION_PHOTOS, PARITY_PHOTOS, plan_of
+from robustcheck_onnx.exporters.photos import CALIBRATION_PHOTOS, PARITY_PHOTOS, quantisation_plan
 from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, preprocess
 from robustcheck_onnx.exporters.proof import TOLERANCES, agreement
 from support import PATIENCE_S, PHOTOS, Capture, Fields, Patch, lookup, onnx_models, raised, robustcheck
@@ -426,13 +426,23 @@ def test_ranges_from_other_photos_than_the_model_will_see_are_refused(made: Made
 def test_photos_for_the_ranges_are_no_more_than_the_limit_and_of_few_at_least_a_third() -> None:
     many = [Path(f"{index}.jpg") for index in range(CALIBRATION_PHOTOS + 100)]
     paths = many[:48]
-    assert plan_of("int8-qdq", None, many, many) == ("int8-qdq", FORMS, many[64 : 64 + CALIBRATION_PHOTOS], many[:64])
-    assert plan_of("int8-qdq", "float-ends", paths, paths) == ("int8-qdq", (FORMS[4],), paths[32:], paths[:32])
-    assert plan_of("int8-qdq", None, paths[:16], paths[16:]) == ("int8-qdq", FORMS, paths[:16], paths[16:])
+    assert quantisation_plan("int8-qdq", None, many, many) == (
+        "int8-qdq",
+        FORMS,
+        many[64 : 64 + CALIBRATION_PHOTOS],
+        many[:64],
+    )
+    assert quantisation_plan("int8-qdq", "float-ends", paths, paths) == (
+        "int8-qdq",
+        (FORMS[4],),
+        paths[32:],
+        paths[:32],
+    )
+    assert quantisation_plan("int8-qdq", None, paths[:16], paths[16:]) == ("int8-qdq", FORMS, paths[:16], paths[16:])
     with refused(2, "number of calibration photos is 15 next to the 32 that the file is compared on; .* at least 16"):
-        plan_of("int8-qdq", None, paths[:47], paths[:47])
+        quantisation_plan("int8-qdq", None, paths[:47], paths[:47])
     with refused(2, "number of parity photos is 31; int8-qdq is compared with the original on at least 32"):
-        plan_of("int8-qdq", None, paths, paths[:31])
+        quantisation_plan("int8-qdq", None, paths, paths[:31])
 
 
 def test_a_relu_that_the_quantiser_took_out_is_still_seen(encoder: Path, made: Made) -> None:
