@@ -426,18 +426,10 @@ def test_ranges_from_other_photos_than_the_model_will_see_are_refused(made: Made
 def test_photos_for_the_ranges_are_no_more_than_the_limit_and_of_few_at_least_a_third() -> None:
     many = [Path(f"{index}.jpg") for index in range(CALIBRATION_PHOTOS + 100)]
     paths = many[:48]
-    assert quantisation_plan("int8-qdq", None, many, many) == (
-        "int8-qdq",
-        FORMS,
-        many[64 : 64 + CALIBRATION_PHOTOS],
-        many[:64],
-    )
-    assert quantisation_plan("int8-qdq", "float-ends", paths, paths) == (
-        "int8-qdq",
-        (FORMS[4],),
-        paths[32:],
-        paths[:32],
-    )
+    calibration = many[64 : 64 + CALIBRATION_PHOTOS]
+    one_form = (FORMS[4],)
+    assert quantisation_plan("int8-qdq", None, many, many) == ("int8-qdq", FORMS, calibration, many[:64])
+    assert quantisation_plan("int8-qdq", "float-ends", paths, paths) == ("int8-qdq", one_form, paths[32:], paths[:32])
     assert quantisation_plan("int8-qdq", None, paths[:16], paths[16:]) == ("int8-qdq", FORMS, paths[:16], paths[16:])
     with refused(2, "number of calibration photos is 15 next to the 32 that the file is compared on; .* at least 16"):
         quantisation_plan("int8-qdq", None, paths[:47], paths[:47])
