@@ -3,8 +3,7 @@
 python studies/forms.py [--only PATTERN] [--keep FOLDER] [--no-page]
 
 Exit code 1 if any form ends otherwise than is right for it. --only: the forms whose name the regular expression finds;
-only their rows of the page are written then. --keep: the files stay in FOLDER. Needs the extra `export` and the group
-`bench`.
+the page keeps its other rows then. --keep: the files stay in FOLDER. Needs the extra `export` and the group `bench`.
 """
 
 from __future__ import annotations
@@ -25,16 +24,19 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import onnxruntime as ort
 from planted import ends, exports, hub, layouts, negatives, optimised, precisions, written
 from planted.encoder import PLANTED_FEATURE
 from planted.form import Form
 
-from robustcheck_onnx.checker.core.runtime.devices import cpu_name
+from robustcheck_onnx.checker.core.runtime.devices import cpu_name, int8_sums
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "studies" / "results" / "forms.md"
+ROWS = PAGE.with_suffix(".json")
 COMMAND = Path(sys.executable).parent / "robustcheck"
 KINDS: dict[str, ModuleType] = {
     "exporters, opsets, inputs": exports,
@@ -55,6 +57,12 @@ PACKAGES = ("onnxruntime-gpu", "onnx", "torch", "transformers", "numpy")
 START, END = "<!-- table -->\n", "<!-- end of table -->\n"
 COLUMNS = ("form", "what was done", "tensor that was read", "end", "verdict", "reasons or message", "s", "right?")
 EXCEPTIONS = "what passes in fp32 and not in this form"
+INT8 = "int8 by both arithmetics"
+INT8_COLUMNS = (
+    *("form", "verdict, this CPU", "reasons, this CPU", "z, this CPU"),
+    *("verdict, exact sums", "reasons, exact sums", "z, exact sums", "agree?"),
+)
+SAID = ("verdict", "tensor", "end", "reasons", "message", "planted_z", "seconds")
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class Row:
     planted_z: float | None = None
     """where the planted feature lies, SD. None where it is not a persistent outlier feature of the right width"""
     seconds: float = 0.0
+    exact: Row | None = None
+    """what the command says with `--arithmetic exact`; None where the form is not int8"""
 
     @property
     def wrong(self) -> str:
@@ -102,29 +112,59 @@ class Row:
     def record(self) -> dict[str, object]:
         """The row as JSON has it."""
         form = {name: getattr(self.form, name) for name in ("name", "done", "expected", "why")}
-        said = {key: value for key, value in vars(self).items() if key not in {"kind", "form"}}
-        return {"kind": self.kind, **form, **said, "wrong": self.wrong}
+        exact = None if self.exact is None else self.exact.said
+        return {"kind": self.kind, **form, **self.said, "exact": exact, "wrong": self.wrong}
+
+    @property
+    def said(self) -> dict[str, object]:
+        """What the command said, as JSON has it."""
+        return {name: getattr(self, name) for name in SAID}
+
+    @property
+    def answer(self) -> tuple[str, str, str]:
+        """The cells of one arithmetic."""
+        z = "" if self.planted_z is None else f"{self.planted_z:.3f}"
+        return self.verdict, ", ".join(self.reasons), z
+
+    @property
+    def agreement(self) -> str:
+        """Whether exact int8 sums give the same verdict and reasons; empty where the form is not int8."""
+        if self.exact is None:
+            return ""
+        if self.exact.verdict.startswith("exit"):
+            return f"without an answer by exact sums: {self.exact.message}"
+        same = (self.verdict, self.reasons) == (self.exact.verdict, self.exact.reasons)
+        return "agree" if same else "**differ**"
 
 
 def check(row: Row, model: Path) -> Row:
-    """Run the command on a form's file, or folder, and take down what it says."""
+    """Run the command on a form's file, or folder, and on an int8 form by exact sums as well."""
+    here, is_int8 = ask(row, model)
+    if not is_int8:
+        return here
+    exact, _ = ask(row, model, "--arithmetic", "exact")
+    return replace(here, exact=exact)
+
+
+def ask(row: Row, model: Path, *options: str) -> tuple[Row, bool]:
+    """Run the command once, and take down what it says and whether it takes the form for int8."""
     report = model.parent / "report.json"
     more = [argument.format(folder=model.parent) for argument in row.form.arguments]
-    call = [COMMAND, "check", model, "-o", f"json={report}", "--isolated", "--device", "cpu", *more]
+    call = [COMMAND, "check", model, "-o", f"json={report}", "--isolated", "--device", "cpu", *more, *options]
     start = time.perf_counter()
     try:
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
-        return replace(row, verdict="no end", seconds=float(LIMIT_S))
+        return replace(row, verdict="no end", seconds=float(LIMIT_S)), False
     row = replace(row, seconds=round(time.perf_counter() - start, 2))
     if done.returncode not in (0, 1):
         message = " ".join(done.stderr.replace(str(model.parent), "…").split())
         message = message[max(message.find("error: "), 0) :]  # progress of a slow machine comes first
-        return replace(row, verdict=f"exit {done.returncode}", message=message[:MESSAGE_CHARACTERS])
+        return replace(row, verdict=f"exit {done.returncode}", message=message[:MESSAGE_CHARACTERS]), False
     values = json.loads(report.read_text(encoding="utf-8"))
     facts, statistics = values["evidence"]["model"], values["evidence"]["statistics"]
     outliers = {f["index"]: f["mean_z"] for f in statistics["features"] if f["persistent"]}
-    return replace(
+    answered = replace(
         row,
         verdict=values["verdict"]["verdict"],
         tensor=f"{facts['tensor']} ({facts['rule']}, {facts['pool']})",
@@ -132,6 +172,7 @@ def check(row: Row, model: Path) -> Row:
         reasons=tuple(reason["id"] for reason in values["verdict"]["reasons"]),
         planted_z=outliers.get(PLANTED_FEATURE) if statistics["n_features"] == row.form.features else None,
     )
+    return answered, values["evidence"]["execution"]["precision"] == "int8"
 
 
 def rows(chosen: Iterable[tuple[str, Form]], folder: Path) -> Iterator[Row]:
@@ -165,7 +206,7 @@ def made(kind: str, form: Form, folder: Path) -> tuple[Row, Path | None]:
 
 
 def tables(table: list[Row]) -> str:
-    """The counts, the exceptions, and one table a kind of form."""
+    """The counts, the exceptions, one table a kind of form, and one of int8 by both arithmetics."""
     counts = Counter(row.verdict for row in table)
     wrong = [row for row in table if row.wrong]
     parts = [
@@ -173,14 +214,16 @@ def tables(table: list[Row]) -> str:
         + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
         + ". "
     ]
-    parts.append(f"Not as they should be: {len(wrong) or 'none'}.\n")
+    parts.append(f"Not as they should be: {len(wrong) or 'none'}.\n\n")
+    sums = f"{cpu_name()}, whose int8 sums {int8_sums().words}"
+    parts.append(f"**The CPU of these tables** is {sums}; ONNX Runtime {ort.__version__}.\n")
     kinds = {kind: [row for row in table if row.kind == kind] for kind in dict.fromkeys(row.kind for row in table)}
     right = [row for row in table if not row.wrong and row.verdict not in ("PASS", "left out")]
     kinds = {EXCEPTIONS: [row for row in right if KINDS[row.kind] is not negatives]} | kinds
     for kind, listed in kinds.items():
         parts.append(f"\n## {kind[0].upper()}{kind[1:]}\n\n" + line(COLUMNS) + "|---" * len(COLUMNS) + "|\n")
         parts += [line(row.cells) for row in listed]
-    return "".join(parts)
+    return "".join(parts) + int8_section(table)
 
 
 def line(cells: Iterable[str]) -> str:
@@ -188,29 +231,60 @@ def line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(re.sub(r"([|<$*_\\])(?!\*)", r"\\\1", cell) for cell in cells) + " |\n"
 
 
+def int8_section(table: list[Row]) -> str:
+    """The table of the int8 forms, each by this machine's arithmetic and by exact int8 sums."""
+    both = [(row, row.exact) for row in table if row.exact is not None]
+    shifts = [abs(exact.planted_z / row.planted_z - 1) for row, exact in both if exact.planted_z and row.planted_z]
+    largest = max(shifts, default=0.0)
+    moved = f"Exact sums move z by {100 * largest:.2g} % at most." if largest else "Where both answer, z is the same."
+    counts = Counter(row.agreement.partition(":")[0].strip("*") for row, _ in both)
+    parts = [
+        f"\n## {INT8}\n\nEach form that `robustcheck check` takes for int8 ran twice: as this CPU computes, and with "
+        "`--arithmetic exact`. They agree where verdict and reasons are the same. z is where the planted feature lies, "
+        "in SD; it is empty where that feature is not a persistent outlier feature.\n\n"
+        f"{len(both)} forms: " + ", ".join(f"{n} {answer}" for answer, n in counts.most_common()) + ". "
+        f"{moved}\n\n",
+        line(INT8_COLUMNS) + "|---" * len(INT8_COLUMNS) + "|\n",
+    ]
+    parts += [line((row.form.name, *row.answer, *exact.answer, row.agreement)) for row, exact in both]
+    return "".join(parts)
+
+
+def machine() -> dict[str, object]:
+    """What the forms were made and checked with."""
+    sums = int8_sums().model_dump()
+    named = {"cpu": cpu_name(), "int8_sums": sums, "cores": len(os.sched_getaffinity(0))}
+    return {**named, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
 def write(table: list[Row]) -> None:
     """Write the tables into the page, and all rows into studies/results/forms.json."""
     page = PAGE.read_text(encoding="utf-8")
     before, after = page[: page.index(START) + len(START)], page[page.index(END) :]
     PAGE.write_text(before + tables(table) + after, encoding="utf-8")
-    machine = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    machine |= {name: version(name) for name in PACKAGES}
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    text = json.dumps({"machine": machine, "rows": [row.record() for row in table]}, indent=1)
-    (results / "forms.json").write_text(text + "\n", encoding="utf-8")
+    values = {"machine": machine(), "profile": profile.load().id, "rows": [row.record() for row in table]}
+    ROWS.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def write_rows(table: list[Row]) -> None:
-    """Put the rows of some forms into the tables of the page; the counts stay, so no verdict may have changed."""
-    made = {line((row.form.name,)).rstrip(): row for row in table}
-    page = PAGE.read_text(encoding="utf-8").splitlines(keepends=True)
-    for index, old in enumerate(page):
-        row = next((row for start, row in made.items() if old.startswith(start)), None)
-        if row is not None:
-            page[index] = line(row.cells)
-            assert f"| {row.verdict} |" in old, f"{row.form.name}: the verdict has changed; make the whole page"
-    PAGE.write_text("".join(page), encoding="utf-8")
+def with_others(table: list[Row], chosen: Iterable[tuple[str, Form]]) -> list[Row]:
+    """Add the rows of the forms that did not run this time, as studies/results/forms.json has them."""
+    values = json.loads(ROWS.read_text(encoding="utf-8"))
+    ran_with = values["machine"], values["profile"]
+    assert ran_with == (machine(), profile.load().id), f"the other rows are by {ran_with}; make the whole page"
+    records = {record["name"]: record for record in values["rows"]}
+    new = {row.form.name: row for row in table}
+    return [new.get(form.name) or read(kind, form, records[form.name]) for kind, form in chosen]
+
+
+def read(kind: str, form: Form, record: dict[str, Any]) -> Row:
+    """Read a row of studies/results/forms.json."""
+
+    def row(said: dict[str, Any]) -> Row:
+        values = {name: said[name] for name in SAID}
+        return Row(kind, form, **values | {"reasons": tuple(said["reasons"])})
+
+    exact = None if record["exact"] is None else row(record["exact"])
+    return replace(row(record), exact=exact)
 
 
 def main(only: str, keep: Path | None, *, page: bool) -> int:
@@ -226,7 +300,7 @@ def main(only: str, keep: Path | None, *, page: bool) -> int:
             table.append(row)
             print(f"{'✗' if row.wrong else ' '} {' | '.join(row.cells)} | z {row.planted_z}", flush=True)
     if page:
-        (write_rows if only else write)(table)
+        write(with_others(table, chosen) if only else table)
     wrong = [f"{row.form.name}: {row.wrong}" for row in table if row.wrong]
     print(f"{len(table)} forms; not as they should be: {len(wrong)}", *wrong, sep="\n  ")
     return 1 if wrong else 0

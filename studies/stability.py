@@ -29,6 +29,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from stability_page import DECIDING, File, Row, Seen, Setting, line, page, sentences
 
+from robustcheck_onnx.checker.core.evidence import Int8Sums
 from robustcheck_onnx.thresholds import profile as profiles
 from support import lookup
 
@@ -174,13 +175,14 @@ def computed(folder: Path, refused: list[str]) -> Iterator[File]:
             path = folder / f"{index}-{precision}.onnx"
             calibration = PHOTOS if precision == "int8-qdq" else []
             try:
-                run("onnx", str(full), path, precision=precision, photos=PHOTOS, calibration=calibration)
+                record = run("onnx", str(full), path, precision=precision, photos=PHOTOS, calibration=calibration)
             except ExportError as error:
                 why = error.message.removeprefix(f"{path.name}: ").removeprefix(f"{path}: ")
                 refused.append(f"{model.partition(' (')[0]} in {precision}: {why}")
                 print("refused:", refused[-1])
                 continue
-            yield File(model, precision, path, ("--batch-size", "1") if precision == "int8-dynamic" else ())
+            written = ", ".join(filter(None, (precision, record.form)))
+            yield File(model, written, path, ("--batch-size", "1") if precision == "int8-dynamic" else ())
 
 
 def looked_up(embeddings: Path, folder: Path) -> Iterator[File]:
@@ -198,7 +200,7 @@ def looked_up(embeddings: Path, folder: Path) -> Iterator[File]:
 
 
 def settings(lowest: tuple[str, Path], newest: tuple[str, Path]) -> list[Setting]:
-    """The reference first, then each change alone, then all of them."""
+    """The reference first, then each change alone, then all three of the runtime; int8 also by exact sums."""
     old, new = lowest[0], newest[0]
     return [
         Setting("reference", newest[1], new),
@@ -206,6 +208,7 @@ def settings(lowest: tuple[str, Path], newest: tuple[str, Path]) -> list[Setting
         Setting("no graph optimisation", newest[1], new, optimised=False),
         Setting("one thread", newest[1], new, threads=1),
         Setting("all three", lowest[1], old, optimised=False, threads=1),
+        Setting("exact int8 sums", newest[1], new, exact=True),
     ]
 
 
@@ -218,6 +221,8 @@ def check(file: File, setting: Setting) -> Seen:
     assert len(cores) == setting.threads, f"{setting.threads} cores are needed"
     call = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command, "check", file.path, *file.arguments]
     call += ["-o", "json", "--isolated", "--device", "cpu"]
+    if setting.exact:
+        call += ["--arithmetic", "exact"]
     done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=LIMIT_S)
     if done.returncode not in (0, 1):
         raise SystemExit(f"{file.path.name}, {setting.name}: exit {done.returncode}: {done.stderr}")
@@ -225,6 +230,8 @@ def check(file: File, setting: Setting) -> Seen:
     execution = report["evidence"]["execution"]
     ran = (execution["runtime"], execution["optimization"], execution["threads"])
     assert ran == (setting.version, "all" if setting.optimised else "none", setting.threads), ran
+    assert execution["arithmetic"] == ("exact" if setting.exact else None), execution["arithmetic"]
+    sums = execution["int8_sums"]
     verdict, statistics = report["verdict"], report["evidence"]["statistics"]
     assert verdict["profile_digest"] == profiles.load().digest, verdict["profile_id"]
     return Seen(
@@ -232,15 +239,21 @@ def check(file: File, setting: Setting) -> Seen:
         tuple(reason["id"] for reason in verdict["reasons"]),
         statistics["n_images"],
         {name: statistics[name]["estimate"] for name in DECIDING},
+        None if sums is None else Int8Sums(**sums),
     )
 
 
 def rows(files: Iterable[File], chosen: list[Setting]) -> Iterator[Row]:
-    """Each file in each setting, the first of which is the reference; a model's fp32 file comes first."""
+    """Each file in each setting, the first of which is the reference; a model's fp32 file comes first.
+
+    fp32 files have no int8 sums, and are not run by exact ones.
+    """
     fp32: dict[str, Seen] = {}
     for file in files:
         same = None
         for setting in chosen:
+            if setting.exact and file.precision == "fp32":
+                continue
             seen = check(file, setting)
             same = same or seen
             yield Row(file, setting, seen, same, fp32.setdefault(file.model, same))

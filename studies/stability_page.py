@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustcheck_onnx.checker.core.evidence import Int8Sums
 from robustcheck_onnx.checker.core.runtime.devices import cpu_name
 from robustcheck_onnx.checker.core.verdict.reasons import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
@@ -33,11 +34,13 @@ class Setting:
     version: str
     optimised: bool = True
     threads: int = 2
+    exact: bool = False
+    """whether int8 sums are exact, whatever the CPU does by itself"""
 
 
 @dataclass(frozen=True)
 class File:
-    """A model in one precision, and the command's further arguments for it."""
+    """A model in one precision, with the form that an export chose, and the command's further arguments for it."""
 
     model: str
     precision: str
@@ -47,12 +50,13 @@ class File:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the command said. estimates: of the deciding statistics."""
+    """What the command said. estimates: of the deciding statistics. sums: of the CPU; None where the file is fp32."""
 
     verdict: str
     reasons: tuple[str, ...]
     n_images: int
     estimates: Mapping[str, float]
+    sums: Int8Sums | None
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,17 @@ def shown(found: tuple[float, str]) -> str:
     return f"{found[0]:.1e}, {found[1]}" if found[0] else "0"
 
 
-HEAD = """# Stability: other versions, optimisation, threads, int8
+HEAD = """# Stability: other versions, optimisation, threads, int8 sums
 
-Written by `python studies/stability.py EMBEDDINGS_DIR`. `robustcheck MODEL --images … -o json` ran on {models}
-models, and on each again with one thing changed, and with all three changed at once. The reference is ONNX Runtime
-{new}, graph optimisation on, two threads. {old} and {new} are the lowest and the newest version that
-`pyproject.toml` allows and that pip {which} for Python {python}; both stood in new environments which differed in
-nothing else (CPU wheel `onnxruntime`, the other packages as in `constraints.txt`). {cpu}, CPU provider; profile
-{profile}.
+Written by `python studies/stability.py EMBEDDINGS_DIR`. `robustcheck MODEL --images … -o json` ran on {models} models,
+and on each again with one thing changed, and with all three changed at once; on int8 files also by exact int8 sums
+(`--arithmetic exact`). The reference is ONNX Runtime {new}, graph optimisation on, two threads. {old} and {new} are the
+lowest and the newest version that `pyproject.toml` allows and that pip {which} for Python {python}; both stood in new
+environments which differed in nothing else (CPU wheel `onnxruntime`, the other packages as in `constraints.txt`). CPU
+provider; profile {profile}.
+
+**The CPU of these tables** is {cpu}, {sums}. On one that has AVX2 and no VNNI they saturate: [int8 on other
+CPUs](../../docs/int8.md).
 
 {found}
 
@@ -120,7 +127,8 @@ nothing else (CPU wheel `onnxruntime`, the other packages as in `constraints.txt
 - Estimates depend on how many images were used, since a run stops when the evidence decides: see the column "images".
 - Graph optimisation has no option: the benchmark turns it off inside the product. Threads are those of the cores that
   the process may use (`taskset`).
-- int8 files are those of `robustcheck export onnx`; int8-dynamic ran with `--batch-size 1`, without which it is WARN.
+- int8 files are those of `robustcheck export onnx`. The form that it chose for int8-qdq stands next to the name.
+  int8-dynamic ran with `--batch-size 1`, without which it is WARN.
   Not written, because the exporter refused: {refused}.
 - The two look-up models return published representations by image index. They have no layer that int8 could apply to,
   and can differ only in how the index and the statistics are computed.
@@ -136,7 +144,7 @@ def sentences(table: list[Row]) -> str:
     if moved:
         first += f"**a verdict or its reasons moved** with the runtime's settings: {'; '.join(moved)}."
     else:
-        first += "no verdict and no reason of a file moved with version, optimisation or threads."
+        first += "no verdict and no reason of a file moved with version, optimisation, threads or exact int8 sums."
 
     def largest(of: list[Row]) -> str:
         row = max(of, key=lambda row: difference(row.seen, row.same)[0])
@@ -157,8 +165,20 @@ def sentences(table: list[Row]) -> str:
             if row.seen.verdict != row.fp32.verdict
         })  # fmt: skip
         turned = f"turned the verdict of {'; '.join(other)}" if other else "turned no verdict"
-        second += f" and {largest(int8)} in int8; int8 itself moved them by up to {far:.1e} from fp32, and {turned}"
+        exact = [row for row in int8 if row.setting.exact]
+        second += f" and {largest(int8)} in int8, {largest(exact)} by exact int8 sums"
+        second += f"; int8 itself moved them by up to {far:.1e} from fp32, and {turned}"
     return f"{first} {second}."
+
+
+def capability(table: list[Row]) -> str:
+    """How the CPU adds int8 products, as the runs of int8 files measured it in each version of ONNX Runtime."""
+    measured = {row.setting.version: row.seen.sums.words for row in table if row.seen.sums is not None}
+    parts = []
+    for words in dict.fromkeys(measured.values()):
+        versions = " and ".join(version for version, said in measured.items() if said == words)
+        parts.append(f"{words} in ONNX Runtime {versions}")
+    return f"whose int8 sums {', and '.join(parts)}"
 
 
 def page(table: list[Row], refused: list[str], *, skipped: bool) -> str:
@@ -174,6 +194,7 @@ def page(table: list[Row], refused: list[str], *, skipped: bool) -> str:
             which="installs" if skipped else "finds",
             python=".".join(map(str, sys.version_info[:3])),
             cpu=cpu_name(),
+            sums=capability(table),
             profile=profiles.load().id,
             found=sentences(table),
             models=len({row.file.model for row in table}),
