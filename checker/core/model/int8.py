@@ -22,6 +22,7 @@ ZERO_AT |= {"MatMulIntegerToFloat": 4}
 """position of the zero point of a layer's activations, which has their type; DynamicQuantizeMatMul makes uint8"""
 FLOAT_LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
 """layers that become integer products where DequantizeLinear makes both factors"""
+EIGHT_BITS = frozenset((TensorProto.UINT8, TensorProto.INT8))
 MOST_OF_A_PAIR = 32767 // 255  # the largest |a + b| that the largest activation leaves in 16 bits: 128
 
 
@@ -43,18 +44,30 @@ def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
     return n_saturating / n_pairs if n_pairs else None
 
 
-def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Iterator[tuple[NodeProto, str]]:
-    """Yield the layers whose weight is int8, with its name. ONNX Runtime turns int8 activations of QDQ into uint8."""
+def has_int8_layers(proto: ModelProto) -> bool:
+    """Return whether a layer reads int8 weights with activations of 8 bits, also int8 ones. Subgraphs do not count."""
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    return any(True for _ in _int8_layers(proto, tensors, EIGHT_BITS))
+
+
+def _int8_layers(
+    proto: ModelProto, tensors: Mapping[str, TensorProto], activations: frozenset[int] = frozenset((TensorProto.UINT8,))
+) -> Iterator[tuple[NodeProto, str]]:
+    """Yield the layers whose weight is int8, with its name.
+
+    activations: which types of activations count. ONNX Runtime turns int8 activations of QDQ into uint8, so that these
+    always do.
+    """
     makers = {name: node for node in proto.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     for node in proto.graph.node:
         name = ""
         zero = None
-        kinds = {TensorProto.UINT8}
+        kinds = activations
         maker = makers.get(input_at(node, 0))
         if node.op_type in FLOAT_LAYERS and maker is not None and input_at(node, 1) in makers:
             name = input_at(makers[input_at(node, 1)], 0)
             zero = tensors.get(input_at(maker, 2))
-            kinds = {TensorProto.UINT8, TensorProto.INT8}  # and no 16-bit activations, whose products are of floats
+            kinds = EIGHT_BITS  # and no 16-bit activations, whose products are of floats
         elif node.op_type in WEIGHT_ZERO_AT:
             name = input_at(node, WEIGHT_AT.get(node.op_type, 1))
             zero = tensors.get(input_at(node, ZERO_AT.get(node.op_type, len(node.input))))

@@ -18,7 +18,7 @@ from ...errors import CannotAssessError, EnvironmentFaultError, unfit
 from ...text import frozen
 from ..evidence import Preprocessing
 from ..images.preprocess import scales_finitely
-from ..model.int8 import scales_over_batch, with_fixed_scales, with_scales, with_unsigned_weights
+from ..model.int8 import has_int8_layers, scales_over_batch, with_fixed_scales, with_scales, with_unsigned_weights
 from ..model.open import ModelFile
 from ..model.pooling import apply_pool
 from ..model.watched import refuse_changed
@@ -107,6 +107,7 @@ class Runner:
     ) -> None:
         self.model = model
         self._is_exact = exact
+        self._has_int8_weights = exact  # until they are all written as uint8
         self.models = (model, *also)
         assert not also or not any(opened.added_output for opened in self.models)
         self._device = device
@@ -149,11 +150,12 @@ class Runner:
         if not is_rewritten:
             return whole
         unsigned = with_unsigned_weights(ModelProto.FromString(whole), graph.file.weights)
+        self._has_int8_weights = has_int8_layers(unsigned)
         return bytes(unsigned.SerializeToString())
 
     def _open_graph(self, graph: bytes, level: str = "all", device: str = "") -> tuple[ort.InferenceSession, str]:
         return open_session(
-            graph, self.model, device or self._device, level, threads=self._threads, exact=self._is_exact
+            graph, self.model, device or self._device, level, threads=self._threads, exact=self._has_int8_weights
         )
 
     def _open_scaling(self, preprocessing: Preprocessing) -> ort.InferenceSession:

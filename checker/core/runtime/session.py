@@ -44,7 +44,8 @@ def open_session(
 ) -> tuple[ort.InferenceSession, str]:
     """Open a session on `device`, and return why `auto` fell back to the CPU: "" where it did not.
 
-    threads: cores it may use. exact: int8 sums do not saturate, whatever the CPU does by itself.
+    threads: cores it may use. exact: ask ONNX Runtime for int8 sums that do not saturate, whatever the CPU does by
+    itself; 1.31 does not open some graphs in this way, whose int8 weights are better written as uint8 beforehand.
 
     Raises:
         UsageError: no such device.
