@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..text import printable
+from ..text import around, printable
 from . import markdown
 from .model_names import FormOptions, _named, path_of
 from .record import Failed, Outcome
@@ -27,7 +27,7 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
     for name, outcome in _named(outcomes):
         path = printable(path_of(outcome, options))
         if isinstance(outcome, Failed):
-            hint = f"; hint: {outcome.hint}" if outcome.hint else ""
+            hint = around("; hint: ", outcome.hint)
             # before the reasons, of which GitHub shows some
             kinds["error"].insert(0, (path, "robustcheck: could not assess", printable(outcome.message + hint)))
             continue

@@ -66,8 +66,9 @@ def of_document(document: Document) -> str:
     tables = [part for part in short if isinstance(part, Table)] or every[:1]
     shown = "".join(table(part.heads, [[*map(text_of, row)] for row in part.rows]) for part in tables)
     verdict = document.verdict or Cell(document.title)
-    code = document.exit_code
-    head = f"{verdict.text} · {document.model.file}" + ("" if code is None else f" · exit code {code}")
+    head = f"{verdict.text} · {document.model.file}"
+    if document.exit_code is not None:
+        head += f" · exit code {document.exit_code}"
     return block(head, [*filter(None, [*paragraphs, *document.notes, document.limits])], shown, verdict=verdict.style)
 
 

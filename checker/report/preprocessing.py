@@ -2,14 +2,12 @@
 
 from ..core.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from ..text import printable
-from .record import Bound
 
 TENSORS = "none: the images were given as preprocessed tensors"
 
 
-def pixels_text(report: Bound) -> str:
+def pixels_text(preprocessing: PreprocessingFacts) -> str:
     """Write the normalisation and what states it. Tensors came without one."""
-    preprocessing = report.evidence.preprocessing
     if preprocessing.source == "tensors":
         return TENSORS
     return f"{normalisation_text(preprocessing.preprocessing)}, {origin_text(preprocessing)}"

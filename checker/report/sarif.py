@@ -169,7 +169,7 @@ def _facts(report: Bound) -> Node:
         "kind": report.verdict.kind,
         "gate": rule_of(report),
         "cautions": cautions(report),
-        "preprocessing": pixels_text(report),
+        "preprocessing": pixels_text(report.evidence.preprocessing),
         "digest": printable(report.evidence.model.digest),
         "imagesDigest": printable(report.evidence.images.digest),
         "profile": printable(report.verdict.profile_id),

@@ -12,7 +12,8 @@ from ...core.verdict.notes import BUNDLED_NOTE, fallback_note
 from ...core.verdict.reasons import NAMES, Kind
 from ...core.verdict.rule import Reason, Verdict
 from ...report import figures
-from ...report.document import Cell, Document, Facts, Photo, Photos, Ratio, Section, Table, Topics, document_of, name
+from ...report.basis import basis_of
+from ...report.document import Bar, Cell, Document, Facts, Photo, Photos, Section, Table, Topics, document_of, name
 from ...report.shown import figure_of
 from ...report.topics import topics_of
 from ...report.words import SIGNS, STOPPED, cautions, headline, one_line, verdict_text
@@ -171,6 +172,7 @@ def document_of_comparison(report: CompareReport) -> Document:
         remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict_text(candidate.verdict)}, "
         f"the reference {verdict_text(report.reference.verdict)}.",
         line=_line(report),
+        basis=basis_of(candidate.evidence, report.time),
         tiles=(
             (
                 "Statistics kept",
@@ -264,7 +266,7 @@ def _statistics(report: CompareReport, least: float) -> Table:
     for statistic in sorted(report.statistics, key=lambda statistic: statistic.keeps == "not required"):
         candidate, reference = (number_text(value, missing="–") for value in (statistic.candidate, statistic.reference))
         cell = KEEPS[statistic.keeps]
-        ratio = Cell(range_text(statistic.ratio), bar=Ratio(statistic.ratio, least, cell.style))
+        ratio = Cell(range_text(statistic.ratio), bar=Bar(statistic.ratio, least, cell.style))
         rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, cell))
     most = sum(s.keeps != "not required" for s in report.statistics)
     heads = ("statistic", ">candidate", ">reference", "ratio", "=kept?")
