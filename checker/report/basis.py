@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.evidence import Evidence, PreprocessingFacts
 from ..text import around, count_text
-from .document import Cell, Style, Words, name
+from .document import Cell, Words, name
 from .preprocessing import pixels_text
 from .record import Time
 
@@ -48,5 +48,7 @@ def date_text(time: Time | None) -> str:
 
 def preprocessing_cell(preprocessing: PreprocessingFacts) -> Cell:
     """Return the normalisation and what states it. An assumed one is a warning."""
-    style: Style = "warn" if preprocessing.source == "assumed" else ""
-    return Cell(pixels_text(preprocessing), style)
+    words = pixels_text(preprocessing)
+    if preprocessing.source == "assumed":
+        return Cell(words, "warn")
+    return Cell(words)

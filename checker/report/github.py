@@ -34,11 +34,16 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
         for caution in cautions(outcome):
             kinds["notice"].append((path, "robustcheck", f"{name}{caution}"))
         for f in findings(outcome):
-            stopped = f"{STOPPED} · " if is_stopped(outcome) else ""
+            kind = "warning"
+            stopped = ""
+            if is_stopped(outcome):
+                kind = "error"
+                stopped = f"{STOPPED} · "
+            if f.waiver:
+                kind = "notice"
             title = f"robustcheck {stopped}{outcome.verdict.verdict} · {f.reason.kind}: {f.title}"
             words = f"{name}{finding_text(f)}. Next step: {f.reason.next_step}"
-            kind = "error" if stopped else "warning"
-            kinds["notice" if f.waiver else kind].append((path, title, words))
+            kinds[kind].append((path, title, words))
     lines = []
     for kind, of_kind in kinds.items():
         fits = of_kind if len(of_kind) <= MAX_ANNOTATIONS else of_kind[: MAX_ANNOTATIONS - 1]

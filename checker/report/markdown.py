@@ -161,5 +161,5 @@ def _block(block: Block) -> str:
         legend = ["", text(block.legend)] if block.legend else []
         return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *legend])
     title = [f"{text(block.title)}:", ""] if isinstance(block, Facts) and block.title else []
-    rows = (f"- {text(label)}: {text(words)}" if label else text(words) for label, words in pairs_of(block))
+    rows = (around("- ", text(label), ": ") + text(words) for label, words in pairs_of(block))
     return "\n".join([*title, *rows])

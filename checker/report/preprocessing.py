@@ -27,11 +27,15 @@ def preprocessing_text(p: Preprocessing) -> str:
     if p.resize_mode == "none":
         resize = "no resize"
     elif p.resize_mode == "squash":
-        resize = "squashed" if p.resize_size == p.size else f"squashed to {width}×{height} px"
+        resize = "squashed"
+        if p.resize_size != p.size:
+            resize += f" to {width}×{height} px"
     elif height == width:
         resize = f"{p.resize_mode} edge {width} px"
+    elif p.resize_mode == "shortest":
+        resize = f"covering {width}×{height} px"
     else:
-        resize = f"{'covering' if p.resize_mode == 'shortest' else 'within'} {width}×{height} px"
+        resize = f"within {width}×{height} px"
     steps = [resize]
     if p.resize_mode != "none":
         steps.append(p.interpolation)

@@ -185,7 +185,7 @@ def exit_code_of(outcome: Outcome) -> int:
         return outcome.exit_code
     if outcome.gate is not None:
         return outcome.gate.exit_code
-    return 0 if outcome.verdict.verdict == "PASS" else 1
+    return int(not outcome.passed)
 
 
 def one_line(report: Bound) -> str:

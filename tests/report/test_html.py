@@ -366,7 +366,7 @@ def test_the_command_writes_a_page_with_or_without_photos(ends: Run) -> None:
         ("--no-thumbnails", 0, "It holds no photos"),
     ):
         root = parse(ends(0, f"pass.onnx --images photos -qq -o html {word}").stdout)
-        assert len({e.attributes["alt"].removeprefix("Calibration photo ") for e in root.all("img")}) == n
+        assert len({e.attributes["alt"].removeprefix("Photo ") for e in root.all("img")}) == n
         assert said in words(root)
 
 
