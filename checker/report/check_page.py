@@ -33,17 +33,15 @@ def sections(
     reference: Sequence[ReferenceRow],
     published: Context | None,
     options: FormOptions,
-) -> tuple[Section, ...]:
-    """Return the sections: single images, the place among known checkpoints, and how often PASS was wrong."""
+) -> Iterator[Section]:
+    """Yield the sections: single images, the place among known checkpoints, and how often PASS was wrong."""
     threshold = profile.thresholds.get("kurtosis")
     minimum = threshold.minimum if threshold else None
     suite = suite_of(reference, evidence.statistics.kurtosis, minimum, published)
     images = tuple(_images(evidence, options))
-    return (
-        Section("Single images", MAP_REMARK, images, "page", is_folded=True),
-        Section("Place among known checkpoints", SUITE_REMARK, tuple(_known(suite)), "page", is_folded=True),
-        Section("How often PASS was wrong", RATES_REMARK, (_rates(profile.calibration),), "page"),
-    )
+    yield Section("Single images", MAP_REMARK, images, "page", is_folded=True)
+    yield Section("Place among known checkpoints", SUITE_REMARK, tuple(_known(suite)), "page", is_folded=True)
+    yield Section("How often PASS was wrong", RATES_REMARK, (_rates(profile.calibration),), "page")
 
 
 def _images(evidence: Evidence, options: FormOptions) -> Iterator[Block]:

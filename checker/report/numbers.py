@@ -157,9 +157,8 @@ def reference_lines(references: Sequence[ReferenceRow], strength: float) -> tupl
     first = max(min(own - NEIGHBOURS // 2, last - NEIGHBOURS), 0)
     window = range(first, first + NEIGHBOURS + 1)
     listed = [i for i in range(len(ordered)) if i in window or i in (0, last)]
-    return tuple(
-        ReferenceLine(i + 1, ordered[i], i - before - 1) for before, i in zip((-1, *listed), listed, strict=False)
-    )
+    pairs = zip((-1, *listed), listed, strict=False)
+    return tuple(ReferenceLine(place + 1, ordered[place], place - before - 1) for before, place in pairs)
 
 
 def widest_kurtosis(references: Sequence[ReferenceRow]) -> tuple[str, float, float] | None:

@@ -91,10 +91,8 @@ def line(*pieces: Text) -> Text:
 
 def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
     """Put a heading with a remark over indented text."""
-    return Group(
-        line(pen.say(title, "bold"), pen.say(around("  ", remark), "dim")),
-        *(Padding(block, (0, 0, 0, INDENT)) for block in body),
-    )
+    heading = line(pen.say(title, "bold"), pen.say(around("  ", remark), "dim"))
+    return Group(heading, *(Padding(block, (0, 0, 0, INDENT)) for block in body))
 
 
 def noted(pen: Pen, sentences: Sequence[str]) -> Parts:
