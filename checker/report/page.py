@@ -119,7 +119,7 @@ def _pages() -> Environment:
     environment.filters |= {"cell": cell_of, "kind": lambda block: type(block).__name__, "spelled": spelled}
     helpers = [photo, release_text]
     environment.globals |= {helper.__name__: helper for helper in helpers}
-    guide = page("how-to-read")
+    guide = page("how-to-read", HOME)
     environment.globals |= {"drawn": charts, "KINDS": KINDS, "guide": guide, "guide_is_address": bool(HOME)}
     return environment
 

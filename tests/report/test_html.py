@@ -18,6 +18,7 @@ from robustcheck_onnx.checker.core.evidence import Gallery, SeenImage
 from robustcheck_onnx.checker.core.verdict import rule as verdicts
 from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES, Kind
 from robustcheck_onnx.checker.report import charts, forms
+from robustcheck_onnx.checker.report import page as html
 from robustcheck_onnx.checker.report import template as report_html_page
 from robustcheck_onnx.checker.report.basis import INTERVALS
 from robustcheck_onnx.checker.report.check import Report
@@ -33,7 +34,7 @@ from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import load
 from robustcheck_onnx.thresholds.statistics import DECIDING, DEFINITIONS
 from robustcheck_onnx.thresholds.tables import references
-from support import PATIENCE_S, Fields, but, reports
+from support import PATIENCE_S, Fields, Patch, but, reports
 from support.bad_input import Run
 from support.comparisons import judged, planted
 from support.outcomes import ALL_WAIVED, NOTHING, WAIVED, gated
@@ -203,6 +204,17 @@ def test_the_head_has_date_photos_preprocessing_and_what_decides(pages: Pages) -
     assert [tile.text for tile in tiles.all("dt")] == ["Strength", "Persistence", "Two-sidedness"]
     assert "2.79✗ no: 1.87 to 3.71, must be > 4.5" in tiles.text.replace("\n", "")
     assert INTERVALS in words(root)
+
+
+def test_the_page_links_how_to_read_it_where_the_project_has_a_home(monkeypatch: Patch) -> None:
+    said = 'The page "How to read this report" of the documentation'
+    assert said in words(root_of(reports.passing()))
+    monkeypatch.setattr(html, "HOME", "https://git.example/owner/robustcheck")
+    html._pages.cache_clear()
+    links = {e.text: e.attributes["href"] for e in root_of(reports.passing()).all("a")}
+    html._pages.cache_clear()
+    address = "https://git.example/owner/robustcheck/blob/main/docs/how-to-read.md"
+    assert links["How to read this report"] == address
 
 
 def test_no_reason_or_kind_stands_on_a_page_without_its_words() -> None:
