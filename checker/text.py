@@ -48,6 +48,7 @@ def frozen(cls: type[T]) -> type[T]:
 PAGES = {
     "calibration": "Calibrate your thresholds",
     "data": "Data, sources and licences",
+    "how-to-read": "How to read this report",
     "onnx-file": "Your ONNX file",
     "statistics": "What is measured",
 }
@@ -292,6 +293,15 @@ def first_of(names: Sequence[str], most: int) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def around(before: str, text: str, after: str = "") -> str:
+    """Put words around a text, or write nothing where there is no text.
+
+    >>> around(" (", "waived", ")"), around(" (", "", ")")
+    (' (waived)', '')
+    """
+    return f"{before}{text}{after}" if text else ""
 
 
 def count_text(n: int, noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,48 +13,50 @@ from ...thresholds.profile import Profile
 from ...thresholds.records import Frozen, ReprArgs
 from ...thresholds.statistics import DEFINITIONS
 from .. import text as texts
-from ..core.evidence import OUTLIER_SD, Evidence
+from ..core.evidence import OUTLIER_SD, Evidence, Statistics
 from ..core.verdict.gate import Gate
 from ..core.verdict.notes import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
 from ..core.verdict.rule import Verdict
 from ..errors import UsageError
-from ..text import SCHEMA_VERSION, Fields, form_of, number_text, percent_text
+from ..text import SCHEMA_VERSION, Fields, form_of, number_text, percent_text, printable
 from . import figures, forms, frames
+from .basis import INTERVALS, INTERVALS_IN_SHORT, basis_of, preprocessing_cell
 from .document import (
+    Bar,
     Block,
     Cell,
-    Chart,
-    Curve,
     Document,
     Facts,
     Section,
+    Style,
     Table,
     Topics,
     Words,
     document_of,
+    histogram,
     name,
+    page_sections,
     verdict_cell,
 )
+from .model_names import FormOptions
 from .numbers import (
-    CLEARS,
+    Clears,
+    JudgedStatistic,
     confidence_text,
+    content_texts,
     context_of,
     group_text,
     max_median_text,
     notable_features,
-    rank_text,
     reference_lines,
-    rest_text,
     statistics_of,
-    variance_text,
     widest_kurtosis,
 )
-from .preprocessing import pixels_text
 from .reading import only_one, read_bound
 from .record import Binding, Bound, ReferenceRow, Time
 from .shown import Shown
 from .topics import is_noted, topics_of
-from .words import limits_of, loosened, loosening_text, meaning_text, one_line, plain_text, rule_of, step_of
+from .words import limits_of, loosened, loosening_text, meaning_text, one_line, plain_text, step_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,6 +158,7 @@ def read_one(path: Path) -> Report:
 
 
 MAX_FEATURES = 8  # rows
+STYLES: dict[Clears, Style] = {"yes": "pass", "no": "warn", "straddles": "warn", "not measured": "warn"}
 
 
 PASSED_STEP = (
@@ -172,101 +176,122 @@ def document_of_check(report: Report) -> Document:
     verdict = report.verdict
     model = report.evidence.model
     images = report.evidence.images
-    gate = report.gate
-    usual = {BUNDLED_NOTE, *fallback_note(report.evidence.execution), *([] if verdict.passed else [HEAD_NOTE])}
+    usual = {BUNDLED_NOTE, *fallback_note(report.evidence.execution)}
+    if not verdict.passed:
+        usual.add(HEAD_NOTE)
     remarks = [note for note in report.notes if note not in usual]
-    step = BUNDLED_STEP if images.bundled else PASSED_STEP
+    planted = Cell("")
+    if model.synthetic and not verdict.passed:
+        planted = Cell("synthetic", "warn")
+    step = PASSED_STEP
     explain = ""
+    photos = f" --images {texts.quoted(images.source)}"
+    source = name(images.source)
+    if images.bundled:
+        step = BUNDLED_STEP
+        photos = ""
+        source = Cell(ON_BUNDLED.removeprefix("on "), "warn")
     if verdict.reasons:
         step = verdict.reasons[0].next_step
         explain = f"robustcheck explain {verdict.reasons[0].id}"
-    photos = "" if images.bundled else f" --images {texts.quoted(images.source)}"
-    n_images = report.evidence.statistics.n_images
+    measured = f"{report.evidence.statistics.n_images} of {images.n_available} images"
     noted = Facts(tuple((Cell("note", "bold"), note) for note in remarks if verdict.passed))
-    pixels = Facts(((Cell("preprocessing"), _pixels(report)),))
-    statistics = Table(("statistic", ">value", "=interval", "=must be", "ok?"), _evidence(report, aligned=False))
-    return Document(
+    pixels = Facts(((Cell("preprocessing"), preprocessing_cell(report.evidence.preprocessing)),))
+    rows = tuple(_row(statistic) for statistic in statistics_of(report))
+    statistics = Table(("statistic", ">value", "=interval", "=must be", "=ok?"), rows)
+    about = Cell(INTERVALS_IN_SHORT, "dim")
+    document = Document(
         question="check",
-        title="",
-        subject="",
         model=model,
-        facts=(
-            name(model.file, "bold"),
-            Cell("synthetic" if model.synthetic and not verdict.passed else "", "warn"),
-            f"{n_images} of {images.n_available} images",
-            Cell(ON_BUNDLED.removeprefix("on "), "warn") if images.bundled else name(images.source),
-            name(f"tensor {model.tensor}"),
-        ),
+        facts=(name(model.file, "bold"), planted, measured, source, name(f"tensor {model.tensor}")),
         summary=plain_text(verdict, report.evidence.statistics, model.ends_in),
-        sections=(Section("", "", (pixels, noted, statistics), "brief"), *_whole(report)),
+        sections=(Section("", "", (pixels, noted, statistics, about), "brief"), *_whole(report, statistics)),
         notes=report.notes,
-        limits="",
         version=report.tool_version,
         line=one_line(report),
         verdict=verdict_cell(report),
-        exit_code=gate.exit_code if gate else None,
-        rule=rule_of(report) if gate else "",
         cautions=tuple(filter(None, [loosening_text(report), *limits_of(report), *loosened(report)])),
         reasons=verdict.reasons,
         step=step_of(step, model.file, photos, explain, scores=model.rule != "encoder_output"),
+        remark="",
+        basis=basis_of(report.evidence, report.time),
+        tiles=tuple(_tile(statistic) for statistic in statistics_of(report)),
+        tiles_note=INTERVALS,
         n_hidden=0 if verdict.passed else len(remarks),
     )
-
-
-def _pixels(report: Report) -> Words:
-    """Return the line on the preprocessing, with what states it. An assumed one is a warning."""
-    text = pixels_text(report)
-    return Cell(text, "warn") if report.evidence.preprocessing.source == "assumed" else text
-
-
-def _whole(report: Report) -> Iterator[Section]:
-    """Yield the sections of the whole report."""
-    model = report.evidence.model
-    s = report.evidence.statistics
+    if report.gate is None:
+        return document
     gate = report.gate
-    planted = "" if is_noted(report, model.synthetic) else f": {model.synthetic}"
-    synthetic = Cell(f"synthetic{planted}" if model.synthetic else "", "warn")
-    said = [each for each in (name(model.source), synthetic) if each.text]
-    rule = [Facts(((Cell("gate", "bold"), f"exit code {gate.exit_code}: {gate.rule}"),))] if gate else []
-    yield Section("", "", (*said, meaning_text(report.verdict), *rule))
-    heads = ("statistic", ">value", "=interval", "=must be", "=ok?")
+    rule = printable(gate.rule)
+    return replace(document, exit_code=gate.exit_code, rule=rule, waived=gate.waived, expired=gate.expired)
+
+
+@page_sections.register(Report)
+def page_sections_of_check(report: Report, options: FormOptions) -> tuple[Section, ...]:
+    """Return the sections of a check that its page alone has."""
+    from .check_page import sections  # noqa: PLC0415 # takes the figures of the page
+
+    return tuple(sections(report.evidence, report.profile, report.reference, report.published, options))
+
+
+def _tile(statistic: JudgedStatistic) -> tuple[str, str, Words]:
+    """Return a deciding statistic with its value, its interval and its threshold."""
+    words = f"{statistic.answer}: {statistic.bounds()}, must be {statistic.must_be}"
+    return statistic.name, statistic.value, Cell(words, STYLES[statistic.clears])
+
+
+def _row(statistic: JudgedStatistic) -> tuple[Words, ...]:
+    """Return a deciding statistic next to its threshold."""
+    style = STYLES[statistic.clears]
+    bar = Bar(statistic.interval, statistic.minimum, style, unit=statistic.minimum)
+    interval = Cell(statistic.bounds(between=" – "), bar=bar)
+    return statistic.name, Cell(statistic.value, "bold"), interval, statistic.must_be, Cell(statistic.answer, style)
+
+
+def _whole(report: Report, statistics: Table) -> Iterator[Section]:
+    """Yield the sections of the whole report. statistics: those that decide."""
+    s = report.evidence.statistics
+    yield Section("", "", tuple(_meaning(report)), "text")
     meanings = Facts(tuple((each.name, DEFINITIONS[each.id]) for each in statistics_of(report)))
-    evidence = (Table(heads, _evidence(report, aligned=True)), meanings)
+    evidence = (statistics, Cell(INTERVALS_IN_SHORT, "dim"), meanings)
     yield Section("Evidence and thresholds", confidence_text(report), evidence)
-    yield Section("More numbers", "", (_context(report),), "terminal")
-    histogram: Block = "not measured"
-    if s.histogram_counts and s.kurtosis_quantiles is not None:
-        inner = [""] * (len(s.histogram_counts) - 2)
-        places = (number_text(s.histogram_edges[0]), *inner, number_text(s.histogram_edges[-1]))
-        histogram = Chart("", places, (Curve("", s.histogram_counts, ()),), str(max(s.histogram_counts)))
-    median = f"median {number_text(s.kurtosis_quantiles[2])}" if s.kurtosis_quantiles else ""
-    yield Section("Kurtosis per image", median, (histogram,), "terminal")
+    yield Section("More numbers", "", (_context(report),), "detail", is_folded=True)
+    median = ""
+    chart: Block = "not measured"
+    if s.histogram_counts and s.kurtosis_quantiles:
+        median = f"median {number_text(s.kurtosis_quantiles[2])}"
+        edges = tuple(map(number_text, s.histogram_edges))
+        words = "kurtosis of an image, and how many images have it"
+        chart = replace(histogram(words, edges, s.histogram_counts, "kurtosis"), caption=words)
+    yield Section("Kurtosis per image", median, (chart,), "detail", is_folded=True)
     remark = f"of {s.n_features}; the first three, and all that are beyond {OUTLIER_SD:g} SD in half of the images"
-    yield Section("Most extreme features", remark, _features(report), "terminal")
+    yield Section("Most extreme features", remark, _features(s), "detail", is_folded=True)
     remark = "by strength; ✓ = shows the outlier features"
-    yield Section("Place among the reference sets", remark, _reference(report), "terminal")
+    yield Section("Place among the reference sets", remark, _reference(report), "detail", is_folded=True)
     topics = topics_of(report, report.evidence, binding=report.binding, published=report.published)
     yield Section("What was measured", "", (Topics(topics),))
-    yield Section("Limits of the claim", "", (report.claim, *report.profile.limits), "terminal")
+    yield Section("Limits of the claim", "", (report.claim, *report.profile.limits), "detail")
 
 
-def _evidence(report: Report, *, aligned: bool) -> tuple[tuple[Words, ...], ...]:
-    """Return the deciding statistics next to their thresholds. aligned: the dashes of the intervals are in line."""
-    rows = list[tuple[Words, ...]]()
-    statistics = statistics_of(report)
-    bounds = [s.bounds(between=" – ").partition(" – ") for s in statistics]
-    widest = max((len(low) for low, dash, _ in bounds if dash), default=0) if aligned else 0
-    for s, (low, dash, high) in zip(statistics, bounds, strict=True):
-        answer = Cell(" ".join(CLEARS[s.clears]), "pass" if s.clears == "yes" else "warn")
-        interval = f"{low:>{widest}}{dash}{high}" if dash else low
-        rows.append((s.name, Cell(s.value, "bold"), interval, s.must_be, answer))
-    return tuple(rows)
+def _meaning(report: Report) -> Iterator[Block]:
+    """Yield what the model is, what the verdict means, and what decided the exit code."""
+    model = report.evidence.model
+    if model.source:
+        yield name(model.source)
+    if model.synthetic and is_noted(report, model.synthetic):
+        yield Cell("synthetic", "warn")
+    elif model.synthetic:
+        yield Cell(f"synthetic: {model.synthetic}", "warn")
+    yield meaning_text(report.verdict)
+    if report.gate:
+        rule = f"exit code {report.gate.exit_code}: {report.gate.rule}"
+        yield Facts(((Cell("gate", "bold"), rule),))
 
 
 def _context(report: Report) -> Table:
-    """Return the numbers that decide nothing, two in a row."""
+    """Return the numbers that decide nothing by themselves, two in a row."""
     s = report.evidence.statistics
-    content = report.evidence.content
+    rank, variance, rest = content_texts(report.evidence.content)
     pairs = [
         ("centred kurtosis", number_text(s.centred_kurtosis)),
         ("sparsity (zeros)", percent_text(s.zero_share)),
@@ -274,9 +299,9 @@ def _context(report: Report) -> Table:
         ("negative values", percent_text(s.negative_share)),
         ("max-median ratio", max_median_text(s)),
         ("spread over images", percent_text(s.spread)),
-        ("effective rank", rank_text(content)),
-        ("relative variance", variance_text(content)),
-        ("mean of the rest", rest_text(content)),
+        ("effective rank", rank),
+        ("relative variance", variance),
+        ("mean of the rest", rest),
         *context_of(report),
     ]
     cells: list[tuple[Words, Words]] = [(Cell(label, "dim"), value) for label, value in pairs]
@@ -284,8 +309,9 @@ def _context(report: Report) -> Table:
     return Table(("", ">", "", ">"), tuple((*left, *right) for left, right in two))
 
 
-def _features(report: Report) -> tuple[Block, ...]:
-    features = notable_features(report.evidence.statistics)
+def _features(statistics: Statistics) -> tuple[Block, ...]:
+    """Return the most extreme features as a table, and how many more there are."""
+    features = notable_features(statistics)
     rows = tuple(
         (
             Cell(str(each.index), "bold"),
@@ -295,9 +321,12 @@ def _features(report: Report) -> tuple[Block, ...]:
         )
         for each in features[:MAX_FEATURES]
     )
-    more = len(features) - MAX_FEATURES
+    if not rows:
+        return ("not measured",)
     table = Table((">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z"), rows)
-    return (table if rows else "not measured", *([Cell(f"and {more} more", "dim")] if more > 0 else []))
+    if len(features) == len(rows):
+        return (table,)
+    return table, Cell(f"and {len(features) - len(rows)} more", "dim")
 
 
 def _reference(report: Report) -> tuple[Block, ...]:
@@ -315,7 +344,9 @@ def _reference(report: Report) -> tuple[Block, ...]:
             continue
         # what comes after a comma, how it was finetuned, takes a second line; its group says that it was
         checkpoint = texts.short_checkpoint(row.checkpoint).partition(", ")[0]
-        shows = Cell("✓", "pass") if row.shows_outlier_features else Cell("–", "dim")
+        shows = Cell("–", "dim")
+        if row.shows_outlier_features:
+            shows = Cell("✓", "pass")
         numbers = (number_text(row.strength), number_text(row.kurtosis))
         rows.append(("", Cell(str(rank), "dim"), *numbers, shows, group_text(row.group), name(checkpoint)))
     moves = "K (kurtosis) moves with the image set"

@@ -63,7 +63,7 @@ def _bom_facts(report: Bound) -> list[tuple[str, object]]:
         *(("reason", finding.reason.id) for finding in reasons),
         *(("waived", finding.reason.id) for finding in reasons if finding.waiver),
         *(("caution", caution) for caution in cautions(report)),
-        ("preprocessing", pixels_text(report)),
+        ("preprocessing", pixels_text(report.evidence.preprocessing)),
         ("claim", report.claim),
         ("model_digest", evidence.model.digest),
         ("images_digest", evidence.images.digest),

@@ -11,20 +11,24 @@ from functools import singledispatch
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..core.evidence import ImageFacts, Interval
+from ..core.verdict.gate import Waiver
 from ..core.verdict.rule import Reason
 from ..text import Texts, frozen, name_text, number_text, short_digest, short_provider
+from .model_names import FormOptions
 from .record import Bound
 from .words import SIGNS, gate_text, is_stopped, verdict_text
 
 Style = Literal["", "bold", "dim", "pass", "warn", "fail"]
 
 
-class Ratio(NamedTuple):
-    """A bar of the page for a number of a comparison."""
+class Bar(NamedTuple):
+    """A bar of the page for an interval and its threshold."""
 
     interval: Interval
     least: float
     style: Style
+    unit: float = 1.0
+    """the value in the middle of the axis"""
 
 
 class Cell(NamedTuple):
@@ -33,7 +37,7 @@ class Cell(NamedTuple):
     text: str
     style: Style = ""
     is_name: bool = False
-    bar: Ratio | None = None
+    bar: Bar | None = None
     """what the page draws before the text"""
 
 
@@ -79,7 +83,7 @@ class Facts:
     title: str = ""
 
 
-class Curve(NamedTuple):
+class Series(NamedTuple):
     """A line of a chart, over the first one's places."""
 
     name: str
@@ -97,7 +101,7 @@ class Chart:
     title: str
     names: Texts
     """of the places, below the axis; empty ones are not shown"""
-    curves: tuple[Curve, ...]
+    curves: tuple[Series, ...]
     top: str
     """the largest value in words"""
     caption: str = ""
@@ -109,6 +113,20 @@ class Chart:
     """where the places are, 0 to 1; evenly if empty"""
 
 
+def histogram(title: str, edges: Texts, counts: tuple[int, ...], unit: str) -> Chart:
+    """Return the chart of how many values lie in each bin. The axis names the first, the middle and the last edge.
+
+    edges: one more than counts, in words. unit: what the edges are values of.
+    """
+    bins = zip(edges, edges[1:], counts, strict=False)
+    texts = tuple(f"{unit} {low} to {high}: {count}" for low, high, count in bins)
+    names = [""] * len(counts)
+    names[0] = edges[0]
+    names[len(counts) // 2] = edges[len(counts) // 2]
+    names[-1] = edges[-1]
+    return Chart(title, tuple(names), (Series(title, counts, texts),), str(max(counts)))
+
+
 class Photo(NamedTuple):
     """A picture of the page."""
 
@@ -116,6 +134,8 @@ class Photo(NamedTuple):
     text: str
     uri: str
     """`data:`; empty without a picture"""
+    missing: str = "no preview"
+    """why there is no picture"""
 
 
 @frozen
@@ -123,6 +143,19 @@ class Photos:
     """Pictures next to each other."""
 
     rows: tuple[Photo, ...]
+    title: str = ""
+
+
+@frozen
+class Drawing:
+    """A figure that the page alone has."""
+
+    kind: Literal["feature_map", "suite"]
+    """the macro that draws it"""
+    figure: object
+    """its geometry"""
+    text: str
+    """what it shows, in words"""
 
 
 @frozen
@@ -132,7 +165,7 @@ class Topics:
     rows: tuple[Topic, ...]
 
 
-Block = Table | Facts | Chart | Photos | Topics | Words
+Block = Table | Facts | Chart | Photos | Drawing | Topics | Words
 
 
 def pairs_of(block: Block) -> list[tuple[str, str]]:
@@ -158,9 +191,11 @@ class Section:
     title: str
     remark: str
     blocks: tuple[Block, ...]
-    shown: Literal["brief", "short", "whole", "terminal", "page", "folded"] = "whole"
-    """the least report that has it. brief: the short one alone; terminal: the whole one alone; the last two are not in
-    the terminal, and the page folds the last"""
+    shown: Literal["brief", "short", "whole", "text", "detail", "page"] = "whole"
+    """the least report that has it. brief: the short one alone; text: the whole one, and not the page; detail: the
+    whole one, and not Markdown; page: not in the terminal"""
+    is_folded: bool = False
+    """whether the page folds it"""
 
 
 class ModelShown(Protocol):
@@ -196,18 +231,18 @@ class Document:
 
     question: str
     """the verb"""
-    title: str
-    subject: str
-    """the question in a line"""
     model: ModelShown
-    facts: tuple[Words, ...]
-    """of the run, for a line"""
     summary: str
     """the answer in a sentence or two; the terminal's last words, or its first if there is a verdict"""
     sections: tuple[Section, ...]
-    notes: Texts
-    limits: str
     version: str
+    title: str = ""
+    subject: str = ""
+    """the question in a line"""
+    facts: tuple[Words, ...] = ()
+    """of the run, for a line"""
+    notes: Texts = ()
+    limits: str = ""
     verdict: Cell | None = None
     """sign and words; None: information only"""
     exit_code: int | None = None
@@ -224,8 +259,16 @@ class Document:
     """what the page has below the answer"""
     line: str = ""
     """the answer in one line, for `-q`"""
-    tiles: tuple[tuple[str, object, str], ...] = ()
+    basis: tuple[tuple[str, Words], ...] = ()
+    """when and on what the answer was found: label and words, for the head of a page"""
+    waived: tuple[Waiver, ...] = ()
+    """waivers that hold for reasons"""
+    expired: tuple[Waiver, ...] = ()
+    """waivers for reasons that ended"""
+    tiles: tuple[tuple[str, object, Words], ...] = ()
     """numbers that a page shows large: label, value, remark"""
+    tiles_note: str = ""
+    """what a page has below them"""
     hint: str = ""
     """what the short report lacks"""
     claim: str = ""
@@ -257,7 +300,7 @@ def measured(report: Any, model: Pairs, images: Pairs, preprocessing: str) -> Se
     last = [("Preprocessing", preprocessing), ("Device", run.device), ("ONNX Runtime", run.runtime)]
     rows = (*images, *last, ("Started", time.started if time else ""))
     blocks = (Facts(_named(model), "Model"), Facts(_named(rows), "Run"))
-    return Section("What was measured, and how", "", blocks, "folded")
+    return Section("What was measured, and how", "", blocks, "page", is_folded=True)
 
 
 def image_rows(images: ImageFacts) -> Pairs:
@@ -273,6 +316,13 @@ def _named(rows: Pairs) -> tuple[tuple[Words, Words], ...]:
 def document_of(record: object) -> Document:
     """Return the document of a record. Each question registers the function that makes it."""
     raise TypeError(f"{type(record).__name__} has no document")
+
+
+@singledispatch
+def page_sections(record: object, options: FormOptions) -> tuple[Section, ...]:
+    """Return the sections of a record that its page alone has."""
+    del record, options
+    return ()
 
 
 @frozen

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..text import printable
+from ..text import around, printable
 from . import markdown
 from .model_names import FormOptions, _named, path_of
 from .record import Failed, Outcome
@@ -27,18 +27,23 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
     for name, outcome in _named(outcomes):
         path = printable(path_of(outcome, options))
         if isinstance(outcome, Failed):
-            hint = f"; hint: {outcome.hint}" if outcome.hint else ""
+            hint = around("; hint: ", outcome.hint)
             # before the reasons, of which GitHub shows some
             kinds["error"].insert(0, (path, "robustcheck: could not assess", printable(outcome.message + hint)))
             continue
         for caution in cautions(outcome):
             kinds["notice"].append((path, "robustcheck", f"{name}{caution}"))
         for f in findings(outcome):
-            stopped = f"{STOPPED} · " if is_stopped(outcome) else ""
+            kind = "warning"
+            stopped = ""
+            if is_stopped(outcome):
+                kind = "error"
+                stopped = f"{STOPPED} · "
+            if f.waiver:
+                kind = "notice"
             title = f"robustcheck {stopped}{outcome.verdict.verdict} · {f.reason.kind}: {f.title}"
             words = f"{name}{finding_text(f)}. Next step: {f.reason.next_step}"
-            kind = "error" if stopped else "warning"
-            kinds["notice" if f.waiver else kind].append((path, title, words))
+            kinds[kind].append((path, title, words))
     lines = []
     for kind, of_kind in kinds.items():
         fits = of_kind if len(of_kind) <= MAX_ANNOTATIONS else of_kind[: MAX_ANNOTATIONS - 1]

@@ -13,7 +13,7 @@ from .words import (
     NOT_ASSESSED,
     NOT_ASSESSED_TITLE,
     STOPPED,
-    Finding,
+    GatedReason,
     cautions,
     exit_code_of,
     finding_text,
@@ -143,7 +143,7 @@ def _assessed(suite: Element, report: Bound) -> None:
         images_digest=report.evidence.images.digest,
         images=str(report.evidence.statistics.n_images),
         cautions="; ".join(cautions(report)),
-        preprocessing=pixels_text(report),
+        preprocessing=pixels_text(report.evidence.preprocessing),
         profile=report.verdict.profile_id,
         profile_digest=report.verdict.profile_digest,
         claim=" ".join((report.claim, *report.profile.limits)),
@@ -190,7 +190,7 @@ def _statistics(suite: Element, report: Bound, unreported: dict[str, Element]) -
         del unreported[reason]
 
 
-def _case_result(report: Bound, finding: Finding) -> Element:
+def _case_result(report: Bound, finding: GatedReason) -> Element:
     reason = finding.reason
     if finding.waiver is not None:
         return element("skipped", message=f"{waiver_text(finding.waiver)} ({reason.seen})", type=reason.id)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..core.verdict.rule import Reason
-from ..text import bars, printable
+from ..text import around, bars, printable
 from .document import Block, Chart, Document, Facts, Table, Words, document_of, pairs_of, text_of
 from .model_names import FormOptions, model_of
 from .record import CLAIM, Bound, Failed, Outcome
@@ -71,12 +71,16 @@ def reasons(entries: Sequence[Reason]) -> list[str]:
         f"  → {prose(reason.next_step)}"
         for reason in entries
     ]
-    return ["\n".join(["### Reasons and next steps", "", *items])] if items else []
+    if not items:
+        return []
+    return ["\n".join(["### Reasons and next steps", "", *items])]
 
 
 def notes(sentences: Sequence[str]) -> list[str]:
     """List a verdict's notes as one block. Without any there is no block."""
-    return ["\n".join(f"- Note: {text(note)}" for note in sentences)] if sentences else []
+    if not sentences:
+        return []
+    return ["\n".join(f"- Note: {text(note)}" for note in sentences)]
 
 
 def text(words: str) -> str:
@@ -125,7 +129,7 @@ def _section(document: Document) -> str:
     title = document.verdict.text if document.verdict else document.title
     blocks = [
         f"## {text(title)}: {text(document.model.file)}",
-        f"**Exit code {document.exit_code}:** {text(document.rule)}." if document.rule else "",
+        around(f"**Exit code {document.exit_code}:** ", text(document.rule), "."),
         *(f"**!** {text(caution)}" for caution in document.cautions),
         text(document.claim),
         f"**{text(document.summary)}**",
@@ -134,10 +138,11 @@ def _section(document: Document) -> str:
         *notes(document.notes),
     ]
     for section in document.sections:
-        if section.shown not in ("brief", "terminal"):
-            remark = f" ({text(section.remark)})" if section.remark else ""
-            blocks += [f"### {text(section.title)}{remark}" if section.title else "", *map(_block, section.blocks)]
-    blocks.append(f"**Limits.** {text(document.limits)}" if document.limits else "")
+        if section.shown not in ("brief", "detail"):
+            remark = around(" (", text(section.remark), ")")
+            blocks.append(around("### ", text(section.title), remark))
+            blocks += map(_block, section.blocks)
+    blocks.append(around("**Limits.** ", text(document.limits)))
     return "\n\n".join(filter(None, blocks))
 
 
@@ -156,5 +161,5 @@ def _block(block: Block) -> str:
         legend = ["", text(block.legend)] if block.legend else []
         return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *legend])
     title = [f"{text(block.title)}:", ""] if isinstance(block, Facts) and block.title else []
-    rows = (f"- {text(label)}: {text(words)}" if label else text(words) for label, words in pairs_of(block))
+    rows = (around("- ", text(label), ": ") + text(words) for label, words in pairs_of(block))
     return "\n".join([*title, *rows])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ..core.verdict.rule import Reason
-from ..text import printable
+from ..text import around, printable
 from .document import Cell, Document, Table, pairs_of, text_of
 
 _EDGE = {"pass": "#2e7d32", "warn": "#b26a00", "fail": "#a02a2a", "": "#777"}
@@ -62,12 +62,13 @@ def of_document(document: Document) -> str:
         " · ".join(filter(None, map(text_of, document.facts))),
     ]
     paragraphs += itertools.chain(*map(_reason, document.reasons))
-    paragraphs += (f"{label}: {words}" if label else words for part in short for label, words in pairs_of(part))
+    paragraphs += (around("", label, ": ") + words for part in short for label, words in pairs_of(part))
     tables = [part for part in short if isinstance(part, Table)] or every[:1]
     shown = "".join(table(part.heads, [[*map(text_of, row)] for row in part.rows]) for part in tables)
     verdict = document.verdict or Cell(document.title)
-    code = document.exit_code
-    head = f"{verdict.text} · {document.model.file}" + ("" if code is None else f" · exit code {code}")
+    head = f"{verdict.text} · {document.model.file}"
+    if document.exit_code is not None:
+        head += f" · exit code {document.exit_code}"
     return block(head, [*filter(None, [*paragraphs, *document.notes, document.limits])], shown, verdict=verdict.style)
 
 

@@ -62,6 +62,11 @@ class JudgedStatistic(NamedTuple):
         """Return on which side of the threshold the interval lies."""
         return clears(self.interval, self.minimum)
 
+    @property
+    def answer(self) -> str:
+        """Write whether the interval clears the threshold, with a sign: `✓ yes`."""
+        return " ".join(CLEARS[self.clears])
+
     def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
         """Write the interval in enough digits to show on which side of the threshold each bound lies."""
         limits = [self.minimum]
@@ -111,19 +116,12 @@ def notable_features(statistics: Statistics) -> list[OutlierFeature]:
     return [f for rank, f in enumerate(statistics.features) if f.persistent or rank < TOP_FEATURES]
 
 
-def rank_text(content: Content | None) -> str:
-    """Write the effective rank and its maximum, the number of images."""
-    return "not measured" if content is None else f"{number_text(content.effective_rank)} of {content.n}"
-
-
-def variance_text(content: Content | None) -> str:
-    """Write the relative variance in per cent."""
-    return "not measured" if content is None else text.percent_text(content.relative_variance)
-
-
-def rest_text(content: Content | None) -> str:
-    """Write in per cent how much of the other features' energy their mean holds."""
-    return "not measured" if content is None else text.percent_text(content.mean_of_rest)
+def content_texts(content: Content | None) -> tuple[str, str, str]:
+    """Write the effective rank with its maximum, the relative variance, and how much the mean of the rest holds."""
+    if content is None:
+        return "not measured", "not measured", "not measured"
+    rank = f"{number_text(content.effective_rank)} of {content.n}"
+    return rank, text.percent_text(content.relative_variance), text.percent_text(content.mean_of_rest)
 
 
 def max_median_text(statistics: Statistics) -> str:
@@ -142,15 +140,12 @@ class ReferenceLine(NamedTuple):
     """sets between the line before and this one that are not listed"""
 
 
-def reference_lines(
-    references: Sequence[ReferenceRow], strength: float, everything: bool = False
-) -> tuple[ReferenceLine, ...]:
+def reference_lines(references: Sequence[ReferenceRow], strength: float) -> tuple[ReferenceLine, ...]:
     """Rank the model among the reference sets by strength. The list has its neighbours and both ends.
 
     Args:
         references: in any order.
         strength: the model's.
-        everything: all sets instead.
 
     Returns:
         The strongest first, ranks counted with the model among the sets; after sets of the same strength.
@@ -161,10 +156,9 @@ def reference_lines(
     last = len(ordered) - 1
     first = max(min(own - NEIGHBOURS // 2, last - NEIGHBOURS), 0)
     window = range(first, first + NEIGHBOURS + 1)
-    listed = [i for i in range(len(ordered)) if everything or i in window or i in (0, last)]
-    return tuple(
-        ReferenceLine(i + 1, ordered[i], i - before - 1) for before, i in zip((-1, *listed), listed, strict=False)
-    )
+    listed = [i for i in range(len(ordered)) if i in window or i in (0, last)]
+    pairs = zip((-1, *listed), listed, strict=False)
+    return tuple(ReferenceLine(place + 1, ordered[place], place - before - 1) for before, place in pairs)
 
 
 def widest_kurtosis(references: Sequence[ReferenceRow]) -> tuple[str, float, float] | None:

@@ -1,4 +1,4 @@
-"""Write the HTML page. Pure.
+"""Write the HTML page from documents. Pure.
 
 No script, no font, no picture from elsewhere: a policy in the page forbids it. Pictures of numbers are inline SVG;
 photos come as `data:` URIs (outside/image_sets/thumbnails.py) or not at all.
@@ -7,59 +7,102 @@ photos come as `data:` URIs (outside/image_sets/thumbnails.py) or not at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ...thresholds.statistics import DEFINITIONS
-from ..core.verdict.reasons import KINDS, NAMES
+from ..core.verdict.reasons import KINDS
 from ..errors import EXIT_CODES
-from ..text import count_text, gap_text, interval_text, number_text, percent_text, printable, short_checkpoint
-from . import charts, numbers, words
-from .document import Document, cell_of, document_of
+from ..text import HOME, around, count_text, page, printable
+from . import charts
+from .document import Cell, Document, File, Section, cell_of, document_of, name, page_sections
 from .model_names import FormOptions, model_of
-from .record import Bound, Failed, Outcome
-from .suite import suite_of
+from .record import Failed, Outcome
 from .template import TEMPLATES
-from .words import Finding, cautions, counts_text, findings, gate_text, is_stopped, rank_of, without_model, word_of
+from .words import SIGNS, cautions, counts_text, rank_of, spelled, without_model, word_of
 
 
 def write_html(outcomes: Sequence[Outcome], options: FormOptions) -> str:
-    """Write one page about all models. Several have a table first, then a part each, the worst first."""
-    reports = [outcome for outcome in outcomes if isinstance(outcome, Bound)]
-    galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
-    return written(
-        "page.html.j2",
-        title=_title(outcomes),
-        versions=sorted({report.tool_version for report in reports}),
-        outcomes=sorted(outcomes, key=rank_of),
-        options=options,
-        has_photos=any(photo(options.thumbnails.get(i.digest, "")) for g in galleries for i in (*g.most, *g.least)),
-    )
+    """Write one page about all models. Several have a list first, then a part each, the worst first."""
+    ordered = sorted(outcomes, key=rank_of)
+    documents = [_document(outcome, options) for outcome in ordered]
+    return _written(_title(outcomes), documents)
 
 
 def of_document(document: Document) -> str:
     """Write one self-contained page about a question's result, with a newline at the end."""
-    title = f"{document.verdict.text if document.verdict else document.question}: {document.model.file}"
-    return written("document.html.j2", title=title, versions=[document.version], document=document)
+    head = document.verdict.text if document.verdict else document.question
+    return _written(f"{head}: {document.model.file}", [document])
 
 
-def written(template: str, **values: object) -> str:
-    """Write a page from a template. values: what it reads; `title` and `versions` at least."""
-    text: str = _pages().get_template(template).render(**values)
-    return text
+def release_text(exit_code: int, *, is_allowed: bool = False, subject: str = "The release") -> tuple[str, str]:
+    """Write whether a release may go, and what the exit code does to a pipeline.
+
+    Args:
+        exit_code: of the run, or of one of its models.
+        is_allowed: whether there are reasons for WARN, and the rule of the run lets them through.
+        subject: what may go; "This file" for one of several models.
+
+    >>> release_text(1)
+    ('The release is stopped.', 'Exit code 1: a pipeline stops here.')
+    >>> release_text(0, is_allowed=True)
+    ('The release may go although there are reasons for WARN.', 'Exit code 0: a pipeline goes on.')
+    """
+    if exit_code:
+        return f"{subject} is stopped.", f"Exit code {exit_code}: a pipeline stops here."
+    although = ""
+    if is_allowed:
+        although = " although there are reasons for WARN"
+    return f"{subject} may go{although}.", "Exit code 0: a pipeline goes on."
+
+
+def photo(uri: str) -> str:
+    """Return a picture's `data:` URI. Empty for any other address, since the page loads nothing."""
+    if uri.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,")):
+        return uri
+    return ""
+
+
+def _written(title: str, documents: Sequence[Document]) -> str:
+    codes = [document.exit_code for document in documents if document.exit_code is not None]
+    versions = sorted({document.version for document in documents if document.version})
+    template = _pages().get_template("page.html.j2")
+    exit_code = max(codes, default=None)
+    return template.render(title=title, versions=versions, documents=documents, exit_code=exit_code)
+
+
+def _document(outcome: Outcome, options: FormOptions) -> Document:
+    """Return the document of an outcome, with the sections that the page alone has. The limits stay last."""
+    if isinstance(outcome, Failed):
+        return _without_verdict(outcome)
+    document = document_of(outcome)
+    *sections, limits = document.sections
+    sections += page_sections(outcome, options)
+    return replace(document, cautions=tuple(cautions(outcome)), sections=(*sections, limits))
+
+
+def _without_verdict(failed: Failed) -> Document:
+    """Return the document of a model that could not be assessed."""
+    blocks = (name(failed.message), name(failed.hint))
+    return Document(
+        question="check",
+        model=File(failed.model),
+        summary=f"ERROR: {without_model(failed)}",
+        sections=(Section("What went wrong", "", tuple(block for block in blocks if block.text)),),
+        version="",
+        verdict=Cell(f"{SIGNS['ERROR']} ERROR", "fail"),
+        exit_code=failed.exit_code,
+        rule=EXIT_CODES.get(failed.exit_code, "error"),
+        headline="ERROR: this model could not be assessed. There is no verdict on it.",
+        remark="",
+    )
 
 
 def _title(outcomes: Sequence[Outcome]) -> str:
     if len(outcomes) == 1:
         return f"{word_of(outcomes[0])}: {model_of(outcomes[0])}"
-    counts = counts_text(outcomes)
-    return count_text(len(outcomes), "model") + (f": {counts}" if counts else "")
-
-
-def photo(uri: str) -> str:
-    """Return a picture's `data:` URI. Empty for any other address, since the page loads nothing."""
-    return uri if uri.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,")) else ""
+    return count_text(len(outcomes), "model") + around(": ", counts_text(outcomes))
 
 
 @cache
@@ -73,21 +116,11 @@ def _pages() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.tests["failed"] = lambda outcome: isinstance(outcome, Failed)
-    environment.filters |= {
-        "counted": count_text,
-        "number": number_text,
-        "percent": percent_text,
-        "cell": cell_of,
-        "finding": lambda reason: Finding(reason, None, None),
-        "kind": lambda block: type(block).__name__,
-        "signed": lambda value: f"{value:+z.1f}",
-    }
-    helpers = [gap_text, interval_text, photo, short_checkpoint, suite_of]
-    helpers += [cautions, findings, gate_text, is_stopped, without_model]
-    environment.globals |= {"document_of": document_of} | {helper.__name__: helper for helper in helpers}
-    environment.globals |= {"words": words, "numbers": numbers, "drawn": charts, "EXIT_CODES": EXIT_CODES}
-    environment.globals |= {"DEFINITIONS": DEFINITIONS, "KINDS": KINDS, "NAMES": NAMES}
+    environment.filters |= {"cell": cell_of, "kind": lambda block: type(block).__name__, "spelled": spelled}
+    helpers = [photo, release_text]
+    environment.globals |= {helper.__name__: helper for helper in helpers}
+    guide = page("how-to-read", HOME)
+    environment.globals |= {"drawn": charts, "KINDS": KINDS, "guide": guide, "guide_is_address": bool(HOME)}
     return environment
 
 

@@ -2,14 +2,12 @@
 
 from ..core.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from ..text import printable
-from .record import Bound
 
 TENSORS = "none: the images were given as preprocessed tensors"
 
 
-def pixels_text(report: Bound) -> str:
+def pixels_text(preprocessing: PreprocessingFacts) -> str:
     """Write the normalisation and what states it. Tensors came without one."""
-    preprocessing = report.evidence.preprocessing
     if preprocessing.source == "tensors":
         return TENSORS
     return f"{normalisation_text(preprocessing.preprocessing)}, {origin_text(preprocessing)}"
@@ -29,11 +27,15 @@ def preprocessing_text(p: Preprocessing) -> str:
     if p.resize_mode == "none":
         resize = "no resize"
     elif p.resize_mode == "squash":
-        resize = "squashed" if p.resize_size == p.size else f"squashed to {width}×{height} px"
+        resize = "squashed"
+        if p.resize_size != p.size:
+            resize += f" to {width}×{height} px"
     elif height == width:
         resize = f"{p.resize_mode} edge {width} px"
+    elif p.resize_mode == "shortest":
+        resize = f"covering {width}×{height} px"
     else:
-        resize = f"{'covering' if p.resize_mode == 'shortest' else 'within'} {width}×{height} px"
+        resize = f"within {width}×{height} px"
     steps = [resize]
     if p.resize_mode != "none":
         steps.append(p.interpolation)

@@ -16,7 +16,7 @@ from ...thresholds.profile import wrong_statistics
 from ...thresholds.records import earlier_version, is_version, unique_keys
 from ..core.verdict.rule import Verdict
 from ..errors import NEWER, CannotAssessError, UsageError
-from ..text import SCHEMA_VERSION, VERSION, Fields, short_digest
+from ..text import SCHEMA_VERSION, VERSION, Fields, around, short_digest
 from .record import AnyBound, Bound, result_digest_of
 
 LARGEST_REPORT_BYTES = 1 << 26  # of a document: the report of one model has 80 KB
@@ -133,7 +133,7 @@ def edits(report: Bound, raw: Mapping[str, Any]) -> dict[str, str]:
 def ruling(verdict: Verdict) -> str:
     """Write a verdict with the ids of its reasons. Example: "WARN (one_sided, too_few_images)"."""
     reasons = ", ".join(reason.id for reason in verdict.reasons)
-    return f"{verdict.verdict} ({reasons})" if reasons else verdict.verdict
+    return verdict.verdict + around(" (", reasons, ")")
 
 
 def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:

@@ -80,7 +80,7 @@ class ModelRead(Frozen):
     pool: str
 
 
-class Judged(NoTruth):
+class WithVerdict(NoTruth):
     """The base of every record with a verdict."""
 
     if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Judged(NoTruth):
         return self.verdict.reasons
 
 
-class Bound(Judged, Frozen):
+class Bound(WithVerdict, Frozen):
     """The base of every record that a digest binds: it can be verified, signed and attested."""
 
     if TYPE_CHECKING:

@@ -119,8 +119,12 @@ def _results(outcome: Outcome, options: FormOptions, name: str) -> list[Node]:
         text = f"{name}{finding.title}: {printable(reason.seen)}\nNext step: {reason.next_step}"
         if finding.expired:
             text += f"\n{waiver_text(finding.expired, expired=True)}"
-        level = "error" if is_stopped(outcome) and not finding.waiver else "warning"
-        result = result_of(outcome, options, printable(reason.id), level if outcome.is_required else "note", text)
+        level = "warning"
+        if is_stopped(outcome) and not finding.waiver:
+            level = "error"
+        if not outcome.is_required:
+            level = "note"
+        result = result_of(outcome, options, printable(reason.id), level, text)
         result["properties"] = {"kind": reason.kind}
         if finding.waiver:
             justification = waiver_text(finding.waiver)
@@ -169,7 +173,7 @@ def _facts(report: Bound) -> Node:
         "kind": report.verdict.kind,
         "gate": rule_of(report),
         "cautions": cautions(report),
-        "preprocessing": pixels_text(report),
+        "preprocessing": pixels_text(report.evidence.preprocessing),
         "digest": printable(report.evidence.model.digest),
         "imagesDigest": printable(report.evidence.images.digest),
         "profile": printable(report.verdict.profile_id),

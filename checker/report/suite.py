@@ -1,15 +1,20 @@
 """Place a model among the reference checkpoints: kurtosis against published effective robustness. Pure."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...thresholds.context import Context
 from ..core.evidence import Interval
 from ..text import Texts, count_text, frozen, number_text, range_text, short_checkpoint
-from .charts import Tick, round_values
-from .numbers import group_text, widest_kurtosis
+from .charts import Tick
+from .numbers import group_text
 from .record import ReferenceRow
+
+if TYPE_CHECKING:
+    from ...thresholds.published import Published
 
 NUMBER_ROOM = 34.0
 """px, the width that a checkpoint's number takes next to its dot"""
@@ -17,6 +22,10 @@ NUMBER_ROOM = 34.0
 
 NUMBER_HEIGHT = 14.0
 """px, its height"""
+
+
+POINTS = range(-100, 101, 10)
+"""percentage points of effective robustness with a tick"""
 
 
 class PublishedCheckpoint(NamedTuple):
@@ -36,9 +45,10 @@ class PublishedCheckpoint(NamedTuple):
         return f"{self.mean_pp:+.1f}"
 
     @property
-    def k(self) -> str:
-        """Return the kurtosis of its sets as text."""
-        return range_text(number_text(self.kurtosis[0]), number_text(self.kurtosis[-1]))
+    def texts(self) -> Texts:
+        """Return its group, effective robustness, kurtosis, and whether it shows outlier features, for a table."""
+        kurtosis = range_text(number_text(self.kurtosis[0]), number_text(self.kurtosis[-1]))
+        return (self.group, f"{self.pp} pp", kurtosis, "yes" if self.shows else "no")
 
 
 class Dot(NamedTuple):
@@ -93,7 +103,7 @@ class Scatter:
     """height of the strip of sets without a published number"""
 
 
-class Suite(NamedTuple):
+class KnownCheckpoints(NamedTuple):
     """The picture, its checkpoints, and remarks below it."""
 
     chart: Scatter | None
@@ -103,7 +113,7 @@ class Suite(NamedTuple):
 
 def suite_of(
     reference: Sequence[ReferenceRow], own: Interval, threshold: float | None, published: Context | None
-) -> Suite:
+) -> KnownCheckpoints:
     """Place a model among the reference checkpoints.
 
     Args:
@@ -114,7 +124,7 @@ def suite_of(
     """
     checkpoints, others = _by_checkpoint(reference)
     chart = scatter(checkpoints, others, own, threshold, published.mean_pp if published else None)
-    return Suite(chart, checkpoints, tuple(_remarks(reference, published, checkpoints, len(others))))
+    return KnownCheckpoints(chart, checkpoints, tuple(_remarks(published, checkpoints, len(others))))
 
 
 def _by_checkpoint(
@@ -131,38 +141,30 @@ def _by_checkpoint(
     others: list[ReferenceRow] = []
     for one in reference:
         key = tables.MEASURED.get(one.images)
-        (sets.setdefault(key, []) if key in rows else others).append(one)
-    named = ((-(rows[key].mean_pp or 0.0), rows[key].name, of_key) for key, of_key in sets.items())
-    checkpoints = tuple(
-        PublishedCheckpoint(
-            number,
-            checkpoint,
-            group_text(of_key[0].group),
-            tuple(sorted(one.kurtosis for one in of_key)),
-            -minus_pp,
-            all(one.shows_outlier_features for one in of_key),
-        )
-        for number, (minus_pp, checkpoint, of_key) in enumerate(sorted(named, key=lambda entry: entry[0]), 1)
-    )
+        if key in rows:
+            sets.setdefault(key, []).append(one)
+        else:
+            others.append(one)
+    best_first = sorted(sets, key=lambda key: -(rows[key].mean_pp or 0.0))
+    checkpoints = tuple(_checkpoint(number, rows[key], sets[key]) for number, key in enumerate(best_first, 1))
     return checkpoints, tuple(others)
 
 
+def _checkpoint(number: int, row: Published, sets: Sequence[ReferenceRow]) -> PublishedCheckpoint:
+    """Return what is published of a checkpoint with what was measured on its image sets."""
+    kurtosis = tuple(sorted(one.kurtosis for one in sets))
+    shows = all(one.shows_outlier_features for one in sets)
+    return PublishedCheckpoint(number, row.name, group_text(sets[0].group), kurtosis, row.mean_pp or 0.0, shows)
+
+
 def _remarks(
-    reference: Sequence[ReferenceRow],
     published: Context | None,
     checkpoints: Sequence[PublishedCheckpoint],
     n_others: int,
 ) -> Iterator[str]:
     if checkpoints:
-        groups = {row.group for row in checkpoints}
-        one_kind = ""
-        if len(groups) == 1:
-            one_kind = (
-                f" All of them are {groups.pop()} models, so the picture cannot show whether kurtosis tells robust "
-                "from less robust ones apart."
-            )
         yield (
-            f"Both numbers are known for {count_text(len(checkpoints), 'checkpoint')}.{one_kind} For "
+            f"Both numbers are known for {count_text(len(checkpoints), 'checkpoint')}. For "
             f"{count_text(n_others, 'other reference set')} the average over the four shifts is not published, or "
             "the source does not name the weights: the strip at the foot of the picture shows their kurtosis only."
         )
@@ -170,12 +172,6 @@ def _remarks(
         yield f"{published.sentence} Context only: it decides nothing."
     else:
         yield "No effective robustness is published for this model; its line shows the kurtosis only."
-    if widest := widest_kurtosis(reference):
-        name, least, most = widest
-        yield (
-            f"Kurtosis moves with the images: {name} reads {number_text(least)} on one set and {number_text(most)} on "
-            "another."
-        )
 
 
 def scatter(
@@ -198,7 +194,9 @@ def scatter(
     positive = [value for value in (*kurtosis, *markers) if value is not None and value > 0]
     low = math.log(max(min(positive) / 1.25, 0.5))
     high = math.log(max(positive) * 1.25)
-    pps = [0.0, 10.0, *(row.mean_pp for row in published), *([] if own_pp is None else [own_pp])]
+    pps = [0.0, 10.0, *(row.mean_pp for row in published)]
+    if own_pp is not None:
+        pps.append(own_pp)
     floor = min(pps) - 4
     ceiling = max(pps) + 6
 
@@ -223,20 +221,24 @@ def scatter(
         _line(row.number, dots, [d for other in dots_of if other is not dots for d in other])
         for row, dots in zip(published, dots_of, strict=True)
     ]
-    rug = [
-        (row.kurtosis, row.shows_outlier_features, f"{short_checkpoint(row.checkpoint)}: K {number_text(row.kurtosis)}")
-        for row in unpublished
-    ]
+
+    def dot(row: ReferenceRow) -> Dot:
+        text = f"{short_checkpoint(row.checkpoint)}: K {number_text(row.kurtosis)}"
+        return Dot(x(row.kurtosis), Scatter.strip, row.shows_outlier_features, text)
+
+    own_y = None
+    if own_pp is not None:
+        own_y = y(own_pp)
     return Scatter(
         tuple(lines),
-        tuple(Dot(x(k), Scatter.strip, shows, text) for k, shows, text in rug),
+        tuple(map(dot, unpublished)),
         tuple(Tick(x(v), f"{v:g}") for v in _decades(math.exp(low), math.exp(high))),
-        tuple(Tick(y(v), f"{v:+g}" if v else "0") for v in round_values(floor, ceiling, 6)),
+        tuple(Tick(y(pp), f"{pp:+d}".replace("+0", "0")) for pp in POINTS if floor <= pp <= ceiling),
         x_of(threshold),
         x_of(own.estimate),
         x_of(own.low),
         x_of(own.high),
-        None if own_pp is None else y(own_pp),
+        own_y,
     )
 
 
@@ -249,7 +251,9 @@ def _line(number: int, dots: tuple[Dot, ...], others: Sequence[Dot]) -> Line:
     right = dots[-1].x
     y = dots[0].y
     blocked = any(0 <= other.x - right < NUMBER_ROOM and abs(other.y - y) < NUMBER_HEIGHT for other in others)
-    return Line(y, left, right, number, dots, left - 10 if blocked else right + 10, "end" if blocked else "start")
+    if blocked:
+        return Line(y, left, right, number, dots, left - 10, "end")
+    return Line(y, left, right, number, dots, right + 10, "start")
 
 
 def _decades(low: float, high: float) -> list[float]:

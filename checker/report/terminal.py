@@ -1,6 +1,6 @@
 """Lay out documents in the terminal. Pure.
 
-The short report has at most 17 lines at 80 columns; `-v` shows all. The verdict is the last line of both.
+The short report has at most 18 lines at 80 columns; `-v` shows all. The verdict is the last line of both.
 
 Only bold, dim and the eight basic colours are used, never white, black or a background, and no colour carries
 a meaning alone, so that it reads the same on dark, light and colourless output.
@@ -18,8 +18,8 @@ from rich.text import Text
 from .. import text as texts
 from ..core.verdict.reasons import KINDS, RULES
 from ..core.verdict.rule import Reason
-from ..text import frozen, name_text, sentence_text
-from .document import Block, Cell, Chart, Document, Facts, Photos, Table, Topic, Topics, Words, cell_of
+from ..text import around, frozen, name_text, sentence_text
+from .document import Block, Cell, Chart, Document, Drawing, Facts, Photos, Table, Topic, Topics, Words, cell_of
 
 Parts = list[RenderableType]
 INDENT = 2  # columns
@@ -30,6 +30,8 @@ WIDE = 108  # columns that a table needs for all of its own
 LISTED = 12  # facts of a block in a short report
 REASONS_LISTED = 6  # of a short report
 BAR_ROWS = 4
+SHOWN = {False: ("brief", "short"), True: ("short", "whole", "text", "detail")}
+"""sections of the short report and of the whole"""
 
 
 @frozen
@@ -89,15 +91,15 @@ def line(*pieces: Text) -> Text:
 
 def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
     """Put a heading with a remark over indented text."""
-    return Group(
-        line(pen.say(title, "bold"), pen.say(f"  {remark}" if remark else "", "dim")),
-        *(Padding(block, (0, 0, 0, INDENT)) for block in body),
-    )
+    heading = line(pen.say(title, "bold"), pen.say(around("  ", remark), "dim"))
+    return Group(heading, *(Padding(block, (0, 0, 0, INDENT)) for block in body))
 
 
 def noted(pen: Pen, sentences: Sequence[str]) -> Parts:
     """List notes, which may quote names, under a heading. Without notes there is nothing."""
-    return [section(pen, "Notes", "", listed(pen, (("•", each) for each in sentences)))] if sentences else []
+    if not sentences:
+        return []
+    return [section(pen, "Notes", "", listed(pen, (("•", each) for each in sentences)))]
 
 
 def columns(pen: Pen, *headers: str) -> Grid:
@@ -125,12 +127,16 @@ def table_of(pen: Pen, headers: Iterable[str], rows: Iterable[Iterable[Words]]) 
 def written(pen: Pen, words: Words) -> Text:
     """Write words of our own, or a cell."""
     cell = cell_of(words)
-    return (pen.name if cell.is_name else pen.say)(cell.text, STYLES.get(cell.style, cell.style))
+    style = STYLES.get(cell.style, cell.style)
+    if cell.is_name:
+        return pen.name(cell.text, style)
+    return pen.say(cell.text, style)
 
 
 def spaced(blocks: Iterable[RenderableType]) -> Group:
     """Stack blocks with a blank line between."""
-    return Group(*(part for i, block in enumerate(blocks) for part in ([Text(), block] if i else [block])))
+    parts = [part for block in blocks for part in (Text(), block)]
+    return Group(*parts[1:])
 
 
 def hanging(rows: Iterable[tuple[Text, Text]]) -> Grid:
@@ -184,25 +190,34 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason]) -> Parts:
         step.highlight_regex(r"`[^`]*`", "cyan")
         title = line(pen.say(f"{reason.title}  " if reason.id in RULES else "", "bold"), pen.say(reason.id, "dim"))
         rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]
-    remark = "`robustcheck explain REASON` shows more"
-    return [section(pen, "Reasons and next steps", remark, hanging(rows))] if rows else []
+    if not rows:
+        return []
+    return [section(pen, "Reasons and next steps", "`robustcheck explain REASON` shows more", hanging(rows))]
 
 
 def reason_ids(pen: Pen, of_verdict: Sequence[Reason], n_notes: int = 0) -> list[Text]:
     """Write the ids of the reasons for WARN. There is no line where there is none."""
     if not of_verdict:
         return []
-    more = len(of_verdict) - REASONS_LISTED
-    notes = f" and {texts.count_text(n_notes, 'note')}" if n_notes else ""
-    text = f"✗ {', '.join(each.id for each in of_verdict[:REASONS_LISTED])}{f' and {more} more' if more > 0 else ''}"
-    return [line(pen.say(text, "yellow"), pen.say(f"  -v explains them{notes}", "dim"))]
+    text = f"✗ {', '.join(each.id for each in of_verdict[:REASONS_LISTED])}"
+    if len(of_verdict) > REASONS_LISTED:
+        text += f" and {len(of_verdict) - REASONS_LISTED} more"
+    hint = "  -v explains them"
+    if n_notes:
+        hint += f" and {texts.count_text(n_notes, 'note')}"
+    return [line(pen.say(text, "yellow"), pen.say(hint, "dim"))]
 
 
 def steps(pen: Pen, prose: str, command: str) -> list[Text]:
     """Write what to do next, as `step_of` gives it."""
-    if not prose:
-        return [line(pen.say("→ "), pen.command(command))] if command else []
-    return [pen.say(f"→ {prose}"), *([pen.command(f"  {command}")] if command else [])]
+    lines = []
+    if prose:
+        lines.append(pen.say(f"→ {prose}"))
+    if command and prose:
+        lines.append(pen.command(f"  {command}"))
+    elif command:
+        lines.append(line(pen.say("→ "), pen.command(command)))
+    return lines
 
 
 def measured(pen: Pen, topics: Iterable[Topic]) -> Grid:
@@ -210,7 +225,7 @@ def measured(pen: Pen, topics: Iterable[Topic]) -> Grid:
     rows: list[tuple[Text, Text]] = []
     for topic in topics:
         facts = [
-            line(pen.say(fact.caution, "yellow"), (pen.say if fact.kind == "text" else pen.name)(fact.short))
+            line(pen.say(fact.caution, "yellow"), written(pen, Cell(fact.short, is_name=fact.kind != "text")))
             for fact in (*topic.facts, *topic.more)
         ]
         below = (line(*(written(pen, each) for each in words)) for words in topic.below)
@@ -233,7 +248,7 @@ def render_document(document: Document, *, ascii_only: bool = False, verbose: bo
     if not document.title:
         blocks.append([*facts])
     for each in document.sections:
-        if each.shown in ("short", *(("whole", "terminal") if verbose else ("brief",))):
+        if each.shown in SHOWN[verbose]:
             parts = [Group(*_block(pen, block, verbose=verbose)) for block in each.blocks]
             if each.title:
                 blocks.append([section(pen, each.title, each.remark, spaced(parts))])
@@ -254,11 +269,15 @@ def render_document(document: Document, *, ascii_only: bool = False, verbose: bo
 
 def _opening(pen: Pen, document: Document, facts: Sequence[Text], *, verbose: bool) -> Parts:
     """Write what comes before all sections: claim, title, summary and next step."""
-    opening: Parts = [pen.prose(document.claim, "bold")] if document.claim else []
+    opening: Parts = []
+    if document.claim:
+        opening.append(pen.prose(document.claim, "bold"))
     if document.title:
         model = document.model
         opening.append(line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)))
-        opening += [*([pen.name(model.source, "dim")] if model.source else []), *facts]
+        if model.source:
+            opening.append(pen.name(model.source, "dim"))
+        opening += facts
     if document.verdict:
         opening.append(pen.say(document.summary, "bold"))
     if not (verbose and document.reasons):
@@ -270,8 +289,10 @@ def _answer(pen: Pen, document: Document) -> RenderableType:
     """Write the last line: the verdict with the exit code. Without a verdict it is the summary."""
     if document.verdict is None:
         return pen.say(document.summary, "bold")
-    code = "" if document.exit_code is None else f" · exit code {document.exit_code}"
-    return Ruled(pen, f"{document.verdict.text}{code}", STYLES[document.verdict.style])
+    words = document.verdict.text
+    if document.exit_code is not None:
+        words += f" · exit code {document.exit_code}"
+    return Ruled(pen, words, STYLES[document.verdict.style])
 
 
 def _block(pen: Pen, block: Block, *, verbose: bool) -> Parts:
@@ -280,16 +301,26 @@ def _block(pen: Pen, block: Block, *, verbose: bool) -> Parts:
     if isinstance(block, Chart):
         return [_Bars(pen, block)]
     if isinstance(block, Facts):
-        rows = [(cell_of(label), text) for label, text in block.rows if cell_of(text).text]
-        most = len(rows) if verbose else LISTED
-        more = [pen.say(f"and {len(rows) - most} more", "dim")] if len(rows) > most else []
-        dim = ((label._replace(style=label.style or "dim"), text) for label, text in rows[:most])
-        return [*([pen.say(block.title, "dim")] if block.title else []), listed(pen, dim), *more]
+        return _facts(pen, block, verbose=verbose)
     if isinstance(block, Topics):
         return [measured(pen, block.rows)]
-    if isinstance(block, Photos):
+    if isinstance(block, Photos | Drawing):
         return []
-    return [pen.prose(block) if isinstance(block, str) else written(pen, block)]
+    if isinstance(block, str):
+        return [pen.prose(block)]
+    return [written(pen, block)]
+
+
+def _facts(pen: Pen, facts: Facts, *, verbose: bool) -> Parts:
+    """Lay out labels with their texts. The short report has the first LISTED."""
+    rows = [(cell_of(label), text) for label, text in facts.rows if cell_of(text).text]
+    dim = [(label._replace(style=label.style or "dim"), text) for label, text in rows]
+    parts: Parts = []
+    if facts.title:
+        parts.append(pen.say(facts.title, "dim"))
+    if verbose or len(rows) <= LISTED:
+        return [*parts, listed(pen, dim)]
+    return [*parts, listed(pen, dim[:LISTED]), pen.say(f"and {len(rows) - LISTED} more", "dim")]
 
 
 @frozen
@@ -311,7 +342,7 @@ class _Fitting:
             yield table_of(pen, heads, ([row[i] for i in places] for row in rows))
         if rows and (more := len(table.rows) - len(rows)):
             yield pen.say(f"and {more} more", "dim")
-        last = [table.legend, f"{', '.join(hidden)}: from {WIDE + INDENT} columns on" if hidden else ""]
+        last = [table.legend, around("", ", ".join(hidden), f": from {WIDE + INDENT} columns on")]
         if any(last):
             yield Text()
             yield pen.say("; ".join(filter(None, last)), "dim")

@@ -13,10 +13,10 @@ from ..core.evidence import Statistics
 from ..core.verdict.foreseen import describe
 from ..core.verdict.gate import Waiver
 from ..core.verdict.notes import ON_BUNDLED
-from ..core.verdict.reasons import WITHOUT_SCORES, Kind
+from ..core.verdict.reasons import KINDS, RULES, WITHOUT_SCORES, Kind
 from ..core.verdict.rule import Reason, Verdict, side_of
 from ..errors import COMMANDS
-from ..text import count_text, printable
+from ..text import around, count_text, printable
 from .record import Bound, Failed, Outcome
 
 NOT_ASSESSED = "could_not_assess"
@@ -32,7 +32,11 @@ NOT_ASSESSED_HELP = (
 )
 
 
-class Finding(NamedTuple):
+_IN_WORDS = {kind: kind.replace("_", " ") for kind in KINDS} | {id: rule.title for id, rule in RULES.items()}
+_SLUG = re.compile(rf"(?<![\w./-])({'|'.join(slug for slug in _IN_WORDS if '_' in slug)})(?![\w./-])")
+
+
+class GatedReason(NamedTuple):
     """A reason for WARN with its waiver."""
 
     reason: Reason
@@ -47,15 +51,15 @@ class Finding(NamedTuple):
         return self.reason.title
 
 
-def findings(report: Bound) -> tuple[Finding, ...]:
+def findings(report: Bound) -> tuple[GatedReason, ...]:
     """Return the report's reasons, in its order. The tuple is empty exactly if the verdict is PASS."""
     gate = report.gate
     waivers = {w.reason: w for w in gate.waived} if gate else {}
     expired = {w.reason: w for w in gate.expired if w.reason not in waivers} if gate else {}
-    return tuple(Finding(r, waivers.get(r.id), expired.get(r.id)) for r in report.verdict.reasons)
+    return tuple(GatedReason(r, waivers.get(r.id), expired.get(r.id)) for r in report.verdict.reasons)
 
 
-def finding_text(finding: Finding) -> str:
+def finding_text(finding: GatedReason) -> str:
     """Write what was seen, with waivers, on one line. The waivers are in parentheses."""
     text = printable(finding.reason.seen)
     if finding.waiver:
@@ -67,19 +71,24 @@ def finding_text(finding: Finding) -> str:
 
 def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
     """Write in one line who accepted a reason, why, until when."""
-    state, until = ("a waiver", "expired on") if expired else ("waived", "until")
-    return printable(f"{state} by {waiver.owner} {until} {waiver.expires.isoformat()}: {waiver.because}")
+    day = waiver.expires.isoformat()
+    words = f"waived by {waiver.owner} until {day}"
+    if expired:
+        words = f"a waiver by {waiver.owner} expired on {day}"
+    return printable(f"{words}: {waiver.because}")
 
 
 def loosening_text(report: Bound) -> str:
     """Write which settings can loosen the gate. A file or a variable sets them; one line, empty where nothing does."""
+    if report.gate is None:
+        return ""
     settings_by_source: dict[str, list[str]] = {}
-    for entry in report.gate.loosening if report.gate else ():
+    for entry in report.gate.loosening:
         if entry.source == "command line":
             continue
         settings_by_source.setdefault(entry.source, []).append(f"{entry.setting} {entry.value}")
     facts = [f"{', '.join(settings)} ({source})" for source, settings in settings_by_source.items()]
-    return printable(f"can loosen the gate: {'; '.join(facts)}") if facts else ""
+    return printable(around("can loosen the gate: ", "; ".join(facts)))
 
 
 def passed_by(report: Bound) -> str:
@@ -89,7 +98,9 @@ def passed_by(report: Bound) -> str:
     waived = {waiver.reason for waiver in report.gate.waived}
     if all(reason.id in waived for reason in report.verdict.reasons):
         return " (waived)"
-    return " (accepted)" if all(r.kind == report.gate.accept for r in report.verdict.reasons) else " (let through)"
+    if all(reason.kind == report.gate.accept for reason in report.verdict.reasons):
+        return " (accepted)"
+    return " (let through)"
 
 
 STOPPED = "STOPPED"
@@ -103,7 +114,9 @@ def is_stopped(outcome: Outcome) -> bool:
 
 def gate_text(report: Bound) -> str:
     """Write what the gate makes of a WARN, to follow it: " · STOPPED", or as `passed_by`."""
-    return f" · {STOPPED}" if is_stopped(report) else passed_by(report)
+    if is_stopped(report):
+        return f" · {STOPPED}"
+    return passed_by(report)
 
 
 def loosened(report: Bound) -> Iterator[str]:
@@ -125,8 +138,15 @@ def cautions(report: Bound) -> list[str]:
 
     A report from Python has no gate, and says nothing of the first.
     """
-    on_bundled = ON_BUNDLED if report.evidence.images.bundled else ""
-    return list(filter(None, [loosening_text(report), on_bundled, *limits_of(report), *report.allowances]))
+    return list(filter(None, [loosening_text(report), *_limits_and_photos(report), *report.allowances]))
+
+
+def _limits_and_photos(report: Bound) -> list[str]:
+    """Write that the photos are not the reader's, and what else the verdict is limited to, one line each."""
+    limits = limits_of(report)
+    if report.evidence.images.bundled:
+        limits.insert(0, ON_BUNDLED)
+    return limits
 
 
 def limits_of(report: Bound) -> list[str]:
@@ -139,7 +159,9 @@ def arithmetic_text(report: Bound) -> str:
     arithmetic = report.evidence.execution.arithmetic
     if arithmetic is None:
         return ""
-    about = "exact int8 sums" if arithmetic == "exact" else "this machine's arithmetic alone"
+    about = "this machine's arithmetic alone"
+    if arithmetic == "exact":
+        about = "exact int8 sums"
     return f"the verdict is about {about} (--arithmetic {arithmetic})"
 
 
@@ -163,30 +185,36 @@ def exit_code_of(outcome: Outcome) -> int:
         return outcome.exit_code
     if outcome.gate is not None:
         return outcome.gate.exit_code
-    return 0 if outcome.verdict.verdict == "PASS" else 1
+    return int(not outcome.passed)
 
 
 def one_line(report: Bound) -> str:
     """Write the verdict in one line. `-q` and logs show it: "WARN · absent model.onnx: too_weak"."""
-    reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = text.name_text(report.evidence.model.file, ascii_only=False)
-    on_bundled = ON_BUNDLED if report.evidence.images.bundled else ""
-    limits = filter(None, [on_bundled, *limits_of(report)])
-    limited = "; ".join(limits)
-    shown = f" ({limited})" if limited else ""
-    return f"{verdict_text(report.verdict)} {file}{shown}" + (f": {reasons}" if reasons else "")
+    limits = around(" (", "; ".join(_limits_and_photos(report)), ")")
+    reasons = around(": ", ", ".join(reason.id for reason in report.verdict.reasons))
+    return f"{verdict_text(report.verdict)} {file}{limits}{reasons}"
 
 
 def line_of(outcome: Outcome) -> str:
     """Write an outcome in one line, for `-q`: verdict, model, reasons, or the error."""
     if isinstance(outcome, Failed):
         return printable(f"ERROR {outcome.model}: {without_model(outcome)}")
-    return f"{one_line(outcome)} · {STOPPED}" if is_stopped(outcome) else one_line(outcome)
+    return one_line(outcome) + around(" · ", STOPPED * is_stopped(outcome))
 
 
 def word_of(outcome: Outcome) -> str:
     """Return PASS, WARN or ERROR."""
     return "ERROR" if isinstance(outcome, Failed) else outcome.verdict.verdict
+
+
+def spelled(text: str) -> str:
+    """Write words for the names of reasons and kinds in a sentence. Names of files stay.
+
+    >>> spelled("the verdict is WARN (one_sided)"), spelled("WARN · not_applicable"), spelled("one_sided.onnx")
+    ('the verdict is WARN (one-sided representation)', 'WARN · not applicable', 'one_sided.onnx')
+    """
+    return _SLUG.sub(lambda slug: _IN_WORDS[slug[0]], text)
 
 
 def counts_text(outcomes: Sequence[Outcome]) -> str:
@@ -266,13 +294,17 @@ def plain_text(verdict: Verdict, statistics: Statistics, end: End) -> str:
     """
     n_images = statistics.n_images
     images = f"{n_images:,} {'photo that was' if n_images == 1 else 'photos that were'} measured"
-    seen = verdict.reasons[0].seen if verdict.reasons else ""
-    why = seen
+    why = ""
+    if verdict.reasons:
+        why = verdict.reasons[0].seen
     if verdict.kind == "not_applicable":
-        why = seen[:1].upper() + seen[1:]
-        if verdict.reasons[0].id in ("one_sided", "end_not_calibrated"):
-            side = "" if verdict.reasons[0].id == "end_not_calibrated" else f", and {side_of(statistics)}"
-            why = f"Its features are {describe(end)}{side}; there is no threshold for such models"
+        why = why[:1].upper() + why[1:]
+        features = f"Its features are {describe(end)}"
+        without = "; there is no threshold for such models"
+        if verdict.reasons[0].id == "end_not_calibrated":
+            why = f"{features}{without}"
+        if verdict.reasons[0].id == "one_sided":
+            why = f"{features}, and {side_of(statistics)}{without}"
         if "too_few_images" in {reason.id for reason in verdict.reasons}:
             why += ". More photos will not change that"
     plain = " ".join(_PLAIN[verdict.kind])
@@ -281,7 +313,7 @@ def plain_text(verdict: Verdict, statistics: Statistics, end: End) -> str:
 
 def verdict_text(verdict: Verdict) -> str:
     """Write the verdict with its kind. Example: "WARN · absent"."""
-    return f"{verdict.verdict} · {verdict.kind}" if verdict.kind else verdict.verdict
+    return verdict.verdict + around(" · ", verdict.kind or "")
 
 
 def step_of(step: str, model: str, photos: str = "", explain: str = "", *, scores: bool) -> tuple[str, str]:
@@ -311,7 +343,7 @@ def step_of(step: str, model: str, photos: str = "", explain: str = "", *, score
 
 
 def _error_text(failed: Failed) -> str:
-    hint = f"\nhint: {printable(failed.hint)}" if failed.hint else ""
+    hint = around("\nhint: ", printable(failed.hint))
     return f"{NOT_ASSESSED_TITLE}: {printable(failed.message)}{hint}"
 
 

@@ -117,7 +117,8 @@ def test_a_required_index_verdict_is_named_and_decides_in_every_form() -> None:
         first = f"{SIGNS[index.verdict]} index {index.verdict}{' · STOPPED' * code} · outlier features: "
         assert [each.lstrip(">━ ").startswith(first) for each in headings] == [True] * 3
         assert f'class="verdict {"fail" if code else "pass"}"' in page
-        assert f"Exit code {code}: {rule}." in words(parse(page))
+        effect = {0: "a pipeline goes on", 1: "a pipeline stops here"}[code]
+        assert f"Exit code {code}: {effect}. {rule.capitalize()}." in words(parse(page))
         assert f"{SIGNS[index.verdict]} {SIGNS[index.verdict]}" not in words(parse(page))
         assert f"**Exit code {code}:** {rule}." in report.to_markdown()
         told = " ".join(text.split())
@@ -199,7 +200,7 @@ def test_what_was_kept_is_told(kept: CompareReport) -> None:
         f"PASS: The new file kept 1 of 1 outlier features of {kept.reference.evidence.model.file} on the 80 photos"
     )
     tiles = ["Statistics kept2 of 2", "Outlier features kept1 of 1", "CKA, debiased1.00", "Same nearest neighbour100 %"]
-    for said in ("✓ PASS", with_, kept_words, *tiles, "Exit code 0: the verdict is PASS."):
+    for said in ("✓ PASS", with_, kept_words, *tiles, "Exit code 0: a pipeline goes on. The verdict is PASS."):
         assert said in text
     assert "WARN" not in text
     losses = (

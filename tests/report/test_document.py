@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.outside.storage.stores import OURS
 from robustcheck_onnx.checker.questions.scan.document import PersistentFeature
 from robustcheck_onnx.checker.questions.shift.robustness import Effective
 from robustcheck_onnx.checker.report import charts, figures, terminal
-from robustcheck_onnx.checker.report.document import Cell, Chart, Curve, Document, Table, cell_of, document_of, text_of
+from robustcheck_onnx.checker.report.document import Cell, Chart, Document, Series, Table, cell_of, document_of, text_of
 from robustcheck_onnx.checker.report.numbers import statistics_of
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.trust.verify.checks import unchecked
@@ -167,13 +167,13 @@ def test_curves_are_in_proportion(results: dict[str, Any]) -> None:
 def test_words_below_an_axis_keep_apart_and_the_last_is_there() -> None:
     for n in (1, 2, 3, 15, 16, 40, 97):
         numbers = tuple(map(str, range(1, n + 1)))
-        drawn = charts.picture(Chart("a", numbers, (Curve("b", (1.0,) * n, numbers),), "1"))
+        drawn = charts.picture(Chart("a", numbers, (Series("b", (1.0,) * n, numbers),), "1"))
         assert drawn is not None
         assert drawn.ticks[-1].text == str(n)
         assert all(b.at - a.at >= charts.APART for a, b in itertools.pairwise(drawn.ticks))
         assert charts.NARROWEST <= drawn.width <= charts.WIDEST
         assert drawn.bars[-1].x + drawn.bars[-1].width <= drawn.width
-    assert charts.picture(Chart("a", ("1",), (Curve("b", (0.0,), ("0",)),), "0")) is None
+    assert charts.picture(Chart("a", ("1",), (Series("b", (0.0,), ("0",)),), "0")) is None
 
 
 @QUESTIONS

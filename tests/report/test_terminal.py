@@ -20,7 +20,8 @@ from robustcheck_onnx.checker.core.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
 from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.core.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.checker.questions.check import _reference
-from robustcheck_onnx.checker.report import overview
+from robustcheck_onnx.checker.report import forms, overview
+from robustcheck_onnx.checker.report.basis import INTERVALS_IN_SHORT
 from robustcheck_onnx.checker.report.check import Report
 from robustcheck_onnx.checker.report.document import document_of
 from robustcheck_onnx.checker.report.numbers import clears, group_text, reference_lines, widest_kurtosis
@@ -224,10 +225,18 @@ def shown_for(*names: str, rule: str = "head_input") -> Report:
     return but(warning(), verdict=verdict, evidence__model__rule=rule)
 
 
-def test_the_short_report_is_17_lines_at_most() -> None:
+def test_the_short_report_is_18_lines_at_most() -> None:
     for shown in (passing(), undecided(), *(shown_for(name) for name in RULES), shown_for(*RULES)):
-        assert max(len(terminal_text(shown, width).splitlines()) for width in (80, 100, 140)) <= 17
+        assert max(len(terminal_text(shown, width).splitlines()) for width in (80, 100, 140)) <= 18
     assert f" and {len(RULES) - REASONS_LISTED} more -v explains them" in words_of(terminal_text(shown_for(*RULES), 80))
+
+
+def test_what_an_interval_is_about_is_shown_once_below_the_intervals() -> None:
+    for verbose in (False, True):
+        lines = [line.strip() for line in terminal_text(warning(), 100, verbose=verbose).splitlines()]
+        (at,) = [n for n, line in enumerate(lines) if line == INTERVALS_IN_SHORT]
+        assert [line for line in lines[:at] if line][-1].startswith("two-sidedness")
+    assert forms.render("markdown", [warning()]).count(INTERVALS_IN_SHORT) == 1
 
 
 def test_a_next_step_is_a_line_of_words_and_a_command_that_is_whole_at_every_width() -> None:
@@ -400,11 +409,11 @@ def test_bars_are_proportional() -> None:
 
 def test_the_reference_list_shows_the_neighbours_and_both_ends() -> None:
     table = [row(float(r)) for r in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)]
-    for strength, everything, shown in (
-        (0.0, False, [(1, 10, 0), (7, 4, 5), (8, 3, 0), (9, 2, 0), (10, 1, 0), (11, None, 0)]),
-        (11.0, True, [(1, None, 0), *((rank, 12 - rank, 0) for rank in range(2, 12))]),
+    for strength, shown in (
+        (0.0, [(1, 10, 0), (7, 4, 5), (8, 3, 0), (9, 2, 0), (10, 1, 0), (11, None, 0)]),
+        (11.0, [(1, None, 0), (2, 10, 0), (3, 9, 0), (4, 8, 0), (5, 7, 0), (11, 1, 5)]),
     ):
-        lines = reference_lines(table, strength, everything=everything)
+        lines = reference_lines(table, strength)
         assert [(p.rank, p.reference and p.reference.strength, p.left_out) for p in lines] == shown
     for few in ([], table[1:2]):
         assert [line.reference for line in reference_lines(few, 1.0)] == [*few, None]

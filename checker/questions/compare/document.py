@@ -12,14 +12,15 @@ from ...core.verdict.notes import BUNDLED_NOTE, fallback_note
 from ...core.verdict.reasons import NAMES, Kind
 from ...core.verdict.rule import Reason, Verdict
 from ...report import figures
+from ...report.basis import basis_of
 from ...report.document import (
+    Bar,
     Block,
     Cell,
     Document,
     Facts,
     Photo,
     Photos,
-    Ratio,
     Section,
     Style,
     Table,
@@ -195,6 +196,7 @@ def document_of_comparison(report: CompareReport) -> Document:
         remark=f"Compared with {reference_name(report)}. By itself the candidate is {verdict}, the reference "
         f"{of_reference}.",
         line=_line(report),
+        basis=basis_of(candidate.evidence, report.time),
         tiles=tuple(_tiles(report)),
     )
 
@@ -321,7 +323,7 @@ def _statistics(report: CompareReport, least: float) -> Table:
         candidate = number_text(statistic.candidate, missing="–")
         reference = number_text(statistic.reference, missing="–")
         cell = KEEPS[statistic.keeps]
-        ratio = Cell(range_text(statistic.ratio), bar=Ratio(statistic.ratio, least, cell.style))
+        ratio = Cell(range_text(statistic.ratio), bar=Bar(statistic.ratio, least, cell.style))
         rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, cell))
     most = sum(s.keeps != "not required" for s in report.statistics)
     heads = ("statistic", ">candidate", ">reference", "ratio", "=kept?")

@@ -9,8 +9,6 @@ from ...core.evidence import Execution, ImageFacts, PreprocessingFacts
 from ...report import frames
 from ...report.document import (
     Cell,
-    Chart,
-    Curve,
     Document,
     Facts,
     Section,
@@ -18,6 +16,7 @@ from ...report.document import (
     TableRow,
     document_of,
     facts_of_run,
+    histogram,
     measured,
     name,
 )
@@ -257,6 +256,7 @@ def document_of_concepts(report: ConceptsReport) -> Document:
         ("Digest of the images", images.digest),
         ("Seed", images.seed),
     ]
+    edges = tuple(f"{edge:g}" for edge in chance.edges)
     return Document(
         question="concepts",
         title="Concepts",
@@ -270,8 +270,10 @@ def document_of_concepts(report: ConceptsReport) -> Document:
                 "Chance",
                 f"best AP, bins of {chance.edges[1]:g}; seed {chance.seed}",
                 (
-                    _histogram(f"{count_text(chance.shuffles, 'shuffle')} of all concepts", chance, chance.shuffled),
-                    _histogram("concepts as they are", chance, chance.measured),
+                    histogram(
+                        f"{count_text(chance.shuffles, 'shuffle')} of all concepts", edges, chance.shuffled, "AP"
+                    ),
+                    histogram("concepts as they are", edges, chance.measured, "AP"),
                     f"{chance.correction}.",
                 ),
             ),
@@ -318,14 +320,6 @@ def _concept(concept: Concept) -> TableRow:
         f"{'+' if best.sign > 0 else '−'}{best.direction}",
         status,
     )
-
-
-def _histogram(title: str, chance: ChanceFacts, counts: tuple[int, ...]) -> Chart:
-    edges = [f"{edge:g}" for edge in chance.edges]
-    last = len(counts) - 1
-    names = tuple(edge if i in (0, last // 2 + 1) else "" for i, edge in enumerate(edges[:last]))
-    texts = tuple(f"AP {low} to {high}: {n}" for low, high, n in zip(edges, edges[1:], counts, strict=False))
-    return Chart(title, (*names, edges[-1]), (Curve(title, counts, texts),), str(max(counts)))
 
 
 def _directions(report: ConceptsReport) -> list[Section]:

@@ -25,7 +25,7 @@ from ...report.document import (
     measured,
     name,
 )
-from ...report.document import Curve as Line
+from ...report.document import Series as Line
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
 from ...text import Texts, count_text, interval_text, number_text, percent_text

@@ -13,10 +13,10 @@ from ...report import figures, frames
 from ...report.document import (
     Cell,
     Chart,
-    Curve,
     Document,
     Facts,
     Section,
+    Series,
     Table,
     TableRow,
     document_of,
@@ -301,7 +301,7 @@ def document_of_scan(report: ScanReport) -> Document:
         "Kurtosis of each layer",
         tuple(str(number) for number in range(1, len(layers) + 1)),
         (
-            Curve(
+            Series(
                 "kurtosis",
                 values,
                 tuple(f"{layer.kind}, {layer.tensor}: {k}" for layer, k in zip(layers, kurtosis, strict=True)),

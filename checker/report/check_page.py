@@ -1,0 +1,86 @@
+"""Make what the page of a check has and no other form: single images, known checkpoints, error rates. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...thresholds.context import Context
+from ...thresholds.profile import Calibration, Profile
+from ..core.evidence import Evidence, SeenImage
+from ..text import number_text, percent_text
+from . import charts
+from .document import Block, Drawing, Facts, Photo, Photos, Section, Table, Words, name
+from .model_names import FormOptions
+from .record import ReferenceRow
+from .suite import KnownCheckpoints, suite_of
+
+SUITE_REMARK = (
+    "Activation kurtosis, measured on published representations, against published effective robustness: accuracy on "
+    "shifted data beyond what ImageNet accuracy leads one to expect, mean over V2, Sketch, R and A. Among nine "
+    "zero-shot CLIP encoders no rank correlation of the two was established (Spearman’s r +0.10, 95 % interval −0.61 "
+    "to +0.72)."
+)
+MAP_REMARK = (
+    "One column is one image. A row in the strongest colour from end to end is extreme in every image. The map has the "
+    "strongest features on the first usable images."
+)
+RATES_REMARK = "of checkpoints that were left out of the fit; the bounds have 95 % confidence"
+
+
+def sections(
+    evidence: Evidence,
+    profile: Profile,
+    reference: Sequence[ReferenceRow],
+    published: Context | None,
+    options: FormOptions,
+) -> Iterator[Section]:
+    """Yield the sections: single images, the place among known checkpoints, and how often PASS was wrong."""
+    threshold = profile.thresholds.get("kurtosis")
+    minimum = threshold.minimum if threshold else None
+    suite = suite_of(reference, evidence.statistics.kurtosis, minimum, published)
+    images = tuple(_images(evidence, options))
+    yield Section("Single images", MAP_REMARK, images, "page", is_folded=True)
+    yield Section("Place among known checkpoints", SUITE_REMARK, tuple(_known(suite)), "page", is_folded=True)
+    yield Section("How often PASS was wrong", RATES_REMARK, (_rates(profile.calibration),), "page")
+
+
+def _images(evidence: Evidence, options: FormOptions) -> Iterator[Block]:
+    """Yield the map of features over images, and the photos of largest and smallest kurtosis."""
+    gallery = evidence.gallery
+    figure = charts.feature_map(gallery, evidence.statistics.features)
+    if gallery is None or figure is None:
+        yield "There is no feature or no image to show."
+        return
+    strong = [row.text for row in figure.rows if row.strong]
+    text = ". ".join(strong) or "No feature here is extreme in half of all images measured"
+    yield Drawing("feature_map", figure, f"{text}.")
+    for title, images in (("Largest kurtosis", gallery.most), ("Smallest kurtosis", gallery.least)):
+        if images:
+            yield Photos(tuple(_photo(image, options) for image in images), title)
+
+
+def _photo(image: SeenImage, options: FormOptions) -> Photo:
+    uri = options.thumbnails.get(image.digest, "")
+    missing = options.missing.get(image.digest, "no preview")
+    return Photo(image.name, f"K {number_text(image.kurtosis)}", uri, missing)
+
+
+def _known(suite: KnownCheckpoints) -> Iterator[Block]:
+    """Yield kurtosis and published effective robustness of known checkpoints, as a figure and as a table."""
+    if suite.chart:
+        yield Drawing("suite", suite, "Kurtosis against published effective robustness")
+    if suite.checkpoints:
+        heads = (">no.", "checkpoint", "=group", ">effective robustness", ">kurtosis", "=outlier features")
+        rows: list[tuple[Words, ...]] = [
+            (str(each.number), name(each.checkpoint), *each.texts) for each in suite.checkpoints
+        ]
+        yield Table(heads, tuple(rows))
+    yield from suite.remarks
+
+
+def _rates(calibration: Calibration) -> Facts:
+    """Return how often PASS was wrong, by group of checkpoints."""
+    rows = tuple(
+        (rate.of, f"{rate.n_wrong} of {rate.n}, at most {percent_text(rate.upper)}") for rate in calibration.rates
+    )
+    return Facts(rows or (("all", f"at most {percent_text(calibration.false_pass_upper)}"),))
