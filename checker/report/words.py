@@ -245,9 +245,15 @@ def without_model(failed: Failed) -> str:
 SIGNS = {"PASS": "✓", "WARN": "▲", "ERROR": "✗"}
 
 
+PUBLISHED = (
+    "All 94 published zero-shot CLIP encoders with 55 % or more on ImageNet do better on shifted photos than that "
+    "predicts, by 22 points or more"
+)
+"""studies/results/does-pass-predict-robustness.md counts them."""
+
 _MEANING: dict[Kind | None, str] = {
-    None: "The outlier features of robust CLIP encoders are present on the images that were given. It is "
-    "not known whether they predict robustness to natural distribution shifts.",
+    None: f"The outlier features of robust CLIP encoders are present on the images that were given. {PUBLISHED}; "
+    "whether this model does was not measured.",
     "not_established": "It was not established whether the outlier features of robust CLIP encoders are present. Do "
     "the next steps, and check again.",
     "not_applicable": "The thresholds do not hold for this model, so the check says nothing of its robustness. That is "
@@ -267,8 +273,7 @@ def meaning_text(verdict: Verdict) -> str:
 _PLAIN: dict[Kind | None, tuple[str, str]] = {
     None: (
         "On the {images}, this model shows the outlier features that robust CLIP encoders show.",
-        "It is not known whether that predicts robustness to natural distribution shifts, and the check says nothing "
-        "of accuracy.",
+        f"{PUBLISHED}; whether this one does was not measured, nor its accuracy.",
     ),
     "not_established": ("The check came to no result on this model: {why}.", "Do the next step and check again."),
     "not_applicable": ("This check does not apply to this model. {why}.", "This says nothing about how robust it is."),

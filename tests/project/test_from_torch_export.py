@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from support import BIN, ROOT, read_text, repository
 from support.repository import load
@@ -15,6 +14,8 @@ PAGE = read_text("docs/from-torch-export.md")
 
 @pytest.mark.long
 def test_the_commands_do_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
     monkeypatch.syspath_prepend(ROOT / "studies")
     planted = load("studies/planted/encoder")
     size_px = planted.PREPROCESSING.size[0]

@@ -68,7 +68,7 @@ ACTS: dict[Fate, str] = {
 }
 """what the new file did to an outlier feature that it did not keep"""
 ADVICE: dict[Kind | None, str] = {
-    None: "It is not known whether they predict robustness to natural distribution shifts; no accuracy was measured.",
+    None: "Neither robustness to natural distribution shifts nor accuracy was measured.",
     "not_established": "Do the next steps below and compare again.",
     "not_applicable": "This does not show how robust the new file is; measure its accuracy on shifted photos to find "
     "out.",

@@ -258,8 +258,8 @@ class CompareReport(Shown, Bound, WithNextBaseline):
 
 CLAIM = (
     "PASS says that the candidate passes the check by itself and has kept, on the images that were given, the outlier "
-    "features that made the reference pass. Whether they predict robustness to natural distribution shifts is not "
-    "known; neither model's accuracy was measured."
+    "features that made the reference pass. Neither model's robustness to natural distribution shifts nor accuracy was "
+    "measured."
 )
 
 
