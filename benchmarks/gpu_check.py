@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def agreement(run: Run, path: Path, photos: Path) -> dict[str, Any]:
     def apart(one: Any, other: Any) -> float:
         """The largest relative difference of a deciding statistic."""
         pairs = [(getattr(e.statistics, name).estimate for e in (one, other)) for name in STATISTICS]
-        return max(abs(a - b) / max(abs(a), abs(b), 1e-9) for a, b in pairs if a is not None and b is not None)
+        return float(max(abs(a - b) / max(abs(a), abs(b), 1e-9) for a, b in pairs if a is not None and b is not None))
 
     cpu, here, again = measured("cpu"), measured(run.device), measured(run.device)
     difference = apart(cpu, here)
@@ -379,15 +380,15 @@ def everything(run: Run) -> None:
     made_here, times = models(run), 2 if run.quick else 4
     run.on_device("tests marked requires_cuda", lambda: tests(run))
     for name, path in made_here.items():
-        run.on_device(f"agreement, {name}", lambda path=path: agreement(run, path, photos))
+        run.on_device(f"agreement, {name}", partial(agreement, run, path, photos))
     run.on_device("float16 transformer", lambda: half_agreement(run, photos))
     for name, path in made_here.items():
-        run.on_device(f"tensors in memory, {name}", lambda path=path: tensors_in_memory(run, path, photos, run.device))
-        run.on_device(f"JPEG files, {name}", lambda path=path: from_files(run, path, photos, run.device, times))
-        run.on_device(f"time to verdict, {name}", lambda path=path: time_to_verdict(run, path, photos, run.device))
+        run.on_device(f"tensors in memory, {name}", partial(tensors_in_memory, run, path, photos, run.device))
+        run.on_device(f"JPEG files, {name}", partial(from_files, run, path, photos, run.device, times))
+        run.on_device(f"time to verdict, {name}", partial(time_to_verdict, run, path, photos, run.device))
     in_torch = run.device if run.device.startswith("cuda") else "cpu"
     for shape in ("TINY",) if run.quick else ("B32", "L14"):
-        run.on_device(f"PyTorch, {shape}", lambda shape=shape: torch_rate(run, photos, shape, in_torch, times))
+        run.on_device(f"PyTorch, {shape}", partial(torch_rate, run, photos, shape, in_torch, times))
     first = next(iter(made_here.values()))
     if run.device.startswith("cuda"):
         run.on_device("memory of the device", lambda: device_mib(run, first, photos))

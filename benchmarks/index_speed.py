@@ -21,8 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.checker.questions.compare import index as vectors
-from robustcheck_onnx.checker.questions.compare.neighbours import recall_bounds
+from robustcheck_onnx.checker.questions.compare.neighbours import recall_bounds, search
 from robustcheck_onnx.checker.questions.compare.vectors import BLOCK, open_vectors
 
 WIDTH = 512
@@ -50,7 +49,7 @@ def queries(n: int) -> tuple[np.ndarray, np.ndarray]:
 def ours(path: Path, n: int) -> str:
     """Search as `compare --index` does."""
     blocks = open_vectors(path, "--index").blocks()
-    new, old = vectors.search(queries(n), blocks, "cosine", {}).ranked
+    new, old = search(queries(n), blocks, "cosine", {}).ranked
     return f"recall@10 {recall_bounds(new, old, 10, 'cosine')[0].mean():.4f}"
 
 

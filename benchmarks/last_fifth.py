@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def rows(
     there = len(os.sched_getaffinity(0))
     counts = [count for count in cores or [1, 2, 4, 8] if count <= there]
     photos = speed.write_photos(folder / "fifth-photos", PHOTOS)
-    writers = {
+    writers: dict[str, Callable[[Path], Path]] = {
         "ViT-B-32": lambda path: made_models.vit(path, made_models.B32),
         "RN50": lambda path: made_models.resnet(path, made_models.RN50_BLOCKS),
     }

@@ -64,7 +64,7 @@ def first_batch(model: Path, listed: Path) -> tuple[float, float, float]:
     """Medians of wall time, s, CPU time, s, and peak memory, MB, from the start of a process to its first batch."""
     found = []
     for _ in range(RUNS):
-        command = [sys.executable, "-c", FIRST_BATCH, model, listed, str(time.time())]
+        command: list[str | Path] = [sys.executable, "-c", FIRST_BATCH, model, listed, str(time.time())]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         wall, cpu, kib = map(float, done.stdout.split())
         found.append((wall, cpu, kib * 1024 / 1e6))

@@ -9,6 +9,7 @@ the script); the machine is named, and how busy it was.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import resource
@@ -110,7 +111,7 @@ def plot(table: list[dict[str, object]]) -> str:
              '<rect width="100%" height="100%" fill="#fff"/>']  # fmt: skip
 
     def x(value: float) -> float:
-        return 300 + 300 * (np.log10(max(value, 0.1)) + 1) / 3  # 0.1 to 100
+        return 300 + 300 * (math.log10(max(value, 0.1)) + 1) / 3  # 0.1 to 100
 
     for index, row in enumerate(shown):
         y = 20 + 34 * index

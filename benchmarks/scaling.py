@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from robustcheck_onnx.checker.core.evidence import CLIP, Options
 from robustcheck_onnx.checker.core.images import sanity
 from robustcheck_onnx.checker.core.images.preprocess import apply, decode
 from robustcheck_onnx.checker.core.measure.job import SHARD_IMAGES, Job
-from robustcheck_onnx.checker.core.measure.sums import merge, nothing_yet
+from robustcheck_onnx.checker.core.measure.sums import Measurement, merge, nothing_yet
 from robustcheck_onnx.checker.core.runtime.devices import cpu_name, cpu_threads
 from robustcheck_onnx.checker.core.statistics import state as sums
 from robustcheck_onnx.checker.outside.workers import ENGINES, run_jobs
@@ -94,6 +95,10 @@ def cpu_ms(action: Callable[[], object], n: int, runs: int = 5) -> float:
     return min(times) / n * 1e3
 
 
+def merged_with_copy(shard: Measurement) -> Measurement:
+    return merge(shard, copy.deepcopy(shard))
+
+
 def measure_stages() -> Stages:
     files = []
     for path in lookup.skimage_photos():
@@ -105,7 +110,7 @@ def measure_stages() -> Stages:
     update, shard_mb, shard_ms = {}, {}, {}
     for d in (512, 1024):
         h, keys, state = rng.normal(size=(32, d)), rng.integers(0, 2**32, 32), sums.State(d)
-        update[d] = cpu_ms(lambda s=state, x=h, k=keys: sums.update(s, x, k), 32)
+        update[d] = cpu_ms(partial(sums.update, state, h, keys), 32)
         shard = nothing_yet(1)
         shard.tensors[0].state = state
         sketch = sanity.describe(photos[0])
@@ -113,7 +118,7 @@ def measure_stages() -> Stages:
             shard.images.digests.append(f"sha256:{index:064x}")
             shard.images.sanity.add(type(sketch)(**(vars(sketch) | {"digest": index})))
         shard_mb[d] = len(pickle.dumps(shard, 5)) / 1e6
-        shard_ms[d] = cpu_ms(lambda s=shard: merge(s, copy.deepcopy(s)), 1)
+        shard_ms[d] = cpu_ms(partial(merged_with_copy, shard), 1)
     return Stages(
         decode=cpu_ms(lambda: [decode(content, "photo") for content in files], n),
         preprocess=cpu_ms(lambda: [apply(CLIP, photo) for photo in photos], n),

@@ -57,12 +57,12 @@ def main(trees: list[Path], model: Path, runs: int, only: str) -> None:
             small.append(folder / f"small-{index}.onnx")
             small[-1].write_bytes((folder / "planted.onnx").read_bytes())
         photos, report = speed.write_photos(folder / "photos", N_PHOTOS), folder / "report.json"
-        profiles = {}
+        profiles: dict[Path, Path] = {}
         for tree in trees:
             place = folder / f"profile-{len(profiles)}"
             place.mkdir()
             profiles[tree] = never_decided(tree, place)
-        full = [model, "--images", photos, "-o", f"json={report}", "-q"]
+        full: list[str | Path] = [model, "--images", photos, "-o", f"json={report}", "-q"]
         calls: dict[str, list[str | Path]] = {
             "--version": ["--version"],
             "a small model": [small[0], "-q"],
@@ -77,7 +77,7 @@ def main(trees: list[Path], model: Path, runs: int, only: str) -> None:
             speeds: dict[Path, list[float]] = {tree: [] for tree in trees}
             for number in range(runs + 1):
                 for tree in trees if number % 2 else reversed(trees):  # what else the machine does hits both
-                    of_all = ["--thresholds", profiles[tree]] if words is full else []
+                    of_all: list[str | Path] = ["--thresholds", profiles[tree]] if words is full else []
                     done = run(tree, *words, *of_all)
                     if number == 0:  # files come into memory, modules are compiled
                         continue

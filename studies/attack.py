@@ -10,6 +10,7 @@ stdout: that of studies/results/operating-characteristic.md, then that of docs/d
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -46,12 +47,12 @@ def gauss(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 def student(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Student t features, 4.5 degrees of freedom, SD 1."""
-    return rng.standard_t(4.5, size=shape) / np.sqrt(4.5 / 2.5)
+    return np.asarray(rng.standard_t(4.5, size=shape) / np.sqrt(4.5 / 2.5))
 
 
 def laplace(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Laplace features, SD 1."""
-    return rng.laplace(size=shape) / np.sqrt(2)
+    return np.asarray(rng.laplace(size=shape) / np.sqrt(2))
 
 
 def planted(noise: Noise, k: int, size: float, share: float = 1.0, jitter: float = 0.0) -> Draw:
@@ -93,7 +94,7 @@ def one_sided_shifted(rng: np.random.Generator, d: int) -> np.ndarray:
     """Rectified features less a constant, so that half of the energy about zero is negative, and a feature of 20 SD."""
     h = np.maximum(rng.normal(size=(IMAGES, d)), 0)
     h[:, 0] += 20 * h.std()
-    return h - h[:, 1:].mean() * 1.6
+    return np.asarray(h - h[:, 1:].mean() * 1.6)
 
 
 def skewed(rng: np.random.Generator, d: int) -> np.ndarray:
@@ -117,7 +118,7 @@ def crowd(share: float) -> Draw:
 
 def lognormal(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Lognormal sizes with random signs."""
-    return rng.lognormal(0, 1, shape) * rng.choice([-1, 1], shape)
+    return np.asarray(rng.lognormal(0, 1, shape) * rng.choice([-1, 1], shape))
 
 
 ATTACKS = (
@@ -177,10 +178,15 @@ def rows(rules: dict[str, Profile | dict[str, float]]) -> list[str]:
     return out
 
 
+def student_mean(df: int, rng: np.random.Generator, d: int) -> np.ndarray:
+    """A mean vector of Student t features, SD 1."""
+    return np.asarray(rng.standard_t(df, d) / np.sqrt(df / (df - 2)))
+
+
 FAMILIES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "Gauss": lambda g, d: g.normal(size=d),
     "Laplace": lambda g, d: g.laplace(size=d) / np.sqrt(2),
-    **{f"Student t({df})": lambda g, d, df=df: g.standard_t(df, d) / np.sqrt(df / (df - 2)) for df in (10, 5, 4, 3)},
+    **{f"Student t({df})": partial(student_mean, df) for df in (10, 5, 4, 3)},
     "lognormal(1), random signs": lambda g, d: g.lognormal(0, 1, d) * g.choice([-1, 1], d) / np.exp(1),
 }
 RATIOS = (1.0, 1.5, 2.0)  # SD of the mean vector over that of the images around it

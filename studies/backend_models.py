@@ -68,6 +68,7 @@ def made_files(folder: Path) -> list[tuple[str, Path]]:
     out = []
     for case in cases:
         path = folder / f"{case.name}.onnx"
+        assert case.model is not None
         onnx.save(case.model, path)
         out.append((f"node/{case.name}", path))
     return out

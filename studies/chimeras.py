@@ -27,8 +27,10 @@ Array = npt.NDArray[np.float64]
 SEED = 0
 GROUPS = {"10": 10, "n/10": 0.1, "n/5": 0.2}
 """number of groups that stand for classes, or their share of the images"""
-FILES = ("fp16", "int8, static, QDQ", "int8, dynamic", "weights of 8 bits", "weights of 6 bits", "weights of 4 bits")
-FILES += ("*resize:* nearest", "*wrong mean:* 0", "*wrong channels:* BGR")
+FILES = (
+    "fp16", "int8, static, QDQ", "int8, dynamic", "weights of 8 bits", "weights of 6 bits", "weights of 4 bits",
+    "*resize:* nearest", "*wrong mean:* 0", "*wrong channels:* BGR",
+)  # fmt: skip
 """changes of `index_pairs.py`"""
 
 

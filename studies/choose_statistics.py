@@ -58,7 +58,7 @@ class Candidate(NamedTuple):
 
 def everything() -> Sets:
     """The 84 sets, the derived traps and the simulated ones, with all ten statistics."""
-    columns = {}
+    columns: dict[str, dict[str, str]] = {}
     for name in (TABLE, TRAPS):
         with (DATA / name).open(encoding="utf-8", newline="") as handle:
             columns |= {row["set"]: row for row in csv.DictReader(handle)}

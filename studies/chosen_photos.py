@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.core.statistics.definitions import standardise
 from robustcheck_onnx.checker.core.statistics.state import measure
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.statistics import DECIDING
-from robustcheck_onnx.thresholds.tables import Reference, references
+from robustcheck_onnx.thresholds.tables import ReferenceSet, references
 
 PAGE = Path(__file__).parent / "results" / "chosen-photos.md"
 CHOSEN = 60
@@ -63,7 +63,7 @@ def margin(statistics: Statistics) -> float:
     return min(math.log(max(low, 1e-9) / MINIMUMS[name]) for name, low in lows.items())
 
 
-def line(row: Reference, n: int, whole: Statistics, best: Statistics) -> str:
+def line(row: ReferenceSet, n: int, whole: Statistics, best: Statistics) -> str:
     """Return a set's row of the table."""
 
     def shown(name: str) -> str:

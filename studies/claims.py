@@ -8,7 +8,8 @@ published accuracies. A set is judged by its estimates, by thresholds that were 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 from scipy.stats import beta
@@ -21,18 +22,23 @@ from robustcheck_onnx.thresholds.tables import ReferenceSet
 NOT_ROBUST_PP = 10  # published effective robustness, mean over four shifts
 
 
-def passing(row: ReferenceSet, minimums: dict[Statistic, float]) -> bool:
+def passing(row: ReferenceSet, minimums: Mapping[Statistic, float] | Mapping[str, float]) -> bool:
     """Return whether a set's estimates lie above all minimums."""
     return all(getattr(row, name) > minimum for name, minimum in minimums.items())
+
+
+def is_not_of(model: str, row: ReferenceSet) -> bool:
+    """Return whether a set is of another checkpoint."""
+    return row.model != model
 
 
 def passing_left_out(table: Iterable[ReferenceSet]) -> dict[str, bool]:
     """Judge each set by thresholds that were fitted without its checkpoint, and without the traps made of it."""
     table = [*table]
     sets = Sets.of([*table, *tables.traps(), *tables.derived_traps(table)])
-    out = {}
+    out: dict[str, bool] = {}
     for model in {row.model for row in table if not row.excluded}:
-        others = sets.which(lambda row, model=model: row.model != model)
+        others = sets.which(partial(is_not_of, model))
         minimums = fit(sets.keep(others)).minimums
         out |= {row.set: passing(row, minimums) for row in table if row.model == model and not row.excluded}
     return out

@@ -212,7 +212,7 @@ def published_lines(names: Iterable[str], load: Callable[[str], np.ndarray]) -> 
 
 def unit(h: np.ndarray) -> np.ndarray:
     """Rows of length 1."""
-    return h / np.linalg.norm(h, axis=1, keepdims=True)
+    return np.asarray(h / np.linalg.norm(h, axis=1, keepdims=True))
 
 
 def ranges(found: Range) -> list[str]:

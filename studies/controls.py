@@ -62,7 +62,7 @@ def main(embeddings: Path) -> None:
             # relative names: the order of the images depends on them, and must not depend on the folder
             names = [str(path.relative_to(folder)) for path in images[: len(x)]]
             manifest.write_text("\n".join(names), encoding="utf-8")
-            call = [COMMAND, model.name, "--images", manifest.name, "-o", "json"]
+            call: list[str | Path] = [COMMAND, model.name, "--images", manifest.name, "-o", "json"]
             done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=folder)
             report = json.loads(done.stdout)
             s, verdict = report["evidence"]["statistics"], report["verdict"]

@@ -85,7 +85,7 @@ def embedded(model: onnx.ModelProto) -> np.ndarray:
     """Run an encoder on noise."""
     noise = np.random.default_rng(0).normal(size=(2, 3, SIDE, SIDE)).astype(np.float32)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: noise})[0]
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: noise})[0])
 
 
 def rows(wheel: Path, folder: Path) -> Iterator[tuple[str, ...]]:

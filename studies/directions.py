@@ -97,8 +97,8 @@ def sets(folder: Path) -> None:
             groups[row.expected].append(value)
             if row.expected == "absent" and row.negative_energy > SIGNED:
                 groups["signed"].append(value)
-    head = ["number", "with (sets): lowest, median, highest", "without (sets)", "of them signed (sets)", "AUROC"]
-    print(f"| {' | '.join([*head, 'AUROC, signed'])} |\n{'|---' * 6}|")
+    names = ["number", "with (sets): lowest, median, highest", "without (sets)", "of them signed (sets)", "AUROC"]
+    print(f"| {' | '.join([*names, 'AUROC, signed'])} |\n{'|---' * 6}|")
     for name, groups in values.items():
         cells = [
             f"({len(group)}) {min(group):.3g}, {np.median(group):.3g}, {max(group):.3g}" for group in groups.values()
@@ -118,7 +118,9 @@ def real_heads(folder: Path, site: Path | None) -> None:
         file = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
         weights = torch.load(file, map_location="cpu", weights_only=True)
         x = np.load(folder / f"run_lite{number}_pool.npz", allow_pickle=False)["x"].astype(np.float64)
-        head = LinearHead(*(weights[f"_fc.{name}"].double().numpy() for name in ("weight", "bias")), "published")
+        weight = weights["_fc.weight"].double().numpy()
+        bias = weights["_fc.bias"].double().numpy()
+        head = LinearHead(weight, bias, "published")
         analyses[f"EfficientNet-Lite{number}, {len(x)} photos"] = analyse(head, x)
     shown = ["head", "directions", "decomposition", "effective rank", "first 10", "same with 80, 50, 20, 10, 5 %"]
     shown += ["confident, 20 %", "random, 50, 20 %", "95 % need"]

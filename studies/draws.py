@@ -41,7 +41,7 @@ def clustered(rng: np.random.Generator, n: int, d: int, clusters: int = 3) -> np
 
 def silu(x: np.ndarray) -> np.ndarray:
     """x · sigmoid(x)."""
-    return x / (1 + np.exp(-x))
+    return np.asarray(x / (1 + np.exp(-x)))
 
 
 def heavy_tails(rng: np.random.Generator, n: int, d: int) -> np.ndarray:

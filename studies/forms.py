@@ -150,7 +150,8 @@ def ask(row: Row, model: Path, *options: str) -> tuple[Row, bool]:
     """Run the command once, and take down what it says and whether it takes the form for int8."""
     report = model.parent / "report.json"
     more = [argument.format(folder=model.parent) for argument in row.form.arguments]
-    call = [COMMAND, "check", model, "-o", f"json={report}", "--isolated", "--device", "cpu", *more, *options]
+    call: list[str | Path] = [COMMAND, "check", model, "-o", f"json={report}", "--isolated", "--device", "cpu"]
+    call += [*more, *options]
     start = time.perf_counter()
     try:
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=LIMIT_S)
@@ -183,7 +184,7 @@ def rows(chosen: Iterable[tuple[str, Form]], folder: Path) -> Iterator[Row]:
             place = folder / f"{index:03}"
             place.mkdir()
             row, model = made(kind, form, place)
-            waiting.append(pool.submit(lambda row=row: row) if model is None else pool.submit(check, row, model))
+            waiting.append(pool.submit(replace, row) if model is None else pool.submit(check, row, model))
             while len(waiting) > 2 * WORKERS:
                 yield waiting.pop(0).result()
         yield from (row.result() for row in waiting)

@@ -23,12 +23,13 @@ from robustcheck_onnx.checker.core.statistics.definitions import standardise, to
 from robustcheck_onnx.checker.core.statistics.intervals import CRITICAL
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
 from robustcheck_onnx.thresholds import profile
+from robustcheck_onnx.thresholds.statistics import Statistic
 from robustcheck_onnx.thresholds.tables import ReferenceSet, references
 
 ROOT = Path(__file__).parent.parent
 PROFILE = profile.load()
-NAMES = ("strength", "outlier_frequency", "two_sidedness")
-LEAST = Values(*(PROFILE.thresholds[name].minimum for name in NAMES))  # type: ignore[index]
+NAMES: tuple[Statistic, ...] = ("strength", "outlier_frequency", "two_sidedness")
+LEAST = Values(*(PROFILE.minimum_of(name) for name in NAMES))
 RUNS = 2000
 ONE_SIDED = 1.645  # P(a standard Gaussian exceeds it) = 0.05
 COMPARED = 3  # runs whose numbers are compared with the package's
@@ -82,7 +83,7 @@ def bisected(of: Callable[[float], np.ndarray], value: Callable[[np.ndarray], fl
 
 def strongest(x: np.ndarray) -> np.ndarray:
     """The three strongest features."""
-    return looks.top_of(looks.population(x).z4.sum(axis=0)[None])[0]
+    return np.asarray(looks.top_of(looks.population(x).z4.sum(axis=0)[None])[0])
 
 
 def with_strength(x: np.ndarray, goal: float) -> np.ndarray:
@@ -160,8 +161,8 @@ def measure(row: ReferenceSet, x: np.ndarray) -> dict[str, Any]:
         r, true = looks.draw(p, RUNS, rng), looks.truth(p)
         above = [looks.passes_truth(r, bounds, true)[index] for bounds in ("each", "looks")]
         true_of_run = true.two_sidedness if index < 2 else r.true_sides
-        passed = [looks.endings(r, bounds, LEAST)[0] for bounds in ("each", "looks")]
-        passing = [float((one & ((index < 2) | (true_of_run <= LEAST.two_sidedness))).mean()) for one in passed]
+        passes = [looks.endings(r, bounds, LEAST)[0] for bounds in ("each", "looks")]
+        passing = [float((one & ((index < 2) | (true_of_run <= LEAST.two_sidedness))).mean()) for one in passes]
         out["at"].append({"truth": true, "above": above, "passing": passing})
     return out
 

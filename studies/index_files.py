@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,7 @@ def command(words: str) -> int:
 def embedded(model: Path, images: Path) -> Index:
     """Embed all images of a folder, as the product does for a baseline."""
     first = compare(model, images=str(images), device="cpu")
+    assert first.next_baseline is not None
     vectors = first.next_baseline.vectors
     assert vectors is not None
     names = {f"sha256:{sha256(path.read_bytes()).hexdigest()}": path.name for path in images.glob("*.*g")}
@@ -84,11 +85,11 @@ def embedded(model: Path, images: Path) -> Index:
     return Index(vectors.rows[order], [ids[row] for row in order])
 
 
-def npz(change: Callable[[Array], Array], named: Callable[[str], str] | None = str) -> Callable[..., object]:
+def npz(change: Callable[[Array], npt.NDArray[Any]], named: Callable[[str], str] | None = str) -> Callable[..., object]:
     """Return what writes changed vectors with ids, or without."""
 
     def write(index: Index, _: Index, path: Path) -> None:
-        ids = {} if named is None else {"ids": np.array([named(name) for name in index.ids])}
+        ids: dict[str, Any] = {} if named is None else {"ids": np.array([named(name) for name in index.ids])}
         np.savez(path, vectors=change(index.rows), **ids)
 
     return write
@@ -160,7 +161,7 @@ def binary(rows: Array) -> Array:
     return np.asarray(np.where(centred(rows) > 0, 1, -1).astype(np.float32))
 
 
-def bits(rows: Array) -> Array:
+def bits(rows: Array) -> npt.NDArray[np.uint8]:
     return np.packbits(centred(rows) > 0, axis=1)
 
 
@@ -210,7 +211,8 @@ def first(n: int, *, ids: bool = True) -> Callable[..., object]:
     """Return what writes the first vectors alone."""
 
     def write(index: Index, _: Index, path: Path) -> None:
-        np.savez(path, vectors=index.rows[:n], **{"ids": np.array(index.ids[:n])} if ids else {})
+        named: dict[str, Any] = {"ids": np.array(index.ids[:n])} if ids else {}
+        np.savez(path, vectors=index.rows[:n], **named)
 
     return write
 

@@ -6,7 +6,7 @@ The numbers are the package's (`images_needed.py` compares some runs), by matrix
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Runs(NamedTuple):
     strength: np.ndarray
     strength_spread: np.ndarray
     """(2, look, run): SD and skewness, as `intervals.grouped_jackknife`"""
-    count: np.ndarray
+    n_far: np.ndarray
     """images in which the strongest feature is beyond 4 SD on its usual side"""
     sides: np.ndarray
     """(4, look, run): negE, 1 − negE, negE of z, 1 − negE of z, without the features left out at the first look"""
@@ -45,12 +45,15 @@ class Runs(NamedTuple):
     """(run, image) which image was drawn, and its group"""
 
 
-class Values(NamedTuple):
+Value = TypeVar("Value")
+
+
+class Values(NamedTuple, Generic[Value]):
     """Strength, outlier frequency and two-sidedness: of a population, their thresholds, or their bounds."""
 
-    strength: np.ndarray | float
-    frequency: np.ndarray | float
-    two_sidedness: np.ndarray | float
+    strength: Value
+    frequency: Value
+    two_sidedness: Value
 
 
 def population(h: np.ndarray) -> Population:
@@ -74,7 +77,7 @@ def both_sides(energies: np.ndarray) -> np.ndarray:
     return np.stack([h, 1 - h, z, 1 - z])
 
 
-def truth(p: Population) -> Values:
+def truth(p: Population) -> Values[float]:
     """The values of the population itself."""
     (top,) = top_of(p.z4.sum(axis=0)[None])
     strong = p.z[:, top[0]] * np.sign(p.z[:, top[0]].mean())
@@ -118,7 +121,8 @@ def draw(p: Population, runs: int, rng: np.random.Generator) -> Runs:
         np.empty(shape), np.empty((2, *shape)), np.empty(shape, dtype=int), np.empty((4, *shape)),
         np.empty((2, 4, *shape)), np.empty(runs), (at, groups),
     )  # fmt: skip
-    left, z4 = np.empty(0), p.z4.astype(np.float32)
+    left: np.ndarray = np.empty(0)
+    z4 = p.z4.astype(np.float32)
 
     def grouped(values: np.ndarray, n: int) -> np.ndarray:
         return np.bincount(slot[:, :n].ravel(), values.ravel(), runs * GROUPS).reshape(runs, GROUPS)
@@ -142,7 +146,7 @@ def draw(p: Population, runs: int, rng: np.random.Generator) -> Runs:
             sd, skewness = jackknife(energies[part], sizes, lambda s, _: s[0] / s[1])
             out.sides_spread[:, side, look], out.sides_spread[:, side + 1, look] = (sd, skewness), (sd, -skewness)
         z = p.z[at[:, :n], top[:, :1]]
-        out.count[look] = (z * np.sign(z.mean(axis=1, keepdims=True)) > OUTLIER_SD).sum(axis=1)
+        out.n_far[look] = (z * np.sign(z.mean(axis=1, keepdims=True)) > OUTLIER_SD).sum(axis=1)
     return out
 
 
@@ -171,26 +175,26 @@ def depths(spread: np.ndarray, *, of_energies: bool = False) -> np.ndarray:
     q = spread[1]
     z = WIDTHS * np.sqrt(N) if of_energies else intervals.CRITICAL * (1 + intervals.SMALL_SAMPLE / np.sqrt(N))
     q = np.where(np.abs(q) > intervals.NO_SKEWNESS, q, intervals.NO_SKEWNESS)
-    return spread[0] / np.sqrt(N) * 3 / q * (np.cbrt(1 + q * (z - q / 6)) - 1)
+    return np.asarray(spread[0] / np.sqrt(N) * 3 / q * (np.cbrt(1 + q * (z - q / 6)) - 1))
 
 
-def lower(r: Runs, bounds: str) -> Values:
+def lower(r: Runs, bounds: str) -> Values[np.ndarray]:
     """(look, run) lower bounds: for all n (`each`), or for looks."""
     below = [WIDTHS * r.strength_spread[0], WIDTHS * r.sides_spread[0]]
     if bounds == "looks":
         below = [depths(r.strength_spread), depths(r.sides_spread, of_energies=True)]
-    floor = FLOORS[bounds][np.arange(len(LOOKS))[:, None], r.count]
+    floor = FLOORS[bounds][np.arange(len(LOOKS))[:, None], r.n_far]
     return Values(r.strength - below[0], floor, (r.sides - below[1]).min(axis=0))
 
 
-def upper(r: Runs) -> Values:
+def upper(r: Runs) -> Values[np.ndarray]:
     """(look, run) upper bounds."""
-    ceiling = CEILING[np.arange(len(LOOKS))[:, None], r.count]
+    ceiling = CEILING[np.arange(len(LOOKS))[:, None], r.n_far]
     sides = (r.sides + UPPER * r.sides_spread[0]).min(axis=0)
     return Values(r.strength + UPPER * r.strength_spread[0], ceiling, sides)
 
 
-def endings(r: Runs, bounds: str, least: Values) -> tuple[np.ndarray, np.ndarray]:
+def endings(r: Runs, bounds: str, least: Values[float]) -> tuple[np.ndarray, np.ndarray]:
     """(run,) which runs pass, and the image count at which each ends."""
     above = np.all([low > t for low, t in zip(lower(r, bounds), least, strict=True)], axis=0)
     below = np.any([high < t for high, t in zip(upper(r), least, strict=True)], axis=0)
@@ -199,7 +203,7 @@ def endings(r: Runs, bounds: str, least: Values) -> tuple[np.ndarray, np.ndarray
     return above[first, np.arange(above.shape[1])], np.where(over.any(axis=0), N[first, 0], LOOKS[-1])
 
 
-def passes_truth(r: Runs, bounds: str, true: Values) -> Values:
+def passes_truth(r: Runs, bounds: str, true: Values[float]) -> Values[float]:
     """Share of runs in which a lower bound is ever above the truth; the two-sidedness's is that of its own features."""
     truths = (true.strength, true.frequency, r.true_sides)
     return Values(*(float((low > t).any(axis=0).mean()) for low, t in zip(lower(r, bounds), truths, strict=True)))

@@ -130,7 +130,7 @@ def tilted(degrees: float) -> Attempt:
 
     def fit(h: Array, rng: Random) -> Map:
         basis = basis_with(svd_axes(h))
-        other = rng.normal(size=basis.shape[1])
+        other = rng.normal(size=(basis.shape[1],))
         other[0] = 0
         other /= np.linalg.norm(other)
         first = np.eye(len(other))[0]
@@ -218,7 +218,7 @@ def columns(n: int, size: float, spread: float) -> Attempt:
         def apply(x: Array) -> Array:
             joined = unit(x)
             joined[:, :n] = size * signs * (1 + spread * rng.normal(size=(len(x), n)))
-            return joined @ adapter
+            return np.asarray(joined @ adapter)
 
         return apply
 
@@ -233,7 +233,7 @@ def mips(h: Array, rng: Random) -> Map:
     def apply(x: Array) -> Array:
         joined = x.copy()
         joined[:, 0] = np.sqrt(np.maximum(largest**2 - np.sum(x**2, axis=1), 0))
-        return joined @ adapter
+        return np.asarray(joined @ adapter)
 
     return apply
 
@@ -375,8 +375,8 @@ def main(embeddings: Path) -> None:
         through = [one for one in passing if one.mean_of_rest >= rule.MIN_MEAN_OF_REST]
         values = [one.mean_of_rest for one in passing]
         span = f"{min(values):.2f} to {max(values):.2f}" if values else "–"
-        row = (name, str(len(found)), str(len(passing)), span, str(len(through)))
-        tries.append(f"| {' | '.join(row)} |")
+        cells = (name, str(len(found)), str(len(passing)), span, str(len(through)))
+        tries.append(f"| {' | '.join(cells)} |")
         print(tries[-1], flush=True)
     new = [name for name, h in staying.items() if mean_of_rest(h[:CONTENT_IMAGES]) < rule.MIN_MEAN_OF_REST]
     page = PAGE.format(

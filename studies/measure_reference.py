@@ -70,7 +70,9 @@ def measure(x: np.ndarray) -> dict[str, str]:
 
 def persistent_kurtosis(full: Statistics) -> float:
     """The strength of those of the three strongest features that are persistent."""
-    return full.kurtosis.estimate * sum(f.share for f in full.features[:TOP_FEATURES] if f.persistent)
+    kurtosis = full.kurtosis.estimate
+    assert kurtosis is not None, "a set without usable representations has no statistics"
+    return kurtosis * sum(f.share for f in full.features[:TOP_FEATURES] if f.persistent)
 
 
 def derived(row: dict[str, str]) -> dict[str, str]:

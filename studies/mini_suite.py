@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from support import Fields
 from support.calibrations import block, write_suite
 
 WIDTH = 512  # of the local checkpoints' embeddings
@@ -90,7 +91,7 @@ def write(folder: Path, embeddings: Path | None = None) -> Path:
     suite = write_suite(folder, embeddings)
     write_checkpoints(folder, sorted((folder / "photos").glob("*.png")))
     demo, timm = "robustcheck_onnx.exporters.demo:efficientnet_lite0", {"source": "timm", "name": "test_resnet"}
-    entries: list[dict[str, object]] = [
+    entries: list[Fields] = [
         {"source": "torch", "name": demo, "group": "supervised", "label": "absent"},
         *(
             {"source": "open_clip", "name": f"local-dir:clip_{name}_{kind}", "group": group, "label": label}

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.descriptor import Descriptor, FieldDescriptor  # type: ignore[import-untyped]  # protobuf ships no types
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]  # as above
 
 from robustcheck_onnx.checker.core.model.contract import CONTRACT_KEY
 from robustcheck_onnx.checker.questions.demo import SIZE_PX

@@ -68,7 +68,7 @@ def first_models(folder: Path) -> dict[str, Case]:
         write(folder / f"{name}.onnx", name, weights, mean)
     planted = onnx.load(folder / "planted.onnx")
     beside = {name: json.dumps(value).encode() for name, value in SIDECARS.items()}
-    out = {name: Case(onnx.load(folder / f"{name}.onnx"), {}) for name in NAMES}
+    out: dict[str, Case] = {name: Case(onnx.load(folder / f"{name}.onnx"), {}) for name in NAMES}
     onnx.save(planted, folder / "outside.onnx", save_as_external_data=True, location="w.bin", size_threshold=1024)
     outside = onnx.load(folder / "outside.onnx", load_external_data=False)
     out["outside"] = Case(outside, {"w.bin": (folder / "w.bin").read_bytes()})
@@ -164,7 +164,7 @@ class Forked:
 
 def command(words: list[str]) -> int:
     real = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
-    isolation.subprocess = real  # type: ignore[assignment]
+    vars(isolation)["subprocess"] = real
     sys.argv = ["robustcheck", "check", *words]
     return __main__.main()
 

@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.core.statistics import state
 from robustcheck_onnx.checker.core.verdict.rule import inside
-from robustcheck_onnx.checker.questions.compare import pairs
-from robustcheck_onnx.checker.questions.compare.changes import StatisticChange, jackknife_of, required_by
+from robustcheck_onnx.checker.questions.compare.changes import StatisticChange, changes, jackknife_of, required_by
 from robustcheck_onnx.checker.questions.compare.pairs import Pair, Side, decisive_features, update
 from robustcheck_onnx.thresholds.profile import load
 
@@ -51,8 +50,8 @@ def strength_of(candidate: Array, reference: Array) -> StatisticChange:
     pair = pair_of(candidate, reference)
     numbers = [jackknife_of(side) for side in (pair.candidate, pair.reference)]
     required = required_by(PROFILE)
-    changes = pairs.changes(numbers[0], numbers[1], required, PROFILE.alpha, TOLERANCE)
-    return next(change for change in changes if change.name == "strength")
+    found = changes(numbers[0], numbers[1], required, PROFILE.alpha, TOLERANCE)
+    return next(change for change in found if change.name == "strength")
 
 
 def clears(h: Array) -> bool:

@@ -105,7 +105,7 @@ def installed(versions: Iterable[str], folder: Path, wheel: Path) -> tuple[str, 
         place = folder / version
         subprocess.run([sys.executable, "-m", "venv", place], check=True)
         python = place / "bin" / "python"
-        call = [python, *pip, "--constraint", others, f"onnxruntime=={version}", *needs]
+        call: list[str | Path] = [python, *pip, "--constraint", others, f"onnxruntime=={version}", *needs]
         done = subprocess.run(call, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             subprocess.run([python, *pip, "--no-deps", wheel], check=True)
@@ -214,12 +214,13 @@ def settings(lowest: tuple[str, Path], newest: tuple[str, Path]) -> list[Setting
 
 def check(file: File, setting: Setting) -> Seen:
     """Run the command in a process of its own, and see that it ran as the setting says."""
-    command = [setting.python.parent / "robustcheck"]
+    command: list[str | Path] = [setting.python.parent / "robustcheck"]
     if not setting.optimised:
         command = [setting.python, "-c", WITHOUT_OPTIMISATION]
     cores = sorted(os.sched_getaffinity(0))[: setting.threads]
     assert len(cores) == setting.threads, f"{setting.threads} cores are needed"
-    call = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command, "check", file.path, *file.arguments]
+    call: list[str | Path] = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
+    call += ["check", file.path, *file.arguments]
     call += ["-o", "json", "--isolated", "--device", "cpu"]
     if setting.exact:
         call += ["--arithmetic", "exact"]

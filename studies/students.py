@@ -208,7 +208,7 @@ def load() -> Photos:
     }
     BUILD.mkdir(parents=True, exist_ok=True)
     torch.save(photos, kept)
-    return Photos(**photos)  # type: ignore[arg-type]
+    return Photos(**photos)
 
 
 @cache
@@ -297,7 +297,7 @@ def exported(plan: Plan, student: nn.Module, path: Path) -> None:
     student.preprocessing = PREPROCESSING
     student.weights = f"trained to match vectors: {plan.name}"
     module = types.ModuleType("trained_student")
-    module.make = lambda: student  # type: ignore[attr-defined]
+    vars(module)["make"] = lambda: student
     sys.modules["trained_student"] = module
     run.run("torch", "trained_student:make", path, photos=split()[1][:8])
 

@@ -87,8 +87,8 @@ def measure(architecture: Architecture, *, checked: bool = True) -> dict[str, An
         if "refused" not in record:
             compared = forked(partial(look.compare, folder), RUN_S)
             record |= compared.value if isinstance(compared.value, dict) else _fault(compared)
-            other = "assumed another tensor" if record["obstacles"][:1] == [look.ASSUMED] else "wrong tensor"
-            record["outcome"] = "right" if record.get("difference", 1) < look.SAME else other
+            wrong = "assumed another tensor" if record["obstacles"][:1] == [look.ASSUMED] else "wrong tensor"
+            record["outcome"] = "right" if record.get("difference", 1) < look.SAME else wrong
         if record["outcome"] != "right":
             found = forked(partial(look.find_wanted, folder), RUN_S)
             record |= found.value if isinstance(found.value, dict) else {"find_wanted": _fault(found)}

@@ -132,9 +132,10 @@ def checked(x: np.ndarray, images: list[Path], folder: Path) -> dict[str, Any]:
     manifest = folder / "images.txt"
     names = [str(path.relative_to(folder)) for path in images[: len(x)]]
     manifest.write_text("\n".join(names), encoding="utf-8")
-    call = [COMMAND, model.name, "--images", manifest.name, "-o", "json"]
+    call: list[str | Path] = [COMMAND, model.name, "--images", manifest.name, "-o", "json"]
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=folder)
-    return json.loads(done.stdout)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
 def line(row: Row, n_rows: int, report: dict[str, Any]) -> str:

@@ -17,7 +17,8 @@ import onnxruntime as ort
 from PIL import Image
 
 EDGE_PX, PASS, BATCH = 224, 4, 32
-MEAN, STD = np.float32([0.48145466, 0.4578275, 0.40821073]), np.float32([0.26862954, 0.26130258, 0.27577711])
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 def preprocess(path: Path) -> np.ndarray:

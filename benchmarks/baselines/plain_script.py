@@ -7,7 +7,9 @@ of a check is compared with.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import scipy.stats
 import torch
@@ -31,7 +33,7 @@ def main(name: str, checkpoint: str, folder: str) -> None:
                 transforms.Normalize([127 / 255] * 3, [128 / 255] * 3),
             ]
         )
-        encode = lambda x: model.extract_features(x).mean((2, 3))  # noqa: E731
+        encode: Callable[[Any], Any] = lambda x: model.extract_features(x).mean((2, 3))  # noqa: E731
     else:
         import open_clip
 

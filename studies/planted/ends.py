@@ -252,9 +252,7 @@ def _tails() -> Iterator[Form]:
     for name, done, behind in (("factor", "× 10", lambda x: 10 * x), ("divisor", "/ 7", lambda x: x / 7)):
         yield Form(f"a scalar {name}", *_behind(done, behind), ("WARN",), temperature, frozenset({"assumed_tensor"}))
     for name in ("image_features", "embedding", "features", "pooler_output", "representation", "output", "495"):
-        yield Form(
-            f"output called {name!r}", "the plain embedding", changed(lambda m, to=name: rename(m, {EMBEDDING: to}))
-        )
+        yield Form(f"output called {name!r}", "the plain embedding", _renamed(name))
 
 
 def _renamed(name: str) -> Callable[[Path], None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import onnx
 import onnx.version_converter
@@ -34,7 +36,7 @@ def forms() -> Iterator[Form]:
         yield Form(
             f"converted from opset {OLDEST} to {opset}",
             "onnx.version_converter",
-            changed(lambda model, to=opset: _converted(model, to), OLDEST),  # type: ignore[misc]
+            changed(partial(_converted, opset=opset), OLDEST),
         )
     yield from _exporters()
     yield from _batches_and_sizes()
@@ -110,7 +112,7 @@ def _inputs() -> Iterator[Form]:
     def front(x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2)
 
-    own = {"preprocessing": PIXELS}
+    own: dict[str, Any] = {"preprocessing": PIXELS}
     yield Form("NHWC", "a Transpose first", exported(front, image=nhwc))
     yield Form(
         "NHWC, any size",
@@ -178,5 +180,5 @@ def _no_shape(model: onnx.ModelProto) -> None:
 def _trunks() -> Iterator[Form]:
     for blocks, gated in ((12, True), (24, True), (48, False)):
         name = f"{blocks} blocks{' with SwiGLU' if gated else ''}"
-        deep = exported(of=lambda n=blocks, g=gated: planted_encoder(blocks=n, gated=g))  # type: ignore[misc]
+        deep = exported(of=partial(planted_encoder, blocks=blocks, gated=gated))
         yield Form(name, "as EVA-02 and DINOv2-g have" if gated else "deep", deep)

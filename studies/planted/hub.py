@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -32,7 +33,7 @@ def forms() -> Iterator[Form]:
     root = "preprocessor_config.json in the root, onnx/ below it"
     for name in ("model.onnx", "model_fp16.onnx", "model_quantized.onnx"):
         more = ("--batch-size", "1") if name == "model_quantized.onnx" else ()
-        yield _hub_form(f"a hub's onnx/{name}", root, lambda f, n=name: _repository(f) / n, more)
+        yield _hub_form(f"a hub's onnx/{name}", root, partial(_export_of, name), more)
     yield _hub_form("a hub's onnx/ with model.onnx alone", root, _one_export)
     yield _hub_form("a hub's repository, given as a folder", "robustcheck check FOLDER", _folder)
     yield _hub_form("a hub's folder with external data", f"{root}; model.onnx_data", _external)
@@ -61,6 +62,10 @@ def _folder(folder: Path) -> Path:
 
 def _hub_form(name: str, done: str, make: Callable[[Path], Path], arguments: tuple[str, ...] = ()) -> Form:
     return Form(name, done, make, arguments=arguments, preprocessing=None)
+
+
+def _export_of(name: str, folder: Path) -> Path:
+    return _repository(folder) / name
 
 
 def _repository(folder: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -228,21 +228,21 @@ def _vision_models() -> Iterator[Form]:
         yield warns(
             name,
             f"{tokens}{', which goes through Tanh' if name == 'ViTModel' else ''}",
-            exported(of=lambda n=name: _Outputs(_vision(n), VISION), outputs=VISION),
+            exported(of=partial(_outputs_of, name, VISION), outputs=VISION),
             normed,
             *reasons,
         )
         yield warns(
             f"{name}, dynamo",
             tokens,
-            exported(of=lambda n=name: _Outputs(_vision(n), VISION), outputs=VISION, dynamo=True),
+            exported(of=partial(_outputs_of, name, VISION), outputs=VISION, dynamo=True),
             normed,
             *reasons,
         )
         yield warns(
             f"{name}, tokens alone",
             "last_hidden_state",
-            exported(of=lambda n=name: _Outputs(_vision(n), VISION[:1]), outputs=VISION[:1]),
+            exported(of=partial(_outputs_of, name, VISION[:1]), outputs=VISION[:1]),
             normed,
             *reasons,
         )
@@ -266,6 +266,10 @@ class _Projected(nn.Module):
 
 
 @cache
+def _outputs_of(name: str, outputs: Sequence[str]) -> nn.Module:
+    return _Outputs(_vision(name), outputs)
+
+
 def _vision(name: str) -> nn.Module:
     import transformers
 

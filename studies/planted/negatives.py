@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ def forms() -> Iterator[Form]:
     yield from _no_encoder()
 
 
-def _behind(behind: Callable[..., object], *outputs: str, **more: object) -> Callable[..., None]:
+def _behind(behind: Callable[..., object], *outputs: str, **more: Any) -> Callable[..., None]:
     return exported(None, behind, outputs=outputs or (EMBEDDING,), **more)
 
 
@@ -199,7 +200,7 @@ def _norm() -> nn.LayerNorm:
 
 def _batch_norm() -> nn.Module:
     norm = nn.BatchNorm1d(FEATURES).requires_grad_(False)
-    norm.running_var.copy_(torch.linspace(0.5, 1.5, FEATURES))  # type: ignore[union-attr]
+    norm.running_var.copy_(torch.linspace(0.5, 1.5, FEATURES))
     return _Lambda(lambda x: norm.eval()(x.abs().sign() * x))  # not folded into the MatMul before
 
 

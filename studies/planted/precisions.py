@@ -136,7 +136,7 @@ def _stored_bfloat16(model: onnx.ModelProto) -> None:
 # ------------------------------------------------------------------------------------------------- int8
 
 
-class Photos(CalibrationDataReader):  # type: ignore[misc]
+class Photos(CalibrationDataReader):
     """The first bundled photos, one at a time."""
 
     def __init__(self) -> None:

@@ -220,7 +220,7 @@ FAMILIES: dict[str, tuple[Callable[..., np.ndarray], float, float]] = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_how_often_a_bound_passes_the_truth(family: str) -> None:
-    """A threshold exactly at the truth, looks to 2,048 images: benchmarks/results/bounds.md has these rates."""
+    """A threshold exactly at the truth, looks to 2,048 images: studies/results/bounds.md has these rates."""
     draw, before, now = FAMILIES[family]
     looks = np.array([n for n in range(1, 2049) if intervals.is_look(n)])
     x = draw(default_rng(11), (sized(500, 2000), 2048))
