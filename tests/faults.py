@@ -6,9 +6,9 @@ as a line of JSON, and puts the file back. A fault is found again by its functio
 one whose lines are gone is told as gone.
 
 They were drawn at a62dd49 in proportion to the rooms' nodes, with seed 26; 61 to 63, the first of seed 27 in their
-room, took the places of 42, 46 and 47, whose code is gone, and 10 that of one which changed nothing. Places and lines
-follow the code where it moved. `found_before` is the test that found a fault at a62dd49, null where those asked (for
-two minutes: the nearest of its room and of two folders more) did not.
+room, took the places of 42, 46 and 47, whose code is gone, 64 that of 3, and 10 that of one which changed nothing.
+Places and lines follow the code where it moved. `found_before` is the test that found a fault at a62dd49, null where
+those asked (for two minutes: the nearest of its room and of two folders more) did not.
 """
 
 import argparse

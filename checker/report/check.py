@@ -231,7 +231,7 @@ def page_sections_of_check(report: Report, options: FormOptions) -> tuple[Sectio
     """Return the sections of a check that its page alone has."""
     from .check_page import sections  # noqa: PLC0415 # takes the figures of the page
 
-    return tuple(sections(report.evidence, report.profile, report.reference, report.published, options))
+    return tuple(sections(report.evidence, report.profile, report.published, options))
 
 
 def _tile(statistic: JudgedStatistic) -> tuple[str, str, Words]:

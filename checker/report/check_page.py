@@ -1,25 +1,17 @@
-"""Make what the page of a check has and no other form: single images, known checkpoints, error rates. Pure."""
+"""Make what the page of a check has and no other form: single images, published robustness, error rates. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from ...thresholds.context import Context
 from ...thresholds.profile import Calibration, Profile
 from ..core.evidence import Evidence, SeenImage
 from ..text import number_text, percent_text
 from . import charts
-from .document import Block, Drawing, Facts, Photo, Photos, Section, Table, Words, name
+from .document import Block, Drawing, Facts, Photo, Photos, Section
 from .model_names import FormOptions
-from .record import ReferenceRow
-from .suite import KnownCheckpoints, suite_of
 
-SUITE_REMARK = (
-    "Activation kurtosis, measured on published representations, against published effective robustness: accuracy on "
-    "shifted data beyond what ImageNet accuracy leads one to expect, mean over V2, Sketch, R and A. Among nine "
-    "zero-shot CLIP encoders no rank correlation of the two was established (Spearman’s r +0.10, 95 % interval −0.61 "
-    "to +0.72)."
-)
 MAP_REMARK = (
     "One column is one image. A row in the strongest colour from end to end is extreme in every image. The map has the "
     "strongest features on the first usable images."
@@ -30,17 +22,14 @@ RATES_REMARK = "of checkpoints that were left out of the fit; the bounds have 95
 def sections(
     evidence: Evidence,
     profile: Profile,
-    reference: Sequence[ReferenceRow],
     published: Context | None,
     options: FormOptions,
 ) -> Iterator[Section]:
-    """Yield the sections: single images, the place among known checkpoints, and how often PASS was wrong."""
-    threshold = profile.thresholds.get("kurtosis")
-    minimum = threshold.minimum if threshold else None
-    suite = suite_of(reference, evidence.statistics.kurtosis, minimum, published)
+    """Yield the sections: single images, what is published of the model, and how often PASS was wrong."""
     images = tuple(_images(evidence, options))
     yield Section("Single images", MAP_REMARK, images, "page", is_folded=True)
-    yield Section("Place among known checkpoints", SUITE_REMARK, tuple(_known(suite)), "page", is_folded=True)
+    if published is not None:
+        yield Section("Published robustness", "context only: it decides nothing", (published.sentence,), "page")
     yield Section("How often PASS was wrong", RATES_REMARK, (_rates(profile.calibration),), "page")
 
 
@@ -63,19 +52,6 @@ def _photo(image: SeenImage, options: FormOptions) -> Photo:
     uri = options.thumbnails.get(image.digest, "")
     missing = options.missing.get(image.digest, "no preview")
     return Photo(image.name, f"K {number_text(image.kurtosis)}", uri, missing)
-
-
-def _known(suite: KnownCheckpoints) -> Iterator[Block]:
-    """Yield kurtosis and published effective robustness of known checkpoints, as a figure and as a table."""
-    if suite.chart:
-        yield Drawing("suite", suite, "Kurtosis against published effective robustness")
-    if suite.checkpoints:
-        heads = (">no.", "checkpoint", "=group", ">effective robustness", ">kurtosis", "=outlier features")
-        rows: list[tuple[Words, ...]] = [
-            (str(each.number), name(each.checkpoint), *each.texts) for each in suite.checkpoints
-        ]
-        yield Table(heads, tuple(rows))
-    yield from suite.remarks
 
 
 def _rates(calibration: Calibration) -> Facts:

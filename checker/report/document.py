@@ -150,7 +150,7 @@ class Photos:
 class Drawing:
     """A figure that the page alone has."""
 
-    kind: Literal["feature_map", "suite"]
+    kind: Literal["feature_map"]
     """the macro that draws it"""
     figure: object
     """its geometry"""

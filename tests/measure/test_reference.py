@@ -4,6 +4,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from numpy.testing import assert_array_equal
 from onnx import ModelProto
 from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, SessionOptions
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from PIL import Image
 
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.evidence import CLIP, Execution, Int8Sums, Options, ReferenceRun
 from robustcheck_onnx.checker.core.measure import reference
 from robustcheck_onnx.checker.core.measure.job import Job
@@ -24,8 +27,8 @@ from robustcheck_onnx.checker.core.measure.opening import open_job
 from robustcheck_onnx.checker.core.measure.probe import probe
 from robustcheck_onnx.checker.core.measure.sums import FirstImages
 from robustcheck_onnx.checker.core.model.file import read_onnx
-from robustcheck_onnx.checker.core.model.int8 import saturating_pairs, with_unsigned_weights
-from robustcheck_onnx.checker.core.runtime.devices import int8_sums
+from robustcheck_onnx.checker.core.model.int8 import has_int8_layers, saturating_pairs, with_unsigned_weights
+from robustcheck_onnx.checker.core.runtime.devices import EXACT_SUMS, int8_sums
 from robustcheck_onnx.checker.core.verdict.notes import execution_notes, reference_notes
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
@@ -33,7 +36,7 @@ from robustcheck_onnx.checker.questions.compare import compare, machine
 from robustcheck_onnx.checker.questions.compare.index import on_another_machine
 from robustcheck_onnx.checker.questions.compare.index_report import IndexOptions, IndexReport, Number
 from robustcheck_onnx.thresholds.profile import load
-from support import PHOTOS, Capture, Patch, but, read_json, robustcheck
+from support import PHOTOS, ROOT, Capture, Patch, but, read_json, robustcheck
 from support.onnx_models import build, graph, save
 from support.reports import interval, passing
 
@@ -81,6 +84,8 @@ def test_the_same_weights_as_uint8_give_the_exact_sums(form: str) -> None:
     assert kinds["w8_unsigned"] == 2  # uint8
     assert saturating_pairs(file.proto, file.weights) is not None
     assert saturating_pairs(unsigned, file.weights) is None
+    assert has_int8_layers(file.proto)
+    assert not has_int8_layers(unsigned)
     pixels = default_rng(2).random((5, 3, 8, 8)).astype(np.float32)
     feed = {unsigned.graph.input[0].name: pixels}
     (found,) = InferenceSession(unsigned.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
@@ -93,6 +98,42 @@ def test_the_same_weights_as_uint8_give_the_exact_sums(form: str) -> None:
         assert np.abs(found * 127 - np.clip(np.round(sums / 255), 0, 255)).max() < 1.001
     else:
         np.testing.assert_allclose(found, sums / 255 / 127, rtol=1e-5, atol=1e-5)
+
+
+LEFT_OVER = {
+    "a weight that two layers read": f"{QUANTISED}; p = MatMulInteger(f, w8, zero, null); r = MatMulInteger(f, w8); "
+    "sum = Add(p, r); y = Cast(sum, to=FLOAT)",
+    "int8 activations": f"{QUANTISED.replace(', zero', ', null')}; "
+    "p = QLinearMatMul(f, scale, null, w8, one, null, one, null); y = DequantizeLinear(p, one, null)",
+}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("form", LEFT_OVER)
+def test_int8_weights_that_stay_are_seen_so_that_onnx_runtime_is_asked_for_exact_sums(form: str) -> None:
+    file = read_onnx(written(LEFT_OVER[form]))
+    unsigned = with_unsigned_weights(ModelProto.FromString(Path("m.onnx").read_bytes()), file.weights)
+    assert has_int8_layers(unsigned)
+
+
+@pytest.mark.long
+def test_a_quantised_transformer_that_onnx_runtime_refuses_in_its_own_exact_mode_is_checked_by_exact_sums(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """On a CPU whose int8 sums are exact, both arithmetics give the same numbers."""
+    monkeypatch.syspath_prepend(ROOT / "studies")
+    precisions = import_module("planted.precisions")
+    (form,) = (one for one in precisions.forms() if one.name == "static QDQ, per channel, int8 activations")
+    form.make(tmp_path)
+    (tmp_path / "model.robustcheck.json").write_text(form.preprocessing.model_dump_json())
+    strict = SessionOptions()
+    strict.add_session_config_entry(EXACT_SUMS, "1")
+    with pytest.raises(Fail, match="Attempt to replace the existing tensor"):
+        InferenceSession(tmp_path / "model.onnx", strict, providers=["CPUExecutionProvider"])
+    exact: Any = check(tmp_path / "model.onnx", arithmetic="exact").evidence.statistics
+    assert exact.strength.estimate > 20
+    if int8_sums().plain == 1:
+        assert exact == check(tmp_path / "model.onnx", arithmetic="machine").evidence.statistics
 
 
 def executed(**changes: Any) -> Execution:

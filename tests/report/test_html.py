@@ -26,14 +26,12 @@ from robustcheck_onnx.checker.report.document import Bar, Chart, document_of
 from robustcheck_onnx.checker.report.model_names import FormOptions
 from robustcheck_onnx.checker.report.page import of_document
 from robustcheck_onnx.checker.report.record import Failed, Outcome
-from robustcheck_onnx.checker.report.suite import PublishedCheckpoint, scatter, suite_of
 from robustcheck_onnx.checker.report.words import plain_text, spelled, verdict_text
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import load
 from robustcheck_onnx.thresholds.statistics import DECIDING, DEFINITIONS
-from robustcheck_onnx.thresholds.tables import references
 from support import PATIENCE_S, Fields, Patch, but, reports
 from support.bad_input import Run
 from support.comparisons import judged, planted
@@ -127,8 +125,8 @@ def test_contrast_is_sufficient_in_light_dark_and_print() -> None:
     blocks = re.findall(r"(@media [^{]*\{\s*)?:root \{([^}]*)\}", css)
     assert [bool(media) for media, _ in blocks] == [False, True, True]  # light, dark, print
     themes = [dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", body)) for _, body in blocks]
-    faint = [float(found) for found in re.findall(r"svg \.(?:bar|range) \{[^}]*opacity: ([.\d]+);", css)]
-    assert len(faint) == 2  # intervals, and the lines that join the image sets of a checkpoint
+    faint = [float(found) for found in re.findall(r"svg \.bar \{[^}]*opacity: ([.\d]+);", css)]
+    assert len(faint) == 1  # intervals
     texts = itertools.product(("ink", "muted", "data", "pass", "warn", "fail", "above"), ("paper", "panel"), [4.5])
     pairs = [*texts, ("above", "cell", 3), ("below", "cell", 3)]  # pictures: 3 : 1
     for theme in themes:
@@ -314,16 +312,6 @@ def test_each_threshold_and_every_bound_of_a_wrong_pass_are_shown() -> None:
         assert f"{rate.of}{rate.n_wrong} of {rate.n}, at most {percent_text(rate.upper)}" in text
 
 
-def test_the_number_of_a_checkpoint_stands_where_no_other_dot_is() -> None:
-    one = PublishedCheckpoint(1, "a", "supervised", (10.0, 20.0), 10.0, True)
-    near = PublishedCheckpoint(2, "b", "supervised", (21.0,), 10.5, True)
-    suite = scatter((one, near), (), interval(None, None, None), 8.0, None)
-    assert suite is not None
-    first, second = suite.lines
-    assert (first.anchor, first.at) == ("end", first.left - 10)  # the other dot stands right of it
-    assert (second.anchor, second.at) == ("start", second.right + 10)
-
-
 def test_the_histogram_has_the_counts_and_edges_that_were_measured() -> None:
     report = reports.warning()
     (chart,) = (block for s in document_of(report).sections for block in s.blocks if isinstance(block, Chart))
@@ -349,26 +337,13 @@ def test_the_map_counts_what_lies_beyond_four_sd() -> None:
     assert len(of_class(svg, "rect", "cell")) == 6 * len(drawn.rows)
 
 
-def test_every_reference_set_is_placed_once_and_only_published_numbers_are_points() -> None:
-    from robustcheck_onnx.checker.questions.check import _reference
-
-    report = reports.passing()
-    suite = suite_of(_reference(), report.evidence.statistics.kurtosis, None, report.published)
-    sets = [row for row in references() if not row.excluded]
-    chart = suite.chart
-    assert chart is not None
-    points = sorted(
-        (k, dot.x)
-        for row, line in zip(suite.checkpoints, chart.lines, strict=True)
-        for k, dot in zip(row.kurtosis, line.dots, strict=True)
-    )
-    numbers = {row.set: published.find(*published.MEASURED.get(row.set, ("", "", ""))) for row in sets}
-    named = [row.kurtosis for row in sets if any(each.mean_pp is not None for each in numbers[row.set])]
-    assert [k for k, _ in points] == sorted(named)
-    for rising in ([x for _, x in points], [line.y for line in chart.lines]):
-        assert rising == sorted(rising)  # the most robust first, which is the highest
-    assert len(points) + len(chart.unpublished) == len(sets)
-    assert "Both numbers are known for 12 checkpoints. For 47 other reference sets " in suite.remarks[0]
+def test_what_is_published_of_a_checkpoint_stands_on_the_page_without_a_picture_of_kurtosis() -> None:
+    context = published.context_for("open_clip", "ViT-B-32", "openai")
+    assert context is not None
+    text = words(root_of(but(reports.passing(), published=context)))
+    assert context.sentence in text
+    assert "context only: it decides nothing" in text
+    assert "Published robustness" not in words(root_of(reports.passing()))
 
 
 @pytest.mark.usefixtures("here")
