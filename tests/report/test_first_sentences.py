@@ -11,9 +11,9 @@ from operator import getitem
 
 from robustcheck_onnx.checker.core.verdict.reasons import NAMES, RULES
 from robustcheck_onnx.checker.questions.compare import run
-from robustcheck_onnx.checker.questions.compare.document import plain_text as compared_text
 from robustcheck_onnx.checker.questions.compare.judge import CompareReport, Comparison
 from robustcheck_onnx.checker.questions.compare.pairs import Compared
+from robustcheck_onnx.checker.questions.compare.sentences import plain_text as compared_text
 from robustcheck_onnx.checker.report import numbers
 from robustcheck_onnx.checker.report.words import plain_text
 from support import but, reports

@@ -6,7 +6,7 @@ One loop runs both and compares them. Silent; progress goes to a callback.
 from __future__ import annotations  # help() names the types as the package does
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,45 +17,39 @@ import numpy as np
 
 from ....thresholds import read_bytes
 from ....thresholds.profile import Profile
-from ...arrays import float64
 from ...core.evidence import Evidence, Execution, RunOptions
-from ...core.images.source import DecodedImage, Item, Skipped
-from ...core.measure.content import DescribedRows, described_rows, merge_described
 from ...core.measure.job import Job
-from ...core.measure.loop import batches, decode_with, key_of
 from ...core.measure.opening import OpenedJob, open_job
-from ...core.measure.prepare import Prepared, prepare_item, stack
 from ...core.measure.probe import probe
-from ...core.measure.reference import IMAGES_OF_COMPARISON, ReferenceOutput, reference_runs, with_references
-from ...core.measure.sums import FirstImages, ImagesRead, Measurement, TensorSums, conclude
+from ...core.measure.reference import IMAGES_OF_COMPARISON, reference_runs, with_references
+from ...core.measure.sums import FirstImages, Measurement, TensorSums, conclude
 from ...core.model.watched import file_digest
-from ...core.progress import Progress, Tell
-from ...core.runtime.runner import RunOutput
-from ...core.statistics import state
+from ...core.progress import Progress
 from ...core.verdict.notes import notes_of
 from ...core.verdict.profile import load_profile
-from ...errors import CannotAssessError, UsageError, unfit
+from ...errors import UsageError
 from ...outside.addresses import LocalModel, on_this_machine, parse_address
 from ...outside.image_sets.open import Images, opener
 from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import Place, as_typed, redact
 from ...report.record import Settings, Time
-from ...text import VERSION, Fields, Texts, frozen, sha256_of
+from ...text import VERSION, Fields, Texts, sha256_of
 from ..call import QuestionRun
 from ..check import binding_of
 from . import baseline as baselines
-from . import stored, trials
+from . import stored
 from .baseline import COSINE_IMAGES, Baseline, GivenBaseline, Vectors
+from .both import run_both, say_none_usable
 from .changes import changes, jackknife_of, required_by
 from .features import FeatureFates, follow_features, new_features
-from .index import compare_vectors, concluded_index, on_another_machine
-from .index_report import IndexOptions, IndexReport, Required
+from .index import concluded_index, on_another_machine
+from .index_report import IndexOptions, Required
+from .index_run import judge_vectors, machine_loss, report_on_index
 from .judge import CLAIM, TOLERANCE, CompareReport, Comparison, FirstBaseline, judge_pair, required_of
-from .machine import MachineLoss, loss_of
-from .pairs import MAX_ROWS, Compared, Pair, Side, add_predictions, agreement, update
+from .pairs import Compared, Pair, Side, agreement
 from .similarity import cosines, similarity, similarity_of
 from .stored import VectorsReport
-from .vectors import VectorFile, VectorsByPhoto, open_vectors
+from .vectors import open_vectors
 
 AnyReport = CompareReport | FirstBaseline | VectorsReport
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
@@ -179,9 +173,9 @@ def _compare(
         run.tell("trying the models on a few images")
         facts = [probe(model) for model in opened]
         firsts = FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON)
-        pair, read, described = _run(first, opened[-1], run.progress, firsts)
+        pair, read, described = run_both(first, opened[-1], run.progress, firsts)
         if pair.candidate.state.n == 0:
-            _say_none_usable(opened, pair, read.n_usable)
+            say_none_usable(opened, pair, read.n_usable)
         sides = (pair.candidate, pair.reference)
         references = []
         evidence = []
@@ -202,7 +196,7 @@ def _compare(
             if index.file is None:
                 return FirstBaseline(candidate=ours, next_baseline=new_baseline)
             exact = None if is_exact else references[0]
-            judged = _judge_vectors(first, pair, files["--index"], index, run, exact)
+            judged = judge_vectors(first, pair, files["--index"], index, run, exact)
             return stored.report_of(ours, judged, profile, when).with_baseline(new_baseline)
         if old_numbers is not None:
             comparison = _against(pair.candidate, evidence[0], read.digests, old_numbers, profile, tolerance)
@@ -214,10 +208,10 @@ def _compare(
             comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
             old = Vectors(pair.reference.vectors, vectors.digests)
         run.tell("comparing the vectors")
-        index_report = _index_report(pair, old, comparison.reference.evidence, files, index)
+        index_report = report_on_index(pair, old, comparison.reference.evidence, files, index)
         index_report = concluded_index(index_report, (ours, comparison.reference), nodes)
         if not is_exact:
-            loss = _machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
+            loss = machine_loss(pair, old, references, [ours.evidence, comparison.reference.evidence])
             index_report = on_another_machine(index_report, loss)
         digests = {f"{name}_digest": file_digest(file) for name, file in dict(index).items() if isinstance(file, Path)}
         index_report = index_report.model_copy(update=digests)
@@ -237,38 +231,6 @@ def _open(models: Sequence[LocalModel], run: QuestionRun) -> list[OpenedJob]:
         run.tell("loading the reference")
         opened.append(replace(open_job(job, lambda _: opened[0].source), described=None))
     return opened
-
-
-def _machine_loss(
-    pair: Pair, old: Vectors | None, references: Sequence[ReferenceOutput | None], evidence: Sequence[Evidence]
-) -> MachineLoss | None:
-    """Compare candidate and reference over the first images by both arithmetics.
-
-    None where no reference run was needed or possible, or the reference's vectors of these images are not there. A
-    baseline's vectors stand for both arithmetics.
-    """
-    runs = [
-        (each, of_model)
-        for each, of_model in zip(references, evidence, strict=False)
-        if each is not None and each.rows is not None
-    ]
-    if not runs or old is None:
-        return None
-    run, of_model = runs[0]
-    n = run.run.n_images
-    ours, theirs = _rows_of_both(pair, old)
-    if ours[:n] != list(range(n)):
-        return None
-    measured = pair.candidate.vectors[:n], old.rows[theirs[:n]]
-    exact = [None if each is None else each.rows for each in (*references, None)]
-    return loss_of(measured, exact[:2], of_model.execution.machine, run.run.words)
-
-
-def _rows_of_both(pair: Pair, old: Vectors) -> tuple[list[int], list[int]]:
-    """Return the rows of the candidate's vectors whose images the reference has, and of the reference's vectors."""
-    places = {digest: row for row, digest in enumerate(old.digests)}
-    rows = [row for row, (_, digest) in enumerate(pair.images) if digest in places]
-    return rows, [places[pair.images[row][1]] for row in rows]
 
 
 def _refuse(tolerance: float, reference: str | Path | None, baseline: GivenBaseline) -> None:
@@ -310,27 +272,6 @@ def _refuse_alone(images: Images | None, index: IndexOptions, require: Sequence[
         )
 
 
-def _judge_vectors(
-    opened: OpenedJob,
-    pair: Pair,
-    file: VectorFile,
-    index: IndexOptions,
-    run: QuestionRun,
-    exact: ReferenceOutput | None,
-) -> IndexReport:
-    """Compare the vectors of a file with the model's own."""
-    names = [name for name, _ in pair.images]
-    rows = float64(pair.candidate.vectors)
-
-    def try_others(own: VectorsByPhoto) -> str:
-        run.tell("trying other preprocessing")
-        return trials.explained(opened, names, rows, own)
-
-    run.tell("comparing the vectors")
-    report = stored.judge_stored(rows, names, file, index, try_others, exact)
-    return report.model_copy(update={"file_digest": file_digest(file.path)})
-
-
 def _save_baseline(report: AnyReport, file: str | Path | None, baseline: GivenBaseline) -> AnyReport:
     """Write the candidate's numbers to a file. Nothing else can fail any more.
 
@@ -362,50 +303,6 @@ def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline, ask
     if isinstance(report, CompareReport) and isinstance(baseline, Baseline):
         report = report.model_copy(update={"baseline": baselines.name_of(baseline), "baseline_digest": ""})
     return report.with_baseline(numbers)
-
-
-def _index_report(
-    pair: Pair, old: Vectors | None, reference: Evidence, files: Mapping[str, VectorFile], options: IndexOptions
-) -> IndexReport:
-    """Compare the vectors of the same images, and judge the index."""
-    width = reference.statistics.n_features
-    for option, file in files.items():
-        if file.width != width:
-            raise _of_another_width(option, file, width)
-    report = IndexReport(options=options)
-    if old is None:
-        return report.because("no_vectors", "undecided", "the baseline holds no vectors")
-    rows, rows_of_old = _rows_of_both(pair, old)
-    images = [pair.images[row] for row in rows]
-    ours = float64(pair.candidate.vectors[rows])
-    theirs = float64(old.rows[rows_of_old])
-    if ours.shape[1] != width:
-        seen = f"the vectors have {ours.shape[1]} features, those of the reference {width}"
-        return report.because("another_width", "re-embed", seen)
-    if len(images) < 2:
-        return report.because("other_images", "undecided", "the baseline has other images")
-    text = None
-    if "--text" in files:
-        text = np.concatenate([rows for rows, _ in files["--text"].blocks()])
-    if "--index" in files:
-        index = files["--index"]
-        return compare_vectors(ours, theirs, images, options, text, index.blocks(), index.ids())
-    return compare_vectors(ours, theirs, images, options, text, None, ())
-
-
-def _of_another_width(option: str, file: VectorFile, width: int) -> UsageError:
-    """Return the error on vectors that have not the width of the reference's, with the likely reason."""
-    reduced = ""
-    step = "name the reference that made them, or give vectors as it makes them"
-    if file.width < width:
-        reduced = ", as after a PCA"
-        step += ", not reduced"
-    if file.n == width:
-        step = file.transposed
-    return UsageError(
-        f"{file.path}: vectors of {option} have {file.width} features{reduced}; those of the reference have {width}",
-        step,
-    )
 
 
 def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:
@@ -483,91 +380,6 @@ def _report(
         **added,
     )
     return report.gated()
-
-
-@frozen
-class _Both(Prepared):
-    """One image, ready for both models. It is counted as the candidate's."""
-
-    other: Prepared
-    """for the reference"""
-
-
-def _run(
-    first: OpenedJob, second: OpenedJob, progress: Tell | None, firsts: tuple[FirstImages, FirstImages]
-) -> tuple[Pair, ImagesRead, list[DescribedRows]]:
-    """Run every usable image through both models. The same model twice is run once.
-
-    firsts: get the first images of each.
-
-    Returns their sums, the images, and of each model the rows that its content is measured on.
-    """
-    read = ImagesRead()
-    described: list[DescribedRows] = [(), ()]
-    same_pixels = first.preprocessing.preprocessing == second.preprocessing.preprocessing
-
-    def prepare(item: Item) -> _Both | Skipped:
-        one = prepare_item(item, first)
-        if isinstance(one, Skipped):
-            return one
-        if same_pixels and isinstance(item, DecodedImage):
-            return _Both(**vars(one), other=one)
-        other = prepare_item(item, second)
-        if isinstance(other, Skipped):
-            return other
-        return _Both(**vars(one), other=other)
-
-    pair: Pair | None = None
-    with decode_with(prepare, first, second.source, execution=first.runners[0].execution) as decoded:
-        for batch in batches(
-            decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
-        ):
-            ours = first.runners[0].run(stack(batch))
-            theirs = ours
-            if second is not first:
-                theirs = second.runners[0].run(stack([both.other for both in batch]))
-            pair = pair or Pair(_side(first, ours), _side(second, theirs))
-            keys = [key_of(both.digest) for both in batch]
-            is_usable = update(pair, ours.representation, theirs.representation, keys)
-            usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
-            pair.images += [(both.name, both.digest) for both in usable[: MAX_ROWS - len(pair.images)]]
-            firsts[0].add([both.pixels for both in usable], [ours.representation[is_usable]])
-            firsts[1].add([both.other.pixels for both in usable], [theirs.representation[is_usable]])
-            for index, output in enumerate((ours, theirs)):
-                rows = described_rows(output.representation[is_usable], [both.sketch for both in usable])
-                described[index] = merge_described(described[index], rows)
-            a = ours.class_output
-            b = theirs.class_output
-            if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
-                add_predictions(pair, a, b)
-    if pair is None:
-        read.check_usable(first.source)
-        raise AssertionError("check_usable refuses a set without a usable image")
-    return pair, read, described
-
-
-def _side(opened: OpenedJob, output: RunOutput) -> Side:
-    width = output.representation.shape[1]
-    if width > state.MAX_FEATURES:
-        raise CannotAssessError(
-            f"{opened.models[0].path}: representation has {width} features; more than {state.MAX_FEATURES} is an "
-            "unpooled map",
-            "export the model with a pooled representation",
-        )
-    return Side(state.State(width))
-
-
-def _say_none_usable(opened: Sequence[OpenedJob], pair: Pair, n: int) -> None:
-    models = [model.job.model for model in opened]
-    for model, side in zip(models, (pair.candidate, pair.reference), strict=True):
-        if side.state.n_nonfinite + side.state.n_constant == n:
-            seen = f"number of finite, not constant representations is 0 of {n}; at least one is needed"
-            raise unfit(model, seen)
-    raise CannotAssessError(
-        f"{models[0]}, {models[1]}: number of images on which both representations are finite and not constant "
-        f"is 0 of {n}; at least one is needed",
-        "--images FOLDER",
-    )
 
 
 BASELINE_NOTE = "A baseline holds no predicted classes: whether both models predict the same ones was not compared."
