@@ -11,7 +11,7 @@ from .record import Time
 INTERVALS = (
     "An interval is about the photos that were given. Photos of a few scenes, products or classes are not independent: "
     "with 5 to 20 photos per scene, the lower bound for photos of other scenes was wrong in 3 to 24 % of simulated "
-    "runs, not in 5 %."
+    "runs, not in 5 %. A kind of photo rarer than 1 in 50 may not be among them, so that the interval does not know it."
 )
 """what an interval is about; studies/results/operating-characteristic.md has the rates"""
 INTERVALS_IN_SHORT = "intervals are about these photos; photos of few scenes say less of others"
