@@ -1,6 +1,7 @@
 """Look for outlier features in a vision encoder.
 
-The encoder is an ONNX file. Robust CLIP encoders have outlier features; whether they predict robustness is not known.
+The encoder is an ONNX file. PASS means that the model shows the outlier features of robust CLIP
+encoders, and does not prove robustness.
 
 import robustcheck_onnx as rc
 

@@ -30,16 +30,16 @@ TOP = 3
 MINIMUMS = {name: threshold.minimum for name, threshold in profile.load().thresholds.items()}
 HEAD = """# Can photos be chosen for a PASS?
 
-Written by `python studies/chosen_photos.py EMBEDDINGS_DIR`. {n} real sets of {models} checkpoints show no outlier
-features and have features of both signs, so their sign alone does not turn them away. Of each set,
-{chosen} photos were chosen with full knowledge of its vectors: those in which one feature (each of the {features}
-strongest was tried) lies furthest on its usual side, and those that are strongest by themselves. The table has the way
-that came nearest to a PASS. **{passed} of {n} sets passes**, and {estimates} would by estimates alone. A value in
-brackets is the lower bound, which must exceed the threshold: strength {strength:g}, persistence
-{outlier_frequency:g}, two-sidedness {two_sidedness:g}.
+Written by `python studies/chosen_photos.py EMBEDDINGS_DIR`. The study has the {n} real sets, of {models}
+checkpoints, with vectors of 120 photos or more that show no outlier features and have features of both signs, so
+that their signs do not rule out a PASS. Of each set, {chosen} photos were chosen with full knowledge of its
+vectors: those in which one feature (each of the {features} strongest was tried) lies furthest on its usual side,
+and those that are strongest by themselves. The table has the way that came nearest to a PASS. **{passed} of {n}
+sets passes**, and {estimates} would by estimates alone. A value in brackets is the lower bound, which must exceed
+the threshold: strength {strength:g}, persistence {outlier_frequency:g}, two-sidedness {two_sidedness:g}.
 
-Reordering photos does not help either: among 78,000 simulated runs on sets without outlier features, which stop as soon
-as the evidence decides, none passes ([images needed](images-needed.md)).
+Luck did not help either. In 78,000 simulated runs with randomly drawn photos of the 39 sets without outlier
+features, stopped as soon as the evidence decided, none passed ([images needed](images-needed.md)).
 
 | set | photos | strength: all | chosen | persistence: all | chosen | two-sidedness, chosen |
 |---|---|---|---|---|---|---|

@@ -111,6 +111,7 @@ def _published() -> dict[str, object]:
     assert len(zero_shot.robust) == len(zero_shot.rows)
     return {
         "n_published": sum(len(one.rows) for one in classes),
+        "n_below": sum(row.library == "open_clip" for row in published.published()) - len(zero_shot.rows),
         "least_accuracy": 100 * facts.LEAST_ACCURACY,
         "classes": "\n".join(lines),
         "zero_shot_robust": f"all {len(zero_shot.rows)}",

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from glob import escape
@@ -164,9 +165,9 @@ def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
     """Write every report and signature, all at the end. So a run that ends early leaves no part of them."""
     outcomes = list(by_model.values())
     documents = plan.documents
-    options = FormOptions()
+    options = FormOptions(n_models=len(outcomes))
     if plan.has_thumbnails and "html" in [document.form for document in documents]:
-        options = thumbnails_of(outcomes, plan.options, wall)
+        options = replace(thumbnails_of(outcomes, plan.options, wall), n_models=len(outcomes))
 
     def rendered(some: Sequence[Outcome], form: str, *, into_file: bool = False) -> str:
         if (file := template_of(form)) is not None:

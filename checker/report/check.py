@@ -202,6 +202,7 @@ def document_of_check(report: Report) -> Document:
     about = Cell(INTERVALS_IN_SHORT, "dim")
     document = Document(
         question="check",
+        decides="The release",
         model=model,
         facts=(name(model.file, "bold"), planted, measured, source, name(f"tensor {model.tensor}")),
         summary=plain_text(verdict, report.evidence.statistics, model.ends_in),

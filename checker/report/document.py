@@ -248,6 +248,8 @@ class Document:
     exit_code: int | None = None
     rule: str = ""
     """what decided the exit code, in one sentence"""
+    decides: str = ""
+    """what the exit code lets go or stops, for a page; empty where it does neither"""
     cautions: Texts = ()
     """what a reader must know before the verdict"""
     reasons: tuple[Reason, ...] = ()

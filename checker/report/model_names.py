@@ -27,6 +27,8 @@ def _repository() -> str:
 class FormOptions:
     """The options that a form may need."""
 
+    n_models: int = 1
+    """of the run, where a document may be about one of them (html)"""
     thumbnails: Mapping[str, str] = field(default_factory=dict)
     """data: URIs of photos by their digest (html)"""
     missing: Mapping[str, str] = field(default_factory=dict)

@@ -27,6 +27,8 @@ def write_html(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one page about all models. Several have a list first, then a part each, the worst first."""
     ordered = sorted(outcomes, key=rank_of)
     documents = [_document(outcome, options) for outcome in ordered]
+    if max(options.n_models, len(documents)) > 1:
+        documents = [replace(document, decides=ONE_OF_SEVERAL) for document in documents]
     return _written(_title(outcomes), documents)
 
 
@@ -36,25 +38,34 @@ def of_document(document: Document) -> str:
     return _written(f"{head}: {document.model.file}", [document])
 
 
+ONE_OF_SEVERAL = "This file"
+
+
 def release_text(exit_code: int, *, is_allowed: bool = False, subject: str = "The release") -> tuple[str, str]:
     """Write whether a release may go, and what the exit code does to a pipeline.
 
     Args:
         exit_code: of the run, or of one of its models.
         is_allowed: whether there are reasons for WARN, and the rule of the run lets them through.
-        subject: what may go; "This file" for one of several models.
+        subject: what may go; ONE_OF_SEVERAL for one of several models, whose exit code is not the run's.
 
     >>> release_text(1)
     ('The release is stopped.', 'Exit code 1: a pipeline stops here.')
     >>> release_text(0, is_allowed=True)
     ('The release may go although there are reasons for WARN.', 'Exit code 0: a pipeline goes on.')
+    >>> release_text(0, subject=ONE_OF_SEVERAL)
+    ('This file may go.', 'Exit code 0 of this file; the run ends with the worst of all its files.')
     """
+    effect = "a pipeline stops here" if exit_code else "a pipeline goes on"
+    effect = f"Exit code {exit_code}: {effect}."
+    if subject == ONE_OF_SEVERAL:
+        effect = f"Exit code {exit_code} of this file; the run ends with the worst of all its files."
     if exit_code:
-        return f"{subject} is stopped.", f"Exit code {exit_code}: a pipeline stops here."
+        return f"{subject} is stopped.", effect
     although = ""
     if is_allowed:
         although = " although there are reasons for WARN"
-    return f"{subject} may go{although}.", "Exit code 0: a pipeline goes on."
+    return f"{subject} may go{although}.", effect
 
 
 def photo(uri: str) -> str:
@@ -69,7 +80,10 @@ def _written(title: str, documents: Sequence[Document]) -> str:
     versions = sorted({document.version for document in documents if document.version})
     template = _pages().get_template("page.html.j2")
     exit_code = max(codes, default=None)
-    return template.render(title=title, versions=versions, documents=documents, exit_code=exit_code)
+    is_allowed = exit_code == 0 and any(document.reasons for document in documents)
+    return template.render(
+        title=title, versions=versions, documents=documents, exit_code=exit_code, is_allowed=is_allowed
+    )
 
 
 def _document(outcome: Outcome, options: FormOptions) -> Document:
@@ -94,6 +108,7 @@ def _without_verdict(failed: Failed) -> Document:
         verdict=Cell(f"{SIGNS['ERROR']} ERROR", "fail"),
         exit_code=failed.exit_code,
         rule=EXIT_CODES.get(failed.exit_code, "error"),
+        decides="The release",
         headline="ERROR: this model could not be assessed. There is no verdict on it.",
         remark="",
     )

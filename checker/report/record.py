@@ -160,11 +160,11 @@ Outcome = Bound | Failed
 
 CLAIM = (
     "Crabbé et al. (TMLR 2024) found outlier features in CLIP encoders of high robustness to natural distribution "
-    "shifts, and not in less robust versions of them. PASS means that they are present on the images that were given, "
-    "WARN that they are absent or that this was not established. All published zero-shot CLIP encoders with 55 % or "
-    "more on ImageNet have such robustness; whether this model has it was not measured. The features lie mostly in the "
-    "mean of the representations, and every real model that is known to pass was trained on images with texts. They "
-    "mean nothing for a model that does not do its task, so check its accuracy first."
+    "shifts, and not in less robust models with the same backbones. PASS means that they are present on the images "
+    "that were given, WARN that they are absent or that this was not established. All 94 published zero-shot CLIP "
+    "encoders with 55 % or more on ImageNet have such robustness; whether this model has it was not measured. The "
+    "features lie mostly in the mean of the representations, and every real model that is known to pass was trained on "
+    "images with texts. They mean nothing for a model that does not do its task, so check its accuracy first."
 )
 
 

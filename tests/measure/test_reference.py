@@ -27,7 +27,12 @@ from robustcheck_onnx.checker.core.measure.opening import open_job
 from robustcheck_onnx.checker.core.measure.probe import probe
 from robustcheck_onnx.checker.core.measure.sums import FirstImages
 from robustcheck_onnx.checker.core.model.file import read_onnx
-from robustcheck_onnx.checker.core.model.int8 import has_int8_layers, saturating_pairs, with_unsigned_weights
+from robustcheck_onnx.checker.core.model.int8 import (
+    holds_int8_weights,
+    holds_nested_int8_weights,
+    saturating_pairs,
+    with_unsigned_weights,
+)
 from robustcheck_onnx.checker.core.runtime.devices import EXACT_SUMS, int8_sums
 from robustcheck_onnx.checker.core.verdict.notes import execution_notes, reference_notes
 from robustcheck_onnx.checker.core.verdict.rule import judge
@@ -84,8 +89,8 @@ def test_the_same_weights_as_uint8_give_the_exact_sums(form: str) -> None:
     assert kinds["w8_unsigned"] == 2  # uint8
     assert saturating_pairs(file.proto, file.weights) is not None
     assert saturating_pairs(unsigned, file.weights) is None
-    assert has_int8_layers(file.proto)
-    assert not has_int8_layers(unsigned)
+    assert holds_int8_weights(file.proto)
+    assert not holds_int8_weights(unsigned)
     pixels = default_rng(2).random((5, 3, 8, 8)).astype(np.float32)
     feed = {unsigned.graph.input[0].name: pixels}
     (found,) = InferenceSession(unsigned.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
@@ -100,20 +105,46 @@ def test_the_same_weights_as_uint8_give_the_exact_sums(form: str) -> None:
         np.testing.assert_allclose(found, sums / 255 / 127, rtol=1e-5, atol=1e-5)
 
 
+QAT = f"{QUANTISED}; a = DequantizeLinear(f, scale, zero); "
 LEFT_OVER = {
     "a weight that two layers read": f"{QUANTISED}; p = MatMulInteger(f, w8, zero, null); r = MatMulInteger(f, w8); "
     "sum = Add(p, r); y = Cast(sum, to=FLOAT)",
     "int8 activations": f"{QUANTISED.replace(', zero', ', null')}; "
     "p = QLinearMatMul(f, scale, null, w8, one, null, one, null); y = DequantizeLinear(p, one, null)",
+    "a weight through Transpose": f"{QAT} t = DequantizeLinear(w8t, one, null); w = Transpose(t, [1,0]); "
+    "y = MatMul(a, w)",
+    "a weight through Identity": f"{QAT} i = Identity(w8); w = DequantizeLinear(i, one, null); y = MatMul(a, w)",
+    "activations through Squeeze": f"{QUANTISED}; u = DequantizeLinear(q, scale, zero); v = Reshape(u, to); "
+    "w = DequantizeLinear(w8, one, null); y = MatMul(v, w)",
+    "a float weight that the graph quantises": f"{QAT} c = QuantizeLinear(wf, one, null); "
+    "w = DequantizeLinear(c, one, null); y = MatMul(a, w)",
 }
 
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("form", LEFT_OVER)
-def test_int8_weights_that_stay_are_seen_so_that_onnx_runtime_is_asked_for_exact_sums(form: str) -> None:
-    file = read_onnx(written(LEFT_OVER[form]))
+def test_an_int8_weight_that_stays_is_seen_so_that_no_sum_is_called_exact_that_may_saturate(form: str) -> None:
+    weights = {"w8t": WEIGHTS["w8"].T.copy(), "wf": (WEIGHTS["w8"] / 127).astype(np.float32)}
+    file = read_onnx(written(LEFT_OVER[form], **weights))
     unsigned = with_unsigned_weights(ModelProto.FromString(Path("m.onnx").read_bytes()), file.weights)
-    assert has_int8_layers(unsigned)
+    assert holds_int8_weights(unsigned)
+
+
+@pytest.mark.usefixtures("here")
+def test_exact_sums_of_int8_weights_inside_a_node_are_refused() -> None:
+    then, other = (
+        f"{name} () => (float[n, {WIDTH}] {name}y) {{ {name}p = MatMulInteger(f, w8in{name}) "
+        f"{name}y = Cast<to=1>({name}p) }}"
+        for name in ("a", "b")
+    )
+    model = parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] image, bool yes) => (float[n, {WIDTH}] y) '
+        f"{{ y = If (yes) <then_branch = {then}, else_branch = {other}> }}"
+    )
+    for name, branch in zip(("a", "b"), model.graph.node[0].attribute, strict=True):
+        branch.g.initializer.append(from_array(WEIGHTS["w8"], f"w8in{name}"))
+    assert holds_nested_int8_weights(model)
+    assert holds_int8_weights(model)
 
 
 @pytest.mark.long
@@ -223,6 +254,18 @@ def test_without_a_floor_nothing_is_said_of_rounding_and_a_failed_run_is_noted()
     assert reference_notes(executed(reference=failed)) == [
         "No image could be run once more by the CPU with exact int8 sums: ONNX Runtime refuses the model"
     ]
+
+
+@pytest.mark.parametrize(
+    ("sums", "asked", "warns"), [(SATURATING, None, True), (SATURATING, "machine", False), (EXACT, None, False)]
+)
+def test_a_reference_run_that_failed_where_sums_saturate_is_a_reason(
+    sums: Int8Sums, asked: str | None, warns: bool
+) -> None:
+    failed = ReferenceRun(by="exact int8 sums", failed="ONNX Runtime refuses the model")
+    execution = executed(reference=failed, int8_sums=sums, precision="int8", arithmetic=asked)
+    verdict = judge(but(EVIDENCE, execution=execution), PROFILE)
+    assert ("runtime_differs" in [reason.id for reason in verdict.reasons]) == warns
 
 
 # strength above its threshold | shift by reference arithmetic | the arithmetic that was asked for | reasons

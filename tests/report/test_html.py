@@ -180,6 +180,29 @@ def test_the_page_first_shows_whether_the_release_may_go(pages: Pages) -> None:
     assert "No exit code: this report was made in Python" in words(root_of(reports.passing()))
 
 
+def test_a_page_about_one_of_several_models_says_no_more_than_what_this_file_does() -> None:
+    page = forms.render("html", [reports.passing()], FormOptions(n_models=2))
+    assert "The release" not in page
+    passing = forms.render("html", [gated(reports.passing())], FormOptions(n_models=2))
+    assert release_of(passing).startswith(
+        "This file may go. Exit code 0 of this file; the run ends with the worst of all"
+    )
+
+
+def test_several_models_whose_warnings_are_let_through_may_go_although_they_warn() -> None:
+    page = forms.render("html", [ALL_WAIVED, gated(reports.passing())])
+    assert release_of(page).startswith("The release may go although there are reasons for WARN.")
+    (answer,) = (e for e in parse(page).all("p") if e.attributes.get("class", "") == "release warn")
+    assert answer.text == "The release may go although there are reasons for WARN."
+
+
+def test_a_page_that_judges_no_release_says_its_exit_code_alone() -> None:
+    looked_at = replace(document_of(reports.passing()), decides="")
+    assert "may go" not in words(parse(of_document(replace(looked_at, exit_code=0))))
+    assert "Exit code 0" in words(parse(of_document(replace(looked_at, exit_code=0, rule="nothing was required"))))
+    assert "No exit code" not in words(parse(of_document(looked_at)))
+
+
 def test_a_comparison_whose_features_are_not_required_may_go_although_they_warn() -> None:
     compared = document_of(judged(planted(features=(7,)), planted(features=(50,))))
     assert (compared.exit_code, bool(compared.reasons)) == (1, True)

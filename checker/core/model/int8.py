@@ -4,17 +4,17 @@ On x86 CPUs with AVX2 and without VNNI, ONNX Runtime adds products of uint8 acti
 bits, which can saturate. Dynamic quantisers take their scale over the whole batch.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.helper import make_node, make_tensor_value_info
 from onnx.numpy_helper import from_array
 
 from ...arrays import GenericArray
-from .layers import WEIGHT_AT, WEIGHT_ZERO_AT
-from .nodes import input_at, integer, replace_all
+from .layers import WEIGHT_AT, WEIGHT_ZERO_AT, computed_constants
+from .nodes import attribute_of, bodies, input_at, integer, replace_all
 from .weights import Weights, values_of
 
 ZERO_AT = {"QLinearConv": 2, "QLinearMatMul": 2, "QGemm": 2, "ConvInteger": 2, "MatMulInteger": 2}
@@ -22,7 +22,6 @@ ZERO_AT |= {"MatMulIntegerToFloat": 4}
 """position of the zero point of a layer's activations, which has their type; DynamicQuantizeMatMul makes uint8"""
 FLOAT_LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
 """layers that become integer products where DequantizeLinear makes both factors"""
-EIGHT_BITS = frozenset((TensorProto.UINT8, TensorProto.INT8))
 MOST_OF_A_PAIR = 32767 // 255  # the largest |a + b| that the largest activation leaves in 16 bits: 128
 
 
@@ -44,30 +43,86 @@ def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
     return n_saturating / n_pairs if n_pairs else None
 
 
-def has_int8_layers(proto: ModelProto) -> bool:
-    """Return whether a layer reads int8 weights with activations of 8 bits, also int8 ones. Subgraphs do not count."""
-    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    return any(True for _ in _int8_layers(proto, tensors, EIGHT_BITS))
+MOVES = frozenset(
+    (
+        "DequantizeLinear",
+        "QuantizeLinear",
+        "Transpose",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Cast",
+    )
+) | {"Expand"}
+"""operators that hand values on; ONNX Runtime moves them past each other"""
+ONE_BY_ONE = frozenset(("Add", "Sub", "Mul", "Concat", "LayerNormalization"))
+"""operators that take their values one by one: no sum of products saturates in them"""
 
 
-def _int8_layers(
-    proto: ModelProto, tensors: Mapping[str, TensorProto], activations: frozenset[int] = frozenset((TensorProto.UINT8,))
-) -> Iterator[tuple[NodeProto, str]]:
-    """Yield the layers whose weight is int8, with its name.
+def holds_int8_weights(proto: ModelProto) -> bool:
+    """Return whether an int8 weight may be left in a model, so that its sums may saturate.
 
-    activations: which types of activations count. ONNX Runtime turns int8 activations of QDQ into uint8, so that these
-    always do.
+    Such a weight is an int8 tensor with two axes or more, or what the graph itself quantises from a constant, that
+    reaches another operator than those of `ONE_BY_ONE`. In doubt it is one, as in functions and in graphs inside nodes.
     """
+    if proto.functions or holds_nested_int8_weights(proto):
+        return True
+    readers: defaultdict[str, list[NodeProto]] = defaultdict(list)
+    for node in proto.graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    left = [*_int8_tensors(proto.graph), *_quantised_constants(proto)]
+    while left:
+        for node in readers[left.pop()]:
+            if node.op_type in MOVES:
+                left += node.output
+            elif node.op_type not in ONE_BY_ONE:
+                return True
+    return False
+
+
+def holds_nested_int8_weights(proto: ModelProto) -> bool:
+    """Return whether a graph inside a node holds an int8 weight, which neither a rewriting nor a mode reaches."""
+    return any(True for graph in bodies(proto.graph.node) for _ in _int8_tensors(graph))
+
+
+def _int8_tensors(graph: GraphProto) -> Iterator[str]:
+    """Yield the names of int8 tensors with two axes or more in a graph, apart from those inside its nodes."""
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) > 1:
+            yield tensor.name
+    for node in graph.node:
+        if node.op_type == "Constant":
+            value = attribute_of(node, "value").t
+            if value.data_type == TensorProto.INT8 and len(value.dims) > 1:
+                yield node.output[0]
+
+
+def _quantised_constants(proto: ModelProto) -> Iterator[str]:
+    """Yield the names of what nodes quantise from constants, but to uint8."""
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    constants = {*kinds, *computed_constants(proto)}
+    for node in proto.graph.node:
+        if node.op_type == "QuantizeLinear" and input_at(node, 0) in constants:
+            kind = kinds.get(input_at(node, 2), integer(node, "output_dtype", TensorProto.UINT8))
+            if kind != TensorProto.UINT8:
+                yield node.output[0]
+
+
+def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Iterator[tuple[NodeProto, str]]:
+    """Yield the layers whose weight is int8, with its name. ONNX Runtime turns int8 activations of QDQ into uint8."""
     makers = {name: node for node in proto.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     for node in proto.graph.node:
         name = ""
         zero = None
-        kinds = activations
+        kinds = {TensorProto.UINT8}
         maker = makers.get(input_at(node, 0))
         if node.op_type in FLOAT_LAYERS and maker is not None and input_at(node, 1) in makers:
             name = input_at(makers[input_at(node, 1)], 0)
             zero = tensors.get(input_at(maker, 2))
-            kinds = EIGHT_BITS  # and no 16-bit activations, whose products are of floats
+            kinds = {TensorProto.UINT8, TensorProto.INT8}  # and no 16-bit activations, whose products are of floats
         elif node.op_type in WEIGHT_ZERO_AT:
             name = input_at(node, WEIGHT_AT.get(node.op_type, 1))
             zero = tensors.get(input_at(node, ZERO_AT.get(node.op_type, len(node.input))))

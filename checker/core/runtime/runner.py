@@ -18,7 +18,14 @@ from ...errors import CannotAssessError, EnvironmentFaultError, unfit
 from ...text import frozen
 from ..evidence import Preprocessing
 from ..images.preprocess import scales_finitely
-from ..model.int8 import has_int8_layers, scales_over_batch, with_fixed_scales, with_scales, with_unsigned_weights
+from ..model.int8 import (
+    holds_int8_weights,
+    holds_nested_int8_weights,
+    scales_over_batch,
+    with_fixed_scales,
+    with_scales,
+    with_unsigned_weights,
+)
 from ..model.open import ModelFile
 from ..model.pooling import apply_pool
 from ..model.watched import refuse_changed
@@ -107,7 +114,6 @@ class Runner:
     ) -> None:
         self.model = model
         self._is_exact = exact
-        self._has_int8_weights = exact  # until they are all written as uint8
         self.models = (model, *also)
         assert not also or not any(opened.added_output for opened in self.models)
         self._device = device
@@ -150,13 +156,26 @@ class Runner:
         if not is_rewritten:
             return whole
         unsigned = with_unsigned_weights(ModelProto.FromString(whole), graph.file.weights)
-        self._has_int8_weights = has_int8_layers(unsigned)
+        if holds_nested_int8_weights(unsigned):
+            raise CannotAssessError(
+                f"{self.model.path}: int8 weights lie in a graph inside a node, where their sums can't be made exact",
+                "--arithmetic machine",
+            )
         return bytes(unsigned.SerializeToString())
 
     def _open_graph(self, graph: bytes, level: str = "all", device: str = "") -> tuple[ort.InferenceSession, str]:
-        return open_session(
-            graph, self.model, device or self._device, level, threads=self._threads, exact=self._has_int8_weights
-        )
+        """Open a session on a graph.
+
+        Where ONNX Runtime refuses the graph in its exact mode, a graph without int8 weights is exact without that mode.
+        """
+        device = device or self._device
+        if self._is_exact:
+            try:
+                return open_session(graph, self.model, device, level, threads=self._threads, exact=True)
+            except CannotAssessError:
+                if holds_int8_weights(ModelProto.FromString(graph)):
+                    raise
+        return open_session(graph, self.model, device, level, threads=self._threads)
 
     def _open_scaling(self, preprocessing: Preprocessing) -> ort.InferenceSession:
         """Open the session that makes the model's input of uint8 pixels, on the device that the model got."""

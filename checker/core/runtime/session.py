@@ -45,7 +45,7 @@ def open_session(
     """Open a session on `device`, and return why `auto` fell back to the CPU: "" where it did not.
 
     threads: cores it may use. exact: ask ONNX Runtime for int8 sums that do not saturate, whatever the CPU does by
-    itself; 1.31 does not open some graphs in this way, whose int8 weights are better written as uint8 beforehand.
+    itself; 1.31 refuses some graphs in this mode.
 
     Raises:
         UsageError: no such device.

@@ -169,7 +169,12 @@ def _runtime(e: Evidence, profile: Profile) -> SeenReasons:
     The statistics of all images are moved by what reference arithmetic moves them on the few that it ran on.
     """
     run = e.execution.reference
-    if run is None or not run.shifts or e.execution.arithmetic == "machine":
+    if run is None or e.execution.arithmetic == "machine":
+        return
+    if run.failed and e.execution.saturates:
+        seen = f"{run.words} can't be compared with {e.execution.machine}, because it failed: {run.failed}"
+        yield "runtime_differs", seen
+    if not run.shifts:
         return
     moved = _moved(e, run.shifts)
     here = _measured_answer(e, profile)

@@ -74,6 +74,7 @@ def document_of_comparison(report: CompareReport) -> Document:
     of_reference = verdict_text(report.reference.verdict)
     return Document(
         question="compare",
+        decides="The release",
         title="Comparison",
         subject="has a model kept what made its original pass?",
         model=candidate.evidence.model,
