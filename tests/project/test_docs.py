@@ -107,13 +107,13 @@ def test_the_figures_of_the_readme_are_those_of_their_pages() -> None:
     flat = " ".join(README.split())
     for said in (
         f"[{made.n_sets} sets](docs/data.md) of {made.n_checkpoints} models",
-        f"None of [{two_sided[0].removeprefix('0 of ')} models](studies/results/claims.md) that were not trained on",
-        f"a rate of false PASS up to {two_sided[1]} is not ruled out (95 % confidence)",
+        f"None of [{two_sided[0].removeprefix('0 of ')} models](studies/results/claims.md) with features of both signs",
+        f"(95 % confidence: at most {two_sided[1]})",
         f"on {of_texts.total() + others.total()} sets that were not used for the thresholds, {of_texts['PASS']} of "
         f"{of_texts.total()} sets of CLIP-like models pass, {of_texts['WARN little_content']} get WARN because their "
         f"photos are too alike, and 0 of {others.total()} other sets pass",
-        "[{}](studies/results/does-pass-predict-robustness.md) published ones are, {} CLIP models finetuned on "
-        "ImageNet, and {} other models".format(*classes),
+        "[{}](studies/results/does-pass-predict-robustness.md) zero-shot CLIP encoders are, {} CLIP models finetuned "
+        "on ImageNet, and {} others".format(*classes),
         f"50 photos [nearly always decide](studies/results/images-needed.md) {decided} of the {n} sets",
     ):  # fmt: skip
         assert said in flat
