@@ -105,6 +105,18 @@ def test_the_same_weights_as_uint8_give_the_exact_sums(form: str) -> None:
         np.testing.assert_allclose(found, sums / 255 / 127, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("here")
+def test_weights_behind_16_bit_activations_are_written_as_uint8_and_never_counted_as_saturating() -> None:
+    wide = {"zero16": np.array(0, np.uint16), "scale16": np.array(1 / 65535, np.float32)}
+    text = "q = QuantizeLinear(image, scale16, zero16); f = Reshape(q, to); a = DequantizeLinear(f, scale16, zero16); "
+    text += "w = DequantizeLinear(w8, one, null); y = MatMul(a, w)"
+    file = read_onnx(written(text, **wide))
+    assert saturating_pairs(file.proto, file.weights) is None
+    unsigned = with_unsigned_weights(ModelProto.FromString(Path("m.onnx").read_bytes()), file.weights)
+    assert not holds_int8_weights(unsigned)
+    assert {tensor.name: tensor.data_type for tensor in unsigned.graph.initializer}["w8_unsigned"] == 2  # uint8
+
+
 QAT = f"{QUANTISED}; a = DequantizeLinear(f, scale, zero); "
 LEFT_OVER = {
     "a weight that two layers read": f"{QUANTISED}; p = MatMulInteger(f, w8, zero, null); r = MatMulInteger(f, w8); "

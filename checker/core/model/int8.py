@@ -111,8 +111,13 @@ def _quantised_constants(proto: ModelProto) -> Iterator[str]:
                 yield node.output[0]
 
 
-def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Iterator[tuple[NodeProto, str]]:
-    """Yield the layers whose weight is int8, with its name. ONNX Runtime turns int8 activations of QDQ into uint8."""
+def _int8_layers(
+    proto: ModelProto, tensors: Mapping[str, TensorProto], *, of_wide_activations: bool = False
+) -> Iterator[tuple[NodeProto, str]]:
+    """Yield the layers whose weight is int8, with its name. ONNX Runtime turns int8 activations of QDQ into uint8.
+
+    of_wide_activations: those with 16-bit activations, too, whose products are of floats.
+    """
     makers = {name: node for node in proto.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     for node in proto.graph.node:
         name = ""
@@ -122,7 +127,9 @@ def _int8_layers(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Itera
         if node.op_type in FLOAT_LAYERS and maker is not None and input_at(node, 1) in makers:
             name = input_at(makers[input_at(node, 1)], 0)
             zero = tensors.get(input_at(maker, 2))
-            kinds = {TensorProto.UINT8, TensorProto.INT8}  # and no 16-bit activations, whose products are of floats
+            kinds = {TensorProto.UINT8, TensorProto.INT8}
+            if of_wide_activations:
+                kinds |= {TensorProto.UINT16, TensorProto.INT16}
         elif node.op_type in WEIGHT_ZERO_AT:
             name = input_at(node, WEIGHT_AT.get(node.op_type, 1))
             zero = tensors.get(input_at(node, ZERO_AT.get(node.op_type, len(node.input))))
@@ -158,7 +165,7 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
         weights: where its weights are.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = {name for _, name in _int8_layers(model, tensors)}
+    names = {name for _, name in _int8_layers(model, tensors, of_wide_activations=True)}
     uses = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
         weight_at = WEIGHT_AT.get(node.op_type, 1)
