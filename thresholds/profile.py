@@ -51,6 +51,9 @@ class Nearest(Frozen):
     """by which it lies below the least of the passing sets"""
 
 
+LEAST_OF_A_RATE = 5  # checkpoints
+
+
 class Rate(Frozen):
     """The rate of false PASS in one population of checkpoints without the label."""
 
@@ -147,6 +150,11 @@ class Calibration(Frozen):
     """the sets without the label and the traps that lie nearest to those with it, the nearest first"""
     rates: tuple[Rate, ...] = ()
     by_training: tuple[Trained, ...] = ()
+
+    @property
+    def shown_rates(self) -> list[Rate]:
+        """Return the rates of five checkpoints or more, since those of fewer say nothing."""
+        return [rate for rate in self.rates if rate.n >= LEAST_OF_A_RATE]
 
 
 class Profile(Frozen):

@@ -57,6 +57,6 @@ def _photo(image: SeenImage, options: FormOptions) -> Photo:
 def _rates(calibration: Calibration) -> Facts:
     """Return how often PASS was wrong, by group of checkpoints."""
     rows = tuple(
-        (rate.of, f"{rate.n_wrong} of {rate.n}, at most {percent_text(rate.upper)}") for rate in calibration.rates
+        (rate.of, f"{rate.n_wrong} of {rate.n}, at most {percent_text(rate.upper)}") for rate in calibration.shown_rates
     )
     return Facts(rows or (("all", f"at most {percent_text(calibration.false_pass_upper)}"),))

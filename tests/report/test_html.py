@@ -331,8 +331,11 @@ def test_each_threshold_and_every_bound_of_a_wrong_pass_are_shown() -> None:
     bars = [cell for cell in root.all("td") if cell.attributes.get("class", "").startswith("bars")]
     assert [len(of_class(cell, "line", "threshold")) for cell in bars] == [1, 1, 1]
     text = words(root_of(but(reports.passing(), profile=load())))
-    for rate in load().calibration.rates:
+    *shown, of_two = load().calibration.rates
+    for rate in shown:
         assert f"{rate.of}{rate.n_wrong} of {rate.n}, at most {percent_text(rate.upper)}" in text
+    assert of_two.n == 2  # a rate of two checkpoints says nothing
+    assert of_two.of not in text
 
 
 def test_the_histogram_has_the_counts_and_edges_that_were_measured() -> None:

@@ -130,7 +130,7 @@ def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
 
 
 def _error_rates(fit: Calibration) -> Rows:
-    passing = [f"{one.of}: {one.n_wrong} of {one.n}, at most {percent_text(one.upper)}" for one in fit.rates]
+    passing = [f"{one.of}: {one.n_wrong} of {one.n}, at most {percent_text(one.upper)}" for one in fit.shown_rates]
     rates = _under("PASS of", passing)
     if not rates:
         rates = [("false PASS", _rate(fit.left_out_false_pass, fit.n_without_checkpoints, fit.false_pass_upper))]
