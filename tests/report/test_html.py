@@ -229,6 +229,8 @@ def test_the_head_has_date_photos_preprocessing_and_what_decides(pages: Pages) -
 
 def test_the_page_links_how_to_read_it_where_the_project_has_a_home(monkeypatch: Patch) -> None:
     said = 'The page "How to read this report" of the documentation'
+    monkeypatch.setattr(html, "HOME", "")
+    html._pages.cache_clear()
     assert said in words(root_of(reports.passing()))
     monkeypatch.setattr(html, "HOME", "https://git.example/owner/robustcheck")
     html._pages.cache_clear()
