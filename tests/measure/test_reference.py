@@ -142,8 +142,8 @@ def test_an_int8_weight_that_stays_is_seen_so_that_no_sum_is_called_exact_that_m
     assert holds_int8_weights(unsigned)
 
 
-@pytest.mark.usefixtures("here")
-def test_exact_sums_of_int8_weights_inside_a_node_are_refused() -> None:
+@pytest.mark.parametrize("is_outside", [False, True])
+def test_exact_sums_of_int8_weights_that_a_graph_inside_a_node_reads_are_refused(is_outside: bool) -> None:
     then, other = (
         f"{name} () => (float[n, {WIDTH}] {name}y) {{ {name}p = MatMulInteger(f, w8in{name}) "
         f"{name}y = Cast<to=1>({name}p) }}"
@@ -154,7 +154,8 @@ def test_exact_sums_of_int8_weights_inside_a_node_are_refused() -> None:
         f"{{ y = If (yes) <then_branch = {then}, else_branch = {other}> }}"
     )
     for name, branch in zip(("a", "b"), model.graph.node[0].attribute, strict=True):
-        branch.g.initializer.append(from_array(WEIGHTS["w8"], f"w8in{name}"))
+        place = model.graph if is_outside else branch.g
+        place.initializer.append(from_array(WEIGHTS["w8"], f"w8in{name}"))
     assert holds_nested_int8_weights(model)
     assert holds_int8_weights(model)
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 MOST = {
-    "nodes of the package": 331_650,
-    "nodes of the tests": 282_800,
+    "nodes of the package": 331_660,
+    "nodes of the tests": 282_820,
     "nodes of a simple statement, 90 % quantile": 24,
     "nodes per code line": 9.4,
     "statements of more than 40 nodes, in %": 1.3,

@@ -84,8 +84,13 @@ def holds_int8_weights(proto: ModelProto) -> bool:
 
 
 def holds_nested_int8_weights(proto: ModelProto) -> bool:
-    """Return whether a graph inside a node holds an int8 weight, which neither a rewriting nor a mode reaches."""
-    return any(True for graph in bodies(proto.graph.node) for _ in _int8_tensors(graph))
+    """Return whether a graph inside a node has or reads an int8 weight, which neither rewriting nor a mode reaches."""
+    outside = set(_int8_tensors(proto.graph))
+    for graph in bodies(proto.graph.node):
+        read = {name for node in graph.node for name in node.input}
+        if any(_int8_tensors(graph)) or not outside.isdisjoint(read):
+            return True
+    return False
 
 
 def _int8_tensors(graph: GraphProto) -> Iterator[str]:
