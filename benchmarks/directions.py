@@ -19,7 +19,7 @@ CODE = """
 import json, resource, statistics, sys, time
 import numpy as np
 from robustcheck_onnx.checker.questions.directions.analysis import analyse
-from robustcheck_onnx.checker.core.runtime.head import LinearHead
+from robustcheck_onnx.checker.questions.head import LinearHead
 classes, features, images, runs = map(int, sys.argv[1:])
 rng = np.random.default_rng(0)
 head = LinearHead(rng.normal(size=(classes, features)), np.zeros(classes), "random")

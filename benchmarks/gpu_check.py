@@ -32,7 +32,6 @@ import onnxruntime as ort
 import scan as scan_rows
 from speed import write_photos
 
-from robustcheck_onnx.checker.core.evidence import Options
 from robustcheck_onnx.checker.core.images.preprocess import apply, decode
 from robustcheck_onnx.checker.core.measure.job import Job
 from robustcheck_onnx.checker.core.measure.loop import measure_images
@@ -40,6 +39,7 @@ from robustcheck_onnx.checker.core.measure.opening import OpenedJob, open_job
 from robustcheck_onnx.checker.core.measure.prepare import prepare_item, stack
 from robustcheck_onnx.checker.core.measure.probe import probe, usable
 from robustcheck_onnx.checker.core.measure.sums import conclude
+from robustcheck_onnx.checker.core.options import Options
 from robustcheck_onnx.checker.core.runtime import doctor
 from robustcheck_onnx.checker.core.runtime.devices import (
     cpu_name,

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, features
 
-from robustcheck_onnx.checker.core.evidence import CLIP
 from robustcheck_onnx.checker.core.images.preprocess import apply_uint8, decode
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.core.runtime.devices import cpu_name
 from support import lookup
 

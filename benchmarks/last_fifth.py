@@ -30,7 +30,7 @@ import numpy as np
 import onnx
 import speed
 
-from robustcheck_onnx.checker.core.evidence import CLIP
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.exporters import contract as contracts
 from support import lookup
 

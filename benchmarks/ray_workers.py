@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.checker.core.evidence import Options
 from robustcheck_onnx.checker.core.measure.job import SHARD_IMAGES, Job
+from robustcheck_onnx.checker.core.options import Options
 from robustcheck_onnx.checker.outside.ray_cluster import import_ray, open_cluster
 from robustcheck_onnx.checker.outside.workers import run_jobs
 from robustcheck_onnx.thresholds import profile

@@ -26,11 +26,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from robustcheck_onnx.checker.core.evidence import CLIP, Options
 from robustcheck_onnx.checker.core.images import sanity
 from robustcheck_onnx.checker.core.images.preprocess import apply, decode
 from robustcheck_onnx.checker.core.measure.job import SHARD_IMAGES, Job
 from robustcheck_onnx.checker.core.measure.sums import Measurement, merge, nothing_yet
+from robustcheck_onnx.checker.core.options import Options
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.core.runtime.devices import cpu_name, cpu_threads
 from robustcheck_onnx.checker.core.statistics import state as sums
 from robustcheck_onnx.checker.outside.workers import ENGINES, run_jobs

@@ -183,8 +183,8 @@ def times_here(model: Path, photos: Path, workers: int, lengths: Sequence[int]) 
 
 def made_here(model: Path, photos: Path, shards: Sequence[int], workers: int) -> float:
     """Wall seconds of the local engine over jobs of so many shards each."""
-    from robustcheck_onnx.checker.core.evidence import Options
     from robustcheck_onnx.checker.core.measure.job import Job
+    from robustcheck_onnx.checker.core.options import Options
     from robustcheck_onnx.checker.outside.workers import run_jobs
     from robustcheck_onnx.thresholds import profile
 

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker.core.evidence import CLIP, Options
 from robustcheck_onnx.checker.core.images import source
 from robustcheck_onnx.checker.core.images.preprocess import apply
 from robustcheck_onnx.checker.core.measure.job import Job
 from robustcheck_onnx.checker.core.measure.loop import measure_images
 from robustcheck_onnx.checker.core.measure.opening import open_job
+from robustcheck_onnx.checker.core.options import Options
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.core.runtime.devices import cpu_threads
 from robustcheck_onnx.checker.core.runtime.session import open_session
 from robustcheck_onnx.checker.outside.image_sets.open import of_job

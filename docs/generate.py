@@ -35,7 +35,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
 from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, ROWS, ROWS_BY_KEY, RUN, Settings
 from robustcheck_onnx.checker.cli.verbs import look_up
-from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.core.options import Options
 from robustcheck_onnx.checker.core.verdict.gate import Waiver
 from robustcheck_onnx.checker.core.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.checker.errors import EXIT_CODES
@@ -48,7 +48,7 @@ SCHEMA_FILE = Path(report.__file__).parent / "report.schema.json"
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 PYPROJECT = DOCS.parent / "pyproject.toml"
-OPTIONS = [DOCS.parent / "checker" / name for name in ("core/evidence.py", "questions/check.py")]
+OPTIONS = [DOCS.parent / "checker" / name for name in ("core/options.py", "questions/check.py")]
 INSTALLING = [
     README,
     *(page for page in sorted(DOCS.rglob("*")) if page.suffix in {".md", ".ipynb"} and "dev" not in page.parts),
@@ -323,7 +323,7 @@ def with_urls(pyproject: str, home: str) -> str:
 def with_options(page: str) -> str:
     """The text of a module with what is made from the table of options.
 
-    core/evidence.py: the fields of the record, and Python's keywords. questions/check.py: the docstring of `check`.
+    core/options.py: the fields of the record, and Python's keywords. questions/check.py: the docstring of `check`.
     """
     fields, keywords, lines_of_check, total = "", "", "", 0
     for name in sorted({*RUN} - {"images"}, key=[*Options.model_fields, *RUN].index):

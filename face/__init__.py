@@ -18,7 +18,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names as in _HOMES and __all__, for type checkers
-    from robustcheck_onnx.checker.core.evidence import Evidence, Interval, RunOptions, Statistics
+    from robustcheck_onnx.checker.core.evidence import Evidence, Interval, Statistics
+    from robustcheck_onnx.checker.core.options import RunOptions
     from robustcheck_onnx.checker.core.progress import Progress
     from robustcheck_onnx.checker.core.statistics.state import Accumulator, measure
     from robustcheck_onnx.checker.core.verdict.rule import Reason, Verdict, judge
@@ -67,7 +68,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {  # name → module of robustcheck_onnx.checker
     name: module
     for module, names in {
-        "core.evidence": "Evidence Interval RunOptions Statistics",
+        "core.evidence": "Evidence Interval Statistics",
+        "core.options": "RunOptions",
         "core.progress": "Progress",
         "core.statistics.state": "Accumulator measure",
         "core.verdict.rule": "judge Reason Verdict",

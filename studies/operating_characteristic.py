@@ -26,7 +26,6 @@ from draws import NEGATIVES, planted
 from scipy.stats import beta
 
 from robustcheck_onnx.checker.core.evidence import (
-    CLIP,
     CONTENT_IMAGES,
     Content,
     Evidence,
@@ -37,6 +36,7 @@ from robustcheck_onnx.checker.core.evidence import (
     PreprocessingFacts,
     Statistics,
 )
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.core.statistics import intervals
 from robustcheck_onnx.checker.core.statistics.definitions import effective_rank, mean_of_rest, relative_variance
 from robustcheck_onnx.checker.core.verdict.rule import judge

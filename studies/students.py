@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from robustcheck_onnx.checker.core.evidence import Preprocessing
 from robustcheck_onnx.checker.core.images.preprocess import apply
+from robustcheck_onnx.checker.core.preprocessing import Preprocessing
 from robustcheck_onnx.checker.questions import demo as linear
 from robustcheck_onnx.exporters import demo, run
 from support.skimage_data import DATA

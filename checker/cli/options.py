@@ -23,7 +23,7 @@ from ..errors import UsageError
 from ..text import FORM_OF, Texts, frozen
 
 if TYPE_CHECKING:
-    from ..core.evidence import Options
+    from ..core.options import Options
     from ..core.verdict.gate import Waiver
     from ..outside.isolation import Limits
 
@@ -339,7 +339,7 @@ class Settings:
     @property
     def options(self) -> Options:
         """Return the options that move the numbers. The profile is not among them. Raises as `device_of`."""
-        from ..core.evidence import Options
+        from ..core.options import Options
 
         values = {name: getattr(self, name) for name in RUN}
         values["device"] = device_of(self.device, self.provider_option)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from ..core.evidence import Options
+from ..core.options import Options
 from ..core.verdict.gate import Gate, decide
 from ..errors import UsageError
 from ..outside.isolation import Limits

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...thresholds.profile import Profile
-from ..core.evidence import Options
+from ..core.options import Options
 from ..core.progress import LOG
 from ..core.verdict.profile import load_profile
 from ..errors import EnvironmentFaultError, RobustcheckError

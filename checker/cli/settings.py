@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from ...thresholds.profile import PACKAGED
 from ...thresholds.records import Frozen
-from ..core.evidence import STOCK
+from ..core.options import STOCK
 from ..core.verdict.gate import Loosening, Waiver
 from ..core.verdict.reasons import RULES
 from ..errors import UsageError

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict
+from typing import Literal
 
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field
 
 from ...thresholds.ends import End
 from ...thresholds.records import Frozen, ReprArgs
 from ...thresholds.statistics import Bounds
-from ..errors import UsageError
-from ..text import Fields, rule_of, short_provider, type_name
+from ..text import short_provider
+from .preprocessing import Preprocessing
 
 OUTLIER_SD = 4.0  # of an image's features; docs/statistics.md
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
@@ -387,95 +385,6 @@ class Gallery(Frozen):
     """the smallest, smallest first"""
 
 
-MOST_SHOWN = 120  # characters of a value in a message
-STOCK = "bundled"  # the word for the bundled photos where images are named; a folder of that name is ./bundled
-
-
-class Options(Frozen):
-    """The given options that move a run's numbers (`RunOptions`), next to the threshold profile; None = not given."""
-
-    images: str | None = None
-    """folder, glob, list, manifest, shards or tensors, or the URL of one; None, or `bundled` = the bundled photos"""
-    # fields made by docs/generate.py from the table of options
-    tensor: str | None = None
-    pool: str | None = None
-    preprocess: str | None = None
-    device: str = "auto"
-    seed: int = 0
-    max_images: int | None = None
-    max_bad: float = 0.01
-    batch_size: PositiveInt = 32
-    arithmetic: Literal["machine", "exact"] | None = None
-    # until here
-
-    @field_validator("images")
-    @classmethod
-    def _normalise_bundled(cls, images: str | None) -> str | None:
-        return None if images == STOCK else images
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any], **defaults: Any) -> Self:
-        """Make the record of keyword arguments, with a path as text.
-
-        Raises TypeError for a name that is not an option, UsageError for a value that is none.
-        """
-        if unknown := options.keys() - cls.model_fields.keys():
-            raise TypeError(f"unexpected keyword argument {min(unknown)!r}; options are {', '.join(cls.model_fields)}")
-        values = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-        try:
-            return cls(**{**defaults, **values})
-        except ValidationError as fault:
-            error = fault.errors(include_url=False)[0]
-            name = str(error["loc"][0])
-            raise UsageError(f"{name} is {_shown(values.get(name))}; {rule_of(error)}") from fault
-
-    @property
-    def keywords(self) -> Fields:
-        """Return the same as keyword arguments."""
-        return {name: getattr(self, name) for name in Options.model_fields}
-
-
-def _shown(value: object) -> str:
-    """Write a short value as Python does, and of any other the type alone."""
-    if value is None or (isinstance(value, (str, int, float)) and len(repr(value)) <= MOST_SHOWN):
-        return repr(value)
-    return f"of type {type_name(value)}"
-
-
-class RunOptions(TypedDict, total=False):
-    """The keyword arguments of a run by `check`, `compare`, `scan`, `concepts` and `measure_shift`.
-
-    Where neither `preprocess` nor the file nor a sidecar says what pixels become, it is assumed, which is a WARN.
-    Options of an execution provider follow it behind commas: cuda,use_tf32=1. The batch size changes speed and memory,
-    and a verdict only where a model takes scales over its batch: 1 measures such a model for batches of one image.
-    """
-
-    # keywords made by docs/generate.py from the table of options
-    tensor: str | None
-    """Measure this tensor of the graph instead of the one that the rule chooses."""
-    pool: str | None
-    """How a map or tokens become one vector: none, cls, mean, token_cls, token_mean or spatial_mean. Default: by
-    rule."""
-    preprocess: str | Path | None
-    """How pixels become inputs: clip, imagenet, or a JSON file. Overrides what the model's file or a file next to it
-    contains. Default: that of the model or a sidecar."""
-    device: str
-    """auto, cpu, cuda, cuda:N or tensorrt; or another execution provider of the installed ONNX Runtime, such as
-    openvino. auto takes an NVIDIA GPU if there is one that works. Default: auto."""
-    seed: int
-    """Random order of the images; another number gives another order. Default: 0."""
-    max_images: int | None
-    """Stop after this many images. Default: all."""
-    max_bad: float
-    """Largest share of images that may be unusable, such as 0.01. Default: 0.01."""
-    batch_size: int
-    """Batch size, 1 to 32. Default: 32."""
-    arithmetic: Literal["machine", "exact"] | None
-    """Whose int8 sums the verdict is about. machine: those of this machine, whatever others compute. exact: those of a
-    CPU on which int8 sums do not saturate (VNNI, ARM). Default: those of this machine; WARN where exact sums could
-    change the verdict."""
-
-
 class Evidence(Frozen):
     """Everything that one run measured: with the threshold profile the only input of the verdict."""
 
@@ -496,93 +405,6 @@ class Evidence(Frozen):
         """Return the fields that repr, str and rich show in a line."""
         return [("model", self.model.file), ("images", self.statistics.n_images), ("source", self.images.source)]
 
-
-MAX_EDGE_PX = 8192  # no image model in use has a larger input; refuses a sidecar that asks for gigabytes
-
-Edge = Annotated[int, Field(gt=0, le=MAX_EDGE_PX)]
-Level = Annotated[int, Field(ge=0, le=255)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Preprocessing(Frozen):
-    """The steps from RGB photo to model input, a part of the ONNX contract.
-
-    Steps, in this order: resize → centre crop (or pad) to `size` → multiply by `rescale` →
-    subtract `mean` → divide by `std` → channel order.
-    """
-
-    size: tuple[Edge, Edge]
-    """height, width (px) that the model sees"""
-    resize_mode: Literal["shortest", "longest", "squash", "none"]
-    """which edge is brought to `resize_size`; squash ignores the aspect ratio"""
-    resize_size: tuple[Edge, Edge]
-    """height, width (px); two equal entries are an edge length, two different ones a box to cover
-    (shortest) or to fit in (longest)"""
-    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-    """a Pillow filter; Pillow antialiases when it shrinks"""
-    crop: Literal["center", "none"] = "center"
-    """center also pads with `fill` where the resized image is smaller than `size`"""
-    crop_rounding: Literal["round", "floor"] = "round"
-    """offset of the crop: round = torchvision's round((H - h) / 2), floor = transformers' (H - h) // 2"""
-    fill: tuple[Level, Level, Level] = (0, 0, 0)
-    """RGB of the padding, 0–255"""
-    rescale: Positive = 1 / 255
-    """factor on 0–255 pixels before mean and std"""
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """RGB, on the rescaled pixels, whatever `color_order` is"""
-    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
-    """RGB, on the rescaled pixels, whatever `color_order` is"""
-    color_order: Literal["RGB", "BGR", "grey"] = "RGB"
-    """grey: one channel, the photo's luminance (Pillow's mode L) before the resize; then the three values of `mean` are
-    equal, and those of `std`"""
-
-    @field_validator("mean", "std", mode="before")
-    @classmethod
-    def _one_value_stands_for_three(cls, value: Any) -> Any:
-        values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        return values * 3 if len(values) == 1 else values
-
-    @model_validator(mode="after")
-    def _output_has_one_size(self) -> Self:
-        squashed = self.resize_mode == "squash" and self.resize_size == self.size
-        if self.crop == "none" and self.resize_mode != "none" and not squashed:
-            raise ValueError("crop none needs resize_mode squash with resize_size equal to size, or none")
-        return self
-
-    def scaled(self, mean: tuple[float, ...], sd: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Turn mean and SD of pixels, 0–255, into those of the model's input: · rescale, − mean, / std.
-
-        mean, sd: one per channel, in this preprocessing's colour order; one alone in grey.
-        """
-        shifts = self.mean
-        units = self.std
-        if self.color_order == "BGR":
-            shifts = shifts[::-1]
-            units = units[::-1]
-        means = tuple((m * self.rescale - a) / s for m, a, s in zip(mean, shifts, units, strict=False))
-        sds = tuple(d * self.rescale / s for d, s in zip(sd, units, strict=False))
-        return means, sds
-
-
-CLIP = Preprocessing(
-    size=(224, 224),
-    resize_mode="shortest",
-    resize_size=(224, 224),
-    interpolation="bicubic",
-    mean=(0.48145466, 0.4578275, 0.40821073),  # openai/CLIP clip/clip.py; open_clip OPENAI_DATASET_MEAN
-    std=(0.26862954, 0.26130258, 0.27577711),  # openai/CLIP clip/clip.py; open_clip OPENAI_DATASET_STD
-)
-"""OpenAI CLIP's transform at 224 px."""
-
-IMAGENET = Preprocessing(
-    size=(224, 224),
-    resize_mode="shortest",
-    resize_size=(256, 256),  # 224 / 0.875: torchvision's ImageClassification preset, timm's DEFAULT_CROP_PCT
-    interpolation="bilinear",
-    mean=(0.485, 0.456, 0.406),  # torchvision transforms/_presets.py; timm IMAGENET_DEFAULT_MEAN
-    std=(0.229, 0.224, 0.225),  # torchvision transforms/_presets.py; timm IMAGENET_DEFAULT_STD
-)
-"""torchvision's ImageNet evaluation transform at 224 px."""
 
 FindingId = Literal["duplicate_images", "near_duplicate_images", "images_not_varied", "images_not_photo_like"]
 

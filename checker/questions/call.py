@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
-from ..core.evidence import Execution, Options, RunOptions
+from ..core.evidence import Execution
 from ..core.images.source import ImageSource
 from ..core.measure.job import Job
 from ..core.measure.opening import Inputs, OpenSource, question_notes, read_inputs
 from ..core.measure.sums import ImagesRead
+from ..core.options import Options, RunOptions
 from ..core.progress import Tell, tell_stage
 from ..core.verdict.notes import execution_notes, image_notes
 from ..outside.image_sets.open import Images, opener, settle

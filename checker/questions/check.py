@@ -13,7 +13,7 @@ from ...thresholds.context import Context
 from ...thresholds.profile import Profile
 from ...thresholds.published import context_for
 from ...thresholds.tables import references
-from ..core.evidence import Evidence, RunOptions
+from ..core.evidence import Evidence
 from ..core.measure.job import versions
 from ..core.measure.loop import decode, likely_stops, until_decided
 from ..core.measure.opening import OpenedJob, open_sessions
@@ -21,6 +21,7 @@ from ..core.measure.probe import take_probe
 from ..core.measure.reference import reference_runs, with_references
 from ..core.measure.sums import FirstImages, conclude
 from ..core.model.contract import Contract
+from ..core.options import RunOptions
 from ..core.progress import LOG, Progress, Tell
 from ..core.verdict.notes import memory_note, notes_of
 from ..core.verdict.profile import load_profile

@@ -22,10 +22,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..arrays import AnyArray, Array, Float32s
-from ..core.evidence import Preprocessing
 from ..core.images.preprocess import apply
 from ..core.images.source import DecodedImage
 from ..core.model.contract import CONTRACT_KEY, graph_digest
+from ..core.preprocessing import Preprocessing
 from ..core.verdict import reasons
 from ..errors import EnvironmentFaultError
 from ..outside.image_sets.open import open_images

@@ -1,6 +1,7 @@
 """Describe a preprocessing in words. Pure."""
 
-from ..core.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
+from ..core.evidence import PreprocessingFacts
+from ..core.preprocessing import CLIP, IMAGENET, Preprocessing
 from ..text import printable
 
 TENSORS = "none: the images were given as preprocessed tensors"

@@ -19,7 +19,8 @@ from pydantic import ConfigDict, model_validator
 
 from ...thresholds.profile import Profile
 from ...thresholds.records import Frozen
-from ..core.evidence import Evidence, Options
+from ..core.evidence import Evidence
+from ..core.options import Options
 from ..core.verdict.gate import Gate, fits
 from ..core.verdict.reasons import Kind
 from ..core.verdict.rule import NoTruth, Reason, Verdict, judge

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustcheck_onnx.checker.core.evidence import Preprocessing
 from robustcheck_onnx.checker.core.images.preprocess import apply
 from robustcheck_onnx.checker.core.images.source import DecodedImage
+from robustcheck_onnx.checker.core.preprocessing import Preprocessing
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 
 SIZE_PX, PATCH_PX = 64, 16

@@ -16,7 +16,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from robustcheck_onnx.checker.core.evidence import Preprocessing
+from robustcheck_onnx.checker.core.preprocessing import Preprocessing
 
 from .encoder import FEATURES, PREPROCESSING, SIZE_PX, Encoder, planted_encoder
 

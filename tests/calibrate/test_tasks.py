@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import onnx
 import pytest
 
-from robustcheck_onnx.checker.core.evidence import Options
+from robustcheck_onnx.checker.core.options import Options
 from robustcheck_onnx.checker.core.statistics.definitions import STATISTIC_VERSION
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.questions.calibrate import plan as planning

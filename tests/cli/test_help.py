@@ -18,7 +18,7 @@ from typer.main import get_command
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.named_models import split_images
 from robustcheck_onnx.checker.cli.process import with_default_command
-from robustcheck_onnx.checker.core.evidence import CLIP
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.core.verdict.reasons import KINDS, NAMES, RULES
 from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import VERSION

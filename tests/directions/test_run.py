@@ -14,12 +14,12 @@ from scipy import stats
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.core.progress import Progress
-from robustcheck_onnx.checker.core.runtime.head import LinearHead
 from robustcheck_onnx.checker.core.statistics.intervals import wilson
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.questions.directions.analysis import Labelled, analyse, pieces
 from robustcheck_onnx.checker.questions.directions.document import DirectionsReport
+from robustcheck_onnx.checker.questions.head import LinearHead
 from robustcheck_onnx.checker.questions.shift import robustness
 from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, preprocess
 from robustcheck_onnx.thresholds.published import IMAGENET

@@ -11,9 +11,9 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from robustcheck_onnx.checker.core.evidence import Preprocessing
 from robustcheck_onnx.checker.core.images.preprocess import apply
 from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.core.preprocessing import Preprocessing
 from robustcheck_onnx.exporters import ExportError, contract
 from robustcheck_onnx.exporters.preprocessing import (
     PREPROCESSING_FIELDS,

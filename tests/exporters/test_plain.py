@@ -11,8 +11,8 @@ from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from robustcheck_onnx.checker.cli.plain import stated_preprocessing
-from robustcheck_onnx.checker.core.evidence import CLIP
 from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.questions.inspection import inspect_model
 from robustcheck_onnx.exporters.preprocessing import Array

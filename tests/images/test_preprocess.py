@@ -15,9 +15,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from pydantic import ValidationError
 
-from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.core.images import preprocess
 from robustcheck_onnx.checker.core.images.preprocess import LevelSums, apply, apply_uint8, at_size, decode, level_sums
+from robustcheck_onnx.checker.core.preprocessing import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.errors import CannotAssessError
 from support import but, levels, normal, raised
 from support.skimage_data import DATA, photo, photos, worst

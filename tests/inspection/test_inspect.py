@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.cli.verbs.look_up import doctor_json, render_doctor
-from robustcheck_onnx.checker.core.evidence import CLIP
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.core.runtime.doctor import MachineFinding
 from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.questions.inspection import Inspected, inspected

@@ -20,7 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from PIL import Image
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.core.evidence import CLIP, Execution, Int8Sums, Options, ReferenceRun
+from robustcheck_onnx.checker.core.evidence import Execution, Int8Sums, ReferenceRun
 from robustcheck_onnx.checker.core.measure import reference
 from robustcheck_onnx.checker.core.measure.job import Job
 from robustcheck_onnx.checker.core.measure.opening import open_job
@@ -33,6 +33,8 @@ from robustcheck_onnx.checker.core.model.int8 import (
     saturating_pairs,
     with_unsigned_weights,
 )
+from robustcheck_onnx.checker.core.options import Options
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.core.runtime.devices import EXACT_SUMS, int8_sums
 from robustcheck_onnx.checker.core.verdict.notes import execution_notes, reference_notes
 from robustcheck_onnx.checker.core.verdict.rule import judge

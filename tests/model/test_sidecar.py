@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
+from robustcheck_onnx.checker.core.evidence import PreprocessingFacts
 from robustcheck_onnx.checker.core.images.preprocess import at_size
 from robustcheck_onnx.checker.core.model.sidecar import find_preprocessing
+from robustcheck_onnx.checker.core.preprocessing import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.errors import UsageError
 from support import PHOTOS, Fields, Patch, but, raised
 from support.skimage_data import worst

@@ -11,7 +11,7 @@ from typing import get_type_hints
 import pytest
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.core.evidence import RunOptions
+from robustcheck_onnx.checker.core.options import RunOptions
 from robustcheck_onnx.checker.questions.check import CheckOptions
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.trust.verify.run import VerifyOptions

@@ -43,7 +43,7 @@ behind the wall (`calibrate` and `export` read models of one's own in the first 
     checker/core/model/file:_read_bytes checker/core/model/configs:read_object
     checker/core/model/watched:OpenFolder.__init__ checker/core/model/weights:_check_length
     checker/core/model/weights:pieces_of checker/core/model/watched:read_file checker/questions/check:check_stored
-    checker/outside/representations:Saver.write checker/core/runtime/head:head_from_file
+    checker/outside/representations:Saver.write checker/questions/head:head_from_file
     checker/questions/shift/classes:_from_file checker/outside/storage/hub:HubFile.stream
     checker/outside/storage/hub:library_of
 of the Python API, on a file that its caller names:

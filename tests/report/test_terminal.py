@@ -14,7 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from robustcheck_onnx.checker import text as texts
-from robustcheck_onnx.checker.core.evidence import CLIP, Interval, Preprocessing
+from robustcheck_onnx.checker.core.evidence import Interval
+from robustcheck_onnx.checker.core.preprocessing import CLIP, Preprocessing
 from robustcheck_onnx.checker.core.verdict.gate import decide
 from robustcheck_onnx.checker.core.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
 from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES

@@ -18,11 +18,11 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from PIL import Image
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.core.images.preprocess import LevelSums, apply, apply_uint8
 from robustcheck_onnx.checker.core.measure.prepare import Prepared, stack
 from robustcheck_onnx.checker.core.model.image_input import ImageInput
 from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.core.preprocessing import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.core.runtime.inputs import input_graph
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.core.runtime.session import relative_difference

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.core.evidence import CLIP
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.questions.shift.classes import Scores, class_map, is_correct, synset_index
 from robustcheck_onnx.checker.questions.shift.sets import class_scores, parse_call, parse_spec

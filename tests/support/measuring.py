@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.core.evidence import Options
 from robustcheck_onnx.checker.core.measure.job import SHARD_IMAGES, Job, Outcome
+from robustcheck_onnx.checker.core.options import Options
 from robustcheck_onnx.checker.outside.workers import run_jobs
 from robustcheck_onnx.thresholds import profile
 from support import but

@@ -7,6 +7,7 @@ from ast import literal_eval
 from typing import Any
 
 from robustcheck_onnx.checker.core import evidence as facts
+from robustcheck_onnx.checker.core.preprocessing import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.core.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.core.verdict.rule import judge
 from robustcheck_onnx.checker.report.check import Report
@@ -143,7 +144,7 @@ def evidence(
     statistics: facts.Statistics,
     *,
     model: Fields | None = None,
-    preprocessing: facts.Preprocessing = facts.CLIP,
+    preprocessing: Preprocessing = CLIP,
     preprocessing_source: Any = "contract",
     skipped: tuple[tuple[str, str], ...] = (),
     execution: Fields | None = None,
@@ -212,7 +213,7 @@ def passing() -> Report:
 
 def warning() -> Report:
     return report(
-        WARN_STATISTICS, file="models/efficientnet-lite0.onnx", source="", preprocessing=facts.IMAGENET,
+        WARN_STATISTICS, file="models/efficientnet-lite0.onnx", source="", preprocessing=IMAGENET,
         preprocessing_source="assumed", notes=(BUNDLED_NOTE,),
         skipped=(("DSC_0001.jpg", "truncated"), ("notes.png", "not an image")),
         execution={"requested": "auto", "fallback_reason": "libcudart.so.13 was not found"},

@@ -8,8 +8,8 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from robustcheck_onnx.checker.core.evidence import Preprocessing
 from robustcheck_onnx.checker.core.images.preprocess import apply
+from robustcheck_onnx.checker.core.preprocessing import Preprocessing
 
 DATA = Path(skimage.__file__).parent / "data"
 

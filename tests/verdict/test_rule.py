@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 
 from robustcheck_onnx.checker.core import evidence as records
-from robustcheck_onnx.checker.core.evidence import CLIP, IMAGENET, Evidence, GraphScaling, Preprocessing, Statistics
+from robustcheck_onnx.checker.core.evidence import Evidence, GraphScaling, Statistics
 from robustcheck_onnx.checker.core.images.preprocess import apply_uint8
+from robustcheck_onnx.checker.core.preprocessing import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.core.verdict import pixels, rule
 from robustcheck_onnx.checker.core.verdict.foreseen import foreseen

@@ -22,11 +22,13 @@ import robustcheck_onnx as rc
 from robustcheck_onnx import Progress, Report, check, load_representations, scan
 from robustcheck_onnx.checker.cli.options import ROWS, Settings
 from robustcheck_onnx.checker.cli.verbs import make, questions
-from robustcheck_onnx.checker.core.evidence import CLIP, Options, PreprocessingFacts
+from robustcheck_onnx.checker.core.evidence import PreprocessingFacts
 from robustcheck_onnx.checker.core.images.source import Item, Skipped
 from robustcheck_onnx.checker.core.measure.loop import AHEAD
 from robustcheck_onnx.checker.core.measure.opening import Inputs, OpenedJob, open_sessions
 from robustcheck_onnx.checker.core.measure.prepare import Prepared, prepare_item
+from robustcheck_onnx.checker.core.options import Options
+from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.core.runtime.runner import TRIED
 from robustcheck_onnx.checker.core.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.core.verdict import rule

@@ -149,7 +149,7 @@ def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> 
 
 def _answer(topic: str, meaning: str | None) -> tuple[Values, str]:
     """Return a topic's explanation as JSON values, and as text. meaning: of a word that is not a reason or kind."""
-    from ...core.evidence import CLIP
+    from ...core.preprocessing import CLIP
     from ...core.verdict.reasons import KINDS, RULES
 
     if meaning:

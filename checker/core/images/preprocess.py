@@ -21,7 +21,7 @@ from ...arrays import Float32s, GenericArray
 from ...errors import CannotAssessError
 from ...paths import SUFFIXES
 from ...text import Texts, frozen
-from ..evidence import Preprocessing
+from ..preprocessing import Preprocessing
 
 MAX_RESIZED_PX = 89_478_485  # Pillow's own limit for one image (Image.MAX_IMAGE_PIXELS: 0.25 GiB / 3 bytes)
 

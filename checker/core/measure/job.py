@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ...errors import CannotAssessError, RobustcheckError
 from ...text import VERSION, frozen
-from ..evidence import Evidence, Options
+from ..evidence import Evidence
+from ..options import Options
 from ..statistics.intervals import LOOK_EVERY
 
 SHARD_IMAGES = 32 * LOOK_EVERY

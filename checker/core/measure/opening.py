@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ...errors import UsageError
 from ...text import Fields, frozen
-from ..evidence import ModelFacts, Options, PreprocessingFacts
+from ..evidence import ModelFacts, PreprocessingFacts
 from ..images.preprocess import least_edge
 from ..images.sanity import DESCRIBED
 from ..images.source import ImageSource
@@ -14,6 +14,7 @@ from ..model.image_input import fed_as
 from ..model.int8 import saturating_pairs
 from ..model.open import ModelFile, open_model
 from ..model.sidecar import find_preprocessing
+from ..options import Options
 from ..runtime.runner import Runner
 from ..verdict.notes import model_notes
 from .job import Job

@@ -10,13 +10,13 @@ from PIL import Image
 from ...arrays import AnyArray, GenericArray
 from ...errors import CannotAssessError, UsageError
 from ...text import Texts, frozen, quoted
-from ..evidence import Preprocessing
 from ..images import sanity
 from ..images.preprocess import LevelSums, apply_uint8, as_photo, level_sums
 from ..images.sanity import Sketch, digest_of_pixels
 from ..images.source import Item, Skipped, Tensor
 from ..model.layers import show_shape
 from ..model.open import ModelFile
+from ..preprocessing import Preprocessing
 from .opening import Inputs
 
 

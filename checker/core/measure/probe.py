@@ -5,9 +5,10 @@ from dataclasses import replace
 from itertools import chain
 
 from ...arrays import AnyArray
-from ..evidence import Execution, ModelFacts, Options
+from ..evidence import Execution, ModelFacts
 from ..images.entries import Entries
 from ..images.source import Skipped
+from ..options import Options
 from ..runtime.runner import TRIED, Runner
 from .opening import OpenedJob, model_facts
 from .prepare import Prepared, prepare_item, stack

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ...errors import UsageError
 from ...text import Fields, Texts, frozen, quoted, rule_of
-from ..evidence import CLIP, IMAGENET, Preprocessing
+from ..preprocessing import CLIP, IMAGENET, Preprocessing
 from .weights import about
 
 IMMICH = "preprocess_cfg.json"  # open_clip's preprocess_cfg alone, as immich keeps it next to visual/model.onnx

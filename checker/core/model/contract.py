@@ -17,7 +17,8 @@ from pydantic import Field, ValidationError, field_validator
 from ....thresholds.records import Frozen, unique_keys
 from ...errors import NEWER, CannotAssessError
 from ...text import Texts, digest_of
-from ..evidence import Int8Sums, Preprocessing
+from ..evidence import Int8Sums
+from ..preprocessing import Preprocessing
 from .file import OnnxFile
 from .weights import Weights, pieces_of
 

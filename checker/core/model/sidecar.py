@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 from ...errors import UsageError
 from ...paths import nearest_path
 from ...text import first_of, quoted
-from ..evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
+from ..evidence import PreprocessingFacts
 from ..images.preprocess import at_size
+from ..preprocessing import CLIP, IMAGENET, Preprocessing
 from .configs import IMMICH, LOOK, Edges, check_size, parse_config, read_object
 from .weights import about
 

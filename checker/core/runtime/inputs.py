@@ -12,10 +12,10 @@ from onnx.parser import parse_model
 
 from ...arrays import AnyArray
 from ...errors import CannotAssessError, UsageError
-from ..evidence import Preprocessing
 from ..images.preprocess import channels
 from ..model.image_input import DTYPES, ImageInput
 from ..model.open import ModelFile
+from ..preprocessing import Preprocessing
 
 BFLOAT16 = "bfloat16"
 PIXELS = "pixels"

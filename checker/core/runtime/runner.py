@@ -16,7 +16,6 @@ from onnx import ModelProto
 from ...arrays import AnyArray, Indices
 from ...errors import CannotAssessError, EnvironmentFaultError, unfit
 from ...text import frozen
-from ..evidence import Preprocessing
 from ..images.preprocess import scales_finitely
 from ..model.int8 import (
     holds_int8_weights,
@@ -29,6 +28,7 @@ from ..model.int8 import (
 from ..model.open import ModelFile
 from ..model.pooling import apply_pool
 from ..model.watched import refuse_changed
+from ..preprocessing import Preprocessing
 from .devices import CPU, CUDA, ORT_FATAL, RUN_ERRORS, TENSORRT, cpu_threads, device_memory, expects_accelerator
 from .inputs import BFLOAT16, IMAGE, PIXELS, as_array, as_ort_value, feed, input_graph, not_finite
 from .session import describe, open_session, relative_difference, translate

@@ -17,8 +17,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
-from ...core.evidence import STOCK
 from ...core.images.entries import Entries, Kind, ListedImage
+from ...core.options import STOCK
 from ...errors import CannotAssessError, EnvironmentFaultError, UsageError
 from ...paths import SUFFIXES, nearest_path
 from ...text import quoted

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from ...arrays import GenericArray, SupportsArray, as_array, is_array
-from ...core.evidence import STOCK, Options, RunOptions
 from ...core.images.entries import Entries, Kind, ListedImage
 from ...core.images.source import ImageSource, seeded
+from ...core.options import STOCK, Options, RunOptions
 from ...errors import EnvironmentFaultError, UsageError
 from ...text import type_name
 from ..storage.places import Place, parse_place, redact

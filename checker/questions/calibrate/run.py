@@ -27,12 +27,13 @@ from ....thresholds import read_bytes, results
 from ....thresholds.results import TENSORS, BoundedStatistic, Result, rounded
 from ....thresholds.statistics import STATISTICS
 from ....thresholds.suite import CHECKPOINT_SUFFIXES, Member, OpenedSuite, SuiteEntry
-from ...core.evidence import Evidence, Options
+from ...core.evidence import Evidence
 from ...core.images.source import digest_of_set
 from ...core.measure.job import Job, Outcome
 from ...core.model.contract import parse_contract
 from ...core.model.file import read_onnx
 from ...core.model.watched import file_digest
+from ...core.options import Options
 from ...core.progress import LOG, Tell, TellLine, tell_stage
 from ...core.statistics.definitions import STATISTIC_VERSION
 from ...errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError

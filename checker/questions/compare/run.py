@@ -17,13 +17,14 @@ import numpy as np
 
 from ....thresholds import read_bytes
 from ....thresholds.profile import Profile
-from ...core.evidence import Evidence, Execution, RunOptions
+from ...core.evidence import Evidence, Execution
 from ...core.measure.job import Job
 from ...core.measure.opening import OpenedJob, open_job
 from ...core.measure.probe import probe
 from ...core.measure.reference import IMAGES_OF_COMPARISON, reference_runs, with_references
 from ...core.measure.sums import FirstImages, Measurement, TensorSums, conclude
 from ...core.model.watched import file_digest
+from ...core.options import RunOptions
 from ...core.progress import Progress
 from ...core.verdict.notes import notes_of
 from ...core.verdict.profile import load_profile

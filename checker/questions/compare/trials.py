@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Any, get_args
 
 from ...arrays import Array, float64
-from ...core.evidence import Preprocessing
 from ...core.images.source import DecodedImage
 from ...core.measure.opening import OpenedJob
 from ...core.measure.prepare import Prepared, prepare, stack
+from ...core.preprocessing import Preprocessing
 from ...text import number_text
 from . import holds
 from .similarity import cosine

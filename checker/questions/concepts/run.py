@@ -12,18 +12,18 @@ from typing import Unpack
 import numpy as np
 
 from ...arrays import Bools, Floats
-from ...core.evidence import RunOptions
-from ...core.measure.collect import Collected, collect, difference_of_head, n_features, read_head_input
 from ...core.measure.job import Job
 from ...core.measure.opening import Inputs, model_read, open_runner, read_inputs
 from ...core.model.open import ModelFile
+from ...core.options import RunOptions
 from ...core.progress import Progress
-from ...core.runtime.head import LinearHead, head_from_file, read_head
 from ...errors import CannotAssessError, UsageError, unfit
 from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import local_path
 from ...text import count_text, frozen
 from ..call import QuestionRun
+from ..collect import Collected, collect, difference_of_head, n_features, read_head_input
+from ..head import LinearHead, head_from_file, read_head
 from . import directions
 from .directions import MIN_SHUFFLES, OF, SearchedDirections, search
 from .document import ENCODED_AP, ERROR_RATE, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport, NotJudged

@@ -21,10 +21,10 @@ import numpy as np
 
 from ...arrays import Array, Bools, Floats, Indices, float64
 from ...core.evidence import Interval
-from ...core.runtime.head import LinearHead
 from ...core.statistics.definitions import PERSISTENT_SHARE, shares_of_kurtosis, standardise
 from ...core.statistics.intervals import Accuracy, wilson
 from ...text import Fields
+from ..head import LinearHead
 from ..shift import robustness
 from ..shift.classes import is_correct
 from ..shift.robustness import Effective, SetResult

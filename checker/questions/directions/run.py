@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple, Unpack
 
 from ...arrays import Floats
-from ...core.evidence import Execution, RunOptions
-from ...core.measure.collect import collect, difference_of_head, n_features, read_head_input
+from ...core.evidence import Execution
 from ...core.measure.opening import Inputs, model_read, open_runner, read_inputs
 from ...core.measure.sums import ImagesRead
+from ...core.options import RunOptions
 from ...core.progress import Progress, Tell, tell_stage
-from ...core.runtime.head import LinearHead, head_from_file, read_head
 from ...core.statistics.definitions import usable_rows
 from ...core.statistics.intervals import CONFIDENCE
 from ...errors import CannotAssessError, UsageError, unfit
@@ -25,6 +24,8 @@ from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import as_typed, local_path
 from ...text import Fields, count_text, quoted
 from ..call import QuestionRun
+from ..collect import collect, difference_of_head, n_features, read_head_input
+from ..head import LinearHead, head_from_file, read_head
 from ..shift import robustness
 from ..shift.classes import Scores
 from ..shift.robustness import SetResult

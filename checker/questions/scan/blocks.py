@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 
 from ...arrays import AnyArray
-from ...core.evidence import Preprocessing
 from ...core.model.ends import ACTIVATION, NORMALISATION
 from ...core.model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
 from ...core.model.open import ModelFile
 from ...core.model.pooling import choose_pool
+from ...core.preprocessing import Preprocessing
 from ...core.runtime.runner import Runner
 from ...errors import CannotAssessError, UsageError
 from ...text import quoted

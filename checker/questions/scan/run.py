@@ -14,13 +14,12 @@ from typing import Unpack
 import numpy as np
 
 from ...arrays import AnyArray
-from ...core.evidence import RunOptions
-from ...core.measure.collect import first_pixels
 from ...core.measure.loop import batches, decode
 from ...core.measure.opening import Inputs, model_read, open_runner
 from ...core.measure.prepare import stack
 from ...core.measure.probe import take_probe
 from ...core.measure.sums import ImagesRead
+from ...core.options import RunOptions
 from ...core.progress import Progress
 from ...core.runtime.runner import SAME_OUTPUT, Runner
 from ...core.runtime.session import relative_difference
@@ -32,6 +31,7 @@ from ...outside.representations import Provenance, checked_path, saving
 from ...outside.storage.places import local_path
 from ...text import quoted
 from ..call import QuestionRun
+from ..collect import first_pixels
 from .blocks import ScanPlan, measuring_model, plan_scan
 from .document import Layer, ScanModel, ScanReport, summary
 from .taps import GRID, Depth

@@ -13,9 +13,11 @@ from typing import Literal, NamedTuple, Unpack
 
 from ....thresholds.published import IMAGENET, SHIFT_WORDS
 from ....thresholds.records import Frozen, ReprArgs
-from ...core.evidence import Execution, Preprocessing, RunOptions
+from ...core.evidence import Execution
 from ...core.measure.opening import Inputs, open_runner, question_notes
 from ...core.model.open import ModelFile
+from ...core.options import RunOptions
+from ...core.preprocessing import Preprocessing
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.statistics.intervals import CONFIDENCE
 from ...core.verdict.notes import execution_notes, skipped_note

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ...arrays import AnyArray, Bools
-from ...core.evidence import Preprocessing
 from ...core.images.source import ImageSource, Skipped, digest_of_set
 from ...core.measure.loop import batches, decode
 from ...core.measure.opening import Inputs
 from ...core.measure.prepare import Prepared, stack
 from ...core.measure.sums import ImagesRead, named_skips
 from ...core.model.open import ModelFile
+from ...core.preprocessing import Preprocessing
 from ...core.progress import Tell
 from ...core.runtime.runner import Runner
 from ...core.statistics.intervals import wilson

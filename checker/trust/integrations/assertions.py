@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Unpack
 
-from ...core.evidence import RunOptions
+from ...core.options import RunOptions
 from ...core.progress import Progress
 from ...errors import UsageError
 from ...outside.addresses import Model

@@ -23,11 +23,12 @@ from ....thresholds import profile as profiles
 from ....thresholds.profile import Profile
 from ....thresholds.records import Frozen
 from ....thresholds.statistics import STATISTICS
-from ...core.evidence import Evidence, ModelFacts, Options
+from ...core.evidence import Evidence, ModelFacts
 from ...core.images.source import digest_of_set
 from ...core.model.file import read_onnx
 from ...core.model.sidecar import PRESETS
 from ...core.model.watched import file_digest
+from ...core.options import Options
 from ...core.progress import Tell
 from ...core.verdict.notes import execution_notes, int8_notes, memory_note
 from ...core.verdict.rule import limit_of

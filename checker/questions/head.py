@@ -14,15 +14,15 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import get_attribute_value, make_node, make_tensor_value_info
 
-from ...arrays import NOT_READABLE, Array, GenericArray, float64
-from ...errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint, unfit
-from ...text import frozen
-from ..model.file import Graph
-from ..model.layers import FLOATS, LINEAR, RESHAPE, Layers, Shape, Sizes, build_layers, with_shapes
-from ..model.nodes import inputs_of, needed_nodes, text_of
-from ..model.open import ModelFile
-from .devices import RUN_ERRORS, cpu_threads
-from .session import open_session, relative_difference, translate
+from ..arrays import NOT_READABLE, Array, GenericArray, float64
+from ..core.model.file import Graph
+from ..core.model.layers import FLOATS, LINEAR, RESHAPE, Layers, Shape, Sizes, build_layers, with_shapes
+from ..core.model.nodes import inputs_of, needed_nodes, text_of
+from ..core.model.open import ModelFile
+from ..core.runtime.devices import RUN_ERRORS, cpu_threads
+from ..core.runtime.session import open_session, relative_difference, translate
+from ..errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint, unfit
+from ..text import frozen
 
 INPUT = "robustcheck_head_input"
 OUTPUT = "robustcheck_head_output"  # no model has tensors of these names

@@ -5,20 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...arrays import Float32s, GenericArray
-from ...errors import CannotAssessError, unfit
-from ...text import Texts, frozen
-from ..images.source import ImageSource, Skipped, check_bad
-from ..model.open import ModelFile
-from ..progress import Tell
-from ..runtime.head import LinearHead, score_difference
-from ..runtime.runner import SAME_OUTPUT, Runner
-from .job import Job
-from .loop import batches, decode
-from .opening import Inputs, OpenSource, read_inputs
-from .prepare import Prepared, prepare_item, stack
-from .probe import take_probe, usable
-from .sums import ImagesRead
+from ..arrays import Float32s, GenericArray
+from ..core.images.source import ImageSource, Skipped, check_bad
+from ..core.measure.job import Job
+from ..core.measure.loop import batches, decode
+from ..core.measure.opening import Inputs, OpenSource, read_inputs
+from ..core.measure.prepare import Prepared, prepare_item, stack
+from ..core.measure.probe import take_probe, usable
+from ..core.measure.sums import ImagesRead
+from ..core.model.open import ModelFile
+from ..core.progress import Tell
+from ..core.runtime.runner import SAME_OUTPUT, Runner
+from ..errors import CannotAssessError, unfit
+from ..text import Texts, frozen
+from .head import LinearHead, score_difference
 
 COMPARED = 2**20  # scores that are compared with the model's own at once
 

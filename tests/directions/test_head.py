@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.core.model.open import ModelFile, open_model
-from robustcheck_onnx.checker.core.runtime.head import LinearHead, head_from_file, read_head, score_difference
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.questions.head import LinearHead, head_from_file, read_head, score_difference
 from support import TORN_NPY, Fields, normal, onnx_models, raised
 from support.onnx_models import save
 from support.onnx_models import written as support_written
