@@ -37,7 +37,8 @@ from robustcheck_onnx.checker.cli.options import FIELDS, HARMLESS, ROWS, ROWS_BY
 from robustcheck_onnx.checker.cli.verbs import look_up
 from robustcheck_onnx.checker.core.options import Options
 from robustcheck_onnx.checker.core.verdict.gate import Waiver
-from robustcheck_onnx.checker.core.verdict.reasons import KINDS, NAMES, RULES
+from robustcheck_onnx.checker.core.verdict.kinds import KINDS, NAMES
+from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
 from robustcheck_onnx.checker.text import HOME

@@ -26,8 +26,8 @@ from onnx import helper, numpy_helper
 from onnx.utils import Extractor
 
 import robustcheck_onnx as rc
+from robustcheck_onnx.checker.core.verdict.kinds import NAMES
 from robustcheck_onnx.checker.core.verdict.profile import load_profile
-from robustcheck_onnx.checker.core.verdict.reasons import NAMES
 from robustcheck_onnx.checker.questions.inspection import inspect_model
 
 SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from robustcheck_onnx.checker.core.evidence import Int8Sums
 from robustcheck_onnx.checker.core.runtime.devices import cpu_name
-from robustcheck_onnx.checker.core.verdict.reasons import NAMES
+from robustcheck_onnx.checker.core.verdict.kinds import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
 
 DECIDING = profiles.load().deciding

@@ -26,7 +26,7 @@ from ..core.images.preprocess import apply
 from ..core.images.source import DecodedImage
 from ..core.model.contract import CONTRACT_KEY, graph_digest
 from ..core.preprocessing import Preprocessing
-from ..core.verdict import reasons
+from ..core.verdict import kinds
 from ..errors import EnvironmentFaultError
 from ..outside.image_sets.open import open_images
 from ..report import numbers
@@ -216,7 +216,7 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
         minimum = report.profile.minimum_of(statistic)
         clears = numbers.clears(interval, minimum)
         clear = {"yes": "✓", "no": "✗"}.get(clears, "~")
-        cells = (reasons.NAMES[statistic], number_text(interval.estimate), f"> {minimum:g}", f"{clear} {clears}")
+        cells = (kinds.NAMES[statistic], number_text(interval.estimate), f"> {minimum:g}", f"{clear} {clears}")
         table.add_row(*map(pen.say, cells))
     images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
     colour = f"bold {COLOURS[verdict.verdict]}"

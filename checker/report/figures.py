@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...thresholds.profile import Profile
 from ..core.evidence import Interval, Statistics
-from ..core.verdict.reasons import NAMES
+from ..core.verdict.kinds import NAMES
 from ..errors import install_hint
 from ..text import number_text, printable
 from .frames import library

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...thresholds.profile import Profile
 from ...thresholds.statistics import STATISTICS
 from ..core.evidence import Statistics
-from ..core.verdict.reasons import NAMES
+from ..core.verdict.kinds import NAMES
 from ..errors import EnvironmentFaultError
 from .numbers import clears
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, tostring
 
-from ..core.verdict.reasons import BELOW_REASONS, RULES
+from ..core.verdict.kinds import BELOW_REASONS
+from ..core.verdict.reasons import RULES
 from ..text import number_text, printable
 from .model_names import FormOptions, names_of
 from .numbers import statistics_of

@@ -8,7 +8,7 @@ from ...thresholds.profile import Profile
 from ...thresholds.statistics import STATISTICS, Statistic
 from .. import text
 from ..core.evidence import TOP_FEATURES, Content, Interval, OutlierFeature, Statistics
-from ..core.verdict.reasons import NAMES
+from ..core.verdict.kinds import NAMES
 from ..core.verdict.rule import inside, outside
 from ..text import number_text
 from .record import Bound, ReferenceRow

@@ -12,7 +12,7 @@ from functools import cache
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..core.verdict.reasons import KINDS
+from ..core.verdict.kinds import KINDS
 from ..errors import EXIT_CODES
 from ..text import HOME, around, count_text, page, printable
 from . import charts

@@ -22,7 +22,7 @@ from ...thresholds.records import Frozen
 from ..core.evidence import Evidence
 from ..core.options import Options
 from ..core.verdict.gate import Gate, fits
-from ..core.verdict.reasons import Kind
+from ..core.verdict.kinds import Kind
 from ..core.verdict.rule import NoTruth, Reason, Verdict, judge
 from ..text import Fields, Texts, as_json, digest_of, frozen
 

@@ -16,7 +16,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from .. import text as texts
-from ..core.verdict.reasons import KINDS, RULES
+from ..core.verdict.kinds import KINDS
+from ..core.verdict.reasons import RULES
 from ..core.verdict.rule import Reason
 from ..text import around, frozen, name_text, sentence_text
 from .document import Block, Cell, Chart, Document, Drawing, Facts, Photos, Table, Topic, Topics, Words, cell_of

@@ -12,8 +12,9 @@ from .. import text
 from ..core.evidence import Statistics
 from ..core.verdict.foreseen import describe
 from ..core.verdict.gate import Waiver
+from ..core.verdict.kinds import KINDS, WITHOUT_SCORES, Kind
 from ..core.verdict.notes import ON_BUNDLED
-from ..core.verdict.reasons import KINDS, RULES, WITHOUT_SCORES, Kind
+from ..core.verdict.reasons import RULES
 from ..core.verdict.rule import Reason, Verdict, side_of
 from ..errors import COMMANDS
 from ..text import around, count_text, printable

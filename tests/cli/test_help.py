@@ -19,7 +19,8 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.named_models import split_images
 from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.core.preprocessing import CLIP
-from robustcheck_onnx.checker.core.verdict.reasons import KINDS, NAMES, RULES
+from robustcheck_onnx.checker.core.verdict.kinds import KINDS, NAMES
+from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.errors import EXIT_CODES, CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.exporters import run as exporter

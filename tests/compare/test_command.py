@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.core.verdict.reasons import NAMES
+from robustcheck_onnx.checker.core.verdict.kinds import NAMES
 from robustcheck_onnx.checker.outside import isolation
 from robustcheck_onnx.checker.questions.compare.document import heading
 from robustcheck_onnx.checker.questions.compare.index_report import SIGNS, IndexOptions, IndexReport

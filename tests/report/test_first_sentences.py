@@ -9,7 +9,8 @@ from ast import literal_eval
 from functools import reduce
 from operator import getitem
 
-from robustcheck_onnx.checker.core.verdict.reasons import NAMES, RULES
+from robustcheck_onnx.checker.core.verdict.kinds import NAMES
+from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.questions.compare import run
 from robustcheck_onnx.checker.questions.compare.judge import CompareReport, Comparison
 from robustcheck_onnx.checker.questions.compare.pairs import Compared

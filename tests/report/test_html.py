@@ -16,7 +16,8 @@ from numpy.random import default_rng
 
 from robustcheck_onnx.checker.core.evidence import Gallery, SeenImage
 from robustcheck_onnx.checker.core.verdict import rule as verdicts
-from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES, Kind
+from robustcheck_onnx.checker.core.verdict.kinds import KINDS, Kind
+from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.report import charts, forms
 from robustcheck_onnx.checker.report import page as html
 from robustcheck_onnx.checker.report import template as report_html_page

@@ -17,8 +17,9 @@ from robustcheck_onnx.checker import text as texts
 from robustcheck_onnx.checker.core.evidence import Interval
 from robustcheck_onnx.checker.core.preprocessing import CLIP, Preprocessing
 from robustcheck_onnx.checker.core.verdict.gate import decide
+from robustcheck_onnx.checker.core.verdict.kinds import KINDS
 from robustcheck_onnx.checker.core.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
-from robustcheck_onnx.checker.core.verdict.reasons import KINDS, RULES
+from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.core.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.checker.questions.check import _reference
 from robustcheck_onnx.checker.report import forms, overview

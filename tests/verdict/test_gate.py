@@ -10,8 +10,9 @@ from typing import Any
 from robustcheck_onnx.checker.core.evidence import Evidence, Int8Sums, Statistics
 from robustcheck_onnx.checker.core.verdict import gate, notes, rule
 from robustcheck_onnx.checker.core.verdict.gate import Waiver, decide, fits
+from robustcheck_onnx.checker.core.verdict.kinds import BELOW_REASONS, KINDS
 from robustcheck_onnx.checker.core.verdict.notes import int8_notes, notes_of
-from robustcheck_onnx.checker.core.verdict.reasons import BELOW_REASONS, KINDS, NOT_MENDABLE, RULES
+from robustcheck_onnx.checker.core.verdict.reasons import NOT_MENDABLE, RULES
 from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, judge, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import Profile, load
 from robustcheck_onnx.thresholds.statistics import STATISTICS

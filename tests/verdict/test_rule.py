@@ -16,8 +16,9 @@ from robustcheck_onnx.checker.core.preprocessing import CLIP, IMAGENET, Preproce
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.core.verdict import pixels, rule
 from robustcheck_onnx.checker.core.verdict.foreseen import foreseen
+from robustcheck_onnx.checker.core.verdict.kinds import CLIP_STEP, WITHOUT_SCORES
 from robustcheck_onnx.checker.core.verdict.notes import notes_of
-from robustcheck_onnx.checker.core.verdict.reasons import CLIP_STEP, RULES, WITHOUT_SCORES
+from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import load

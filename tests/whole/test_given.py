@@ -19,7 +19,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.images.source import DecodedImage, Skipped
 from robustcheck_onnx.checker.core.preprocessing import IMAGENET
-from robustcheck_onnx.checker.core.verdict.reasons import DYNAMIC_STEP
+from robustcheck_onnx.checker.core.verdict.kinds import DYNAMIC_STEP
 from robustcheck_onnx.checker.outside.image_sets.open import open_images, open_iterable
 from robustcheck_onnx.checker.questions.inspection import inspect_model
 from robustcheck_onnx.checker.report.check import Report

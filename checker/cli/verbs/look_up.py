@@ -83,7 +83,8 @@ def _words() -> dict[str, str]:
     """Return what each word of a report means, without reasons and kinds."""
     from ....thresholds.statistics import DEFINITIONS
     from ...core.verdict.index_reasons import INDEX_REASONS
-    from ...core.verdict.reasons import KINDS, NAMES, RULES
+    from ...core.verdict.kinds import KINDS, NAMES
+    from ...core.verdict.reasons import RULES
     from ...report.record import CLAIM
 
     statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
@@ -103,7 +104,8 @@ def _of_index(name: str) -> str:
 
 def _topics(incomplete: str) -> list[str]:
     """Return the topics that a shell offers."""
-    from ...core.verdict.reasons import KINDS, RULES
+    from ...core.verdict.kinds import KINDS
+    from ...core.verdict.reasons import RULES
 
     return [topic for topic in (*RULES, *KINDS, *TOPICS, *_words()) if topic.startswith(incomplete)]
 
@@ -150,7 +152,8 @@ def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> 
 def _answer(topic: str, meaning: str | None) -> tuple[Values, str]:
     """Return a topic's explanation as JSON values, and as text. meaning: of a word that is not a reason or kind."""
     from ...core.preprocessing import CLIP
-    from ...core.verdict.reasons import KINDS, RULES
+    from ...core.verdict.kinds import KINDS
+    from ...core.verdict.reasons import RULES
 
     if meaning:
         return {"words": {topic: meaning}}, _wrapped(f"{topic}: {meaning}")

@@ -23,7 +23,7 @@ from ..runtime.devices import CPU, cpu_threads, expects_accelerator
 from ..runtime.runner import TRIED
 from ..statistics.intervals import FIRST_LOOK, is_look
 from ..statistics.state import MAX_FEATURES, State, statistics, update
-from ..verdict.reasons import NAMES
+from ..verdict.kinds import NAMES
 from ..verdict.rule import decided
 from .content import described_rows, is_complete, merge_described
 from .gallery import merge_seen, seen_rows

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from ....thresholds.ends import End
 from ....thresholds.profile import Profile
 from ..evidence import WRITTEN_ZERO_AT, ModelFacts, PreprocessingFacts
-from .pixels import is_usual, levels_at_input, levels_behind, scaled_in_both, steps_text
-from .reasons import (
+from .kinds import (
     CLIP_STEP,
     COMPARED_WITHOUT_SCORES,
     DYNAMIC_COMPARED,
     DYNAMIC_STEP,
     IMAGENET_STEP,
     MEASURE_SHIFT,
-    RULES,
     WITHOUT_SCORES,
 )
+from .pixels import is_usual, levels_at_input, levels_behind, scaled_in_both, steps_text
+from .reasons import RULES
 
 SHIFT = "robustcheck shift"  # in a step that needs class scores
 Seen = tuple[str, str]

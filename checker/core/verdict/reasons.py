@@ -1,63 +1,9 @@
-"""The texts of a verdict's reasons and next steps, by reason id."""
+"""The texts of a check's reasons and next steps, by reason id, with those of a comparison."""
 
-from typing import Literal, NamedTuple
+from ....thresholds.statistics import DEFINITIONS
+from .comparison_reasons import COMPARISON_RULES
+from .kinds import EVALUATE, MEASURE_SHIFT, ReasonRule
 
-from ....thresholds.statistics import DEFINITIONS, Statistic
-
-Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
-KINDS: dict[Kind, str] = {
-    "not_established": "the check cannot tell: look at the images, preprocessing, export or profile",
-    "not_applicable": "the thresholds do not hold for this kind of representation, or for how the model was trained",
-    "absent": "the outlier features were not found in what was measured",
-    "other_signal": "another signal than the check's own: a comparison with a reference",
-}
-"""What a reason means for the outlier features, in words; in the order of a report (but see `verdict_for`)."""
-
-
-class ReasonRule(NamedTuple):
-    """The meaning of a reason and its next step."""
-
-    kind: Kind
-    title: str
-    next_step: str
-    explanation: str
-
-
-_EVALUATE = (
-    "Compare it with its original, or, if it gives class scores, measure accuracy on labelled shifted photos: "
-    "`robustcheck shift MODEL --in PHOTOS --shifted SHIFTED_PHOTOS`."
-)
-MEASURE_SHIFT = (
-    "If it gives class scores, measure accuracy on labelled photos instead: `robustcheck shift MODEL --in PHOTOS "
-    "--shifted SHIFTED_PHOTOS`. To release it without that, waive each reason (`--waivers FILE`)."
-)
-WITHOUT_SCORES = (
-    "Measure it on its own task, or compare it with its original. To accept it: `robustcheck MODEL --images PHOTOS "
-    "--waivers FILE`."
-)
-"""the next step where a reason's is `robustcheck shift`, and the model gives no class scores"""
-COMPARED_WITHOUT_SCORES = "Measure it on its own task."
-"""the same in a comparison"""
-CLIP_STEP = (
-    "Name what the model was trained with, `--preprocess imagenet` for ImageNet's values or `--preprocess FILE` for "
-    "others. If it was trained like CLIP: `robustcheck MODEL --images PHOTOS --preprocess clip`."
-)
-"""the next step of `assumed_preprocessing` for a model that can pass"""
-IMAGENET_STEP = (
-    "Name what the model was trained with, `--preprocess clip` for CLIP's values or `--preprocess FILE` for others. If "
-    "it was trained on ImageNet: `robustcheck MODEL --images PHOTOS --preprocess imagenet`."
-)
-"""the same for a model with another end"""
-DYNAMIC_COMPARED = (
-    "Dynamic int8 scales over the batch: add `--batch-size 1` for batches of one image, or quantise statically "
-    "(`--precision int8-qdq`)."
-)
-"""the next step of `batch_dependent` for an int8 model in a comparison"""
-DYNAMIC_STEP = (
-    "Dynamic int8 scales over the batch; `robustcheck export onnx FP32.onnx --precision int8-qdq` does not. For the "
-    "verdict on batches of one image: `robustcheck MODEL --images PHOTOS --batch-size 1`."
-)
-"""the next step of `batch_dependent` for an int8 model"""
 NOT_MENDABLE = (
     "one_sided",
     "end_not_calibrated",
@@ -70,16 +16,15 @@ RULES: dict[str, ReasonRule] = {
     "too_weak": ReasonRule(
         "absent",
         "the most extreme features are too weak",
-        _EVALUATE,
+        EVALUATE,
         f"Strength: {DEFINITIONS['strength']}. Its upper bound lies below the threshold: no features stand out as "
-        f"they do "
-        "in the reference encoders. Some encoders that do well on shifted data show nothing either (OpenCLIP "
+        "they do in the reference encoders. Some encoders that do well on shifted data show nothing either (OpenCLIP "
         "ViT-bigG/14). This is not evidence of fragility.",
     ),
     "not_persistent": ReasonRule(
         "absent",
         "the most extreme feature is extreme in too few images",
-        _EVALUATE,
+        EVALUATE,
         f"Persistence: {DEFINITIONS['outlier_frequency']}. Its upper bound lies below the threshold, or no feature is "
         "extreme in half of the images: what is extreme changes from image to image, as in sparse features. In the "
         "reference encoders it is the same feature in at least three of four images. This is not evidence of "
@@ -90,9 +35,8 @@ RULES: dict[str, ReasonRule] = {
         "one-sided representation",
         MEASURE_SHIFT,
         f"Two-sidedness: {DEFINITIONS['two_sidedness']}. Its upper bound lies below the threshold, as after ReLU, "
-        f"SiLU or "
-        "hard-swish. Such features look extreme by themselves (a supervised EfficientNet-Lite0 has an activation "
-        "kurtosis of 17), and the thresholds were fitted to two-sided representations, so they do not apply.",
+        "SiLU or hard-swish. Such features look extreme by themselves (a supervised EfficientNet-Lite0 has an "
+        "activation kurtosis of 17), and the thresholds were fitted to two-sided representations, so they do not apply.",
     ),
     "undecided": ReasonRule(
         "not_established",
@@ -322,100 +266,4 @@ RULES: dict[str, ReasonRule] = {
         "Batch invariance, the model's own output or the content of the representation was not checked, so PASS cannot "
         "be given.",
     ),
-    "statistic_shrank": ReasonRule(
-        "other_signal",
-        "a statistic shrank against the reference",
-        "Release the reference, or find the step that caused it (finetuning, pruning, quantisation) by comparing the "
-        "model after each. Where the loss is intended, `--tolerance` sets how much may be lost.",
-        "`robustcheck compare`: the whole interval of the ratio candidate / reference lies below 1 − tolerance, for a "
-        "statistic that shows the outlier features and that the profile asks for. They are weaker than in the "
-        "reference on the same images.",
-    ),
-    "outlier_feature_lost": ReasonRule(
-        "other_signal",
-        "an outlier feature of the reference is gone or weaker",
-        "Compare the model after each step that made it, and evaluate it on shifted data before it replaces the "
-        "reference.",
-        "`robustcheck compare`: the candidate no longer has an outlier feature of the reference: not under its index, "
-        "not under another index that correlates with it over the images, and not in a rotated representation. Or the "
-        "feature is beyond 4 SD in fewer images than must be kept. A feature that stands out under the same index but "
-        "is not in step with the reference's over the images does not count: a constant added to anything stands out.",
-    ),
-    "representation_permuted": ReasonRule(
-        "other_signal",
-        "the representation is permuted",
-        "Undo the permutation in the export, or make everything again that reads the representation by index.",
-        "`robustcheck compare`: the reference's outlier features are in the candidate under other indices. Kurtosis "
-        "does not change, but heads and stored vectors made for the reference do not fit the candidate.",
-    ),
-    "representation_rotated": ReasonRule(
-        "other_signal",
-        "the representation is rotated",
-        "Export the representation without the rotation or projection, and compare again.",
-        "`robustcheck compare`: an outlier feature of the reference is in the candidate as one direction over many "
-        "features. A rotation loses no information and hides outlier features, so a check of the candidate does not "
-        "find them.",
-    ),
-    "representation_changed": ReasonRule(
-        "other_signal",
-        "the photos have other neighbours, or closer ones, than in the reference",
-        "Compare the model after each step that made it. Where the change is intended (finetuning), measure its "
-        "accuracy or the recall of a search instead.",
-        "`robustcheck compare`: the debiased CKA is below 0.7, or fewer than half of the photos have the same nearest "
-        "neighbour, or the nearest neighbours are less than 0.9 times as far away, relative to all others, as in the "
-        "reference. A copy that was quantised or has some noise keeps all three. A mixture with the vector of another "
-        "photo and a collapse (vectors that moved towards the mean of their class) do not, although their outlier "
-        "features are as strong as the reference's or stronger. A strongly finetuned model may have this reason, too.",
-    ),
-    "unrelated": ReasonRule(
-        "other_signal",
-        "the candidate is unrelated to the reference",
-        "Check that CANDIDATE was made from REFERENCE, that both get their own preprocessing, and that the classes are "
-        "in the same order.",
-        "`robustcheck compare`: over the images the representations have almost nothing in common (debiased CKA), or "
-        "the predicted classes agree no more often than by chance. Kurtosis, shares and frequencies describe mostly "
-        "the mean of a representation, and a model that learned nothing but the reference's mean shows them too: it "
-        "kept no outlier feature, it has others. A candidate with other classes, or the same in another order, "
-        "agrees by chance as well.",
-    ),
-    "reference_without_indication": ReasonRule(
-        "not_established",
-        "the reference itself is WARN",
-        "Compare with a reference that passes `robustcheck check` on these images.",
-        "`robustcheck compare` asks whether a candidate kept what made its reference pass; this reference does not "
-        "pass, so there is nothing that could be kept. The statistics are shown side by side.",
-    ),
-    "stale_baseline": ReasonRule(
-        "not_established",
-        "the baseline was measured in another way",
-        "Write the baseline again on these images: `robustcheck compare MODEL --images PATH --write-baseline FILE`.",
-        "`robustcheck compare --baseline`: the reference's numbers come from other images, the same in another order "
-        "(`--seed`), another preprocessing, or another version of the statistics than the candidate's. The effect of "
-        "the images on the numbers then does not cancel, so a difference says little, and a comparison never passes.",
-    ),
-    "not_comparable": ReasonRule(
-        "not_applicable",
-        "candidate and reference are not comparable",
-        "Compare representations of the same width and kind (`robustcheck inspect MODEL` shows both).",
-        "`robustcheck compare`: the widths differ, or one tensor is an encoder's output and the other a classifier's "
-        "features. Kurtosis is bounded by about the number of features and changes with the tensor, so a ratio would "
-        "say nothing.",
-    ),
-}
-
-NAMES: dict[Statistic, str] = {
-    "strength": "strength",
-    "kurtosis": "activation kurtosis",
-    "persistence_ratio": "persistence ratio",
-    "top3_share": "top-3 share",
-    "outlier_frequency": "persistence",
-    "negative_energy": "negative energy",
-    "negative_z_energy": "negative energy of z",
-    "two_sidedness": "two-sidedness",
-}
-BELOW_REASONS: dict[Statistic, str] = {
-    "strength": "too_weak",
-    "outlier_frequency": "not_persistent",
-    "two_sidedness": "one_sided",
-}
-"""The reason for WARN of each deciding statistic, where its whole interval lies below the threshold."""
+} | COMPARISON_RULES

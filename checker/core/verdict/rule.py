@@ -9,8 +9,9 @@ from ....thresholds.statistics import SHARPER
 from ...text import bound_text, number_text, percent_text
 from ..evidence import CONTENT_IMAGES, OUTLIER_SD, TOP_FEATURES, Content, Evidence, Interval, Statistics
 from .foreseen import SeenReasons, foreseen, scaled_oddly, step_for
+from .kinds import BELOW_REASONS, KINDS, NAMES, Kind
 from .pixels import is_possible, levels_behind
-from .reasons import BELOW_REASONS, KINDS, NAMES, NOT_MENDABLE, RULES, Kind
+from .reasons import NOT_MENDABLE, RULES
 
 # Relative difference below which two runs give the same numbers, by precision: room for another order of sums and,
 # quantised, for a step of rounding (dynamic int8 scales over the batch). A model in training mode is off by about 1.

@@ -11,7 +11,7 @@ from rich.text import Text
 from ....thresholds import profile as profiles
 from ....thresholds.profile import Calibration, Profile, Trained
 from ....thresholds.statistics import DEFINITIONS
-from ...core.verdict.reasons import NAMES
+from ...core.verdict.kinds import NAMES
 from ...errors import RobustcheckError
 from ...report.document import Cell, TableRow, Words, name
 from ...report.terminal import INDENT, Pen, Trimmed, hanging, labelled, section, spaced, table_of

@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ...core.evidence import Gallery, SeenImage
+from ...core.verdict.kinds import NAMES
 from ...core.verdict.notes import BUNDLED_NOTE, fallback_note
-from ...core.verdict.reasons import NAMES
 from ...core.verdict.rule import Reason
 from ...report import figures
 from ...report.basis import basis_of

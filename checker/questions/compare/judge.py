@@ -17,7 +17,7 @@ from ....thresholds.records import Frozen, ReprArgs
 from ...core.evidence import OUTLIER_SD, Evidence, Interval
 from ...core.verdict.foreseen import step_in_comparison
 from ...core.verdict.gate import Gate
-from ...core.verdict.reasons import NAMES
+from ...core.verdict.kinds import NAMES
 from ...core.verdict.rule import NoTruth, Verdict, reason, verdict_for
 from ...errors import UsageError
 from ...report import frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ...core.verdict.reasons import NAMES, Kind
+from ...core.verdict.kinds import NAMES, Kind
 from ...core.verdict.rule import Reason, Verdict
 from ...text import percent_text
 from .features import Fate
