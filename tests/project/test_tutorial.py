@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.text import HOME
 from support import BIN, PATIENCE_S, ROOT, Patch, read_text, repository
 
@@ -57,6 +58,8 @@ def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -
     # what the words of the page claim
     gate = folder / "gate"
     assert {"report.json", "report.html", "junit.xml", "int8.onnx", "gate.json"} <= {p.name for p in gate.iterdir()}
+    kurtosis = check(gate / "model.onnx", images=gate / "photos").evidence.statistics.kurtosis
+    assert f" a kurtosis of {kurtosis.estimate:.1f}." in PAGE
     demo = next(output for command, _, output in ran if command.text.startswith("robustcheck demo"))
     shown = re.findall(r"^  (?:[▲✓]|statistic|strength|persistence|two-sidedness) .*", LANDING, re.MULTILINE)
     assert len(shown) == 10
