@@ -27,6 +27,7 @@ WRITTEN_ZERO_AT = {
 }
 """The position of the zero point among the inputs of an operator that writes a quantised tensor."""
 ROUNDINGS = 3  # distances of two reference runs beyond which a difference is more than rounding
+NONFINITE = "nonfinite_share"  # among the shifts of a reference run
 CONTENT_IMAGES = 50  # varied images that content is measured on: the effective rank grows with their number
 
 
@@ -291,7 +292,8 @@ class ReferenceRun(Frozen):
     """median cosine of two reference runs, which differ by rounding alone; None: not measured, as where the difference
     is small"""
     shifts: dict[str, float] = Field(default_factory=dict)
-    """reference less machine of each statistic of the verdict and of the content, over these images"""
+    """reference less machine of each statistic of the verdict and of the content, over these images; and of the share of
+    the representations that are not finite"""
     failed: str = ""
     """why no reference run was possible"""
 
@@ -355,10 +357,13 @@ class Execution(Frozen):
     @property
     def machine(self) -> str:
         """Name what computed: a provider, the device, and what its int8 sums do where they saturate."""
-        if self.int8_sums is not None and self.saturates:
-            return f"this CPU ({self.device}, whose int8 sums {self.sums_words})"
         provider = short_provider(self.providers[0])
-        return self.device if provider == "CPU" else f"{provider} on {self.device}"
+        if provider != "CPU":
+            on_cpu = f" (int8 sums on its CPU {self.sums_words})" if self.saturates else ""
+            return f"{provider} on {self.device}{on_cpu}"
+        if self.saturates:
+            return f"this CPU ({self.device}, whose int8 sums {self.sums_words})"
+        return self.device
 
 
 class SeenImage(Frozen):

@@ -20,7 +20,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from PIL import Image
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.core.evidence import Execution, Int8Sums, ReferenceRun
+from robustcheck_onnx.checker.core.evidence import CONTENT_IMAGES, Execution, Int8Sums, ReferenceRun
 from robustcheck_onnx.checker.core.measure import reference
 from robustcheck_onnx.checker.core.measure.job import Job
 from robustcheck_onnx.checker.core.measure.opening import open_job
@@ -36,8 +36,9 @@ from robustcheck_onnx.checker.core.model.int8 import (
 from robustcheck_onnx.checker.core.options import Options
 from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.core.runtime.devices import EXACT_SUMS, int8_sums
+from robustcheck_onnx.checker.core.statistics.definitions import effective_rank, unit_rows
 from robustcheck_onnx.checker.core.verdict.notes import execution_notes, reference_notes
-from robustcheck_onnx.checker.core.verdict.rule import judge
+from robustcheck_onnx.checker.core.verdict.rule import MIN_EFFECTIVE_RANK, judge
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
 from robustcheck_onnx.checker.questions.compare import compare, machine
 from robustcheck_onnx.checker.questions.compare.index import on_another_machine
@@ -221,7 +222,7 @@ def test_a_reference_run_gives_the_distance_to_the_measured_vectors() -> None:
     for measured, is_same in ((rows, True), (moved, False)):
         first = FirstImages(limit=4)
         first.add(list(pixels), [measured])
-        found: Any = reference.reference_runs(opened, first)[0]
+        found: Any = reference.reference_runs(opened, first, n_tried=4)[0]
         exact = found.rows / np.linalg.norm(found.rows, axis=1, keepdims=True)
         own = measured[:4] / np.linalg.norm(measured[:4], axis=1, keepdims=True)
         cosines = (exact * own).sum(axis=1)
@@ -232,6 +233,55 @@ def test_a_reference_run_gives_the_distance_to_the_measured_vectors() -> None:
         assert (abs(found.run.shifts["strength"]) < 1e-2) is is_same
         (execution,) = reference.with_references(facts, [found]).executions
         assert execution.reference == found.run
+
+
+@pytest.mark.usefixtures("here")
+def test_content_that_the_machines_noise_makes_is_measured_on_as_many_images_as_content(monkeypatch: Patch) -> None:
+    """The file's representations have 12 directions. The machine's are moved by hand: with its noise they have more."""
+    monkeypatch.setattr(reference, "kind_of", lambda _: "exact int8 sums")  # as on a CPU whose sums saturate
+    few = default_rng(4).integers(-9, 10, (12, WIDTH)).astype(np.int8)
+    narrow = {"w8": np.repeat(few, WIDTH * 3 // 12, axis=0)}
+    written(FORMS["QDQ, one scale per channel"], **narrow)
+    opened = open_job(Job(Path("m.onnx"), options()), of_job)
+    assert reference.first_images(opened).limit == CONTENT_IMAGES
+    pixels = default_rng(3).integers(0, 256, (CONTENT_IMAGES, 8, 8, 3), np.uint8)
+    (rows,) = opened.runners[0].represent(pixels)
+    noise = default_rng(5).standard_normal(rows.shape) * rows.std()
+    for of_machine, n_images in ((rows, 8), (rows + 0.8 * noise, CONTENT_IMAGES)):
+        first = FirstImages(limit=CONTENT_IMAGES)
+        first.add(list(pixels), [of_machine])
+        found: Any = reference.reference_runs(opened, first)[0]
+        assert (found.run.n_images, len(found.rows)) == (n_images, 8)
+        ranks = effective_rank(unit_rows(of_machine)), effective_rank(unit_rows(rows))
+        assert found.run.shifts["nonfinite_share"] == 0
+        if n_images == CONTENT_IMAGES:
+            assert ranks[1] < MIN_EFFECTIVE_RANK < ranks[0]
+            assert found.run.shifts["effective_rank"] == pytest.approx(ranks[1] - ranks[0], rel=1e-3)
+
+
+def test_a_reference_run_that_is_not_finite_is_a_reason() -> None:
+    rows = default_rng(6).standard_normal((8, WIDTH)).astype(np.float32)
+    broken = rows.copy()
+    broken[3, 5] = np.nan
+    for theirs, share in ((broken, 1 / 8), (np.full_like(rows, np.inf), 1), (rows, 0)):
+        found = reference.shifts(theirs, rows)
+        assert found["nonfinite_share"] == share
+        execution = executed(reference=but(run_of(1, None), shifts=found), int8_sums=EXACT, precision="int8")
+        reasons = judge(but(EVIDENCE, execution=execution), PROFILE).reasons
+        assert [reason.id for reason in reasons] == ["runtime_differs"] * (share > 0)
+        assert all(" gives representations that are not finite, and " in reason.seen for reason in reasons)
+
+
+def test_the_machine_of_a_gpu_run_is_the_gpu_with_the_sums_of_its_cpu() -> None:
+    on_gpu = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    machines = {
+        executed(providers=on_gpu, device="NVIDIA H100", int8_sums=SATURATING, precision="int8").machine:
+        "CUDA on NVIDIA H100 (int8 sums on its CPU saturate at 50.0 % of the exact sum)",
+        executed(providers=on_gpu, device="NVIDIA H100").machine: "CUDA on NVIDIA H100",
+        executed(device="a CPU", int8_sums=SATURATING, precision="int8").machine:
+        "this CPU (a CPU, whose int8 sums saturate at 50.0 % of the exact sum)",
+    }  # fmt: skip
+    assert [said for said, expected in machines.items() if said != expected] == []
 
 
 def options(**changes: Any) -> Options:
@@ -439,7 +489,7 @@ def test_the_session_of_a_large_file_is_closed_before_the_reference_opens_its_ow
     opened = open_job(Job(Path("m.onnx"), options()), of_job)
     (runner,) = opened.runners
     pixels = default_rng(3).integers(0, 256, (3, 8, 8, 3), np.uint8)
-    first = FirstImages()
+    first = FirstImages(limit=3)
     first.add(list(pixels), runner.represent(pixels))
     monkeypatch.setattr(reference, "LARGE_BYTES", 0)
     (found,) = reference.reference_runs(opened, first)

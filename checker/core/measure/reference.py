@@ -15,7 +15,7 @@ from ....thresholds.statistics import LOOKS_ALPHA, Statistic
 from ...arrays import AnyArray, Array, GenericArray, float64
 from ...errors import CannotAssessError, EnvironmentFaultError
 from ...text import frozen
-from ..evidence import Execution, ReferenceRun
+from ..evidence import CONTENT_IMAGES, NONFINITE, Execution, ReferenceRun
 from ..runtime.devices import CPU
 from ..runtime.runner import SAME_OUTPUT, Runner
 from ..runtime.session import relative_difference
@@ -24,8 +24,10 @@ from ..statistics.state import State, statistics, update
 from .opening import OpenedJob, open_runner
 from .sums import FirstImages, RunFacts
 
+IMAGES_OF_CHECK = 8
 IMAGES_OF_COMPARISON = 16  # more than of a check: they decide whether an index verdict stands
 IMAGES_OF_FLOOR = 4  # for which a second reference run gives the floor of rounding
+FAR = 1e-4  # 1 − cosine, beyond which content is measured by reference arithmetic, too; a layer in TF32 has 2e-8
 LARGE_BYTES = 2**30  # of a file whose first session is closed before the reference opens its own
 Arithmetic = Literal["exact int8 sums", "no graph optimisation"]
 
@@ -36,7 +38,7 @@ class ReferenceOutput:
 
     run: ReferenceRun
     rows: AnyArray | None = None
-    """(image, feature) by reference arithmetic; None where no reference run was possible"""
+    """(image, feature) of the images tried, by reference arithmetic; None where no reference run was possible"""
 
 
 def kind_of(execution: Execution) -> Arithmetic | None:
@@ -57,14 +59,29 @@ def with_references(facts: RunFacts, references: Sequence[ReferenceOutput | None
     return replace(facts, executions=tuple(executions))
 
 
-def reference_runs(opened: OpenedJob, first: FirstImages) -> list[ReferenceOutput | None]:
+def first_images(opened: OpenedJob) -> FirstImages:
+    """Return the list that gets the images which may run by reference arithmetic: as many as content is measured on."""
+    is_needed = any(_kind(opened, runner) is not None for runner in opened.runners)
+    return FirstImages(limit=CONTENT_IMAGES if is_needed else 0)
+
+
+def _kind(opened: OpenedJob, runner: Runner) -> Arithmetic | None:
+    """Return the reference arithmetic of a session, with the arithmetic that was asked for."""
+    return kind_of(runner.execution.model_copy(update={"arithmetic": opened.job.options.arithmetic}))
+
+
+def reference_runs(
+    opened: OpenedJob, first: FirstImages, n_tried: int = IMAGES_OF_CHECK
+) -> list[ReferenceOutput | None]:
     """Run the first images by reference arithmetic, for each tensor; None where that is not needed.
 
-    The sessions of files over 1 GiB are closed: nothing runs in them afterwards.
+    `n_tried` images run. Where their representations are far from the measured ones, the others run, too: effective
+    rank and relative variance of a few images say little of those of `CONTENT_IMAGES`. The sessions of files over 1 GiB
+    are closed: nothing runs in them afterwards.
     """
     references: list[ReferenceOutput | None] = []
     for runner in opened.runners:
-        kind = kind_of(runner.execution.model_copy(update={"arithmetic": opened.job.options.arithmetic}))
+        kind = _kind(opened, runner)
         if kind is None or len(first.pixels) < 2:
             references += [None] * len(runner.models)
             continue
@@ -73,12 +90,17 @@ def reference_runs(opened: OpenedJob, first: FirstImages) -> list[ReferenceOutpu
         start = len(references)
         rows = [np.stack(of_tensor) for of_tensor in zip(*first.rows, strict=True)]
         measured = rows[start : start + len(runner.models)]
-        references += _run(opened, runner, kind, np.stack(first.pixels), measured)
+        references += _run(opened, runner, kind, np.stack(first.pixels), measured, n_tried)
     return references
 
 
 def _run(
-    opened: OpenedJob, runner: Runner, kind: Arithmetic, pixels: GenericArray, measured: Sequence[AnyArray]
+    opened: OpenedJob,
+    runner: Runner,
+    kind: Arithmetic,
+    pixels: GenericArray,
+    measured: Sequence[AnyArray],
+    n_tried: int,
 ) -> list[ReferenceOutput | None]:
     """Compare the measured representations of one session with those of the reference."""
     is_exact = kind == "exact int8 sums"
@@ -86,33 +108,55 @@ def _run(
     other_level = "none" if is_exact else "all"
     photos = opened.source.kind != "tensors"
     on_cpu = partial(open_runner, opened, runner.models, photos=photos, device="cpu", exact=is_exact)
+    tried = [rows[:n_tried] for rows in measured]
     floor: Sequence[AnyArray] = ()
     try:
-        reference = on_cpu(level=level).represent_in_batches(pixels)
-        differences = list(map(relative_difference, reference, measured))
+        reference = on_cpu(level=level).represent_in_batches(pixels[:n_tried])
+        differences = list(map(relative_difference, reference, tried))
         is_other = max(differences) > SAME_OUTPUT[runner.execution.precision]
         if is_other and (is_exact or runner.execution.providers[0] != CPU):
             floor = on_cpu(level=other_level).represent_in_batches(pixels[:IMAGES_OF_FLOOR])
+        runs = _compared(kind, reference, tried, floor)
+        outputs = list(map(ReferenceOutput, runs, reference))
+        if len(pixels) > n_tried and any(map(_is_far, runs)):
+            others = on_cpu(level=level).represent_in_batches(pixels[n_tried:])
+            whole = [np.concatenate(parts) for parts in zip(reference, others, strict=True)]
+            runs = _compared(kind, whole, measured, floor)
     except (CannotAssessError, EnvironmentFaultError) as fault:
         failed = ReferenceRun(by=kind, failed=fault.message)
         return [ReferenceOutput(failed)] * len(measured)
-    references: list[ReferenceOutput | None] = []
-    for index, (exact, own) in enumerate(zip(reference, measured, strict=True)):
-        cosines = cosine(exact, own)
+    return [replace(output, run=run) for output, run in zip(outputs, runs, strict=True)]
+
+
+def _is_far(run: ReferenceRun) -> bool:
+    """Return whether the machine's representations are so far from the reference's that the content may be another."""
+    return run.exceeds_rounding and run.cosine is not None and 1 - run.cosine > FAR
+
+
+def _compared(
+    kind: Arithmetic, reference: Sequence[AnyArray], measured: Sequence[AnyArray], floor: Sequence[AnyArray]
+) -> list[ReferenceRun]:
+    """Compare the representations of each tensor with those of the reference.
+
+    floor: (image, feature) of the first images by a second reference run; empty where none was needed.
+    """
+    runs = []
+    for index, (theirs, own) in enumerate(zip(reference, measured, strict=True)):
+        cosines = cosine(theirs, own)
         of_floor = None
         if floor:
-            of_floor = float(np.median(cosine(exact[:IMAGES_OF_FLOOR], floor[index])))
+            of_floor = float(np.median(cosine(theirs[:IMAGES_OF_FLOOR], floor[index])))
         run = ReferenceRun(
             by=kind,
             n_images=len(own),
             cosine=float(np.median(cosines)),
             worst_cosine=float(cosines.min()),
-            difference=differences[index],
+            difference=relative_difference(theirs, own),
             floor=of_floor,
-            shifts=shifts(exact, own),
+            shifts=shifts(theirs, own),
         )
-        references.append(ReferenceOutput(run, exact))
-    return references
+        runs.append(run)
+    return runs
 
 
 def cosine(a: AnyArray, b: AnyArray) -> Array:
@@ -125,7 +169,8 @@ def cosine(a: AnyArray, b: AnyArray) -> Array:
 def shifts(reference: AnyArray, measured: AnyArray) -> dict[str, float]:
     """Subtract the statistics of measured representations from those of the reference's, over the same images.
 
-    Statistics of the verdict and of the content, but those without a finite value in one of the two.
+    Statistics of the verdict and of the content, but those without a finite value in one of the two; and the share of
+    the representations that are not finite.
     """
     ours = _estimates(measured)
     theirs = _estimates(reference)
@@ -136,11 +181,12 @@ def _estimates(h: AnyArray) -> dict[str, float]:
     """Estimate the statistics of a few representations (image, feature)."""
     state = State(h.shape[1])
     usable = update(state, h, np.arange(len(h))).usable
+    share = {NONFINITE: state.n_nonfinite / len(h)}
     if not state.n:
-        return {}
+        return share
     measured = statistics(state, LOOKS_ALPHA)
     values = {name: getattr(measured, name).estimate for name in get_args(Statistic)}
     rows = h[usable]
     for definition in (definitions.effective_rank, definitions.relative_variance, definitions.mean_of_rest):
         values[definition.__name__] = definition(rows)
-    return {name: value for name, value in values.items() if value is not None}
+    return share | {name: value for name, value in values.items() if value is not None}

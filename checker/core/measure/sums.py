@@ -118,14 +118,11 @@ def named_skips(skipped: Sequence[Skipped]) -> Skips:
     return tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS])
 
 
-IMAGES_OF_CHECK = 8  # that run once more by reference arithmetic
-
-
 @dataclass
 class FirstImages:
-    """The first images of a run, with the representations that were measured."""
+    """The first usable images of a run, with the representations that were measured."""
 
-    limit: int = IMAGES_OF_CHECK
+    limit: int
     pixels: list[GenericArray] = field(default_factory=list)
     """(height, width, channel) of each, as it was fed"""
     rows: list[list[AnyArray]] = field(default_factory=list)

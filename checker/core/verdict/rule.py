@@ -7,7 +7,7 @@ from ....thresholds.profile import Profile
 from ....thresholds.records import Frozen
 from ....thresholds.statistics import SHARPER
 from ...text import bound_text, number_text, percent_text
-from ..evidence import CONTENT_IMAGES, OUTLIER_SD, TOP_FEATURES, Content, Evidence, Interval, Statistics
+from ..evidence import CONTENT_IMAGES, NONFINITE, OUTLIER_SD, TOP_FEATURES, Content, Evidence, Interval, Statistics
 from .foreseen import SeenReasons, foreseen, scaled_oddly, step_for
 from .kinds import BELOW_REASONS, KINDS, NAMES, Kind
 from .pixels import is_possible, levels_behind
@@ -174,6 +174,9 @@ def _runtime(e: Evidence, profile: Profile) -> SeenReasons:
         return
     if run.failed and e.execution.saturates:
         seen = f"{run.words} can't be compared with {e.execution.machine}, because it failed: {run.failed}"
+        yield "runtime_differs", seen
+    if run.shifts.get(NONFINITE, 0) > 0:
+        seen = f"{run.words} gives representations that are not finite, and {e.execution.machine} does not"
         yield "runtime_differs", seen
     if not run.shifts:
         return

@@ -31,20 +31,19 @@ def machine_loss(
     baseline's vectors stand for both arithmetics.
     """
     runs = [
-        (each, of_model)
+        (each.run, len(each.rows), of_model)
         for each, of_model in zip(references, evidence, strict=False)
         if each is not None and each.rows is not None
     ]
     if not runs or old is None:
         return None
-    run, of_model = runs[0]
-    n = run.run.n_images
+    run, n, of_model = runs[0]
     ours, theirs = _rows_of_both(pair, old)
     if ours[:n] != list(range(n)):
         return None
     measured = pair.candidate.vectors[:n], old.rows[theirs[:n]]
     exact = [None if each is None else each.rows for each in (*references, None)]
-    return loss_of(measured, exact[:2], of_model.execution.machine, run.run.words)
+    return loss_of(measured, exact[:2], of_model.execution.machine, run.words)
 
 
 def _rows_of_both(pair: Pair, old: Vectors) -> tuple[list[int], list[int]]:

@@ -21,8 +21,8 @@ from ...core.evidence import Evidence, Execution
 from ...core.measure.job import Job
 from ...core.measure.opening import OpenedJob, open_job
 from ...core.measure.probe import probe
-from ...core.measure.reference import IMAGES_OF_COMPARISON, reference_runs, with_references
-from ...core.measure.sums import FirstImages, Measurement, TensorSums, conclude
+from ...core.measure.reference import IMAGES_OF_COMPARISON, first_images, reference_runs, with_references
+from ...core.measure.sums import Measurement, TensorSums, conclude
 from ...core.model.watched import file_digest
 from ...core.options import RunOptions
 from ...core.progress import Progress
@@ -173,7 +173,7 @@ def _compare(
         first = opened[0]
         run.tell("trying the models on a few images")
         facts = [probe(model) for model in opened]
-        firsts = FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON)
+        firsts = first_images(first), first_images(opened[-1])
         pair, read, described = run_both(first, opened[-1], run.progress, firsts)
         if pair.candidate.state.n == 0:
             say_none_usable(opened, pair, read.n_usable)
@@ -181,7 +181,7 @@ def _compare(
         references = []
         evidence = []
         for number, model in enumerate(opened):
-            (exact,) = reference_runs(model, firsts[number])
+            (exact,) = reference_runs(model, firsts[number], IMAGES_OF_COMPARISON)
             fact = with_references(facts[number], [exact])
             measured = Measurement([TensorSums(sides[number].state, described=described[number])], read)
             (concluded,) = conclude(model.job, fact, measured, profile)
