@@ -86,6 +86,12 @@ def test_a_warn_without_reasons_fails() -> None:
     assert decide(odd, "m.onnx", accept="not_applicable", today=TODAY).exit_code == 1
 
 
+def test_a_pass_with_reasons_fails_as_these_reasons_do() -> None:
+    odd = warn("one_sided").model_copy(update={"verdict": "PASS"})
+    assert decide(odd, "m.onnx", today=TODAY).exit_code == 1
+    assert decide(odd, "m.onnx", waivers=[waiver("one_sided")], today=TODAY).exit_code == 0
+
+
 def test_the_kind_of_a_verdict_is_the_first_that_a_reader_must_see_to() -> None:
     assert warn().kind is None
     assert warn("too_weak", "one_sided", "undecided").kind == "not_applicable"

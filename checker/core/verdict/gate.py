@@ -99,7 +99,7 @@ def decide(
     not_waived = sorted(reasons - {waiver.reason for waiver in holding})
     names = ", ".join(sorted(reasons))
     exit_code: Literal[0, 1] = 0
-    if verdict.verdict == "PASS":
+    if verdict.passed:
         rule = "the verdict is PASS"
     elif reasons and not not_waived:
         where = f" in {waived_in}" if waived_in else ""
