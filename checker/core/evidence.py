@@ -292,8 +292,8 @@ class ReferenceRun(Frozen):
     """median cosine of two reference runs, which differ by rounding alone; None: not measured, as where the difference
     is small"""
     shifts: dict[str, float] = Field(default_factory=dict)
-    """reference less machine of each statistic of the verdict and of the content, over these images; and of the share of
-    the representations that are not finite"""
+    """reference less machine of each statistic of the verdict and of the content, over these images, and of the share
+    of the representations that are not finite"""
     failed: str = ""
     """why no reference run was possible"""
 

@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.core.measure.probe import probe
 from robustcheck_onnx.checker.core.measure.sums import conclude, merge, nothing_yet
 from robustcheck_onnx.checker.core.model.file import Graph
 from robustcheck_onnx.checker.core.model.open import open_model
+from robustcheck_onnx.checker.core.runtime.batch_trial import batch_differences
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.outside.image_sets.open import of_job
@@ -77,13 +78,13 @@ def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, m
     other, with_output = classifier(bias=False).SerializeToString(), open_model(path).graph.with_addition()
     monkeypatch.setattr(Graph, "with_addition", lambda graph: with_output)
     monkeypatch.setattr(Graph, "own", lambda graph: other)
-    levels, real = [], Runner.batch_invariances
+    levels = []
 
-    def batch_invariances(self: Runner, *arguments: Any) -> tuple[float | None, ...]:
-        levels.append(self.execution.optimization)
-        return real(self, *arguments)
+    def tried(runner: Runner, *arguments: Any) -> tuple[float | None, ...]:
+        levels.append(runner.execution.optimization)
+        return batch_differences(runner, *arguments)
 
-    monkeypatch.setattr(Runner, "batch_invariances", batch_invariances)
+    monkeypatch.setattr("robustcheck_onnx.checker.core.measure.probe.batch_differences", tried)
     facts = probe(open_job(new_job(path, max_images=8), of_job))
     assert levels == [facts.executions[0].optimization] == ["none"]
     assert (facts.models[0].output_difference or 0) > 0.1

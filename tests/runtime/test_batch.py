@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from robustcheck_onnx.checker.core.model.int8 import scales_over_batch
+from robustcheck_onnx.checker.core.runtime import batch_trial
 from robustcheck_onnx.checker.core.runtime.devices import int8_sums
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.core.runtime.session import translate
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from support import PATIENCE_S, PIXELS, Fields, Patch, normal, raised
 from support.onnx_models import POOLED, encoder, written
+
+TRIAL: Any = batch_trial  # whose numbers may be None
 
 SEEN = """shape = Shape(features); images = Gather(shape, [0]); n = Cast(images, to=FLOAT); several = Greater(n, 1.0)
     many = Greater(n, 4.0); zero = Sub(features, features); none = ReduceSum(zero, [1]); one = Add(none, 1.0)
@@ -70,11 +73,11 @@ def test_what_depends_on_its_batch_is_caught(runner: Any, by: str) -> None:
     for draw in range(3):
         pixels = normal(33, 8, 8, 3, seed=draw).astype(np.float32)
         run = runner(model, tensor="embedding")
-        assert run.batch_invariances(pixels[:5])[0] > 0.1
-        assert run.batch_invariances(pixels[:32])[0] > 0.1
+        assert TRIAL.batch_differences(run, pixels[:5])[0] > 0.1
+        assert TRIAL.batch_differences(run, pixels[:32])[0] > 0.1
         run._pass_images = 32  # as on a GPU
-        assert by == "four" or run.batch_invariances(pixels[:32])[0] > 0.1
-        single = runner(model, tensor="embedding", batch_size=1).batch_invariances(pixels)[0]
+        assert by == "four" or TRIAL.batch_differences(run, pixels[:32])[0] > 0.1
+        single = TRIAL.batch_differences(runner(model, tensor="embedding", batch_size=1), pixels)[0]
         assert single < 1e-5 if by in NOT_OF_FIVE else single > 0.1
 
 
@@ -83,7 +86,7 @@ def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any) -
     run = runner(written(SEEN + "free = Sub(n, 1.0); factor = Div(free, free); embedding = Mul(features, factor)"))
     assert np.isnan(run.run(PIXELS[:1]).representation).all()
     assert np.isfinite(run.run(PIXELS[:4]).representation).all()  # one pass
-    assert run.batch_invariances(PIXELS)[0] == 1e9
+    assert TRIAL.batch_differences(run, PIXELS)[0] == 1e9
 
 
 FEATURES = 24
@@ -115,7 +118,7 @@ def quantised(form: str, end: str = "embedding = Identity(product)", *, batch: i
 def test_nothing_is_left_of_dynamic_quantisers_alone(runner: Any, form: str) -> None:
     run = runner(quantised(form), batch_size=1)
     before = run.represent(UNLIKE)[0]
-    (together,), (fixed,) = run.batch_invariances(UNLIKE), run.fixed_scale_invariances(UNLIKE)
+    (together,), (fixed,) = TRIAL.batch_differences(run, UNLIKE), TRIAL.fixed_scale_differences(run, UNLIKE)
     assert together > 0.02
     assert fixed < 1e-3
     np.testing.assert_array_equal(run.represent(UNLIKE)[0], before)  # the model itself runs on
@@ -126,7 +129,7 @@ def test_what_else_mixes_the_batch_is_left(runner: Any) -> None:
         "mean = ReduceMean(product, [0]); embedding = Sub(product, mean)",
         f"embedding, mean, spread = BatchNormalization(product, {GAIN}, {SHIFT}, {SHIFT}, {GAIN}, training_mode=1)",
     ):
-        (fixed,) = runner(quantised("apart", end), batch_size=1).fixed_scale_invariances(UNLIKE)
+        (fixed,) = TRIAL.fixed_scale_differences(runner(quantised("apart", end), batch_size=1), UNLIKE)
         assert fixed > 0.3
 
 
@@ -139,7 +142,7 @@ def test_no_answer_without_dynamic_quantisers_or_with_a_fixed_batch(runner: Any)
     plain = encoder()
     assert not scales_over_batch(plain)
     for model in (plain, quantised("apart", batch=4)):
-        assert runner(model).fixed_scale_invariances(UNLIKE) == (None,)
+        assert TRIAL.fixed_scale_differences(runner(model), UNLIKE) == (None,)
 
 
 Pixels = NDArray[Any]
@@ -213,19 +216,19 @@ def test_short_memory_never_makes_company_of_an_image_alone(runner: Any, monkeyp
         run = runner(model)
         with monkeypatch.context() as patch:
             tried = short_of_memory(patch, most)
-            (found,) = run.batch_invariances(PIXELS)
+            (found,) = TRIAL.batch_differences(run, PIXELS)
             assert (found is None) if most == 1 else found > 0.1
             tried.clear()
             run.run(PIXELS)
             assert max(tried) == most  # no later pass has more company than was looked at
-    assert runner(model).batch_invariances(PIXELS[:1]) == (None,)
+    assert TRIAL.batch_differences(runner(model), PIXELS[:1]) == (None,)
 
 
 def test_memory_that_is_short_for_the_usual_pass_is_not_short_for_company(runner: Any, monkeypatch: Patch) -> None:
     run = runner(encoder(), threads=1)
     run._pass_images = 32  # as on a GPU
     tried = short_of_memory(monkeypatch, 8)
-    assert run.batch_invariances(PIXELS)[0] < 1e-5
+    assert TRIAL.batch_differences(run, PIXELS)[0] < 1e-5
     assert [size for size in tried if size > 5] == [33, 32, 16, 8]
     tried.clear()
     run.run(np.resize(PIXELS, (20, *PIXELS.shape[1:])))

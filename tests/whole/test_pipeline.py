@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.core.measure.opening import Inputs, OpenedJob, ope
 from robustcheck_onnx.checker.core.measure.prepare import Prepared, prepare_item
 from robustcheck_onnx.checker.core.options import Options
 from robustcheck_onnx.checker.core.preprocessing import CLIP
-from robustcheck_onnx.checker.core.runtime.runner import TRIED
+from robustcheck_onnx.checker.core.runtime.batch_trial import TRIED
 from robustcheck_onnx.checker.core.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.core.verdict import rule
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError

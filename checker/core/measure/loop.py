@@ -19,8 +19,8 @@ from ..evidence import Execution, Statistics
 from ..images.source import ImageSource, Item, Skipped, prefetch
 from ..model.open import ModelFile
 from ..progress import LOG, Progress, Tell, tell_stage
+from ..runtime.batch_trial import TRIED
 from ..runtime.devices import CPU, cpu_threads, expects_accelerator
-from ..runtime.runner import TRIED
 from ..statistics.intervals import FIRST_LOOK, is_look
 from ..statistics.state import MAX_FEATURES, State, statistics, update
 from ..verdict.kinds import NAMES

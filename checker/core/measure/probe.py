@@ -9,7 +9,8 @@ from ..evidence import Execution, ModelFacts
 from ..images.entries import Entries
 from ..images.source import Skipped
 from ..options import Options
-from ..runtime.runner import TRIED, Runner
+from ..runtime.batch_trial import TRIED, batch_differences, fixed_scale_differences
+from ..runtime.runner import Runner
 from .opening import OpenedJob, model_facts
 from .prepare import Prepared, prepare_item, stack
 from .sums import RunFacts
@@ -54,7 +55,7 @@ def probe(opened: OpenedJob) -> RunFacts:
 
 
 def probe_measured(opened: OpenedJob, images: Sequence[Prepared]) -> tuple[RunFacts, list[AnyArray]]:
-    """Try the model, and measure images for it (`Runner.output_difference`, `Runner.batch_invariances`).
+    """Try the model, and measure images for it (`Runner.output_difference`, `batch_differences`).
 
     To be called before anything else is measured: it settles the graph optimisation that the session runs with, and
     since it looks at the same images everywhere, every worker settles the same. With less than two usable images the
@@ -73,10 +74,10 @@ def probe_measured(opened: OpenedJob, images: Sequence[Prepared]) -> tuple[RunFa
         pixels = stack(images)
         output = runner.output_difference(pixels[:TRIED])  # first: it may lower the graph optimisation
         own = runner.represent_in_batches(pixels)
-        batch = runner.batch_invariances(pixels, own)
+        batch = batch_differences(runner, pixels, own)
         fixed: tuple[float | None, ...] = (None,) * len(own)
         if opened.job.options.batch_size == 1:
-            fixed = runner.fixed_scale_invariances(pixels[:TRIED])
+            fixed = fixed_scale_differences(runner, pixels[:TRIED])
         rows += own
         for model, *measured in zip(runner.models, batch, fixed, strict=True):
             models.append(model_facts(model, output, *measured))

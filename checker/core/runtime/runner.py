@@ -1,28 +1,25 @@
 """Run a model on photos: pixels go in, representations (image, feature) come out.
 
 Float pixels are scaled here, uint8 ones by a graph on the device: three quarters of the bytes need not go there.
-Quantisers that take their scale over the whole batch are found, and held fixed to see what else mixes the batch.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
-from ...arrays import AnyArray, Indices
+from ...arrays import AnyArray
 from ...errors import CannotAssessError, EnvironmentFaultError, unfit
 from ...text import frozen
 from ..images.preprocess import scales_finitely
 from ..model.int8 import (
     holds_int8_weights,
     holds_nested_int8_weights,
-    scales_over_batch,
-    with_fixed_scales,
-    with_scales,
     with_unsigned_weights,
 )
 from ..model.open import ModelFile
@@ -38,7 +35,6 @@ MOST_IMAGES = 1024  # in a forward pass on a GPU, until memory runs out; callers
 # core (benchmarks/results/performance.md). The number is fixed: other batches, other last digits.
 MOST_IMAGES_ON_CPU = 4
 LARGEST_REWRITTEN = 2**30  # bytes of a file whose weights are written again for exact sums; a session keeps both
-TRIED = 5  # images that run alone, and once more together, to see whether representations depend on the batch
 BATCH_SIZE = 32  # images that callers give at once, by default
 SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2, "fp8": 5e-2, "fp4": 5e-2}
 """Relative difference below which two runs of one model count as the same, by precision: it leaves room for another
@@ -53,31 +49,6 @@ class RunOutput:
     """(image, feature) float32 or float64, values as the model gives them: not checked for finiteness"""
     class_output: AnyArray | None
     """(image, class) where the model has class scores"""
-
-
-class BatchTrial(NamedTuple):
-    """The representations of the first images, alone and together, for `Runner.batch_invariances`."""
-
-    orders: list[Indices]
-    """(image,) of each pass of images together: which images, in which order"""
-    together: list[tuple[AnyArray, ...]]
-    """of each such pass: (image, feature) for each of the runner's models, in the order of the pass"""
-    alone: list[tuple[AnyArray, ...]]
-    """of each image that ran alone, from the first one on: (1, feature) for each of the runner's models"""
-
-    def difference(self, index: int, in_batches: AnyArray) -> float:
-        """Return the largest difference of one model from what is expected of it (`Runner.batch_invariances`).
-
-        Args:
-            index: of the model.
-            in_batches: (image, feature) as they were measured; also expected of the images that did not run alone.
-        """
-        alone = [representations[index] for representations in self.alone]
-        expected = np.concatenate([*alone, in_batches[len(alone) :]])
-        difference = relative_difference(expected, in_batches)
-        for order, representations in zip(self.orders, self.together, strict=True):
-            difference = max(difference, relative_difference(expected[order], representations[index]))
-        return difference
 
 
 class Runner:
@@ -220,13 +191,17 @@ class Runner:
             scores = outputs[-1].reshape(len(outputs[-1]), -1)
         return RunOutput(_representation(outputs[0], self.model), scores)
 
-    def represent(self, pixels: AnyArray, *, one_pass: bool = False) -> tuple[AnyArray, ...]:
+    def represent(self, pixels: AnyArray) -> tuple[AnyArray, ...]:
         """Compute the representations of images, one array (image, feature) for each of `models`, in the same passes.
 
-        one_pass: in one pass, but for a fixed batch. Other arguments and errors as for `run`.
+        Arguments and errors as for `run`.
         """
-        (representations,) = self._represent([pixels], one_pass=one_pass)
+        (representations,) = self._represent([pixels], one_pass=False)
         return representations
+
+    def represent_sets(self, sets: Sequence[AnyArray]) -> list[tuple[AnyArray, ...]]:
+        """Compute the representations of several sets of images, each in one pass, but for a fixed batch."""
+        return self._represent(sets, one_pass=True)
 
     def _represent(self, sets: Sequence[AnyArray], *, one_pass: bool) -> list[tuple[AnyArray, ...]]:
         names = [model.fetch for model in self.models]
@@ -239,89 +214,31 @@ class Runner:
         parts = [self.represent(pixels[i : i + self._batch_size]) for i in starts]
         return tuple(_joined(parts))
 
-    def batch_invariances(
-        self, pixels: AnyArray, measured: Sequence[AnyArray] | None = None
-    ) -> tuple[float | None, ...]:
-        """Measure how representations depend on the batch, one number for each of `models`.
+    @property
+    def pass_size(self) -> int:
+        """Return how many images run in one pass when a caller gives a batch."""
+        return self.fixed_batch or min(self._batch_size, self._pass_images)
 
-        max |expected − actual| / rms(expected) of an image. Expected are the representations of the first `TRIED`
-        images when each runs alone, and of the others as they were measured. Actual are those as they were measured,
-        and those of passes in reverse order: of the first `TRIED` images, and of one image more than a measured pass
-        where that is larger. What a model makes of 5 images it may not make of 4. Where each image is measured alone,
-        a pass in order counts, too. With a fixed batch, one image repeated stands for "alone". 0 means that no
-        representation depends on its batch; with a fixed batch of 1 it can't; 1e9 at most, also where a value is
-        finite together and not alone, or the other way round. Where memory is short, fewer images run together, and no
-        later pass has more; None where it is a single image, which says nothing.
+    def lower_pass_size(self, size: int) -> None:
+        """Run at most `size` images in a pass from now on, since memory ran out."""
+        self._pass_images = min(self._pass_images, size)
 
-        Args:
-            pixels: the first images of the run.
-            measured: what `represent_in_batches` gives for them; None = computed here.
-        """
-        if len(pixels) < 2:
-            return (None,) * len(self.models)
-        rows = self.represent_in_batches(pixels) if measured is None else measured
-        trial = self._run_trial(pixels)
-        if trial is None:
-            return (None,) * len(self.models)
-        return tuple(trial.difference(index, in_batches) for index, in_batches in enumerate(rows))
-
-    def _run_trial(self, pixels: AnyArray) -> BatchTrial | None:
-        """Run two or more images alone and together, as `batch_invariances` compares them.
-
-        None where memory is too short for two images together.
-        """
-        measured_size = self.fixed_batch or min(self._batch_size, self._pass_images)  # images of a measured pass
-        alone: list[AnyArray] = []
-        if measured_size > 1:
-            alone = [pixels[i : i + 1] for i in range(min(TRIED, len(pixels)))]
-        largest = max(TRIED, self.fixed_batch or measured_size + 1)  # images of the largest pass
-        while largest > 1:
-            orders = _orders(len(pixels), largest)
-            if measured_size == 1:
-                in_order = orders[0][::-1]
-                orders.append(in_order)
-            together = [pixels[order] for order in orders]
-            try:
-                representations = self._represent([*together, *alone], one_pass=True)
-            except EnvironmentFaultError:
-                if self.fixed_batch:
-                    raise
-                half = largest // 2
-                largest = max(half, measured_size) if largest > measured_size else half
-                self._pass_images = min(self._pass_images, largest)
-                continue
-            return BatchTrial(orders, representations[: len(orders)], representations[len(orders) :])
-        return None
-
-    def fixed_scale_invariances(self, pixels: AnyArray) -> tuple[float | None, ...]:
-        """Measure `batch_invariances` with fixed scales of the quantisers that compute them over the batch.
-
-        The scales are those of `pixels` together, so what is left depends on the batch for another reason. None where
-        the model has no such quantisers, where its batch is fixed, or where it does not run so.
-        """
-        nothing: tuple[float | None, ...] = (None,) * len(self.models)
-        if self.fixed_batch or not scales_over_batch(self.model.graph.proto):
-            return nothing
-        with_outputs, names = with_scales(self.model.graph.with_addition())
+    @contextmanager
+    def running(self, graph: bytes) -> Iterator[None]:
+        """Run another graph with the same inputs and outputs until the end of the context."""
         own_session = self._session
+        self._session, _ = self._open_graph(graph, self.execution.optimization)
         try:
-            scales = self._compute_scales(with_outputs, names, pixels)
-            if scales is None:
-                return nothing
-            fixed = with_fixed_scales(with_outputs, names, scales)
-            self._session, _ = self._open_graph(fixed, self.execution.optimization)
-            return self.batch_invariances(pixels)
-        except CannotAssessError:
-            return nothing
+            yield
         finally:
             self._session = own_session
 
-    def _compute_scales(self, with_outputs: ModelProto, names: list[str], pixels: AnyArray) -> list[Any] | None:
-        """Compute the scales of quantisers, which are named outputs, for images together; None where that fails."""
-        session, _ = self._open_graph(with_outputs.SerializeToString(), self.execution.optimization)
+    def run_other(self, graph: bytes, names: list[str], pixels: AnyArray) -> list[Any] | None:
+        """Compute named outputs of another graph with the same input, for images in one pass; None where that fails."""
+        session, _ = self._open_graph(graph, self.execution.optimization)
         values = feed(pixels, self.model, scaled_on_device=self._scaling is not None)
-        (scales,) = self._run_session(session, names, [values])
-        return None if isinstance(scales, Exception) else scales
+        (outputs,) = self._run_session(session, names, [values])
+        return None if isinstance(outputs, Exception) else outputs
 
     def output_difference(self, pixels: AnyArray) -> float:
         """Return the largest relative difference of the model's own outputs with and without the added one, on a batch.
@@ -383,7 +300,7 @@ class Runner:
                     self._run_side_by_side(1)
             elif isinstance(fault, EnvironmentFaultError) and can_halve and size > 1:
                 size //= 2
-                self._pass_images = min(self._pass_images, size)
+                self.lower_pass_size(size)
             else:
                 raise fault from outcome
             parts = [batch[i : i + size] for i in range(0, len(batch), size)]
@@ -453,12 +370,6 @@ class Runner:
             values = session.run_with_ort_values(names, {input_.name: image}, options)
             return [as_array(value) for value in values]
         return list(session.run(names, {input_.name: image}, options))
-
-
-def _orders(n: int, most: int) -> list[Indices]:
-    """Return reversed orders of the first `TRIED` of n images, and of the first `most` where that is more."""
-    sizes = sorted({min(TRIED, most), most})
-    return [np.resize(np.arange(min(n, size))[::-1], size) for size in sizes]
 
 
 def _joined(batches: Iterable[Sequence[AnyArray]]) -> list[AnyArray]:

@@ -36,7 +36,8 @@ RULES: dict[str, ReasonRule] = {
         MEASURE_SHIFT,
         f"Two-sidedness: {DEFINITIONS['two_sidedness']}. Its upper bound lies below the threshold, as after ReLU, "
         "SiLU or hard-swish. Such features look extreme by themselves (a supervised EfficientNet-Lite0 has an "
-        "activation kurtosis of 17), and the thresholds were fitted to two-sided representations, so they do not apply.",
+        "activation kurtosis of 17), and the thresholds were fitted to two-sided representations, so they do not "
+        "apply.",
     ),
     "undecided": ReasonRule(
         "not_established",

@@ -97,7 +97,8 @@ def plan_scan(
     pixels = np.concatenate([pixels, pixels])[: max(2, len(pixels))]  # else any axis of length 1 could be the images'
     add_shapes(proto, tensors, model.image_input.name, opset)
     runner = Runner(_with_output(model, proto), device, preprocessing=preprocessing)
-    ((row, *_),) = runner.represent(pixels, one_pass=True)
+    (representations,) = runner.represent_sets([pixels])
+    ((row, *_),) = representations
     shapes = dict(zip(tensors, read_shapes(row, len(tensors)), strict=True))
     batch = runner.fixed_batch or len(pixels)
 
