@@ -45,7 +45,8 @@ opened = measure.open_job(job, lambda _: source)
 measure.probe(opened)
 total = nothing_yet(1)
 with measure.decode(opened) as decoded:
-    run.add_batch(opened, total, next(run.batches(decoded, total.images, 32)))
+    batch = next(run.batches(decoded, total.images, 32))
+    run.add_rows(opened, total, batch, run.represent(opened, batch))
     wall = time.time() - float(sys.argv[3])
 assert total.images.n_usable == 32
 peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())

@@ -68,7 +68,7 @@ def collect(
         label: what the progress says next to the numbers.
 
     Raises:
-        CannotAssessError: too many unusable images (`ImagesRead.check_usable`), values that are not finite.
+        CannotAssessError: too many unusable images (`ImagesRead.require_share`), values that are not finite.
     """
     images = inputs.source if source is None else source
     read = ImagesRead()
@@ -85,7 +85,7 @@ def collect(
             rows.append(_finite(output.representation, runner, "representation"))
             if output.class_output is not None:
                 scores.append(_finite(output.class_output, runner, "class output"))
-    read.check_usable(images, run.max_bad)
+    read.require_share(images, run.max_bad, sampled=images.is_limited)
     return Collected(
         representations=np.concatenate(rows),
         scores=np.concatenate(scores) if scores else None,

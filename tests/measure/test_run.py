@@ -54,6 +54,9 @@ def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: P
     assert_same(evidence.model_dump(exclude=BY_ORDER), report.evidence.model_dump(exclude=BY_ORDER))
     strict = new_job(model, photos, max_bad=0.001)
     raised(CannotAssessError, f"unusable images is 2 of {N_IMAGES}", measured, strict)
+    # of a part of the set, the share rounds up to a whole image
+    (part,) = measured(new_job(model, photos, max_bad=0.001, max_images=300))
+    assert (part.images.n_skipped, part.stopped) == (1, "image limit")
 
 
 def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path: Path) -> None:

@@ -82,6 +82,11 @@ class ImageSource:
         """Return the number of images after `limit`."""
         return len(self.entries)
 
+    @property
+    def is_limited(self) -> bool:
+        """Return whether more images were found than are read."""
+        return self.n_available > len(self)
+
     def load(self, index: int) -> Item:
         """Read and decode one image. index counts in the seeded order; safe to call from several threads.
 

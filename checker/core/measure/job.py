@@ -1,7 +1,8 @@
 """Say what is measured: a job is one model on one image set, and an outcome is what came of it.
 
 A shard is a contiguous piece of the seeded order of the images. Both engines cut a job into the same shards and merge
-them in their order, so one machine or many give the same evidence.
+them in their order, so one machine or many give the same evidence. A check measures in one piece: its two-sidedness
+goes by its first images, which a merged sum does not know (`statistics.state.merge`).
 """
 
 from __future__ import annotations

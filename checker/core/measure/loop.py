@@ -1,6 +1,6 @@
 """Run a model on photos in batches: the one loop, in which every photo is counted.
 
-A check and every engine add up statistics in it (`add_batch`); compare, scan and shift add up their own. A check looks
+A check and every engine add up statistics in it (`add_rows`); compare, scan and shift add up their own. A check looks
 at its numbers while they grow, and stops when they decide.
 """
 
@@ -152,36 +152,35 @@ def measure_images(opened: OpenedJob, source: ImageSource | None = None) -> Meas
     total = nothing_yet(len(opened.models))
     with decode(opened, source, execution=opened.runners[0].execution) as decoded:
         for batch in batches(decoded, total.images, opened.job.options.batch_size):
-            add_batch(opened, total, batch)
+            add_rows(opened, total, batch, represent(opened, batch))
     return total
 
 
-def add_batch(
+def represent(opened: OpenedJob, batch: Sequence[Prepared]) -> list[AnyArray]:
+    """Run one batch from `batches`, and return its representations (image, feature) of each tensor."""
+    pixels = stack(batch)
+    return [rows for runner in opened.runners for rows in runner.represent(pixels)]
+
+
+def add_rows(
     opened: OpenedJob,
     total: Measurement,
     batch: Sequence[Prepared],
+    measured: Sequence[AnyArray],
     watch: Watch | None = None,
-    measured: Sequence[AnyArray] = (),
-    kept: FirstImages | None = None,
 ) -> None:
-    """Run one batch and add its representations.
+    """Add the representations of one batch.
 
     Args:
         opened: the job.
         total: what is added to; its images are counted already.
         batch: from `batches`.
+        measured: from `represent`.
         watch: is shown the usable representations of the first tensor.
-        measured: the representations, where they are measured already.
-        kept: gets the batch's images and representations, until it has enough.
 
     Raises:
         CannotAssessError: a representation of more than `MAX_FEATURES` features.
     """
-    if not measured:
-        pixels = stack(batch)
-        measured = [array for runner in opened.runners for array in runner.represent(pixels)]
-    if kept is not None:
-        kept.add([image.pixels for image in batch], measured)
     names = [image.name for image in batch]
     digests = [image.digest for image in batch]
     keys = [key_of(digest) for digest in digests]
@@ -225,12 +224,12 @@ def until_decided(
     """Try the model on the first images, and measure images until the evidence decides or they end.
 
     Args:
-        opened: the job.
+        opened: the job, of one tensor.
         profile: its thresholds decide.
         first: the images that were decoded while the session opened; all of them are tried.
         decoded: the images after these.
         progress: as for `batches`.
-        watch: as for `add_batch`.
+        watch: as for `add_rows`.
         kept: gets the first images.
 
     Returns:
@@ -243,7 +242,15 @@ def until_decided(
     facts, tried_rows = probe_measured(opened, usable(tried))
     n_tried = len(usable(tried))
     LOG.debug("%s: batch invariance and output were tried", opened.job.model)
-    total = nothing_yet(1)
+    total = nothing_yet(len(opened.models))
+
+    def rows_of(batch: Sequence[Prepared]) -> list[AnyArray]:
+        """Return the representations of the batch that was counted last: those of the trial, if all were tried."""
+        end = total.images.n_usable
+        if end > n_tried:
+            return represent(opened, batch)
+        return [rows[end - len(batch) : end] for rows in tried_rows]
+
     closest = ""  # of the last look, for the progress
     of_images = batches(
         chain(tried, decoded),
@@ -256,11 +263,10 @@ def until_decided(
         n_shown=len(tried),
     )
     for batch in of_images:
-        n_usable = total.images.n_usable  # with this batch
-        measured: list[AnyArray] = []
-        if n_usable <= n_tried:  # else the batch has untried images, and runs whole
-            measured = [array[n_usable - len(batch) : n_usable] for array in tried_rows]
-        add_batch(opened, total, batch, watch, measured, kept)
+        measured = rows_of(batch)
+        kept.add([image.pixels for image in batch], measured)
+        add_rows(opened, total, batch, measured, watch)
+        n_usable = total.images.n_usable
         state = total.tensors[0].state
         if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue

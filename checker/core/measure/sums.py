@@ -67,13 +67,12 @@ class ImagesRead:
             levels=self.levels + later.levels,
         )
 
-    def check_usable(self, source: ImageSource, max_bad: float = 1.0, *, sampled: bool | None = None) -> None:
-        """Refuse a set of which too much is unusable. Arguments and errors as for `images.check_bad`.
+    def require_any(self, source: ImageSource) -> None:
+        """Refuse a set without a usable image. Raises as `images.source.check_bad`."""
+        check_bad(self.n_read, len(self.skipped), 1.0, self.skipped, source.named)
 
-        sampled: None = whether the source has fewer images than were found.
-        """
-        if sampled is None:
-            sampled = source.n_available > len(source)
+    def require_share(self, source: ImageSource, max_bad: float, *, sampled: bool) -> None:
+        """Refuse a set of which too much is unusable. Arguments and errors as for `images.source.check_bad`."""
         check_bad(self.n_read, len(self.skipped), max_bad, self.skipped, source.named, sampled=sampled)
 
     def facts(self, source: ImageSource) -> ImageFacts:
@@ -234,7 +233,7 @@ def conclude(
         CannotAssessError: too many unusable images; a tensor without a finite, not constant representation.
     """
     read = measurement.images
-    read.check_usable(facts.source)
+    read.require_any(facts.source)
     measured = []
     for model, tensor in zip(facts.models, measurement.tensors, strict=True):
         if tensor.state is None or tensor.state.n == 0:
@@ -245,13 +244,14 @@ def conclude(
                 "at least one is needed",
             )
         measured.append(statistics(tensor.state, profile.alpha, profile.bounds))
-    read.check_usable(facts.source, job.options.max_bad, sampled=decided)
+    is_limited = facts.source.n_available > facts.n_images
+    read.require_share(facts.source, job.options.max_bad, sampled=decided or is_limited)
     images = read.facts(facts.source)
     levels = input_levels(read.levels, facts)
     stopped: Literal["decided", "all images", "image limit"] = "all images"
     if decided:
         stopped = "decided"
-    elif facts.source.n_available > facts.n_images:
+    elif is_limited:
         stopped = "image limit"
     of_tensors = zip(measured, measurement.tensors, facts.models, facts.executions, strict=True)
     return tuple(

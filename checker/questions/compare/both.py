@@ -74,8 +74,8 @@ def run_both(
             if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
                 add_predictions(pair, a, b)
     if pair is None:
-        read.check_usable(first.source)
-        raise AssertionError("check_usable refuses a set without a usable image")
+        read.require_any(first.source)
+        raise AssertionError("require_any refuses a set without a usable image")
     return pair, read, described
 
 

@@ -97,7 +97,7 @@ def _scan(run: QuestionRun, path: Path, blocks: Sequence[str], saved: str | None
                     usable = usable_rows(representations).usable
                     saver.add(representations[usable], list(itertools.compress(batch, usable)))
                 _add(depths, rows, path)
-        read.check_usable(inputs.source, run.options.max_bad)
+        read.require_share(inputs.source, run.options.max_bad, sampled=inputs.source.is_limited)
         layers = _layers(depths, path, read.n_usable)
         begins = next((index for index, layer in enumerate(layers) if layer.statistics.has_outliers), None)
         facts = ScanModel(

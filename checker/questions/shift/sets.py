@@ -339,7 +339,7 @@ def run_set(
             output = runner.run(stack(batch)).class_output
             assert output is not None
             yield output, [image.right for image in batch]
-    read.check_usable(images.source, run.max_bad)
+    read.require_share(images.source, run.max_bad, sampled=images.source.is_limited)
 
 
 def not_numbers(runner: Runner, where: str) -> CannotAssessError:
