@@ -9,34 +9,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 from robustcheck_onnx.checker.core.runtime.devices import cpu_name, cpu_threads
 
 SIZES = ((1000, 768, 1.0), (21_843, 1024, 10.0))  # classes, features, goal in s
 IMAGES = 300
 MOST_MIB = 1000e6 / 2**20
-CODE = """
-import json, resource, statistics, sys, time
-import numpy as np
-from robustcheck_onnx.checker.questions.directions.analysis import analyse
-from robustcheck_onnx.checker.questions.head import LinearHead
-classes, features, images, runs = map(int, sys.argv[1:])
-rng = np.random.default_rng(0)
-head = LinearHead(rng.normal(size=(classes, features)), np.zeros(classes), "random")
-h = rng.normal(size=(images, features)).astype(np.float32)
-ours, cpu, svd = [], [], []
-for _ in range(runs):
-    start, used = time.perf_counter(), time.process_time()
-    analyse(head, h)
-    ours.append(time.perf_counter() - start)
-    cpu.append(time.process_time() - used)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-for _ in range(runs):
-    start = time.perf_counter()
-    np.linalg.svd(head.weight, full_matrices=False)
-    svd.append(time.perf_counter() - start)
-print(json.dumps([*map(statistics.median, (ours, cpu, svd)), peak]))
-"""
+CHILD = Path(__file__).parent / "children" / "directions.py"
 
 
 def rows(runs: int = 3) -> list[dict[str, object]]:
@@ -44,7 +24,7 @@ def rows(runs: int = 3) -> list[dict[str, object]]:
     out: list[dict[str, object]] = []
     for classes, features, goal in SIZES:
         words = [str(number) for number in (classes, features, IMAGES, runs)]
-        done = subprocess.run([sys.executable, "-c", CODE, *words], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, CHILD, *words], capture_output=True, text=True, check=True)
         ours, cpu, svd, peak = json.loads(done.stdout)
         what = f"directions of a head of {classes:,} × {features:,}, {IMAGES} images"
         out += [

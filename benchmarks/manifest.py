@@ -29,29 +29,7 @@ RUNS = 5
 GOAL_S, GOAL_MB = 3.0, 300
 ROOT = Path(__file__).parent.parent
 
-# prints wall time since the parent's start of it, CPU time, s, and peak memory, KiB (Linux; ru_maxrss would be at least
-# the parent's)
-FIRST_BATCH = r"""
-import re, sys, time
-from pathlib import Path
-from robustcheck_onnx.checker.core.measure import run as measure
-from robustcheck_onnx.checker.core.evidence import Options
-from robustcheck_onnx.checker.outside.image_sets.open import open_images
-from robustcheck_onnx.checker.core.measure import run
-from robustcheck_onnx.checker.core.measure.job import nothing_yet
-job = measure.Job(Path(sys.argv[1]), Options(images=sys.argv[2]))
-source = open_images(job.options.images, seed=job.options.seed)
-opened = measure.open_job(job, lambda _: source)
-measure.probe(opened)
-total = nothing_yet(1)
-with measure.decode(opened) as decoded:
-    batch = next(run.batches(decoded, total.images, 32))
-    run.add_rows(opened, total, batch, run.represent(opened, batch))
-    wall = time.time() - float(sys.argv[3])
-assert total.images.n_usable == 32
-peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-print(wall, time.process_time(), peak[1])
-"""
+FIRST_BATCH = Path(__file__).parent / "children" / "first_batch.py"
 
 KINDS: dict[str, tuple[str, Callable[[str, int], str]]] = {
     "csv": ("path,label\n", lambda name, label: f"{name},{label}\n"),
@@ -65,7 +43,7 @@ def first_batch(model: Path, listed: Path) -> tuple[float, float, float]:
     """Medians of wall time, s, CPU time, s, and peak memory, MB, from the start of a process to its first batch."""
     found = []
     for _ in range(RUNS):
-        command: list[str | Path] = [sys.executable, "-c", FIRST_BATCH, model, listed, str(time.time())]
+        command: list[str | Path] = [sys.executable, FIRST_BATCH, model, listed, str(time.time())]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         wall, cpu, kib = map(float, done.stdout.split())
         found.append((wall, cpu, kib * 1024 / 1e6))

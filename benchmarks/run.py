@@ -76,7 +76,7 @@ def rows(folder: Path, runs: int) -> list[dict[str, object]]:
     lookup.write_lookup_images(folder / "photos", DIFFERENT, photos=photos)
     names = [str(path) for path in sorted((folder / "photos").iterdir())] * (MANY // DIFFERENT)
     (folder / "many.txt").write_text("\n".join(names), encoding="utf-8")
-    first_s = median_s(lambda: run(sys.executable, "-c", speed.FIRST_INFERENCE, model, folder / "photos"), runs)
+    first_s = median_s(lambda: run(sys.executable, speed.FIRST_IMAGES, model, folder / "photos", "1"), runs)
     out.append(
         {"what": "start to first inference, look-up model", "ours": f"{first_s:.2f} s",
          "baseline": f"python -c pass: {python_s:.3f} s", "ratio": round(first_s / python_s, 1), "goal": "≤ 0.6 s",

@@ -31,23 +31,7 @@ ROOT = Path(__file__).parent.parent
 SHARD_IMAGES = 512  # checker/core/measure/job.py
 RUNS = 200  # of the simulation, for each row
 BOUND = 0.15  # of the prediction's error
-# One worker as the local engine starts it: prints the seconds of its start, of opening the model, and of each shard.
-ONE_WORKER = """
-import sys, time
-begun = float(sys.argv[1])
-import pathlib
-from robustcheck_onnx.checker.core.measure import run as measure
-from robustcheck_onnx.checker.core.evidence import Options
-from robustcheck_onnx.checker.core.measure.job import Job
-from robustcheck_onnx.checker.outside.image_sets.open import of_job
-from robustcheck_onnx.checker.core.measure.loop import measure_shard
-started = time.time()
-opened = measure.open_job(Job(pathlib.Path(sys.argv[2]), Options(images=sys.argv[3], max_images=int(sys.argv[4]), preprocess="clip")), of_job, threads=int(sys.argv[5]))
-measure.probe(opened)
-print("start", started - begun); print("open", time.time() - started)
-for index in range(-(-int(sys.argv[4]) // 512)):
-    at = time.time(); measure_shard(opened, index); print("shard", time.time() - at, flush=True)
-"""
+ONE_WORKER = ROOT / "benchmarks" / "children" / "one_worker.py"  # as the local engine starts it
 
 
 @dataclass(frozen=True)
@@ -165,7 +149,7 @@ def times_here(model: Path, photos: Path, workers: int, lengths: Sequence[int]) 
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
 
     def one(shards: int) -> list[list[str]]:
-        words = [sys.executable, "-c", ONE_WORKER, str(time.time()), str(model), str(photos)]
+        words = [sys.executable, str(ONE_WORKER), str(time.time()), str(model), str(photos)]
         words += [str(shards * SHARD_IMAGES), str(threads)]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         return [line.split() for line in done.stdout.splitlines()]

@@ -43,29 +43,9 @@ code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(0 if code in (0, 1) else code)
 """
-# Imports, opens the model and runs one batch of one image: what a check does before its first number.
-FIRST_INFERENCE = """
-import sys
-from robustcheck_onnx.checker.core.measure import run as measure
-from robustcheck_onnx.checker.core.evidence import Options
-from robustcheck_onnx.checker.core.measure.job import Job
-from robustcheck_onnx.checker.outside.image_sets.open import of_job
-job = Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=1))
-opened = measure.open_job(job, of_job)
-measure.measure_images(opened)
-"""
-# Opens the model, probes it (a second session for a moment) and runs 8 photos: the model and its sessions.
-SESSION = """
-import sys
-from robustcheck_onnx.checker.core.measure import run as measure
-from robustcheck_onnx.checker.core.evidence import Options
-from robustcheck_onnx.checker.core.measure.job import Job
-from robustcheck_onnx.checker.outside.image_sets.open import of_job
-job = Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=8))
-opened = measure.open_job(job, of_job)
-measure.probe(opened)
-measure.measure_images(opened)
-"""
+# MODEL IMAGES N: imports, opens the model and runs N images, for N = 1 what a check does before its first number. With
+# `probe` it also probes the model (a second session for a moment): the model and its sessions.
+FIRST_IMAGES = ROOT / "benchmarks" / "children" / "first_images.py"
 PLAIN = ROOT / "benchmarks" / "baselines" / "plain_script.py"
 EDGE_PX = 500  # longer edge of a photo, about that of ImageNet's
 PHOTOS = 1000
@@ -153,7 +133,7 @@ def alternate(actions: dict[str, list[str]], runs: int) -> dict[str, float]:
 def beyond_session_mib(model: Model, photos: Path) -> float:
     """Peak memory (MiB) of a check over 256 photos beyond that of opening and probing the model and 8 of them."""
     check = [str(COMMAND), str(model.onnx), "--images", str(photos), "-q", "--max-images", "256"]
-    return peak_mib(*check) - peak_mib(sys.executable, "-c", SESSION, model.onnx, photos)
+    return peak_mib(*check) - peak_mib(sys.executable, FIRST_IMAGES, model.onnx, photos, "8", "probe")
 
 
 def peak_mib(*arguments: str | Path, runs: int = 3) -> float:
