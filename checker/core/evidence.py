@@ -31,6 +31,10 @@ NONFINITE = "nonfinite_share"  # among the shifts of a reference run
 CONTENT_IMAGES = 50  # varied images that content is measured on: the effective rank grows with their number
 
 
+Arithmetic = Literal["machine", "exact"]
+"""whose int8 sums a verdict is about"""
+
+
 class Interval(Frozen):
     """An estimate with the bounds that the verdict uses; None = not measurable."""
 
@@ -331,7 +335,7 @@ class Execution(Frozen):
     """graph optimisation level: all, basic or none"""
     int8_sums: Int8Sums | None = None
     """on the processor, of an int8 file"""
-    arithmetic: Literal["machine", "exact"] | None = None
+    arithmetic: Arithmetic | None = None
     """whose int8 sums were asked for; exact: they did not saturate, whatever the CPU does by itself"""
     reference: ReferenceRun | None = None
     """what reference arithmetic makes of the same images; None: not run, as for float32 on the CPU"""

@@ -23,7 +23,7 @@ from ...paths import SUFFIXES
 from ...text import Texts, frozen
 from ..preprocessing import Preprocessing
 
-MAX_RESIZED_PX = 89_478_485  # Pillow's own limit for one image (Image.MAX_IMAGE_PIXELS: 0.25 GiB / 3 bytes)
+MAX_PIXELS = 89_478_485  # of one image: Pillow's warning level (0.25 GiB / 3 bytes), here an error: decompression bombs
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -71,7 +71,7 @@ def apply(preprocessing: Preprocessing, image: Image.Image) -> Float32s:
 
     (pixels · rescale − mean) / std in float32; equal to torchvision's Resize, CenterCrop, ToTensor, Normalize
     on a Pillow image, and to the Pillow-backed image processors of transformers. The check does the same to the pixels
-    of `apply_uint8` in the graph (`runtime/runner.py`).
+    of `apply_uint8` in a graph (`runtime/inputs.py`).
     image: Pillow, mode RGB. Returns as apply_uint8 does, in float32.
     Raises CannotAssessError as apply_uint8 does.
     """
@@ -134,10 +134,10 @@ def resized_size(preprocessing: Preprocessing, height: int, width: int) -> tuple
 
 def _resize(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
     height, width = resized_size(preprocessing, image.height, image.width)
-    if height * width > MAX_RESIZED_PX:
+    if height * width > MAX_PIXELS:
         raise CannotAssessError(
             f"image: size is {image.width}×{image.height} px; "
-            f"resized it would have {height * width:,} pixels, the limit is {MAX_RESIZED_PX:,}",
+            f"resized it would have {height * width:,} pixels, the limit is {MAX_PIXELS:,}",
             "leave such strips out of the image set",
         )
     if (width, height) == image.size:
@@ -221,7 +221,6 @@ def level_sums(pixels: GenericArray) -> LevelSums:
 
 FULL_SIZE = sys.maxsize  # px; no photo is as large, so each is decoded whole
 SPARE = 5  # times the resized edge; what it moves: benchmarks/results/performance.md, "JPEG decoding"
-MAX_PIXELS = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here an error: decompression bombs
 MAX_FILE_BYTES = 256 * 2**20  # 256 MiB: no photo of MAX_PIXELS needs more
 MAX_ASPECT = 64  # longer : shorter edge; beyond it a strip, whose resized copy would fill the memory
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ...errors import UsageError
 from ...text import Fields, frozen
-from ..evidence import ModelFacts, PreprocessingFacts
+from ..evidence import Arithmetic, ModelFacts, PreprocessingFacts
 from ..images.preprocess import least_edge
 from ..images.sanity import DESCRIBED
 from ..images.source import ImageSource
@@ -97,7 +97,7 @@ def open_runner(
     threads: int | None = None,
     device: str | None = None,
     level: str = "all",
-    exact: bool = False,
+    arithmetic: Arithmetic | None = None,
 ) -> Runner:
     """Open a session for photos, which it preprocesses, or for tensors.
 
@@ -108,13 +108,13 @@ def open_runner(
         threads: as in `open_job`.
         device: None = the job's.
         level: of graph optimisation.
-        exact: whether int8 sums must be exact, where the job does not ask for it.
+        arithmetic: None = the job's.
     """
     run = inputs.job.options
     first, *also = models or inputs.models[:1]
     device = device or run.device
-    is_exact = exact or run.arithmetic == "exact"
-    if is_exact:
+    arithmetic = arithmetic or run.arithmetic
+    if arithmetic == "exact":
         if device not in ("auto", "cpu"):
             raise UsageError(
                 f"--device is {device}; the CPU alone computes exact int8 sums (--arithmetic exact)", "--device cpu"
@@ -128,7 +128,7 @@ def open_runner(
         threads=threads,
         batch_size=run.batch_size,
         level=level,
-        exact=is_exact,
+        arithmetic=arithmetic,
     )
 
 

@@ -5,12 +5,10 @@ from dataclasses import replace
 from itertools import chain
 
 from ...arrays import AnyArray
-from ..evidence import Execution, ModelFacts
+from ..evidence import ModelFacts
 from ..images.entries import Entries
 from ..images.source import Skipped
-from ..options import Options
 from ..runtime.batch_trial import TRIED, batch_differences, fixed_scale_differences
-from ..runtime.runner import Runner
 from .opening import OpenedJob, model_facts
 from .prepare import Prepared, prepare_item, stack
 from .sums import RunFacts
@@ -83,15 +81,10 @@ def probe_measured(opened: OpenedJob, images: Sequence[Prepared]) -> tuple[RunFa
             models.append(model_facts(model, output, *measured))
     facts = RunFacts(
         models=tuple(models or map(model_facts, opened.models)),
-        executions=tuple(_execution(runner, opened.job.options) for runner in opened.runners for _ in runner.models),
+        executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),
         preprocessing=opened.preprocessing,
         source=replace(opened.source, entries=Entries.of([])),
         n_images=len(opened.source),
         names=opened.source.names_digest,
     )
     return facts, rows
-
-
-def _execution(runner: Runner, options: Options) -> Execution:
-    """Return the description of a session, with the arithmetic that was asked for."""
-    return runner.execution.model_copy(update={"arithmetic": options.arithmetic})

@@ -15,7 +15,7 @@ from ....thresholds.statistics import LOOKS_ALPHA, Statistic
 from ...arrays import AnyArray, Array, GenericArray, float64
 from ...errors import CannotAssessError, EnvironmentFaultError
 from ...text import frozen
-from ..evidence import CONTENT_IMAGES, NONFINITE, Execution, ReferenceRun
+from ..evidence import CONTENT_IMAGES, NONFINITE, Arithmetic, Execution, ReferenceRun
 from ..runtime.devices import CPU
 from ..runtime.runner import SAME_OUTPUT, Runner
 from ..runtime.session import relative_difference
@@ -29,7 +29,7 @@ IMAGES_OF_COMPARISON = 16  # more than of a check: they decide whether an index 
 IMAGES_OF_FLOOR = 4  # for which a second reference run gives the floor of rounding
 FAR = 1e-4  # 1 − cosine, beyond which content is measured by reference arithmetic, too; a layer in TF32 has 2e-8
 LARGE_BYTES = 2**30  # of a file whose first session is closed before the reference opens its own
-Arithmetic = Literal["exact int8 sums", "no graph optimisation"]
+ReferenceArithmetic = Literal["exact int8 sums", "no graph optimisation"]
 
 
 @frozen
@@ -41,7 +41,7 @@ class ReferenceOutput:
     """(image, feature) of the images tried, by reference arithmetic; None where no reference run was possible"""
 
 
-def kind_of(execution: Execution) -> Arithmetic | None:
+def kind_of(execution: Execution) -> ReferenceArithmetic | None:
     """Return the reference arithmetic of a run; None where none is needed."""
     if execution.arithmetic == "exact":
         return None
@@ -61,13 +61,8 @@ def with_references(facts: RunFacts, references: Sequence[ReferenceOutput | None
 
 def first_images(opened: OpenedJob) -> FirstImages:
     """Return the list that gets the images which may run by reference arithmetic: as many as content is measured on."""
-    is_needed = any(_kind(opened, runner) is not None for runner in opened.runners)
+    is_needed = any(kind_of(runner.execution) is not None for runner in opened.runners)
     return FirstImages(limit=CONTENT_IMAGES if is_needed else 0)
-
-
-def _kind(opened: OpenedJob, runner: Runner) -> Arithmetic | None:
-    """Return the reference arithmetic of a session, with the arithmetic that was asked for."""
-    return kind_of(runner.execution.model_copy(update={"arithmetic": opened.job.options.arithmetic}))
 
 
 def reference_runs(
@@ -81,7 +76,7 @@ def reference_runs(
     """
     references: list[ReferenceOutput | None] = []
     for runner in opened.runners:
-        kind = _kind(opened, runner)
+        kind = kind_of(runner.execution)
         if kind is None or len(first.pixels) < 2:
             references += [None] * len(runner.models)
             continue
@@ -97,7 +92,7 @@ def reference_runs(
 def _run(
     opened: OpenedJob,
     runner: Runner,
-    kind: Arithmetic,
+    kind: ReferenceArithmetic,
     pixels: GenericArray,
     measured: Sequence[AnyArray],
     n_tried: int,
@@ -106,8 +101,9 @@ def _run(
     is_exact = kind == "exact int8 sums"
     level = "all" if is_exact else "none"
     other_level = "none" if is_exact else "all"
+    arithmetic: Arithmetic = "exact" if is_exact else "machine"
     photos = opened.source.kind != "tensors"
-    on_cpu = partial(open_runner, opened, runner.models, photos=photos, device="cpu", exact=is_exact)
+    on_cpu = partial(open_runner, opened, runner.models, photos=photos, device="cpu", arithmetic=arithmetic)
     tried = [rows[:n_tried] for rows in measured]
     floor: Sequence[AnyArray] = ()
     try:
@@ -134,7 +130,7 @@ def _is_far(run: ReferenceRun) -> bool:
 
 
 def _compared(
-    kind: Arithmetic, reference: Sequence[AnyArray], measured: Sequence[AnyArray], floor: Sequence[AnyArray]
+    kind: ReferenceArithmetic, reference: Sequence[AnyArray], measured: Sequence[AnyArray], floor: Sequence[AnyArray]
 ) -> list[ReferenceRun]:
     """Compare the representations of each tensor with those of the reference.
 

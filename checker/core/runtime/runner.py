@@ -16,6 +16,7 @@ from onnx import ModelProto
 from ...arrays import AnyArray
 from ...errors import CannotAssessError, EnvironmentFaultError, unfit
 from ...text import frozen
+from ..evidence import Arithmetic
 from ..images.preprocess import scales_finitely
 from ..model.int8 import (
     holds_int8_weights,
@@ -63,7 +64,7 @@ class Runner:
         threads: cores for ONNX Runtime; None = all that this process may use.
         batch_size: images that callers give at once; no more of them run at a time.
         level: of graph optimisation; a key of `LEVELS`.
-        exact: int8 sums do not saturate, whatever the CPU does by itself.
+        arithmetic: that was asked for; with "exact", int8 sums do not saturate, whatever the CPU does by itself.
 
     Raises:
         UsageError: no such device.
@@ -81,10 +82,11 @@ class Runner:
         threads: int | None = None,
         batch_size: int = BATCH_SIZE,
         level: str = "all",
-        exact: bool = False,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
         self.model = model
-        self._is_exact = exact
+        self._arithmetic = arithmetic
+        self._is_exact = arithmetic == "exact"
         self.models = (model, *also)
         assert not also or not any(opened.added_output for opened in self.models)
         self._device = device
@@ -114,7 +116,8 @@ class Runner:
 
     def _open(self, level: str) -> None:
         self._session, reason = self._open_graph(self._graph(with_addition=True), level)
-        self.execution = describe(self._session, self.model, self._device, level, reason, self._cores)
+        described = describe(self._session, self.model, self._device, level, reason, self._cores)
+        self.execution = described.model_copy(update={"arithmetic": self._arithmetic})
 
     def _graph(self, *, with_addition: bool) -> bytes:
         graph = self.model.graph
