@@ -21,7 +21,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.model import ends, last_layer
-from robustcheck_onnx.checker.core.model.constants import mutually_orthogonal
+from robustcheck_onnx.checker.core.model.constants import Constants, is_change_of_basis, mutually_orthogonal
 from robustcheck_onnx.checker.core.model.ends import embedding_under, ends_in, last_linears
 from robustcheck_onnx.checker.core.model.last_layer import find_head
 from robustcheck_onnx.checker.core.model.layers import build_layers
@@ -372,6 +372,26 @@ def test_every_form_of_a_weight_is_read(opened: Any) -> None:
             end = opened(written(text, before=SIGNED, **constants)).representation.ends_in
             assert (end.kind == "change_of_basis") == turned
             assert turned or end.kind == OTHERS.get(form, "linear"), form
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 6, 100])
+def test_a_turned_layer_counts_under_any_number_of_nested_concatenations(depth: int, opened: Any) -> None:
+    for weight, end in ((TURNED, "change_of_basis"), (LEARNED, "linear")):
+        lines = ["a0 = MatMul(signed, w)"]
+        for i in range(depth):
+            lines.append(f"b{i} = MatMul(signed, w32x8); a{i + 1} = Concat(a{i}, b{i}, axis=1)")
+        lines.append(f"embedding = Identity(a{depth})")
+        model = opened(written("; ".join(lines), before=SIGNED, w=weight))
+        assert str(model.representation.ends_in) == end
+
+
+def test_where_no_linear_layer_is_found_it_is_unknown_whether_one_turns_coordinates(opened: Any) -> None:
+    model = opened(written(MATMUL, before=SIGNED, w=LEARNED))
+    proto = model.graph.proto
+    layers = build_layers(proto.graph, "image", proto.graph.initializer)
+    constants = Constants(proto, layers, model.file.weights)
+    assert is_change_of_basis(constants, "embedding") is False
+    assert is_change_of_basis(constants, "relu") is None
 
 
 @pytest.mark.parametrize("form", ["convolution over the whole map", "sparse", "external", "a node's, external"])

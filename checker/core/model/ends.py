@@ -47,7 +47,6 @@ COMPOSED = {"Sigmoid": "SiLU", "HardSigmoid": "HardSwish", "Erf": "Gelu", "Softp
 # what is never negative, or may be: max(x, 0), norms, powers
 ONE_SIGN = frozenset(("Max", "Min", "Sqrt", "Pow", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"))
 UNDER_POOL = ("activation", "normalisation", "linear_of")  # kinds of end that pooling leaves
-JOIN_DEPTH = 2  # nested joins whose last linear layers count
 
 
 class _Facts(NamedTuple):
@@ -176,27 +175,23 @@ def _rectified(layers: Layers, tensor: str, own: End | None, facts: _Facts) -> s
 def last_linears(layers: Layers, tensor: str) -> Iterator[NodeProto]:
     """Yield the linear layers that end `tensor`, with only what `ends_in` looks through between them and it.
 
-    Those of every branch that a concatenation or a sum joins count, nested `JOIN_DEPTH` times at most.
+    Those of every branch that a concatenation, a sum or a difference joins count, however deep joins are nested.
     """
     seen: set[str] = set()
-    level = [tensor]
-    for _ in range(JOIN_DEPTH + 1):
-        branches: list[str] = []
-        for start in level:
-            name = start
-            while name not in seen and (node := layers.producers.get(name)) is not None:
-                seen.add(name)
-                names = layers.data.get(name, ())
-                op = layers.ops.get(name, "")
-                end = _end_of(layers, node, name)
-                if end == AFTER_LINEAR:
-                    yield node
-                if len(names) > 1 and op in JOINS:
-                    branches += names
-                if len(names) != 1 or not (end is None or end == AFTER_LINEAR or op in JOINS):
-                    break
-                name = names[0]
-        level = branches
+    left = [tensor]
+    while left:
+        name = left.pop()
+        node = layers.producers.get(name)
+        if name in seen or node is None:
+            continue
+        seen.add(name)
+        names = layers.data.get(name, ())
+        end = _end_of(layers, node, name)
+        if end == AFTER_LINEAR:
+            yield node
+        is_passed = len(names) == 1 and end in (None, AFTER_LINEAR)
+        if is_passed or layers.ops.get(name) in JOINS:
+            left += names
 
 
 def _writes_one_sign(layers: Layers, node: NodeProto) -> bool:
