@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def test_walks_give_what_the_definitions_say(graph: GraphProto) -> None:
         assert found.kind == expected.kind
         assert found.op == expected.op or (found.kind in ("activation", "linear_of"))
         assert embedding_under(layers, tensor) == slow.embedding(tensor)
-        assert bool(ends._facts(layers).rectified.get(tensor)) == bool(slow.rectified(tensor))
+        assert bool(ends._facts(layers).activations.get(tensor)) == bool(slow.rectified(tensor))
     of_image = [tensor for tensor in tensors_of(graph) if slow.depends(tensor)]
     for pair in product(of_image, of_image):
         assert layers.elementwise.common(pair) == slow.common(pair)
@@ -430,6 +430,27 @@ def test_a_quantised_end_has_one_sign_only_where_its_type_has(opened: Any) -> No
         proto.graph.initializer[0].CopyFrom(helper.make_tensor("z", getattr(TensorProto, kind), [], [0]))
         found = opened(proto)
         assert (str(found.representation.ends_in), found.precision) == (end, precision)
+
+
+def test_a_constant_with_a_scale_of_the_image_is_a_normalisation(opened: Any) -> None:
+    text = "q = QuantizeLinear(v, 0.1, z); row = ReduceMean(signed, [0], keepdims=0)\n"
+    text += "embedding = DequantizeLinear(q, row, points, axis=1)"
+    weights: Fields = {"v": np.ones((4, 32), np.float32), "z": np.uint8(0), "points": np.zeros(32, np.uint8)}
+    assert str(opened(written(text, before=SIGNED, **weights)).representation.ends_in) == "normalisation"
+
+
+def test_a_long_chain_of_quantisers_needs_no_recursion() -> None:
+    names = ["image", *(f"q{i}" for i in range(3000))]
+    nodes = [make_node("QuantizeLinear", [read, "scale"], [made]) for read, made in pairwise(names)]
+    layers = build_layers(helper.make_graph(nodes, "chain", [], []), "image", [])
+    assert ends_in(layers, names[-1]) == End("activation", "QuantizeLinear")
+
+
+def test_a_scale_of_unknown_shape_may_be_one_per_feature(opened: Any) -> None:
+    """ONNX infers no shape where an operator of another domain makes the scale."""
+    text = """p = MatMul(signed, w32x12); q = QuantizeLinear(p, 0.1, z); s = com.microsoft:Gelu(scale)
+        embedding = DequantizeLinear(q, s, z)"""
+    assert str(opened(written(text, before=SIGNED, z=np.int8(0), scale=0.1)).representation.ends_in) == "normalisation"
 
 
 NORM = "norm = LayerNormalization(signed, w32)"

@@ -13,7 +13,7 @@ import scipy.stats
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.core.model import ends, last_layer, layers
+from robustcheck_onnx.checker.core.model import last_layer, layer_end, layers
 from robustcheck_onnx.checker.questions.scan import document
 from robustcheck_onnx.checker.questions.scan import run as scan
 from robustcheck_onnx.checker.questions.scan.document import LayerStatistics
@@ -293,8 +293,9 @@ class SlowGraph:
         if op in layers.RESHAPE:
             return None
         for kinds, end in (
-            (ends.NORMALISATION, End("normalisation")), (layers.POOL, End("pool")),
-            (layers.LINEAR, LINEAR if len(names) == 1 else End("other", op)), (ends.ACTIVATION, End("activation", op)),
+            (layer_end.NORMALISATION, End("normalisation")), (layers.POOL, End("pool")),
+            (layers.LINEAR, LINEAR if len(names) == 1 else End("other", op)),
+            (layer_end.ACTIVATION, End("activation", op)),
         ):  # fmt: skip
             if op in kinds:
                 return end

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from onnx import AttributeProto, NodeProto
 
-from .ends import INTEGER_PRODUCTS, SCALING, are_one_factor, n_longer
+from .layer_end import INTEGER_PRODUCTS, SCALING, are_one_factor, n_longer
 from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, WEIGHT_AT, Layers
 from .nodes import Names, attribute_of, input_at, integer, op_set
 

@@ -9,8 +9,9 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from ....thresholds.ends import End
-from .ends import AFTER_LINEAR, SECOND, embedding_under, ends_in
+from .ends import SECOND, embedding_under, ends_in
 from .last_layer import GATE, SCALE, UNIT, Head, Join, find_head
+from .layer_end import AFTER_LINEAR
 from .layers import Layers
 from .nodes import op_set
 
