@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.thresholds.ends import End
 from support import Fields, lookup, normal, onnx_models, raised
 from support.onnx_models import PIXELS, Array, written
-from support.truths import SlowGraph
+from support.truths import GATE, SlowGraph
 
 CONSTANTS = {"w": (16, 16), "v": (16,), "one": (1,), "scalar": ()}
 WEIGHTS = [TensorProto(name=name, dims=dims) for name, dims in CONSTANTS.items()]
@@ -93,7 +93,8 @@ def test_heads_are_those_of_the_definitions(graph: GraphProto) -> None:
         node = layers.producers[start]
         if isinstance(found, last_layer.Head) and kind == "head":
             assert found.op == node.op_type
-            assert found.crossed - {last_layer.SCALE, last_layer.COSINE, last_layer.UNIT} == crossed
+            assert found.tail.ops == crossed - {GATE}
+            assert found.tail.is_gated == (GATE in crossed)
         elif isinstance(found, last_layer.Head):  # an average of heads that read one tensor
             inner = [slow.head(name) for name in slow.data(start)]
             assert {slow.data(head[1]) for head in inner if head and head[0] == "head"} == {(found.tensor,)}

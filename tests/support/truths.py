@@ -214,6 +214,7 @@ SUMS = ("Add", "Sum", "Mean")
 BLOCKING = ("activation", "normalisation", "pool")
 INPUT = End("other", "input")
 LINEAR, SUM, SECOND, STREAM = End("linear"), End("other", "Add"), End("second_linear"), End("residual")
+GATE = "gate"  # stands among operators for an activation of several, such as x·sigmoid(x)
 GATES = [End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax")]
 
 
@@ -281,7 +282,7 @@ class SlowGraph:
         source = self.common(names)
         if source is None or (node.op_type not in layers.ELEMENTWISE and len(names) > 1):
             return ("join", tensor, frozenset())
-        inner, gate = self.head(source), {last_layer.GATE} if len(names) > 1 else set()
+        inner, gate = self.head(source), {GATE} if len(names) > 1 else set()
         return inner and (*inner[:2], inner[2] | {node.op_type} | gate)
 
     def own_end(self, node: onnx.NodeProto, names: tuple[str, ...]) -> End | None:
