@@ -17,16 +17,10 @@ from ...arrays import AnyArray, Indices
 from ...errors import CannotAssessError, EnvironmentFaultError, unfit
 from ...text import frozen
 from ..images.preprocess import scales_finitely
-from ..model.int8 import (
-    holds_int8_weights,
-    holds_nested_int8_weights,
-    scales_over_batch,
-    with_fixed_scales,
-    with_scales,
-    with_unsigned_weights,
-)
+from ..model.int8 import holds_int8_weights, holds_nested_int8_weights, with_unsigned_weights
 from ..model.open import ModelFile
 from ..model.pooling import apply_pool
+from ..model.scales import can_fix_scales, with_fixed_scales, with_scales
 from ..model.watched import refuse_changed
 from ..preprocessing import Preprocessing
 from .devices import CPU, CUDA, ORT_FATAL, RUN_ERRORS, TENSORRT, cpu_threads, device_memory, expects_accelerator
@@ -300,7 +294,7 @@ class Runner:
         the model has no such quantisers, where its batch is fixed, or where it does not run so.
         """
         nothing: tuple[float | None, ...] = (None,) * len(self.models)
-        if self.fixed_batch or not scales_over_batch(self.model.graph.proto):
+        if self.fixed_batch or not can_fix_scales(self.model.graph.proto):
             return nothing
         with_outputs, names = with_scales(self.model.graph.with_addition())
         own_session = self._session

@@ -167,8 +167,8 @@ def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) 
     """Distinguish logits from probabilities. The operators at the end of the graph decide, then the numbers.
 
     scores: (image, class), finite, at least one image, all classes. crossed: operators between the last linear layer
-    and the output (`Tail.ops` of the head), empty where they are not known. cosine: whether the last layer gives cosines,
-    which may all be between 0 and 1.
+    and the output (`Tail.ops` of the head), empty where they are not known. cosine: whether the last layer gives
+    cosines, which may all be between 0 and 1.
 
     Raises NoScoresError: a sigmoid for each class (labels that do not exclude each other), or sums that are not 1
     although the graph ends in a softmax.
