@@ -13,7 +13,7 @@ from onnx import NodeProto
 
 from ....thresholds.ends import End
 from ..evidence import WRITTEN_ZERO_AT
-from .layer_end import ACTIVATION, AFTER_LINEAR, AFTER_NORM, LOOK_THROUGH, NORMALISATION, SHIFT, layer_end
+from .layer_end import ACTIVATION, AFTER_LINEAR, AFTER_NORM, LOOK_THROUGH, NORMALISATION, SHIFT, layer_end, maker_of
 from .layers import COMPARISON, SUM_AT, Layers
 from .nodes import HOLDERS, Names, nested_nodes, op_set
 
@@ -138,10 +138,9 @@ def _activation_of_product(data: Names, facts: _Facts) -> str:
 
 def _is_comparison(layers: Layers, condition: str) -> bool:
     """Return whether a condition is a comparison, possibly negated or cast."""
-    node = layers.producers.get(condition)
-    while node is not None and node.op_type in ("Not", "Cast"):
-        node = layers.producers.get(node.input[0])
-    return node is not None and node.op_type in COMPARISON
+    while maker_of(layers, condition) in ("Not", "Cast"):
+        condition = layers.producers[condition].input[0]
+    return maker_of(layers, condition) in COMPARISON
 
 
 def _end_of(layers: Layers, tensor: str, facts: _Facts) -> End:

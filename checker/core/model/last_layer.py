@@ -8,7 +8,7 @@ from onnx import AttributeProto, NodeProto
 
 from .layer_end import INTEGER_PRODUCTS, SCALING, are_one_factor, n_longer
 from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, WEIGHT_AT, Layers
-from .nodes import Names, attribute_of, input_at, integer, op_set
+from .nodes import ByName, Names, attribute_of, input_at, integer, op_set
 
 AFTER_SCORES = op_set(
     "Softmax LogSoftmax Sigmoid ArgMax TopK Relu Clip Exp Log Sum Mean Concat LabelEncoder ArrayFeatureExtractor ZipMap"
@@ -79,8 +79,8 @@ class _Facts(NamedTuple):
     """the float tensor of which it was made by quantisation; "" for none"""
     unit_vectors: set[str]
     """those that were divided by an L2 norm, with nothing but reshapes, casts and factors after that"""
-    tails: dict[str, Tail]
-    """what it ends in; a tensor that neither a layer nor a join ends has none"""
+    tails: dict[str, Tail | None]
+    """the tail that it ends; None where it ends in neither a linear layer nor a join"""
 
 
 def find_head(layers: Layers, output: str) -> Head | Join | None:
@@ -97,8 +97,8 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
     if node.op_type in LINEAR:
         return _head(layers, node, tail)
     names = layers.data[tail.start]
-    starts = [layers.producers[tails[name].start].op_type for name in names if name in tails]
-    if node.op_type != "Concat" and len(starts) == len(names) and LINEAR.issuperset(starts):
+    branches = [tails.get(name) for name in names]
+    if node.op_type != "Concat" and all(t and layers.producers[t.start].op_type in LINEAR for t in branches):
         heads = [find_head(layers, name) for name in names]
         if len({head.tensor for head in heads if isinstance(head, Head)}) == 1:
             return heads[0]
@@ -114,9 +114,7 @@ def _facts(layers: Layers) -> _Facts:
         facts.float_sides[tensor] = _float_side_of(layers, tensor, facts)
         if _is_unit_vector(layers, tensor, facts):
             facts.unit_vectors.add(tensor)
-        tail = _tail_of(layers, tensor, facts)
-        if tail is not None:
-            facts.tails[tensor] = tail
+        facts.tails[tensor] = _tail_of(layers, tensor, facts)
     return facts
 
 
@@ -155,7 +153,7 @@ def _tail_of(layers: Layers, tensor: str, facts: _Facts) -> Tail | None:
     data = layers.data[tensor]
     node = layers.producers[tensor]
     if op in LINEAR and len(data) == 1:
-        return _tail_of_layer(layers, tensor, node)
+        return _tail_of_layer(layers, tensor)
     is_look_up = op == "Gather" and node.input[0] not in layers.image_tensors  # in a table
     if op not in AFTER_HEAD or not data or is_look_up:
         return None
@@ -166,56 +164,38 @@ def _tail_of(layers: Layers, tensor: str, facts: _Facts) -> Tail | None:
     if tail is None:
         return None
     if len(data) > 1:
-        return tail._replace(ops=tail.ops | {op}, is_gated=True)
-    return _extended(layers, tensor, before, facts)
+        tail = tail._replace(is_gated=True)
+    elif op in SCALING:
+        tail = _with_factor(layers, node, before, tail, facts.roots)
+    elif op == "LpNormalization":
+        tail = tail._replace(is_unit=True)
+    elif op in ("Add", "QLinearAdd"):
+        is_zero = not layers.zeros.isdisjoint(node.input)
+        tail = tail._replace(has_bias=tail.has_bias or not is_zero, writes_bias=True)
+    elif op == "Sub" and "ReduceLogSumExp" in map(layers.statistics.get, node.input):
+        tail = tail._replace(ops=tail.ops | {"LogSoftmax"})
+    return tail._replace(ops=tail.ops | {op})
 
 
-def _tail_of_layer(layers: Layers, tensor: str, node: NodeProto) -> Tail:
+def _tail_of_layer(layers: Layers, tensor: str) -> Tail:
     """Return the tail that ends right after a linear layer, which may have a factor and a bias itself."""
+    node = layers.producers[tensor]
     alpha = attribute_of(node, "alpha", AttributeProto(f=1)).f
     bias = input_at(node, _BIAS_AT.get(node.op_type, len(node.input)))
-    return Tail(
-        tensor,
-        is_scaled=not math.isclose(alpha, 1),
-        has_bias=bias != "" and bias not in layers.zeros,
-        writes_bias=bias != "",
-    )
+    has_bias = bias != "" and bias not in layers.zeros
+    return Tail(tensor, is_scaled=not math.isclose(alpha, 1), has_bias=has_bias, writes_bias=bias != "")
 
 
-def _extended(layers: Layers, tensor: str, before: str, facts: _Facts) -> Tail:
-    """Return the tail that ends in `before`, longer by the node that makes `tensor` of it."""
-    op = layers.ops[tensor]
-    node = layers.producers[tensor]
-    tail = facts.tails[before]
-    ops = tail.ops | {op}
-    if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in node.input):
-        ops |= {"LogSoftmax"}
-    normed = _normed(layers, node, before, facts)
-    is_own = normed == {facts.roots.get(before, before)}
-    is_bias = op in ("Add", "QLinearAdd")
-    return tail._replace(
-        ops=ops,
-        is_scaled=tail.is_scaled or (not normed and _is_shared_factor(layers, node, tail)),
-        is_unit=tail.is_unit or is_own or op == "LpNormalization",
-        is_cosine=tail.is_cosine or (bool(normed) and not is_own),
-        has_bias=tail.has_bias or (is_bias and layers.zeros.isdisjoint(node.input)),
-        writes_bias=tail.writes_bias or is_bias,
-    )
-
-
-def _normed(layers: Layers, node: NodeProto, before: str, facts: _Facts) -> set[str]:
-    """Return what linear layers gave, by whose norms or other statistics a node multiplies or divides `before`."""
-    if node.op_type not in SCALING:
-        return set()
-    return {facts.roots.get(name, name) for name in node.input if name in layers.statistics and name != before}
-
-
-def _is_shared_factor(layers: Layers, node: NodeProto, tail: Tail) -> bool:
-    """Return whether a node multiplies all features by one constant, other than the scale of what was quantised."""
-    if node.op_type not in SCALING or not any(are_one_factor(layers, node)):
-        return False
+def _with_factor(layers: Layers, node: NodeProto, before: str, tail: Tail, roots: ByName) -> Tail:
+    """Return the tail of `before` with what the node after it, a product or a quotient, shows."""
+    normed = {roots.get(name, name) for name in node.input if name in layers.statistics and name != before}
+    if normed:  # divided by a norm, or another statistic, of these
+        is_own = normed == {roots.get(before, before)}
+        return tail._replace(is_unit=True) if is_own else tail._replace(is_cosine=True)
     is_integer = layers.producers[tail.start].op_type in INTEGER_PRODUCTS
-    return not (is_integer and tail.ops <= {"Cast"})
+    if is_integer and tail.ops <= {"Cast"}:  # the scale of what was quantised
+        return tail
+    return tail._replace(is_scaled=True) if any(are_one_factor(layers, node)) else tail
 
 
 def _head(layers: Layers, node: NodeProto, tail: Tail) -> Head:

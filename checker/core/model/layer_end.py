@@ -26,8 +26,9 @@ ACTIVATION = op_set(
 SCALING = op_set("Mul Div QLinearMul")
 INTEGER_PRODUCTS = op_set("MatMulInteger ConvInteger")
 FUSED = op_set("FusedConv FusedGemm NhwcFusedConv")  # linear layers that may have an activation in them
-# usual name of an activation that several ops compose, by the one that makes its gate
+# usual name of an activation that several ops compose, by the one that makes its gate; the first that is there counts
 COMPOSED = {"Sigmoid": "SiLU", "HardSigmoid": "HardSwish", "Erf": "Gelu", "Softplus": "Mish", "Tanh": "Gelu"}
+COMPOSED |= {"Clip": "HardSwish", "Relu": "HardSwish"}
 
 LOOK_THROUGH = End("look_through")  # of a layer that changes no end: what it reads decides
 AFTER_LINEAR = End("linear")
@@ -126,9 +127,9 @@ def _factor_end(layers: Layers, node: NodeProto, data: str) -> End:
 
 def _is_integer_product(layers: Layers, tensor: str) -> bool:
     """Return whether a tensor is a sum of integer products, cast to floats: a factor is the scale of its weights."""
-    if _maker(layers, tensor) != "Cast":
+    if maker_of(layers, tensor) != "Cast":
         return False
-    return _maker(layers, layers.producers[tensor].input[0]) in INTEGER_PRODUCTS
+    return maker_of(layers, layers.producers[tensor].input[0]) in INTEGER_PRODUCTS
 
 
 def _composed_activation(layers: Layers, tensor: str) -> End | None:
@@ -139,14 +140,12 @@ def _composed_activation(layers: Layers, tensor: str) -> End | None:
     gates: set[str] = set()
     for name in layers.data[tensor]:
         between = takewhile(common.__ne__, layers.elementwise.above(name))
-        gates.update(_maker(layers, ancestor) for ancestor in between)
-    for gate, usual in COMPOSED.items():
-        if gate in gates:
-            return End("activation", usual)
-    return End("activation", "HardSwish" if gates & {"Clip", "Relu"} else "Product")
+        gates.update(maker_of(layers, ancestor) for ancestor in between)
+    usual = [name for gate, name in COMPOSED.items() if gate in gates]
+    return End("activation", next(iter(usual), "Product"))
 
 
-def _maker(layers: Layers, tensor: str) -> str:
+def maker_of(layers: Layers, tensor: str) -> str:
     """Return the op that makes `tensor`: "" for an input or a constant."""
     node = layers.producers.get(tensor)
     return "" if node is None else node.op_type

@@ -56,7 +56,7 @@ class Representation:
 
     @property
     def assumed(self) -> bool:
-        """Whether something was assumed. No PASS can rest on it."""
+        """Return whether something was assumed, on which no PASS can rest."""
         return self.tensor_assumed or self.pool_assumed
 
 
