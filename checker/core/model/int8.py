@@ -4,8 +4,9 @@ On x86 CPUs with AVX2 and without VNNI, ONNX Runtime adds products of uint8 acti
 bits, which can saturate.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -53,31 +54,44 @@ def holds_int8_weights(proto: ModelProto) -> bool:
 
     Such a weight is an int8 tensor with two axes or more, or what the graph itself quantises from a constant, that
     reaches another operator than those of `ONE_BY_ONE`. In doubt it is one, as in functions and in graphs inside nodes.
+
+    proto: its nodes in order.
     """
     if proto.functions or holds_nested_int8_weights(proto):
         return True
-    readers: defaultdict[str, list[NodeProto]] = defaultdict(list)
-    for node in proto.graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    left = [*_int8_tensors(proto.graph), *_quantised_constants(proto)]
-    while left:
-        for node in readers[left.pop()]:
-            if node.op_type in MOVES:
-                left += node.output
-            elif node.op_type not in ONE_BY_ONE:
-                return True
-    return False
+    weights = _int8_weights(proto, MOVES)
+    readers = [node for node in proto.graph.node if not weights.isdisjoint(node.input)]
+    return any(node.op_type not in MOVES | ONE_BY_ONE for node in readers)
 
 
 def holds_nested_int8_weights(proto: ModelProto) -> bool:
-    """Return whether a graph inside a node has or reads an int8 weight, which neither rewriting nor a mode reaches."""
-    outside = set(_int8_tensors(proto.graph))
+    """Return whether a graph inside a node has or reads an int8 weight, which neither rewriting nor a mode reaches.
+
+    What such a graph quantises, but to uint8, counts, too: it could be a weight.
+
+    proto: its nodes in order.
+    """
+    outside = _int8_weights(proto, MOVES - {"DequantizeLinear"})
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     for graph in bodies(proto.graph.node):
+        kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
         read = {name for node in graph.node for name in node.input}
-        if any(_int8_tensors(graph)) or not outside.isdisjoint(read):
+        is_quantised = any(_quantises_to_int8(node, kinds) for node in graph.node)
+        if is_quantised or any(_int8_tensors(graph)) or not outside.isdisjoint(read):
             return True
     return False
+
+
+def _int8_weights(proto: ModelProto, moves: AbstractSet[str]) -> set[str]:
+    """Return the names of the int8 weights of a main graph, and of what operators of `moves` make of them."""
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    constants = {*kinds, *computed_constants(proto)}
+    weights = set(_int8_tensors(proto.graph))
+    for node in proto.graph.node:
+        is_moved = node.op_type in moves and not weights.isdisjoint(node.input)
+        if is_moved or (input_at(node, 0) in constants and _quantises_to_int8(node, kinds)):
+            weights.update(node.output)
+    return weights
 
 
 def _int8_tensors(graph: GraphProto) -> Iterator[str]:
@@ -92,15 +106,16 @@ def _int8_tensors(graph: GraphProto) -> Iterator[str]:
                 yield node.output[0]
 
 
-def _quantised_constants(proto: ModelProto) -> Iterator[str]:
-    """Yield the names of what nodes quantise from constants, but to uint8."""
-    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
-    constants = {*kinds, *computed_constants(proto)}
-    for node in proto.graph.node:
-        if node.op_type == "QuantizeLinear" and input_at(node, 0) in constants:
-            kind = kinds.get(input_at(node, 2), integer(node, "output_dtype", TensorProto.UINT8))
-            if kind != TensorProto.UINT8:
-                yield node.output[0]
+def _quantises_to_int8(node: NodeProto, kinds: Mapping[str, int]) -> bool:
+    """Return whether a node quantises to another type than uint8. A zero point of unknown type counts, too.
+
+    kinds: types of initializers, by name.
+    """
+    if node.op_type != "QuantizeLinear":
+        return False
+    zero = input_at(node, 2)
+    kind = kinds.get(zero) if zero else integer(node, "output_dtype", 0) or TensorProto.UINT8
+    return kind != TensorProto.UINT8
 
 
 def _int8_layers(
