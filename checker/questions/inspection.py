@@ -15,9 +15,10 @@ from ...thresholds.records import Frozen
 from ..core.evidence import GraphScaling, ModelFacts, PreprocessingFacts
 from ..core.measure.opening import model_facts
 from ..core.model.contract import stated_in
-from ..core.model.int8 import saturating_pairs, scales_over_batch
+from ..core.model.int8 import saturating_pairs
 from ..core.model.layers import show_shape
 from ..core.model.open import ModelFile, open_model
+from ..core.model.scales import can_fix_scales, scales_over_batch
 from ..core.model.sidecar import find_preprocessing, models_below, takes_no_image
 from ..core.verdict.foreseen import foreseen, step_for
 from ..core.verdict.notes import int8_notes
@@ -278,10 +279,11 @@ def _can_pass(
         why = reason("width_not_calibrated", seen, f"Measure it: `{check}`.")
         return CanPass(answer="unknown", reasons=(why,))
     if model.image_input.batch is None and scales_over_batch(model.graph.proto):
-        note = (
-            f"its quantisers take their scale over the batch: `{check} --batch-size 1` gives a verdict for batches of "
-            "one image"
-        )
+        note = "its quantisers take their scale over the batch"
+        if can_fix_scales(model.graph.proto):
+            note = f"{note}: `{check} --batch-size 1` gives a verdict for batches of one image"
+        else:
+            note = f"{note}, in a graph inside a node: if a representation changes with its batch, the verdict is WARN"
         return CanPass(answer="yes", reasons=(), note=note)
     return CanPass(answer="yes", reasons=())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.cli.verbs.look_up import doctor_json, render_doctor
 from robustcheck_onnx.checker.core.preprocessing import CLIP
@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.report.document import document_of
 from robustcheck_onnx.thresholds import profile as profiles
 from support import Fields, but, lookup
 from support.bad_input import Done, Run
-from support.onnx_models import classifier, encoder, save, weight, written
+from support.onnx_models import classifier, encoder, save, weight, with_int8_branches, written
 from support.screens import printed
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -199,6 +199,17 @@ def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image() -> Non
         assert found.can_pass.answer == "yes"
         noted = "`robustcheck m.onnx --batch-size 1` gives a verdict for batches of one image"
         assert (noted in answer(found)) == (batch == "batch")
+
+
+def test_quantisers_in_a_graph_inside_a_node_are_not_promised_a_verdict_for_batches_of_one_image() -> None:
+    model = with_int8_branches((20 * weight(192, 24)).astype(np.int8))
+    model.graph.node.append(helper.make_node("MatMul", ["embedding", "proj"], ["image_embeds"]))
+    model.graph.initializer.append(numpy_helper.from_array(weight(24, 512), "proj"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("image_embeds", 1, ("n", 512)))
+    found = of_file(save(model, "m.onnx"), preprocess="clip")
+    assert (found.facts["precision"], found.can_pass.answer) == ("int8", "yes")
+    noted = "in a graph inside a node: if a representation changes with its batch, the verdict is WARN"
+    assert noted in answer(found)
 
 
 def test_int8_weights_whose_sums_saturate_are_noted() -> None:

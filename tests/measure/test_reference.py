@@ -13,6 +13,7 @@ import pytest
 from numpy.random import default_rng
 from numpy.testing import assert_array_equal
 from onnx import ModelProto
+from onnx.helper import make_node
 from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 from onnxruntime import InferenceSession, SessionOptions
@@ -45,7 +46,7 @@ from robustcheck_onnx.checker.questions.compare.index import on_another_machine
 from robustcheck_onnx.checker.questions.compare.index_report import IndexOptions, IndexReport, Number
 from robustcheck_onnx.thresholds.profile import load
 from support import PHOTOS, ROOT, Capture, Patch, but, read_json, robustcheck
-from support.onnx_models import build, graph, save
+from support.onnx_models import build, graph, save, with_int8_branches
 from support.reports import interval, passing
 
 PROFILE = load()
@@ -131,6 +132,8 @@ LEFT_OVER = {
     "a weight through Identity": f"{QAT} i = Identity(w8); w = DequantizeLinear(i, one, null); y = MatMul(a, w)",
     "activations through Squeeze": f"{QUANTISED}; u = DequantizeLinear(q, scale, zero); v = Reshape(u, to); "
     "w = DequantizeLinear(w8, one, null); y = MatMul(v, w)",
+    "a float weight that the graph quantises by a node's zero point": f"{QAT} z = Identity(null); "
+    "c = QuantizeLinear(wf, one, z); w = DequantizeLinear(c, one, z); y = MatMul(a, w)",
     "a float weight that the graph quantises": f"{QAT} c = QuantizeLinear(wf, one, null); "
     "w = DequantizeLinear(c, one, null); y = MatMul(a, w)",
 }
@@ -145,22 +148,31 @@ def test_an_int8_weight_that_stays_is_seen_so_that_no_sum_is_called_exact_that_m
     assert holds_int8_weights(unsigned)
 
 
-@pytest.mark.parametrize("is_outside", [False, True])
-def test_exact_sums_of_int8_weights_that_a_graph_inside_a_node_reads_are_refused(is_outside: bool) -> None:
-    then, other = (
-        f"{name} () => (float[n, {WIDTH}] {name}y) {{ {name}p = MatMulInteger(f, w8in{name}) "
-        f"{name}y = Cast<to=1>({name}p) }}"
-        for name in ("a", "b")
-    )
-    model = parse_model(
-        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3, 8, 8] image, bool yes) => (float[n, {WIDTH}] y) '
-        f"{{ y = If (yes) <then_branch = {then}, else_branch = {other}> }}"
-    )
-    for name, branch in zip(("a", "b"), model.graph.node[0].attribute, strict=True):
-        place = model.graph if is_outside else branch.g
-        place.initializer.append(from_array(WEIGHTS["w8"], f"w8in{name}"))
+@pytest.mark.parametrize("place", ["inside", "outside", "outside, transposed", "quantised inside"])
+def test_exact_sums_of_int8_weights_that_a_graph_inside_a_node_reads_are_refused(place: str) -> None:
+    model = with_int8_branches(WEIGHTS["w8"], is_outside=place != "inside")
+    graph = model.graph
+    branches = [attribute.g for attribute in graph.node[1].attribute]
+    weights = [tensor for tensor in graph.initializer if tensor.name != "yes"]
+    if place == "outside, transposed":
+        for weight in weights:
+            outer = make_node("Transpose", [f"{weight.name}_before"], [weight.name])
+            weight.name = f"{weight.name}_before"
+            graph.node.insert(0, outer)
+    elif place == "quantised inside":
+        for weight, branch in zip(weights, branches, strict=True):
+            read = [f"{weight.name}_before", "one", "null"]
+            branch.node.insert(0, make_node("QuantizeLinear", read, [weight.name]))
+            weight.CopyFrom(from_array((WEIGHTS["w8"] / 127).astype(np.float32), read[0]))
+        graph.initializer.extend(from_array(WEIGHTS[name], name) for name in ("one", "null"))
     assert holds_nested_int8_weights(model)
     assert holds_int8_weights(model)
+
+
+def test_floats_that_a_graph_inside_a_node_reads_are_no_int8_weights() -> None:
+    model = with_int8_branches(WEIGHTS["w8"].astype(np.uint8), is_outside=True)
+    assert not holds_nested_int8_weights(model)
+    assert not holds_int8_weights(model)
 
 
 @pytest.mark.long

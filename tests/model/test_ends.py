@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.model import ends, last_layer
-from robustcheck_onnx.checker.core.model.constants import mutually_orthogonal
+from robustcheck_onnx.checker.core.model.constants import Constants, is_change_of_basis, mutually_orthogonal
 from robustcheck_onnx.checker.core.model.ends import embedding_under, ends_in, last_linears
 from robustcheck_onnx.checker.core.model.last_layer import find_head
 from robustcheck_onnx.checker.core.model.layers import build_layers
@@ -32,7 +32,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.thresholds.ends import End
 from support import Fields, lookup, normal, onnx_models, raised
 from support.onnx_models import PIXELS, Array, written
-from support.truths import SlowGraph
+from support.truths import GATE, SlowGraph
 
 CONSTANTS = {"w": (16, 16), "v": (16,), "one": (1,), "scalar": ()}
 WEIGHTS = [TensorProto(name=name, dims=dims) for name, dims in CONSTANTS.items()]
@@ -75,7 +75,7 @@ def test_walks_give_what_the_definitions_say(graph: GraphProto) -> None:
         assert found.kind == expected.kind
         assert found.op == expected.op or (found.kind in ("activation", "linear_of"))
         assert embedding_under(layers, tensor) == slow.embedding(tensor)
-        assert bool(ends._facts(layers).rectified.get(tensor)) == bool(slow.rectified(tensor))
+        assert bool(ends._facts(layers).activations.get(tensor)) == bool(slow.rectified(tensor))
     of_image = [tensor for tensor in tensors_of(graph) if slow.depends(tensor)]
     for pair in product(of_image, of_image):
         assert layers.elementwise.common(pair) == slow.common(pair)
@@ -93,7 +93,8 @@ def test_heads_are_those_of_the_definitions(graph: GraphProto) -> None:
         node = layers.producers[start]
         if isinstance(found, last_layer.Head) and kind == "head":
             assert found.op == node.op_type
-            assert found.crossed - {last_layer.SCALE, last_layer.COSINE, last_layer.UNIT} == crossed
+            assert found.tail.ops == crossed - {GATE}
+            assert found.tail.is_gated == (GATE in crossed)
         elif isinstance(found, last_layer.Head):  # an average of heads that read one tensor
             inner = [slow.head(name) for name in slow.data(start)]
             assert {slow.data(head[1]) for head in inner if head and head[0] == "head"} == {(found.tensor,)}
@@ -374,6 +375,26 @@ def test_every_form_of_a_weight_is_read(opened: Any) -> None:
             assert turned or end.kind == OTHERS.get(form, "linear"), form
 
 
+@pytest.mark.parametrize("depth", [0, 1, 3, 6, 100])
+def test_a_turned_layer_counts_under_any_number_of_nested_concatenations(depth: int, opened: Any) -> None:
+    for weight, end in ((TURNED, "change_of_basis"), (LEARNED, "linear")):
+        lines = ["a0 = MatMul(signed, w)"]
+        for i in range(depth):
+            lines.append(f"b{i} = MatMul(signed, w32x8); a{i + 1} = Concat(a{i}, b{i}, axis=1)")
+        lines.append(f"embedding = Identity(a{depth})")
+        model = opened(written("; ".join(lines), before=SIGNED, w=weight))
+        assert str(model.representation.ends_in) == end
+
+
+def test_where_no_linear_layer_is_found_it_is_unknown_whether_one_turns_coordinates(opened: Any) -> None:
+    model = opened(written(MATMUL, before=SIGNED, w=LEARNED))
+    proto = model.graph.proto
+    layers = build_layers(proto.graph, "image", proto.graph.initializer)
+    constants = Constants(proto, layers, model.file.weights)
+    assert is_change_of_basis(constants, "embedding") is False
+    assert is_change_of_basis(constants, "relu") is None
+
+
 @pytest.mark.parametrize("form", ["convolution over the whole map", "sparse", "external", "a node's, external"])
 def test_wherever_a_weight_stands_it_is_read(form: str, tmp_path: Path) -> None:
     for make, end in ((rotation, "change_of_basis"), (onnx_models.weight, "linear")):
@@ -410,6 +431,27 @@ def test_a_quantised_end_has_one_sign_only_where_its_type_has(opened: Any) -> No
         proto.graph.initializer[0].CopyFrom(helper.make_tensor("z", getattr(TensorProto, kind), [], [0]))
         found = opened(proto)
         assert (str(found.representation.ends_in), found.precision) == (end, precision)
+
+
+def test_a_constant_with_a_scale_of_the_image_is_a_normalisation(opened: Any) -> None:
+    text = "q = QuantizeLinear(v, 0.1, z); row = ReduceMean(signed, [0], keepdims=0)\n"
+    text += "embedding = DequantizeLinear(q, row, points, axis=1)"
+    weights: Fields = {"v": np.ones((4, 32), np.float32), "z": np.uint8(0), "points": np.zeros(32, np.uint8)}
+    assert str(opened(written(text, before=SIGNED, **weights)).representation.ends_in) == "normalisation"
+
+
+def test_a_long_chain_of_quantisers_needs_no_recursion() -> None:
+    names = ["image", *(f"q{i}" for i in range(3000))]
+    nodes = [make_node("QuantizeLinear", [read, "scale"], [made]) for read, made in pairwise(names)]
+    layers = build_layers(helper.make_graph(nodes, "chain", [], []), "image", [])
+    assert ends_in(layers, names[-1]) == End("activation", "QuantizeLinear")
+
+
+def test_a_scale_of_unknown_shape_may_be_one_per_feature(opened: Any) -> None:
+    """ONNX infers no shape where an operator of another domain makes the scale."""
+    text = """p = MatMul(signed, w32x12); q = QuantizeLinear(p, 0.1, z); s = com.microsoft:Gelu(scale)
+        embedding = DequantizeLinear(q, s, z)"""
+    assert str(opened(written(text, before=SIGNED, z=np.int8(0), scale=0.1)).representation.ends_in) == "normalisation"
 
 
 NORM = "norm = LayerNormalization(signed, w32)"

@@ -1,11 +1,15 @@
 """Pairs of int8 weights whose products exceed 16 bits: in every form of a quantised layer, and in files of others."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.core.model.file import read_onnx
 from robustcheck_onnx.checker.core.model.int8 import saturating_pairs
-from support.onnx_models import Array, build, graph, save
+from support import Fields
+from support.onnx_models import Array, build, graph, save, with_int8_branches, written
 
 PAIRS = [127, 2, 100, -100, 64, 64]
 """|a + b| · 255 is 32895, 0 and 32640, of which the first alone exceeds 32767"""
@@ -63,3 +67,23 @@ def test_weights_without_int8_sums_have_no_pairs() -> None:
 @pytest.mark.parametrize("shape", [(), (6,), (0, 6), (1, 6), (1, 0, 1, 1)])
 def test_a_weight_of_any_shape_is_read(op: str, shape: tuple[int, ...]) -> None:
     assert share(f"{DYNAMIC}y = {op}(a, w8, z)", np.ones(shape, np.int8)) in (None, 0)
+
+
+@pytest.mark.parametrize("is_outside", [False, True])
+def test_int8_layers_in_graphs_inside_nodes_count(is_outside: bool, opened: Any) -> None:
+    file = opened(with_int8_branches(np.vstack([COLUMN] * 32), is_outside=is_outside))
+    assert file.precision == "int8"
+    assert saturating_pairs(file.graph.proto, file.file.weights) == pytest.approx(1 / 3)
+
+
+def test_a_file_with_floats_of_8_bits_and_an_int8_layer_is_int8(opened: Any) -> None:
+    """ONNX Runtime adds the integers in pairs, whatever other layers hold."""
+    text = "f = Flatten(image); q = QuantizeLinear(f, 1.0, z); a = DequantizeLinear(q, 1.0, z)\n"
+    integers = "i, s, zero = DynamicQuantizeLinear(a); p = MatMulInteger(i, w8, zero); embedding = Cast(p, to=FLOAT)"
+    w8: Fields = {"w8": np.ones((192, 6), np.int8)}
+    cases: list[tuple[str, Fields, str]] = [("embedding = MatMul(a, w192x6)", {}, "fp8"), (integers, w8, "int8")]
+    for end, weights, precision in cases:
+        model = written(text + end, before="", opset=23, z=0, **weights)
+        (zero,) = (tensor for tensor in model.graph.initializer if tensor.name == "z")
+        zero.CopyFrom(helper.make_tensor("z", TensorProto.FLOAT8E4M3FN, [], [0]))
+        assert opened(model).precision == precision

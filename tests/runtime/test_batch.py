@@ -12,14 +12,14 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from robustcheck_onnx.checker.core.model.int8 import scales_over_batch
+from robustcheck_onnx.checker.core.model.scales import can_fix_scales, scales_over_batch
 from robustcheck_onnx.checker.core.runtime import batch_trial
 from robustcheck_onnx.checker.core.runtime.devices import int8_sums
 from robustcheck_onnx.checker.core.runtime.runner import Runner
 from robustcheck_onnx.checker.core.runtime.session import translate
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from support import PATIENCE_S, PIXELS, Fields, Patch, normal, raised
-from support.onnx_models import POOLED, encoder, written
+from support.onnx_models import POOLED, encoder, with_int8_branches, written
 
 TRIAL: Any = batch_trial  # whose numbers may be None
 
@@ -136,6 +136,16 @@ def test_what_else_mixes_the_batch_is_left(runner: Any) -> None:
 def test_the_execution_of_an_int8_file_alone_has_the_int8_sums_of_this_cpu(runner: Any) -> None:
     assert runner(quantised("apart")).execution.int8_sums == int8_sums()
     assert runner(encoder()).execution.int8_sums is None
+
+
+def test_a_layer_in_a_graph_inside_a_node_makes_an_int8_file_whose_scales_no_run_can_fix(runner: Any) -> None:
+    run = runner(with_int8_branches(np.tile(WEIGHTS["q"], (8, 1))))
+    assert run.execution.int8_sums == int8_sums()
+    graph = run.model.graph.proto
+    assert scales_over_batch(graph)
+    assert not can_fix_scales(graph)
+    assert TRIAL.batch_differences(run, UNLIKE)[0] > 0.02
+    assert TRIAL.fixed_scale_differences(run, UNLIKE) == (None,)
 
 
 def test_no_answer_without_dynamic_quantisers_or_with_a_fixed_batch(runner: Any) -> None:

@@ -167,3 +167,27 @@ def colour_classifier(path: Path, colours: Array, end: str = "Identity") -> Path
     image = ("image", TensorProto.FLOAT, ("batch", 3, COLOUR_PX, COLOUR_PX))
     w, b = (values.astype(np.float32) for values in (16 * colours.T, -8 * (colours**2).sum(axis=1)))
     return save(written(text, output, before="", inputs=[image], w=w, b=b), path)
+
+
+BRANCH = """{name} () => (float[n, {width}] {name}y) {{
+    {name}q, {name}s, {name}z = DynamicQuantizeLinear (features) {name}i = MatMulInteger ({name}q, w8{name}, {name}z)
+    {name}f = Cast <to = 1> ({name}i) {name}y = Mul ({name}f, {name}s) }}"""
+
+
+def with_int8_branches(w8: Array, *, is_outside: bool = False) -> onnx.ModelProto:
+    """An encoder of images of 8 by 8 px, whose int8 layer is in both branches of an If.
+
+    w8: (192, feature). is_outside: the weights are in the main graph, and the branches read them from there.
+    """
+    width = w8.shape[1]
+    then_branch, else_branch = (BRANCH.format(name=name, width=width) for name in "ab")
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        branches (float[n, 3, 8, 8] image) => (float[n, {width}] embedding) <bool yes = {{1}}> {{
+            features = Flatten (image)
+            embedding = If (yes) <then_branch = {then_branch}, else_branch = {else_branch}> }}"""
+    )
+    for name, branch in zip("ab", model.graph.node[1].attribute, strict=True):
+        place = model.graph if is_outside else branch.g
+        place.initializer.append(numpy_helper.from_array(w8, f"w8{name}"))
+    return model

@@ -13,7 +13,7 @@ import scipy.stats
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.core.model import ends, last_layer, layers
+from robustcheck_onnx.checker.core.model import last_layer, layer_end, layers
 from robustcheck_onnx.checker.questions.scan import document
 from robustcheck_onnx.checker.questions.scan import run as scan
 from robustcheck_onnx.checker.questions.scan.document import LayerStatistics
@@ -214,6 +214,7 @@ SUMS = ("Add", "Sum", "Mean")
 BLOCKING = ("activation", "normalisation", "pool")
 INPUT = End("other", "input")
 LINEAR, SUM, SECOND, STREAM = End("linear"), End("other", "Add"), End("second_linear"), End("residual")
+GATE = "gate"  # stands among operators for an activation of several, such as x·sigmoid(x)
 GATES = [End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax")]
 
 
@@ -281,7 +282,7 @@ class SlowGraph:
         source = self.common(names)
         if source is None or (node.op_type not in layers.ELEMENTWISE and len(names) > 1):
             return ("join", tensor, frozenset())
-        inner, gate = self.head(source), {last_layer.GATE} if len(names) > 1 else set()
+        inner, gate = self.head(source), {GATE} if len(names) > 1 else set()
         return inner and (*inner[:2], inner[2] | {node.op_type} | gate)
 
     def own_end(self, node: onnx.NodeProto, names: tuple[str, ...]) -> End | None:
@@ -293,8 +294,9 @@ class SlowGraph:
         if op in layers.RESHAPE:
             return None
         for kinds, end in (
-            (ends.NORMALISATION, End("normalisation")), (layers.POOL, End("pool")),
-            (layers.LINEAR, LINEAR if len(names) == 1 else End("other", op)), (ends.ACTIVATION, End("activation", op)),
+            (layer_end.NORMALISATION, End("normalisation")), (layers.POOL, End("pool")),
+            (layers.LINEAR, LINEAR if len(names) == 1 else End("other", op)),
+            (layer_end.ACTIVATION, End("activation", op)),
         ):  # fmt: skip
             if op in kinds:
                 return end

@@ -135,16 +135,18 @@ def is_change_of_basis(constants: Constants, tensor: str) -> bool | None:
         constants: of the graph. tensor: the representation.
 
     Returns:
-        None where a weight could not be read (it is computed from the image, or is not a matrix) and no other one is.
+        None where that is unknown: no linear layer was found, or one has a weight that could not be read (it is
+        computed from the image, or is not a matrix), and no other one turns coordinates.
     """
-    is_orthogonal: bool | None = False
-    for node in last_linears(constants.layers, tensor):
+    linears = list(last_linears(constants.layers, tensor))
+    is_known = bool(linears)
+    for node in linears:
         weight = constants.weight_of(node)
         if weight is None:
-            is_orthogonal = None
+            is_known = False
         elif mutually_orthogonal(weight):
             return True
-    return is_orthogonal
+    return False if is_known else None
 
 
 def mutually_orthogonal(weight: Array) -> bool:

@@ -1,61 +1,52 @@
-"""Classify what a tensor ends in: a linear layer, a norm, an activation and others."""
+"""Classify what a tensor ends in: a linear layer, a norm, an activation and others.
+
+One pass over the graph gives five facts of each tensor, in this order: the end that its own layer is (`layer_end`), the
+activation that the tensor is an affine function of, its end, the embedding under it, and the inputs whose last linear
+layers are its own, too. Each fact follows from those of the tensors that the layer reads.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import takewhile
 from typing import NamedTuple
 
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from ....thresholds.ends import End
 from ..evidence import WRITTEN_ZERO_AT
-from .layers import AFFINE, COMPARISON, LINEAR, POOL, RESHAPE, SUM_AT, UNSIGNED, Layers, Shape
-from .nodes import HOLDERS, Names, input_at, integer, nested_nodes, op_set, text_of
+from .layer_end import ACTIVATION, AFTER_LINEAR, AFTER_NORM, LOOK_THROUGH, NORMALISATION, SHIFT, layer_end, maker_of
+from .layers import COMPARISON, SUM_AT, Layers
+from .nodes import HOLDERS, Names, nested_nodes, op_set
 
-NORMALISATION = op_set(
-    "LayerNormalization SkipLayerNormalization SimplifiedLayerNormalization SkipSimplifiedLayerNormalization "
-    "RMSNormalization BatchNormalization GroupNormalization GroupNorm SkipGroupNorm InstanceNormalization "
-    "MeanVarianceNormalization"
-)
-ACTIVATION = op_set(
-    "Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Elu Selu Celu Gelu FastGelu QuickGelu BiasGelu "
-    "Softplus Softsign Tanh Mish Swish ThresholdedRelu Softmax LogSoftmax QLinearSoftmax QLinearSigmoid "
-    "QLinearLeakyRelu Abs Exp"
-)
-SCALING = op_set("Mul Div QLinearMul")
-INTEGER_PRODUCTS = op_set("MatMulInteger ConvInteger")
-
-
-SUMS = frozenset(("Add", "Sum", "Mean", "QLinearAdd"))  # a residual stream, an average of views
-JOINS = SUMS | {"Sub", "Concat", "QLinearConcat"}
+SUMS = op_set("Add Sum Mean QLinearAdd")  # a residual stream, an average of views
+JOINS = SUMS | op_set("Sub Concat QLinearConcat")
 RECTIFIED_JOINS = (JOINS - {"Sub"}) | SUM_AT.keys()  # of branches that are never negative, neither are these
-FUSED = frozenset(("FusedConv", "FusedGemm", "NhwcFusedConv"))  # linear layers that may have an activation in them
-AFTER_LINEAR = End("linear")
-AFTER_NORM = End("normalisation")
-AFTER_POOL = End("pool")
+# what is never negative, or may be: max(x, 0), norms, powers
+ONE_SIGN = op_set("Max Min Sqrt Pow ReduceL1 ReduceL2 ReduceSumSquare LpPool GlobalLpPool")
+LAYER_NORMS = NORMALISATION - {"BatchNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
+
 INPUT = End("other", "input")
 SUM = End("other", "Add")  # of branches that all end in linear layers
-SHIFT = End("other", "shift")  # one number an image, times a fixed vector: a bias of that size
 STREAM = End("residual")  # a sum of such sums, as layers add to until a norm ends it
 SECOND = End("second_linear")  # of what another linear layer gave, as scores of an embedding are
 LINEAR_ENDS = frozenset((AFTER_LINEAR, SUM))
-LAYER_NORMS = NORMALISATION - {"BatchNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
 EMBEDDINGS = LINEAR_ENDS | {SECOND}
 GATES = frozenset(End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # squeeze-and-excite
-# usual name of an activation that several ops compose, by the one that makes its gate
-COMPOSED = {"Sigmoid": "SiLU", "HardSigmoid": "HardSwish", "Erf": "Gelu", "Softplus": "Mish", "Tanh": "Gelu"}
-# what is never negative, or may be: max(x, 0), norms, powers
-ONE_SIGN = frozenset(("Max", "Min", "Sqrt", "Pow", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"))
-UNDER_POOL = ("activation", "normalisation", "linear_of")  # kinds of end that pooling leaves
-JOIN_DEPTH = 2  # nested joins whose last linear layers count
+UNDER_POOL = frozenset(("activation", "normalisation", "linear_of"))  # kinds of end that pooling leaves
 
 
 class _Facts(NamedTuple):
-    """The known facts of every image tensor."""
+    """The facts of every tensor that depends on the image."""
 
+    layer_ends: dict[str, End]
+    """what `layer_end` gives for it"""
+    activations: dict[str, str]
+    """the activation that it is an affine function of; "" for none"""
     ends: dict[str, End]
-    rectified: dict[str, str]
-    embeddings: dict[str, End]
+    """what it ends in"""
+    embeddings: dict[str, End | None]
+    """the end of the embedding under it (`embedding_under`); None for none"""
+    passed: dict[str, Names]
+    """the inputs of its layer whose last linear layers are its own, too"""
 
 
 def ends_in(layers: Layers, tensor: str) -> End:
@@ -77,60 +68,114 @@ def embedding_under(layers: Layers, tensor: str) -> End | None:
     return _facts(layers).embeddings.get(tensor)
 
 
+def last_linears(layers: Layers, tensor: str) -> Iterator[NodeProto]:
+    """Yield the linear layers that end `tensor`, with only what `ends_in` looks through between them and it.
+
+    Those of every branch that a concatenation, a sum or a difference joins count, however deep joins are nested.
+    """
+    facts = _facts(layers)
+    seen: set[str] = set()
+    left = [tensor]
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if facts.layer_ends.get(name) == AFTER_LINEAR:
+            yield layers.producers[name]
+        left += facts.passed.get(name, ())
+
+
 @lru_cache(maxsize=1)
 def _facts(layers: Layers) -> _Facts:
-    """Compute the facts of every tensor in one pass, from those of the tensors that its node reads."""
-    facts = _Facts({}, {}, {})
-    for tensor, names in layers.data.items():
-        op = layers.ops[tensor]
-        own = _end_of(layers, layers.producers[tensor], tensor)
-        source = _rectified(layers, tensor, own, facts)
-        under = [facts.ends.get(name, INPUT) for name in names]
-        end = _end(op, own, under, source)
-        if source:
-            facts.rectified[tensor] = source
-            if end in LINEAR_ENDS:
-                end = End("linear_of", source)
-        if own == end == AFTER_LINEAR and facts.embeddings.get(names[0]) in (AFTER_LINEAR, SECOND):
-            end = SECOND
-        facts.ends[tensor] = end
-        embedding = _embedding(layers, tensor, own, facts)
-        if embedding is not None:
-            facts.embeddings[tensor] = embedding
+    """Compute the facts of every tensor, after those of the tensors that its layer reads."""
+    facts = _Facts({}, {}, {}, {}, {})
+    for tensor, data in layers.data.items():
+        own = layer_end(layers, tensor, facts.layer_ends)
+        facts.layer_ends[tensor] = own
+        facts.activations[tensor] = _activation_of(layers, tensor, facts)
+        facts.ends[tensor] = _end_of(layers, tensor, facts)
+        facts.embeddings[tensor] = _embedding_of(layers, tensor, facts)
+        is_passed = layers.ops[tensor] in JOINS or own in (LOOK_THROUGH, AFTER_LINEAR)
+        facts.passed[tensor] = data if is_passed else ()
     return facts
 
 
-def _end(op: str, own: End | None, under: Sequence[End], source: str) -> End:
-    """Return the end of a tensor. `own` is the end of its node, `under` are those of its data inputs.
+def _activation_of(layers: Layers, tensor: str, facts: _Facts) -> str:
+    """Return the activation that a tensor is an affine function of: "" for none."""
+    op = layers.ops[tensor]
+    data = layers.data[tensor]
+    own = facts.layer_ends[tensor]
+    node = layers.producers[tensor]
+    under = [facts.activations.get(name, "") for name in data]
+    if own == AFTER_LINEAR:
+        return under[0]
+    if own.kind == "activation":
+        return own.op
+    if op in HOLDERS:  # whatever the graphs inside it do with an activation
+        inside = {inner.op_type for inner in nested_nodes([node])}
+        return min(inside & (ACTIVATION | ONE_SIGN), default="")
+    is_chosen = op == "Where" and _is_comparison(layers, node.input[0])
+    if op in ONE_SIGN or op in COMPARISON or is_chosen:
+        return (len(under) == 1 and under[0]) or op
+    if op == "Mul" and len(data) == 2:
+        return _activation_of_product(data, facts)
+    if len(under) == 1:
+        return "" if "Attention" in op else under[0]
+    if op.endswith("Concat"):
+        return max(under)
+    return max(under) if op in RECTIFIED_JOINS and all(under) else ""
 
-    source: the activation that the tensor is an affine function of; "" for none.
+
+def _activation_of_product(data: Names, facts: _Facts) -> str:
+    """Return the activation that a product of two tensors of the image is an affine function of: "" for none."""
+    others = [name for name in data if facts.ends.get(name) not in GATES]
+    if len(others) == 1:
+        return facts.activations.get(others[0], "")
+    never_negative = all(facts.ends.get(name, INPUT).kind == "activation" for name in others)
+    return "Mul" if never_negative else ""
+
+
+def _is_comparison(layers: Layers, condition: str) -> bool:
+    """Return whether a condition is a comparison, possibly negated or cast."""
+    while maker_of(layers, condition) in ("Not", "Cast"):
+        condition = layers.producers[condition].input[0]
+    return maker_of(layers, condition) in COMPARISON
+
+
+def _end_of(layers: Layers, tensor: str, facts: _Facts) -> End:
+    """Return the end of a tensor by the end that its own layer is, its activation and the ends of its inputs."""
+    data = layers.data[tensor]
+    own = facts.layer_ends[tensor]
+    activation = facts.activations[tensor]
+    under = [facts.ends.get(name, INPUT) for name in data]
+    end = _end_above(layers.ops[tensor], own, under, activation)
+    if activation and end in LINEAR_ENDS:
+        return End("linear_of", activation)
+    if own == end == AFTER_LINEAR and facts.embeddings.get(data[0]) in (AFTER_LINEAR, SECOND):
+        return SECOND
+    return end
+
+
+def _end_above(op: str, own: End, under: Sequence[End], activation: str) -> End:
+    """Return the end of a tensor, be it affine or not.
+
+    own: the end that its layer is by itself. under: the ends of the layer's inputs. activation: as in `_Facts`.
     """
-    if op in JOINS and len(under) > 1 and (own is None or own.kind == "other"):
-        of_activation = any(end.kind == "linear_of" for end in under)
-        return SUM if source and op in SUMS and of_activation else _end_of_join(op, under)
+    is_join = op in JOINS and len(under) > 1
+    if is_join and own.kind == "other":
+        is_of_activation = activation and any(end.kind == "linear_of" for end in under)
+        return SUM if is_of_activation and op in SUMS else _joined_end(op, under)
     if op in WRITTEN_ZERO_AT and under[:1] == [SHIFT]:
         return SHIFT
-    if own is None or (op == "Concat" and own.kind == "other"):
-        return under[0] if len(under) == 1 else own or INPUT
-    if own.kind == "pool" and len(under) == 1 and (under[0].kind in UNDER_POOL or under[0] == INPUT):
-        return under[0]
-    return own
+    if own == LOOK_THROUGH:
+        return under[0] if under else INPUT
+    is_left = own.kind == "pool" and len(under) == 1 and (under[0].kind in UNDER_POOL or under[0] == INPUT)
+    return under[0] if is_left else own
 
 
-def _embedding(layers: Layers, tensor: str, own: End | None, facts: _Facts) -> End | None:
-    """Return the embedding that a node's output is or still is: None if there is not one."""
-    if facts.ends[tensor] in EMBEDDINGS:
-        return facts.ends[tensor]
-    names = layers.data[tensor]
-    of_statistic = layers.statistics.keys() & layers.producers[tensor].input
-    is_layer_norm = own == AFTER_NORM and layers.ops.get(names[0]) == "Sub" and of_statistic
-    if (own or INPUT).kind == "activation" or is_layer_norm or layers.ops[tensor] in LAYER_NORMS:
-        return None
-    features = [name for name in names if {*layers.shapes.get(name, ())[1:]} != {1}]  # not one number an image
-    return facts.embeddings.get(features[0]) if len(features) == 1 else None
-
-
-def _end_of_join(op: str, under: Sequence[End]) -> End:
+def _joined_end(op: str, under: Sequence[End]) -> End:
+    """Return the end of a sum, mean, difference or concatenation of branches with some ends."""
     if op in SUMS:
         under = [end for end in under if end != SHIFT] or under  # as a bias does not count
     of_kind = {end.kind: end for end in reversed(under)}  # the first of each kind
@@ -147,176 +192,16 @@ def _end_of_join(op: str, under: Sequence[End]) -> End:
     return STREAM if SUM in under else SUM
 
 
-def _rectified(layers: Layers, tensor: str, own: End | None, facts: _Facts) -> str:
-    """Return the activation that a tensor is an affine function of: "" for none."""
-    op = layers.ops[tensor]
-    names = layers.data[tensor]
-    under = [facts.rectified.get(name, "") for name in names]
-    if len(names) == 1 and own is not None and own.kind == "linear":
-        return under[0]
-    if own is not None and own.kind == "activation":
-        return own.op
-    if op in HOLDERS:  # whatever the graphs inside it do with an activation
-        inside = {inner.op_type for inner in nested_nodes([layers.producers[tensor]])}
-        return min(inside & (ACTIVATION | ONE_SIGN), default="")
-    is_chosen = op == "Where" and _is_comparison(layers, layers.producers[tensor].input[0])
-    if op in ONE_SIGN or op in COMPARISON or is_chosen:
-        return under[0] or op if len(under) == 1 else op
-    if op == "Mul" and len(names) == 2:
-        gated = [name for name in names if facts.ends.get(name, INPUT) not in GATES]
-        if len(gated) == 1:
-            return facts.rectified.get(gated[0], "")
-        never_negative = all(facts.ends.get(name, INPUT).kind == "activation" for name in gated)
-        return op if never_negative else ""
-    if len(names) > 1 and op in RECTIFIED_JOINS:
-        return max(under) if op.endswith("Concat") or all(under) else ""
-    return under[0] if len(names) == 1 and "Attention" not in op else ""
-
-
-def last_linears(layers: Layers, tensor: str) -> Iterator[NodeProto]:
-    """Yield the linear layers that end `tensor`, with only what `ends_in` looks through between them and it.
-
-    Those of every branch that a concatenation or a sum joins count, nested `JOIN_DEPTH` times at most.
-    """
-    seen: set[str] = set()
-    level = [tensor]
-    for _ in range(JOIN_DEPTH + 1):
-        branches: list[str] = []
-        for start in level:
-            name = start
-            while name not in seen and (node := layers.producers.get(name)) is not None:
-                seen.add(name)
-                names = layers.data.get(name, ())
-                op = layers.ops.get(name, "")
-                end = _end_of(layers, node, name)
-                if end == AFTER_LINEAR:
-                    yield node
-                if len(names) > 1 and op in JOINS:
-                    branches += names
-                if len(names) != 1 or not (end is None or end == AFTER_LINEAR or op in JOINS):
-                    break
-                name = names[0]
-        level = branches
-
-
-def _writes_one_sign(layers: Layers, node: NodeProto) -> bool:
-    """Return whether a layer's quantised output holds one sign only.
-
-    A quantiser that takes a ReLU out writes what comes before it so. A zero point that is not among the constants
-    counts, too, since it could be such a one.
-    """
-    if name := input_at(node, WRITTEN_ZERO_AT[node.op_type]):
-        return layers.zero_points.get(name, True)
-    if node.op_type == "QGemm":  # it writes floats then
-        return False
-    return (integer(node, "output_dtype", 0) or TensorProto.UINT8) in UNSIGNED  # the zero point is 0
-
-
-def _is_comparison(layers: Layers, condition: str) -> bool:
-    """Return whether a condition is a comparison, possibly negated or cast."""
-    while _maker(layers, condition) in ("Not", "Cast"):
-        condition = layers.producers[condition].input[0]
-    return _maker(layers, condition) in COMPARISON
-
-
-def _maker(layers: Layers, tensor: str) -> str:
-    """Return the op that makes `tensor`: "" for an input or a constant."""
-    node = layers.producers.get(tensor)
-    return "" if node is None else node.op_type
-
-
-def _end_of(layers: Layers, node: NodeProto, tensor: str) -> End | None:
-    """Return the end that `node` is for one output: None to look through it."""
-    op = layers.ops.get(tensor, node.op_type)
-    names = layers.data.get(tensor, ())
-    if op in WRITTEN_ZERO_AT and names and _writes_one_sign(layers, node):
-        # the image itself has no negative pixels; an activation that still comes before it is the end, by its own name
-        if op == "QuantizeLinear" and _is_image_or_activation(layers, node.input[0]):
-            return None
-        return End("activation", op)
-    if op == "Gather" and node.input[0] not in layers.image_tensors:
-        # a table of vectors gives one of them; a table of numbers is a function of each feature, be it a ReLU
-        table = layers.shape_of(node.input[0]) or ()
-        return End("other" if n_longer(table) > 1 else "activation", op)
-    if op in RESHAPE:
-        return AFTER_NORM if op == "DequantizeLinear" and _rescales(layers, node) else None
-    if op in NORMALISATION:
-        return AFTER_NORM
-    if op in LINEAR:
-        if op in FUSED and (fused := text_of(node, "activation")):
-            return End("activation", fused)
-        return AFTER_LINEAR if len(names) == 1 else End("other", op)
-    if op in ACTIVATION:
-        return End("activation", op)
-    if op in POOL:
-        return AFTER_POOL
-    if op in AFFINE:
-        return _affine_end(layers, node, tensor, names)
-    return End("other", op)
-
-
-def _is_image_or_activation(layers: Layers, tensor: str) -> bool:
-    """Return whether `tensor` is an input of the graph, or what an activation makes."""
-    maker = layers.producers.get(tensor)
-    if maker is None:
-        return True
-    return (_end_of(layers, maker, tensor) or INPUT).kind == "activation"
-
-
-def _rescales(layers: Layers, node: NodeProto) -> bool:
-    """Return whether a dequantiser has its own scale per feature, other than that of what was quantised before it."""
-    if not n_longer(layers.shape_of(node.input[1]) or ()):
-        return False
-    maker = layers.producers.get(node.input[0])
-    while maker is not None and maker.op_type in RESHAPE - {"QuantizeLinear"}:
-        maker = layers.producers.get(maker.input[0])
-    return maker is not None and node.input[1] not in maker.input
-
-
-def _affine_end(layers: Layers, node: NodeProto, tensor: str, names: Names) -> End | None:
-    op = node.op_type
-    if len(names) > 1:
-        return _composed(layers, tensor) or End("other", op)
-    if op not in SCALING:
+def _embedding_of(layers: Layers, tensor: str, facts: _Facts) -> End | None:
+    """Return the end of the embedding that a tensor is, or still is after its own layer: None for none."""
+    if facts.ends[tensor] in EMBEDDINGS:
+        return facts.ends[tensor]
+    own = facts.layer_ends[tensor]
+    data = layers.data[tensor]
+    features = [name for name in data if {*layers.shapes.get(name, ())[1:]} != {1}]  # not one number an image
+    if len(features) != 1 or own.kind == "activation" or layers.ops[tensor] in LAYER_NORMS:
         return None
-    data = names[0]
-    if op == "Div" and node.input[0] != data:
-        return End("other", op)  # c/x is not a factor
-    if by := {layers.statistics[name] for name in node.input if name != data and name in layers.statistics}:
-        # (x − mean)/sd, or x/rms; over positions, each feature by its own norm
-        is_norm = "ReduceMean" in by or n_longer(layers.shapes.get(data, ())[1:]) > 1
-        return AFTER_NORM if is_norm else None
-    if _maker(layers, data) == "Cast" and _maker(layers, layers.producers[data].input[0]) in INTEGER_PRODUCTS:
-        return None  # the scale of what was quantised, one a feature or one for all
-    if all(are_one_factor(layers, node)):
+    has_statistic = not layers.statistics.keys().isdisjoint(layers.producers[tensor].input)
+    if own == AFTER_NORM and has_statistic and layers.ops.get(data[0]) == "Sub":  # a layer norm, decomposed
         return None
-    if op == "Mul" and data in layers.statistics and not n_longer(layers.shapes.get(data, (None, None))[1:]):
-        return SHIFT
-    return AFTER_NORM  # one factor a feature, for all that is known: the scale of a norm, folded or decomposed
-
-
-def _composed(layers: Layers, tensor: str) -> End | None:
-    """Return the activation that several ops compose, such as x·sigmoid(x): None where they read no common tensor."""
-    source = layers.elementwise.parent(tensor)
-    if source is None:
-        return None
-    gates: set[str] = set()
-    for name in layers.data[tensor]:
-        between = takewhile(source.__ne__, layers.elementwise.above(name))
-        gates.update(_maker(layers, ancestor) for ancestor in between)
-    for gate, usual in COMPOSED.items():
-        if gate in gates:
-            return End("activation", usual)
-    return End("activation", "HardSwish" if gates & {"Clip", "Relu"} else "Product")
-
-
-def are_one_factor(layers: Layers, node: NodeProto) -> list[bool]:
-    """Return whether each factor of a product, but for those of the image, is one for all features."""
-    factors = node.input[::3][:2] if node.op_type == "QLinearMul" else node.input
-    shapes = [layers.shape_of(name) for name in factors if name not in layers.image_tensors]
-    return [shape is not None and not n_longer(shape) for shape in shapes]
-
-
-def n_longer(shape: Shape) -> int:
-    """Count the axes that are not of length 1."""
-    return sum(size != 1 for size in shape)
+    return facts.embeddings.get(features[0])

@@ -232,10 +232,10 @@ def read_onnx(path: Path) -> OnnxFile:
         folder, targets = locate_weights(path, locations_of(path, tensors))
         external_bytes = sum(target.stat().st_size for target in targets.values())
         _check_size(len(content) + external_bytes)
-        check_external(tensors, folder, targets)
         open_folder = None
         external: list[ExternalFile] = []
         if folder is not None:
+            check_external(tensors, folder, targets)
             open_folder = OpenFolder(folder)
             for location, target in targets.items():
                 external.append(read_file(location, target, folder, open_folder))

@@ -1,26 +1,26 @@
-"""Find and rewrite what int8 models make depend on the CPU or on the batch.
+"""Find int8 weights whose sums can saturate, and write them as uint8.
 
 On x86 CPUs with AVX2 and without VNNI, ONNX Runtime adds products of uint8 activations and int8 weights in pairs of 16
-bits, which can saturate. Dynamic quantisers take their scale over the whole batch.
+bits, which can saturate.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
-from onnx.helper import make_node, make_tensor_value_info
 from onnx.numpy_helper import from_array
 
 from ...arrays import GenericArray
 from .layers import WEIGHT_AT, WEIGHT_ZERO_AT, computed_constants
-from .nodes import attribute_of, bodies, input_at, integer, replace_all
+from .nodes import HOLDERS, attribute_of, bodies, input_at, integer, nested_nodes, op_set, subgraphs
 from .weights import Weights, values_of
 
 ZERO_AT = {"QLinearConv": 2, "QLinearMatMul": 2, "QGemm": 2, "ConvInteger": 2, "MatMulInteger": 2}
 ZERO_AT |= {"MatMulIntegerToFloat": 4}
 """position of the zero point of a layer's activations, which has their type; DynamicQuantizeMatMul makes uint8"""
-FLOAT_LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
+FLOAT_LAYERS = op_set("Conv Gemm MatMul")
 """layers that become integer products where DequantizeLinear makes both factors"""
 MOST_OF_A_PAIR = 32767 // 255  # the largest |a + b| that the largest activation leaves in 16 bits: 128
 
@@ -29,12 +29,12 @@ def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
     """Compute the share of the pairs of int8 weights a, b with |a + b| · 255 > 32767: None where there is no pair.
 
     A pair is next to each other in the sum of one output: channels of one place of a kernel, or rows of a matrix. A
-    convolution with one channel per group has no pairs, since ONNX Runtime adds its products one by one.
+    convolution with one channel per group has no pairs, since ONNX Runtime adds its products one by one. Layers in
+    graphs inside nodes count, too.
     """
-    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     n_pairs = n_saturating = 0
-    for node, name in _int8_layers(proto, tensors):
-        terms = _terms(node, values_of(tensors[name], weights))
+    for node, weight in _int8_layers(proto.graph, {}):
+        terms = _terms(node, values_of(weight, weights))
         first = terms[:-1:2].astype(np.int16)
         second = terms[1::2].astype(np.int16)
         is_saturating = np.abs(first + second) > MOST_OF_A_PAIR
@@ -43,21 +43,9 @@ def saturating_pairs(proto: ModelProto, weights: Weights) -> float | None:
     return n_saturating / n_pairs if n_pairs else None
 
 
-MOVES = frozenset(
-    (
-        "DequantizeLinear",
-        "QuantizeLinear",
-        "Transpose",
-        "Reshape",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Identity",
-        "Cast",
-    )
-) | {"Expand"}
+MOVES = op_set("DequantizeLinear QuantizeLinear Transpose Reshape Flatten Squeeze Unsqueeze Identity Cast Expand")
 """operators that hand values on; ONNX Runtime moves them past each other"""
-ONE_BY_ONE = frozenset(("Add", "Sub", "Mul", "Concat", "LayerNormalization"))
+ONE_BY_ONE = op_set("Add Sub Mul Concat LayerNormalization")
 """operators that take their values one by one: no sum of products saturates in them"""
 
 
@@ -66,31 +54,44 @@ def holds_int8_weights(proto: ModelProto) -> bool:
 
     Such a weight is an int8 tensor with two axes or more, or what the graph itself quantises from a constant, that
     reaches another operator than those of `ONE_BY_ONE`. In doubt it is one, as in functions and in graphs inside nodes.
+
+    proto: its nodes in order.
     """
     if proto.functions or holds_nested_int8_weights(proto):
         return True
-    readers: defaultdict[str, list[NodeProto]] = defaultdict(list)
-    for node in proto.graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    left = [*_int8_tensors(proto.graph), *_quantised_constants(proto)]
-    while left:
-        for node in readers[left.pop()]:
-            if node.op_type in MOVES:
-                left += node.output
-            elif node.op_type not in ONE_BY_ONE:
-                return True
-    return False
+    weights = _int8_weights(proto, MOVES)
+    readers = [node for node in proto.graph.node if not weights.isdisjoint(node.input)]
+    return any(node.op_type not in MOVES | ONE_BY_ONE for node in readers)
 
 
 def holds_nested_int8_weights(proto: ModelProto) -> bool:
-    """Return whether a graph inside a node has or reads an int8 weight, which neither rewriting nor a mode reaches."""
-    outside = set(_int8_tensors(proto.graph))
+    """Return whether a graph inside a node has or reads an int8 weight, which neither rewriting nor a mode reaches.
+
+    What such a graph quantises, but to uint8, counts, too: it could be a weight.
+
+    proto: its nodes in order.
+    """
+    outside = _int8_weights(proto, MOVES - {"DequantizeLinear"})
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     for graph in bodies(proto.graph.node):
+        kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
         read = {name for node in graph.node for name in node.input}
-        if any(_int8_tensors(graph)) or not outside.isdisjoint(read):
+        is_quantised = any(_quantises_to_int8(node, kinds) for node in graph.node)
+        if is_quantised or any(_int8_tensors(graph)) or not outside.isdisjoint(read):
             return True
     return False
+
+
+def _int8_weights(proto: ModelProto, moves: AbstractSet[str]) -> set[str]:
+    """Return the names of the int8 weights of a main graph, and of what operators of `moves` make of them."""
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    constants = {*kinds, *computed_constants(proto)}
+    weights = set(_int8_tensors(proto.graph))
+    for node in proto.graph.node:
+        is_moved = node.op_type in moves and not weights.isdisjoint(node.input)
+        if is_moved or (input_at(node, 0) in constants and _quantises_to_int8(node, kinds)):
+            weights.update(node.output)
+    return weights
 
 
 def _int8_tensors(graph: GraphProto) -> Iterator[str]:
@@ -105,26 +106,36 @@ def _int8_tensors(graph: GraphProto) -> Iterator[str]:
                 yield node.output[0]
 
 
-def _quantised_constants(proto: ModelProto) -> Iterator[str]:
-    """Yield the names of what nodes quantise from constants, but to uint8."""
-    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
-    constants = {*kinds, *computed_constants(proto)}
-    for node in proto.graph.node:
-        if node.op_type == "QuantizeLinear" and input_at(node, 0) in constants:
-            kind = kinds.get(input_at(node, 2), integer(node, "output_dtype", TensorProto.UINT8))
-            if kind != TensorProto.UINT8:
-                yield node.output[0]
+def _quantises_to_int8(node: NodeProto, kinds: Mapping[str, int]) -> bool:
+    """Return whether a node quantises to another type than uint8. A zero point of unknown type counts, too.
+
+    kinds: types of initializers, by name.
+    """
+    if node.op_type != "QuantizeLinear":
+        return False
+    zero = input_at(node, 2)
+    kind = kinds.get(zero) if zero else integer(node, "output_dtype", 0) or TensorProto.UINT8
+    return kind != TensorProto.UINT8
 
 
 def _int8_layers(
-    proto: ModelProto, tensors: Mapping[str, TensorProto], *, of_wide_activations: bool = False
-) -> Iterator[tuple[NodeProto, str]]:
-    """Yield the layers whose weight is int8, with its name. ONNX Runtime turns int8 activations of QDQ into uint8.
+    graph: GraphProto, outside: Mapping[str, TensorProto], *, of_wide_activations: bool = False
+) -> Iterator[tuple[NodeProto, TensorProto]]:
+    """Yield the layers whose weight is int8, with it, those in graphs inside nodes included.
 
-    of_wide_activations: those with 16-bit activations, too, whose products are of floats.
+    ONNX Runtime turns int8 activations of QDQ into uint8, and fuses no layer with a dequantiser of another graph.
+
+    Args:
+        graph: whose layers are wanted.
+        outside: the weights that a graph inside a node can read from the graphs around it, by name.
+        of_wide_activations: those with 16-bit activations, too, whose products are of floats.
     """
-    makers = {name: node for node in proto.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    for node in proto.graph.node:
+    tensors = {**outside, **{tensor.name: tensor for tensor in graph.initializer}}
+    makers = {name: node for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    for node in graph.node:
+        if node.op_type in HOLDERS:
+            for inner in subgraphs(node):
+                yield from _int8_layers(inner, tensors, of_wide_activations=of_wide_activations)
         name = ""
         zero = None
         kinds = {TensorProto.UINT8}
@@ -140,7 +151,7 @@ def _int8_layers(
             zero = tensors.get(input_at(node, ZERO_AT.get(node.op_type, len(node.input))))
         is_added = zero is None or zero.data_type in kinds
         if is_added and name in tensors and tensors[name].data_type == TensorProto.INT8:
-            yield node, name
+            yield node, tensors[name]
 
 
 def _terms(node: NodeProto, values: GenericArray) -> GenericArray:
@@ -170,8 +181,8 @@ def with_unsigned_weights(model: ModelProto, weights: Weights) -> ModelProto:
         weights: where its weights are.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = {name for _, name in _int8_layers(model, tensors, of_wide_activations=True)}
-    uses = Counter(name for node in model.graph.node for name in node.input)
+    names = {weight.name for _, weight in _int8_layers(model.graph, {}, of_wide_activations=True)}
+    uses = Counter(name for node in nested_nodes(model.graph.node) for name in node.input)
     for node in model.graph.node:
         weight_at = WEIGHT_AT.get(node.op_type, 1)
         zero_at = WEIGHT_ZERO_AT.get(node.op_type)
@@ -203,68 +214,3 @@ def _unsigned(name: str, values: GenericArray) -> TensorProto:
     """Return int8 values as a uint8 tensor."""
     shifted = values.astype(np.int16) + OFFSET
     return from_array(shifted.astype(np.uint8), name)
-
-
-# onnx ≥ 1.21 and ONNX Runtime write these; others, such as DynamicQuantizeLSTM, are in no vision encoder
-QUANTISER = "DynamicQuantizeLinear"
-MATMUL = "DynamicQuantizeMatMul"
-
-
-def scales_over_batch(model: ModelProto) -> bool:
-    """Return whether a quantiser scales over the batch. Subgraphs do not count."""
-    return any(node.op_type in (QUANTISER, MATMUL) for node in model.graph.node)
-
-
-def with_scales(graph: bytes) -> tuple[ModelProto, list[str]]:
-    """Make the scales and zero points of dynamic quantisers into outputs, and return their names.
-
-    A DynamicQuantizeMatMul becomes the quantiser and the integer product that it is short for.
-    """
-    model = ModelProto.FromString(graph)
-    nodes: list[NodeProto] = []
-    for node in model.graph.node:
-        nodes += _apart(node) if node.op_type == MATMUL else [node]
-    replace_all(model.graph.node, nodes)
-    there = {output.name for output in model.graph.output}
-    names = []
-    for node in nodes:
-        if node.op_type == QUANTISER:
-            for name, kind in zip(node.output[1:], (TensorProto.FLOAT, TensorProto.UINT8), strict=False):
-                names.append(name)
-                if name not in there:
-                    model.graph.output.append(make_tensor_value_info(name, kind, []))
-    return model, names
-
-
-def with_fixed_scales(model: ModelProto, names: Sequence[str], values: Sequence[GenericArray]) -> bytes:
-    """Write the model of `with_scales`, changed in place, with constant scales and zero points."""
-    constants = dict(zip(names, values, strict=True))
-    nodes: list[NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type != QUANTISER:
-            nodes.append(node)
-            continue
-        quantised, *scaling = node.output
-        for name in scaling:
-            value = from_array(np.asarray(constants[name]), name)
-            nodes.append(make_node("Constant", [], [name], value=value))
-        nodes.append(make_node("QuantizeLinear", [node.input[0], *scaling], [quantised]))
-    replace_all(model.graph.node, nodes)
-    return bytes(model.SerializeToString())
-
-
-def _apart(node: NodeProto) -> Iterator[NodeProto]:
-    """Yield the nodes that replace a DynamicQuantizeMatMul. Its inputs are A, B, B's scale[, B's zero point, bias]."""
-    a, b, b_scale, b_zero, bias = [*node.input, "", ""][:5]
-    name = f"{node.output[0]}_apart"
-    parts = ("a", "scale", "zero", "integers", "floats", "scales", "product")
-    quantised, scale, zero, integers, floats, scales, product = (f"{name}_{part}" for part in parts)
-    yield make_node(QUANTISER, [a], [quantised, scale, zero])
-    yield make_node("MatMulInteger", [quantised, b, zero, b_zero], [integers])
-    yield make_node("Cast", [integers], [floats], to=TensorProto.FLOAT)
-    yield make_node("Mul", [scale, b_scale], [scales])
-    if bias:
-        yield make_node("Mul", [floats, scales], [product])
-        yield make_node("Add", [product, bias], node.output)
-    else:
-        yield make_node("Mul", [floats, scales], node.output)

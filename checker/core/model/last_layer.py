@@ -6,22 +6,44 @@ from typing import NamedTuple
 
 from onnx import AttributeProto, NodeProto
 
-from .ends import INTEGER_PRODUCTS, SCALING, are_one_factor, n_longer
+from .layer_end import INTEGER_PRODUCTS, SCALING, are_one_factor, n_longer
 from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, WEIGHT_AT, Layers
-from .nodes import Names, attribute_of, input_at, integer, op_set
+from .nodes import ByName, Names, attribute_of, input_at, integer, op_set
 
 AFTER_SCORES = op_set(
     "Softmax LogSoftmax Sigmoid ArgMax TopK Relu Clip Exp Log Sum Mean Concat LabelEncoder ArrayFeatureExtractor ZipMap"
 )
 AFTER_HEAD = RESHAPE | POOL | AFFINE | AFTER_SCORES
-GATE = "gate"  # is written among crossed ops for an activation made of several, such as x·sigmoid(x)
-SCALE = "scale"  # is written among crossed ops for a factor that all outputs share: the temperature of cosine scores
-UNIT = "LpNormalization"  # is written among crossed ops for any division by a norm of what is divided
-COSINE = "cosine"  # is written among crossed ops for a division by the norm of another tensor
-QUANTISERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
-L2_STATISTICS = frozenset(("ReduceL2", "ReduceSumSquare", "ReduceSum"))  # what a vector of length 1 was divided by
+QUANTISERS = op_set("QuantizeLinear DynamicQuantizeLinear")
+L2_STATISTICS = op_set("ReduceL2 ReduceSumSquare ReduceSum")  # what a vector of length 1 was divided by
 _BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
 _BIAS_AT |= {"QGemm": 6, "QLinearConv": 8, "MatMulNBits": 5, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
+
+
+class Tail(NamedTuple):
+    """A linear layer, or a node that joins branches, and what follows it up to some tensor."""
+
+    start: str
+    """the tensor that the layer or the join makes"""
+    ops: frozenset[str] = frozenset()
+    """the operators that follow, and LogSoftmax where several compose it"""
+    is_gated: bool = False
+    """whether an activation of several operators follows, such as x·sigmoid(x)"""
+    is_scaled: bool = False
+    """whether it has or is followed by a factor that all outputs share: the temperature of cosine scores"""
+    is_unit: bool = False
+    """whether what it gives is divided by its own norm"""
+    is_cosine: bool = False
+    """whether what it gives is divided by the norm of another tensor"""
+    has_bias: bool = False
+    """whether a bias is added that is not all zeros"""
+    writes_bias: bool = False
+    """whether a bias is added, be it of zeros"""
+
+    @property
+    def is_activated(self) -> bool:
+        """Return whether an activation follows through which no class scores go."""
+        return self.is_gated or not self.ops.isdisjoint(("Relu", "Clip"))
 
 
 class Head(NamedTuple):
@@ -33,13 +55,9 @@ class Head(NamedTuple):
     weight_shape: tuple[int, ...]
     classes: int | None
     """width of its output"""
-    has_bias: bool
-    """whether a bias is added that is not all zeros"""
-    writes_bias: bool
-    """whether a bias is added, be it of zeros"""
-    crossed: frozenset[str]
-    """ops between the layer and the output"""
-    cosine: bool = False
+    tail: Tail
+    """what follows the layer, up to the output"""
+    is_cosine: bool = False
     """whether it reads a vector that is divided by its L2 norm, before or behind it: its outputs are cosines"""
     dequantize: Names = ()
     """scale and zero point, where the data input has no float side"""
@@ -52,27 +70,17 @@ class Join(NamedTuple):
     branches: Names
 
 
-class _Tail(NamedTuple):
-    """The nodes between a tensor and the linear layer, or the join, that it ends in."""
+class _Facts(NamedTuple):
+    """The facts of every tensor that depends on the image."""
 
-    start: str
-    """the tensor that the layer or the join makes"""
-    crossed: frozenset[str] = frozenset()
-    has_bias: bool = False
-    writes_bias: bool = False
-
-
-class _HeadFacts(NamedTuple):
-    """The known facts of every image tensor."""
-
-    tails: dict[str, _Tail]
-    """of those that a linear layer or a join ends"""
-    float_sides: dict[str, str]
-    """the float tensor that a quantised one was made of; "" for none"""
-    unit_length: dict[str, str]
-    """the tensor that was divided by its L2 norm, behind reshapes, casts and factors; "" for none"""
     roots: dict[str, str]
-    """what a linear layer gave, of which a tensor is a function or a statistic"""
+    """what a linear layer gave, of which it is a function or a statistic"""
+    float_sides: dict[str, str]
+    """the float tensor of which it was made by quantisation; "" for none"""
+    unit_vectors: set[str]
+    """those that were divided by an L2 norm, with nothing but reshapes, casts and factors after that"""
+    tails: dict[str, Tail | None]
+    """the tail that it ends; None where it ends in neither a linear layer nor a join"""
 
 
 def find_head(layers: Layers, output: str) -> Head | Join | None:
@@ -81,14 +89,14 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
     None if anything else is met first: then no linear layer ends this output. A join of heads that all read one tensor
     (an average of two) counts as the first of them.
     """
-    tails = _head_facts(layers).tails
+    tails = _facts(layers).tails
     tail = tails.get(output)
     if tail is None:
         return None
     node = layers.producers[tail.start]
-    names = layers.data[tail.start]
     if node.op_type in LINEAR:
-        return _head(layers, node, names[0], tail)
+        return _head(layers, node, tail)
+    names = layers.data[tail.start]
     branches = [tails.get(name) for name in names]
     if node.op_type != "Concat" and all(t and layers.producers[t.start].op_type in LINEAR for t in branches):
         heads = [find_head(layers, name) for name in names]
@@ -98,65 +106,103 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
 
 
 @lru_cache(maxsize=1)
-def _head_facts(layers: Layers) -> _HeadFacts:
-    """Compute the facts of every tensor in one pass, from those of the tensors that its node reads."""
-    facts = _HeadFacts({}, {}, {}, {})
-    for tensor, names in layers.data.items():
-        op = layers.ops[tensor]
-        inputs = layers.producers[tensor].input
-        first = inputs[0] if inputs else ""
-        only = names[0] if len(names) == 1 else None
-        parent = layers.elementwise.parent(tensor)
-        source = parent
-        if len(set(names)) == 1 and (op not in LINEAR or tensor in layers.statistics):
-            source = names[0]
-        facts.roots[tensor] = facts.roots.get(source, source) if source else tensor
-        if op in RESHAPE and layers.types.get(tensor) in (None, *BITS):
-            facts.float_sides[tensor] = first if op in QUANTISERS else facts.float_sides.get(first, "")
-        by = [layers.statistics.get(name) for name in inputs] if op in SCALING else []
-        if op == "LpNormalization" or not L2_STATISTICS.isdisjoint(by):
-            facts.unit_length[tensor] = tensor
-        elif only is not None and (op in RESHAPE or op in AFFINE):
-            facts.unit_length[tensor] = facts.unit_length.get(only, "")
-        if op in LINEAR and only is not None:
-            facts.tails[tensor] = _Tail(tensor)
-        elif op in AFTER_HEAD and names and (op != "Gather" or first in layers.image_tensors):  # no look-up in a table
-            before = only or parent
-            if before is None:
-                facts.tails[tensor] = _Tail(tensor)
-            elif before in facts.tails:
-                facts.tails[tensor] = _extended(layers, facts, tensor, before)
+def _facts(layers: Layers) -> _Facts:
+    """Compute the facts of every tensor, after those of the tensors that its node reads."""
+    facts = _Facts({}, {}, set(), {})
+    for tensor in layers.data:
+        facts.roots[tensor] = _root_of(layers, tensor, facts)
+        facts.float_sides[tensor] = _float_side_of(layers, tensor, facts)
+        if _is_unit_vector(layers, tensor, facts):
+            facts.unit_vectors.add(tensor)
+        facts.tails[tensor] = _tail_of(layers, tensor, facts)
     return facts
 
 
-def _extended(layers: Layers, facts: _HeadFacts, tensor: str, source: str) -> _Tail:
-    """Return the tail of `source` with the node that makes `tensor` after it."""
-    inner = facts.tails[source]
-    roots = facts.roots
-    node = layers.producers[tensor]
+def _root_of(layers: Layers, tensor: str, facts: _Facts) -> str:
+    """Return what the last linear layer gave, of which a tensor is a function of one input or a statistic."""
+    data = layers.data[tensor]
+    is_new = layers.ops[tensor] in LINEAR and tensor not in layers.statistics
+    parent = layers.elementwise.parent(tensor)
+    if len(set(data)) == 1 and not is_new:
+        parent = data[0]
+    return tensor if parent is None else facts.roots.get(parent, parent)
+
+
+def _float_side_of(layers: Layers, tensor: str, facts: _Facts) -> str:
+    """Return the float tensor of which a tensor was made by quantisation: "" for none."""
     op = layers.ops[tensor]
-    more = {op}
-    is_bias = op in ("Add", "QLinearAdd")
-    if len(layers.data[tensor]) > 1:
-        more.add(GATE)
-        is_bias = False
+    if op not in RESHAPE or layers.types.get(tensor) not in (None, *BITS):
+        return ""
+    first = layers.producers[tensor].input[0]
+    return first if op in QUANTISERS else facts.float_sides.get(first, "")
+
+
+def _is_unit_vector(layers: Layers, tensor: str, facts: _Facts) -> bool:
+    """Return whether a tensor was divided by an L2 norm, with nothing but reshapes, casts and factors after that."""
+    op = layers.ops[tensor]
+    statistics = [layers.statistics.get(name) for name in layers.producers[tensor].input]
+    if op == "LpNormalization" or (op in SCALING and not L2_STATISTICS.isdisjoint(statistics)):
+        return True
+    data = layers.data[tensor]
+    return len(data) == 1 and (op in RESHAPE or op in AFFINE) and data[0] in facts.unit_vectors
+
+
+def _tail_of(layers: Layers, tensor: str, facts: _Facts) -> Tail | None:
+    """Return the tail that `tensor` ends: None where neither a linear layer nor a join comes before it."""
+    op = layers.ops[tensor]
+    data = layers.data[tensor]
+    node = layers.producers[tensor]
+    if op in LINEAR and len(data) == 1:
+        return _tail_of_layer(layers, tensor)
+    is_look_up = op == "Gather" and node.input[0] not in layers.image_tensors  # in a table
+    if op not in AFTER_HEAD or not data or is_look_up:
+        return None
+    before = data[0] if len(data) == 1 else layers.elementwise.parent(tensor)
+    if before is None:
+        return Tail(tensor)
+    tail = facts.tails.get(before)
+    if tail is None:
+        return None
+    if len(data) > 1:
+        tail = tail._replace(is_gated=True)
     elif op in SCALING:
-        by = {roots.get(name, name) for name in node.input if name in layers.statistics and name != source}
-        is_integer = layers.producers[inner.start].op_type in INTEGER_PRODUCTS
-        if by:
-            more.add(UNIT if by == {roots.get(source, source)} else COSINE)
-        elif any(are_one_factor(layers, node)) and not (is_integer and inner.crossed <= {"Cast"}):
-            more.add(SCALE)  # not that of what was quantised
-    if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in node.input):
-        more.add("LogSoftmax")
-    is_zero = not layers.zeros.isdisjoint(node.input)
-    has_bias = inner.has_bias or (is_bias and not is_zero)
-    return _Tail(inner.start, inner.crossed | more, has_bias, inner.writes_bias or is_bias)
+        tail = _with_factor(layers, node, before, tail, facts.roots)
+    elif op == "LpNormalization":
+        tail = tail._replace(is_unit=True)
+    elif op in ("Add", "QLinearAdd"):
+        is_zero = not layers.zeros.isdisjoint(node.input)
+        tail = tail._replace(has_bias=tail.has_bias or not is_zero, writes_bias=True)
+    elif op == "Sub" and "ReduceLogSumExp" in map(layers.statistics.get, node.input):
+        tail = tail._replace(ops=tail.ops | {"LogSoftmax"})
+    return tail._replace(ops=tail.ops | {op})
 
 
-def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
-    facts = _head_facts(layers)
+def _tail_of_layer(layers: Layers, tensor: str) -> Tail:
+    """Return the tail that ends right after a linear layer, which may have a factor and a bias itself."""
+    node = layers.producers[tensor]
+    alpha = attribute_of(node, "alpha", AttributeProto(f=1)).f
+    bias = input_at(node, _BIAS_AT.get(node.op_type, len(node.input)))
+    has_bias = bias != "" and bias not in layers.zeros
+    return Tail(tensor, is_scaled=not math.isclose(alpha, 1), has_bias=has_bias, writes_bias=bias != "")
+
+
+def _with_factor(layers: Layers, node: NodeProto, before: str, tail: Tail, roots: ByName) -> Tail:
+    """Return the tail of `before` with what the node after it, a product or a quotient, shows."""
+    normed = {roots.get(name, name) for name in node.input if name in layers.statistics and name != before}
+    if normed:  # divided by a norm, or another statistic, of these
+        is_own = normed == {roots.get(before, before)}
+        return tail._replace(is_unit=True) if is_own else tail._replace(is_cosine=True)
+    is_integer = layers.producers[tail.start].op_type in INTEGER_PRODUCTS
+    if is_integer and tail.ops <= {"Cast"}:  # the scale of what was quantised
+        return tail
+    return tail._replace(is_scaled=True) if any(are_one_factor(layers, node)) else tail
+
+
+def _head(layers: Layers, node: NodeProto, tail: Tail) -> Head:
+    """Return the head that a linear layer is with its tail."""
+    facts = _facts(layers)
     op = node.op_type
+    (data,) = layers.data[tail.start]
     weight = input_at(node, WEIGHT_AT.get(op, 1))
     if weight in ("", data):
         weight = node.input[0]
@@ -165,20 +211,14 @@ def _head(layers: Layers, node: NodeProto, data: str, tail: _Tail) -> Head:
     classes = integer(node, "N", 0) or None  # MatMulNBits and MatMulBnb4 pack their weight
     if classes is None and weight_shape and op != "Einsum":
         classes = weight_shape[0 if rows_first else -1]
-    crossed = tail.crossed
-    if not math.isclose(attribute_of(node, "alpha", AttributeProto(f=1)).f, 1):
-        crossed |= {SCALE}
     on_vectors = "Conv" not in op or not n_longer(layers.shapes.get(data, (0, 0, 0))[2:])
-    bias = input_at(node, _BIAS_AT.get(op, len(node.input)))
     tensor = facts.float_sides.get(data) or data
     return Head(
         op,
         tensor,
         weight_shape,
         classes,
-        has_bias=tail.has_bias or (bias != "" and bias not in layers.zeros),
-        writes_bias=tail.writes_bias or bias != "",
-        crossed=crossed,
-        cosine=on_vectors and (COSINE in crossed or bool(facts.unit_length.get(data))),
+        tail,
+        is_cosine=on_vectors and (tail.is_cosine or data in facts.unit_vectors),
         dequantize=tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else (),
     )

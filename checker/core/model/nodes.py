@@ -77,9 +77,9 @@ def needed_nodes(nodes: Nodes, wanted: Iterable[str], without: str | None = None
 
 def replace_all(field: Any, entries: Iterable[Any]) -> None:
     """Replace the entries of a repeated field of protobuf."""
-    kept = list(entries)
+    new = list(entries)  # `entries` may read the field
     del field[:]
-    field.extend(kept)
+    field.extend(new)
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:

@@ -28,13 +28,13 @@ from .ends import EMBEDDINGS
 from .file import Graph, OnnxFile, drop_pages, read_onnx
 from .image_input import ImageInput, find_image_input, keep_image_part
 from .last_layer import Head
-from .layers import FLOATS, SMALL_FLOATS, Layers, Shape, build_layers, name_of_type, with_shapes
+from .layers import BITS, FLOATS, SMALL_FLOATS, Layers, Shape, build_layers, name_of_type, with_shapes
 from .nodes import Names, integer, nested_nodes, sort_model
 from .refusals import check_supported, refuse_dense, refuse_giants
 from .representation import Candidate, Representation, choose, find_candidates
 from .scaling import find_scalings
 from .watched import refuse_changed
-from .weights import about
+from .weights import about, tensors_of
 
 MOST_NODES = 100_000  # that functions may open up to; they can call each other, twice as many a level
 DEEPEST_CALL = 101  # onnx refuses calls of functions that are deeper than 100
@@ -60,7 +60,7 @@ class ModelFile:
     ir_version: int
     producer: str
     precision: str
-    """fp32, fp16, bf16 or int8 (any quantised layer)"""
+    """fp64, fp32, fp16 or bf16, as most weights are; with any quantised layer int8, fp8 or fp4"""
     contract: Contract | None
     file_changed: bool | None
     """whether the graph or weights are others than those the contract was written for; None: no contract says"""
@@ -223,16 +223,22 @@ def _addition(proto: ModelProto, representation: Representation, layers: Layers)
 
 
 def precision(proto: ModelProto) -> str:
-    """Return what most weights are, such as fp32; with any quantised layer, int8 or a float of 4 or 8 bits."""
-    if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
-        kinds = {weight.data_type for weight in proto.graph.initializer}
-        kinds.update(integer(node, "output_dtype", 0) for node in proto.graph.node)
-        return min((SMALL_FLOATS[kind] for kind in kinds & SMALL_FLOATS.keys()), default="int8")
+    """Return what most weights are, such as fp32; with any quantised layer, int8 or a float of 4 or 8 bits.
+
+    Graphs inside nodes count, too. Where floats and integers are quantised it is int8, whose sums depend on the CPU.
+    """
+    tensors, _ = tensors_of(proto)
+    nodes = list(nested_nodes(proto.graph.node))
+    if any(QUANTISED_OPS.match(node.op_type) for node in nodes):
+        kinds = {tensor.data_type for tensor in tensors}
+        kinds.update(integer(node, "output_dtype", 0) for node in nodes)
+        small = {SMALL_FLOATS[kind] for kind in kinds & SMALL_FLOATS.keys()}
+        return min(small, default="int8") if kinds.isdisjoint(BITS) else "int8"
     names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
     sizes = Counter[str]()
-    for weight in proto.graph.initializer:
-        if weight.data_type in FLOATS:
-            sizes[names.get(weight.data_type, "fp32")] += math.prod(weight.dims)
+    for tensor in tensors:
+        if tensor.data_type in FLOATS:
+            sizes[names.get(tensor.data_type, "fp32")] += math.prod(tensor.dims)
     return max(sizes, key=sizes.__getitem__, default="fp32")
 
 

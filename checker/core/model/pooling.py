@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...errors import CannotAssessError, UsageError
 from ...text import quoted
-from .ends import n_longer
+from .layer_end import n_longer
 from .layers import ELEMENTWISE, LINEAR, POOL, Layers, Shape, Sizes, show_shape
 from .nodes import integer, integers, op_set
 

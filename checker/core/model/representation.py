@@ -56,7 +56,7 @@ class Representation:
 
     @property
     def assumed(self) -> bool:
-        """Whether something was assumed. No PASS can rest on it."""
+        """Return whether something was assumed, on which no PASS can rest."""
         return self.tensor_assumed or self.pool_assumed
 
 
@@ -213,7 +213,7 @@ def _by_rule(layers: Layers, outputs: Names, where: str) -> Choice:
     assumed = ", assumed" if doubted else ""
     why = f"output of an image encoder{assumed}: {role.why}"
     if role.is_class is None and role.head is not None:
-        if not {"Gather", "Slice", "Transpose"} & role.head.crossed:
+        if not {"Gather", "Slice", "Transpose"} & role.head.tail.ops:
             return _head_input(layers, where, role)
         # that layer works on tokens, of which one is taken later: its input is not a vector for each image
         doubted = True
@@ -313,7 +313,7 @@ def _represent(
     layers: Layers, where: str, tensor: str, rule: str, why: str, head: Head | None = None, *, assumed: bool = False
 ) -> Representation:
     shape = layers.shapes.get(tensor)
-    pooling = choose_pool(layers, tensor, shape, head.crossed if head else frozenset(), where=where)
+    pooling = choose_pool(layers, tensor, shape, head.tail.ops if head else frozenset(), where=where)
     return Representation(
         tensor=tensor,
         rule=rule,

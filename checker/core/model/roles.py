@@ -9,8 +9,9 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from ....thresholds.ends import End
-from .ends import AFTER_LINEAR, SECOND, embedding_under, ends_in
-from .last_layer import GATE, SCALE, UNIT, Head, Join, find_head
+from .ends import SECOND, embedding_under, ends_in
+from .last_layer import Head, Join, find_head
+from .layer_end import AFTER_LINEAR
 from .layers import Layers
 from .nodes import op_set
 
@@ -21,11 +22,10 @@ CLASS_NAME = re.compile(r"logit|prob|scores?\b|(^|[^a-z])class(es)?([^a-z]|$)|cl
 CLASS_OPS = op_set(
     "Softmax LogSoftmax Sigmoid ArgMax TopK QLinearSoftmax QLinearSigmoid LabelEncoder ArrayFeatureExtractor ZipMap"
 )
-ACTIVATED = frozenset(("Relu", "Clip", GATE))  # class scores go through none of these
 EMBEDDING_NAME = re.compile(r"embed|feature|represent|pooler|hidden_state|descriptor|(^|[^a-z])emb([^a-z]|$)", re.I)
 Ending = Head | Join | None
 """what `find_head` returns for an output"""
-COSINE = "its last linear layer reads a vector of length 1, as that of a zero-shot head does"
+OF_UNIT_VECTOR = "its last linear layer reads a vector of length 1, as that of a zero-shot head does"
 
 
 class Role(NamedTuple):
@@ -50,13 +50,13 @@ def _content(layers: Layers, output: str, end: Ending, head: Head | None) -> tup
     last = ends_in(layers, output)
     ops: AbstractSet[str] = set()
     if head is not None:
-        ops = head.crossed
+        ops = head.tail.ops
     elif last.kind == "activation":
         ops = {last.op} - {"Sigmoid"}
     if score := CLASS_OPS & ops:
         return True, f"it ends in {min(score)}"
-    if head is not None and head.cosine:
-        return True, COSINE
+    if head is not None and head.is_cosine:
+        return True, OF_UNIT_VECTOR
     is_named_class = bool(CLASS_NAME.search(output))
     if is_named_class != bool(EMBEDDING_NAME.search(output)):
         why = f"its name is {output!r}"
@@ -64,7 +64,7 @@ def _content(layers: Layers, output: str, end: Ending, head: Head | None) -> tup
             why = f"{why}, but {scores}"
         return is_named_class, why
     heads = _joined_heads(layers, end)
-    if heads and all(head.cosine or has_class_width(head) for head in heads):
+    if heads and all(head.is_cosine or has_class_width(head) for head in heads):
         return True, _joins(end, heads)
     if head is None:
         return False, like_scores(layers, output) or "no linear layer ends it"
@@ -72,20 +72,20 @@ def _content(layers: Layers, output: str, end: Ending, head: Head | None) -> tup
 
 
 def _by_last_layer(layers: Layers, head: Head, last: End) -> tuple[bool | None, str]:
-    if SCALE in head.crossed:
+    if head.tail.is_scaled:
         return None, f"a factor follows its last linear layer ({head.op})"
     is_wide = has_class_width(head)
-    if is_wide and head.writes_bias:
+    if is_wide and head.tail.writes_bias:
         return True, f"its last linear layer has a bias and {head.classes} outputs"
     if embedding_under(layers, head.tensor) is not None:
         return None, f"what its last linear layer ({head.op}) reads could be an embedding itself"
-    if UNIT in head.crossed and last == AFTER_LINEAR and not is_wide:
+    if head.tail.is_unit and last == AFTER_LINEAR and not is_wide:
         return False, f"an L2 norm follows its last linear layer ({head.op})"
-    if head.classes and not is_wide and not head.has_bias:
+    if head.classes and not is_wide and not head.tail.has_bias:
         return False, f"a projection without bias to {head.classes} features ends it"
-    if not is_wide and ACTIVATED & head.crossed:
+    if not is_wide and head.tail.is_activated:
         return False, f"an activation follows its last linear layer ({head.op})"
-    bias = "a" if head.has_bias else "no"
+    bias = "a" if head.tail.has_bias else "no"
     return None, f"its last linear layer has {head.classes or 'an unknown number of'} outputs and {bias} bias"
 
 
@@ -113,24 +113,24 @@ def like_scores(layers: Layers, tensor: str) -> str:
     if ends_in(layers, tensor) == SECOND:
         return "its last linear layer reads another one, as a head on embeddings does"
     head = find_head(layers, tensor)
-    if any(isinstance(end, Head) and end.cosine for end in joined_ends(layers, head)):
-        return COSINE
+    if any(isinstance(end, Head) and end.is_cosine for end in joined_ends(layers, head)):
+        return OF_UNIT_VECTOR
     heads = _joined_heads(layers, head)
     if heads and all(_is_classifier(head) for head in heads):
         return _joins(head, heads)
-    if not isinstance(head, Head) or ACTIVATED & head.crossed:
+    if not isinstance(head, Head) or head.tail.is_activated:
         return ""
-    if score := CLASS_OPS & head.crossed:
+    if score := CLASS_OPS & head.tail.ops:
         return f"it ends in {min(score)}, as class scores do"
-    if head.cosine:
-        return COSINE
+    if head.is_cosine:
+        return OF_UNIT_VECTOR
     if _is_classifier(head):
         return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
-    return "a factor follows its last linear layer, as behind a zero-shot head" if SCALE in head.crossed else ""
+    return "a factor follows its last linear layer, as behind a zero-shot head" if head.tail.is_scaled else ""
 
 
 def _is_classifier(head: Head) -> bool:
-    return has_class_width(head) and head.writes_bias
+    return has_class_width(head) and head.tail.writes_bias
 
 
 def has_class_width(head: Head) -> bool:

@@ -121,8 +121,8 @@ def _without_large(content: Bytes) -> tuple[bytes, Places]:
 
 def _only(number: int, fields: Iterable[_Field]) -> _Field:
     """Return the one field of a number. Raises ValueError for none or several."""
-    (found,) = (field for field in fields if field.number == number)
-    return found
+    (only,) = (field for field in fields if field.number == number)
+    return only
 
 
 def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
@@ -269,7 +269,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def check_external(tensors: Iterable[TensorProto], folder: Path | None, targets: Mapping[str, Path]) -> None:
+def check_external(tensors: Iterable[TensorProto], folder: Path, targets: Mapping[str, Path]) -> None:
     """Refuse tensors of wrong length, and resolve the others' file names.
 
     Their values must lie whole in the files of `locate_weights`, and be as many as their shapes need. By these names
@@ -281,7 +281,7 @@ def check_external(tensors: Iterable[TensorProto], folder: Path | None, targets:
     for tensor in tensors:
         _check_length(tensor, targets[entries_of(tensor)["location"]])
         for entry in tensor.external_data:
-            if entry.key == "location" and folder is not None:
+            if entry.key == "location":
                 entry.value = targets[entry.value].relative_to(folder).as_posix()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...arrays import AnyArray, Indices
 from ...errors import CannotAssessError, EnvironmentFaultError
-from ..model.int8 import scales_over_batch, with_fixed_scales, with_scales
+from ..model.scales import can_fix_scales, with_fixed_scales, with_scales
 from .runner import Runner
 from .session import relative_difference
 
@@ -125,7 +125,7 @@ def fixed_scale_differences(runner: Runner, pixels: AnyArray) -> tuple[float | N
     """
     nothing: tuple[float | None, ...] = (None,) * len(runner.models)
     graph = runner.model.graph
-    if runner.fixed_batch or not scales_over_batch(graph.proto):
+    if runner.fixed_batch or not can_fix_scales(graph.proto):
         return nothing
     with_outputs, names = with_scales(graph.with_addition())
     try:

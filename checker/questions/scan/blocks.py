@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from ...arrays import AnyArray
-from ...core.model.ends import ACTIVATION, NORMALISATION
+from ...core.model.layer_end import ACTIVATION, NORMALISATION
 from ...core.model.layers import LINEAR, POOL, RESHAPE, Layers, build_layers, show_shape, with_shapes
 from ...core.model.open import ModelFile
 from ...core.model.pooling import choose_pool

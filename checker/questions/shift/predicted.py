@@ -167,8 +167,8 @@ def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) 
     """Distinguish logits from probabilities. The operators at the end of the graph decide, then the numbers.
 
     scores: (image, class), finite, at least one image, all classes. crossed: operators between the last linear layer
-    and the output (`Head.crossed`), empty where they are not known. cosine: whether the last layer gives cosines,
-    which may all be between 0 and 1.
+    and the output (`Tail.ops` of the head), empty where they are not known. cosine: whether the last layer gives
+    cosines, which may all be between 0 and 1.
 
     Raises NoScoresError: a sigmoid for each class (labels that do not exclude each other), or sums that are not 1
     although the graph ends in a softmax.
@@ -438,7 +438,9 @@ class Collector:
         hint = "export the model with its logits as output, before Softmax or Sigmoid"
         try:
             if self.kind is None:
-                self.kind = kind_of(scores, head.crossed if head else frozenset(), cosine=bool(head and head.cosine))
+                self.kind = kind_of(
+                    scores, head.tail.ops if head else frozenset(), cosine=bool(head and head.is_cosine)
+                )
             logits = as_logits(scores, self.kind.kind)[:, list(self.compete)]
         except NoScoresError as fault:
             raise CannotAssessError(
