@@ -31,9 +31,9 @@ def block(head: str, lines: Sequence[str], table: str = "", *, verdict: str = ""
     return f'<div style="{style}"><div><b>{_text(head)}</b></div>{paragraphs}{table}</div>'
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table. Heads are as of `document.Table`. All of it is escaped."""
-    sides = ["right" if ">" in head[:2] else "left" for head in header]
+def table(block: Table) -> str:
+    """Lay out a table, with all of it escaped."""
+    sides = ["right" if ">" in head[:2] else "left" for head in block.heads]
 
     def line(cells: Sequence[str], tag: str) -> str:
         styled = (
@@ -42,8 +42,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         )
         return f"<tr>{''.join(styled)}</tr>"
 
-    heads = [head.lstrip("?>=") for head in header]
-    body = "".join(line(row, "td") for row in rows)
+    heads = [head.lstrip("?>=") for head in block.heads]
+    body = "".join(line([*map(text_of, row)], "td") for row in block.rows)
     return f'<table style="margin-top:.5em"><thead>{line(heads, "th")}</thead><tbody>{body}</tbody></table>'
 
 
@@ -55,21 +55,17 @@ def of_document(document: Document) -> str:
     """Write the HTML of a notebook, with what the short report shows, and the first table."""
     short = [part for section in document.sections if section.shown in ("brief", "short") for part in section.blocks]
     every = [part for section in document.sections for part in section.blocks if isinstance(part, Table)]
-    paragraphs = [
-        *document.cautions,
-        document.claim,
-        document.summary,
-        " · ".join(filter(None, map(text_of, document.facts))),
-    ]
+    facts = filter(None, map(text_of, document.facts))
+    paragraphs = [*document.cautions, document.claim, document.summary, " · ".join(facts)]
     paragraphs += itertools.chain(*map(_reason, document.reasons))
     paragraphs += (around("", label, ": ") + words for part in short for label, words in pairs_of(part))
     tables = [part for part in short if isinstance(part, Table)] or every[:1]
-    shown = "".join(table(part.heads, [[*map(text_of, row)] for row in part.rows]) for part in tables)
     verdict = document.verdict or Cell(document.title)
     head = f"{verdict.text} · {document.model.file}"
     if document.exit_code is not None:
         head += f" · exit code {document.exit_code}"
-    return block(head, [*filter(None, [*paragraphs, *document.notes, document.limits])], shown, verdict=verdict.style)
+    paragraphs += [*document.notes, document.limits]
+    return block(head, [*filter(None, paragraphs)], "".join(map(table, tables)), verdict=verdict.style)
 
 
 def _text(text: str) -> str:
