@@ -38,11 +38,10 @@ from ...questions.compare import compare
 from ...questions.compare.judge import CompareReport
 from ...report.check import Report
 from ...report.reading import ruling
-from ...text import Texts, quoted, short_digest
+from ...text import Fields, Texts, around, count_text, quoted, short_digest
 from .signature import (
-    Identity,
-    JsonObject,
     SignatureError,
+    Signer,
     differences,
     signed_by_identity,
     signed_payload,
@@ -79,16 +78,10 @@ MEASURED = (
 EXACT = "evidence.statistics.alpha"
 OTHER_NOTES = "settings from "
 """How a note begins that names the file or variable which set something (`cli.settings`)."""
-ENVIRONMENT = (
-    "evidence.statistics.histogram_edges",
-    "evidence.statistics.histogram_counts",
-    "evidence.images.source",
-    "binding.versions",
-    "binding.settings.images",
-    "binding.settings.device",
-    "tool_version",
-)
+ENVIRONMENT = ("binding.versions", "binding.settings.images", "binding.settings.device", "tool_version")
 """What another machine, version or place changes though the report is true."""
+ENVIRONMENT_OF_EVIDENCE = ("statistics.histogram_edges", "statistics.histogram_counts", "images.source")
+"""What it changes in the evidence."""
 SHOWN = 60  # characters of a value in a message
 SIDES = ("candidate", "reference")  # of a comparison
 AnyReport = Report | CompareReport
@@ -120,8 +113,10 @@ def disagreements(
             nor, between two versions, their words.
     """
     differences = []
-    if ruling(first.verdict) != ruling(second.verdict):
-        differences.append(f"verdict {ruling(first.verdict)} against {ruling(second.verdict)}")
+    stated = ruling(first.verdict)
+    given = ruling(second.verdict)
+    if stated != given:
+        differences.append(f"verdict {stated} against {given}")
     assert first.binding is not None
     theirs = _compared(first)
     ours = _compared(second)
@@ -134,7 +129,7 @@ def disagreements(
     return (*differences, *_walk(theirs, ours, "", tolerance, second.profile))
 
 
-def _compared(report: AnyReport) -> JsonObject:
+def _compared(report: AnyReport) -> Fields:
     """Return a report's JSON form for comparison.
 
     What no second run can know is left out, and two honest runs have the same form.
@@ -153,27 +148,34 @@ def _compared(report: AnyReport) -> JsonObject:
         _leave_out(evidence, "model.file", "model.origin")
         evidence["images"]["source"] = _last_part(evidence["images"]["source"])
         if is_file:
-            evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
+            _leave_out_places(evidence["preprocessing"])
             _leave_out(evidence, "preprocessing.origin")
     return form
 
 
-def _evidence_in(form: JsonObject) -> list[JsonObject]:
+def _evidence_in(form: Fields) -> list[Fields]:
     """Return the evidence in a report's JSON form: one, or those of a comparison's two sides."""
-    return [form["evidence"]] if "evidence" in form else [form[side]["evidence"] for side in SIDES]
+    if "evidence" in form:
+        return [form["evidence"]]
+    return [form[side]["evidence"] for side in SIDES]
 
 
-def _leave_out(form: JsonObject, *paths: str) -> None:
+def _leave_out(form: Fields, *paths: str) -> None:
     for path in paths:
         *above, last = path.split(".")
         del functools.reduce(operator.getitem, above, form)[last]
+
+
+def _leave_out_places(preprocessing: Fields) -> None:
+    """Leave out where each field of a preprocessing is stated."""
+    preprocessing["fields"] = [field[:2] for field in preprocessing["fields"]]
 
 
 def _last_part(source: str | None) -> str | None:
     return None if source is None else PurePath(os.path.normpath(source)).name
 
 
-def _leave_out_of_comparison(report: CompareReport, form: JsonObject, *, elsewhere: bool) -> None:
+def _leave_out_of_comparison(report: CompareReport, form: Fields, *, elsewhere: bool) -> None:
     """Leave out of a comparison's form its sentences, which hold rounded numbers, and the names of files.
 
     elsewhere: also what the environment changes. Of the index verdict its answer and the reasons count then.
@@ -185,7 +187,7 @@ def _leave_out_of_comparison(report: CompareReport, form: JsonObject, *, elsewhe
         index["reasons"] = sorted(reason["id"] for reason in index["reasons"])
     if not elsewhere:
         return
-    _leave_out(form, "claim", *(place for place in ENVIRONMENT if not place.startswith("evidence.")))
+    _leave_out(form, "claim", *ENVIRONMENT)
     for side, evidence in zip((report.candidate, report.reference), _evidence_in(form), strict=True):
         _leave_out_of_machine(side.evidence, evidence)
     form["features"] = [[feature["index"], feature["fate"]] for feature in form["features"]]
@@ -193,29 +195,33 @@ def _leave_out_of_comparison(report: CompareReport, form: JsonObject, *, elsewhe
         form["index"] = {name: index[name] for name in ("verdict", "reasons", "file_digest", "text_digest")}
 
 
-def _leave_out_of_machine(evidence: Evidence, form: JsonObject) -> None:
+def _leave_out_of_machine(evidence: Evidence, form: Fields) -> None:
     """Leave out of the form of evidence what another machine, version or place changes."""
     form["execution"] = form["execution"]["precision"]
-    _leave_out(form, *(place.removeprefix("evidence.") for place in ENVIRONMENT if place.startswith("evidence.")))
-    form["statistics"]["features"] = sorted(feature.index for feature in evidence.statistics.persistent)
-    form["gallery"] = [image["name"] for image in (form["gallery"] or {"shown": []})["shown"]]
-    form["images"]["sanity"] = sorted(finding["id"] for finding in form["images"]["sanity"]["findings"])
+    _leave_out(form, *ENVIRONMENT_OF_EVIDENCE)
+    persistent = evidence.statistics.persistent
+    form["statistics"]["features"] = sorted(feature.index for feature in persistent)
+    shown = form["gallery"]["shown"] if form["gallery"] else []
+    form["gallery"] = [image["name"] for image in shown]
+    findings = form["images"]["sanity"]["findings"]
+    form["images"]["sanity"] = sorted(finding["id"] for finding in findings)
 
 
-def _leave_out_environment(report: Report, form: JsonObject, *, same_words: bool) -> None:
+def _leave_out_environment(report: Report, form: Fields, *, same_words: bool) -> None:
     """Leave out of a form what the environment changes.
 
     Another machine, version or place changes it though the report is true.
     """
     evidence = form["evidence"]
     _leave_out_of_machine(report.evidence, evidence)
-    _leave_out(form, *(place for place in ENVIRONMENT if not place.startswith("evidence.")))
+    _leave_out(form, *ENVIRONMENT)
     execution = report.evidence.execution
-    machine = execution_notes(execution) + int8_notes(report.evidence.model.saturating_pairs, execution)
+    pairs = report.evidence.model.saturating_pairs
+    machine = execution_notes(execution) + int8_notes(pairs, execution)
     form["notes"] = [note for note in form["notes"] if note not in machine]
     if not same_words:
         _leave_out(form, "notes", "claim", "reference", "published", "evidence.model.why")
-        evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
+        _leave_out_places(evidence["preprocessing"])
 
 
 def _walk(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile) -> Iterator[str]:
@@ -260,7 +266,9 @@ def _scale(path: str, profile: Profile) -> float:
 
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    if len(text) <= SHOWN:
+        return text
+    return f"{text[:SHOWN]}…"
 
 
 def measure_again(
@@ -293,7 +301,7 @@ def measure_again(
             file.write_text(report.evidence.preprocessing.preprocessing.model_dump_json(), encoding="utf-8")
             preprocess = str(file)
         changed = {"images": images, "preprocess": preprocess, "device": device or settings.device}
-        options: dict[str, Any] = settings.model_copy(update=changed).options.keywords
+        options: Fields = settings.model_copy(update=changed).options.keywords
         options |= {"thresholds": report.profile, "isolate": False, "progress": progress}
         if isinstance(report, Report):
             return pipeline.check(model, **options)
@@ -351,8 +359,8 @@ def model_digest(model: Path) -> str:
 
 
 def report_of(
-    reports: list[tuple[AnyReport, JsonObject]], digest: str, model: Path, report_file: Path
-) -> tuple[AnyReport, JsonObject]:
+    reports: list[tuple[AnyReport, Fields]], digest: str, model: Path, report_file: Path
+) -> tuple[AnyReport, Fields]:
     """Return the report about the model with this digest. A single report is returned whatever it is about.
 
     Raises UsageError: several are about it. CannotAssessError: none is.
@@ -375,11 +383,13 @@ def report_of(
 
 def check_edits(part: Literal["report", "verdict"], faults: Mapping[str, str], agreement: str) -> Finding:
     """Check that nobody has edited a part of a report. faults: from `edits`."""
-    return _differs(part, faults[part]) if part in faults else _agrees(part, agreement)
+    if part in faults:
+        return _differs(part, faults[part])
+    return _agrees(part, agreement)
 
 
 def check_signature(
-    report: AnyReport, model: Path, digest: str, signature: Path | None, signer: Path | Identity | None
+    report: AnyReport, model: Path, digest: str, signature: Path | None, signer: Signer | None
 ) -> Finding:
     """Check a signature of a report. `digest` is the sha256:… of the report's file; both or none.
 
@@ -396,7 +406,8 @@ def check_signature(
             payload = signed_by_identity(signature, signer)
     except SignatureError as fault:
         return _differs("signature", str(fault))
-    if different := min((differences(payload, statement(report, digest, name)) for name in (model, None)), key=len):
+    statements = [statement(report, digest, name) for name in (model, None)]
+    if different := min((differences(payload, each) for each in statements), key=len):
         return _differs("signature", f"{signature} is about another report: {'; '.join(different)}")
     return _agrees("signature", f"every byte of the report is signed by {words_of(signer)}")
 
@@ -404,23 +415,20 @@ def check_signature(
 def check_model(recorded: ModelFacts, model: Path, digest: str) -> Finding:
     """Check that a report is about these model files. digest: from `model_digest`."""
     if digest != recorded.file_digest:
-        return _differs(
-            "model",
-            f"{model} has {short_digest(digest)}…, the report is about {short_digest(recorded.file_digest)}… "
-            f"({recorded.file})",
-        )
+        about = f"{short_digest(recorded.file_digest)}… ({recorded.file})"
+        return _differs("model", f"{model} has {short_digest(digest)}…, the report is about {about}")
     file = read_onnx(model)
     external = file.external_digests
     for name in sorted(external.keys() | recorded.external_digests.keys()):
         if external.get(name) != recorded.external_digests.get(name):
             return _differs("model", f"weights file {name} is another one than the report is about")
     if file.digest != recorded.digest:
-        return _differs(
-            "model",
-            f"{model} with its weights has {short_digest(file.digest)}…, not {short_digest(recorded.digest)}…",
-        )
-    files = f" and {len(external)} file{'s' * (len(external) > 1)} of weights" if external else ""
-    return _agrees("model", f"{model}{files}: exactly the bytes that were measured ({short_digest(digest)}…)")
+        seen = f"{model} with its weights has {short_digest(file.digest)}…"
+        return _differs("model", f"{seen}, not {short_digest(recorded.digest)}…")
+    files = str(model)
+    if external:
+        files += f" and {count_text(len(external), 'file')} of weights"
+    return _agrees("model", f"{files}: exactly the bytes that were measured ({short_digest(digest)}…)")
 
 
 def check_reference(report: AnyReport, reference: Path | None) -> Finding | None:
@@ -437,8 +445,8 @@ def check_reference(report: AnyReport, reference: Path | None) -> Finding | None
     if not report.baseline_digest:
         return unchecked("reference", f"{name} was handed over in Python, so its file is not known")
     if digest != report.baseline_digest:
-        seen = f"{reference} has {short_digest(digest)}…, the report is with {short_digest(report.baseline_digest)}…"
-        return _differs("reference", f"{seen} ({name})")
+        compared = f"{short_digest(report.baseline_digest)}… ({name})"
+        return _differs("reference", f"{reference} has {short_digest(digest)}…, the report is with {compared}")
     return _agrees("reference", f"{reference}: exactly the baseline that was compared with ({short_digest(digest)}…)")
 
 
@@ -458,17 +466,15 @@ def check_profile(report: AnyReport, faults: Mapping[str, str], accepted: Profil
     profile = report.profile
     if "profile" in faults:
         return _differs("profile", faults["profile"])
+    digest = short_digest(profile.digest)
     if accepted is not None:
         if accepted.digest != profile.digest:
-            return _differs(
-                "profile",
-                f"judged by {profile.id} ({short_digest(profile.digest)}…), not by {accepted.id} "
-                f"({short_digest(accepted.digest)}…)",
-            )
-        return _agrees("profile", f"{profile.id}, the one that was named ({short_digest(profile.digest)}…)")
+            other = f"{accepted.id} ({short_digest(accepted.digest)}…)"
+            return _differs("profile", f"judged by {profile.id} ({digest}…), not by {other}")
+        return _agrees("profile", f"{profile.id}, the one that was named ({digest}…)")
     if (profile.id, profile.digest) not in [(packaged.id, packaged.digest) for packaged in profiles.packaged()]:
         return _differs("profile", f"{profile.id} is not a packaged profile; name the one you accept with --thresholds")
-    return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({short_digest(profile.digest)}…)")
+    return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({digest}…)")
 
 
 def check_images(report: AnyReport, image_set: str | None) -> Finding:
@@ -493,9 +499,8 @@ def check_images(report: AnyReport, image_set: str | None) -> Finding:
     digests = [source.digest(index) for index, name in enumerate(names) if name not in skipped]
     if None in digests or digest_of_set(d for d in digests if d is not None) != recorded.digest:
         return _differs("images", f"{where}: not the {recorded.n_read} images that were measured")
-    return _agrees(
-        "images", f"{where}: exactly the {len(digests)} images that were measured ({short_digest(recorded.digest)}…)"
-    )
+    seen = f"{where}: exactly the {len(digests)} images that were measured"
+    return _agrees("images", f"{seen} ({short_digest(recorded.digest)}…)")
 
 
 def check_rerun(
@@ -512,19 +517,19 @@ def check_rerun(
     second = measure_again(report, model, image_set, reference=reference, device=device, progress=progress)
     tolerance = tolerance_of(second, elsewhere=elsewhere)
     if different := disagreements(report, second, tolerance, elsewhere=elsewhere):
-        more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""
+        named = "; ".join(different[:NAMED])
+        if len(different) > NAMED:
+            named += f"; and {len(different) - NAMED} more"
         wider = tolerance_of(second, elsewhere=True)
         hint = "" if elsewhere or disagreements(report, second, wider, elsewhere=True) else ELSEWHERE
-        return _differs("rerun", f"a second run differs: {'; '.join(different[:NAMED])}{more}{hint}")
-    execution = second.evidence.execution
+        return _differs("rerun", f"a second run differs: {named}{hint}")
     assert report.binding is not None
-    others = sorted(report.binding.settings.options.keywords.items() - Options().keywords.items())
+    keywords = report.binding.settings.options.keywords
+    others = sorted(keywords.items() - Options().keywords.items())
     asked = [f"{name} {value!r:.80}" for name, value in others if name not in {"images", "device", "preprocess"}]
     if report.binding.settings.preprocess is not None:
         asked.append("the preprocessing of its evidence instead of the model's own")
-    given = ", ".join(asked)
-    return _agrees(
-        "rerun",
-        f"{second.evidence.statistics.n_images} images measured again on {execution.providers[0]}: same verdict, same "
-        f"reasons, every statistic within {tolerance:g}{given and f'; as the report asks, with {given}'}",
-    )
+    evidence = second.evidence
+    measured = f"{evidence.statistics.n_images} images measured again on {evidence.execution.providers[0]}"
+    given = around("; as the report asks, with ", ", ".join(asked))
+    return _agrees("rerun", f"{measured}: same verdict, same reasons, every statistic within {tolerance:g}{given}")

@@ -28,7 +28,7 @@ from ...errors import EnvironmentFaultError, UsageError, install_hint
 from ...outside.storage.places import OFFLINE, is_offline
 from ...report.attestation import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, predicate_of, sha256_set
 from ...report.record import Bound
-from ...text import Texts, as_json, printable, quoted
+from ...text import Fields, Texts, as_json, printable, quoted
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from sigstore.models import Bundle, ClientTrustConfig
     from sigstore.oidc import IdentityToken
 
-JsonObject = dict[str, Any]
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PASSWORD = "ROBUSTCHECK_KEY_PASSWORD"  # noqa: S105 # the environment variable's name: of an encrypted private key
@@ -65,6 +64,10 @@ class Identity(NamedTuple):
     """what says whom to trust, Sigstore's client trust config; None = its public instance"""
 
 
+Signer = Path | Identity
+"""the file of a public key, or an identity"""
+
+
 class Signed(NamedTuple):
     """A signed bundle and what it made public."""
 
@@ -73,7 +76,7 @@ class Signed(NamedTuple):
     log_index: str
 
 
-def statement(report: Bound, report_digest: str, model: Path | None = None) -> JsonObject:
+def statement(report: Bound, report_digest: str, model: Path | None = None) -> Fields:
     """Return the in-toto statement about one report. The same report gives the same statement.
 
     Its subjects are the model's file and each file of external weights, by name and sha256.
@@ -93,7 +96,7 @@ def statement(report: Bound, report_digest: str, model: Path | None = None) -> J
     }
 
 
-def payload_of(statement: JsonObject) -> bytes:
+def payload_of(statement: Fields) -> bytes:
     """Return the bytes of a statement to sign. Raises UsageError: a file name in it is not text."""
     try:
         return json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -106,7 +109,7 @@ def payload_of(statement: JsonObject) -> bytes:
         ) from fault
 
 
-def differences(signed: bytes, expected: JsonObject) -> Texts:
+def differences(signed: bytes, expected: Fields) -> Texts:
     """List the differences from a report's statement.
 
     The payload was signed; the differences are in words, empty if there are none.
@@ -140,7 +143,7 @@ def check_key(key: Path) -> None:
     _key(key, private=True)
 
 
-def sign(statement: JsonObject, key: Path) -> str:
+def sign(statement: Fields, key: Path) -> str:
     """Sign an in-toto statement.
 
     Args:
@@ -205,7 +208,7 @@ def identity_of(name: str | None, issuer: str | None, trust_config: Path | None)
     return Identity(name, issuer, trust_config)
 
 
-def words_of(signer: Path | Identity) -> str:
+def words_of(signer: Signer) -> str:
     """Write who signed. An identity has someone who confirms it."""
     if isinstance(signer, Path):
         return f"key {key_id(signer)[:16]}…"
@@ -227,7 +230,7 @@ def check_token(trust_config: Path | None) -> tuple[IdentityToken, ClientTrustCo
     return _token(), _trust(trust_config)
 
 
-def sign_as_identity(statement: JsonObject, trust_config: Path | None) -> Signed:
+def sign_as_identity(statement: Fields, trust_config: Path | None) -> Signed:
     """Sign an in-toto statement as the token's identity. It opens connections.
 
     The bundle is verified by the code of `signed_by_identity` before it is handed out.
@@ -266,7 +269,8 @@ def sign_as_identity(statement: JsonObject, trust_config: Path | None) -> Signed
             "sign again; --trust-config must be that of the instance",
         ) from fault
     document = json.loads(bundle.to_json())
-    return Signed(as_json(document), identity, str(document["verificationMaterial"]["tlogEntries"][0]["logIndex"]))
+    entry = document["verificationMaterial"]["tlogEntries"][0]
+    return Signed(as_json(document), identity, str(entry["logIndex"]))
 
 
 def signed_by_identity(bundle: Path, identity: Identity) -> bytes:
@@ -336,16 +340,17 @@ def _key(path: Path, *, private: bool = False) -> Any:
     content = content_of(path, label, hint)
     try:
         if private:
-            key: Any = serialization.load_pem_private_key(content, os.environ.get(PASSWORD, "").encode() or None)
+            password = os.environ.get(PASSWORD, "").encode() or None
+            key: Any = serialization.load_pem_private_key(content, password)
         else:
             key = serialization.load_pem_public_key(content)
     except TypeError as fault:  # a password for a plain key, or none for an encrypted one
-        encrypted = b"ENCRYPTED" in content
-        raise UsageError(
-            f"{path}: private key is {'encrypted' if encrypted else 'not encrypted'}; {PASSWORD} must be "
-            f"{'its password' if encrypted else 'unset'}",
-            f"{'export' if encrypted else 'unset'} {PASSWORD}",
-        ) from fault
+        mismatch = f"not encrypted; {PASSWORD} must be unset"
+        next_step = f"unset {PASSWORD}"
+        if b"ENCRYPTED" in content:
+            mismatch = f"encrypted; {PASSWORD} must be its password"
+            next_step = f"export {PASSWORD}"
+        raise UsageError(f"{path}: private key is {mismatch}", next_step) from fault
     except (ValueError, UnsupportedAlgorithm) as fault:
         right = ", and its password right" * private
         raise UsageError(f"{path}: {label} is not readable; it must be a PEM file{right}", hint) from fault
@@ -363,14 +368,15 @@ def name_of_key(key: EllipticCurvePublicKey) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def sealed(payload: bytes, key: EllipticCurvePrivateKey) -> JsonObject:
+def sealed(payload: bytes, key: EllipticCurvePrivateKey) -> Fields:
     """Sign a payload with a key. Returns the bundle as a JSON document."""
     from securesystemslib.dsse import Envelope  # noqa: PLC0415 # the extra
     from securesystemslib.signer import CryptoSigner, SSlibKey  # noqa: PLC0415
 
-    name = name_of_key(key.public_key())
+    public_key = key.public_key()
+    name = name_of_key(public_key)
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
-    envelope.sign(CryptoSigner(key, SSlibKey.from_crypto(key.public_key(), keyid=name)))
+    envelope.sign(CryptoSigner(key, SSlibKey.from_crypto(public_key, keyid=name)))
     return {
         "mediaType": MEDIA_TYPE,
         "verificationMaterial": {"publicKey": {"hint": name}, "tlogEntries": []},
@@ -403,7 +409,8 @@ def opened(document: Any, key: EllipticCurvePublicKey) -> bytes:
     name = name_of_key(key)
     if named != {name}:
         raise SignatureError("was not signed by this key")
-    envelope = Envelope(payload, kind, {name: Signature(name, signed.hex())})
+    signature = Signature(name, signed.hex())
+    envelope = Envelope(payload, kind, {name: signature})
     try:
         envelope.verify([SSlibKey.from_crypto(key, keyid=name)], threshold=1)
     except (VerificationError, UnverifiedSignatureError) as fault:
@@ -504,15 +511,11 @@ def _certified(certificate: Certificate) -> tuple[str, str]:
     from cryptography import x509  # noqa: PLC0415 # the extra
 
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    identities = [
-        *names.get_values_for_type(x509.RFC822Name),
-        *names.get_values_for_type(x509.UniformResourceIdentifier),
-        *(
-            name.value.decode()
-            for name in names.get_values_for_type(x509.OtherName)
-            if name.type_id.dotted_string == OTHER_NAME_OID
-        ),
-    ]
+    identities = names.get_values_for_type(x509.RFC822Name)
+    identities += names.get_values_for_type(x509.UniformResourceIdentifier)
+    for name in names.get_values_for_type(x509.OtherName):
+        if name.type_id.dotted_string == OTHER_NAME_OID:
+            identities.append(name.value.decode())
     issuer = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(ISSUER_OID)).value
     assert isinstance(issuer, x509.UnrecognizedExtension)
     return identities[0], issuer.value.decode()
