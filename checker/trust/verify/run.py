@@ -28,8 +28,9 @@ from ...report.shown import Shown
 from ...report.words import STOPPED, cautions
 from ...text import VERSION, Texts, around, name_text, quoted, short_digest
 from . import checks
-from .checks import KINDS, AnyReport, Finding, agreed, check_edits, model_digest, report_of, unchecked
-from .signature import Identity, Signer, identity_of
+from .checks import KINDS, Finding, agreed, check_edits, model_digest, report_of, unchecked
+from .identity import Identity, Signer, identity_of
+from .second_run import AnyReport
 
 
 class Verification(Shown, NoTruth, Frozen):
