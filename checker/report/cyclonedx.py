@@ -23,7 +23,6 @@ def write_cyclonedx(outcomes: Outcomes, options: FormOptions) -> str:
 
     A model without a verdict is a component with its error, and without hashes.
     """
-    del options
     tool = {"type": "application", "name": "robustcheck", "version": VERSION}
     metadata: Fields = {"tools": {"components": [tool]}}
     times = [outcome.time for outcome in outcomes if isinstance(outcome, Bound)]

@@ -333,8 +333,10 @@ def document_of(record: object) -> Document:
 @singledispatch
 def page_sections(record: object, options: FormOptions) -> tuple[Section, ...]:
     """Return the sections of a record that its page alone has."""
-    del record, options
     return ()
+
+
+FactKind = Literal["text", "name", "code"]
 
 
 @frozen
@@ -348,7 +350,7 @@ class Fact:
     value: str
     remark: str = ""
     """what the page adds in parentheses"""
-    kind: Literal["text", "name", "code"] = "text"
+    kind: FactKind = "text"
     """name: text from outside, shown exactly; code: the same, and the page sets it as code"""
     short: str = ""
     """the fact in a few words, for the terminal"""

@@ -14,7 +14,6 @@ def all_sealed(outcomes: Outcomes) -> list[Outcome]:
 
 def write_json(outcomes: Outcomes, options: FormOptions) -> str:
     """Write one report, or several as `{"reports": [...]}`. A model that failed has an error document."""
-    del options
     if len(outcomes) == 1:
         (outcome,) = outcomes
         if isinstance(outcome, Failed):
@@ -40,9 +39,9 @@ def write_predicate(outcomes: Outcomes, options: FormOptions) -> str:
 
     The digest in it is that of the document that `-o json=PATH` writes about this model alone in the same run.
     """
+    report = write_json(outcomes, options)
     (outcome,) = outcomes
     if isinstance(outcome, Failed):
-        return error_json(outcome.message, outcome.hint, outcome.exit_code)
-    report = write_json([outcome], options)
+        return report
     digest = text.sha256_of(report.encode())
     return as_json(predicate_of(outcome, digest))

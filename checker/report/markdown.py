@@ -14,13 +14,12 @@ from .words import NOT_ASSESSED_HELP, SIGNS, cautions, exit_code_of, findings, g
 CHART_ROWS = 6
 MARK = "<!-- robustcheck report -->"
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"})
 _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
 
 
 def write_markdown(outcomes: Outcomes, options: FormOptions) -> str:
     """Write one section per outcome. Several have a table first; the claim's limits are last."""
-    del options
     parts = [MARK]
     if len(outcomes) > 1:
         parts.append(overview(outcomes))
@@ -90,7 +89,7 @@ def text(words: str) -> str:
     escaped = _SPECIAL.sub(r"\\\1", printable(words).strip())
     if re.match(r"[-+=]|\d+[.)](\s|$)", escaped):
         escaped = _START.sub(r"\1\\\2", escaped)
-    words = "".join(_ENTITIES.get(c, c) for c in escaped)
+    words = escaped.translate(_ENTITIES)
     return words.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 

@@ -17,20 +17,6 @@ _EDGE = {"pass": "#2e7d32", "warn": "#b26a00", "fail": "#a02a2a", "": "#777"}
 """colour of the edge, readable on light and dark; the sign and the word say the same"""
 
 
-def block(head: str, lines: Sequence[str], table: str = "", *, verdict: str = "") -> str:
-    """Lay out one result.
-
-    Args:
-        head: the first line, any text.
-        lines: paragraphs, any text.
-        table: HTML from `table`.
-        verdict: pass, warn, fail or nothing: the colour of the edge.
-    """
-    paragraphs = "".join(f'<div style="margin-top:.3em">{_text(line)}</div>' for line in lines)
-    style = f"border-left:4px solid {_EDGE[verdict]};padding:.2em .8em;max-width:60em"
-    return f'<div style="{style}"><div><b>{_text(head)}</b></div>{paragraphs}{table}</div>'
-
-
 def table(block: Table) -> str:
     """Lay out a table, with all of it escaped."""
     sides = ["right" if ">" in head[:2] else "left" for head in block.heads]
@@ -59,13 +45,16 @@ def of_document(document: Document) -> str:
     paragraphs = [*document.cautions, document.claim, document.summary, " · ".join(facts)]
     paragraphs += itertools.chain(*map(_reason, document.reasons))
     paragraphs += (around("", label, ": ") + words for part in short for label, words in pairs_of(part))
+    paragraphs += [*document.notes, document.limits]
     tables = [part for part in short if isinstance(part, Table)] or every[:1]
     verdict = document.verdict or Cell(document.title)
     head = f"{verdict.text} · {document.model.file}"
     if document.exit_code is not None:
         head += f" · exit code {document.exit_code}"
-    paragraphs += [*document.notes, document.limits]
-    return block(head, [*filter(None, paragraphs)], "".join(map(table, tables)), verdict=verdict.style)
+    lines = [f'<div style="margin-top:.3em">{_text(words)}</div>' for words in paragraphs if words]
+    content = "".join([f"<div><b>{_text(head)}</b></div>", *lines, *map(table, tables)])
+    style = f"border-left:4px solid {_EDGE[verdict.style]};padding:.2em .8em;max-width:60em"
+    return f'<div style="{style}">{content}</div>'
 
 
 def _text(text: str) -> str:

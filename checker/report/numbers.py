@@ -5,7 +5,6 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
-from ...thresholds.profile import Profile
 from ...thresholds.statistics import STATISTICS, Statistic
 from .. import text
 from ..core.evidence import TOP_FEATURES, Content, Interval, OutlierFeature, Statistics
@@ -73,11 +72,6 @@ class JudgedStatistic(NamedTuple):
         return text.interval_text(self.interval.low, self.interval.high, [self.minimum], between=between)
 
 
-def judged(statistics: Statistics, profile: Profile) -> list[JudgedStatistic]:
-    """Return the deciding statistics, in the profile's order."""
-    return [JudgedStatistic(name, getattr(statistics, name), profile.minimum_of(name)) for name in profile.deciding]
-
-
 NEIGHBOURS = 4  # reference sets listed around the model, next to the two ends of the table
 
 
@@ -93,7 +87,9 @@ _GROUPS = {
 
 def statistics_of(report: Bound) -> list[JudgedStatistic]:
     """Return the deciding statistics, in the profile's order."""
-    return judged(report.evidence.statistics, report.profile)
+    evidence = report.evidence.statistics
+    profile = report.profile
+    return [JudgedStatistic(name, getattr(evidence, name), profile.minimum_of(name)) for name in profile.deciding]
 
 
 def context_of(report: Bound) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,7 @@ from .record import Binding, Bound, Time
 
 if TYPE_CHECKING:
     from ...thresholds.context import Context
-from .document import Cell, Fact, TableRow, Topic, Words, name
+from .document import Cell, Fact, FactKind, TableRow, Topic, Words, name
 
 _STOPPED = {  # why the run stopped, on the page and behind a count in the terminal
     "decided": ("as soon as the evidence decided", " until decided"),
@@ -91,22 +91,27 @@ def _fallback(report: Bound, evidence: Evidence) -> tuple[TableRow, ...]:
     return ((Cell("fallback: ", "warn"), reason),)
 
 
+def _alike(label: str, value: str, kind: FactKind = "text") -> Fact:
+    """Return a fact that the page and the terminal show alike."""
+    return Fact(label, value, kind=kind, short=value)
+
+
 def _model(m: ModelFacts) -> Iterator[Fact]:
     size = f"{m.size_bytes / MIB:.1f} MiB"
     opsets = [f"{version}{around(' (', domain, ')')}" for domain, version in m.opset.items()]
     weights = {None: "no contract says", True: "random", False: "trained, says the contract"}[m.random_weights]
     if m.file_changed:
         weights += "; graph or weights changed since the contract was written"
-    yield Fact("File", m.file, kind="code", short=m.file)
+    yield _alike("File", m.file, "code")
     if m.origin:
         yield _origin(m.origin)
-    yield Fact("Digest", m.digest, kind="code", short=m.digest)
+    yield _alike("Digest", m.digest, "code")
     for file, digest in m.external_digests.items():
         yield Fact("External data", digest, file, kind="code")
-    yield Fact("Size", size, short=size)
+    yield _alike("Size", size)
     short = " · ".join(f"opset {opset}" for opset in opsets)
     yield Fact("Opset", ", ".join(opsets), short=short)
-    yield Fact("Producer", m.producer, kind="name", short=m.producer)
+    yield _alike("Producer", m.producer, "name")
     yield Fact("Source", m.source, "as the contract says")
     yield Fact("Synthetic", m.synthetic)
     yield Fact("Weights", weights)
@@ -129,8 +134,8 @@ def _tensor(evidence: Evidence) -> Iterator[Fact]:
     if m.pool != "none":
         kind += f", pooled by {m.pool}"
     end = str(m.ends_in)
-    yield Fact("Tensor", m.tensor, kind="code", short=m.tensor)
-    yield Fact("Kind", kind, short=kind)
+    yield _alike("Tensor", m.tensor, "code")
+    yield _alike("Kind", kind)
     yield Fact("Why this one", _assumed(m) + m.why)
     yield Fact("Features", str(n_features), short=count_text(n_features, "feature"))
     yield Fact("Ends in", end, short=around("ends in ", end * bool(m.ends_in.kind)))
@@ -155,10 +160,9 @@ def _change(what: str, difference: float | None) -> Fact:
 def _preprocessing(evidence: Evidence) -> Iterator[Fact]:
     p = evidence.preprocessing
     if p.source == "tensors":
-        yield Fact("Steps", TENSORS, short=TENSORS)
+        yield _alike("Steps", TENSORS)
     else:
-        steps = preprocessing_text(p.preprocessing)
-        yield Fact("Steps", steps, short=steps)
+        yield _alike("Steps", preprocessing_text(p.preprocessing))
         yield _stated(p)
         yield from (Fact(field, value, where) for field, value, where in p.fields)
     yield from _entered(evidence)
@@ -199,7 +203,7 @@ def _images(evidence: Evidence) -> Iterator[Fact]:
     if i.bundled:
         yield Fact("Source", "bundled photos", kind="name", short=i.source)
     else:
-        yield Fact("Source", i.source, kind="code", short=i.source)
+        yield _alike("Source", i.source, "code")
     yield Fact("Digest", i.digest, kind="code")
     yield Fact("Measured", measured, f"seed {i.seed}", short=f"{measured} measured{until}")
     yield Fact("Stopped", stopped)
@@ -235,7 +239,7 @@ def _execution(run: Execution, time: Time | None) -> Iterator[Fact]:
     if time:
         wall = f"{number_text(time.wall_s)} s"
         yield Fact("Started", time.started, wall, short=f"{time.started}, {wall}")
-        yield Fact("Speed", speed_text(time), short=speed_text(time))
+        yield _alike("Speed", speed_text(time))
 
 
 def speed_text(time: Time) -> str:
@@ -248,7 +252,7 @@ def _judged(report: Bound, binding: Binding | None) -> Iterator[Fact]:
     c = report.profile.calibration
     sets = f"{c.n_sets} sets of {count_text(c.n_checkpoints, 'checkpoint')}"
     yield Fact("Profile", verdict.profile_id, kind="code", short=f"profile {verdict.profile_id}")
-    yield Fact("Digest", verdict.profile_digest, kind="code", short=verdict.profile_digest)
+    yield _alike("Digest", verdict.profile_digest, "code")
     yield Fact("Fitted on", sets, short=f"fitted on {c.n_checkpoints} checkpoints")
     yield Fact("robustcheck", report.tool_version, short=f"robustcheck {report.tool_version}")
     if binding:
