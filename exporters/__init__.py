@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 
+Texts = tuple[str, ...]
 Tell = Callable[[str], None]  # is called with what is done, when each stage begins
 
 # Exception types of huggingface_hub, httpx, requests and urllib that mean "the weights are not here and
@@ -54,7 +55,14 @@ class MissingError(ExportError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's text, its type without one."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    if not text:
+        return type(error).__name__
+    return text.splitlines()[0]
+
+
+def type_and_text(error: BaseException) -> str:
+    """Return an exception's type and text."""
+    return f"{type(error).__name__}: {error}"
 
 
 def nearest(word: str, valid: Sequence[str]) -> str:
@@ -106,7 +114,9 @@ def first_mismatch(error: BaseException) -> str:
     """Return the line of a load error that names what differs."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # load_state_dict puts the useful line (which keys) second
-    text = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
+    text = lines[0]
+    if text.startswith("Error(s) in loading") and len(lines) > 1:
+        text = lines[1]
     return text if len(text) <= 200 else text[:199] + "…"
 
 

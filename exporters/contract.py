@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
+from . import Texts
 from .digests import file_digest, graph_digest, state_digest
 from .preprocessing import Array, Fields, as_transform
 
@@ -71,8 +72,8 @@ class ModelSource(NamedTuple):
 class Prompts(NamedTuple):
     """Class names, in the order of the logits, and their templates."""
 
-    classes: tuple[str, ...]
-    templates: tuple[str, ...]
+    classes: Texts
+    templates: Texts
 
     def texts(self, name: str) -> list[str]:
         """Return the prompts of one class: `{}` replaced, other braces kept."""
@@ -125,7 +126,7 @@ class Loaded(NamedTuple):
     preprocessing: Fields
     transform: Callable[[Image.Image], Tensor]
     source: ModelSource
-    packages: tuple[str, ...] = ()
+    packages: Texts = ()
     zero_shot: Prompts | None = None
     stated_by: str = ""
 

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 # What no value depends on: fields of any message, and of one kind.
 _LEFT_OUT_EVERYWHERE = {"doc_string", "metadata_props"}
 _LEFT_OUT = {
-    "ModelProto": {"ir_version", "producer_name", "producer_version", "domain", "model_version", "training_info"},
-    "GraphProto": {"name", "value_info"},
-    "FunctionProto": {"value_info"},
-    "NodeProto": {"name"},
+    "onnx.ModelProto.ir_version",
+    "onnx.ModelProto.producer_name",
+    "onnx.ModelProto.producer_version",
+    "onnx.ModelProto.domain",
+    "onnx.ModelProto.model_version",
+    "onnx.ModelProto.training_info",
+    "onnx.GraphProto.name",
+    "onnx.GraphProto.value_info",
+    "onnx.FunctionProto.value_info",
+    "onnx.NodeProto.name",
 }
 
 
@@ -64,11 +70,13 @@ def state_digest(module: nn.Module) -> str:
 def _value(value: Any, folder: Path) -> Any:
     """Return the fields of a message that are set, and of a tensor its digest."""
     if hasattr(value, "DESCRIPTOR"):
-        kind = value.DESCRIPTOR.name
-        if kind == "TensorProto":
+        if value.DESCRIPTOR.name == "TensorProto":
             return _tensor(value, folder)
-        left_out = _LEFT_OUT_EVERYWHERE | _LEFT_OUT.get(kind, set())
-        return {field.name: _value(inner, folder) for field, inner in value.ListFields() if field.name not in left_out}
+        form = {}
+        for field, inner in value.ListFields():
+            if field.name not in _LEFT_OUT_EVERYWHERE and field.full_name not in _LEFT_OUT:
+                form[field.name] = _value(inner, folder)
+        return form
     if isinstance(value, float):
         return repr(value)  # JSON has no NaN
     if isinstance(value, bytes):

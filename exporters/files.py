@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import CallError, ExportError, MissingError, Tell, contract, first_line, ignore_progress, quoted
+from . import CallError, ExportError, MissingError, Tell, contract, first_line, ignore_progress, quoted, type_and_text
 from .contract import Arrays, ModelSource, Photos
 from .delivery import Drawn, ExportRecord, check_call, data_of, deliver, has_big_weights
 from .digests import graph_digest
@@ -91,7 +91,8 @@ def quantise_file(
             f"robustcheck inspect {quoted(path)}",
         )
     tell("running the original on the photos")
-    original = Original(images, _outputs(path, proto, images, sorted(content["tensors"], key=there.index)))
+    outputs = sorted(content["tensors"], key=there.index)
+    original = Original(images, _outputs(path, proto, images, outputs))
 
     def draw(draft: Path) -> Drawn:
         _copy(path, proto, draft)
@@ -186,7 +187,7 @@ def _contract_of(proto: onnx.ModelProto, path: Path) -> Fields:
         for key, kind in (("preprocessing", dict), ("versions", dict), ("precision", str)):
             complete &= isinstance(content[key], kind)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ExportError(f"{path}: contract is damaged ({type(error).__name__}: {error})", hint) from error
+        raise ExportError(f"{path}: contract is damaged ({type_and_text(error)})", hint) from error
     if not complete:
         raise ExportError(f"{path}: contract does not match schema {contract.SCHEMA_VERSION}", hint)
     return content
@@ -236,13 +237,15 @@ def _outputs(path: Path, proto: onnx.ModelProto, images: Array, outputs: list[st
         f"robustcheck inspect {quoted(path)}",
         graph=proto.SerializeToString(),
     )
-    rows = {name: np.concatenate(values) for name, values in zip(outputs, zip(*runs, strict=True), strict=True)}
-    for name, values in rows.items():
-        if values.ndim != 2 or not np.isfinite(values).all():
+    arrays = {}
+    for name, rows in zip(outputs, zip(*runs, strict=True), strict=True):
+        array = np.concatenate(rows)
+        if array.ndim != 2 or not np.isfinite(array).all():
             raise ExportError(
                 f"{path}: output {name} is not finite, or not an array (image, feature)", "check the weights"
             )
-    return rows
+        arrays[name] = array
+    return arrays
 
 
 def _copy(path: Path, proto: onnx.ModelProto, draft: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import CallError, ExportError, nearest
-from .preprocessing import Array
+from . import CallError, ExportError, Texts, nearest
+from .preprocessing import Array, Fields
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class Form(NamedTuple):
     activations: str = "QUInt8"
     weight_bits: int = 8
     has_uint8_weights: bool = True
-    operators: tuple[str, ...] = ()
+    operators: Texts = ()
     has_float_ends: bool = False
     is_same_everywhere: bool = True
 
@@ -212,7 +212,7 @@ def _units(rows: Array) -> Floats:
     return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
-def recorded(tried: Tried, photos: int) -> dict[str, Any]:
+def recorded(tried: Tried, photos: int) -> Fields:
     """Return what the contract has of a written form."""
     measured = {"plain": tried.plain._asdict(), "exact": tried.exact._asdict()}
     return {"name": tried.form.name, "photos": photos, "outlier_features": tried.n_features, **measured}

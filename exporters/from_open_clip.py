@@ -58,17 +58,20 @@ def load_open_clip(wanted: Wanted) -> Loaded:
         refuse_partial(name, *result)
     config = model.visual.preprocess_cfg
     if path and not wanted.preprocessing:
-        config = {**shared_preprocessing(published_open_clip(name), name), "size": config["size"]}
-    pixels = wanted.pixels() or (
-        open_clip_contract(config, name),
-        image_transform_v2(PreprocessCfg(**merge_preprocess_dict({}, config)), is_train=False),
-    )
-    module, outputs = _open_clip_tower(model.visual.eval(), pixels[0]["size"], name)
+        published = shared_preprocessing(published_open_clip(name), name)
+        config = published | {"size": config["size"]}
+    pixels = wanted.pixels()
+    if pixels is None:
+        settings = PreprocessCfg(**merge_preprocess_dict({}, config))
+        transform = image_transform_v2(settings, is_train=False)
+        pixels = open_clip_contract(config, name), transform
+    visual = model.visual.eval()
+    module, outputs = _open_clip_tower(visual, pixels[0]["size"], name)
     if wanted.prompts:
         embed = _open_clip_text_tower(model.eval(), name)
         module, outputs = with_text_head(module, outputs, wanted.prompts, model, embed, name)
     public = without_folders(name)
-    source = contract.source_of("open_clip", public, path, weights or public, model.visual)
+    source = contract.source_of("open_clip", public, path, weights or public, visual)
     return contract.loaded(wanted, source, module, outputs, pixels, "open_clip_torch", "timm", "torchvision")
 
 
@@ -95,7 +98,9 @@ def open_clip_contract(config: Fields, name: str) -> Fields:
     open_clip resizes and crops to the same size: shortest → crop, longest → pad, squash → neither.
     """
     size = config["size"]
-    height, width = (size, size) if isinstance(size, int) else size
+    if isinstance(size, int):
+        size = (size, size)
+    height, width = size
     mode = config["resize_mode"]
     # image_transform knows two filters; "random" means bicubic outside training. For shortest on a size
     # that is not square it ignores the setting.
@@ -122,7 +127,8 @@ def published_open_clip(name: str) -> dict[str, Fields]:
     found = {}
     for tag in open_clip.list_pretrained_tags_by_model(name):
         merged = merge_preprocess_dict(default, open_clip.get_pretrained_cfg(name, tag))
-        found[tag] = {key: value for key, value in merged.items() if key != "size"}
+        del merged["size"]
+        found[tag] = merged
     return found
 
 
@@ -176,7 +182,9 @@ def _resnet(self: Any, image: Tensor) -> Rows:
     """
     visual = self.visual
     pool = visual.attnpool
-    features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(image)))))
+    features = visual.stem(image)
+    for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        features = layer(features)
     tokens = features.flatten(2).transpose(1, 2)  # (batch, place, channel)
     tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
     tokens = tokens + pool.positional_embedding.to(tokens.dtype)
@@ -184,9 +192,10 @@ def _resnet(self: Any, image: Tensor) -> Rows:
     def heads(projected: Tensor) -> Tensor:  # (batch, head, token, channel / head)
         return projected.reshape(*projected.shape[:2], pool.num_heads, -1).transpose(1, 2)
 
-    attended = nn.functional.scaled_dot_product_attention(
-        heads(pool.q_proj(tokens[:, :1])), heads(pool.k_proj(tokens)), heads(pool.v_proj(tokens))
-    )
+    query = heads(pool.q_proj(tokens[:, :1]))
+    key = heads(pool.k_proj(tokens))
+    value = heads(pool.v_proj(tokens))
+    attended = nn.functional.scaled_dot_product_attention(query, key, value)
     pooled = attended.transpose(1, 2).flatten(1)
     return pool.c_proj(pooled), pooled
 

@@ -55,7 +55,10 @@ def load_timm(wanted: Wanted) -> Loaded:
     config = timm.data.resolve_model_data_config(model)
     if path and not wanted.preprocessing and not has_schema and "." not in name:
         config = shared_preprocessing(published_timm(name), name)
-    pixels = wanted.pixels() or (timm_contract(config, name), timm.data.create_transform(**config, is_training=False))
+    pixels = wanted.pixels()
+    if pixels is None:
+        transform = timm.data.create_transform(**config, is_training=False)
+        pixels = timm_contract(config, name), transform
     public = without_folders(name)
     tag = model.pretrained_cfg.get("tag") or public
     source = source_of("timm", public, path, tag, model)  # before a head is fused
@@ -67,7 +70,8 @@ def check_timm(name: str, tag: str | None = None) -> None:
     """Refuse a model or tag that timm lacks, and name the closest ones (exit 2)."""
     import timm
 
-    name = f"{name}.{tag}" if tag and "." not in name else name
+    if tag and "." not in name:
+        name = f"{name}.{tag}"
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         rule = f"timm {timm.__version__}; it must be in timm.list_models()"

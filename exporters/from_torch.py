@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import CallError, ExportError, MissingError, contract, quiet
+from . import CallError, ExportError, MissingError, contract, quiet, type_and_text
 from .contract import Loaded, ModelSource, Output, Wanted, loaded
 from .digests import file_digest, state_digest
 from .loading import load_strictly, loading, random_weights_error, weights_file
@@ -57,11 +57,13 @@ def load_torch(wanted: Wanted) -> Loaded:
     fields = checked_preprocessing(fields, name)
     digest = file_digest(path) if path else getattr(module, "weights_digest", "")
     wrapped, outputs = _torch_outputs(module, wanted.head, fields["size"], name)
+    if wanted.random_weights or not digest:
+        digest = state_digest(module)
     source = ModelSource(
         library="torch",
         name=name,
         weights=origin,
-        weights_digest=str(digest) if digest and not wanted.random_weights else state_digest(module),
+        weights_digest=str(digest),
         synthetic=str(getattr(module, "synthetic", "")),
     )
     return loaded(wanted, source, wrapped, outputs, (fields, as_transform(fields)))
@@ -93,7 +95,7 @@ def _made(name: str) -> nn.Module:
                 raise
             except Exception as error:  # user code may raise anything; it is reported, not swallowed
                 raise ExportError(
-                    f"{name}: factory raised {type(error).__name__}: {error}{messages.quoted()}",
+                    f"{name}: factory raised {type_and_text(error)}{messages.quoted()}",
                     f"call {factory}() yourself",
                 ) from error
     finally:
@@ -109,10 +111,9 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
             module.get_submodule(head)
         except AttributeError as error:
             known = [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-            raise CallError(
-                f"{name}: head {head} is not found; linear layers: {', '.join(known) or 'none'}",
-                f"--head {known[-1]}" if known else "",
-            ) from error
+            layers = ", ".join(known) or "none"
+            hint = f"--head {known[-1]}" if known else ""
+            raise CallError(f"{name}: head {head} is not found; linear layers: {layers}", hint) from error
         representation = Output("representation", f"input of {head}", "head_input")
         logits = Output("logits", f"class logits: output of {head}", "logits")
         return head_tap(module, head), (representation, logits)
@@ -121,13 +122,15 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
             output = module.eval()(torch.zeros(1, 3, *size))
     except Exception as error:  # user code may raise anything
         raise ExportError(
-            f"{name}: forward raised {type(error).__name__}: {error}", "it takes one (batch, 3, height, width) tensor"
+            f"{name}: forward raised {type_and_text(error)}", "it takes one (batch, 3, height, width) tensor"
         ) from error
     if isinstance(output, Tensor):
         return as_rows(module), (Output("representation", _RETURNED, "encoder_output"),)
     names = output.keys() if isinstance(output, dict) else set()
     if "representation" not in names or names - {"representation", "pooled", "logits"}:
-        kind = f"a dict with {', '.join(map(str, output))}" if isinstance(output, dict) else type(output).__name__
+        kind = type(output).__name__
+        if isinstance(output, dict):
+            kind = f"a dict with {', '.join(map(str, output))}"
         raise ExportError(
             f"{name}: forward returned {kind}; it must return a tensor, or a dict with representation "
             "and, if there are any, pooled and logits",
@@ -140,4 +143,5 @@ def _torch_outputs(module: nn.Module, head: str | None, size: list[int], name: s
         outputs.append(Output("pooled", "pooled features returned by the module", "pooled"))
     if "logits" in names:
         outputs.append(contract.LOGITS)
-    return as_rows(module, [each.name for each in outputs]), tuple(outputs)
+    names_in_order = [each.name for each in outputs]
+    return as_rows(module, names_in_order), tuple(outputs)

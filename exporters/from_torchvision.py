@@ -12,12 +12,9 @@ from .loading import load_strictly, loading, refuse_name, unknown_tag, weights_f
 from .preprocessing import Fields, checked_preprocessing, shared_preprocessing
 from .wrappers import find_head, head_tap
 
-SLOW = {"googlenet", "inception_v3"}  # torchvision's own initialisation of them takes seconds
-
-
-# torchvision re-normalises the input inside them when it loads its own weights, and only then; a checkpoint file
-# without that would be another model
-AS_PUBLISHED = {name: {"init_weights": False, "transform_input": True} for name in SLOW}
+# torchvision's own initialisation of them takes seconds. It re-normalises the input inside them when it loads its own
+# weights, and only then; a checkpoint file without that would be another model
+AS_PUBLISHED = {name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")}
 
 
 def load_torchvision(wanted: Wanted) -> Loaded:
@@ -85,8 +82,7 @@ def shell_torchvision(name: str) -> nn.Module:
     """Return a model without weights."""
     from torchvision.models import get_model
 
-    options = {"init_weights": False} if name in SLOW else {}
-    return get_model(name, weights=None, **options)
+    return get_model(name, weights=None, **AS_PUBLISHED.get(name, {}))
 
 
 def torchvision_contract(transform: Any, name: str) -> Fields:

@@ -125,7 +125,9 @@ def refuse_partial(name: str, missing: Iterable[str], unexpected: Iterable[str] 
         (sorted(unexpected), "unexpected", "this is another architecture's checkpoint"),
     ):
         if keys:
-            shown = keys if len(keys) <= 3 else [*keys[:3], "…"]
+            shown = keys[:3]
+            if len(keys) > 3:
+                shown.append("…")
             raise ExportError(
                 f"{name}: {len(keys)} weights are {kind} ({', '.join(shown)}); {rule}",
                 "check that the checkpoint belongs to this model name",

@@ -96,7 +96,9 @@ def precision_of(proto: onnx.ModelProto) -> str:
     if operators & QUANTISED:
         return "int8-qdq"
     halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    return "fp16" if any(weight.data_type in halves for weight in proto.graph.initializer) else "fp32"
+    if any(weight.data_type in halves for weight in proto.graph.initializer):
+        return "fp16"
+    return "fp32"
 
 
 def command_of(path: Path, out: Path, *words: str) -> str:

@@ -67,10 +67,12 @@ def checked_preprocessing(values: Fields, where: str) -> Fields:
     for name, choices in _CHOICES.items():
         require(name, fields[name] in choices, f"one of {', '.join(choices)}")
     for name, length in _LENGTHS.items():
-        if _is_number(fields[name]):
-            fields[name] = [fields[name]] * length
         value = fields[name]
-        require(name, isinstance(value, list | tuple) and len(value) == length, f"{length} numbers")
+        if _is_number(value):
+            value = [value] * length
+            fields[name] = value
+        is_row = isinstance(value, list | tuple) and len(value) == length
+        require(name, is_row, f"{length} numbers")
         require(name, all(map(_is_number, value)), "finite numbers")
         if name in _LEAST:
             is_whole = all(number == int(number) >= _LEAST[name] for number in value)
@@ -80,8 +82,9 @@ def checked_preprocessing(values: Fields, where: str) -> Fields:
             fields[name] = [float(number) for number in value]
     require("fill", max(fields["fill"]) <= 255, "0 to 255")
     require("std", min(fields["std"]) > 0, "above 0")
-    require("rescale", _is_number(fields["rescale"]) and fields["rescale"] > 0, "a number above 0")
-    fields["rescale"] = float(fields["rescale"])
+    rescale = fields["rescale"]
+    require("rescale", _is_number(rescale) and rescale > 0, "a number above 0")
+    fields["rescale"] = float(rescale)
     squashed = fields["resize_mode"] == "squash" and fields["resize_size"] == fields["size"]
     if fields["crop"] == "none" and fields["resize_mode"] != "none" and not squashed:
         raise _wrong(where, "crop", "'none'; then resize_mode must be none, or squash with resize_size equal to size")
@@ -129,7 +132,8 @@ def preprocess(fields: Fields, image: Image.Image) -> Array:
     pixels = np.asarray(image, dtype=np.float32) * np.float32(fields["rescale"])
     mean = np.asarray(fields["mean"], dtype=np.float32)
     std = np.asarray(fields["std"], dtype=np.float32)
-    channels_first = ((pixels - mean) / std).transpose(2, 0, 1)
+    normalised = (pixels - mean) / std
+    channels_first = normalised.transpose(2, 0, 1)
     if fields["color_order"] == "BGR":
         channels_first = channels_first[::-1]
     return np.ascontiguousarray(channels_first)
@@ -150,7 +154,8 @@ def grey_levels_apart(fields: Fields, ours: Array, theirs: Array) -> float:
     if fields["color_order"] == "BGR":
         std = std[::-1]
     difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-    return float((difference * std[:, None, None]).max() / fields["rescale"])
+    levels = difference * std[:, None, None] / fields["rescale"]
+    return float(levels.max())
 
 
 def _resized(image: Image.Image, fields: Fields) -> Image.Image:
@@ -164,7 +169,9 @@ def _resized(image: Image.Image, fields: Fields) -> Image.Image:
     elif mode == "shortest" and edge_height == edge_width:
         # the other edge is cut to whole pixels, as torchvision and transformers do
         other = int(edge_height * max(image.size) / min(image.size))
-        target = (edge_height, other) if width <= height else (other, edge_height)
+        target = (other, edge_height)
+        if width <= height:
+            target = (edge_height, other)
     else:  # a box to cover or to fit in: timm's and open_clip's ResizeKeepRatio rounds
         ratios = (height / edge_height, width / edge_width)
         ratio = max(ratios) if mode == "longest" else min(ratios)
@@ -178,8 +185,12 @@ def _centred(image: Image.Image, fields: Fields) -> Image.Image:
     def start(spare: int) -> int:  # of the crop; the odd pixel of a padding is right and bottom, or left and top
         if fields["crop_rounding"] == "floor":  # as transformers does it
             return spare // 2
-        return round(spare / 2) if spare > 0 else -(-spare // 2)
+        if spare > 0:
+            return round(spare / 2)
+        return -(-spare // 2)
 
     cropped = Image.new("RGB", (width, height), tuple(fields["fill"]))
-    cropped.paste(image, (-start(image.width - width), -start(image.height - height)))
+    left = start(image.width - width)
+    top = start(image.height - height)
+    cropped.paste(image, (-left, -top))
     return cropped

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import CallError, contract, import_error, quoted
+from . import CallError, Texts, contract, import_error, quoted
 from .contract import Prompts
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -43,7 +43,8 @@ def read_prompts(classes: str, templates: str | None) -> Prompts:
         return Prompts(names, DEFAULT_TEMPLATES)
     place = contract.CLASS_PLACE
     if templates == "openai":
-        return Prompts(names, tuple(str(fill(place)) for fill in _from_open_clip("OPENAI_IMAGENET_TEMPLATES")))
+        openai = _from_open_clip("OPENAI_IMAGENET_TEMPLATES")
+        return Prompts(names, tuple(str(fill(place)) for fill in openai))
     lines = _lines(templates, "--templates", "a text file with one template per line, or openai")
     problem = "" if lines else "number of templates is 0"
     for template in lines:
@@ -57,7 +58,7 @@ def read_prompts(classes: str, templates: str | None) -> Prompts:
     return Prompts(names, lines)
 
 
-def _lines(path: str, option: str, what: str) -> tuple[str, ...]:
+def _lines(path: str, option: str, what: str) -> Texts:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # a name with a null byte, bytes that are not UTF-8
@@ -65,7 +66,8 @@ def _lines(path: str, option: str, what: str) -> tuple[str, ...]:
         raise CallError(
             f"{option} is {path!r}: file is not readable ({reason}); it must be {what}", f"ls -l {quoted(path)}"
         ) from error
-    return tuple(line.strip() for line in text.split("\n") if line.strip())
+    lines = map(str.strip, text.split("\n"))
+    return tuple(filter(None, lines))
 
 
 def _from_open_clip(name: str) -> Any:

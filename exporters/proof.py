@@ -124,7 +124,9 @@ def _agreement_within(reference: Array, array: Array, precision: str, where: str
         raise ExportError(f"{where}: {error}", _HINT) from error
     tolerance = TOLERANCES[precision]
     if found.max_rel > tolerance.max_rel or found.min_cosine < tolerance.min_cosine:
-        bound = f"at most {tolerance.max_rel:g} and" if math.isfinite(tolerance.max_rel) else "the cosine must be"
+        bound = "the cosine must be"
+        if math.isfinite(tolerance.max_rel):
+            bound = f"at most {tolerance.max_rel:g} and"
         raise ExportError(
             f"{where} disagrees with the source model: relative difference is {found.max_rel:.2g}, cosine "
             f"{found.min_cosine:.6f}; {bound} at least {tolerance.min_cosine:g}",
@@ -148,7 +150,8 @@ def agreement(reference: Array, other: Array) -> Agreement:
     difference = np.abs(a - b).max(axis=1)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(difference == 0, 0.0, difference / np.sqrt((a * a).mean(axis=1)))
+        scale = np.sqrt((a * a).mean(axis=1))
+        relative = np.where(difference == 0, 0.0, difference / scale)
         cosine = np.where(norms > 0, (a * b).sum(axis=1) / norms, difference == 0)
     return Agreement(float(difference.max()), float(relative.max()), float(min(cosine.min(), 1.0)))
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import ExportError, contract
+from . import ExportError, contract, type_and_text
 
 Rows = tuple[Tensor, ...]
 
@@ -65,7 +65,9 @@ def as_rows(module: nn.Module, names: Sequence[str] = ()) -> Wrapped:
 
     def rows(self: Any, image: Tensor) -> Rows:
         output = self.module(image)
-        return tuple(output[name] for name in names) if names else (output,)
+        if names:
+            return tuple(output[name] for name in names)
+        return (output,)
 
     return Wrapped(rows, module=module)
 
@@ -84,13 +86,13 @@ def find_head(model: nn.Module, size: Sequence[int]) -> str:
     def recorder(name: str) -> Any:
         return lambda _module, _inputs, output: calls.append((name, output))
 
-    handles = [
-        module.register_forward_hook(recorder(name))
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d))
-    ]
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            handles.append(module.register_forward_hook(recorder(name)))
     try:
-        logits = run_eager(model, torch.zeros(2, 3, *size), type(model).__name__)
+        image = torch.zeros(2, 3, *size)
+        logits = run_eager(model, image, type(model).__name__)
     finally:
         for handle in handles:
             handle.remove()
@@ -122,7 +124,7 @@ def run_eager(module: nn.Module, image: Tensor, name: str) -> Any:
         raise
     except Exception as error:  # model code may raise anything; it is reported, not swallowed
         raise ExportError(
-            f"{name}: model cannot run on {list(image.shape[2:])} px input ({type(error).__name__}: {error}); "
+            f"{name}: model cannot run on {list(image.shape[2:])} px input ({type_and_text(error)}); "
             "the preprocessing's size must be the model's",
             "check the size in the preprocessing",
         ) from error
@@ -144,7 +146,8 @@ def require_same(wrapper: nn.Module, model: nn.Module, size: Sequence[int], name
     Guards wrappers that spell out a library's forward pass to reach a tensor inside it; checked on two
     random images, relative to the largest value (1e-4: float32 in another order).
     """
-    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 3, *size, generator=generator)
     ours = run_eager(wrapper, image, name)[0]
     theirs = run_eager(model, image, name)
     if isinstance(theirs, (tuple, list)):

@@ -25,7 +25,8 @@ def with_text_head(module: nn.Module, outputs: Outputs, prompts: Prompts, model:
     """
     weight = text_head(prompts, embed, model.logit_scale, name)
     bias = getattr(model, "logit_bias", None)
-    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    n_classes, n_features = weight.shape
+    head = nn.Linear(n_features, n_classes, bias=bias is not None)
     with torch.no_grad():
         head.weight.copy_(weight)
         if bias is not None:
@@ -33,7 +34,8 @@ def with_text_head(module: nn.Module, outputs: Outputs, prompts: Prompts, model:
 
     def classify(self: Any, image: Tensor) -> Rows:
         rows = self.tower(image)
-        return *rows, self.head(nn.functional.normalize(rows[0], dim=-1))
+        direction = nn.functional.normalize(rows[0], dim=-1)
+        return *rows, self.head(direction)
 
     meaning = (
         f"zero-shot class logits: cosine of the normalised representation with {len(prompts.classes)} text embeddings "
@@ -55,8 +57,10 @@ def text_head(prompts: Prompts, embed: Embed, logit_scale: Tensor, name: str) ->
     texts = [text for each in prompts.classes for text in prompts.texts(each)]
     with torch.no_grad():
         parts = [embed(texts[i : i + TEXTS_A_BATCH]).float() for i in range(0, len(texts), TEXTS_A_BATCH)]
-        rows = normalize(torch.cat(parts), dim=-1).reshape(len(prompts.classes), len(prompts.templates), -1)
-        weight = normalize(rows.mean(1), dim=-1) * float(logit_scale.exp())
+        each = normalize(torch.cat(parts), dim=-1)
+        rows = each.reshape(len(prompts.classes), len(prompts.templates), -1)
+        mean = normalize(rows.mean(1), dim=-1)
+        weight = mean * float(logit_scale.exp())
     if not bool(torch.isfinite(weight).all()) or bool((weight == 0).all(dim=1).any()):
         raise ExportError(f"{name}: text embeddings are zero or not finite; a head must be", "check the weights")
     return weight

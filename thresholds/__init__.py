@@ -10,6 +10,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+Texts = tuple[str, ...]
+Fields = dict[str, Any]  # values by their names
 DATA = Path(__file__).parent / "data"  # profiles and tables that ship with the package
 MOST_BYTES = 1 << 20  # a file of settings has some KB
 WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # the one on POSIX, the other on Windows
@@ -42,7 +44,7 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
     return content
 
 
-def read_toml(content: bytes) -> dict[str, Any]:
+def read_toml(content: bytes) -> Fields:
     """Read a TOML file from an untrusted source, soon, with a value or an error.
 
     Raises:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from . import Texts
 from .profile import Threshold
 from .statistics import DECIDING, Statistic
 from .tables import ReferenceSet
@@ -58,7 +59,7 @@ class Fit(NamedTuple):
 
     thresholds: dict[Any, Threshold]
     """by the name of the statistic"""
-    missed: tuple[str, ...]
+    missed: Texts
     """sets with the label that do not pass"""
     nearest: tuple[tuple[str, Any, float], ...]
     """(set without the label or trap, the statistic that turns it away, by what factor it lies below the least of the
@@ -101,7 +102,7 @@ class Sets(NamedTuple):
     """The rows of a table with their estimates."""
 
     rows: tuple[ReferenceSet, ...]
-    names: tuple[str, ...]
+    names: Texts
     values: Array
     """(set, statistic)"""
 
@@ -113,12 +114,14 @@ class Sets(NamedTuple):
         value: Callable[[ReferenceSet, str], float] = getattr,
     ) -> Sets:
         """Read the estimates of some statistics from rows."""
-        values = np.array([[value(row, name) for name in names] for row in rows], dtype=np.float64)
-        return cls(tuple(rows), tuple(names), values.reshape(len(rows), len(names)))
+        estimates = [[value(row, name) for name in names] for row in rows]
+        shape = (len(rows), len(names))
+        return cls(tuple(rows), tuple(names), np.array(estimates, dtype=np.float64).reshape(shape))
 
     def keep(self, wanted: Mask) -> Sets:
         """Keep these rows only; wanted: (set,) bool."""
-        return self._replace(rows=tuple(compress(self.rows, wanted)), values=self.values[wanted])
+        rows = tuple(compress(self.rows, wanted))
+        return self._replace(rows=rows, values=self.values[wanted])
 
     def which(self, is_so: Callable[[ReferenceSet], bool]) -> Mask:
         """Return which rows satisfy a condition, (set,) bool."""
@@ -168,17 +171,20 @@ def fit(sets: Sets, rule: Rule = STRICT_RULE, scales: Mapping[str, Scale] = SCAL
     if (factor <= 0).any():
         worst = factor.argmin()
         lowest = passing[sets.values[passing, best[worst]].argmin()]
-        raise ValueError(f"{sets.rows[absent[worst]].set} and {sets.rows[lowest].set} overlap: no threshold parts them")
-    thresholds = {
-        name: _threshold(sets, column, passing, absent[best == column], scales[name], rule.position)
-        for column, name in enumerate(sets.names)
-    }
-    passed = sets.passing({name: threshold.minimum for name, threshold in thresholds.items()})
-    missed = sorted(row.set for row in sets.keep(sets.present & ~passed).rows)
+        without = sets.rows[absent[worst]].set
+        raise ValueError(f"{without} and {sets.rows[lowest].set} overlap: no threshold parts them")
+    thresholds = {}
+    for column, name in enumerate(sets.names):
+        rejected = absent[best == column]
+        thresholds[name] = _threshold(sets, column, passing, rejected, scales[name], rule.position)
+    minimums = {name: threshold.minimum for name, threshold in thresholds.items()}
+    failing = sets.keep(sets.present & ~sets.passing(minimums))
+    missed = sorted(row.set for row in failing.rows)
     nearest = []
     for i in np.argsort(factor, kind="stable"):
         name = sets.rows[absent[i]].set
-        nearest.append((name, sets.names[best[i]], round(math.exp(factor[i]), DIGITS)))
+        times = round(math.exp(factor[i]), DIGITS)
+        nearest.append((name, sets.names[best[i]], times))
     return Fit(thresholds, tuple(missed), tuple(nearest))
 
 
@@ -205,7 +211,9 @@ def _threshold(
 
 
 def _between(low: float, high: float, scale: Scale, position: float) -> float:
-    threshold = low * (high / low) ** position if scale.logarithmic else low + position * (high - low)
+    threshold = low + position * (high - low)
+    if scale.logarithmic:
+        threshold = low * (high / low) ** position
     return round(max(min(threshold, scale.most), low), DIGITS)
 
 
@@ -229,7 +237,8 @@ def _that_pass_together(sets: Sets, present: Indices, absent: Indices, scales: M
     """
 
     def n_not_below(passing: Indices) -> int:
-        return int((_factors(sets, passing, absent, scales) <= 0).all(axis=1).sum())
+        factors = _factors(sets, passing, absent, scales)
+        return int((factors <= 0).all(axis=1).sum())
 
     passing = present
     while n_not_below(passing):
@@ -246,10 +255,10 @@ def _that_pass_together(sets: Sets, present: Indices, absent: Indices, scales: M
 class LeftOutErrors(NamedTuple):
     """The decisions of fits about left-out sets."""
 
-    false_pass: tuple[str, ...]
+    false_pass: Texts
     """sets without the label, and traps made of left-out sets"""
-    false_warn: tuple[str, ...]
-    no_fit: tuple[str, ...]
+    false_warn: Texts
+    no_fit: Texts
     """checkpoints or families without which there is no fit: they are not a trial"""
 
 
@@ -266,11 +275,13 @@ class Trial(NamedTuple):
     passing: Mask | None
     """which of them pass; None: there is no fit without it"""
 
-    def wrong(self, *, without: bool) -> tuple[str, ...]:
+    def wrong(self, *, without: bool) -> Texts:
         """Return its sets without the label that pass, or those with it that do not."""
         if self.passing is None:
             return ()
-        wrong = self.passing & self.own.without if without else ~self.passing & self.own.present
+        wrong = self.own.present & ~self.passing
+        if without:
+            wrong = self.own.without & self.passing
         return tuple(row.set for row in self.own.keep(wrong).rows)
 
 
@@ -294,6 +305,7 @@ def judged(trials: Iterable[Trial]) -> LeftOutErrors:
 
 def folds(sets: Sets, by: str) -> Iterator[tuple[str, Sets, Sets]]:
     """Yield the name, the other sets and the own sets of each checkpoint or family that has evidence."""
+    names = np.array([getattr(row, by) for row in sets.rows])
     for name in dict.fromkeys(getattr(row, by) for row in sets.rows if not row.excluded):
-        own = np.array([getattr(row, by) == name for row in sets.rows])
+        own = names == name
         yield name, sets.keep(~own), sets.keep(own)

@@ -68,8 +68,10 @@ def profile_of(
     absent = with_label("absent", used)
     n_with = len(models(present))
     n_without = len(models(absent))
-    rates = _rates(used, by_model, populations or {"without the label": lambda row: row.expected == "absent"})
-    n_wrong = len(models([row for row in present if row.set in alone.false_warn]))
+    counted = populations or {"without the label": lambda row: row.expected == "absent"}
+    rates = _rates(used, by_model, counted)
+    wrong = [row for row in present if row.set in alone.false_warn]
+    n_wrong = len(models(wrong))
     n_tried = len(set(models(present)).difference(alone.no_fit))
     passing = [row.set for row in table if passes(row, thresholds)]
     few = ""
@@ -115,18 +117,19 @@ def profile_of(
 
 def _rates(used: Table, trials: Sequence[Trial], populations: Populations) -> tuple[Rate, ...]:
     """Count the checkpoints of each population that pass when left out, which none of them should."""
-    passing = {
-        row.set: bool(passed)
-        for trial in trials
-        if trial.passing is not None
-        for row, passed in zip(trial.own.rows, trial.passing, strict=True)
-    }
+    passing: dict[str, bool] = {}
+    for trial in trials:
+        if trial.passing is not None:
+            names = [row.set for row in trial.own.rows]
+            passing |= zip(names, trial.passing.tolist(), strict=True)
     rates = []
     for name, belongs in populations.items():
         tried = [row for row in used if belongs(row) and row.set in passing]
         n = len(models(tried))
-        n_wrong = len(models([row for row in tried if passing[row.set]]))
-        rates.append(Rate(of=name, n=n, n_wrong=n_wrong, upper=upper_bound(n_wrong, n)))
+        wrong = [row for row in tried if passing[row.set]]
+        n_wrong = len(models(wrong))
+        upper = upper_bound(n_wrong, n)
+        rates.append(Rate(of=name, n=n, n_wrong=n_wrong, upper=upper))
     return tuple(rates)
 
 

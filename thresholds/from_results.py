@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
-from . import results
+from . import Texts, results
 from .fit import GAP_POSITION, Rule, Sets, fit, judged, models, passes, taking_part, with_label
 from .fitted import MEANING, SHIFTS_MEANT, profile_of, trials_of, with_traps
 from .profile import Profile, TensorFit
@@ -68,7 +68,8 @@ def fitted_profile(
         if is_passing and row.label == "present" and not reference.excluded:
             passing.append(row)
         if row.hard_case:
-            hard_cases.append((row.id, f"{_SIDES[row.label]}; {'passes' if is_passing else 'does not pass'}"))
+            answer = "passes" if is_passing else "does not pass"
+            hard_cases.append((row.id, f"{_SIDES[row.label]}; {answer}"))
     first = some[0]
     suites = sorted({(row.suite, row.suite_digest) for row in some})
     has_one_width = len({row.n_varied for row in some}) == 1
@@ -137,7 +138,8 @@ def _tensor_fit(rows: Rows, tensor: str) -> TensorFit:
     sets = with_traps(table)
     used = taking_part(table)
     n_with = len(with_label("present", used))
-    fit_of = partial(TensorFit, tensor=tensor, n_with=n_with, n_without=len(used) - n_with, auroc=None)
+    n_without = len(used) - n_with
+    fit_of = partial(TensorFit, tensor=tensor, n_with=n_with, n_without=n_without, auroc=None)
     try:
         rule = chosen_rule(sets)
     except ValueError as fault:
@@ -170,7 +172,7 @@ def chosen_rule(sets: Sets) -> Rule:
     return min(rules, key=lambda each: len(judged(trials_of(sets, each)).false_pass))
 
 
-def _limits(some: Rows, passing: Rows, missing: Mapping[str, str], suite_known: bool) -> tuple[str, ...]:
+def _limits(some: Rows, passing: Rows, missing: Mapping[str, str], suite_known: bool) -> Texts:
     used = [row for row in some if not results.excluded(row)]
     groups = sorted({row.group for row in used})
     ends = sorted({str(row.ends_in) for row in passing})

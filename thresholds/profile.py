@@ -10,12 +10,14 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from . import DATA, MOST_BYTES, read_bytes
+from . import DATA, MOST_BYTES, Texts, read_bytes
 from .ends import End
 from .records import Frozen, HintedError, first_fault, refuse_version, unique_keys
 from .statistics import DECIDING, LOOKS_ALPHA, SHARPER, STATISTICS, Bounds, Statistic
 
 SCHEMA_VERSION = 1
+Named = tuple[tuple[str, str], ...]
+"""names, each with what is said of it"""
 DEFAULT = DATA / "default-4.json"
 PACKAGED = {"default": DEFAULT, "default-4": DEFAULT}
 """Profiles that ship with the package, by the name that `--thresholds` takes."""
@@ -73,7 +75,7 @@ class Trained(Frozen):
     n: int
     """sets"""
     n_passing: int
-    otherwise: tuple[str, ...]
+    otherwise: Texts
     """those that are judged otherwise than most of their kind"""
 
 
@@ -117,30 +119,30 @@ class Calibration(Frozen):
     """what the small number of checkpoints means; empty where there are many"""
     n_sets: int
     n_checkpoints: int
-    with_indication: tuple[str, ...]
-    without_indication: tuple[str, ...]
+    with_indication: Texts
+    without_indication: Texts
     n_with_checkpoints: int = 0
     n_without_checkpoints: int = 0
-    missed: tuple[str, ...] = ()
+    missed: Texts = ()
     """sets with the label that the thresholds do not pass"""
-    hard_cases: tuple[tuple[str, str], ...] = ()
+    hard_cases: Named = ()
     """(set known to be misjudged by outlier features, what the thresholds say of it)"""
-    unlabelled_passing: tuple[str, ...] = ()
+    unlabelled_passing: Texts = ()
     """sets without a label that pass: no part of any rate"""
-    excluded: tuple[tuple[str, str], ...]
+    excluded: Named
     """(set, why it was left out of the fit)"""
-    missing: tuple[tuple[str, str], ...] = ()
+    missing: Named = ()
     """(model of the suite that could not be measured, why); not empty = the calibration is not complete"""
-    left_out_false_pass: tuple[str, ...]
+    left_out_false_pass: Texts
     """sets without the indication that would PASS if their checkpoint were left out of the fit"""
-    left_out_false_warn: tuple[str, ...]
+    left_out_false_warn: Texts
     """sets with the indication that would WARN if their checkpoint were left out of the fit"""
     false_pass_upper: float
     """one-sided 95 % Clopper–Pearson bound of the false-PASS rate over checkpoints, each left out in turn"""
     false_warn_upper: float
-    not_left_out: tuple[str, ...] = ()
+    not_left_out: Texts = ()
     """checkpoints without which nothing can be fitted; they count in no rate"""
-    family_out: tuple[tuple[str, str], ...]
+    family_out: Named
     """(group left out whole, what the fit to the others says of it)"""
     tensors: tuple[TensorFit, ...] = ()
     """the tensors that were compared; empty where there was one"""
@@ -166,8 +168,8 @@ class Profile(Frozen):
     definitions: dict[Statistic, str] = Field(default_factory=dict)
     tensor: str = "representation"
     """which tensor of a model's contract it is for"""
-    tensor_rules: tuple[str, ...]
-    pools: tuple[str, ...]
+    tensor_rules: Texts
+    pools: Texts
     ends: tuple[End, ...]
     """what the representation may end in; no set with the indication ended otherwise"""
     min_features: int
@@ -183,7 +185,7 @@ class Profile(Frozen):
     thresholds: dict[Statistic, Threshold]
     """of the statistics that decide; the others are context"""
     calibration: Calibration
-    limits: tuple[str, ...]
+    limits: Texts
     digest: str = ""
 
     @property
@@ -276,7 +278,7 @@ def packaged() -> tuple[Profile, ...]:
     return tuple(load(path) for path in dict.fromkeys(PACKAGED.values()))
 
 
-def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
+def looser_than(profile: Profile, other: Profile) -> Texts:
     """List in a few words each the ways in which a profile lets models pass that another one does not."""
     out = []
     for name in other.deciding:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import DATA
+from . import DATA, Fields, Texts
 from .context import Context
 from .records import Frozen
 
@@ -207,14 +207,18 @@ class Spread(NamedTuple):
 
 def sources() -> dict[str, dict[str, str | int]]:
     """Return of each library the source (repository@commit:path), the repository's licence and the number of rows."""
-    entries: dict[str, dict[str, str | int]] = json.loads((DATA / "published_sources.json").read_text(encoding="utf-8"))
-    return entries
+    return _data("published_sources.json")
+
+
+def _data(name: str) -> Fields:
+    content: Fields = json.loads((DATA / name).read_text(encoding="utf-8"))
+    return content
 
 
 @cache
 def baselines_of(source: str) -> Mapping[str, BaselineFit]:
     """Return the baseline of each shift, fitted on a source's models (`studies/build_published.py`)."""
-    fitted = json.loads((DATA / "published_baselines.json").read_text(encoding="utf-8"))
+    fitted = _data("published_baselines.json")
     return MappingProxyType({shift: BaselineFit(**fitted[library_of(source, shift)][shift]) for shift in SHIFTS})
 
 
@@ -264,7 +268,8 @@ def find(library: str, name: str, weights: str) -> tuple[Published, ...]:
 def nearest(name: str, n: int = 3) -> list[str]:
     """Return the published checkpoints with the nearest names as `library:name`, best first."""
     by_lower = {row.name.lower(): f"{row.library}:{row.name}" for row in published()}
-    return [by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, n)]
+    near = difflib.get_close_matches(name.lower(), by_lower, n)
+    return [by_lower[each] for each in near]
 
 
 def context_for(
@@ -330,8 +335,8 @@ def _mean(points: Mapping[str, float]) -> float | None:
 
 
 @cache
-def _keyed() -> Mapping[tuple[str, ...], tuple[Published, ...]]:
-    by_key: dict[tuple[str, ...], tuple[Published, ...]] = {}
+def _keyed() -> Mapping[Texts, tuple[Published, ...]]:
+    by_key: dict[Texts, tuple[Published, ...]] = {}
     for row in published():
         key = row.library, row.model, row.weights
         by_key[key] = (*by_key.get(key, ()), row)
@@ -339,7 +344,7 @@ def _keyed() -> Mapping[tuple[str, ...], tuple[Published, ...]]:
 
 
 @cache
-def _aliases() -> Mapping[tuple[str, ...], tuple[str, ...]]:
+def _aliases() -> Mapping[Texts, Texts]:
     """Return the (library, model, weights) of the row for each (library, name, weights) of a source.
 
     A source has no weights where its name brings them.
@@ -376,7 +381,7 @@ def library_of(source: str, shift: str) -> str:
 
 
 @cache
-def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
+def usual_robustness(source: str, shifts: Texts) -> Spread:
     """Return the spread over ordinary models of their mean effective robustness over `shifts`.
 
     Models of LOWEST_ACCURACY on ImageNet or more that have all of `shifts`; median and 5–95 %, percentage points.
@@ -391,7 +396,8 @@ def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
     inside = [accuracy[IMAGENET] for accuracy in models]
     points = [effective_robustness(inside, [accuracy[s] for accuracy in models], lines[s]).points for s in shifts]
     means = np.mean(points, axis=0)
-    low, median, high = np.percentile(means, (MIDDLE[0], 50, MIDDLE[1])).tolist()
+    percentiles = (MIDDLE[0], 50, MIDDLE[1])
+    low, median, high = np.percentile(means, percentiles).tolist()
     return Spread(len(means), median, low, high)
 
 

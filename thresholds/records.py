@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from . import Fields
+
 ReprArgs = list[tuple[str, object]]  # what a record shows of itself: names and values
 _PYDANTIC = {name for name in dir(BaseModel) if name[0] != "_"} - {"model_copy", "model_dump", "model_dump_json"}
 
@@ -44,7 +46,7 @@ def earlier_version(fault: ValidationError) -> str:
     return "; an earlier version may have made it" if kind in ("missing", "extra_forbidden") else ""
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> Fields:
     """Return the object of these keys and values.
 
     Raises ValueError for a key that occurs again: readers differ in the value they take.

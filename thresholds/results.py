@@ -10,11 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import ValidationError, model_validator
 
-from . import read_bytes
+from . import Fields, Texts, read_bytes
 from .ends import End
 from .records import Frozen, HintedError, first_fault, refuse_version
 from .statistics import DECIDING, STATISTICS, Statistic
@@ -74,7 +74,7 @@ class Result(Frozen):
     """of the suite entry"""
     tensor: str
     """representation or pooled"""
-    tensors: tuple[str, ...]
+    tensors: Texts
     """all that were measured in one pass with this one"""
     checkpoint: str
     group: str
@@ -94,7 +94,7 @@ class Result(Frozen):
     external_digests: dict[str, str]
     source: str
     """what the contract says the model is"""
-    export: dict[str, Any]
+    export: Fields
     """everything that influenced the export; empty for a ready ONNX file"""
     random_weights: bool | None
     synthetic: str
@@ -106,13 +106,13 @@ class Result(Frozen):
     n_features: int
     batch_difference: float | None
     output_difference: float | None
-    preprocessing: dict[str, Any]
+    preprocessing: Fields
     preprocessing_source: str
     images_digest: str
     n_images: int
     n_varied: int
     n_skipped: int
-    image_findings: tuple[str, ...]
+    image_findings: Texts
     seed: int
     statistic_version: int
     alpha: float
@@ -124,7 +124,7 @@ class Result(Frozen):
     persistent: tuple[int, ...]
     """persistent outlier features, strongest first"""
     versions: dict[str, str]
-    execution: dict[str, Any]
+    execution: Fields
     date: str
     """UTC day of the measurement"""
     wall_s: float
@@ -229,7 +229,7 @@ def _require_one_kind(rows: Sequence[Result], where: str) -> None:
                 )
 
 
-def content(result: Result) -> dict[str, Any]:
+def content(result: Result) -> Fields:
     """Return a row's measurement and its subject, without when, where and for which suite."""
     return result.model_dump(mode="json", exclude=set(NOT_CONTENT))
 
@@ -237,7 +237,8 @@ def content(result: Result) -> dict[str, Any]:
 def digest_of(rows: Iterable[Result]) -> str:
     """Return the `sha256:` digest of the rows' content, whatever their order and the engine that measured them."""
     texts = sorted(json.dumps(content(row), sort_keys=True, separators=(",", ":"), allow_nan=False) for row in rows)
-    return "sha256:" + hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+    text = "\n".join(texts)
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def excluded(row: Result) -> str:
@@ -265,7 +266,7 @@ def as_references(rows: Iterable[Result]) -> tuple[ReferenceSet, ...]:
     """
     out = []
     for row in rows:
-        estimates: dict[str, Any] = {name: row.statistics[name].estimate or 0.0 for name in STATISTICS}
+        estimates: Fields = {name: row.statistics[name].estimate or 0.0 for name in STATISTICS}
         out.append(
             ReferenceSet(
                 set=row.id,

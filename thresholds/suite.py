@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from . import DATA, MOST_BYTES, published, read_bytes, read_toml
+from . import DATA, MOST_BYTES, Texts, published, read_bytes, read_toml
 from .published import IMAGENET, MEAN_SHIFTS, SHIFTS, effective_robustness
 from .records import Frozen, HintedError, refuse_version
 
@@ -154,7 +154,8 @@ def open_suite(spec: str | Path) -> OpenedSuite:
     double = sorted(name for name, count in counts.items() if count > 1)
     if double:
         raise SuiteError(f"{path}: id {double[0]} occurs {counts[double[0]]} times; ids must differ", 'id = "…"')
-    return OpenedSuite(suite, members, path.parent, "sha256:" + hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    return OpenedSuite(suite, members, path.parent, f"sha256:{digest}")
 
 
 def id_of(entry: SuiteEntry) -> str:
@@ -223,11 +224,11 @@ def _label_of(entry: SuiteEntry, mean_pp: float | None, extrapolated: bool, rule
         return label or "unlabelled"
     follows = label_from(mean_pp, rule)
     if {label, follows} == {"present", "absent"}:
-        present = f"present is from {rule.present_from_pp:+g}"
-        absent = f"absent is below {rule.absent_below_pp:+g}"
+        limit = f"present is from {rule.present_from_pp:+g}"
+        if label == "absent":
+            limit = f"absent is below {rule.absent_below_pp:+g}"
         raise SuiteError(
-            f"{where}: label is {label}, but mean effective robustness is {mean_pp:+.1f} percentage points; "
-            f"{absent if label == 'absent' else present}",
+            f"{where}: label is {label}, but mean effective robustness is {mean_pp:+.1f} percentage points; {limit}",
             "correct the label or the accuracies",
         )
     return label or follows
@@ -266,9 +267,10 @@ def _mean(where: str, accuracies: Mapping[str, float]) -> tuple[float | None, bo
     return mean_pp, any(result.extrapolated for result in results)
 
 
-def _choice(where: str, field: str, value: str, valid: tuple[str, ...]) -> tuple[str, str]:
+def _choice(where: str, field: str, value: str, valid: Texts) -> tuple[str, str]:
     nearest, *_ = difflib.get_close_matches(value, valid, 1) or valid
-    return f"{where}: {field} is {value!r}; it must be one of {', '.join(valid)}", f"{field} = {nearest!r}"
+    fault = f"{where}: {field} is {value!r}; it must be one of {', '.join(valid)}"
+    return fault, f"{field} = {nearest!r}"
 
 
 def _message_of(path: Path, fault: ValidationError) -> tuple[str, str]:
@@ -278,7 +280,8 @@ def _message_of(path: Path, fault: ValidationError) -> tuple[str, str]:
     place = ".".join(map(str, parts))
     if first["type"] == "extra_forbidden":
         parents: dict[int | str, type[Frozen]] = {"models": SuiteEntry, "labels": LabelRule}
-        fields = (parents[parts[0]] if len(parts) > 1 else SuiteFile).model_fields
+        parent = parents[parts[0]] if len(parts) > 1 else SuiteFile
+        fields = parent.model_fields
         near, *_ = difflib.get_close_matches(str(parts[-1]), fields, 1) or [""]
         rule = f"the closest is {near}" if near else f"known are {', '.join(fields)}"
         return f"{path}: key {place} is unknown; {rule}", near

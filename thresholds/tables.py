@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from . import DATA
+from . import DATA, Fields
 from .statistics import STATISTICS
 
 TABLE = "reference_statistics.csv"
@@ -105,7 +105,7 @@ def derived_traps(table: Sequence[ReferenceSet]) -> tuple[ReferenceSet, ...]:
     and keeps the energy about the median.
     """
     of_outliers = ("strength", "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
-    strong: dict[str, Any] = dict.fromkeys(of_outliers, math.inf)
+    strong: Fields = dict.fromkeys(of_outliers, math.inf)
     out = []
     for row in table:
         if row.expected == "present" or row.two_sidedness >= TWO_SIDED:

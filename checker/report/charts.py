@@ -26,7 +26,8 @@ WIDEST = 720.0
 OF_CURVES = 420.0
 APART = 44.0
 """px between two words below the axis at least"""
-LINE_LEVELS = ((1.0, "100 %"), (0.75, "75 %"), (0.5, "50 %"), (0.25, "25 %"))
+FOOT = (0.0, "0")
+LINE_LEVELS = ((1.0, "100 %"), (0.75, "75 %"), (0.5, "50 %"), (0.25, "25 %"), FOOT)
 SHAPES = ("range", "mark", "threshold")
 LEVELS = (1.0, 2.0, OUTLIER_SD, 6.0)
 """SD: the limits between the shades of the map; beyond the last one lies what makes an outlier feature"""
@@ -125,7 +126,8 @@ def drawn_bar(bar: Bar) -> DrawnBar | None:
     interval = bar.interval
     if interval.low is None or interval.high is None or interval.estimate is None or bar.unit <= 0:
         return None
-    return DrawnBar(place_on(bar, interval.low), place_on(bar, interval.high), place_on(bar, interval.estimate))
+    ends = place_on(bar, interval.low), place_on(bar, interval.high)
+    return DrawnBar(*ends, place_on(bar, interval.estimate))
 
 
 def limit_of(bar: Bar) -> float | None:
@@ -165,15 +167,14 @@ def picture(chart: Chart) -> DrawnChart | None:
     levels: tuple[tuple[float, str], ...] = LINE_LEVELS
     if is_bars:
         width = min(max(PLACE * n, NARROWEST), WIDEST)
-        levels = ((1.0, chart.top),)
+        levels = ((1.0, chart.top), FOOT)
     if is_bars and max(first.values) <= 0:
         return None
     step = width / n
-    places = [x * width for x in chart.at] or [(i + 0.5) * step for i in range(n)]
-    spoken = [
-        "; ".join(f"{place} {text}".strip() for place, text in zip(chart.names, curve.texts, strict=True))
-        for curve in chart.curves
-    ]
+    places = [(i + 0.5) * step for i in range(n)]
+    if chart.at:
+        places = [x * width for x in chart.at]
+    spoken = [_spoken(chart.names, curve) for curve in chart.curves]
     bars: tuple[Column, ...] = ()
     curves: tuple[DrawnCurve, ...] = ()
     if is_bars:
@@ -181,8 +182,15 @@ def picture(chart: Chart) -> DrawnChart | None:
     else:
         shapes = zip(SHAPES, chart.curves, spoken, strict=False)
         curves = tuple(_line(shape, curve, places, text) for shape, curve, text in shapes)
-    grid = tuple(Tick(y_of(share), text) for share, text in (*levels, (0.0, "0")))
-    return DrawnChart(width, bars, curves, tuple(_ticks(chart.names, places)), grid, ". ".join(spoken))
+    ticks = tuple(_ticks(chart.names, places))
+    grid = tuple(Tick(y_of(share), text) for share, text in levels)
+    return DrawnChart(width, bars, curves, ticks, grid, ". ".join(spoken))
+
+
+def _spoken(names: Sequence[str], curve: Series) -> str:
+    """Write the values of a curve in words, each after the name of its place."""
+    values = zip(names, curve.texts, strict=True)
+    return "; ".join(f"{name} {text}".strip() for name, text in values)
 
 
 def _bars(curve: Series, places: Sequence[float], width: float) -> Iterator[Column]:
@@ -190,13 +198,16 @@ def _bars(curve: Series, places: Sequence[float], width: float) -> Iterator[Colu
     top = max(curve.values)
     for x, value, text in zip(places, curve.values, curve.texts, strict=True):
         y = y_of(value / top)
-        yield Column(x - width / 2, y, width, BASE - y, text)
+        left = x - width / 2
+        yield Column(left, y, width, BASE - y, text)
 
 
 def _line(shape: str, curve: Series, places: Sequence[float], text: str) -> DrawnCurve:
     """Draw a curve as a line, with an interval at each place."""
-    points = " ".join(f"{x:.2f},{y_of(value):.2f}" for x, value in zip(places, curve.values, strict=True))
-    whiskers = tuple((x, y_of(low), y_of(high)) for x, (low, high) in zip(places, curve.bounds, strict=False))
+    values = zip(places, curve.values, strict=True)
+    points = " ".join(f"{x:.2f},{y_of(value):.2f}" for x, value in values)
+    intervals = zip(places, curve.bounds, strict=False)
+    whiskers = tuple((x, y_of(low), y_of(high)) for x, (low, high) in intervals)
     return DrawnCurve(shape, points, whiskers, f"{curve.name}: {text}")
 
 
@@ -237,7 +248,8 @@ def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> 
         cells = tuple(_cell(i, name, index, z, cell_width) for i, (name, z) in enumerate(values))
         beyond = sum(abs(z) > OUTLIER_SD for _, z in values)
         label = f"feature {index}"
-        text = f"{label}: beyond {OUTLIER_SD:g} SD in {beyond} of {count_text(len(values), 'image')} shown"
+        shown = count_text(len(values), "image")
+        text = f"{label}: beyond {OUTLIER_SD:g} SD in {beyond} of {shown} shown"
         y = rank * (Map.cell_height + Map.gap)
         rows.append(MapRow(y, label, index in persistent, cells, text))
     return Map(cell_width, tuple(rows), len(gallery.shown))
@@ -249,4 +261,5 @@ def _cell(place: int, name: str, feature: int, z: float, width: float) -> MapCel
     if z >= 0:
         sign = "above"
     x = Map.label_width + place * width
-    return MapCell(x, level(z), sign, f"{name}, feature {feature}: z = {z:+.1f}")
+    text = f"{name}, feature {feature}: z = {z:+.1f}"
+    return MapCell(x, level(z), sign, text)

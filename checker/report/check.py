@@ -27,9 +27,11 @@ from .document import (
     Cell,
     Document,
     Facts,
+    Labelled,
     Section,
     Style,
     Table,
+    TableRow,
     Topics,
     Words,
     document_of,
@@ -174,9 +176,10 @@ BUNDLED_STEP = "Check again on photos of the kind that your model will see: `rob
 def document_of_check(report: Report) -> Document:
     """Return the document of a check."""
     verdict = report.verdict
-    model = report.evidence.model
-    images = report.evidence.images
-    usual = {BUNDLED_NOTE, *fallback_note(report.evidence.execution)}
+    evidence = report.evidence
+    model = evidence.model
+    images = evidence.images
+    usual = {BUNDLED_NOTE, *fallback_note(evidence.execution)}
     if not verdict.passed:
         usual.add(HEAD_NOTE)
     remarks = [note for note in report.notes if note not in usual]
@@ -194,9 +197,9 @@ def document_of_check(report: Report) -> Document:
     if verdict.reasons:
         step = verdict.reasons[0].next_step
         explain = f"robustcheck explain {verdict.reasons[0].id}"
-    measured = f"{report.evidence.statistics.n_images} of {images.n_available} images"
+    measured = f"{evidence.statistics.n_images} of {images.n_available} images"
     noted = Facts(tuple((Cell("note", "bold"), note) for note in remarks if verdict.passed))
-    pixels = Facts(((Cell("preprocessing"), preprocessing_cell(report.evidence.preprocessing)),))
+    pixels = Facts((("preprocessing", preprocessing_cell(evidence.preprocessing)),))
     rows = tuple(_row(statistic) for statistic in statistics_of(report))
     statistics = Table(("statistic", ">value", "=interval", "=must be", "=ok?"), rows)
     about = Cell(INTERVALS_IN_SHORT, "dim")
@@ -205,7 +208,7 @@ def document_of_check(report: Report) -> Document:
         decides="The release",
         model=model,
         facts=(name(model.file, "bold"), planted, measured, source, name(f"tensor {model.tensor}")),
-        summary=plain_text(verdict, report.evidence.statistics, model.ends_in),
+        summary=plain_text(verdict, evidence.statistics, model.ends_in),
         sections=(Section("", "", (pixels, noted, statistics, about), "brief"), *_whole(report, statistics)),
         notes=report.notes,
         version=report.tool_version,
@@ -215,7 +218,7 @@ def document_of_check(report: Report) -> Document:
         reasons=verdict.reasons,
         step=step_of(step, model.file, photos, explain, scores=model.rule != "encoder_output"),
         remark="",
-        basis=basis_of(report.evidence, report.time),
+        basis=basis_of(evidence, report.time),
         tiles=tuple(_tile(statistic) for statistic in statistics_of(report)),
         tiles_note=INTERVALS,
         n_hidden=0 if verdict.passed else len(remarks),
@@ -241,12 +244,13 @@ def _tile(statistic: JudgedStatistic) -> tuple[str, str, Words]:
     return statistic.name, statistic.value, Cell(words, STYLES[statistic.clears])
 
 
-def _row(statistic: JudgedStatistic) -> tuple[Words, ...]:
+def _row(statistic: JudgedStatistic) -> TableRow:
     """Return a deciding statistic next to its threshold."""
     style = STYLES[statistic.clears]
     bar = Bar(statistic.interval, statistic.minimum, style, unit=statistic.minimum)
     interval = Cell(statistic.bounds(between=" – "), bar=bar)
-    return statistic.name, Cell(statistic.value, "bold"), interval, statistic.must_be, Cell(statistic.answer, style)
+    answer = Cell(statistic.answer, style)
+    return statistic.name, Cell(statistic.value, "bold"), interval, statistic.must_be, answer
 
 
 def _whole(report: Report, statistics: Table) -> Iterator[Section]:
@@ -305,7 +309,7 @@ def _context(report: Report) -> Table:
         ("mean of the rest", rest),
         *context_of(report),
     ]
-    cells: list[tuple[Words, Words]] = [(Cell(label, "dim"), value) for label, value in pairs]
+    cells: list[Labelled] = [(Cell(label, "dim"), value) for label, value in pairs]
     two = itertools.zip_longest(cells[::2], cells[1::2], fillvalue=("", ""))
     return Table(("", ">", "", ">"), tuple((*left, *right) for left, right in two))
 
@@ -325,9 +329,10 @@ def _features(statistics: Statistics) -> tuple[Block, ...]:
     if not rows:
         return ("not measured",)
     table = Table((">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z"), rows)
-    if len(features) == len(rows):
+    n_more = len(features) - len(rows)
+    if n_more == 0:
         return (table,)
-    return table, Cell(f"and {len(features) - len(rows)} more", "dim")
+    return table, Cell(f"and {n_more} more", "dim")
 
 
 def _reference(report: Report) -> tuple[Block, ...]:
@@ -335,10 +340,11 @@ def _reference(report: Report) -> tuple[Block, ...]:
     strength = s.strength.estimate
     if strength is None or not report.reference:
         return ("not placed: no strength or no table",)
-    rows: list[tuple[Words, ...]] = []
+    rows: list[TableRow] = []
     for rank, row, left_out in reference_lines(report.reference, strength):
         if left_out:
-            rows.append(("", Cell("…", "dim"), *[""] * 4, Cell(texts.gap_text(left_out), "dim")))
+            gap = Cell(texts.gap_text(left_out), "dim")
+            rows.append(("", Cell("…", "dim"), "", "", "", "", gap))
         if row is None:
             own = ("▶", str(rank), number_text(strength), number_text(s.kurtosis.estimate), "", "this model", "")
             rows.append(tuple(Cell(each, "bold") for each in own))
@@ -354,4 +360,5 @@ def _reference(report: Report) -> tuple[Block, ...]:
     if widest := widest_kurtosis(report.reference):
         widely, least, most = widest
         moves += f": {widely} reads {number_text(least)} on one, {number_text(most)} on another"
-    return Table(("", ">rank", ">strength", ">K", "", "group", "checkpoint"), tuple(rows)), Cell(f"{moves}.", "dim")
+    table = Table(("", ">rank", ">strength", ">K", "", "group", "checkpoint"), tuple(rows))
+    return table, Cell(f"{moves}.", "dim")

@@ -42,7 +42,7 @@ def _images(evidence: Evidence, options: FormOptions) -> Iterator[Block]:
         return
     strong = [row.text for row in figure.rows if row.strong]
     text = ". ".join(strong) or "No feature here is extreme in half of all images measured"
-    yield Drawing("feature_map", figure, f"{text}.")
+    yield Drawing(figure, f"{text}.")
     for title, images in (("Largest kurtosis", gallery.most), ("Smallest kurtosis", gallery.least)):
         if images:
             yield Photos(tuple(_photo(image, options) for image in images), title)
@@ -56,7 +56,8 @@ def _photo(image: SeenImage, options: FormOptions) -> Photo:
 
 def _rates(calibration: Calibration) -> Facts:
     """Return how often PASS was wrong, by group of checkpoints."""
-    rows = tuple(
-        (rate.of, f"{rate.n_wrong} of {rate.n}, at most {percent_text(rate.upper)}") for rate in calibration.shown_rates
-    )
-    return Facts(rows or (("all", f"at most {percent_text(calibration.false_pass_upper)}"),))
+    rates = calibration.shown_rates
+    rows = [(rate.of, f"{rate.n_wrong} of {rate.n}, at most {percent_text(rate.upper)}") for rate in rates]
+    if not rows:
+        rows = [("all", f"at most {percent_text(calibration.false_pass_upper)}")]
+    return Facts(tuple(rows))

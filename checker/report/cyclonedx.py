@@ -1,14 +1,14 @@
 """Write the bill of materials. Without a model card: its metrics are of a performance that was not measured. Pure."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import PurePath
 
 from ..text import VERSION, Fields, as_json, digest_of, printable
 from .attestation import sha256_set
 from .model_names import FormOptions, model_of
 from .preprocessing import pixels_text
-from .record import Bound, Failed, Outcome
+from .record import Bound, Failed, Outcome, Outcomes
 from .words import cautions, exit_code_of, findings
 
 BOM_SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
@@ -18,16 +18,15 @@ SERIALS = uuid.UUID("5c3b9a4e-70a5-4c7e-9f0e-0d2f6c1f8a37")
 """Drawn once: the space of names in which a document's digest gives its serial number"""
 
 
-def write_cyclonedx(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+def write_cyclonedx(outcomes: Outcomes, options: FormOptions) -> str:
     """Write the bill of materials. The same outcomes give the same bytes, so its serial number is made of the rest.
 
     A model without a verdict is a component with its error, and without hashes.
     """
-    del options
     tool = {"type": "application", "name": "robustcheck", "version": VERSION}
     metadata: Fields = {"tools": {"components": [tool]}}
-    started = [outcome.time.started for outcome in outcomes if isinstance(outcome, Bound) and outcome.time]
-    if started:
+    times = [outcome.time for outcome in outcomes if isinstance(outcome, Bound)]
+    if started := [time.started for time in times if time]:
         metadata["timestamp"] = min(started)
     components = [_component(number, outcome) for number, outcome in enumerate(outcomes, 1)]
     rest = {"version": 1, "metadata": metadata, "components": components}
@@ -40,17 +39,23 @@ def _component(number: int, outcome: Outcome) -> Fields:
     name = printable(PurePath(model_of(outcome)).name) or "model"
     component: Fields = {"type": "machine-learning-model", "bom-ref": f"robustcheck-model-{number}", "name": name}
     if isinstance(outcome, Failed):
-        facts = [("verdict", "ERROR"), ("exit_code", outcome.exit_code), ("error", outcome.message)]
-        return component | {"properties": _bom_properties([*facts, ("hint", outcome.hint)])}
+        facts = {
+            "verdict": "ERROR",
+            "exit_code": outcome.exit_code,
+            "error": outcome.message,
+            "hint": outcome.hint,
+        }
+        return component | {"properties": _bom_properties(facts.items())}
     model = outcome.evidence.model
     if model.file_digest:  # none of a report of an early version
         component["hashes"] = _hashes(model.file_digest)
     if model.external_digests:
-        component["components"] = [
-            {"type": "file", "name": printable(file), "hashes": _hashes(digest)}
-            for file, digest in model.external_digests.items()
-        ]
+        component["components"] = [_weights(*each) for each in model.external_digests.items()]
     return component | {"properties": _bom_properties(_bom_facts(outcome))}
+
+
+def _weights(file: str, digest: str) -> Fields:
+    return {"type": "file", "name": printable(file), "hashes": _hashes(digest)}
 
 
 def _bom_facts(report: Bound) -> list[tuple[str, object]]:

@@ -44,6 +44,8 @@ class Cell(NamedTuple):
 Words = str | Cell
 """words of our own, or a cell"""
 TableRow = tuple[Words, ...]
+Labelled = tuple[Words, Words]
+"""a label and its text"""
 Pairs = Sequence[tuple[str, object]]
 """labels and values"""
 
@@ -69,7 +71,7 @@ class Table:
 
     heads: Texts
     """`>` before a head: right-justified; `=` or `>`: never wraps; `?` before that: left out of a narrow terminal"""
-    rows: tuple[tuple[Words, ...], ...]
+    rows: tuple[TableRow, ...]
     legend: str = ""
     most: int | None = None
     """rows in the short report"""
@@ -79,7 +81,7 @@ class Table:
 class Facts:
     """Labels with a text. A row without a text is left out."""
 
-    rows: tuple[tuple[Words, Words], ...]
+    rows: tuple[Labelled, ...]
     title: str = ""
 
 
@@ -122,9 +124,11 @@ def histogram(title: str, edges: Texts, counts: tuple[int, ...], unit: str) -> C
     texts = tuple(f"{unit} {low} to {high}: {count}" for low, high, count in bins)
     names = [""] * len(counts)
     names[0] = edges[0]
-    names[len(counts) // 2] = edges[len(counts) // 2]
+    middle = len(counts) // 2
+    names[middle] = edges[middle]
     names[-1] = edges[-1]
-    return Chart(title, tuple(names), (Series(title, counts, texts),), str(max(counts)))
+    curve = Series(title, counts, texts)
+    return Chart(title, tuple(names), (curve,), str(max(counts)))
 
 
 class Photo(NamedTuple):
@@ -150,8 +154,6 @@ class Photos:
 class Drawing:
     """A figure that the page alone has."""
 
-    kind: Literal["feature_map"]
-    """the macro that draws it"""
     figure: object
     """its geometry"""
     text: str
@@ -170,18 +172,20 @@ Block = Table | Facts | Chart | Photos | Drawing | Topics | Words
 
 def pairs_of(block: Block) -> list[tuple[str, str]]:
     """Return the labels and texts of a block. Words have no label; tables and charts give none."""
-    rows: list[tuple[Words, Words]] = []
+    rows: list[Labelled] = []
     if isinstance(block, Facts):
         rows += block.rows
     elif isinstance(block, Photos):
         rows += ((photo.name, photo.text) for photo in block.rows)
     elif isinstance(block, Topics):
         for topic in block.rows:
-            shorts = (f"{fact.caution}{fact.short}" for fact in (*topic.facts, *topic.more))
+            facts = topic.facts + topic.more
+            shorts = (f"{fact.caution}{fact.short}" for fact in facts)
             rows.append((topic.label, " · ".join(filter(None, shorts))))
     elif isinstance(block, str | Cell):
         rows.append(("", block))
-    return [(text_of(label), text_of(words)) for label, words in rows if text_of(words)]
+    pairs = [(text_of(label), text_of(words)) for label, words in rows]
+    return [pair for pair in pairs if pair[1]]
 
 
 @frozen
@@ -283,7 +287,8 @@ class Document:
     @property
     def one_line(self) -> str:
         """Return the answer in one line, for `-q`."""
-        return self.line or f"{name_text(self.model.file, ascii_only=False)}: {self.summary}"
+        file = name_text(self.model.file, ascii_only=False)
+        return self.line or f"{file}: {self.summary}"
 
 
 def facts_of_run(report: Any, *first: Words) -> tuple[Words, ...]:
@@ -291,17 +296,22 @@ def facts_of_run(report: Any, *first: Words) -> tuple[Words, ...]:
     run = report.execution
     time = report.time
     provider = f"{run.requested} → {short_provider(run.providers[0])}"
+    digest = short_digest(report.model.digest)
     seconds = f"{number_text(time.wall_s)} s" if time else ""
-    return (*first, name(short_digest(report.model.digest)), provider, f"ONNX Runtime {run.runtime}", seconds)
+    return (*first, name(digest), provider, f"ONNX Runtime {run.runtime}", seconds)
 
 
 def measured(report: Any, model: Pairs, images: Pairs, preprocessing: str) -> Section:
     """Return the folded section on how it was measured."""
     run = report.execution
     time = report.time
-    last = [("Preprocessing", preprocessing), ("Device", run.device), ("ONNX Runtime", run.runtime)]
-    rows = (*images, *last, ("Started", time.started if time else ""))
-    blocks = (Facts(_named(model), "Model"), Facts(_named(rows), "Run"))
+    last = [
+        ("Preprocessing", preprocessing),
+        ("Device", run.device),
+        ("ONNX Runtime", run.runtime),
+        ("Started", time.started if time else ""),
+    ]
+    blocks = (Facts(_named(model), "Model"), Facts(_named([*images, *last]), "Run"))
     return Section("What was measured, and how", "", blocks, "page", is_folded=True)
 
 
@@ -310,7 +320,7 @@ def image_rows(images: ImageFacts) -> Pairs:
     return [("Images", images.source), ("Digest", images.digest), ("Seed", images.seed)]
 
 
-def _named(rows: Pairs) -> tuple[tuple[Words, Words], ...]:
+def _named(rows: Pairs) -> tuple[Labelled, ...]:
     return tuple((label, name(str(value))) for label, value in rows)
 
 
@@ -323,8 +333,10 @@ def document_of(record: object) -> Document:
 @singledispatch
 def page_sections(record: object, options: FormOptions) -> tuple[Section, ...]:
     """Return the sections of a record that its page alone has."""
-    del record, options
     return ()
+
+
+FactKind = Literal["text", "name", "code"]
 
 
 @frozen
@@ -338,7 +350,7 @@ class Fact:
     value: str
     remark: str = ""
     """what the page adds in parentheses"""
-    kind: Literal["text", "name", "code"] = "text"
+    kind: FactKind = "text"
     """name: text from outside, shown exactly; code: the same, and the page sets it as code"""
     short: str = ""
     """the fact in a few words, for the terminal"""
@@ -356,7 +368,7 @@ class Topic:
     facts: tuple[Fact, ...]
     more: tuple[Fact, ...] = ()
     """facts for the end of the terminal's line; the page says the same elsewhere"""
-    below: tuple[tuple[Words, ...], ...] = ()
+    below: tuple[TableRow, ...] = ()
     """further lines of the terminal"""
 
 
@@ -368,4 +380,5 @@ def verdict_cell(report: Bound) -> Cell:
         style = "pass"
     elif is_stopped(report):
         style = "fail"
-    return Cell(f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{gate_text(report)}", style)
+    sign = SIGNS[verdict.verdict]
+    return Cell(f"{sign} {verdict_text(verdict)}{gate_text(report)}", style)

@@ -47,12 +47,13 @@ def figure(title: str, n_panels: int) -> tuple[Figure, list[Axes]]:
         EnvironmentFaultError: matplotlib is not installed.
     """
     pyplot = library("matplotlib.pyplot", "a plot needs it", install_hint("plot"))
-    drawing, axes = pyplot.subplots(
-        1, n_panels, figsize=(PANEL[0] * n_panels, PANEL[1]), layout="constrained", squeeze=False
-    )
+    size = (PANEL[0] * n_panels, PANEL[1])
+    drawing, axes = pyplot.subplots(1, n_panels, figsize=size, layout="constrained", squeeze=False)
     pyplot.close(drawing)  # else a notebook shows it twice
     lines = wrap(printable(title), 36 * n_panels)
-    drawing.suptitle("\n".join([*lines[:2], *["…"] * (len(lines) > 2)]), parse_math=False)
+    if len(lines) > 2:
+        lines[2:] = ["…"]
+    drawing.suptitle("\n".join(lines), parse_math=False)
     return drawing, list(axes.flat)
 
 
@@ -60,7 +61,8 @@ def check_figure(report: Bound, reference: Sequence[ReferenceRow]) -> Figure:
     """Draw a check. The panels are kurtosis of each image, evidence and thresholds, place in the reference suite."""
     statistics = report.evidence.statistics
     file = PurePath(report.evidence.model.file).name
-    drawing, (histogram, bars, plane) = figure(headline(report.verdict, file, statistics.n_images), 3)
+    title = headline(report.verdict, file, statistics.n_images)
+    drawing, (histogram, bars, plane) = figure(title, 3)
     _histogram(histogram, statistics, report.profile)
     rows = [(s.name, s.interval, s.minimum, s.clears == "yes") for s in statistics_of(report)]
     intervals(bars, rows, "value / threshold")
@@ -99,8 +101,8 @@ def intervals(axes: Axes, rows: Sequence[tuple[str, Interval, float, bool]], lab
             continue
         value = interval.estimate / unit
         if interval.low is not None and interval.high is not None:
-            least = max(interval.low / unit, 1e-3)
-            axes.plot([least, interval.high / unit], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
+            ends = [max(interval.low / unit, 1e-3), interval.high / unit]
+            axes.plot(ends, [place, place], color=colour, linewidth=3, solid_capstyle="butt")
         axes.plot(value, place, "o" if good else "X", color=colour, label="_")
     axes.axvline(line, color="black", linestyle="--")
     low, high = axes.get_xlim()
@@ -114,11 +116,10 @@ def intervals(axes: Axes, rows: Sequence[tuple[str, Interval, float, bool]], lab
 def _suite(axes: Axes, statistics: Statistics, suite: Sequence[ReferenceRow]) -> None:
     for shows, colour, marker, word in ((True, WITH, "o", "with"), (False, WITHOUT, "s", "without")):
         chosen = [row for row in suite if row.shows_outlier_features is shows]
-        axes.scatter(
-            [row.kurtosis for row in chosen],
-            [row.persistence_ratio for row in chosen],
-            color=colour, marker=marker, alpha=0.7, label=f"{word} outlier features",
-        )  # fmt: skip
+        kurtoses = [row.kurtosis for row in chosen]
+        ratios = [row.persistence_ratio for row in chosen]
+        label = f"{word} outlier features"
+        axes.scatter(kurtoses, ratios, color=colour, marker=marker, alpha=0.7, label=label)
     kurtosis = statistics.kurtosis.estimate
     ratio = statistics.persistence_ratio.estimate
     if kurtosis is not None and ratio is not None:

@@ -1,6 +1,6 @@
 """Render outcomes in the forms of `-o`, by a table of the functions that write them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 from .. import text
@@ -10,21 +10,21 @@ from .json_forms import all_sealed, write_json, write_predicate
 from .junit import write_junit
 from .markdown import write_markdown
 from .model_names import FormOptions
-from .record import Failed, Outcome
+from .record import Failed, Outcomes
 from .sarif import write_sarif
 
-Write = Callable[[Sequence[Outcome], FormOptions], str]
+Write = Callable[[Outcomes, FormOptions], str]
 """outcomes and options in, a document out that ends in a newline"""
 
 
-def write_html(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+def write_html(outcomes: Outcomes, options: FormOptions) -> str:
     """Write the page."""
     from . import page  # noqa: PLC0415 # takes Jinja, which other forms do without
 
     return page.write_html(outcomes, options)
 
 
-def write_packaged(form: str, outcomes: Sequence[Outcome], options: FormOptions) -> str:
+def write_packaged(form: str, outcomes: Outcomes, options: FormOptions) -> str:
     """Write a form that is a template of this package."""
     from .packaged import packaged  # noqa: PLC0415 # takes Jinja
 
@@ -51,7 +51,7 @@ ONE_MODEL = ("modelcard", "predicate")
 """forms that hold one model only"""
 
 
-def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None = None) -> str:
+def render(form: str, outcomes: Outcomes, options: FormOptions | None = None) -> str:
     """Write one document about all outcomes, in order, with a newline at the end.
 
     form: one of TEXTS. Each report gets the digest of what it holds now: a gate may have been added since it was made.

@@ -1,19 +1,19 @@
 """Write GitHub's annotations, and its summary in limited size. Pure."""
 
-from collections.abc import Sequence
-
 from ..text import around, printable
 from . import markdown
 from .model_names import FormOptions, _named, path_of
-from .record import Failed, Outcome
+from .record import Failed, Outcomes
 from .words import STOPPED, cautions, finding_text, findings, is_stopped
 
 MAX_ANNOTATIONS = 10  # of each kind: GitHub shows no more for a step
+_IN_WORDS = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
+_IN_PROPERTIES = _IN_WORDS | str.maketrans({":": "%3A", ",": "%2C"})
 SUMMARY_BYTES = 1024 * 1024  # GitHub drops a longer summary whole
 _CUT = "\n\n*The rest is cut: GitHub takes 1 MiB for a step. `-o markdown=FILE` writes the whole report.*\n"
 
 
-def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
+def commands(outcomes: Outcomes, options: FormOptions) -> list[str]:
     """Write one command per reason and per error.
 
     A reason that stops the run is an error, one that a waiver accepts a notice, any other a warning. A model without a
@@ -28,8 +28,9 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
         path = printable(path_of(outcome, options))
         if isinstance(outcome, Failed):
             hint = around("; hint: ", outcome.hint)
+            error = printable(outcome.message + hint)
             # before the reasons, of which GitHub shows some
-            kinds["error"].insert(0, (path, "robustcheck: could not assess", printable(outcome.message + hint)))
+            kinds["error"].insert(0, (path, "robustcheck: could not assess", error))
             continue
         for caution in cautions(outcome):
             kinds["notice"].append((path, "robustcheck", f"{name}{caution}"))
@@ -41,31 +42,27 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
                 stopped = f"{STOPPED} · "
             if f.waiver:
                 kind = "notice"
-            title = f"robustcheck {stopped}{outcome.verdict.verdict} · {f.reason.kind}: {f.title}"
+            verdict = f"{stopped}{outcome.verdict.verdict}"
+            title = f"robustcheck {verdict} · {f.reason.kind}: {f.reason.title}"
             words = f"{name}{finding_text(f)}. Next step: {f.reason.next_step}"
             kinds[kind].append((path, title, words))
     lines = []
     for kind, of_kind in kinds.items():
-        fits = of_kind if len(of_kind) <= MAX_ANNOTATIONS else of_kind[: MAX_ANNOTATIONS - 1]
-        lines += [_command(kind, *parts) for parts in fits]
-        if rest := len(of_kind) - len(fits):
+        n_shown = MAX_ANNOTATIONS
+        if len(of_kind) > n_shown:
+            n_shown -= 1
+        lines += [_command(kind, *parts) for parts in of_kind[:n_shown]]
+        if rest := len(of_kind[n_shown:]):
             lines.append(f"::{kind} title=robustcheck::and {rest} more; the report names all")
     return lines
 
 
 def _command(kind: str, path: str, title: str, words: str) -> str:
-    return f"::{kind} file={_property(path)},line=1,title={_property(title)}::{_data(words)}"
+    place = f"file={path.translate(_IN_PROPERTIES)},line=1"
+    return f"::{kind} {place},title={title.translate(_IN_PROPERTIES)}::{words.translate(_IN_WORDS)}"
 
 
-def _data(words: str) -> str:
-    return words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(words: str) -> str:
-    return _data(words).replace(":", "%3A").replace(",", "%2C")
-
-
-def summary(outcomes: Sequence[Outcome], options: FormOptions, room: int = SUMMARY_BYTES) -> str:
+def summary(outcomes: Outcomes, options: FormOptions, room: int = SUMMARY_BYTES) -> str:
     """Write the Markdown report in fewer than `room` bytes of UTF-8: all lines, or a part that ends with a note.
 
     Empty where not even that sentence fits.

@@ -9,7 +9,7 @@ from ..text import number_text, printable
 from .model_names import FormOptions, names_of
 from .numbers import statistics_of
 from .preprocessing import pixels_text
-from .record import Bound, Failed, Outcome
+from .record import Bound, Failed, Outcome, Outcomes
 from .words import (
     NOT_ASSESSED,
     NOT_ASSESSED_TITLE,
@@ -60,10 +60,10 @@ GROUPS = {
 }
 
 
-def write_junit(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+def write_junit(outcomes: Outcomes, options: FormOptions) -> str:
     """Write one JUnit document. The `time` of the case `assessed` is the wall clock of a model's check, in seconds."""
-    del options
-    return junit_of([suite_of(name, outcome) for name, outcome in zip(names_of(outcomes), outcomes, strict=True)])
+    named = zip(names_of(outcomes), outcomes, strict=True)
+    return junit_of([suite_of(name, outcome) for name, outcome in named])
 
 
 def suite_of(name: str, outcome: Outcome) -> Element:
@@ -105,7 +105,8 @@ def _count(element: Element, **tags: str) -> None:
     element.set("tests", str(len(cases)))
     for name, tag in tags.items():
         element.set(name, str(len(list(element.iter(tag)))))
-    element.set("time", str(round(sum(float(case.attrib["time"]) for case in cases), 3)))
+    wall_s = sum(float(case.attrib["time"]) for case in cases)
+    element.set("time", str(round(wall_s, 3)))
 
 
 def case_of(group: str, name: str, result: Element | None, wall_s: float = 0) -> Element:
@@ -131,11 +132,14 @@ def _failed_case(suite: Element, failed: Failed) -> None:
 
 def _assessed(suite: Element, report: Bound) -> None:
     model = report.evidence.model
+    verdict = report.verdict
+    wall_s = 0.0
     if report.time is not None:
         suite.set("timestamp", printable(report.time.started))
+        wall_s = report.time.wall_s
     properties = _suite_properties(
-        verdict=report.verdict.verdict,
-        kind=report.verdict.kind or "",
+        verdict=verdict.verdict,
+        kind=verdict.kind or "",
         gate=rule_of(report),
         exit_code=str(exit_code_of(report)),
         robustcheck=report.tool_version,
@@ -145,23 +149,19 @@ def _assessed(suite: Element, report: Bound) -> None:
         images=str(report.evidence.statistics.n_images),
         cautions="; ".join(cautions(report)),
         preprocessing=pixels_text(report.evidence.preprocessing),
-        profile=report.verdict.profile_id,
-        profile_digest=report.verdict.profile_digest,
+        profile=verdict.profile_id,
+        profile_digest=verdict.profile_digest,
         claim=" ".join((report.claim, *report.profile.limits)),
     )
     suite.append(properties)
-    suite.append(case_of("run", "assessed", None, report.time.wall_s if report.time else 0))
+    suite.append(case_of("run", "assessed", None, wall_s))
     unreported = {finding.reason.id: _case_result(report, finding) for finding in findings(report)}
     _statistics(suite, report, unreported)
-    unmeasured = {
-        name
-        for name, value in (("batch_dependent", model.batch_difference), ("output_changed", model.output_difference))
-        if value is None
-    }
+    differences = {"batch_dependent": model.batch_difference, "output_changed": model.output_difference}
     for group, ids in GROUPS.items():
         for name in ids:
             result = unreported.pop(name, None)
-            if result is None and name in unmeasured:
+            if result is None and name in differences and differences[name] is None:
                 result = element("skipped", message="not measured", type="unchecked")
             suite.append(case_of(group, name, result))
     # every reason has a test case, whether the lists above hold it or not
@@ -184,8 +184,9 @@ def _statistics(suite: Element, report: Bound, unreported: dict[str, Element]) -
             reported.add(reason)
         elif reason is not None:
             text = "the verdict rests on other reasons" if s.clears == "straddles" else RULES[reason].title
-            numbers = f"{number_text(s.interval.estimate)} ({s.bounds()}), threshold {s.must_be}"
-            result = element("skipped", message=f"{s.name} {numbers}: {text}", type=s.clears)
+            estimate = f"{s.name} {number_text(s.interval.estimate)}"
+            message = f"{estimate} ({s.bounds()}), threshold {s.must_be}: {text}"
+            result = element("skipped", message=message, type=s.clears)
         suite.append(case_of("statistics", s.id, result))
     for reason in reported:
         del unreported[reason]
@@ -194,7 +195,9 @@ def _statistics(suite: Element, report: Bound, unreported: dict[str, Element]) -
 def _case_result(report: Bound, finding: GatedReason) -> Element:
     reason = finding.reason
     if finding.waiver is not None:
-        return element("skipped", message=f"{waiver_text(finding.waiver)} ({reason.seen})", type=reason.id)
+        message = f"{waiver_text(finding.waiver)} ({reason.seen})"
+        return element("skipped", message=message, type=reason.id)
     text = f"{finding_text(finding)}\nKind: {reason.kind}\nNext step: {reason.next_step}"
     tag = "failure" if report.is_required else "skipped"
-    return element(tag, text, message=f"{finding.title}: {reason.seen}", type=reason.id)
+    message = f"{reason.title}: {reason.seen}"
+    return element(tag, text, message=message, type=reason.id)

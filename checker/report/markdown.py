@@ -8,33 +8,30 @@ from ..core.verdict.rule import Reason
 from ..text import around, bars, printable
 from .document import Block, Chart, Document, Facts, Table, Words, document_of, pairs_of, text_of
 from .model_names import FormOptions, model_of
-from .record import CLAIM, Bound, Failed, Outcome
+from .record import Bound, Failed, Outcome, Outcomes
 from .words import NOT_ASSESSED_HELP, SIGNS, cautions, exit_code_of, findings, gate_text, loosened, verdict_text
 
 CHART_ROWS = 6
 MARK = "<!-- robustcheck report -->"
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"})
 _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
 
 
-def write_markdown(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+def write_markdown(outcomes: Outcomes, options: FormOptions) -> str:
     """Write one section per outcome. Several have a table first; the claim's limits are last."""
-    del options
     parts = [MARK]
     if len(outcomes) > 1:
         parts.append(overview(outcomes))
     parts += [section(outcome) for outcome in outcomes]
-    claim = next((o.claim for o in outcomes if isinstance(o, Bound)), CLAIM)
-    limits = next((o.profile.limits for o in outcomes if isinstance(o, Bound)), ())
-    if limits:
-        parts.append(
-            "\n".join([f"**Limits of the claim.** {text(claim)}", "", *(f"- {text(limit)}" for limit in limits)])
-        )
+    report = next((outcome for outcome in outcomes if isinstance(outcome, Bound)), None)
+    if report is not None and report.profile.limits:
+        limits = [f"- {text(limit)}" for limit in report.profile.limits]
+        parts.append("\n".join([f"**Limits of the claim.** {text(report.claim)}", "", *limits]))
     return "\n\n".join(parts) + "\n"
 
 
-def overview(outcomes: Sequence[Outcome]) -> str:
+def overview(outcomes: Outcomes) -> str:
     """Write a table with a row for each outcome."""
     rows = ["| model | verdict | exit code | reasons |", "|---|---|---|---|"]
     for outcome in outcomes:
@@ -42,7 +39,8 @@ def overview(outcomes: Sequence[Outcome]) -> str:
             verdict = "**ERROR**"
             why = text(outcome.message)
         else:
-            verdict = f"**{text(verdict_text(outcome.verdict) + gate_text(outcome))}**"
+            words = verdict_text(outcome.verdict) + gate_text(outcome)
+            verdict = f"**{text(words)}**"
             why = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
         rows.append(f"| {text(model_of(outcome))} | {verdict} | {exit_code_of(outcome)} | {why} |")
     return "\n".join(rows)
@@ -51,29 +49,26 @@ def overview(outcomes: Sequence[Outcome]) -> str:
 def section(outcome: Outcome) -> str:
     """Write the section of one outcome."""
     if isinstance(outcome, Failed):
-        lines = [
-            f"## {SIGNS['ERROR']} ERROR: {text(outcome.model or 'robustcheck')}",
-            "",
-            f"{text(outcome.message)}",
-            "",
-        ]
+        model = outcome.model or "robustcheck"
+        blocks = [f"## {SIGNS['ERROR']} ERROR: {text(model)}", text(outcome.message)]
         if outcome.hint:
-            lines += [f"Hint: {code(outcome.hint)}", ""]
-        return "\n".join([*lines, f"Exit code {outcome.exit_code}. {NOT_ASSESSED_HELP}"])
-    document = replace(document_of(outcome), cautions=(*cautions(outcome), *loosened(outcome)))
-    return _section(document)
+            blocks.append(f"Hint: {code(outcome.hint)}")
+        blocks.append(f"Exit code {outcome.exit_code}. {NOT_ASSESSED_HELP}")
+        return "\n\n".join(blocks)
+    before = (*cautions(outcome), *loosened(outcome))
+    return _section(replace(document_of(outcome), cautions=before))
 
 
 def reasons(entries: Sequence[Reason]) -> list[str]:
     """List the reasons as one block. Each has what was seen, and the next step; without any there is no block."""
-    items = [
-        f"- **{text(reason.title)}** ({text(reason.id)}, {text(reason.kind)}): {text(reason.seen)}  \n"
-        f"  → {prose(reason.next_step)}"
-        for reason in entries
-    ]
-    if not items:
+    if not entries:
         return []
-    return ["\n".join(["### Reasons and next steps", "", *items])]
+    return ["\n".join(["### Reasons and next steps", "", *map(_item, entries)])]
+
+
+def _item(reason: Reason) -> str:
+    head = f"**{text(reason.title)}** ({text(reason.id)}, {text(reason.kind)})"
+    return f"- {head}: {text(reason.seen)}  \n  → {prose(reason.next_step)}"
 
 
 def notes(sentences: Sequence[str]) -> list[str]:
@@ -94,15 +89,18 @@ def text(words: str) -> str:
     escaped = _SPECIAL.sub(r"\\\1", printable(words).strip())
     if re.match(r"[-+=]|\d+[.)](\s|$)", escaped):
         escaped = _START.sub(r"\1\\\2", escaped)
-    words = "".join(_ENTITIES.get(c, c) for c in escaped)
+    words = escaped.translate(_ENTITIES)
     return words.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
 def code(words: str) -> str:
     """Write words as a code span, on one line. In a table's cell a pipe would end it."""
     inside = printable(words)
-    fence = "`" * (1 + max(map(len, re.findall(r"`+", inside)), default=0))
-    pad = " " if inside.startswith("`") or inside.endswith("`") or not inside.strip() else ""
+    runs = re.findall(r"`+", inside)
+    fence = "`" * (1 + max(map(len, runs), default=0))
+    pad = ""
+    if inside.startswith("`") or inside.endswith("`") or not inside.strip():
+        pad = " "
     return f"{fence}{pad}{inside or ' '}{pad}{fence}"
 
 
@@ -152,14 +150,19 @@ def _cell(words: Words) -> str:
 
 def _block(block: Block) -> str:
     if isinstance(block, Chart):
-        drawn = bars([round(1000 * value) for value in block.curves[0].values], CHART_ROWS)
-        ends = f"{block.names[0]} … {block.names[-1]}; the tallest is {block.top}"
-        return "\n".join([f"{text(block.title)} ({text(ends)}):", "", "```", *drawn, "```"])
+        heights = [round(1000 * value) for value in block.curves[0].values]
+        ends = f"{block.names[0]} … {block.names[-1]}"
+        title = f"{text(block.title)} ({text(f'{ends}; the tallest is {block.top}')}):"
+        return "\n".join([title, "", "```", *bars(heights, CHART_ROWS), "```"])
     if isinstance(block, Table):
         rules = ["---:" if ">" in head[:2] else "---" for head in block.heads]
-        lines = [[text(head.lstrip("?>=")) for head in block.heads], rules, *(map(_cell, row) for row in block.rows)]
-        legend = ["", text(block.legend)] if block.legend else []
-        return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *legend])
-    title = [f"{text(block.title)}:", ""] if isinstance(block, Facts) and block.title else []
-    rows = (around("- ", text(label), ": ") + text(words) for label, words in pairs_of(block))
-    return "\n".join([*title, *rows])
+        heads = [text(head.lstrip("?>=")) for head in block.heads]
+        rows = [heads, rules, *(map(_cell, row) for row in block.rows)]
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+        if block.legend:
+            lines += ["", text(block.legend)]
+        return "\n".join(lines)
+    lines = [around("- ", text(label), ": ") + text(words) for label, words in pairs_of(block)]
+    if isinstance(block, Facts) and block.title:
+        lines[:0] = [f"{text(block.title)}:", ""]
+    return "\n".join(lines)

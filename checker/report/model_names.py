@@ -3,12 +3,12 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path, PurePath
 
 from ..text import frozen, printable
-from .record import Failed, Outcome
+from .record import Failed, Outcome, Outcomes
 
 
 def _working_folder() -> str:
@@ -44,7 +44,7 @@ def model_of(outcome: Outcome) -> str:
     return outcome.model if isinstance(outcome, Failed) else outcome.evidence.model.file
 
 
-def names_of(outcomes: Sequence[Outcome]) -> list[str]:
+def names_of(outcomes: Outcomes) -> list[str]:
     """Return a distinct name for each outcome: the escaped path, with a number where the path comes again."""
     names: list[str] = []
     for outcome in outcomes:
@@ -102,7 +102,7 @@ def name_bytes(name: str) -> bytes:
         return name.encode("utf-8", "surrogatepass")
 
 
-def _named(outcomes: Sequence[Outcome]) -> Iterable[tuple[str, Outcome]]:
+def _named(outcomes: Outcomes) -> Iterable[tuple[str, Outcome]]:
     """Pair each outcome with what precedes its messages: the model's name where there are several."""
     names = [f"{name}: " for name in names_of(outcomes)] if len(outcomes) > 1 else [""]
     return zip(names, outcomes, strict=False)

@@ -17,23 +17,9 @@ _EDGE = {"pass": "#2e7d32", "warn": "#b26a00", "fail": "#a02a2a", "": "#777"}
 """colour of the edge, readable on light and dark; the sign and the word say the same"""
 
 
-def block(head: str, lines: Sequence[str], table: str = "", *, verdict: str = "") -> str:
-    """Lay out one result.
-
-    Args:
-        head: the first line, any text.
-        lines: paragraphs, any text.
-        table: HTML from `table`.
-        verdict: pass, warn, fail or nothing: the colour of the edge.
-    """
-    paragraphs = "".join(f'<div style="margin-top:.3em">{_text(line)}</div>' for line in lines)
-    style = f"border-left:4px solid {_EDGE[verdict]};padding:.2em .8em;max-width:60em"
-    return f'<div style="{style}"><div><b>{_text(head)}</b></div>{paragraphs}{table}</div>'
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table. Heads are as of `document.Table`. All of it is escaped."""
-    sides = ["right" if ">" in head[:2] else "left" for head in header]
+def table(block: Table) -> str:
+    """Lay out a table, with all of it escaped."""
+    sides = ["right" if ">" in head[:2] else "left" for head in block.heads]
 
     def line(cells: Sequence[str], tag: str) -> str:
         styled = (
@@ -42,8 +28,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         )
         return f"<tr>{''.join(styled)}</tr>"
 
-    heads = [head.lstrip("?>=") for head in header]
-    body = "".join(line(row, "td") for row in rows)
+    heads = [head.lstrip("?>=") for head in block.heads]
+    body = "".join(line([*map(text_of, row)], "td") for row in block.rows)
     return f'<table style="margin-top:.5em"><thead>{line(heads, "th")}</thead><tbody>{body}</tbody></table>'
 
 
@@ -55,21 +41,20 @@ def of_document(document: Document) -> str:
     """Write the HTML of a notebook, with what the short report shows, and the first table."""
     short = [part for section in document.sections if section.shown in ("brief", "short") for part in section.blocks]
     every = [part for section in document.sections for part in section.blocks if isinstance(part, Table)]
-    paragraphs = [
-        *document.cautions,
-        document.claim,
-        document.summary,
-        " · ".join(filter(None, map(text_of, document.facts))),
-    ]
+    facts = filter(None, map(text_of, document.facts))
+    paragraphs = [*document.cautions, document.claim, document.summary, " · ".join(facts)]
     paragraphs += itertools.chain(*map(_reason, document.reasons))
     paragraphs += (around("", label, ": ") + words for part in short for label, words in pairs_of(part))
+    paragraphs += [*document.notes, document.limits]
     tables = [part for part in short if isinstance(part, Table)] or every[:1]
-    shown = "".join(table(part.heads, [[*map(text_of, row)] for row in part.rows]) for part in tables)
     verdict = document.verdict or Cell(document.title)
     head = f"{verdict.text} · {document.model.file}"
     if document.exit_code is not None:
         head += f" · exit code {document.exit_code}"
-    return block(head, [*filter(None, [*paragraphs, *document.notes, document.limits])], shown, verdict=verdict.style)
+    lines = [f'<div style="margin-top:.3em">{_text(words)}</div>' for words in paragraphs if words]
+    content = "".join([f"<div><b>{_text(head)}</b></div>", *lines, *map(table, tables)])
+    style = f"border-left:4px solid {_EDGE[verdict.style]};padding:.2em .8em;max-width:60em"
+    return f'<div style="{style}">{content}</div>'
 
 
 def _text(text: str) -> str:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
-from ...thresholds.profile import Profile
 from ...thresholds.statistics import STATISTICS, Statistic
 from .. import text
 from ..core.evidence import TOP_FEATURES, Content, Interval, OutlierFeature, Statistics
@@ -67,15 +67,9 @@ class JudgedStatistic(NamedTuple):
         """Write whether the interval clears the threshold, with a sign: `✓ yes`."""
         return " ".join(CLEARS[self.clears])
 
-    def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
+    def bounds(self, between: str = " to ") -> str:
         """Write the interval in enough digits to show on which side of the threshold each bound lies."""
-        limits = [self.minimum]
-        return text.interval_text(self.interval.low, self.interval.high, limits, between=between, missing=missing)
-
-
-def judged(statistics: Statistics, profile: Profile) -> list[JudgedStatistic]:
-    """Return the deciding statistics, in the profile's order."""
-    return [JudgedStatistic(name, getattr(statistics, name), profile.minimum_of(name)) for name in profile.deciding]
+        return text.interval_text(self.interval.low, self.interval.high, [self.minimum], between=between)
 
 
 NEIGHBOURS = 4  # reference sets listed around the model, next to the two ends of the table
@@ -93,7 +87,9 @@ _GROUPS = {
 
 def statistics_of(report: Bound) -> list[JudgedStatistic]:
     """Return the deciding statistics, in the profile's order."""
-    return judged(report.evidence.statistics, report.profile)
+    evidence = report.evidence.statistics
+    profile = report.profile
+    return [JudgedStatistic(name, getattr(evidence, name), profile.minimum_of(name)) for name in profile.deciding]
 
 
 def context_of(report: Bound) -> tuple[tuple[str, str], ...]:
@@ -155,8 +151,8 @@ def reference_lines(references: Sequence[ReferenceRow], strength: float) -> tupl
     ordered = [*strongest[:own], None, *strongest[own:]]
     last = len(ordered) - 1
     first = max(min(own - NEIGHBOURS // 2, last - NEIGHBOURS), 0)
-    window = range(first, first + NEIGHBOURS + 1)
-    listed = [i for i in range(len(ordered)) if i in window or i in (0, last)]
+    window = range(first, min(first + NEIGHBOURS, last) + 1)
+    listed = sorted({0, *window, last})
     pairs = zip((-1, *listed), listed, strict=False)
     return tuple(ReferenceLine(place + 1, ordered[place], place - before - 1) for before, place in pairs)
 
@@ -169,9 +165,10 @@ def widest_kurtosis(references: Sequence[ReferenceRow]) -> tuple[str, float, flo
     Only sets that show the indication count: of the others the table holds logits next to representations.
     None when no checkpoint is in the table twice.
     """
-    shows = sorted((r for r in references if r.shows_outlier_features), key=lambda r: r.checkpoint)
+    by_checkpoint = attrgetter("checkpoint")
+    shows = [r for r in references if r.shows_outlier_features]
     ranges = []
-    for checkpoint, rows in groupby(shows, key=lambda r: r.checkpoint):
+    for checkpoint, rows in groupby(sorted(shows, key=by_checkpoint), by_checkpoint):
         values = [r.kurtosis for r in rows]
         if len(values) > 1 and min(values) > 0:
             ranges.append((checkpoint, min(values), max(values)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import PurePath
 
@@ -11,12 +10,12 @@ from ..text import VERSION, as_json, printable
 from .markdown import prose, section, text
 from .model_names import FormOptions, fingerprint, names_of, path_of
 from .numbers import statistics_of
-from .record import Failed, Outcome
+from .record import Failed, Outcomes
 from .template import SUFFIX, TEMPLATES, _environment, _Sandbox
 from .words import NOT_ASSESSED, NOT_ASSESSED_TITLE, cautions, exit_code_of, finding_text, findings, verdict_text
 
 
-def packaged(form: str, outcomes: Sequence[Outcome], options: FormOptions, comparison: object | None = None) -> str:
+def packaged(form: str, outcomes: Outcomes, options: FormOptions, comparison: object | None = None) -> str:
     """Write a form that is a packaged template, which may call the helpers of `_packaged`.
 
     comparison: the comparison that the one outcome is a side of.
@@ -40,10 +39,13 @@ def _packaged() -> _Sandbox:
     return environment
 
 
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
 def _labels(**labels: str) -> str:
     """Write the labels of an OpenMetrics sample."""
-    escaped = ((k, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for k, v in labels.items())
-    return "{" + ",".join(f'{key}="{value}"' for key, value in escaped) + "}"
+    escaped = [f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items()]
+    return "{" + ",".join(escaped) + "}"
 
 
 def _scalar(value: str | float | None) -> str:
@@ -51,5 +53,7 @@ def _scalar(value: str | float | None) -> str:
     if isinstance(value, str):
         return json.dumps(printable(value), ensure_ascii=False)
     written = json.dumps(None if value is None else float(value), allow_nan=False)
+    if "." in written:
+        return written
     # YAML 1.1 takes 1e-05 for a text: it wants a point before the exponent
-    return written if "e" not in written or "." in written else written.replace("e", ".0e")
+    return written.replace("e", ".0e")

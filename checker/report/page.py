@@ -18,12 +18,12 @@ from ..text import HOME, around, count_text, page, printable
 from . import charts
 from .document import Cell, Document, File, Section, cell_of, document_of, name, page_sections
 from .model_names import FormOptions, model_of
-from .record import Failed, Outcome
+from .record import Failed, Outcome, Outcomes
 from .template import TEMPLATES
 from .words import SIGNS, cautions, counts_text, rank_of, spelled, without_model, word_of
 
 
-def write_html(outcomes: Sequence[Outcome], options: FormOptions) -> str:
+def write_html(outcomes: Outcomes, options: FormOptions) -> str:
     """Write one page about all models. Several have a list first, then a part each, the worst first."""
     ordered = sorted(outcomes, key=rank_of)
     documents = [_document(outcome, options) for outcome in ordered]
@@ -114,7 +114,7 @@ def _without_verdict(failed: Failed) -> Document:
     )
 
 
-def _title(outcomes: Sequence[Outcome]) -> str:
+def _title(outcomes: Outcomes) -> str:
     if len(outcomes) == 1:
         return f"{word_of(outcomes[0])}: {model_of(outcomes[0])}"
     return count_text(len(outcomes), "model") + around(": ", counts_text(outcomes))
@@ -145,4 +145,6 @@ def _page_text(value: object) -> object:
         raise ValueError("a template wrote None; it must ask first")
     if isinstance(value, float):
         return f"{value:.2f}"
-    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return printable(value)
+    return value

@@ -52,18 +52,27 @@ def read_bound(
         needed = "a check or a comparison" if "compare" in kinds else "a check"
         raise UsageError(f"{path}: document is {document[:99]}, not a report of {needed}", AGAIN)
     if not is_version(stated := raw.get("schema_version"), SCHEMA_VERSION):
-        is_earlier = stated == 1
-        made_by = "; an earlier version made it" if is_earlier else ""
+        made_by = ""
+        hint = NEWER
+        if stated == 1:
+            made_by = "; an earlier version made it"
+            hint = AGAIN
         raise UsageError(
-            f"{path}: schema_version is {stated!r}{made_by}; this robustcheck reads {SCHEMA_VERSION}",
-            AGAIN if is_earlier else NEWER,
+            f"{path}: schema_version is {stated!r}{made_by}; this robustcheck reads {SCHEMA_VERSION}", hint
         )
     several = raw.get("reports")
     parts = several if isinstance(several, list) else [raw]
-    errors = [part["error"] for part in parts if isinstance(part, dict) and "error" in part]
-    reports = [_report(path, part, kinds) for part in parts if not (isinstance(part, dict) and "error" in part)]
+    errors = []
+    reports = []
+    for part in parts:
+        if isinstance(part, dict) and "error" in part:
+            errors.append(part["error"])
+        else:
+            reports.append(_report(path, part, kinds))
     if not reports or (refuse_errors and errors):
-        message = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
+        message: object = "no report"
+        if errors and isinstance(errors[0], dict):
+            message = errors[0].get("message")
         raise CannotAssessError(f"{path}: document reports an error ({message}); check again", AGAIN)
     return reports
 
@@ -146,20 +155,24 @@ def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
     if isinstance(raw, dict):
         if every_key and (missing := form.keys() - raw.keys()):
             return f"{path}.{min(missing)}".removeprefix(".")
-        parts = [(raw[name], form[name], f"{path}.{name}".removeprefix(".")) for name in raw]
+        parts = {f"{path}.{name}".removeprefix("."): (raw[name], form[name]) for name in raw}
     elif isinstance(raw, list):
         if len(raw) != len(form):
             return path
-        parts = [(one, other, f"{path}[{index}]") for index, (one, other) in enumerate(zip(raw, form, strict=True))]
+        pairs = zip(raw, form, strict=True)
+        parts = {f"{path}[{index}]": pair for index, pair in enumerate(pairs)}
     else:
         return "" if raw == form else path
-    return next(
-        (place for one, other, inner in parts if (place := _otherwise(one, other, inner, every_key=every_key))), ""
-    )
+    for inner, (one, other) in parts.items():
+        if place := _otherwise(one, other, inner, every_key=every_key):
+            return place
+    return ""
 
 
 def _report(path: Path, raw: Any, kinds: Mapping[str, type[AnyBound]]) -> tuple[AnyBound, Fields]:
-    kind = kinds.get(str(raw.get("document", ""))) if isinstance(raw, dict) and "verdict" in raw else None
+    kind = None
+    if isinstance(raw, dict) and "verdict" in raw:
+        kind = kinds.get(str(raw.get("document", "")))
     if kind is None:
         raise UsageError(f"{path}: document is not a report of a check; `-o json=PATH` of a check writes one", AGAIN)
     theirs = raw.get("tool_version")
@@ -171,14 +184,13 @@ def _report(path: Path, raw: Any, kinds: Mapping[str, type[AnyBound]]) -> tuple[
         )
     try:
         report = kind.model_validate(raw)
-    except (ValidationError, RecursionError) as fault:
-        first = fault.errors(include_url=False)[0] if isinstance(fault, ValidationError) else None
-        where = ".".join(str(part) for part in first["loc"]) if first else "content"
-        rule = "it must be as written" + (earlier_version(fault) if isinstance(fault, ValidationError) else "")
-        raise UsageError(
-            f"{path}: report has a wrong {where} ({first['msg'] if first else 'too deep'}); {rule}",
-            AGAIN,
-        ) from fault
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        rule = f"it must be as written{earlier_version(fault)}"
+        raise UsageError(f"{path}: report has a wrong {where} ({first['msg']}); {rule}", AGAIN) from fault
+    except RecursionError as fault:
+        raise UsageError(f"{path}: report has a wrong content (too deep); it must be as written", AGAIN) from fault
     if report.binding is None:
         raise UsageError(f"{path}: report has no binding; only a bound one can be verified", AGAIN)
     if wrong := wrong_statistics(report.profile):
@@ -192,5 +204,5 @@ def _no_constant(name: str) -> None:
 
 def _release(text: object) -> tuple[int, ...]:
     """Return the numbers of a version. One that can't be read counts as newer than all."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9}){0,5})\D.*|(\d{1,9}(?:\.\d{1,9}){0,5})", str(text))
-    return tuple(map(int, (match.group(1) or match.group(2)).split("."))) if match else (10**9,)
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9}){0,5})(\D.*)?", str(text))
+    return tuple(map(int, match[1].split("."))) if match else (10**9,)

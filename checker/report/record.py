@@ -9,7 +9,7 @@ Light, for a run that ends early.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,6 +158,7 @@ class Failed(Frozen):
 
 
 Outcome = Bound | Failed
+Outcomes = Sequence[Outcome]
 
 CLAIM = (
     "Crabbé et al. (TMLR 2024) found outlier features in CLIP encoders of high robustness to natural distribution "

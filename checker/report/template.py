@@ -20,7 +20,7 @@ from ..outside import isolation
 from ..outside.isolation import STATUS, Limits
 from ..text import VERSION, Fields, printable
 from .json_forms import all_sealed, documents
-from .record import Outcome
+from .record import Outcomes
 
 TEMPLATES = Path(__file__).parent / "templates"
 SUFFIX = ".j2"
@@ -55,9 +55,12 @@ def check(file: Path, *, into_file: bool) -> None:
     try:
         tree = environment.parse(_source(file), filename=str(file))
         for node in tree.find_all((nodes.Filter, nodes.Test)):
-            names: Mapping[str, Any] = environment.filters if isinstance(node, nodes.Filter) else environment.tests
+            names: Mapping[str, Any] = environment.tests
+            if isinstance(node, nodes.Filter):
+                names = environment.filters
             if node.name not in names:
-                raise _error(file, f"{type(node).__name__.lower()} {node.name!r} is not known", node.lineno)
+                kind = type(node).__name__.lower()
+                raise _error(file, f"{kind} {node.name!r} is not known", node.lineno)
     except TemplateSyntaxError as fault:
         raise _error(file, fault.message or "syntax error", fault.lineno) from fault
     except RecursionError as fault:
@@ -80,7 +83,9 @@ def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: boo
     than LARGEST_TEXT_BYTES.
     """
     shown = [_shown(document) for document in documents]
-    values: Fields = {"reports": shown, "mark": mark()} | ({"report": shown[0]} if len(shown) == 1 else {})
+    values: Fields = {"reports": shown, "mark": mark()}
+    if len(shown) == 1:
+        values["report"] = shown[0]
     parts: list[str] = []
     size = 0
     try:
@@ -96,14 +101,15 @@ def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: boo
     except MemoryError as fault:
         raise _error(file, "it takes more memory than there is") from fault
     except Exception as fault:
-        raise _error(file, str(fault) or type(fault).__name__, _line_of(fault, file)) from fault
+        message = str(fault) or type(fault).__name__
+        raise _error(file, message, _line_of(fault, file)) from fault
     text = "".join(parts).encode("utf-8", "backslashreplace").decode()
     if into_file and mark().encode() not in text.encode()[:MARK_WITHIN_BYTES]:
         raise _without_mark(file)
     return text if text.endswith("\n") else f"{text}\n"
 
 
-def render_apart(file: Path, outcomes: Sequence[Outcome], *, into_file: bool) -> str:
+def render_apart(file: Path, outcomes: Outcomes, *, into_file: bool) -> str:
     """Render outcomes in a child with limits of its own.
 
     Raises UsageError: as `render`, and where the template gives no text within TIMEOUT_S and MEMORY_BYTES.
@@ -167,7 +173,9 @@ def _shown(value: Any) -> Any:
         return printable(value)
     if isinstance(value, Mapping):
         return {_shown(key): _shown(item) for key, item in value.items()}
-    return [_shown(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_shown(item) for item in value]
+    return value
 
 
 def _line_of(fault: Exception, file: Path) -> int | None:
@@ -178,7 +186,8 @@ def _line_of(fault: Exception, file: Path) -> int | None:
 
 def _error(file: Path, message: str, line: int | None = None) -> UsageError:
     where = f"{file}: line {line} of the template: " if line else f"{file}: template can't be used: "
-    return UsageError(f"{where}{printable(' '.join(message.split()))[:300]}", EXAMPLE)
+    words = " ".join(message.split())
+    return UsageError(f"{where}{printable(words)[:300]}", EXAMPLE)
 
 
 def _without_mark(file: Path) -> UsageError:

@@ -20,7 +20,23 @@ from ..core.verdict.kinds import KINDS
 from ..core.verdict.reasons import RULES
 from ..core.verdict.rule import Reason
 from ..text import around, frozen, name_text, sentence_text
-from .document import Block, Cell, Chart, Document, Drawing, Facts, Photos, Table, Topic, Topics, Words, cell_of
+from .document import (
+    Block,
+    Cell,
+    Chart,
+    Document,
+    Drawing,
+    Fact,
+    Facts,
+    Labelled,
+    Photos,
+    Table,
+    Topic,
+    Topics,
+    Words,
+    cell_of,
+    text_of,
+)
 
 Parts = list[RenderableType]
 INDENT = 2  # columns
@@ -150,7 +166,7 @@ def hanging(rows: Iterable[tuple[Text, Text]]) -> Grid:
     return grid
 
 
-def listed(pen: Pen, rows: Iterable[tuple[Words, Words]]) -> Grid:
+def listed(pen: Pen, rows: Iterable[Labelled]) -> Grid:
     """Lay out rows of `hanging`, from words or cells."""
     return hanging((written(pen, mark), written(pen, text)) for mark, text in rows)
 
@@ -171,8 +187,10 @@ class Ruled:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Implement rich's protocol."""
         pen = self.pen
-        title = line(pen.say("━━ ", self.colour), pen.say(self.words, f"bold {self.colour}"))
-        rule = Rule(title, characters=sentence_text("━", pen.ascii_only), style=self.colour, align="left")
+        words = pen.say(self.words, f"bold {self.colour}")
+        title = line(pen.say("━━ ", self.colour), words)
+        ink = sentence_text("━", pen.ascii_only)
+        rule = Rule(title, characters=ink, style=self.colour, align="left")
         yield rule if title.cell_len + 2 <= options.max_width else title
 
 
@@ -185,12 +203,15 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason]) -> Parts:
     before = None
     for reason in of_verdict:
         if reason.kind != before:
-            rows.append((Text(), pen.say(f"{reason.kind}: {KINDS[reason.kind]}", "dim")))
+            kind = f"{reason.kind}: {KINDS[reason.kind]}"
+            rows.append((Text(), pen.say(kind, "dim")))
             before = reason.kind
         step = pen.say(f"→ {reason.next_step}")
         step.highlight_regex(r"`[^`]*`", "cyan")
-        title = line(pen.say(f"{reason.title}  " if reason.id in RULES else "", "bold"), pen.say(reason.id, "dim"))
-        rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]
+        words = f"{reason.title}  " if reason.id in RULES else ""
+        title = line(pen.say(words, "bold"), pen.say(reason.id, "dim"))
+        rows.append((pen.say("✗", "yellow"), title))
+        rows += [(Text(), pen.say(reason.seen)), (Text(), step)]
     if not rows:
         return []
     return [section(pen, "Reasons and next steps", "`robustcheck explain REASON` shows more", hanging(rows))]
@@ -200,7 +221,8 @@ def reason_ids(pen: Pen, of_verdict: Sequence[Reason], n_notes: int = 0) -> list
     """Write the ids of the reasons for WARN. There is no line where there is none."""
     if not of_verdict:
         return []
-    text = f"✗ {', '.join(each.id for each in of_verdict[:REASONS_LISTED])}"
+    ids = [each.id for each in of_verdict[:REASONS_LISTED]]
+    text = f"✗ {', '.join(ids)}"
     if len(of_verdict) > REASONS_LISTED:
         text += f" and {len(of_verdict) - REASONS_LISTED} more"
     hint = "  -v explains them"
@@ -225,10 +247,7 @@ def measured(pen: Pen, topics: Iterable[Topic]) -> Grid:
     """Show what was measured, and how."""
     rows: list[tuple[Text, Text]] = []
     for topic in topics:
-        facts = [
-            line(pen.say(fact.caution, "yellow"), written(pen, Cell(fact.short, is_name=fact.kind != "text")))
-            for fact in (*topic.facts, *topic.more)
-        ]
+        facts = [_fact(pen, fact) for fact in topic.facts + topic.more]
         below = (line(*(written(pen, each) for each in words)) for words in topic.below)
         label = f"{topic.label} "
         for text in (pen.facts(facts), *below):
@@ -237,10 +256,23 @@ def measured(pen: Pen, topics: Iterable[Topic]) -> Grid:
     return hanging(rows)
 
 
+def _fact(pen: Pen, fact: Fact) -> Text:
+    short = Cell(fact.short, is_name=fact.kind != "text")
+    return line(pen.say(fact.caution, "yellow"), written(pen, short))
+
+
+def framed(pen: Pen, version: str, cautions: Iterable[str], blocks: Iterable[RenderableType]) -> RenderableType:
+    """Stack blocks below the cautions and the version, which distinguishes our own files from others."""
+    first = pen.say(f"robustcheck {version}", "dim")
+    return Trimmed(Group(first, *marked(pen, cautions), spaced(blocks)))
+
+
 def render_document(document: Document, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
     """Lay out the short report, or the whole. The answer is last."""
     pen = Pen(ascii_only)
-    facts = [pen.facts([written(pen, each) for each in document.facts])] if document.facts else []
+    facts: list[Text] = []
+    if document.facts:
+        facts.append(pen.facts([written(pen, each) for each in document.facts]))
     blocks = [_opening(pen, document, facts, verbose=verbose)]
     if verbose:
         blocks.append(reasons(pen, document.reasons))
@@ -264,8 +296,8 @@ def render_document(document: Document, *, ascii_only: bool = False, verbose: bo
     if verbose or document.verdict is None:
         blocks.append([])
     blocks[-1].append(_answer(pen, document))
-    first = pen.say(f"robustcheck {document.version}", "dim")  # distinguishes our own files from others
-    return Trimmed(Group(first, *_marked(pen, document.cautions), spaced(Group(*each) for each in blocks if each)))
+    groups = [Group(*block) for block in blocks if block]
+    return framed(pen, document.version, document.cautions, groups)
 
 
 def _opening(pen: Pen, document: Document, facts: Sequence[Text], *, verbose: bool) -> Parts:
@@ -275,7 +307,8 @@ def _opening(pen: Pen, document: Document, facts: Sequence[Text], *, verbose: bo
         opening.append(pen.prose(document.claim, "bold"))
     if document.title:
         model = document.model
-        opening.append(line(pen.say(document.title, "bold"), pen.say("  "), pen.name(model.file)))
+        title = pen.say(document.title, "bold")
+        opening.append(line(title, pen.say("  "), pen.name(model.file)))
         if model.source:
             opening.append(pen.name(model.source, "dim"))
         opening += facts
@@ -314,14 +347,18 @@ def _block(pen: Pen, block: Block, *, verbose: bool) -> Parts:
 
 def _facts(pen: Pen, facts: Facts, *, verbose: bool) -> Parts:
     """Lay out labels with their texts. The short report has the first LISTED."""
-    rows = [(cell_of(label), text) for label, text in facts.rows if cell_of(text).text]
-    dim = [(label._replace(style=label.style or "dim"), text) for label, text in rows]
+    rows: list[Labelled] = []
+    for words, text in facts.rows:
+        if text_of(text):
+            label = cell_of(words)
+            rows.append((label._replace(style=label.style or "dim"), text))
     parts: Parts = []
     if facts.title:
         parts.append(pen.say(facts.title, "dim"))
     if verbose or len(rows) <= LISTED:
-        return [*parts, listed(pen, dim)]
-    return [*parts, listed(pen, dim[:LISTED]), pen.say(f"and {len(rows) - LISTED} more", "dim")]
+        return [*parts, listed(pen, rows)]
+    more = pen.say(f"and {len(rows) - LISTED} more", "dim")
+    return [*parts, listed(pen, rows[:LISTED]), more]
 
 
 @frozen
@@ -343,7 +380,8 @@ class _Fitting:
             yield table_of(pen, heads, ([row[i] for i in places] for row in rows))
         if rows and (more := len(table.rows) - len(rows)):
             yield pen.say(f"and {more} more", "dim")
-        last = [table.legend, around("", ", ".join(hidden), f": from {WIDE + INDENT} columns on")]
+        wider = f": from {WIDE + INDENT} columns on"
+        last = [table.legend, around("", ", ".join(hidden), wider)]
         if any(last):
             yield Text()
             yield pen.say("; ".join(filter(None, last)), "dim")
@@ -361,30 +399,37 @@ class _Bars:
         pen = self.pen
         chart = self.chart
         values = chart.curves[0].values
-        marked = chart.marked
         n = len(chart.names)
         room = max(options.max_width - len(chart.top) - 4, 8)
         step = -(-n // room)
         wide = max(1, min(4, room // n))
         counts = [round(1000 * max(values[i : i + step])) for i in range(0, n, step)]
-        marks = [any(marked[i : i + step]) for i in range(0, n, step)]
+        marks = [any(chart.marked[i : i + step]) for i in range(0, n, step)]
         indent = len(chart.top)
         n_columns = wide * len(counts)
         if chart.title and not chart.caption:
             yield pen.say(chart.title, "dim")
         for label, row in zip([chart.top, *[""] * (BAR_ROWS - 1)], texts.bars(counts, BAR_ROWS), strict=True):
-            yield line(pen.say(f"{label:>{indent}} │", "dim"), pen.say("".join(sign * wide for sign in row), "cyan"))
+            axis = pen.say(f"{label:>{indent}} │", "dim")
+            signs = "".join(sign * wide for sign in row)
+            yield line(axis, pen.say(signs, "cyan"))
         yield pen.say(f"{0:>{indent}} └{'─' * n_columns}", "dim")
         if any(marks):
-            yield pen.say(" " * (indent + 2) + "".join(("▲" if mark else " ") * wide for mark in marks), "yellow")
+            signs = "".join(("▲" if mark else " ") * wide for mark in marks)
+            yield pen.say(" " * (indent + 2) + signs, "yellow")
         first = chart.names[0]
         last = chart.names[-1]
         gap = max(n_columns - len(first), len(last) + 1)
         yield pen.say(f"{'':>{indent}}  {first}{last:>{gap}}", "dim")
-        said = [f"▲ {chart.mark}" if any(marks) else "", f"a bar is the largest of {step}" if step > 1 else ""]
-        if any(said):
-            yield pen.say("; ".join(filter(None, said)), "dim")
+        meanings = []
+        if any(marks):
+            meanings.append(f"▲ {chart.mark}")
+        if step > 1:
+            meanings.append(f"a bar is the largest of {step}")
+        if meanings:
+            yield pen.say("; ".join(meanings), "dim")
 
 
-def _marked(pen: Pen, texts: Iterable[str]) -> list[Text]:
+def marked(pen: Pen, texts: Iterable[str]) -> list[Text]:
+    """Write each caution as a line."""
     return [pen.say(f"! {text}", "yellow") for text in texts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..core.evidence import Evidence, Execution, ImageFacts, ModelFacts, Origin, PreprocessingFacts
@@ -14,7 +14,7 @@ from .record import Binding, Bound, Time
 
 if TYPE_CHECKING:
     from ...thresholds.context import Context
-from .document import Cell, Fact, Topic, Words, name
+from .document import Cell, Fact, FactKind, TableRow, Topic, Words, name
 
 _STOPPED = {  # why the run stopped, on the page and behind a count in the terminal
     "decided": ("as soon as the evidence decided", " until decided"),
@@ -36,7 +36,7 @@ def topics_of(
     """
     p = evidence.preprocessing
     external = tuple((name(f"{file} {digest}"),) for file, digest in evidence.model.external_digests.items())
-    fields: list[tuple[Words, ...]] = []
+    fields: list[TableRow] = []
     if p.source != "tensors":
         fields = [
             (Cell(f"{field}: ", "dim"), name(value), Cell(f" ({where})", "dim")) for field, value, where in p.fields
@@ -45,12 +45,17 @@ def topics_of(
     if published:
         context = f"{published.sentence} Context only: it decides nothing."
         topics.append(Topic("", "published", (), (Fact("", "", short=context),)))
-    skipped = _skipped_and_converted(report, evidence.images)
+    model = evidence.model
+    images = evidence.images
+    why = Fact("", "", short=model.why, caution=_assumed(model))
+    seed = Fact("", "", short=f"seed {images.seed}")
+    digest = Fact("", "", kind="code", short=images.digest)
+    skipped = _skipped_and_converted(report, images)
     fallback = _fallback(report, evidence)
     topics += (
-        Topic("Representation", "tensor", tuple(_tensor(evidence)), _why_this_tensor(evidence.model)),
+        Topic("Representation", "tensor", tuple(_tensor(evidence)), (why,)),
         Topic("Preprocessing", "preprocessing", tuple(_preprocessing(evidence)), below=tuple(fields)),
-        Topic("Images", "images", tuple(_images(evidence)), _image_set(evidence.images), skipped),
+        Topic("Images", "images", tuple(_images(evidence)), (seed, digest), skipped),
         Topic("Execution", "ran on", tuple(_execution(evidence.execution, report.time)), below=fallback),
         Topic("Judged by", "judged by", tuple(_judged(report, binding))),
     )
@@ -62,8 +67,8 @@ def is_noted(report: Bound, text: str) -> bool:
     return any(text in note for note in report.notes)
 
 
-def _skipped_and_converted(report: Bound, images: ImageFacts) -> tuple[tuple[Words, ...], ...]:
-    lines: list[tuple[Words, ...]] = []
+def _skipped_and_converted(report: Bound, images: ImageFacts) -> tuple[TableRow, ...]:
+    lines: list[TableRow] = []
     if images.n_skipped and not all(is_noted(report, file) for file, _ in images.skipped):
         listed: list[Words] = [Cell(f"{images.n_skipped} skipped: ", "warn")]
         for i, (file, why) in enumerate(images.skipped):
@@ -71,15 +76,24 @@ def _skipped_and_converted(report: Bound, images: ImageFacts) -> tuple[tuple[Wor
         more = images.n_skipped - len(images.skipped)
         lines.append((*listed, f", and {more} more" if more else ""))
     if images.notes:
-        lines.append(("converted: " + ", ".join(f"{conversion} {n}" for conversion, n in images.notes.items()),))
+        lines.append((f"converted: {_listed(images.notes)}",))
     return tuple(lines)
 
 
-def _fallback(report: Bound, evidence: Evidence) -> tuple[tuple[Words, ...], ...]:
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _fallback(report: Bound, evidence: Evidence) -> tuple[TableRow, ...]:
     reason = evidence.execution.fallback_reason
     if not reason or is_noted(report, reason):
         return ()
     return ((Cell("fallback: ", "warn"), reason),)
+
+
+def _alike(label: str, value: str, kind: FactKind = "text") -> Fact:
+    """Return a fact that the page and the terminal show alike."""
+    return Fact(label, value, kind=kind, short=value)
 
 
 def _model(m: ModelFacts) -> Iterator[Fact]:
@@ -88,15 +102,16 @@ def _model(m: ModelFacts) -> Iterator[Fact]:
     weights = {None: "no contract says", True: "random", False: "trained, says the contract"}[m.random_weights]
     if m.file_changed:
         weights += "; graph or weights changed since the contract was written"
-    yield Fact("File", m.file, kind="code", short=m.file)
+    yield _alike("File", m.file, "code")
     if m.origin:
         yield _origin(m.origin)
-    yield Fact("Digest", m.digest, kind="code", short=m.digest)
+    yield _alike("Digest", m.digest, "code")
     for file, digest in m.external_digests.items():
         yield Fact("External data", digest, file, kind="code")
-    yield Fact("Size", size, short=size)
-    yield Fact("Opset", ", ".join(opsets), short=" · ".join(f"opset {opset}" for opset in opsets))
-    yield Fact("Producer", m.producer, kind="name", short=m.producer)
+    yield _alike("Size", size)
+    short = " · ".join(f"opset {opset}" for opset in opsets)
+    yield Fact("Opset", ", ".join(opsets), short=short)
+    yield _alike("Producer", m.producer, "name")
     yield Fact("Source", m.source, "as the contract says")
     yield Fact("Synthetic", m.synthetic)
     yield Fact("Weights", weights)
@@ -105,7 +120,9 @@ def _model(m: ModelFacts) -> Iterator[Fact]:
 
 def _origin(origin: Origin) -> Fact:
     """Return where a model was fetched from. A commit is cut for the terminal, as git does."""
-    revision = origin.revision[:12] if re.fullmatch("[0-9a-f]{40}", origin.revision) else origin.revision
+    revision = origin.revision
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        revision = revision[:12]
     remark = f"{origin.revision}, {origin.file}"
     return Fact("Fetched from", origin.address, remark, "code", short=f"fetched at {revision}")
 
@@ -117,8 +134,8 @@ def _tensor(evidence: Evidence) -> Iterator[Fact]:
     if m.pool != "none":
         kind += f", pooled by {m.pool}"
     end = str(m.ends_in)
-    yield Fact("Tensor", m.tensor, kind="code", short=m.tensor)
-    yield Fact("Kind", kind, short=kind)
+    yield _alike("Tensor", m.tensor, "code")
+    yield _alike("Kind", kind)
     yield Fact("Why this one", _assumed(m) + m.why)
     yield Fact("Features", str(n_features), short=count_text(n_features, "feature"))
     yield Fact("Ends in", end, short=around("ends in ", end * bool(m.ends_in.kind)))
@@ -126,10 +143,6 @@ def _tensor(evidence: Evidence) -> Iterator[Fact]:
     if m.fixed_scale_difference is not None:
         yield _change("with the batch, scales fixed", m.fixed_scale_difference)
     yield _change("of the model's output", m.output_difference)
-
-
-def _why_this_tensor(m: ModelFacts) -> tuple[Fact, ...]:
-    return (Fact("", "", short=m.why, caution=_assumed(m)),)
 
 
 def _assumed(m: ModelFacts) -> str:
@@ -147,10 +160,9 @@ def _change(what: str, difference: float | None) -> Fact:
 def _preprocessing(evidence: Evidence) -> Iterator[Fact]:
     p = evidence.preprocessing
     if p.source == "tensors":
-        yield Fact("Steps", TENSORS, short=TENSORS)
+        yield _alike("Steps", TENSORS)
     else:
-        steps = preprocessing_text(p.preprocessing)
-        yield Fact("Steps", steps, short=steps)
+        yield _alike("Steps", preprocessing_text(p.preprocessing))
         yield _stated(p)
         yield from (Fact(field, value, where) for field, value, where in p.fields)
     yield from _entered(evidence)
@@ -187,39 +199,38 @@ def _images(evidence: Evidence) -> Iterator[Fact]:
     stopped, until = _STOPPED[evidence.stopped]
     measured = f"{s.n_images} of {i.n_available}"
     skipped = "; ".join(f"{name}: {why}" for name, why in i.skipped)
+    converted = [f"{conversion}: {n}" for conversion, n in i.notes.items()]
     if i.bundled:
         yield Fact("Source", "bundled photos", kind="name", short=i.source)
     else:
-        yield Fact("Source", i.source, kind="code", short=i.source)
+        yield _alike("Source", i.source, "code")
     yield Fact("Digest", i.digest, kind="code")
     yield Fact("Measured", measured, f"seed {i.seed}", short=f"{measured} measured{until}")
     yield Fact("Stopped", stopped)
-    yield Fact("Varied", str(sanity.n_varied), f"of {sanity.n_compared} compared", short=f"{sanity.n_varied} varied")
+    varied = str(sanity.n_varied)
+    yield Fact("Varied", varied, f"of {sanity.n_compared} compared", short=f"{varied} varied")
     yield Fact("Duplicates", f"{sanity.n_duplicates} exact, {sanity.n_near_duplicates} near")
     yield Fact("Skipped", str(i.n_skipped), skipped)
     yield Fact("Not usable", f"{s.n_nonfinite} not finite, {s.n_constant} constant", "representations")
-    yield Fact("Converted", ", ".join(f"{conversion}: {n}" for conversion, n in i.notes.items()))
-
-
-def _image_set(i: ImageFacts) -> tuple[Fact, ...]:
-    return Fact("", "", short=f"seed {i.seed}"), Fact("", "", kind="code", short=i.digest)
+    yield Fact("Converted", ", ".join(converted))
 
 
 def _execution(run: Execution, time: Time | None) -> Iterator[Fact]:
     provider = short_provider(run.providers[0])
     counts = {short_provider(name): n for name, n in (run.nodes or {}).items()}
-    nodes = ", ".join(f"{name} {n}" for name, n in counts.items())
-    ran = ", ".join(f"{name} {count_text(n, 'node')}" for name, n in counts.items())
+    ran = _listed({name: count_text(n, "node") for name, n in counts.items()})
     if list(counts) == [provider]:
         ran = count_text(counts[provider], "node")
     threads = count_text(run.threads, "thread")
     how = filter(None, (run.device, threads, run.precision))
+    heavy = [f"{n} {operator}" for operator, n in run.heavy_on_cpu.items()]
     sums = run.sums_words
-    yield Fact("Asked for", run.requested, short=f"{run.requested} → {provider}{around(' (', ran, ')')}")
+    asked = f"{run.requested} → {provider}"
+    yield Fact("Asked for", run.requested, short=f"{asked}{around(' (', ran, ')')}")
     yield Fact("Providers", ", ".join(map(short_provider, run.providers)))
     yield Fact("Fallback", run.fallback_reason)
-    yield Fact("Nodes", nodes or "not told by ONNX Runtime")
-    yield Fact("Heavy nodes on the CPU", ", ".join(f"{n} {op}" for op, n in run.heavy_on_cpu.items()))
+    yield Fact("Nodes", _listed(counts) or "not told by ONNX Runtime")
+    yield Fact("Heavy nodes on the CPU", ", ".join(heavy))
     yield Fact("Device", run.device, threads, short=", ".join(how))
     yield Fact("Precision", run.precision)
     yield Fact("int8 sums", sums, short=around("int8 sums ", sums))
@@ -228,7 +239,7 @@ def _execution(run: Execution, time: Time | None) -> Iterator[Fact]:
     if time:
         wall = f"{number_text(time.wall_s)} s"
         yield Fact("Started", time.started, wall, short=f"{time.started}, {wall}")
-        yield Fact("Speed", speed_text(time), short=speed_text(time))
+        yield _alike("Speed", speed_text(time))
 
 
 def speed_text(time: Time) -> str:
@@ -241,9 +252,9 @@ def _judged(report: Bound, binding: Binding | None) -> Iterator[Fact]:
     c = report.profile.calibration
     sets = f"{c.n_sets} sets of {count_text(c.n_checkpoints, 'checkpoint')}"
     yield Fact("Profile", verdict.profile_id, kind="code", short=f"profile {verdict.profile_id}")
-    yield Fact("Digest", verdict.profile_digest, kind="code", short=verdict.profile_digest)
+    yield _alike("Digest", verdict.profile_digest, "code")
     yield Fact("Fitted on", sets, short=f"fitted on {c.n_checkpoints} checkpoints")
     yield Fact("robustcheck", report.tool_version, short=f"robustcheck {report.tool_version}")
     if binding:
-        yield Fact("Versions", ", ".join(f"{name} {version}" for name, version in binding.versions.items()))
+        yield Fact("Versions", _listed(binding.versions))
         yield Fact("Report digest", binding.result_digest, kind="code")

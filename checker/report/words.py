@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ...thresholds.ends import End
@@ -18,7 +18,7 @@ from ..core.verdict.reasons import RULES
 from ..core.verdict.rule import Reason, Verdict, side_of
 from ..errors import COMMANDS
 from ..text import around, count_text, printable
-from .record import Bound, Failed, Outcome
+from .record import Bound, Failed, Outcome, Outcomes
 
 NOT_ASSESSED = "could_not_assess"
 """stands for a reason where there is no verdict; `robustcheck explain` knows it as an exit code, not as a reason"""
@@ -45,11 +45,6 @@ class GatedReason(NamedTuple):
     """holds for this reason: it counts for the verdict, not for the exit code"""
     expired: Waiver | None
     """was for this reason, and ended: it counts for nothing"""
-
-    @property
-    def title(self) -> str:
-        """Return the reason's title."""
-        return self.reason.title
 
 
 def findings(report: Bound) -> tuple[GatedReason, ...]:
@@ -87,7 +82,8 @@ def loosening_text(report: Bound) -> str:
     for entry in report.gate.loosening:
         if entry.source == "command line":
             continue
-        settings_by_source.setdefault(entry.source, []).append(f"{entry.setting} {entry.value}")
+        setting = f"{entry.setting} {entry.value}"
+        settings_by_source.setdefault(entry.source, []).append(setting)
     facts = [f"{', '.join(settings)} ({source})" for source, settings in settings_by_source.items()]
     return printable(around("can loosen the gate: ", "; ".join(facts)))
 
@@ -110,7 +106,9 @@ STOPPED = "STOPPED"
 
 def is_stopped(outcome: Outcome) -> bool:
     """Return whether a gate stops the run because of this model's verdict."""
-    return isinstance(outcome, Bound) and outcome.gate is not None and outcome.gate.exit_code == 1
+    if isinstance(outcome, Failed) or outcome.gate is None:
+        return False
+    return outcome.gate.exit_code == 1
 
 
 def gate_text(report: Bound) -> str:
@@ -175,7 +173,7 @@ def claim_text(report: Bound) -> str:
     return printable(f"preprocessing stated only by {origin or 'an option'}")
 
 
-def all_cautions(outcomes: Sequence[Outcome]) -> list[str]:
+def all_cautions(outcomes: Outcomes) -> list[str]:
     """Write what comes before the verdicts of several models, each line once."""
     return list(dict.fromkeys(line for o in outcomes if isinstance(o, Bound) for line in cautions(o)))
 
@@ -193,7 +191,8 @@ def one_line(report: Bound) -> str:
     """Write the verdict in one line. `-q` and logs show it: "WARN · absent model.onnx: too_weak"."""
     file = text.name_text(report.evidence.model.file, ascii_only=False)
     limits = around(" (", "; ".join(_limits_and_photos(report)), ")")
-    reasons = around(": ", ", ".join(reason.id for reason in report.verdict.reasons))
+    ids = [reason.id for reason in report.verdict.reasons]
+    reasons = around(": ", ", ".join(ids))
     return f"{verdict_text(report.verdict)} {file}{limits}{reasons}"
 
 
@@ -218,7 +217,7 @@ def spelled(text: str) -> str:
     return _SLUG.sub(lambda slug: _IN_WORDS[slug[0]], text)
 
 
-def counts_text(outcomes: Sequence[Outcome]) -> str:
+def counts_text(outcomes: Outcomes) -> str:
     """Count outcomes by their word. Example: "2 PASS, 1 ERROR"."""
     counts = Counter(map(word_of, outcomes))
     return ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
@@ -231,7 +230,9 @@ def rank_of(outcome: Outcome) -> tuple[int, bool]:
 
 def rule_of(report: Bound) -> str:
     """Return the rule that decided the exit code, in one sentence."""
-    return printable(report.gate.rule if report.gate else f"the verdict is {report.verdict.verdict}")
+    if report.gate:
+        return printable(report.gate.rule)
+    return f"the verdict is {report.verdict.verdict}"
 
 
 def without_model(failed: Failed) -> str:
@@ -300,21 +301,23 @@ def plain_text(verdict: Verdict, statistics: Statistics, end: End) -> str:
     """
     n_images = statistics.n_images
     images = f"{n_images:,} {'photo that was' if n_images == 1 else 'photos that were'} measured"
+    reasons = verdict.reasons
     why = ""
-    if verdict.reasons:
-        why = verdict.reasons[0].seen
+    if reasons:
+        why = reasons[0].seen
     if verdict.kind == "not_applicable":
         why = why[:1].upper() + why[1:]
         features = f"Its features are {describe(end)}"
         without = "; there is no threshold for such models"
-        if verdict.reasons[0].id == "end_not_calibrated":
+        if reasons[0].id == "end_not_calibrated":
             why = f"{features}{without}"
-        if verdict.reasons[0].id == "one_sided":
+        if reasons[0].id == "one_sided":
             why = f"{features}, and {side_of(statistics)}{without}"
-        if "too_few_images" in {reason.id for reason in verdict.reasons}:
+        if "too_few_images" in {reason.id for reason in reasons}:
             why += ". More photos will not change that"
-    plain = " ".join(_PLAIN[verdict.kind])
-    return f"{verdict.verdict}: {plain.format(images=images, why=why, reasons=verdict.reasons)}"
+    template = " ".join(_PLAIN[verdict.kind])
+    plain = template.format(images=images, why=why, reasons=reasons)
+    return f"{verdict.verdict}: {plain}"
 
 
 def verdict_text(verdict: Verdict) -> str:
@@ -342,10 +345,12 @@ def step_of(step: str, model: str, photos: str = "", explain: str = "", *, score
     if step.startswith(COMMANDS):
         return "", step
     match = re.match(r"(.*?:) `(robustcheck [^`]*)`", step)
-    first, stop, _ = step.partition(". ")
-    prose, command = (match[1], match[2]) if match else (first + stop.strip(), "")
+    if match is None:
+        first, stop, _ = step.partition(". ")
+        return first + stop.strip(), explain
+    prose, command = match.groups()
     names = {"MODEL": text.quoted(model), " --images PHOTOS": photos}  # each may hold the other's word
-    return prose, re.sub("|".join(names), lambda word: names[word[0]], command) or explain
+    return prose, re.sub("|".join(names), lambda word: names[word[0]], command)
 
 
 def _error_text(failed: Failed) -> str:
@@ -355,4 +360,5 @@ def _error_text(failed: Failed) -> str:
 
 def headline(verdict: Verdict, file: str, n_images: int) -> str:
     """Write verdict, kind, model and images in a line."""
-    return f"{SIGNS[verdict.verdict]} {verdict_text(verdict)} · {file} · {count_text(n_images, 'image')}"
+    answer = f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}"
+    return f"{answer} · {file} · {count_text(n_images, 'image')}"

@@ -14,7 +14,7 @@ the one function: regular files, to a limit, without waiting:
     thresholds:read_start
 a file of the package:
     checker/report/record:json_schema checker/questions/shift/classes:_table thresholds/published:_aliases
-    thresholds/published:_read thresholds/published:baselines_of thresholds/published:sources
+    thresholds/published:_data thresholds/published:_read
     thresholds/tables:table_text
 a file of the system:
     checker/outside/isolation:Wall.n_side_by_side checker/outside/isolation:_own_bytes

@@ -122,7 +122,7 @@ def sentences(report: CompareReport) -> str:
     assert compared.startswith(ANSWERS[report.kind].format(reference))
     assert ", because " not in compared or report.kind in ("not_established", "not_applicable")
     assert report.exit_code == (report.kind is not None)
-    rows = {each.clears for each in numbers.judged(evidence.statistics, PROFILE)}
+    rows = {each.clears for each in numbers.statistics_of(report)}
     became = {*(each.fate for each in report.features), *(each.keeps for each in report.statistics)}
     is_lost = alike(report).is_changed or not became <= {"kept", "undecided", "not required"}
     true_of_check = {None: rows == {"yes"}, "absent": "no" in rows}

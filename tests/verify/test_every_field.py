@@ -23,8 +23,8 @@ from robustcheck_onnx.checker.report.check import Report, read
 from robustcheck_onnx.checker.report.reading import edits
 from robustcheck_onnx.checker.report.record import result_digest_of, sealed, to_json
 from robustcheck_onnx.checker.trust.verify import checks
-from robustcheck_onnx.checker.trust.verify.checks import disagreements, measure_again, tolerance_of
 from robustcheck_onnx.checker.trust.verify.run import verify
+from robustcheck_onnx.checker.trust.verify.second_run import disagreements, measure_again, tolerance_of
 from support import Fields, Patch, Place, but, read_json, robustcheck
 from support.keys import changed
 

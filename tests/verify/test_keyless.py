@@ -14,6 +14,7 @@ import pytest
 
 from robustcheck_onnx.checker.report.check import Report
 from robustcheck_onnx.checker.text import sha256_of
+from robustcheck_onnx.checker.trust.verify import identity
 from robustcheck_onnx.checker.trust.verify import run as room
 from robustcheck_onnx.checker.trust.verify import signature as signing
 
@@ -37,7 +38,7 @@ def instance() -> Iterator[Instance]:
 @pytest.fixture
 def away(tmp_path: Path, monkeypatch: Patch) -> None:
     """No CI system, no proxy for this machine, no way to any other, and no keys of Sigstore from an earlier run."""
-    for name in (*CI, signing.TOKEN, "ROBUSTCHECK_OFFLINE"):
+    for name in (*CI, identity.TOKEN, "ROBUSTCHECK_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home" / name))
@@ -60,8 +61,8 @@ def bundle(place: Path, instance: Instance, passed: Report, monkeypatch: Patch) 
     """The signature of the report, which lies next to it."""
     statement = signing.statement(passed, sha256_of((place / "report.json").read_bytes()))
     with monkeypatch.context() as there:
-        there.setenv(signing.TOKEN, instance.token())
-        text = signing.sign_as_identity(statement, place / "trust.json").text
+        there.setenv(identity.TOKEN, instance.token())
+        text = identity.sign_as_identity(statement, place / "trust.json").text
     (place / "report.sigstore.json").write_text(text, encoding="utf-8")
     document: Fields = json.loads(text)
     return document
@@ -80,7 +81,7 @@ def sign(place: Path, *more: object, trust: bool = True) -> int:
 
 
 def test_signed_as_an_identity(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
-    monkeypatch.setenv(signing.TOKEN, instance.token())
+    monkeypatch.setenv(identity.TOKEN, instance.token())
     assert sign(place) == 0
     assert f"entry 1 of the transparency log, checked by: {' '.join(NAMED)}" in capsys.readouterr().out
     assert verify(place, *NAMED, "-o", "json") == 0
@@ -109,7 +110,7 @@ def test_a_jobs_token_and_a_workflows_uri(place: Path, instance: Instance, monke
     assert instance.requests[0].startswith("/token?audience=sigstore")
     assert verify(place, *NAMED, "-qq") == 0
     workflow = "https://example.org/o/r/.ci/release.yml@refs/tags/v1"
-    monkeypatch.setenv(signing.TOKEN, instance.token(workflow))  # the variable counts before the job
+    monkeypatch.setenv(identity.TOKEN, instance.token(workflow))  # the variable counts before the job
     assert sign(place, "-qq") == 0
     assert verify(place, "--certificate-identity", workflow, *NAMED[2:], "-qq") == 0
     assert verify(place, *NAMED, "-qq") == 3
@@ -150,12 +151,12 @@ def test_what_is_signed_must_be_a_statement(place: Path, monkeypatch: Patch, cap
 
 def test_changed_bytes_of_a_bundle_are_noticed(place: Path, bundle: Fields) -> None:
     """One bit of every 23rd byte, so that each part is met: what is taken all the same says the same."""
-    file, who = place / "report.sigstore.json", signing.Identity(NAME, ISSUER, place / "trust.json")
-    told, size = [signing.signed_by_identity(file, who)], file.stat().st_size
+    file, who = place / "report.sigstore.json", identity.Identity(NAME, ISSUER, place / "trust.json")
+    told, size = [identity.signed_by_identity(file, who)], file.stat().st_size
     for index in range(0, size, 23):
         flip(file, index)
         with suppress(signing.SignatureError):
-            told.append(signing.signed_by_identity(file, who))
+            told.append(identity.signed_by_identity(file, who))
         flip(file, index)
     assert (len({*told}), len(told) < size / 230) == (1, True)
 
@@ -184,7 +185,7 @@ def test_a_bundle_of_a_key_or_of_nobody() -> None:
         '{"verificationMaterial": "publicKey"}': part, '{"verificationMaterial": null}': part, "{": "is not JSON",
         '{"a": 1, "a": 2}': "is not JSON", 100_000 * "[": "is not JSON", "[1]": part, "{}": part,
     }.items():  # fmt: skip
-        raised(signing.SignatureError, said, signing._bundle, text.encode())
+        raised(signing.SignatureError, said, identity._bundle, text.encode())
 
 
 # ---------------------------------------------------------------------------------------- what can go wrong
@@ -203,7 +204,7 @@ def test_bad_tokens_end_it_before_a_rerun(place: Path, instance: Instance, monke
         (instance.token(age=3600), 4, "has expired"),
         (instance.token(aud="another"), 4, "Audience doesn't match"),
     ):
-        monkeypatch.setenv(signing.TOKEN, token)
+        monkeypatch.setenv(identity.TOKEN, token)
         assert sign(place, "--debug") == code
         out = "".join(capsys.readouterr())
         assert (said in out, token != "" and token in out) == (True, False)
@@ -223,7 +224,7 @@ def test_instances_that_give_no_signature(place: Path, instance: Instance, monke
         instance.log_status, instance.late_s = status, late_s
         if not status:
             (place / "trust.json").write_text(json.dumps(other.trust_config()))
-        monkeypatch.setenv(signing.TOKEN, token)
+        monkeypatch.setenv(identity.TOKEN, token)
         assert sign(place, "--debug") == 4
         out = "".join(capsys.readouterr())
         assert (said in out, token in out) == (True, False)
@@ -240,7 +241,7 @@ def test_a_token_that_expires_in_the_run(place: Path, instance: Instance, monkey
 
 def test_offline_and_without_a_network(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
     watched(monkeypatch)
-    monkeypatch.setenv(signing.TOKEN, instance.token())
+    monkeypatch.setenv(identity.TOKEN, instance.token())
     assert sign(place, "--offline") == 2
     assert "offline (ROBUSTCHECK_OFFLINE or --offline)" in capsys.readouterr().err
     assert instance.requests == []
@@ -249,7 +250,7 @@ def test_offline_and_without_a_network(place: Path, instance: Instance, monkeypa
 
 
 def test_a_trust_config_that_is_none(place: Path, instance: Instance, monkeypatch: Patch, capsys: Capture) -> None:
-    monkeypatch.setenv(signing.TOKEN, instance.token())
+    monkeypatch.setenv(identity.TOKEN, instance.token())
     for name, said in (
         ("none.json", "trust config is not readable"),
         ("report.json", "it must be Sigstore's ClientTrustConfig"),

@@ -182,7 +182,7 @@ def sign(
     from ...outside.storage.stores import write_atomically
     from ...report.attestation import bundle_of, is_verdict
     from ...report.record import sealed
-    from ...trust.verify import signature
+    from ...trust.verify import identity, signature
     from ...trust.verify.run import report_about, verify
 
     _refuse_signers(key, keyless, trust_config)
@@ -192,7 +192,7 @@ def sign(
     if key is not None:
         signature.check_key(key)
     else:
-        signature.check_token(trust_config)
+        identity.check_token(trust_config)
     digest = file_digest(report) if report.is_file() else ""
     call.begin()
     result = call.measured(
@@ -224,7 +224,7 @@ def sign(
     if key is not None:
         content = signature.sign(statement, key)
     else:
-        content, who, index = signature.sign_as_identity(statement, trust_config)
+        content, who, index = identity.sign_as_identity(statement, trust_config)
         lines.append(
             f"entry {index} of the transparency log, checked by: --certificate-identity {quoted(who.name)} "
             f"--certificate-oidc-issuer {quoted(who.issuer)}"

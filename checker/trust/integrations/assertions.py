@@ -104,13 +104,18 @@ def assert_same_index(
     __tracebackhide__ = True  # pytest shows the line of the test
     if old is None and index.file is None:
         raise UsageError(f"{new}: neither old nor index.file is given; one of them is compared with", "old=PATH")
-    reference, baseline = (None, old) if old is not None and Path(old).suffix == ".npz" else (old, None)
+    reference = old
+    baseline = None
+    if old is not None and Path(old).suffix == ".npz":
+        reference = None
+        baseline = old
     report = compare(new, reference, baseline=baseline, images=images, index=index, require=("index",), **options)
     assert not isinstance(report, FirstBaseline)
     assert report.index is not None
     if report.index.verdict != "compatible":
-        rows = (f"  {label}: {text}" for label, text in report.index.rows())
-        raise IndexVerdictError("\n".join(map(printable, (report.index.plain, *rows))))
+        lines = [report.index.plain]
+        lines += (f"  {label}: {text}" for label, text in report.index.rows())
+        raise IndexVerdictError("\n".join(map(printable, lines)))
     return report
 
 

@@ -3,307 +3,32 @@
 The checks are content, signature, model, profile, verdict, images, second run.
 
 Each gives a finding: agrees, differs, or not checked.
-
-Not compared is what no second run can know: `time`; `gate`, which says what the caller let through (`report.edits`
-looks whether it fits the verdict); where settings came from; under which name the model's file lay, and from where it
-was fetched. The numbers that are measured may differ by a tolerance, which is given, never read from the report. Pure.
 """
 
-import functools
-import json
-import math
-import operator
-import os
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path, PurePath
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from ....thresholds import profile as profiles
 from ....thresholds.profile import Profile
 from ....thresholds.records import Frozen
-from ....thresholds.statistics import STATISTICS
-from ...core.evidence import Evidence, ModelFacts
+from ...core.evidence import ModelFacts
 from ...core.images.source import digest_of_set
 from ...core.model.file import read_onnx
-from ...core.model.sidecar import PRESETS
 from ...core.model.watched import file_digest
 from ...core.options import Options
 from ...core.progress import Tell
-from ...core.verdict.notes import execution_notes, int8_notes, memory_note
-from ...core.verdict.rule import limit_of
 from ...errors import CannotAssessError, UsageError
 from ...outside.image_sets.open import open_images
-from ...questions import check as pipeline
-from ...questions.compare import compare
 from ...questions.compare.judge import CompareReport
 from ...report.check import Report
-from ...report.reading import ruling
-from ...text import Texts, quoted, short_digest
-from .signature import (
-    Identity,
-    JsonObject,
-    SignatureError,
-    differences,
-    signed_by_identity,
-    signed_payload,
-    statement,
-    words_of,
-)
+from ...text import Fields, around, count_text, quoted, short_digest
+from .identity import Signer, signed_by_identity, words_of
+from .second_run import AnyReport, disagreements, measure_again, tolerance_of
+from .signature import SignatureError, differences, signed_payload, statement
 
-SAME_ENVIRONMENT = 1e-4
-"""Relative tolerance of a measured number on the same machine with the same versions: the order of sums moves the sixth
-digit."""
-OTHER_ENVIRONMENT_FACTOR = 5
-"""Elsewhere it is so many times that of a representation at the model's precision: the statistics are made of fourth
-powers, so a relative difference e of a representation moves them by about 4 e."""
-ROUNDED = 1.5e-3  # z of the gallery is rounded to 3 digits behind the point: the last one may differ
-MEASURED = (
-    "evidence.statistics.",
-    "evidence.content.",
-    "evidence.levels.",
-    "evidence.gallery.",
-    "evidence.images.sanity.",
-    "evidence.model.batch_difference",
-    "evidence.model.fixed_scale_difference",
-    "evidence.model.output_difference",
-    # of a comparison:
-    "statistics[",
-    "features[",
-    "similarity.",
-    "agreement.",
-    "index.numbers.",
-    "index.worst[",
-    "index.machine.",
-)
-"""Where a number that is not whole may differ by the tolerance; elsewhere it must be the same."""
-EXACT = "evidence.statistics.alpha"
-OTHER_NOTES = "settings from "
-"""How a note begins that names the file or variable which set something (`cli.settings`)."""
-ENVIRONMENT = (
-    "evidence.statistics.histogram_edges",
-    "evidence.statistics.histogram_counts",
-    "evidence.images.source",
-    "binding.versions",
-    "binding.settings.images",
-    "binding.settings.device",
-    "tool_version",
-)
-"""What another machine, version or place changes though the report is true."""
-SHOWN = 60  # characters of a value in a message
-SIDES = ("candidate", "reference")  # of a comparison
-AnyReport = Report | CompareReport
 KINDS: dict[str, type[AnyReport]] = {"": Report, "compare": CompareReport}
 """what is verified, by the field `document`"""
-
-
-def tolerance_of(second: AnyReport, *, elsewhere: bool) -> float:
-    """Return the relative difference that is allowed.
-
-    It depends on the second run's model, not on what the report claims.
-    """
-    return OTHER_ENVIRONMENT_FACTOR * limit_of(second.evidence) if elsewhere else SAME_ENVIRONMENT
-
-
-def disagreements(
-    first: AnyReport, second: AnyReport, tolerance: float = SAME_ENVIRONMENT, *, elsewhere: bool = False
-) -> Texts:
-    """List the differences between a report and a second run. Each is in words; empty if there are none.
-
-    A measured number may differ by tolerance · max(both, its threshold), or tolerance · max(both, 1) without one; all
-    else must be the same.
-
-    Args:
-        first, second: the report, and what measuring with its settings gave here.
-        tolerance: from `tolerance_of`.
-        elsewhere: whether the report may come from another machine or version, or name the images otherwise. Then
-            execution, versions and names are not compared, nor what small differences of numbers move (bins, ranks),
-            nor, between two versions, their words.
-    """
-    differences = []
-    if ruling(first.verdict) != ruling(second.verdict):
-        differences.append(f"verdict {ruling(first.verdict)} against {ruling(second.verdict)}")
-    assert first.binding is not None
-    theirs = _compared(first)
-    ours = _compared(second)
-    same_words = first.tool_version == second.tool_version
-    for report, form in ((first, theirs), (second, ours)):
-        if isinstance(report, CompareReport):
-            _leave_out_of_comparison(report, form, elsewhere=elsewhere)
-        elif elsewhere:
-            _leave_out_environment(report, form, same_words=same_words)
-    return (*differences, *_walk(theirs, ours, "", tolerance, second.profile))
-
-
-def _compared(report: AnyReport) -> JsonObject:
-    """Return a report's JSON form for comparison.
-
-    What no second run can know is left out, and two honest runs have the same form.
-    """
-    form = report.model_dump(mode="json")
-    settings = form["binding"]["settings"]
-    # of the verdict its ruling counts here; `edits` judges the evidence again
-    _leave_out(form, "time", "gate", "verdict", "binding.result_digest")
-    own = memory_note(report.evidence.model.file)  # the second run has a file
-    form["notes"] = [note for note in form["notes"] if not note.startswith(OTHER_NOTES) and note not in own]
-    settings["images"] = _last_part(settings["images"])
-    is_file = settings["preprocess"] is not None and settings["preprocess"] not in PRESETS  # it lies there, not here
-    if is_file:
-        settings["preprocess"] = ""
-    for evidence in _evidence_in(form):
-        _leave_out(evidence, "model.file", "model.origin")
-        evidence["images"]["source"] = _last_part(evidence["images"]["source"])
-        if is_file:
-            evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
-            _leave_out(evidence, "preprocessing.origin")
-    return form
-
-
-def _evidence_in(form: JsonObject) -> list[JsonObject]:
-    """Return the evidence in a report's JSON form: one, or those of a comparison's two sides."""
-    return [form["evidence"]] if "evidence" in form else [form[side]["evidence"] for side in SIDES]
-
-
-def _leave_out(form: JsonObject, *paths: str) -> None:
-    for path in paths:
-        *above, last = path.split(".")
-        del functools.reduce(operator.getitem, above, form)[last]
-
-
-def _last_part(source: str | None) -> str | None:
-    return None if source is None else PurePath(os.path.normpath(source)).name
-
-
-def _leave_out_of_comparison(report: CompareReport, form: JsonObject, *, elsewhere: bool) -> None:
-    """Leave out of a comparison's form its sentences, which hold rounded numbers, and the names of files.
-
-    elsewhere: also what the environment changes. Of the index verdict its answer and the reasons count then.
-    """
-    _leave_out(form, "notes", "baseline")
-    _leave_out(form, *(f"{side}.verdict" for side in SIDES))
-    if (index := form["index"]) is not None:
-        _leave_out(index, "ran", "differs", "options.file", "options.text")
-        index["reasons"] = sorted(reason["id"] for reason in index["reasons"])
-    if not elsewhere:
-        return
-    _leave_out(form, "claim", *(place for place in ENVIRONMENT if not place.startswith("evidence.")))
-    for side, evidence in zip((report.candidate, report.reference), _evidence_in(form), strict=True):
-        _leave_out_of_machine(side.evidence, evidence)
-    form["features"] = [[feature["index"], feature["fate"]] for feature in form["features"]]
-    if index is not None:
-        form["index"] = {name: index[name] for name in ("verdict", "reasons", "file_digest", "text_digest")}
-
-
-def _leave_out_of_machine(evidence: Evidence, form: JsonObject) -> None:
-    """Leave out of the form of evidence what another machine, version or place changes."""
-    form["execution"] = form["execution"]["precision"]
-    _leave_out(form, *(place.removeprefix("evidence.") for place in ENVIRONMENT if place.startswith("evidence.")))
-    form["statistics"]["features"] = sorted(feature.index for feature in evidence.statistics.persistent)
-    form["gallery"] = [image["name"] for image in (form["gallery"] or {"shown": []})["shown"]]
-    form["images"]["sanity"] = sorted(finding["id"] for finding in form["images"]["sanity"]["findings"])
-
-
-def _leave_out_environment(report: Report, form: JsonObject, *, same_words: bool) -> None:
-    """Leave out of a form what the environment changes.
-
-    Another machine, version or place changes it though the report is true.
-    """
-    evidence = form["evidence"]
-    _leave_out_of_machine(report.evidence, evidence)
-    _leave_out(form, *(place for place in ENVIRONMENT if not place.startswith("evidence.")))
-    execution = report.evidence.execution
-    machine = execution_notes(execution) + int8_notes(report.evidence.model.saturating_pairs, execution)
-    form["notes"] = [note for note in form["notes"] if note not in machine]
-    if not same_words:
-        _leave_out(form, "notes", "claim", "reference", "published", "evidence.model.why")
-        evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
-
-
-def _walk(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile) -> Iterator[str]:
-    """Yield each difference of two JSON values.
-
-    It comes with its path; types count, too: true is not 1, and 1 is not 1.0.
-    """
-    same_type = type(theirs) is type(ours)
-    if same_type and isinstance(theirs, Mapping):
-        for name in sorted(theirs.keys() | ours.keys()):
-            inner = f"{path}.{name}" if path else name
-            if name in theirs and name in ours:
-                yield from _walk(theirs[name], ours[name], inner, tolerance, profile)
-            else:
-                yield f"{inner} is only in the {'report' if name in theirs else 'second run'}"
-    elif same_type and isinstance(theirs, list | tuple):
-        if len(theirs) != len(ours):
-            yield f"{path} has {len(theirs)} entries against {len(ours)}"
-            return
-        for index, (one, other) in enumerate(zip(theirs, ours, strict=True)):
-            yield from _walk(one, other, f"{path}[{index}]", tolerance, profile)
-    elif not (same_type and _is_same(theirs, ours, path, tolerance, profile)):
-        yield f"{path} {_shown(theirs)} against {_shown(ours)}"
-
-
-def _is_same(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile) -> bool:
-    """Return whether two values of one type agree. A measured number may differ by the tolerance."""
-    for side in SIDES:
-        path = path.removeprefix(f"{side}.")
-    if not (isinstance(theirs, float) and path.startswith(MEASURED) and path != EXACT):
-        return bool(theirs == ours)
-    absolute = ROUNDED if ".z[" in path else tolerance * _scale(path, profile)
-    return math.isclose(theirs, ours, rel_tol=tolerance, abs_tol=absolute)
-
-
-def _scale(path: str, profile: Profile) -> float:
-    """Return where a number's tolerance becomes absolute. It is below its threshold, else below 1."""
-    statistic = path.removeprefix("evidence.statistics.").partition(".")[0]
-    threshold = profile.thresholds.get(statistic) if statistic in STATISTICS else None
-    return threshold.minimum if threshold else 1.0
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-
-
-def measure_again(
-    report: AnyReport,
-    model: Path,
-    images: str | None,
-    *,
-    reference: Path | None = None,
-    device: str | None = None,
-    progress: Tell | None = None,
-) -> AnyReport:
-    """Measure again with a report's settings. Its profile judges; all of it runs in this process.
-
-    Args:
-        report: a report with its settings (`binding`).
-        model, images: what the settings are applied to.
-        reference: of a comparison, the reference or the baseline.
-        device: instead of the one in the settings; None = that one.
-        progress: called after every batch.
-
-    Raises:
-        UsageError, CannotAssessError, EnvironmentFaultError: as `check`, or `compare`.
-    """
-    assert report.binding is not None
-    settings = report.binding.settings
-    with tempfile.TemporaryDirectory() as folder:
-        preprocess = settings.preprocess
-        if preprocess is not None and preprocess not in PRESETS:  # the name of a file that may not be on this machine
-            file = Path(folder) / "preprocessing.json"
-            file.write_text(report.evidence.preprocessing.preprocessing.model_dump_json(), encoding="utf-8")
-            preprocess = str(file)
-        changed = {"images": images, "preprocess": preprocess, "device": device or settings.device}
-        options: dict[str, Any] = settings.model_copy(update=changed).options.keywords
-        options |= {"thresholds": report.profile, "isolate": False, "progress": progress}
-        if isinstance(report, Report):
-            return pipeline.check(model, **options)
-        if report.index is not None:
-            options["index"] = report.index.options
-        options |= {"tolerance": report.tolerance, "require": report.required}
-        if report.baseline:
-            return compare(model, baseline=reference, **options)
-        return compare(model, reference, **options)
 
 
 NAMED = 5  # differences that are named
@@ -352,8 +77,8 @@ def model_digest(model: Path) -> str:
 
 
 def report_of(
-    reports: list[tuple[AnyReport, JsonObject]], digest: str, model: Path, report_file: Path
-) -> tuple[AnyReport, JsonObject]:
+    reports: list[tuple[AnyReport, Fields]], digest: str, model: Path, report_file: Path
+) -> tuple[AnyReport, Fields]:
     """Return the report about the model with this digest. A single report is returned whatever it is about.
 
     Raises UsageError: several are about it. CannotAssessError: none is.
@@ -376,11 +101,13 @@ def report_of(
 
 def check_edits(part: Literal["report", "verdict"], faults: Mapping[str, str], agreement: str) -> Finding:
     """Check that nobody has edited a part of a report. faults: from `edits`."""
-    return _differs(part, faults[part]) if part in faults else _agrees(part, agreement)
+    if part in faults:
+        return _differs(part, faults[part])
+    return _agrees(part, agreement)
 
 
 def check_signature(
-    report: AnyReport, model: Path, digest: str, signature: Path | None, signer: Path | Identity | None
+    report: AnyReport, model: Path, digest: str, signature: Path | None, signer: Signer | None
 ) -> Finding:
     """Check a signature of a report. `digest` is the sha256:… of the report's file; both or none.
 
@@ -397,7 +124,8 @@ def check_signature(
             payload = signed_by_identity(signature, signer)
     except SignatureError as fault:
         return _differs("signature", str(fault))
-    if different := min((differences(payload, statement(report, digest, name)) for name in (model, None)), key=len):
+    statements = [statement(report, digest, name) for name in (model, None)]
+    if different := min((differences(payload, each) for each in statements), key=len):
         return _differs("signature", f"{signature} is about another report: {'; '.join(different)}")
     return _agrees("signature", f"every byte of the report is signed by {words_of(signer)}")
 
@@ -405,23 +133,20 @@ def check_signature(
 def check_model(recorded: ModelFacts, model: Path, digest: str) -> Finding:
     """Check that a report is about these model files. digest: from `model_digest`."""
     if digest != recorded.file_digest:
-        return _differs(
-            "model",
-            f"{model} has {short_digest(digest)}…, the report is about {short_digest(recorded.file_digest)}… "
-            f"({recorded.file})",
-        )
+        about = f"{short_digest(recorded.file_digest)}… ({recorded.file})"
+        return _differs("model", f"{model} has {short_digest(digest)}…, the report is about {about}")
     file = read_onnx(model)
     external = file.external_digests
     for name in sorted(external.keys() | recorded.external_digests.keys()):
         if external.get(name) != recorded.external_digests.get(name):
             return _differs("model", f"weights file {name} is another one than the report is about")
     if file.digest != recorded.digest:
-        return _differs(
-            "model",
-            f"{model} with its weights has {short_digest(file.digest)}…, not {short_digest(recorded.digest)}…",
-        )
-    files = f" and {len(external)} file{'s' * (len(external) > 1)} of weights" if external else ""
-    return _agrees("model", f"{model}{files}: exactly the bytes that were measured ({short_digest(digest)}…)")
+        seen = f"{model} with its weights has {short_digest(file.digest)}…"
+        return _differs("model", f"{seen}, not {short_digest(recorded.digest)}…")
+    files = str(model)
+    if external:
+        files += f" and {count_text(len(external), 'file')} of weights"
+    return _agrees("model", f"{files}: exactly the bytes that were measured ({short_digest(digest)}…)")
 
 
 def check_reference(report: AnyReport, reference: Path | None) -> Finding | None:
@@ -438,8 +163,8 @@ def check_reference(report: AnyReport, reference: Path | None) -> Finding | None
     if not report.baseline_digest:
         return unchecked("reference", f"{name} was handed over in Python, so its file is not known")
     if digest != report.baseline_digest:
-        seen = f"{reference} has {short_digest(digest)}…, the report is with {short_digest(report.baseline_digest)}…"
-        return _differs("reference", f"{seen} ({name})")
+        compared = f"{short_digest(report.baseline_digest)}… ({name})"
+        return _differs("reference", f"{reference} has {short_digest(digest)}…, the report is with {compared}")
     return _agrees("reference", f"{reference}: exactly the baseline that was compared with ({short_digest(digest)}…)")
 
 
@@ -459,17 +184,15 @@ def check_profile(report: AnyReport, faults: Mapping[str, str], accepted: Profil
     profile = report.profile
     if "profile" in faults:
         return _differs("profile", faults["profile"])
+    digest = short_digest(profile.digest)
     if accepted is not None:
         if accepted.digest != profile.digest:
-            return _differs(
-                "profile",
-                f"judged by {profile.id} ({short_digest(profile.digest)}…), not by {accepted.id} "
-                f"({short_digest(accepted.digest)}…)",
-            )
-        return _agrees("profile", f"{profile.id}, the one that was named ({short_digest(profile.digest)}…)")
+            other = f"{accepted.id} ({short_digest(accepted.digest)}…)"
+            return _differs("profile", f"judged by {profile.id} ({digest}…), not by {other}")
+        return _agrees("profile", f"{profile.id}, the one that was named ({digest}…)")
     if (profile.id, profile.digest) not in [(packaged.id, packaged.digest) for packaged in profiles.packaged()]:
         return _differs("profile", f"{profile.id} is not a packaged profile; name the one you accept with --thresholds")
-    return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({short_digest(profile.digest)}…)")
+    return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({digest}…)")
 
 
 def check_images(report: AnyReport, image_set: str | None) -> Finding:
@@ -494,9 +217,8 @@ def check_images(report: AnyReport, image_set: str | None) -> Finding:
     digests = [source.digest(index) for index, name in enumerate(names) if name not in skipped]
     if None in digests or digest_of_set(d for d in digests if d is not None) != recorded.digest:
         return _differs("images", f"{where}: not the {recorded.n_read} images that were measured")
-    return _agrees(
-        "images", f"{where}: exactly the {len(digests)} images that were measured ({short_digest(recorded.digest)}…)"
-    )
+    seen = f"{where}: exactly the {len(digests)} images that were measured"
+    return _agrees("images", f"{seen} ({short_digest(recorded.digest)}…)")
 
 
 def check_rerun(
@@ -513,19 +235,19 @@ def check_rerun(
     second = measure_again(report, model, image_set, reference=reference, device=device, progress=progress)
     tolerance = tolerance_of(second, elsewhere=elsewhere)
     if different := disagreements(report, second, tolerance, elsewhere=elsewhere):
-        more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""
+        named = "; ".join(different[:NAMED])
+        if len(different) > NAMED:
+            named += f"; and {len(different) - NAMED} more"
         wider = tolerance_of(second, elsewhere=True)
         hint = "" if elsewhere or disagreements(report, second, wider, elsewhere=True) else ELSEWHERE
-        return _differs("rerun", f"a second run differs: {'; '.join(different[:NAMED])}{more}{hint}")
-    execution = second.evidence.execution
+        return _differs("rerun", f"a second run differs: {named}{hint}")
     assert report.binding is not None
-    others = sorted(report.binding.settings.options.keywords.items() - Options().keywords.items())
+    keywords = report.binding.settings.options.keywords
+    others = sorted(keywords.items() - Options().keywords.items())
     asked = [f"{name} {value!r:.80}" for name, value in others if name not in {"images", "device", "preprocess"}]
     if report.binding.settings.preprocess is not None:
         asked.append("the preprocessing of its evidence instead of the model's own")
-    given = ", ".join(asked)
-    return _agrees(
-        "rerun",
-        f"{second.evidence.statistics.n_images} images measured again on {execution.providers[0]}: same verdict, same "
-        f"reasons, every statistic within {tolerance:g}{given and f'; as the report asks, with {given}'}",
-    )
+    evidence = second.evidence
+    measured = f"{evidence.statistics.n_images} images measured again on {evidence.execution.providers[0]}"
+    given = around("; as the report asks, with ", ", ".join(asked))
+    return _agrees("rerun", f"{measured}: same verdict, same reasons, every statistic within {tolerance:g}{given}")

@@ -26,10 +26,11 @@ from ...report.document import Cell, Document, File, Section, Table, document_of
 from ...report.reading import edits, only_one, read_bound, ruling
 from ...report.shown import Shown
 from ...report.words import STOPPED, cautions
-from ...text import VERSION, name_text, quoted, short_digest
+from ...text import VERSION, Texts, around, name_text, quoted, short_digest
 from . import checks
-from .checks import KINDS, AnyReport, Finding, agreed, check_edits, model_digest, report_of, unchecked
-from .signature import Identity, identity_of
+from .checks import KINDS, Finding, agreed, check_edits, model_digest, report_of, unchecked
+from .identity import Identity, Signer, identity_of
+from .second_run import AnyReport
 
 
 class Verification(Shown, NoTruth, Frozen):
@@ -45,9 +46,9 @@ class Verification(Shown, NoTruth, Frozen):
     """the report's own"""
     comparison: str = ""
     """of a comparison: the verdicts that it required; empty for a check"""
-    reasons: tuple[str, ...]
+    reasons: Texts
     result_digest: str
-    cautions: tuple[str, ...] = ()
+    cautions: Texts = ()
     """what the report tells its reader before the verdict: what loosened the gate, photos that are not the reader's"""
     findings: tuple[Finding, ...]
     unfit: str = ""
@@ -210,11 +211,13 @@ def verify(
     elif any(finding.status == "differs" for finding in findings):
         findings.append(unchecked("rerun", "not measured again, since something differs already"))
     else:
-        elsewhere |= agreed(findings, "signature") or device not in (None, report.binding.settings.device)
+        is_other_device = device not in (None, report.binding.settings.device)
+        elsewhere |= is_other_device or agreed(findings, "signature")
         findings.append(
             checks.check_rerun(report, model, image_set, device, progress, reference=other, elsewhere=elsewhere)
         )
-    code, rule = _decide(report, findings, accept_waivers, today or datetime.now(UTC).date())
+    day = today or datetime.now(UTC).date()
+    code, rule = _decide(report, findings, accept_waivers, day)
     return Verification(
         tool_version=VERSION,
         report=str(report_file),
@@ -232,7 +235,7 @@ def verify(
     )
 
 
-def _signer(signature: Path | None, public_key: Path | None, identity: Identity | None) -> Path | Identity | None:
+def _signer(signature: Path | None, public_key: Path | None, identity: Identity | None) -> Signer | None:
     """Return the key or identity that must have signed.
 
     Raises UsageError: two are named, or a signature without its signer, or the other way.
@@ -256,12 +259,15 @@ def _path(path: AnyPath) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _reasons(report: AnyReport) -> tuple[str, ...]:
+def _reasons(report: AnyReport) -> Texts:
     """Return the reasons for the verdict, and those for an index verdict that is required."""
-    index = report.index if isinstance(report, CompareReport) and "index" in report.required else None
-    decides = not isinstance(report, CompareReport) or "indication" in report.required
-    ids = tuple(reason.id for reason in report.verdict.reasons) if decides else ()
-    return ids + tuple(reason.id for reason in (index.reasons if index else ()))
+    ids = [reason.id for reason in report.verdict.reasons]
+    if isinstance(report, CompareReport):
+        if "indication" not in report.required:
+            ids.clear()
+        if "index" in report.required and report.index is not None:
+            ids += (reason.id for reason in report.index.reasons)
+    return tuple(ids)
 
 
 def read_report(report_file: Path) -> AnyReport:
@@ -309,8 +315,9 @@ def _decide(
     """Return the exit code and its rule. Code 0 needs a rerun or a signature."""
     differing = [finding.check for finding in findings if finding.status == "differs"]
     if differing:
-        return 3, f"{', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}: the report does not hold"
-    code: Literal[0, 1] = 0 if report.verdict.verdict == "PASS" else 1
+        verb = "differs" if len(differing) == 1 else "differ"
+        return 3, f"{', '.join(differing)} {verb}: the report does not hold"
+    code: Literal[0, 1] = 0 if report.passed else 1
     said = f"the verdict is {ruling(report.verdict)}"
     if isinstance(report, CompareReport):
         code = report.exit_code
@@ -324,7 +331,7 @@ def _decide(
         elif decision.exit_code == 0:
             code = 0
             rule = f"everything that was checked agrees; {decision.rule} in the report, which --accept-waivers accepts"
-    is_let_through = isinstance(report, CompareReport) and code == 0 and not report.verdict.passed
+    is_let_through = isinstance(report, CompareReport) and code == 0 and not report.passed
     if is_let_through and not agreed(findings, "signature"):  # a rerun vouches for numbers, not for who required what
         return 1, f"{rule}; that PASS is not required is said by the report alone: check a signature (--public-key)"
     if code == 0 and not agreed(findings, "rerun", "signature"):
@@ -336,12 +343,12 @@ def _decide(
 
 def _unfit(report: AnyReport) -> str:
     """Return why no alias moves though the report holds. Empty where one may."""
-    synthetic = report.evidence.model.synthetic
-    unfit = (ON_BUNDLED if report.evidence.images.bundled else "", synthetic and f"of a synthetic model: {synthetic}")
-    return "; ".join(filter(None, unfit))
+    synthetic = around("of a synthetic model: ", report.evidence.model.synthetic)
+    bundled = ON_BUNDLED if report.evidence.images.bundled else ""
+    return "; ".join(filter(None, [bundled, synthetic]))
 
 
-def _rests_on(findings: list[Finding], signer: Path | Identity | None) -> str:
+def _rests_on(findings: list[Finding], signer: Signer | None) -> str:
     status = {finding.check: finding.status for finding in findings}
     if "differs" in status.values():
         return "Nothing rests on these numbers: the report does not hold."
@@ -378,14 +385,11 @@ def document_of_verification(report: Verification) -> Document:
         title="Verification",
         subject="does a report hold for this model?",
         model=File(report.model),
-        facts=(),
         summary=report.says,
         sections=(
             Section("Checks", "", (Table(("=check", "=result", "what was seen"), rows),), "short"),
             Section("What follows", "", (*map(Cell, proof), Cell(report.rule)), "short"),
         ),
-        notes=(),
-        limits="",
         version=report.tool_version,
         verdict={0: Cell(f"✓ {result}", "pass"), 1: Cell(f"▲ {result}", "warn"), 3: Cell(f"✗ {result}", "fail")}[code],
         exit_code=code,

@@ -1,14 +1,9 @@
-"""Sign and check verdicts, by a local key or as an identity.
+"""Sign and check verdicts by a local key.
 
 They are in-toto statements. By a key it works offline (extra `sign`): the key is an elliptic-curve key in a PEM file of
 the user; this module makes, keeps and sends none. The envelope, its signature and its check are securesystemslib's
 public interface. The bundle around it is the JSON form of Sigstore's v0.3 for a key: the envelope, the key's name, and
 no entry of a transparency log.
-
-As an identity there is no key; Sigstore's client does it (extra `keyless`). Whoever signs shows the token of an
-identity provider to a certificate authority, which certifies a key of one use for that identity; a public log keeps
-that it was used. Only this module of the tool opens connections to Sigstore, when a signature by an identity is asked
-for; a check never does.
 """
 
 from __future__ import annotations
@@ -16,64 +11,34 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 import os
 from importlib import import_module
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ....thresholds import read_bytes
 from ....thresholds.records import unique_keys
 from ...errors import EnvironmentFaultError, UsageError, install_hint
-from ...outside.storage.places import OFFLINE, is_offline
 from ...report.attestation import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE, PREDICATE_TYPES, predicate_of, sha256_set
 from ...report.record import Bound
-from ...text import Texts, as_json, printable, quoted
+from ...text import Fields, Texts, as_json, quoted
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
-    from cryptography.x509 import Certificate
-    from sigstore.models import Bundle, ClientTrustConfig
-    from sigstore.oidc import IdentityToken
 
-JsonObject = dict[str, Any]
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PASSWORD = "ROBUSTCHECK_KEY_PASSWORD"  # noqa: S105 # the environment variable's name: of an encrypted private key
 CURVES = ("secp256r1", "secp384r1", "secp521r1")  # names of cryptography
 RULE = "it must be on the elliptic curve P-256, P-384 or P-521"
 NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
-TOKEN = "SIGSTORE_ID_TOKEN"  # noqa: S105 # the environment variable's name, as cosign and GitLab have it
-ISSUER_OID = "1.3.6.1.4.1.57264.1.1"  # of Fulcio's certificates: who vouches for the identity
-OTHER_NAME_OID = "1.3.6.1.4.1.57264.1.7"  # of an identity that is neither a mail address nor a URI
-LONGEST_REASON = 300
-NAMES = "--certificate-identity release@example.org --certificate-oidc-issuer https://accounts.example.org"
 
 
 class SignatureError(ValueError):
     """A signature does not hold; the message says why."""
 
 
-class Identity(NamedTuple):
-    """The identity that must have signed."""
-
-    name: str
-    """as in the certificate: a mail address, or the URI of a workflow"""
-    issuer: str
-    """URL of the identity provider that vouches for the name"""
-    trust_config: Path | None = None
-    """what says whom to trust, Sigstore's client trust config; None = its public instance"""
-
-
-class Signed(NamedTuple):
-    """A signed bundle and what it made public."""
-
-    text: str
-    identity: Identity
-    log_index: str
-
-
-def statement(report: Bound, report_digest: str, model: Path | None = None) -> JsonObject:
+def statement(report: Bound, report_digest: str, model: Path | None = None) -> Fields:
     """Return the in-toto statement about one report. The same report gives the same statement.
 
     Its subjects are the model's file and each file of external weights, by name and sha256.
@@ -93,7 +58,7 @@ def statement(report: Bound, report_digest: str, model: Path | None = None) -> J
     }
 
 
-def payload_of(statement: JsonObject) -> bytes:
+def payload_of(statement: Fields) -> bytes:
     """Return the bytes of a statement to sign. Raises UsageError: a file name in it is not text."""
     try:
         return json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -106,7 +71,7 @@ def payload_of(statement: JsonObject) -> bytes:
         ) from fault
 
 
-def differences(signed: bytes, expected: JsonObject) -> Texts:
+def differences(signed: bytes, expected: Fields) -> Texts:
     """List the differences from a report's statement.
 
     The payload was signed; the differences are in words, empty if there are none.
@@ -140,7 +105,7 @@ def check_key(key: Path) -> None:
     _key(key, private=True)
 
 
-def sign(statement: JsonObject, key: Path) -> str:
+def sign(statement: Fields, key: Path) -> str:
     """Sign an in-toto statement.
 
     Args:
@@ -189,106 +154,6 @@ def key_id(public_key: Path) -> str:
     return name_of_key(_key(public_key))
 
 
-def identity_of(name: str | None, issuer: str | None, trust_config: Path | None) -> Identity | None:
-    """Return the identity that a verification's options name. None if they name none.
-
-    Raises UsageError where only one of name and issuer is given, or one is empty.
-    """
-    if name is None and issuer is None and trust_config is None:
-        return None
-    if not name or not issuer:
-        raise UsageError(
-            "--certificate-identity and --certificate-oidc-issuer belong together, and neither may be empty; a name "
-            "means nothing without the one who vouches for it",
-            NAMES,
-        )
-    return Identity(name, issuer, trust_config)
-
-
-def words_of(signer: Path | Identity) -> str:
-    """Write who signed. An identity has someone who confirms it."""
-    if isinstance(signer, Path):
-        return f"key {key_id(signer)[:16]}…"
-    instance = f"the instance of {signer.trust_config}" if signer.trust_config else "Sigstore's public instance"
-    return f"{signer.name}, says {signer.issuer}, by {instance}"
-
-
-def check_token(trust_config: Path | None) -> tuple[IdentityToken, ClientTrustConfig]:
-    """Refuse early what can't sign. There is no extra, no connection or no valid token; a measurement would be in vain.
-
-    Raises as `sign_as_identity`.
-    """
-    _need_keyless()
-    if is_offline():
-        raise UsageError(
-            f"--keyless opens connections to Sigstore; offline ({OFFLINE} or --offline) nothing can be signed so",
-            "--key key.pem, or leave out --offline",
-        )
-    return _token(), _trust(trust_config)
-
-
-def sign_as_identity(statement: JsonObject, trust_config: Path | None) -> Signed:
-    """Sign an in-toto statement as the token's identity. It opens connections.
-
-    The bundle is verified by the code of `signed_by_identity` before it is handed out.
-
-    Args:
-        statement: from `statement`.
-        trust_config: names the instance; None = Sigstore's public one.
-
-    Raises:
-        UsageError: offline; no token; a trust config that is not readable.
-        EnvironmentFaultError: the extra `keyless` is missing; the token is malformed, expired or refused; the instance
-            can't be reached, or its answer does not verify. No message holds the token.
-    """
-    token, trust = check_token(trust_config)  # again: the token may have expired while the model was measured
-    payload = payload_of(statement)
-    from sigstore.dsse import Statement  # noqa: PLC0415 # the extra
-    from sigstore.sign import SigningContext  # noqa: PLC0415
-
-    try:
-        with SigningContext.from_trust_config(trust).signer(token) as signer:
-            bundle = signer.sign_dsse(Statement(payload))
-        identity = Identity(*_certified(bundle.signing_certificate), trust_config)
-    except MemoryError:
-        raise
-    except Exception as fault:  # noqa: BLE001 # their client hands on the errors of five libraries
-        raise EnvironmentFaultError(
-            f"keyless signing: Sigstore gave no signature ({_reason(fault, str(token))}); it must be reachable and "
-            "accept the token",
-            "sign again, with a token that is new; or with --key key.pem",
-        ) from None  # their text may repeat the token
-    try:
-        _verified(bundle, identity, trust)
-    except SignatureError as fault:
-        raise EnvironmentFaultError(
-            f"keyless signing: what Sigstore answered does not verify (it {fault}); nothing was written",
-            "sign again; --trust-config must be that of the instance",
-        ) from fault
-    document = json.loads(bundle.to_json())
-    return Signed(as_json(document), identity, str(document["verificationMaterial"]["tlogEntries"][0]["logIndex"]))
-
-
-def signed_by_identity(bundle: Path, identity: Identity) -> bytes:
-    """Return a bundle's payload, signed by this identity. An instance of Sigstore must have certified and logged it.
-
-    Without `trust_config` the keys of Sigstore's public instance are brought up to date over the network first;
-    offline, those of the last time, or of the package, count.
-
-    Raises:
-        SignatureError: the file is not a bundle with a statement, or this identity has not signed it.
-        UsageError: a file is not readable, or no trust config.
-        EnvironmentFaultError: the extra `keyless` is missing, or the keys of the public instance can't be had.
-    """
-    _need_keyless()
-    content = content_of(bundle, "signature", f"robustcheck sign REPORT.json MODEL.onnx --keyless -o {bundle}")
-    trust = _trust(identity.trust_config)
-    try:
-        return _verified(_bundle(content), identity, trust)
-    except SignatureError as fault:
-        raise SignatureError(f"{bundle} {fault}") from fault
-
-
 def content_of(path: Path, label: str, hint: str) -> bytes:
     """Read a small file. label: names it in errors. Raises UsageError: missing, not readable, too large."""
     try:
@@ -299,7 +164,7 @@ def content_of(path: Path, label: str, hint: str) -> bytes:
         ) from fault
 
 
-def _need_extra(extra: str, subject: str, *packages: str) -> None:
+def need_extra(extra: str, subject: str, *packages: str) -> None:
     """Import the packages of an extra. Raises EnvironmentFaultError: one is missing."""
     try:
         for package in packages:
@@ -312,14 +177,7 @@ def _need_extra(extra: str, subject: str, *packages: str) -> None:
 
 
 def _need_sign() -> None:
-    _need_extra("sign", "signatures", "cryptography.hazmat.primitives.asymmetric.ec", "securesystemslib.signer")
-
-
-def _need_keyless() -> None:
-    _need_extra("keyless", "signatures by an identity", "sigstore.verify")
-    log = logging.getLogger("sigstore")
-    if not log.handlers:
-        log.addHandler(logging.NullHandler())  # else its warnings go to stderr
+    need_extra("sign", "signatures", "cryptography.hazmat.primitives.asymmetric.ec", "securesystemslib.signer")
 
 
 def _key(path: Path, *, private: bool = False) -> Any:
@@ -336,16 +194,17 @@ def _key(path: Path, *, private: bool = False) -> Any:
     content = content_of(path, label, hint)
     try:
         if private:
-            key: Any = serialization.load_pem_private_key(content, os.environ.get(PASSWORD, "").encode() or None)
+            password = os.environ.get(PASSWORD, "").encode() or None
+            key: Any = serialization.load_pem_private_key(content, password)
         else:
             key = serialization.load_pem_public_key(content)
     except TypeError as fault:  # a password for a plain key, or none for an encrypted one
-        encrypted = b"ENCRYPTED" in content
-        raise UsageError(
-            f"{path}: private key is {'encrypted' if encrypted else 'not encrypted'}; {PASSWORD} must be "
-            f"{'its password' if encrypted else 'unset'}",
-            f"{'export' if encrypted else 'unset'} {PASSWORD}",
-        ) from fault
+        mismatch = f"not encrypted; {PASSWORD} must be unset"
+        next_step = f"unset {PASSWORD}"
+        if b"ENCRYPTED" in content:
+            mismatch = f"encrypted; {PASSWORD} must be its password"
+            next_step = f"export {PASSWORD}"
+        raise UsageError(f"{path}: private key is {mismatch}", next_step) from fault
     except (ValueError, UnsupportedAlgorithm) as fault:
         right = ", and its password right" * private
         raise UsageError(f"{path}: {label} is not readable; it must be a PEM file{right}", hint) from fault
@@ -363,14 +222,15 @@ def name_of_key(key: EllipticCurvePublicKey) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def sealed(payload: bytes, key: EllipticCurvePrivateKey) -> JsonObject:
+def sealed(payload: bytes, key: EllipticCurvePrivateKey) -> Fields:
     """Sign a payload with a key. Returns the bundle as a JSON document."""
     from securesystemslib.dsse import Envelope  # noqa: PLC0415 # the extra
     from securesystemslib.signer import CryptoSigner, SSlibKey  # noqa: PLC0415
 
-    name = name_of_key(key.public_key())
+    public_key = key.public_key()
+    name = name_of_key(public_key)
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
-    envelope.sign(CryptoSigner(key, SSlibKey.from_crypto(key.public_key(), keyid=name)))
+    envelope.sign(CryptoSigner(key, SSlibKey.from_crypto(public_key, keyid=name)))
     return {
         "mediaType": MEDIA_TYPE,
         "verificationMaterial": {"publicKey": {"hint": name}, "tlogEntries": []},
@@ -403,7 +263,8 @@ def opened(document: Any, key: EllipticCurvePublicKey) -> bytes:
     name = name_of_key(key)
     if named != {name}:
         raise SignatureError("was not signed by this key")
-    envelope = Envelope(payload, kind, {name: Signature(name, signed.hex())})
+    signature = Signature(name, signed.hex())
+    envelope = Envelope(payload, kind, {name: signature})
     try:
         envelope.verify([SSlibKey.from_crypto(key, keyid=name)], threshold=1)
     except (VerificationError, UnverifiedSignatureError) as fault:
@@ -455,131 +316,3 @@ def has_certificate(document: Any) -> bool:
     """Return whether a bundle is of an identity. It is then not of a key."""
     material = document.get("verificationMaterial") if isinstance(document, dict) else None
     return isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material)
-
-
-def _bundle(content: bytes) -> Bundle:
-    from sigstore.models import Bundle  # noqa: PLC0415 # the extra
-
-    try:
-        document = json.loads(content, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as fault:
-        raise SignatureError("is not JSON") from fault
-    material = document.get("verificationMaterial") if isinstance(document, dict) else None
-    if isinstance(material, dict) and "publicKey" in material:
-        raise SignatureError("was signed by a key, not by an identity; --public-key checks it")
-    try:
-        return Bundle.from_json(content)
-    except MemoryError:
-        raise
-    except Exception as fault:  # a broken certificate raises errors of several libraries
-        raise SignatureError("is not a whole Sigstore bundle with a certificate and an entry of a log") from fault
-
-
-def _verified(bundle: Bundle, identity: Identity, trust: ClientTrustConfig) -> bytes:
-    """Return the payload of a valid bundle.
-
-    Certificate, log and identity must hold. Raises SignatureError, whose message continues a sentence.
-    """
-    from sigstore.verify import Verifier  # noqa: PLC0415 # the extra
-    from sigstore.verify.policy import Identity as Policy  # noqa: PLC0415
-
-    policy = Policy(identity=identity.name, issuer=identity.issuer)
-    try:
-        kind, payload = Verifier(trusted_root=trust.trusted_root).verify_dsse(bundle, policy)
-    except MemoryError:
-        raise
-    except Exception as fault:  # of a hostile bundle their client lets other errors through, too
-        wanted = f"{identity.name} ({identity.issuer})"
-        raise SignatureError(f"does not hold for {wanted}: {_reason(fault)}") from fault
-    if kind != PAYLOAD_TYPE:
-        raise SignatureError(f"holds no in-toto statement but {printable(kind)}")
-    return payload
-
-
-def _certified(certificate: Certificate) -> tuple[str, str]:
-    """Return the identity and issuer in a certificate.
-
-    The certificate is of a signature; the issuer confirms the identity.
-    """
-    from cryptography import x509  # noqa: PLC0415 # the extra
-
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    identities = [
-        *names.get_values_for_type(x509.RFC822Name),
-        *names.get_values_for_type(x509.UniformResourceIdentifier),
-        *(
-            name.value.decode()
-            for name in names.get_values_for_type(x509.OtherName)
-            if name.type_id.dotted_string == OTHER_NAME_OID
-        ),
-    ]
-    issuer = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(ISSUER_OID)).value
-    assert isinstance(issuer, x509.UnrecognizedExtension)
-    return identities[0], issuer.value.decode()
-
-
-def _token() -> IdentityToken:
-    from sigstore.oidc import IdentityError, IdentityToken, detect_credential  # noqa: PLC0415 # the extra
-
-    raw = os.environ.get(TOKEN, "").strip()
-    where = TOKEN
-    if not raw:
-        where = "the token of this job"
-        try:
-            raw = detect_credential() or ""
-        except IdentityError as fault:
-            raise EnvironmentFaultError(
-                f"keyless signing: this job gives no token ({_reason(fault)}); it must be allowed to ask for one",
-                "permissions: id-token: write  # of GitHub's workflow",
-            ) from fault
-    if not raw:
-        raise UsageError(
-            f"--keyless needs the token of an identity provider; {TOKEN} is not set, and no CI system was found that "
-            "gives one",
-            f"export {TOKEN}=…  # for the audience sigstore; or --key key.pem",
-        )
-    try:
-        return IdentityToken(raw)
-    except IdentityError as fault:
-        why = _reason(fault.__cause__ or fault, raw)
-        raise EnvironmentFaultError(
-            f"{where}: identity token is not usable ({why}); it must be a valid one for the audience sigstore",
-            "ask the identity provider for a new one",
-        ) from None
-
-
-def _trust(trust_config: Path | None) -> ClientTrustConfig:
-    from sigstore.models import ClientTrustConfig  # noqa: PLC0415 # the extra
-
-    if trust_config is not None:
-        hint = "the client trust config of your instance, as JSON"
-        content = content_of(trust_config, "trust config", hint)
-        try:
-            trust = ClientTrustConfig.from_json(content.decode())
-            _ = trust.trusted_root, trust.signing_config
-        except MemoryError:
-            raise
-        except Exception as fault:
-            raise UsageError(
-                f"{trust_config}: trust config is not readable ({type(fault).__name__}); it must be Sigstore's "
-                "ClientTrustConfig as JSON",
-                hint,
-            ) from fault
-        return trust
-    try:
-        return ClientTrustConfig.production(offline=is_offline())
-    except MemoryError:
-        raise
-    except Exception as fault:
-        raise EnvironmentFaultError(
-            f"keyless: the keys of Sigstore's public instance can't be had ({_reason(fault)}); they come over the "
-            "network",
-            "verify --offline takes those of the last time; --trust-config FILE names others",
-        ) from fault
-
-
-def _reason(fault: BaseException, secret: str = "") -> str:
-    """Return another library's error without secrets. It is one line."""
-    words = str(fault) or str(fault.__cause__ or "") or type(fault).__name__
-    line = printable(" ".join(words.split()))
-    return (line.replace(secret, "…") if secret else line)[:LONGEST_REASON]
