@@ -3,6 +3,7 @@
 from __future__ import annotations  # help() names the types as the package does
 
 from collections.abc import Sequence
+from itertools import compress
 
 from ...core.images.source import DecodedImage, Item, Skipped
 from ...core.measure.content import DescribedRows, described_rows, merge_described
@@ -58,17 +59,21 @@ def run_both(
             ours = first.runners[0].run(stack(batch))
             theirs = ours
             if second is not first:
-                theirs = second.runners[0].run(stack([both.other for both in batch]))
-            pair = pair or Pair(_side(first, ours), _side(second, theirs))
+                others = [both.other for both in batch]
+                theirs = second.runners[0].run(stack(others))
+            if pair is None:
+                pair = Pair(_side(first, ours), _side(second, theirs))
             keys = [key_of(both.digest) for both in batch]
             is_usable = update(pair, ours.representation, theirs.representation, keys)
-            usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
-            pair.images += [(both.name, both.digest) for both in usable[: MAX_ROWS - len(pair.images)]]
-            firsts[0].add([both.pixels for both in usable], [ours.representation[is_usable]])
-            firsts[1].add([both.other.pixels for both in usable], [theirs.representation[is_usable]])
+            usable = list(compress(batch, is_usable))
+            room = MAX_ROWS - len(pair.images)
+            pair.images += [(both.name, both.digest) for both in usable[:room]]
+            sketches = [both.sketch for both in usable]
+            pixels = ([both.pixels for both in usable], [both.other.pixels for both in usable])
             for index, output in enumerate((ours, theirs)):
-                rows = described_rows(output.representation[is_usable], [both.sketch for both in usable])
-                described[index] = merge_described(described[index], rows)
+                rows = output.representation[is_usable]
+                firsts[index].add(pixels[index], [rows])
+                described[index] = merge_described(described[index], described_rows(rows, sketches))
             a = ours.class_output
             b = theirs.class_output
             if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:

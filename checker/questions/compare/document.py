@@ -197,7 +197,7 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
 
 
 def _index_answer(index: IndexReport) -> Cell:
-    return judged(index.plain, index.verdict == "compatible")
+    return judged(index.plain, index.is_compatible)
 
 
 def _of_index(index: IndexReport, thumbnails: Mapping[str, str]) -> Iterator[Section]:

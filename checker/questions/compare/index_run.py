@@ -50,8 +50,13 @@ def machine_loss(
 def _rows_of_both(pair: Pair, old: Vectors) -> tuple[list[int], list[int]]:
     """Return the rows of the candidate's vectors whose images the reference has, and of the reference's vectors."""
     places = {digest: row for row, digest in enumerate(old.digests)}
-    rows = [row for row, (_, digest) in enumerate(pair.images) if digest in places]
-    return rows, [places[pair.images[row][1]] for row in rows]
+    rows = []
+    rows_of_old = []
+    for row, (_, digest) in enumerate(pair.images):
+        if digest in places:
+            rows.append(row)
+            rows_of_old.append(places[digest])
+    return rows, rows_of_old
 
 
 def judge_vectors(
@@ -96,12 +101,11 @@ def report_on_index(
     if len(images) < 2:
         return report.because("other_images", "undecided", "the baseline has other images")
     text = None
-    if "--text" in files:
-        text = np.concatenate([rows for rows, _ in files["--text"].blocks()])
-    if "--index" in files:
-        index = files["--index"]
+    if file := files.get("--text"):
+        text = np.concatenate([vectors for vectors, _ in file.blocks()])
+    if index := files.get("--index"):
         return compare_vectors(ours, theirs, images, options, text, index.blocks(), index.ids())
-    return compare_vectors(ours, theirs, images, options, text, None, ())
+    return compare_vectors(ours, theirs, images, options, text, None)
 
 
 def of_another_width(option: str, file: VectorFile, width: int) -> UsageError:

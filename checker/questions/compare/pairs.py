@@ -42,7 +42,8 @@ class Side:
     @property
     def vectors(self) -> Float32s:
         """(image, feature) the kept representations."""
-        return np.concatenate([np.zeros((0, self.state.n_features), np.float32), *self.rows])
+        no_rows = np.zeros((0, self.state.n_features), np.float32)
+        return np.concatenate([no_rows, *self.rows])
 
     @property
     def scaled_rows(self) -> Array:
@@ -51,7 +52,8 @@ class Side:
 
     def mean_z(self, index: int) -> float:
         """Return the mean z of a feature over images."""
-        return float(self.state.z_powers[0, :, index].sum() / self.state.n)
+        total = self.state.z_powers[0, :, index].sum()
+        return float(total / self.state.n)
 
     def usual_side(self, index: int) -> int:
         """Return the side of a feature's mean z, 0 for plus and 1 for minus: the first axis of `far`."""
@@ -59,7 +61,8 @@ class Side:
 
     def share(self, index: int, where: int) -> float:
         """Return the share of the images in which a feature is beyond 4 SD on one side."""
-        return float(self.far[where, :, index].sum() / self.state.n)
+        n_far = self.far[where, :, index].sum()
+        return float(n_far / self.state.n)
 
     def add(self, h: Array, keys: Counts) -> None:
         """Add usable representations (image, feature), with image keys."""
@@ -98,12 +101,14 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
         keys: (image,) integers that fix each image's jackknife group (`state.update`), the same for both.
     """
     key = np.asarray(keys, dtype=np.int64)
-    pairs = [(pair.candidate, float64(h_candidate)), (pair.reference, float64(h_reference))]
-    usable = [definitions.usable_rows(h).usable for _, h in pairs]
-    both = usable[0] & usable[1]
-    for (side, h), own in zip(pairs, usable, strict=True):
+    ours = float64(h_candidate)
+    theirs = float64(h_reference)
+    our_usable = definitions.usable_rows(ours).usable
+    their_usable = definitions.usable_rows(theirs).usable
+    both = our_usable & their_usable
+    for side, h, usable in ((pair.candidate, ours, our_usable), (pair.reference, theirs, their_usable)):
         side.add(h[both], key[both])
-        sums.update(side.state, h[~own], key[~own])  # counts them, adds nothing
+        sums.update(side.state, h[~usable], key[~usable])  # counts them, adds nothing
     return np.asarray(both)
 
 
@@ -130,7 +135,8 @@ def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLi
     """
     tops = []
     for scores in (float64(candidate), float64(reference)):
-        is_alone = (scores == scores.max(axis=1, keepdims=True)).sum(axis=1) == 1
+        is_largest = scores == scores.max(axis=1, keepdims=True)
+        is_alone = is_largest.sum(axis=1) == 1
         tops.append(np.where(is_alone, scores.argmax(axis=1), -1))
     pair.predicted.append(np.stack(tops))
 
@@ -143,11 +149,21 @@ def agreement(pair: Pair) -> ClassAgreement | None:
     """
     if not pair.predicted:
         return None
-    ours, theirs = both = np.hstack(pair.predicted)
-    p, q = (np.bincount(classes[classes >= 0], minlength=both.max() + 1) / len(classes) for classes in both)
-    same = intervals.wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
-    bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": intervals.CONFIDENCE}
-    return ClassAgreement(n=same.n, n_same=same.n_correct, chance=float(p @ q), **bounds)
+    predicted = np.hstack(pair.predicted)
+    ours, theirs = predicted
+    n_classes = predicted.max() + 1
+    p, q = (np.bincount(classes[classes >= 0], minlength=n_classes) / len(classes) for classes in predicted)
+    is_same = (ours == theirs) & (ours >= 0)
+    same = intervals.wilson(int(is_same.sum()), len(ours))
+    return ClassAgreement(
+        n=same.n,
+        n_same=same.n_correct,
+        value=same.value,
+        low=same.low,
+        high=same.high,
+        confidence=intervals.CONFIDENCE,
+        chance=float(p @ q),
+    )
 
 
 class Compared(Frozen):
