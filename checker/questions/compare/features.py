@@ -113,16 +113,20 @@ def follow_features(
     if values is not None and len(x) >= FEW_IMAGES:
         r = correlations(x, values)
     by_index = list[Fate]()
+    claimed = set[int]()
     for column, (feature, place, was) in enumerate(zip(features, places, frequencies, strict=True)):
         fate: Fate = "lost"
         if same_width:
-            there: Fate = "undecided" if values is None else correlated_fate(x[:, feature.index], values[:, column])
+            there: Fate = "undecided"
+            if values is not None:
+                there = correlated_fate(x[:, feature.index], values[:, column])
             if look.stands_out(feature.index, place, was):
                 fate = there
             elif there == "kept" and ours.share(feature.index, place) >= WEAKER * was > 0:
                 fate = "weaker"
+        if fate == "kept":
+            claimed.add(feature.index)
         by_index.append(fate)
-    claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
     out = []
     for column, (feature, place, was, initial) in enumerate(zip(features, places, frequencies, by_index, strict=True)):
         fate = initial
@@ -148,8 +152,16 @@ def follow_features(
                     to = None
         if to is not None and r is not None:
             correlated = to
+        r_there = None
+        if r is not None and correlated is not None:
+            r_there = float(r[correlated, column])
         shown = feature.index if to is None and same_width else to
         sides = [0, 1] if fate == "moved" else [place]
+        mean_z_now = None
+        frequency_now = None
+        if shown is not None:
+            mean_z_now = ours.mean_z(shown)
+            frequency_now = max(ours.share(shown, side) for side in sides)
         out.append(
             FeatureFate(
                 index=feature.index,
@@ -158,9 +170,9 @@ def follow_features(
                 persistent=feature.persistent,
                 fate=fate,
                 to=to,
-                candidate_mean_z=None if shown is None else ours.mean_z(shown),
-                candidate_frequency=None if shown is None else max(ours.share(shown, side) for side in sides),
-                correlation=None if r is None or correlated is None else float(r[correlated, column]),
+                candidate_mean_z=mean_z_now,
+                candidate_frequency=frequency_now,
+                correlation=r_there,
                 correlated=correlated,
                 explained=explained,
             )
@@ -180,7 +192,8 @@ class _Search:
 
     def stands_out(self, index: int, where: int, before: float) -> bool:
         """Return whether a candidate's feature is far out nearly as often."""
-        return before > 0 and self.ours.share(index, where) >= (1 - self.tolerance) * before
+        least = (1 - self.tolerance) * before
+        return before > 0 and self.ours.share(index, where) >= least
 
     @cached_property
     def recovered(self) -> Array | None:
@@ -195,7 +208,9 @@ class _Search:
         is_same = x.shape == y.shape and np.median((x * y).mean(axis=1)) >= SAME_VECTORS
         if is_same or (alike.cosine_change or 0) > SAME_COSINES or alike.is_below(MIN_CKA):
             return None
-        return np.asarray(1 - np.sum((procrustes(x, y) - y) ** 2, axis=0) / np.sum(y**2, axis=0))
+        left = procrustes(x, y) - y
+        unexplained = np.sum(left**2, axis=0) / np.sum(y**2, axis=0)
+        return np.asarray(1 - unexplained)
 
     def moved(self, r: Array, place: int, was: float, claimed: Container[int]) -> int | None:
         """Return the candidate's feature that a feature of the reference became. The most correlated one, or None.
@@ -218,8 +233,7 @@ class _Search:
         before = self.theirs.share(index, where)
         if before < (1 - self.tolerance) * self.ours.share(index, where):
             return False
-        r = correlations(self.x[:, [index]], self.y[:, [index]])
-        return float(r[0, 0]) >= SAME_FEATURE
+        return _correlation(self.x[:, index], self.y[:, index]) >= SAME_FEATURE
 
 
 def correlated_fate(x: Array, y: Array) -> Fate:
@@ -231,7 +245,7 @@ def correlated_fate(x: Array, y: Array) -> Fate:
     Returns:
         kept, uncorrelated or undecided (see `follow_features`).
     """
-    r = float(correlations(x[:, None], y[:, None])[0, 0])
+    r = _correlation(x, y)
     if len(x) < FEW_IMAGES or r == 0.0:  # exactly 0: one of them does not vary
         return "undecided"
     low, high = intervals.correlation_bounds(r, len(x))
@@ -248,6 +262,12 @@ def new_features(candidate: Statistics, features: FeatureFates) -> tuple[int, ..
     return tuple(f.index for f in candidate.persistent[:LISTED] if f.index not in indices)
 
 
+def _correlation(x: Array, y: Array) -> float:
+    """Return Pearson's r of two features, (image,) each."""
+    r = correlations(x[:, None], y[:, None])
+    return float(r[0, 0])
+
+
 def correlations(x: Array, y: Array) -> Array:
     """Return Pearson's r over images, of every feature of x with every one of y; 0 where either does not vary.
 
@@ -262,6 +282,7 @@ def correlations(x: Array, y: Array) -> Array:
         centred = values - values.mean(axis=0)
         size = np.sqrt((centred**2).sum(axis=0))
         flat = size <= 1e-6 * np.sqrt((values**2).sum(axis=0))  # a constant leaves rounding of its own size behind
-        units.append(np.where(flat, 0.0, centred / np.where(flat, 1.0, size)))
+        scale = np.where(flat, 1.0, size)
+        units.append(np.where(flat, 0.0, centred / scale))
     a, b = units
     return float64(np.clip(a.T @ b, -1.0, 1.0))

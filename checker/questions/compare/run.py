@@ -145,7 +145,8 @@ def compare(
     else:
         asked: Fields = dict(zip(("candidate", "reference"), typed, strict=False))
         asked |= {"tolerance": tolerance, "thresholds": profile, "index": index, "require": require}
-        report = _compare_apart(child, baseline, asked | run.options.keywords | {"progress": progress})
+        asked |= {**run.options.keywords, "progress": progress}
+        report = _compare_apart(child, baseline, asked)
     return _save_baseline(report, write_baseline, baseline)
 
 
@@ -182,14 +183,15 @@ def _compare(
         for number, model in enumerate(opened):
             (exact,) = reference_runs(model, firsts[number])
             fact = with_references(facts[number], [exact])
-            measured = Measurement([TensorSums(sides[number].state, described=described[number])], read)
-            (concluded,) = conclude(model.job, fact, measured, profile)
+            sums = TensorSums(sides[number].state, described=described[number])
+            (concluded,) = conclude(model.job, fact, Measurement([sums], read), profile)
             references.append(exact)
             evidence.append(models[number].named(concluded))
         when = Time.until_now(run.clock, read.n_usable)
-        nodes = [Counter(node.op_type for node in model.models[0].graph.proto.graph.node) for model in opened]
+        nodes = [_types_of_nodes(model) for model in opened]
         vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
-        new_baseline = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0]).with_vectors(vectors)
+        numbers = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0])
+        new_baseline = numbers.with_vectors(vectors)
         ours = Compared.of(evidence[0], profile)
         is_exact = run.options.arithmetic is not None
         if len(opened) == 1 and old_numbers is None:
@@ -205,7 +207,8 @@ def _compare(
             if not old_numbers.nodes:  # those of the candidate have nothing to be compared with
                 nodes[0] = Counter()
         else:
-            comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
+            theirs = Compared.of(evidence[-1], profile)
+            comparison = _between(pair, theirs, profile, tolerance)
             old = Vectors(pair.reference.vectors, vectors.digests)
         run.tell("comparing the vectors")
         index_report = report_on_index(pair, old, comparison.reference.evidence, files, index)
@@ -215,11 +218,25 @@ def _compare(
             index_report = on_another_machine(index_report, loss)
         digests = {f"{name}_digest": file_digest(file) for name, file in dict(index).items() if isinstance(file, Path)}
         index_report = index_report.model_copy(update=digests)
-        binding = binding_of(Settings(**dict(run.options)))
-        added: Fields = {"index": index_report, "required": require, "binding": binding}
-        added["baseline_digest"] = baseline_digest
-        report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
+        report = _report(
+            ours,
+            comparison,
+            profile,
+            tolerance,
+            baselines.name_of(baseline),
+            when,
+            index=index_report,
+            required=require,
+            binding=binding_of(Settings(**dict(run.options))),
+            baseline_digest=baseline_digest,
+        )
         return report.with_baseline(new_baseline)
+
+
+def _types_of_nodes(opened: OpenedJob) -> Counter[str]:
+    """Count the nodes of a model's graph by type."""
+    graph = opened.models[0].graph.proto.graph
+    return Counter(node.op_type for node in graph.node)
 
 
 def _open(models: Sequence[LocalModel], run: QuestionRun) -> list[OpenedJob]:
@@ -229,7 +246,8 @@ def _open(models: Sequence[LocalModel], run: QuestionRun) -> list[OpenedJob]:
     opened = [open_job(jobs[0], opener(run.handed_over))]
     for job in jobs[1:]:
         run.tell("loading the reference")
-        opened.append(replace(open_job(job, lambda _: opened[0].source), described=None))
+        reference = open_job(job, lambda _: opened[0].source)
+        opened.append(replace(reference, described=None))
     return opened
 
 
@@ -307,12 +325,14 @@ def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline, ask
 
 def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:
     """Two models that were run."""
-    numbers = jackknife_of(pair.candidate), jackknife_of(pair.reference)
+    ours = pair.candidate
+    theirs = pair.reference
+    required = required_by(profile)
     return Comparison(
         reference,
-        statistics=changes(*numbers, required_by(profile), profile.alpha, tolerance),
-        features=follow_features(pair.candidate, pair.reference, reference.evidence.statistics, tolerance),
-        similarity=similarity(pair.candidate.scaled_rows, pair.reference.scaled_rows),
+        statistics=changes(jackknife_of(ours), jackknife_of(theirs), required, profile.alpha, tolerance),
+        features=follow_features(ours, theirs, reference.evidence.statistics, tolerance),
+        similarity=similarity(ours.scaled_rows, theirs.scaled_rows),
         agreement=agreement(pair),
     )
 
@@ -328,7 +348,8 @@ def _against(
     same_width = ours.n_features == theirs.n_features
     if statistics.statistic_version != evidence.statistics.statistic_version:
         theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
-    paired = old.evidence.images.digest == evidence.images.digest and np.array_equal(ours.sizes, theirs.sizes)
+    same_images = old.evidence.images.digest == evidence.images.digest
+    paired = same_images and np.array_equal(ours.sizes, theirs.sizes)
     if not stale and not paired:
         stale = ("the baseline has other images among its usable ones",)
     same_rows = paired and tuple(digests) == old.images
@@ -395,10 +416,11 @@ def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_bas
     if fields := baselines.changed_preprocessing(candidate.evidence, reference.evidence):
         notes.append(f"Candidate and reference preprocess differently ({fields}), each as its file says.")
     notes += _other_cpu_note(candidate.evidence.execution, reference.evidence.execution)
-    notes_by_model = [notes_of(side.evidence, profile) for side in (candidate, reference)]
-    notes += [note for note in notes_by_model[0] if note in notes_by_model[1]]
-    for name, mine, others in (("candidate", *notes_by_model), ("reference", *notes_by_model[::-1])):
-        notes += [f"Of the {name}: {note}" for note in mine if note not in others]
+    ours = notes_of(candidate.evidence, profile)
+    theirs = notes_of(reference.evidence, profile)
+    notes += [note for note in ours if note in theirs]
+    notes += [f"Of the candidate: {note}" for note in ours if note not in theirs]
+    notes += [f"Of the reference: {note}" for note in theirs if note not in ours]
     return tuple(notes)
 
 

@@ -101,8 +101,8 @@ def _crops(own: Preprocessing) -> list[Preprocessing]:
         ("shortest", larger),
         ("longest", own.size),
     ]
-    centred = {"crop": "center"}
-    return _others(own, [{"resize_mode": mode, "resize_size": tuple(size), **centred} for mode, size in ways])
+    updates = [{"resize_mode": mode, "resize_size": tuple(size), "crop": "center"} for mode, size in ways]
+    return _others(own, updates)
 
 
 def _filters(own: Preprocessing) -> list[Preprocessing]:
@@ -126,4 +126,6 @@ def _changes(own: Preprocessing, other: Preprocessing) -> list[str]:
 
 
 def _value(value: object) -> str:
-    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return "×".join(map(str, value))
+    return str(value)

@@ -276,13 +276,13 @@ def _can_pass(
         )
         why = reason("width_not_calibrated", seen, f"Measure it: `{check}`.")
         return CanPass(answer="unknown", reasons=(why,))
+    note = None
     if model.image_input.batch is None and scales_over_batch(model.graph.proto):
         note = (
             f"its quantisers take their scale over the batch: `{check} --batch-size 1` gives a verdict for batches of "
             "one image"
         )
-        return CanPass(answer="yes", reasons=(), note=note)
-    return CanPass(answer="yes", reasons=())
+    return CanPass(answer="yes", reasons=(), note=note)
 
 
 def _next_step(name: str, model: ModelFile, facts: ModelFacts, profile: Profile, check: str) -> str:
