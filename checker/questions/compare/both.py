@@ -2,7 +2,6 @@
 
 from __future__ import annotations  # help() names the types as the package does
 
-from collections.abc import Sequence
 from itertools import compress
 
 from ...core.images.source import DecodedImage, Item, Skipped
@@ -81,6 +80,8 @@ def run_both(
     if pair is None:
         read.check_usable(first.source)
         raise AssertionError("check_usable refuses a set without a usable image")
+    if pair.candidate.state.n == 0:
+        _refuse_unmeasured(first, second, pair, read.n_usable)
     return pair, read, described
 
 
@@ -95,9 +96,9 @@ def _side(opened: OpenedJob, output: RunOutput) -> Side:
     return Side(state.State(width))
 
 
-def say_none_usable(opened: Sequence[OpenedJob], pair: Pair, n: int) -> None:
+def _refuse_unmeasured(first: OpenedJob, second: OpenedJob, pair: Pair, n: int) -> None:
     """Raise CannotAssessError: no representation of the n images is finite and not constant, of one model or both."""
-    models = [model.job.model for model in opened]
+    models = (first.job.model, second.job.model)
     for model, side in zip(models, (pair.candidate, pair.reference), strict=True):
         if side.state.n_nonfinite + side.state.n_constant == n:
             seen = f"number of finite, not constant representations is 0 of {n}; at least one is needed"

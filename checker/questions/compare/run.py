@@ -32,14 +32,14 @@ from ...outside.addresses import LocalModel, on_this_machine, parse_address
 from ...outside.image_sets.open import Images, opener
 from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import Place, as_typed, redact
-from ...report.record import Settings, Time
+from ...report.record import Time
 from ...text import VERSION, Fields, Texts, sha256_of
 from ..call import QuestionRun
 from ..check import binding_of
 from . import baseline as baselines
 from . import stored
 from .baseline import COSINE_IMAGES, Baseline, GivenBaseline, Vectors
-from .both import run_both, say_none_usable
+from .both import run_both
 from .changes import changes, jackknife_of, required_by
 from .features import FeatureFates, follow_features, new_features
 from .index import concluded_index, on_another_machine
@@ -175,8 +175,6 @@ def _compare(
         facts = [probe(model) for model in opened]
         firsts = FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON)
         pair, read, described = run_both(first, opened[-1], run.progress, firsts)
-        if pair.candidate.state.n == 0:
-            say_none_usable(opened, pair, read.n_usable)
         sides = (pair.candidate, pair.reference)
         references = []
         evidence = []
@@ -227,7 +225,7 @@ def _compare(
             when,
             index=index_report,
             required=require,
-            binding=binding_of(Settings(**dict(run.options))),
+            binding=binding_of(run.options),
             baseline_digest=baseline_digest,
         )
         return report.with_baseline(new_baseline)
