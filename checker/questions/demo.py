@@ -66,17 +66,23 @@ def halves(photos: Float32s) -> tuple[Array, Array]:
         about the mean of each photo, every other block with its sign turned, (image, 512). The signs make neighbours,
         which are alike, lie on either side of zero: photos are mostly dark with a few bright places, or the reverse.
     """
-    n, height, width, channels = photos.shape
+    n, height, *_ = photos.shape
     upper = photos[:, : height // 2].astype(np.float64)
     lower = photos[:, height // 2 :].astype(np.float64)
-    coarse_blocks = upper.reshape(n, -1, COARSE_PX, width // COARSE_PX, COARSE_PX, channels)
-    coarse = coarse_blocks.mean((2, 4))
-    fine_blocks = lower.mean(3).reshape(n, -1, FINE_PX, width // FINE_PX, FINE_PX)
-    fine = fine_blocks.mean((2, 4))
+    coarse = _block_means(upper, COARSE_PX)
+    fine = _block_means(lower.mean(3), FINE_PX)
     is_odd = np.indices(fine.shape[1:]).sum(0) % 2
     grey = (fine - fine.mean((1, 2), keepdims=True)) * (1 - 2 * is_odd)
     inputs = np.moveaxis(coarse, 3, 1)
     return inputs.reshape(n, -1), grey.reshape(n, -1)
+
+
+def _block_means(values: Array, edge_px: int) -> Array:
+    """Average values (image, height, width, …) over square blocks."""
+    n, _, width, *others = values.shape
+    blocks = values.reshape(n, -1, edge_px, width // edge_px, edge_px, *others)
+    means: Array = blocks.mean((2, 4))
+    return means
 
 
 def fit(inputs: Array, targets: Array) -> Array:
@@ -142,10 +148,9 @@ def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
     model = parse_model(GRAPH.format(name=name, width=width, last=last, shift=shift))
     for node in model.graph.node:
         node.ClearField("domain")
-    for label, place in places.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.array([place], np.int64), label))
-    for label, values in numbers.items():
-        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), label))
+    constants = [numpy_helper.from_array(np.array([place], np.int64), key) for key, place in places.items()]
+    constants += [numpy_helper.from_array(values.astype(np.float32), key) for key, values in numbers.items()]
+    model.graph.initializer.extend(constants)
     contract = _contract(name) | {"graph_digest": graph_digest(model)}
     helper.set_model_props(model, {CONTRACT_KEY: json.dumps(contract)})
     onnx.save(model, path)

@@ -43,9 +43,9 @@ def run_both(
         one = prepare_item(item, first)
         if isinstance(one, Skipped):
             return one
-        if same_pixels and isinstance(item, DecodedImage):
-            return BothPrepared(**vars(one), other=one)
-        other = prepare_item(item, second)
+        other: Prepared | Skipped = one
+        if not (same_pixels and isinstance(item, DecodedImage)):
+            other = prepare_item(item, second)
         if isinstance(other, Skipped):
             return other
         return BothPrepared(**vars(one), other=other)

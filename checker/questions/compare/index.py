@@ -244,8 +244,7 @@ def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: B
     report = report.model_copy(update={"numbers": numbers})
     n_other = int((~is_own).sum())
     if _reaches(own.low):
-        sizes = lengths(rows[is_own])
-        return _found(report, "by ids", sizes, lengths(theirs[is_own]))
+        return _found(report, "by ids", lengths(rows[is_own]), lengths(theirs[is_own]))
     if not n_other:
         return _by_vectors(report, reference, file, is_there)
     if _reaches(report.numbers["index: vector is there"].low):
@@ -264,8 +263,7 @@ def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: B
 def _by_vectors(report: IndexReport, reference: Array, file: Neighbours, is_there: Bools) -> IndexReport:
     """Judge an index by the photos whose vector is in it, under any id. is_there: (photo,) the vector is there."""
     if _reaches(report.numbers["index: vector is there"].low):
-        sizes = file.nearest_lengths[is_there]
-        return _found(report, "by vectors", sizes, lengths(reference[is_there]))
+        return _found(report, "by vectors", file.nearest_lengths[is_there], lengths(reference[is_there]))
     if not is_there.any():
         if text := holds.form_of(file.sample, reference):
             return report.because("changed_index", "undecided", f"the index is {text}")
@@ -391,11 +389,9 @@ def _facts(evidence: Evidence) -> dict[str, str]:
 
 def _changed_nodes(new: Counter[str], old: Counter[str]) -> Iterator[str]:
     """Yield the types of nodes of which there are more or fewer, the largest change first."""
-    changes = Counter[str]()
-    for name in sorted({*new, *old}):
-        if new[name] != old[name]:
-            changes[name] = abs(new[name] - old[name])
-    for name, _ in changes.most_common(TYPES_SHOWN):
+    changes = (new - old) + (old - new)
+    largest_first = sorted(changes, key=lambda name: (-changes[name], name))
+    for name in largest_first[:TYPES_SHOWN]:
         yield f"nodes {name} {old[name]} → {new[name]}"
     if len(changes) > TYPES_SHOWN:
         yield f"and {len(changes) - TYPES_SHOWN} more types of nodes"

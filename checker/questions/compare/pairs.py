@@ -52,8 +52,7 @@ class Side:
 
     def mean_z(self, index: int) -> float:
         """Return the mean z of a feature over images."""
-        total = self.state.z_powers[0, :, index].sum()
-        return float(total / self.state.n)
+        return float(self.state.z_powers[0, :, index].sum() / self.state.n)
 
     def usual_side(self, index: int) -> int:
         """Return the side of a feature's mean z, 0 for plus and 1 for minus: the first axis of `far`."""
@@ -61,8 +60,7 @@ class Side:
 
     def share(self, index: int, where: int) -> float:
         """Return the share of the images in which a feature is beyond 4 SD on one side."""
-        n_far = self.far[where, :, index].sum()
-        return float(n_far / self.state.n)
+        return float(self.far[where, :, index].sum() / self.state.n)
 
     def add(self, h: Array, keys: Counts) -> None:
         """Add usable representations (image, feature), with image keys."""

@@ -15,7 +15,6 @@ from typing import Any, Unpack, overload
 
 import numpy as np
 
-from ....thresholds import read_bytes
 from ....thresholds.profile import Profile
 from ...core.evidence import Evidence, Execution, RunOptions
 from ...core.measure.job import Job
@@ -33,7 +32,7 @@ from ...outside.image_sets.open import Images, opener
 from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import Place, as_typed, redact
 from ...report.record import Time
-from ...text import VERSION, Fields, Texts, sha256_of
+from ...text import VERSION, Fields, Texts
 from ..call import QuestionRun
 from ..check import binding_of
 from . import baseline as baselines
@@ -163,7 +162,7 @@ def _compare(
     old_numbers = None if baseline is None else baselines.load(baseline)
     baseline_digest = ""
     if isinstance(baseline, str | Path):
-        baseline_digest = sha256_of(read_bytes(Path(baseline), baselines.LARGEST_BYTES))
+        baseline_digest = file_digest(Path(baseline))
     named = (("--index", index.file), ("--text", index.text))
     files = {option: open_vectors(file, option) for option, file in named if file is not None}
     with ExitStack() as copies:
