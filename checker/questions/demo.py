@@ -236,8 +236,7 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
     sign = "✓" if passes else "▲"
     meaning: RenderableType = Text()
     if verdict.verdict == EXPECTED[name]:
-        explained = pen.prose(MEANS[name])
-        meaning = Padding(explained, (0, 0, 1, 2))
+        meaning = Padding(pen.prose(MEANS[name]), (0, 0, 1, 2))
     answer = pen.say(f"{sign} {verdict.verdict}", colour)
     listed = hanging([(pen.say(mark), pen.say(text)) for mark, text in rows])
     return Group(
@@ -262,7 +261,7 @@ def next_steps(keep: Path | None, pen: Pen) -> RenderableType:
         ("Read what a reason means:", "robustcheck explain too_weak"),
         (label, again),
     )
-    lines: list[RenderableType] = []
+    lines = []
     for what, typed in steps:
         lines += [pen.prose(f"  {what}"), pen.command(f"    {typed}")]
     return Group(section(pen, "Next", ""), *lines)

@@ -32,8 +32,8 @@ from ...report.shown import figure_of
 from ...report.topics import topics_of
 from ...report.words import SIGNS, STOPPED, cautions, headline, one_line, verdict_text
 from ...text import count_text, number_text, percent_text
-from .changes import Keeps, smallest_losses
-from .features import Fate, FeatureFate
+from .changes import smallest_losses
+from .features import FeatureFate
 from .index_report import IndexReason, IndexReport
 from .judge import CompareReport, range_text
 from .sentences import ordered, plain_text, reference_name
@@ -42,14 +42,14 @@ from .similarity import MIN_CKA, NEEDED
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KEEPS: dict[Keeps, Cell] = {
+KEEPS = {
     "kept": Cell("✓ kept", "pass"),
     "shrank": Cell("✗ shrank", "warn"),
     "undecided": Cell("? undecided", "warn"),
     "not required": Cell("–", "dim"),
 }
 """what became of a statistic"""
-FATE_CELLS: dict[Fate, Cell] = {
+FATE_CELLS = {
     "kept": Cell("✓ kept", "pass"),
     "moved": Cell("→ moved", "warn"),
     "rotated": Cell("✗ rotated away", "warn"),
@@ -158,7 +158,7 @@ def _line(report: CompareReport) -> str:
 def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
     word = "baseline" if report.baseline else "reference"
     sides = (("candidate", report.candidate), (word, report.reference))
-    models: list[TableRow] = []
+    models = []
     for label, side in sides:
         file = name(side.evidence.model.file, "bold")
         by_itself = judged(verdict_text(side.verdict), side.verdict.passed)

@@ -113,7 +113,7 @@ def follow_features(
     if values is not None and len(x) >= FEW_IMAGES:
         r = correlations(x, values)
     by_index = list[Fate]()
-    claimed = set[int]()
+    claimed = set()
     for column, (feature, place, was) in enumerate(zip(features, places, frequencies, strict=True)):
         fate: Fate = "lost"
         if same_width:

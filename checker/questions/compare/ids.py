@@ -60,7 +60,7 @@ def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
             claim = (photo, surest)
             claims[claim] += [row] * len(photos)
             ids_of[claim].add(name)
-    photo_by_row = dict[int, int]()
+    photo_by_row = {}
     ways = Counter[str]()
     n_repeated = 0
     best = dict(sorted(claims, reverse=True))  # of a photo's ways the surest is the last
@@ -73,8 +73,7 @@ def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
         elif len(set(rows)) > 1 == len(ids_of[claim]):
             n_repeated += 1
     n_ambiguous = len(best) - len(photo_by_row)
-    counts = {"n_ambiguous": n_ambiguous, "n_repeated": n_repeated, "n_ids": n_ids}
-    return Matches(photo_by_row, ways, counts)
+    return Matches(photo_by_row, ways, {"n_ambiguous": n_ambiguous, "n_repeated": n_repeated, "n_ids": n_ids})
 
 
 def _ends(name: str, depth: int) -> list[str]:

@@ -81,10 +81,9 @@ def compare_vectors(
     matches = match_ids([name for name, _ in images], ids)
     every = {row: row for row in range(len(images))}
     of_another_photo = np.roll(reference, 1, axis=0)
-    rows = (reference, lengths(reference))
-    photos = search([candidate, of_another_photo, reference], [rows], metric, every)
-    own_rows = (candidate, lengths(candidate))
-    own = search([candidate], [own_rows], metric, every)
+    rows = [(reference, lengths(reference))]
+    photos = search([candidate, of_another_photo, reference], rows, metric, every)
+    own = search([candidate], [(candidate, lengths(candidate))], metric, every)
     in_file = search([candidate, reference], index or (), metric, matches.rows)
     searched = {"among the photos": photos, OWN: own}
     if index is not None:
@@ -162,8 +161,8 @@ def _recalls(
         needed: the recall that `compatible` needs, but for the candidate's own vectors.
         is_same: whether candidate and reference have equal vectors.
     """
-    numbers = dict[str, Number]()
-    tied = dict[str, float]()
+    numbers = {}
+    tied = {}
     for where, neighbours in searched.items():
         ours = neighbours.ranked[0]
         theirs = neighbours.ranked[-1]

@@ -26,7 +26,7 @@ OUTRANKING = (*OTHER_VECTORS, "assumed_preprocessing", "runtime_differs")
 """reasons for which the measured vectors are not those that a search compares: nothing is known then"""
 ACCEPT = "--accept-untested-index"
 UNTESTED = "it was not tested whether the reference made the index"
-SIGNS: dict[IndexVerdict, str] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
+SIGNS = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
 
 
 class IndexOptions(Frozen):

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from ....thresholds.profile import Profile
 from ....thresholds.records import Frozen, ReprArgs
-from ...core.evidence import OUTLIER_SD, Evidence, Interval, ModelFacts
+from ...core.evidence import OUTLIER_SD, Evidence, Interval
 from ...core.verdict.foreseen import step_in_comparison
 from ...core.verdict.gate import Gate
 from ...core.verdict.reasons import NAMES
@@ -239,7 +239,7 @@ class CompareReport(Shown, Bound, WithNextBaseline):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        rows: list[frames.Row] = [
+        rows = [
             {
                 "statistic": change.name,
                 "name": NAMES[change.name],
@@ -389,14 +389,15 @@ def _differences(candidate: Evidence, reference: Evidence) -> list[str]:
     reference_width = reference.statistics.n_features
     if width != reference_width:
         out.append(f"the representations have {width} and {reference_width} features")
-    kind = _kind(candidate.model)
-    reference_kind = _kind(reference.model)
+    kind = _kind(candidate)
+    reference_kind = _kind(reference)
     if kind != reference_kind:
         out.append(f"the candidate's tensor is of the kind {kind}, the reference's of the kind {reference_kind}")
     return out
 
 
-def _kind(model: ModelFacts) -> str:
+def _kind(evidence: Evidence) -> str:
+    model = evidence.model
     if model.pool == "none":
         return model.rule
     return f"{model.rule}, pooled by {model.pool}"

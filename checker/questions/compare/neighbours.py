@@ -90,7 +90,7 @@ def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, ow
     nearest_lengths = np.ones(n_images)
     sample = [np.zeros((0, width), np.float32)]
     n_vectors = 0
-    vectors_of = dict[int, Floats]()
+    vectors_of = {}
     for vectors, sizes in blocks:
         scores = np.asarray(vectors, np.float32) @ units
         length = sizes[:, None]

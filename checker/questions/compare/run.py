@@ -20,8 +20,8 @@ from ...core.evidence import Evidence, Execution, RunOptions
 from ...core.measure.job import Job
 from ...core.measure.opening import OpenedJob, open_job
 from ...core.measure.probe import probe
-from ...core.measure.reference import IMAGES_OF_COMPARISON, reference_runs, with_references
-from ...core.measure.sums import FirstImages, Measurement, TensorSums, conclude
+from ...core.measure.reference import IMAGES_OF_COMPARISON, ReferenceOutput, reference_runs, with_references
+from ...core.measure.sums import FirstImages, ImagesRead, Measurement, TensorSums, conclude
 from ...core.model.watched import file_digest
 from ...core.progress import Progress
 from ...core.verdict.notes import notes_of
@@ -169,21 +169,8 @@ def _compare(
         preprocess = run.options.preprocess
         models = [copies.enter_context(on_this_machine(p, preprocess=preprocess, tell=run.tell)) for p in places]
         opened = _open(models, run)
-        first = opened[0]
-        run.tell("trying the models on a few images")
-        facts = [probe(model) for model in opened]
-        firsts = FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON)
-        pair, read, described = run_both(first, opened[-1], run.progress, firsts)
-        sides = (pair.candidate, pair.reference)
-        references = []
-        evidence = []
-        for number, model in enumerate(opened):
-            (exact,) = reference_runs(model, firsts[number])
-            fact = with_references(facts[number], [exact])
-            sums = TensorSums(sides[number].state, described=described[number])
-            (concluded,) = conclude(model.job, fact, Measurement([sums], read), profile)
-            references.append(exact)
-            evidence.append(models[number].named(concluded))
+        pair, read, references, measured = _measure(opened, run, profile)
+        evidence = [model.named(of_copy) for model, of_copy in zip(models, measured, strict=True)]
         when = Time.until_now(run.clock, read.n_usable)
         nodes = [_types_of_nodes(model) for model in opened]
         vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
@@ -195,7 +182,7 @@ def _compare(
             if index.file is None:
                 return FirstBaseline(candidate=ours, next_baseline=new_baseline)
             exact = None if is_exact else references[0]
-            judged = judge_vectors(first, pair, files["--index"], index, run, exact)
+            judged = judge_vectors(opened[0], pair, files["--index"], index, run, exact)
             return stored.report_of(ours, judged, profile, when).with_baseline(new_baseline)
         if old_numbers is not None:
             comparison = _against(pair.candidate, evidence[0], read.digests, old_numbers, profile, tolerance)
@@ -228,6 +215,27 @@ def _compare(
             baseline_digest=baseline_digest,
         )
         return report.with_baseline(new_baseline)
+
+
+def _measure(
+    opened: Sequence[OpenedJob], run: QuestionRun, profile: Profile
+) -> tuple[Pair, ImagesRead, list[ReferenceOutput | None], list[Evidence]]:
+    """Run both models on the images. Return also what each gives by reference arithmetic, and its evidence."""
+    run.tell("trying the models on a few images")
+    facts = [probe(model) for model in opened]
+    firsts = (FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON))
+    pair, read, described = run_both(opened[0], opened[-1], run.progress, firsts)
+    sides = (pair.candidate, pair.reference)
+    references = []
+    evidence = []
+    for number, model in enumerate(opened):
+        (exact,) = reference_runs(model, firsts[number])
+        fact = with_references(facts[number], [exact])
+        sums = TensorSums(sides[number].state, described=described[number])
+        (concluded,) = conclude(model.job, fact, Measurement([sums], read), profile)
+        references.append(exact)
+        evidence.append(concluded)
+    return pair, read, references, evidence
 
 
 def _types_of_nodes(opened: OpenedJob) -> Counter[str]:

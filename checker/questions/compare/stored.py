@@ -56,7 +56,7 @@ STEPS = {
     "untested_index": f"Give {FEWEST_IMAGES} or more photos whose file names are ids of the vectors.",
 }
 """next steps that differ from those of a comparison with a reference"""
-ANSWERS: dict[IndexVerdict, str] = {
+ANSWERS = {
     "compatible": "The vectors agree with those of this file",
     "re-embed": "The vectors are not those of this file",
     "undecided": "It cannot be told whether the vectors are those of this file",
@@ -139,15 +139,14 @@ def report_of(model: Compared, index: IndexReport, profile: Profile, when: Time)
     evidence = model.evidence
     doubts = [reason.id for reason in model.verdict.reasons]
     index = _with_doubts(index, evidence, doubts)
-    exit_code: Literal[0, 1] = 1
     notes = list(notes_of(evidence, profile))
-    if index.is_compatible:
-        exit_code = 0
-        if evidence.preprocessing.source == "assumed":
-            notes.insert(0, AS_ASSUMED)
+    if index.is_compatible and evidence.preprocessing.source == "assumed":
+        notes.insert(0, AS_ASSUMED)
     facts = evidence.model
     return VectorsReport(
-        gate=Gate(exit_code=exit_code, fail_on="warn", rule=f"the index verdict is {index.verdict}"),
+        gate=Gate(
+            exit_code=0 if index.is_compatible else 1, fail_on="warn", rule=f"the index verdict is {index.verdict}"
+        ),
         model=ModelRead(
             file=facts.file, digest=facts.digest, source=facts.source, tensor=facts.tensor, pool=facts.pool
         ),
@@ -381,7 +380,7 @@ def _rows(index: IndexReport) -> Iterator[tuple[str, str]]:
         yield "tested", index.tested or ""
 
 
-CHANGES: Mapping[str, str] = {
+CHANGES = {
     "normalised": "the vectors in the index have one length, and those of this file have not",
     "not normalised": "the vectors of this file have one length, and those in the index have not",
 }

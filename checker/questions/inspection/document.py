@@ -48,13 +48,9 @@ def document_of_inspection(report: Inspected) -> Document:
             options = " and ".join(dict.fromkeys(mended_by))
             words = f"only with {options}, because {hardest.seen}"
             answer = Cell(f"▲ needs {options}", "warn")
-        has_scores = facts.get("class_output") is not None
-        step = step_of(hardest.next_step, report.file, scores=has_scores)
-    sections: tuple[Section, ...] = ()
-    reasons: tuple[Reason, ...] = ()
-    if "representation" in facts:  # the file was read
-        sections = tuple(_sections(facts))
-        reasons = tuple(_with_file(reason, report.file) for reason in can_pass.reasons)
+        step = step_of(hardest.next_step, report.file, scores=facts.get("class_output") is not None)
+    is_read = "representation" in facts
+    reasons = [_with_file(reason, report.file) for reason in can_pass.reasons if is_read]
     return Document(
         question="inspect",
         title="Inspection",
@@ -62,13 +58,13 @@ def document_of_inspection(report: Inspected) -> Document:
         model=File(report.file, report.digest),
         facts=(),
         summary=f"Can this file pass? {words}",
-        sections=sections,
+        sections=tuple(_sections(facts)) if is_read else (),
         notes=tuple(int8_notes(facts.get("saturating_pairs"))),
         notes_in_short=True,
         limits="",
         version=VERSION,
         verdict=answer,
-        reasons=reasons,
+        reasons=tuple(reasons),
         step=step,
         remark="Nothing was measured: `robustcheck check` gives the verdict.",
         hint=hint,
