@@ -461,10 +461,4 @@ def _named(features: list[FeatureFate]) -> str:
 
 
 def _correlations(features: list[FeatureFate]) -> str:
-    texts = []
-    for feature in features:
-        text = "r not known"
-        if feature.correlation is not None:
-            text = f"r = {feature.correlation:+.2f}"
-        texts.append(text)
-    return ", ".join(texts)
+    return ", ".join("r not known" if f.correlation is None else f"r = {f.correlation:+.2f}" for f in features)

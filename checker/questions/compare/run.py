@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack, overload
@@ -32,7 +33,7 @@ from ...outside.image_sets.open import Images, opener
 from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import Place, as_typed, redact
 from ...report.record import Time
-from ...text import VERSION, Fields, Texts
+from ...text import VERSION, Texts
 from ..call import QuestionRun
 from ..check import binding_of
 from . import baseline as baselines
@@ -142,10 +143,17 @@ def compare(
     if child is None:
         report = _compare(run, places, baseline, tolerance, profile, index, require)
     else:
-        asked: Fields = dict(zip(("candidate", "reference"), typed, strict=False))
-        asked |= {"tolerance": tolerance, "thresholds": profile, "index": index, "require": require}
-        asked |= {**run.options.keywords, "progress": progress}
-        report = _compare_apart(child, baseline, asked)
+        asked = partial(
+            child,
+            *typed,
+            tolerance=tolerance,
+            thresholds=profile,
+            index=index,
+            require=require,
+            progress=progress,
+            **run.options.keywords,
+        )
+        report = _compare_apart(asked, baseline)
     return _save_baseline(report, write_baseline, baseline)
 
 
@@ -169,8 +177,7 @@ def _compare(
         preprocess = run.options.preprocess
         models = [copies.enter_context(on_this_machine(p, preprocess=preprocess, tell=run.tell)) for p in places]
         opened = _open(models, run)
-        pair, read, references, measured = _measure(opened, run, profile)
-        evidence = [model.named(of_copy) for model, of_copy in zip(models, measured, strict=True)]
+        pair, read, references, evidence = _measure(models, opened, run, profile)
         when = Time.until_now(run.clock, read.n_usable)
         nodes = [_types_of_nodes(model) for model in opened]
         vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
@@ -218,7 +225,7 @@ def _compare(
 
 
 def _measure(
-    opened: Sequence[OpenedJob], run: QuestionRun, profile: Profile
+    models: Sequence[LocalModel], opened: Sequence[OpenedJob], run: QuestionRun, profile: Profile
 ) -> tuple[Pair, ImagesRead, list[ReferenceOutput | None], list[Evidence]]:
     """Run both models on the images. Return also what each gives by reference arithmetic, and its evidence."""
     run.tell("trying the models on a few images")
@@ -234,7 +241,7 @@ def _measure(
         sums = TensorSums(sides[number].state, described=described[number])
         (concluded,) = conclude(model.job, fact, Measurement([sums], read), profile)
         references.append(exact)
-        evidence.append(concluded)
+        evidence.append(models[number].named(concluded))
     return pair, read, references, evidence
 
 
@@ -309,7 +316,7 @@ def _save_baseline(report: AnyReport, file: str | Path | None, baseline: GivenBa
     return report
 
 
-def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline, asked: Fields) -> AnyReport:
+def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline) -> AnyReport:
     """Compare in a child. Baselines cross the wall in files, since JSON does not hold their vectors."""
     sent = baseline
     with TemporaryDirectory(prefix="robustcheck-") as folder:
@@ -319,7 +326,7 @@ def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline, ask
             if baseline.vectors is not None:
                 sent = Path(folder, "sent.npz")
             baselines.write(sent, baselines.load(baseline))
-        report = child(baseline=sent, write_baseline=written, **asked)
+        report = child(baseline=sent, write_baseline=written)
         numbers = baselines.read(written)
     if isinstance(report, FirstBaseline):
         return report.model_copy(update={"next_baseline": numbers})
