@@ -86,9 +86,7 @@ def _block_means(values: Array, edge_px: int) -> Array:
 
 
 def fit(inputs: Array, targets: Array) -> Array:
-    """Return the weights W (input, feature) of ridge regression.
-
-    It maps inputs − their mean → targets − their mean.
+    """Return the weights W (input, feature) of ridge regression, which map inputs to targets, both about their means.
 
     inputs: (image, input), targets: (image, feature); at least two images that differ.
     """
@@ -129,10 +127,7 @@ SHIFT = """
 
 
 def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
-    """Write one of the two encoders, with its contract.
-
-    It maps image (batch, 3, 64, 64) → representation (batch, 512).
-    """
+    """Write one of the two encoders, image (batch, 3, 64, 64) → representation (batch, 512), with its contract."""
     width = weights.shape[1]
     last = "representation"
     shift = ""
@@ -211,10 +206,7 @@ def copy_models(models: list[Path], folder: Path) -> None:
 
 
 def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
-    """Return an excerpt of a report.
-
-    It has what the encoder is, verdict, reasons, the deciding statistics with their thresholds.
-    """
+    """Return of a report what the encoder is, verdict, reasons, and the deciding statistics with their thresholds."""
     verdict = report.verdict
     statistics = report.evidence.statistics
     passes = verdict.verdict == "PASS"

@@ -45,7 +45,7 @@ AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
 
 class StoredJackknife(Frozen):
-    """A statistic as `ModelJackknife` has it. None where a value could not be measured."""
+    """A statistic as `ModelJackknife` has it, with None for a value that could not be measured."""
 
     whole: float | None
     without: tuple[float | None, ...]
@@ -101,7 +101,7 @@ class Baseline(Frozen):
 
     @property
     def vectors(self) -> Vectors | None:
-        """The vectors of the first images. None where they were not kept."""
+        """The vectors of the first images, or None where they were not kept."""
         return self._vectors
 
     def with_vectors(self, vectors: Vectors | None) -> Baseline:
@@ -179,7 +179,7 @@ class WithNextBaseline(Frozen):
 
 
 def make(side: Side, evidence: Evidence, digests: Sequence[str], nodes: Mapping[str, int]) -> Baseline:
-    """Make the baseline of a measured model. It was measured on all its images.
+    """Make the baseline of a model that was measured on all its images.
 
     Args:
         side: its sums.
@@ -331,14 +331,14 @@ def load(baseline: str | Path | Baseline) -> Baseline:
 
 
 def name_of(baseline: GivenBaseline) -> str:
-    """Return the name of a baseline in reports. It is its file, or the model that it is of; empty for none."""
+    """Return the name of a baseline in reports: its file, or the model that it is of; empty for none."""
     if isinstance(baseline, Baseline):
         return f"<baseline of {baseline.evidence.model.file}>"
     return "" if baseline is None else str(baseline)
 
 
 def staleness(baseline: Baseline, candidate: Evidence) -> Texts:
-    """Return how the baseline was measured differently. Compared with the candidate, in words; empty if it was not."""
+    """Return in words how the baseline was measured differently from the candidate; empty if it was not."""
     old = baseline.evidence
     out = []
     version = candidate.statistics.statistic_version

@@ -2,31 +2,59 @@
 
 from __future__ import annotations  # help() names the types as the package does
 
+from collections.abc import Sequence
 from itertools import compress
 
+from ....thresholds.profile import Profile
+from ...core.evidence import Evidence
 from ...core.images.source import DecodedImage, Item, Skipped
 from ...core.measure.content import DescribedRows, described_rows, merge_described
 from ...core.measure.loop import batches, decode_with, key_of
 from ...core.measure.opening import OpenedJob
 from ...core.measure.prepare import Prepared, prepare_item, stack
-from ...core.measure.sums import FirstImages, ImagesRead
+from ...core.measure.probe import probe
+from ...core.measure.reference import IMAGES_OF_COMPARISON, ReferenceOutput, reference_runs, with_references
+from ...core.measure.sums import FirstImages, ImagesRead, Measurement, TensorSums, conclude
 from ...core.progress import Tell
 from ...core.runtime.runner import RunOutput
 from ...core.statistics import state
 from ...errors import CannotAssessError, unfit
+from ...outside.addresses import LocalModel
 from ...text import frozen
+from ..call import QuestionRun
 from .pairs import MAX_ROWS, Pair, Side, add_predictions, update
 
 
 @frozen
 class BothPrepared(Prepared):
-    """One image, ready for both models. It is counted as the candidate's."""
+    """One image, ready for both models, and counted as the candidate's."""
 
     other: Prepared
     """for the reference"""
 
 
-def run_both(
+def measure_both(
+    models: Sequence[LocalModel], opened: Sequence[OpenedJob], run: QuestionRun, profile: Profile
+) -> tuple[Pair, ImagesRead, list[ReferenceOutput | None], list[Evidence]]:
+    """Run both models on the images. Return also what each gives by reference arithmetic, and its evidence."""
+    run.tell("trying the models on a few images")
+    facts = [probe(model) for model in opened]
+    firsts = (FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON))
+    pair, read, described = _run_both(opened[0], opened[-1], run.progress, firsts)
+    sides = (pair.candidate, pair.reference)
+    references = []
+    evidence = []
+    for number, model in enumerate(opened):
+        (exact,) = reference_runs(model, firsts[number])
+        fact = with_references(facts[number], [exact])
+        sums = TensorSums(sides[number].state, described=described[number])
+        (concluded,) = conclude(model.job, fact, Measurement([sums], read), profile)
+        references.append(exact)
+        evidence.append(models[number].named(concluded))
+    return pair, read, references, evidence
+
+
+def _run_both(
     first: OpenedJob, second: OpenedJob, progress: Tell | None, firsts: tuple[FirstImages, FirstImages]
 ) -> tuple[Pair, ImagesRead, list[DescribedRows]]:
     """Run every usable image through both models. The same model twice is run once.

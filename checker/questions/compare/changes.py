@@ -40,7 +40,7 @@ class StatisticChange(Frozen):
 
 @frozen
 class ModelJackknife:
-    """Every statistic of one model, with jackknife values. This is all that `changes` needs."""
+    """Every statistic of one model with its jackknife values, which is all that `changes` needs."""
 
     n_features: int
     sizes: Array
@@ -61,10 +61,7 @@ class ModelJackknife:
 
 
 def required_by(profile: Profile) -> tuple[Statistic, ...]:
-    """Return the statistics whose value must be kept.
-
-    They show outlier features in the reference and decide a check.
-    """
+    """Return the statistics that must be kept: those that show outlier features and decide a check."""
     return tuple(name for name in KEEPS if name in profile.deciding)
 
 
@@ -146,9 +143,9 @@ def changes(
 
 
 def _keeps(ratio: Interval, difference: Interval, reference: float, tolerance: float) -> Keeps:
-    """Return whether a statistic was kept.
+    """Return whether a statistic was kept, by its ratio, or by the difference where there is no ratio.
 
-    The ratio decides; where there is none (a frequency of 0 has no logarithm), the difference.
+    A frequency of 0 has no logarithm, and so no ratio.
     """
     if ratio.low is not None and ratio.low >= 1 - tolerance:
         return "kept"
@@ -194,7 +191,7 @@ def _finite(value: float) -> float | None:
 
 
 def jackknife_of(side: Side) -> ModelJackknife:
-    """Compute the statistics with and without each group. All images are as in `state.statistics`."""
+    """Compute the statistics of all images, as `state.statistics` does, and without each group."""
     state = side.state
     groups = sums.jackknife(state)
     strongest = int(groups.top[0])

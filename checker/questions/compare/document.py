@@ -295,10 +295,7 @@ def _similarity(report: CompareReport) -> Section:
 
 @figure_of.register(CompareReport)
 def figure_of_comparison(report: CompareReport) -> Figure:
-    """Draw a comparison.
-
-    The panels are kurtosis of the images in both, the ratio of each statistic, the outlier features of both.
-    """
+    """Draw the kurtosis of the images in both models, the ratio of each statistic, and the outlier features."""
     ours = PurePath(report.candidate.evidence.model.file).name
     theirs = PurePath(report.reference.evidence.model.file).name
     subject = f"{ours} against {theirs}"

@@ -213,7 +213,7 @@ class _Search:
         return np.asarray(1 - unexplained)
 
     def moved(self, r: Array, place: int, was: float, claimed: Container[int]) -> int | None:
-        """Return the candidate's feature that a feature of the reference became. The most correlated one, or None.
+        """Return the candidate's most correlated feature that a feature of the reference became, or None.
 
         r: (feature,) of the candidate's features with it. place, was: its side, and how often it was far out there.
         claimed: features that others became.
@@ -237,7 +237,7 @@ class _Search:
 
 
 def correlated_fate(x: Array, y: Array) -> Fate:
-    """Return the fate of a feature at the same index. It stands out there, and its correlation over the images decides.
+    """Return the fate of a feature that stands out at the same index, by its correlation over the images.
 
     Args:
         x, y: (image,) of the candidate and of the reference, at the scale of `scaled`.
@@ -257,7 +257,7 @@ def correlated_fate(x: Array, y: Array) -> Fate:
 
 
 def new_features(candidate: Statistics, features: FeatureFates) -> tuple[int, ...]:
-    """Return the candidate's new persistent outlier features. None of the reference's features became them."""
+    """Return the candidate's persistent outlier features that none of the reference's features became."""
     indices = {fate.to for fate in features}
     return tuple(f.index for f in candidate.persistent[:LISTED] if f.index not in indices)
 

@@ -161,7 +161,7 @@ class IndexReport(Frozen):
         return f"{answer}. Measured: {'; '.join(decisive)}."
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield label and text of each line. They are the same in every form for people."""
+        """Yield label and text of each line, which are the same in every form for people."""
         for reason in self.reasons:
             yield reason.verdict, f"{reason.seen}. {reason.next_step}"
         yield "run by", self.ran

@@ -48,7 +48,7 @@ def required_of(require: str | Sequence[str]) -> tuple[Required, ...]:
 
 
 def range_text(interval: Interval) -> str:
-    """Write the interval of a ratio. Without bounds it is the estimate."""
+    """Write the interval of a ratio, or its estimate where there are no bounds."""
     estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)}, no bounds"
     return interval_text(interval.low, interval.high, missing=estimate)
 
@@ -176,7 +176,7 @@ class CompareReport(Shown, Bound, WithNextBaseline):
 
     @property
     def index_words(self) -> str:
-        """Return the index verdict for a heading. It is empty where it does not decide the exit code."""
+        """Return the index verdict for a heading; empty where it does not decide the exit code."""
         if "index" not in self.required:
             return ""
         if self.index is None:
@@ -185,7 +185,7 @@ class CompareReport(Shown, Bound, WithNextBaseline):
 
     @property
     def index_text(self) -> str:
-        """Return the index verdict with its reason. Without one it is the words of a heading."""
+        """Return the index verdict with its reason, or the words of a heading where there is none."""
         return self.index.plain if self.index else f"{self.index_words}."
 
     @property
@@ -232,9 +232,7 @@ class CompareReport(Shown, Bound, WithNextBaseline):
         return as_json(predicate_of(self.gated(), digest))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a pandas data frame, one row per statistic.
-
-        It has the numbers of both models and the interval of their ratio.
+        """Return a pandas data frame with the numbers of both models and their ratio, one row per statistic.
 
         Raises:
             EnvironmentFaultError: pandas is not installed.
@@ -255,9 +253,7 @@ class CompareReport(Shown, Bound, WithNextBaseline):
         return frames.frame(rows, "statistic")
 
     def plot(self) -> Figure:
-        """Plot both models.
-
-        Shown are the kurtosis of the images, what was kept of each statistic, and the outlier features.
+        """Plot both models: kurtosis of the images, what was kept of each statistic, and the outlier features.
 
         Returns:
             A figure of matplotlib: the last value of a notebook's cell, or `.savefig(PATH)`.
@@ -310,7 +306,7 @@ class Comparison:
 
 
 def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, profile: Profile) -> Verdict:
-    """Return PASS, or WARN with every reason. It is never PASS where the candidate alone would be WARN.
+    """Return PASS, or WARN with every reason; never PASS where the candidate alone would be WARN.
 
     A reference that is WARN itself has nothing that could be kept: `reference_without_indication`. Representations of
     another width, or of another tensor rule, are shown and not compared: `not_comparable`.

@@ -20,7 +20,7 @@ SEEN = 2 * KS[-1] + 1  # nearest vectors that are looked at: so many that ties a
 
 
 def quantile(values: Array, p: float, needs: float | None = None) -> Number:
-    """Return a quantile with bounds from order statistics. They hold for every distribution.
+    """Return a quantile with bounds from order statistics, which hold for every distribution.
 
     Equal to scipy.stats.quantile_test(values, p=p).confidence_interval(0.95). The estimate is
     numpy.quantile(values, p, method="inverted_cdf"), which is one of the values.
@@ -71,7 +71,7 @@ class Neighbours(NamedTuple):
 
 
 def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, own: Mapping[int, int]) -> Neighbours:
-    """Find the nearest vectors of queries. In float32, one matrix product per block.
+    """Find the nearest vectors of queries, in float32, with one matrix product per block.
 
     Args:
         queries: arrays (image, feature) of the same images.

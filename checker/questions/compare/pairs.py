@@ -26,7 +26,7 @@ MAX_ROWS = 1024  # rows kept for similarity and matching, the first of the seede
 
 @dataclass
 class Side:
-    """One model's sums over the images. They are `state.State`, and how often each feature is far out, by group.
+    """One model's sums over the images: `state.State`, and how often each feature is far out, by group.
 
     far: (2, group, feature) number of images with z > 4, with z < −4 (float64).
     rows: the first `MAX_ROWS` representations, float32; one array a batch.
@@ -78,7 +78,7 @@ class Side:
 
 @dataclass
 class Pair:
-    """Candidate and reference over the same images. How often they predict the same class is counted, too."""
+    """Candidate and reference over the same images, and the classes that they predict."""
 
     candidate: Side
     reference: Side
@@ -111,7 +111,7 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
 
 
 class ClassAgreement(Frozen):
-    """The share of images with the same predicted class. It has a Wilson score interval."""
+    """The share of images with the same predicted class, with its Wilson score interval."""
 
     n: int
     n_same: int
@@ -140,7 +140,7 @@ def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLi
 
 
 def agreement(pair: Pair) -> ClassAgreement | None:
-    """Compare the predicted classes. None without any.
+    """Compare the predicted classes; None without any.
 
     By chance Σ_k p_k q_k agree, with the shares of both models' predictions, as in Cohen's kappa (Cohen 1960, "A
     coefficient of agreement for nominal scales").
@@ -165,7 +165,7 @@ def agreement(pair: Pair) -> ClassAgreement | None:
 
 
 class Compared(Frozen):
-    """One of the two models. It is as a check over these images would show it."""
+    """One of the two models, as a check over these images would show it."""
 
     evidence: Evidence
     verdict: Verdict
@@ -180,14 +180,12 @@ class Compared(Frozen):
 
 
 def decisive_features(statistics: Statistics) -> tuple[OutlierFeature, ...]:
-    """Return the persistent outlier features. They are at most `LISTED`; without any, the strongest feature."""
+    """Return the persistent outlier features, at most `LISTED`, or the strongest feature where there are none."""
     return statistics.persistent[:LISTED] or statistics.features[:1]
 
 
 def unrelated(similarity: Similarity | None, agreement: ClassAgreement | None) -> Iterator[str]:
-    """Return how the two models are unrelated.
-
-    The candidate then has no more to do with the reference than a model made by itself.
+    """Yield in which ways the candidate is as unrelated to the reference as a model made by itself.
 
     Agreement at chance says something only where full agreement would have been told from chance.
     """

@@ -20,9 +20,6 @@ from ....thresholds.profile import Profile
 from ...core.evidence import Evidence, Execution, RunOptions
 from ...core.measure.job import Job
 from ...core.measure.opening import OpenedJob, open_job
-from ...core.measure.probe import probe
-from ...core.measure.reference import IMAGES_OF_COMPARISON, ReferenceOutput, reference_runs, with_references
-from ...core.measure.sums import FirstImages, ImagesRead, Measurement, TensorSums, conclude
 from ...core.model.watched import file_digest
 from ...core.progress import Progress
 from ...core.verdict.notes import notes_of
@@ -39,7 +36,7 @@ from ..check import binding_of
 from . import baseline as baselines
 from . import stored
 from .baseline import COSINE_IMAGES, Baseline, GivenBaseline, Vectors
-from .both import run_both
+from .both import measure_both
 from .changes import changes, jackknife_of, required_by
 from .features import FeatureFates, follow_features, new_features
 from .index import concluded_index, on_another_machine
@@ -177,7 +174,7 @@ def _compare(
         preprocess = run.options.preprocess
         models = [copies.enter_context(on_this_machine(p, preprocess=preprocess, tell=run.tell)) for p in places]
         opened = _open(models, run)
-        pair, read, references, evidence = _measure(models, opened, run, profile)
+        pair, read, references, evidence = measure_both(models, opened, run, profile)
         when = Time.until_now(run.clock, read.n_usable)
         nodes = [_types_of_nodes(model) for model in opened]
         vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
@@ -222,27 +219,6 @@ def _compare(
             baseline_digest=baseline_digest,
         )
         return report.with_baseline(new_baseline)
-
-
-def _measure(
-    models: Sequence[LocalModel], opened: Sequence[OpenedJob], run: QuestionRun, profile: Profile
-) -> tuple[Pair, ImagesRead, list[ReferenceOutput | None], list[Evidence]]:
-    """Run both models on the images. Return also what each gives by reference arithmetic, and its evidence."""
-    run.tell("trying the models on a few images")
-    facts = [probe(model) for model in opened]
-    firsts = (FirstImages(IMAGES_OF_COMPARISON), FirstImages(IMAGES_OF_COMPARISON))
-    pair, read, described = run_both(opened[0], opened[-1], run.progress, firsts)
-    sides = (pair.candidate, pair.reference)
-    references = []
-    evidence = []
-    for number, model in enumerate(opened):
-        (exact,) = reference_runs(model, firsts[number])
-        fact = with_references(facts[number], [exact])
-        sums = TensorSums(sides[number].state, described=described[number])
-        (concluded,) = conclude(model.job, fact, Measurement([sums], read), profile)
-        references.append(exact)
-        evidence.append(models[number].named(concluded))
-    return pair, read, references, evidence
 
 
 def _types_of_nodes(opened: OpenedJob) -> Counter[str]:

@@ -66,14 +66,14 @@ class Similarity(Frozen):
 
     @property
     def text(self) -> str:
-        """Return CKA and same neighbours as text. These two numbers distinguish a copy from a mixture."""
+        """Return as text the two numbers that distinguish a copy from a mixture: CKA and same neighbours."""
         nearest = percent_text(self.same_nearest)
         cka = "–" if self.cka_debiased is None else bound_text(self.cka_debiased, UNRELATED_CKA, MIN_CKA)
         return f"debiased CKA {cka}, same nearest neighbour in {nearest} of {self.n_images} images"
 
     @property
     def distance_text(self) -> str:
-        """Return the distance of the nearest neighbours as text. It distinguishes a copy from a collapse."""
+        """Return as text what distinguishes a copy from a collapse: the distance of the nearest neighbours."""
         distance = bound_text(self.nearest_distance, MIN_NEAREST_DISTANCE)
         return f"nearest neighbours {distance} times as far away, relative to all others"
 
@@ -97,10 +97,7 @@ def similarity(x: Array, y: Array) -> Similarity:
 
 
 def cosines(x: Array) -> Array:
-    """Return the cosines between representations, (image, image).
-
-    Given are (image, feature) at the scale of `scaled`.
-    """
+    """Return the cosines, (image, image), between representations (image, feature) at the scale of `scaled`."""
     return float64(x @ x.T / x.shape[1])
 
 
@@ -202,7 +199,7 @@ def _centred(gram: Array) -> Array:
 
 
 def _alignment(k: Array, m: Array, product: Callable[[Array, Array], float], scale: float) -> float | None:
-    """Return the cosine of the angle between two matrices by a product. None where one of them does not vary."""
+    """Return the cosine of the angle between two matrices by a product; None where one of them does not vary."""
     first = product(k, k)
     second = product(m, m)
     if min(first, second) <= 1e-14 * scale:  # what rounding leaves of representations that are all the same
@@ -215,7 +212,7 @@ def _product(k: Array, m: Array) -> float:
 
 
 def _hsic(k: Array, m: Array) -> float:
-    """Return n(n − 3) times the unbiased HSIC. It is that of Song et al.; the factor cancels."""
+    """Return n(n − 3) times the unbiased HSIC of Song et al.; the factor cancels."""
     n = len(k)
     k = k - np.diag(np.diag(k))
     m = m - np.diag(np.diag(m))

@@ -99,7 +99,7 @@ class VectorsReport(Shown, NoTruth, WithNextBaseline):
 
     @property
     def answer(self) -> str:
-        """Return the answer with its reason, or with what was measured. It is one sentence."""
+        """Return in one sentence the answer with its reason, or with what was measured."""
         index = self.index
         start = ANSWERS[index.verdict]
         reason = index.reason
