@@ -134,18 +134,16 @@ def follow_features(
         explained = None
         correlated = None if r is None else feature.index
         if r is not None and theirs is not None and fate != "kept":
-            correlated = int(np.abs(r[:, column]).argmax())
-            other = look.moved(r[:, column], place, was, claimed)
+            r_of_feature = r[:, column]
+            strength = np.abs(r_of_feature)
+            correlated = int(strength.argmax())
+            other = look.moved(r_of_feature, place, was, claimed)
             if other is not None:
                 fate = "moved"
                 to = other
                 claimed.add(other)
             # not where every feature of the candidate correlates with it: no rotation is needed then
-            elif (
-                fate in ("weaker", "lost")
-                and look.recovered is not None
-                and (np.abs(r[:, column]) < SAME_FEATURE).any()
-            ):
+            elif fate in ("weaker", "lost") and look.recovered is not None and (strength < SAME_FEATURE).any():
                 explained = float(look.recovered[feature.index])
                 if explained >= SAME_DIRECTION:
                     fate = "rotated"
