@@ -111,7 +111,7 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
 
 
 class ClassAgreement(Frozen):
-    """The share of images with the same predicted class, with its Wilson score interval."""
+    """The share of images with the same predicted class. It has a Wilson score interval."""
 
     n: int
     n_same: int
@@ -165,7 +165,7 @@ def agreement(pair: Pair) -> ClassAgreement | None:
 
 
 class Compared(Frozen):
-    """One of the two models, as a check over these images would show it."""
+    """One of the two models. It is as a check over these images would show it."""
 
     evidence: Evidence
     verdict: Verdict
