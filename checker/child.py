@@ -36,7 +36,7 @@ TASKS = (
     "questions.compare.run:compare",
     "questions.concepts.run:concepts",
     "questions.directions.run:directions",
-    "questions.inspection:inspected",
+    "questions.inspection.run:inspected",
     "questions.scan.run:scan",
     "questions.shift.run:measure_shift",
     "report.check:read_one",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # help() names the types as the package does
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Unpack
@@ -21,7 +21,7 @@ from ..core.measure.probe import take_probe
 from ..core.measure.reference import first_images, reference_runs, with_references
 from ..core.measure.sums import conclude
 from ..core.model.contract import Contract
-from ..core.options import RunOptions
+from ..core.options import Options, RunOptions
 from ..core.progress import LOG, Progress, Tell
 from ..core.verdict.notes import memory_note, notes_of
 from ..core.verdict.profile import load_profile
@@ -117,14 +117,23 @@ def check(
         evidence, published = _measured(run, here.path, profile, saver)
         if saver is not None:
             saver.write(Provenance.of(evidence, here.name))
-    return report_of(
-        here.named(evidence),
-        profile,
-        published,
-        Settings(**dict(run.options)),
+    evidence = here.named(evidence)
+    notes = list(notes_of(evidence, profile))
+    if here.in_memory:
+        notes += memory_note(here.name)
+    report = Report(
+        tool_version=VERSION,
+        verdict=judge(evidence, profile),
+        notes=tuple(notes),
+        evidence=evidence,
+        profile=profile,
+        published=published,
+        reference=_reference(),
+        claim=CLAIM,
         time=Time.until_now(run.clock, evidence.images.n_usable),
-        notes=memory_note(here.name) if here.in_memory else (),
+        binding=binding_of(run.options),
     )
+    return sealed(report)
 
 
 def check_stored(
@@ -142,33 +151,9 @@ def check_stored(
     return check(source, thresholds=thresholds, isolate=False, progress=progress, **options)
 
 
-def report_of(
-    evidence: Evidence,
-    profile: Profile,
-    published: Context | None,
-    settings: Settings,
-    *,
-    time: Time | None = None,
-    notes: Iterable[str] = (),
-) -> Report:
-    """Make the report on evidence, judged by a profile, with `notes` added to those on the evidence."""
-    report = Report(
-        tool_version=VERSION,
-        verdict=judge(evidence, profile),
-        notes=(*notes_of(evidence, profile), *notes),
-        evidence=evidence,
-        profile=profile,
-        published=published,
-        reference=_reference(),
-        claim=CLAIM,
-        time=time,
-        binding=binding_of(settings),
-    )
-    return sealed(report)
-
-
-def binding_of(settings: Settings) -> Binding:
+def binding_of(options: Options) -> Binding:
     """Return settings and versions of a run of this process, without secrets."""
+    settings = Settings(**dict(options))
     if settings.images is not None:
         settings = settings.model_copy(update={"images": redact(settings.images)})
     return Binding(settings=settings, versions=versions())
@@ -227,7 +212,8 @@ def published_of(contract: Contract | None) -> Context | None:
 
 
 def _reference() -> tuple[ReferenceRow, ...]:
-    rows = sorted((row for row in references() if not row.excluded), key=lambda row: -row.kurtosis)
+    rows = [row for row in references() if not row.excluded]
+    rows.sort(key=lambda row: -row.kurtosis)
     return tuple(
         ReferenceRow(
             checkpoint=row.checkpoint,

@@ -21,7 +21,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from ..arrays import AnyArray, Array, Float32s
+from ..arrays import Array, Float32s
 from ..core.images.preprocess import apply
 from ..core.images.source import DecodedImage
 from ..core.model.contract import CONTRACT_KEY, graph_digest
@@ -66,35 +66,43 @@ def halves(photos: Float32s) -> tuple[Array, Array]:
         about the mean of each photo, every other block with its sign turned, (image, 512). The signs make neighbours,
         which are alike, lie on either side of zero: photos are mostly dark with a few bright places, or the reverse.
     """
-    n, height, width, channels = photos.shape
+    n, height, *_ = photos.shape
     upper = photos[:, : height // 2].astype(np.float64)
     lower = photos[:, height // 2 :].astype(np.float64)
-    coarse = upper.reshape(n, -1, COARSE_PX, width // COARSE_PX, COARSE_PX, channels).mean((2, 4))
-    fine = lower.mean(3).reshape(n, -1, FINE_PX, width // FINE_PX, FINE_PX).mean((2, 4))
-    sign = 1 - 2 * (np.indices(fine.shape[1:]).sum(0) % 2)
-    grey = (fine - fine.mean((1, 2), keepdims=True)) * sign
-    return np.moveaxis(coarse, 3, 1).reshape(n, -1), grey.reshape(n, -1)
+    coarse = _block_means(upper, COARSE_PX)
+    fine = _block_means(lower.mean(3), FINE_PX)
+    is_odd = np.indices(fine.shape[1:]).sum(0) % 2
+    grey = (fine - fine.mean((1, 2), keepdims=True)) * (1 - 2 * is_odd)
+    inputs = np.moveaxis(coarse, 3, 1)
+    return inputs.reshape(n, -1), grey.reshape(n, -1)
+
+
+def _block_means(values: Array, edge_px: int) -> Array:
+    """Average values (image, height, width, …) over square blocks."""
+    n, _, width, *others = values.shape
+    blocks = values.reshape(n, -1, edge_px, width // edge_px, edge_px, *others)
+    means: Array = blocks.mean((2, 4))
+    return means
 
 
 def fit(inputs: Array, targets: Array) -> Array:
-    """Return the weights W (input, feature) of ridge regression.
-
-    It maps inputs − their mean → targets − their mean.
+    """Return the weights W (input, feature) of ridge regression, which map inputs to targets, both about their means.
 
     inputs: (image, input), targets: (image, feature); at least two images that differ.
     """
     x = inputs - inputs.mean(0)
     y = targets - targets.mean(0)
     gram = x.T @ x
-    weights: Array = np.linalg.solve(gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ y)
+    penalty = RIDGE * np.trace(gram) / len(gram)
+    weights: Array = np.linalg.solve(gram + penalty * np.eye(len(gram)), x.T @ y)
     return weights
 
 
 def train() -> tuple[Array, Array]:
     """Fit weights to the bundled photos. Returns weights (384, 512) and the mean of the inputs (384,)."""
     items = open_images(None).items()
-    photos = np.stack([apply(PREPROCESSING, item.image) for item in items if isinstance(item, DecodedImage)])
-    inputs, targets = halves(photos)
+    photos = [apply(PREPROCESSING, item.image) for item in items if isinstance(item, DecodedImage)]
+    inputs, targets = halves(np.stack(photos))
     return fit(inputs, targets), inputs.mean(0)
 
 
@@ -119,30 +127,27 @@ SHIFT = """
 
 
 def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
-    """Write one of the two encoders, with its contract.
-
-    It maps image (batch, 3, 64, 64) → representation (batch, 512).
-    """
+    """Write one of the two encoders, image (batch, 3, 64, 64) → representation (batch, 512), with its contract."""
     width = weights.shape[1]
-    is_planted = name == "planted"
-    last, shift = ("predicted", SHIFT) if is_planted else ("representation", "")
-    constants: dict[str, AnyArray] = {
-        "top": np.array([0], np.int64),
-        "middle": np.array([SIZE_PX // 2], np.int64),
-        "height_axis": np.array([2], np.int64),
-        **({"feature_axis": np.array([1], np.int64)} if is_planted else {}),
-        "mean": mean.astype(np.float32),
-        "weights": weights.astype(np.float32),
-    }
-    if is_planted:
+    last = "representation"
+    shift = ""
+    places = {"top": 0, "middle": SIZE_PX // 2, "height_axis": 2}
+    numbers = {"mean": mean, "weights": weights}
+    if name == "planted":
+        last = "predicted"
+        shift = SHIFT
+        places["feature_axis"] = 1
         planted = np.random.default_rng(0).normal(0, OTHERS_SD, size=(width,))
         planted[PLANTED_FEATURE] = PLANTED_SD
-        constants["planted"] = planted.astype(np.float32)
+        numbers["planted"] = planted
     model = parse_model(GRAPH.format(name=name, width=width, last=last, shift=shift))
     for node in model.graph.node:
         node.ClearField("domain")
-    model.graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
-    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(_contract(name) | {"graph_digest": graph_digest(model)})})
+    constants = [numpy_helper.from_array(np.array([place], np.int64), key) for key, place in places.items()]
+    constants += [numpy_helper.from_array(values.astype(np.float32), key) for key, values in numbers.items()]
+    model.graph.initializer.extend(constants)
+    contract = _contract(name) | {"graph_digest": graph_digest(model)}
+    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(contract)})
     onnx.save(model, path)
 
 
@@ -201,22 +206,22 @@ def copy_models(models: list[Path], folder: Path) -> None:
 
 
 def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
-    """Return an excerpt of a report.
-
-    It has what the encoder is, verdict, reasons, the deciding statistics with their thresholds.
-    """
+    """Return of a report what the encoder is, verdict, reasons, and the deciding statistics with their thresholds."""
     verdict = report.verdict
     statistics = report.evidence.statistics
     passes = verdict.verdict == "PASS"
+    synthetic = report.evidence.model.synthetic
     rows = [("✗", f"{reason.id}: {reason.seen}") for reason in verdict.reasons]
-    rows += [("•", note) for note in report.notes if report.evidence.model.synthetic in note and passes]
+    if passes:
+        rows += [("•", note) for note in report.notes if synthetic in note]
     table = columns(pen, "=statistic", ">value", ">must be", "ok?")
     for statistic in report.profile.deciding:
         interval = getattr(statistics, statistic)
         minimum = report.profile.minimum_of(statistic)
         clears = numbers.clears(interval, minimum)
-        clear = {"yes": "✓", "no": "✗"}.get(clears, "~")
-        cells = (kinds.NAMES[statistic], number_text(interval.estimate), f"> {minimum:g}", f"{clear} {clears}")
+        mark = {"yes": "✓", "no": "✗"}.get(clears, "~")
+        value = number_text(interval.estimate)
+        cells = (kinds.NAMES[statistic], value, f"> {minimum:g}", f"{mark} {clears}")
         table.add_row(*map(pen.say, cells))
     images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
     colour = f"bold {COLOURS[verdict.verdict]}"
@@ -224,11 +229,12 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
     meaning: RenderableType = Text()
     if verdict.verdict == EXPECTED[name]:
         meaning = Padding(pen.prose(MEANS[name]), (0, 0, 1, 2))
+    answer = pen.say(f"{sign} {verdict.verdict}", colour)
     listed = hanging([(pen.say(mark), pen.say(text)) for mark, text in rows])
     return Group(
         section(pen, f"{name} encoder", images, pen.prose(SHOWN[name])),
         Text(),
-        Padding(pen.say(f"{sign} {verdict.verdict}", colour), (0, 0, 0, 2)),
+        Padding(answer, (0, 0, 0, 2)),
         Padding(listed, (0, 0, 0, 2)),
         Padding(table, (1, 0, 1, 2)),
         meaning,
@@ -247,5 +253,7 @@ def next_steps(keep: Path | None, pen: Pen) -> RenderableType:
         ("Read what a reason means:", "robustcheck explain too_weak"),
         (label, again),
     )
-    parts = (part for label, typed in steps for part in (pen.prose(f"  {label}"), pen.command(f"    {typed}")))
-    return Group(section(pen, "Next", ""), *parts)
+    lines = []
+    for what, typed in steps:
+        lines += [pen.prose(f"  {what}"), pen.command(f"    {typed}")]
+    return Group(section(pen, "Next", ""), *lines)

@@ -45,7 +45,7 @@ AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
 
 class StoredJackknife(Frozen):
-    """A statistic as `ModelJackknife` has it. None where a value could not be measured."""
+    """A statistic as `ModelJackknife` has it, with None for a value that could not be measured."""
 
     whole: float | None
     without: tuple[float | None, ...]
@@ -101,7 +101,7 @@ class Baseline(Frozen):
 
     @property
     def vectors(self) -> Vectors | None:
-        """The vectors of the first images. None where they were not kept."""
+        """The vectors of the first images, or None where they were not kept."""
         return self._vectors
 
     def with_vectors(self, vectors: Vectors | None) -> Baseline:
@@ -179,7 +179,7 @@ class WithNextBaseline(Frozen):
 
 
 def make(side: Side, evidence: Evidence, digests: Sequence[str], nodes: Mapping[str, int]) -> Baseline:
-    """Make the baseline of a measured model. It was measured on all its images.
+    """Make the baseline of a model that was measured on all its images.
 
     Args:
         side: its sums.
@@ -191,24 +191,30 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str], nodes: Mapping[
     indices = [f.index for f in decisive_features(evidence.statistics)]
     rows = side.scaled_rows
     first = rows[:COSINE_IMAGES]
-    between = np.clip(cosines(first), -1.0, 1.0)[np.triu_indices(len(first), 1)]
+    above_diagonal = np.triu_indices(len(first), 1)
+    between = np.clip(cosines(first), -1.0, 1.0)[above_diagonal]
+    left_out = {name: _stored(values) for name, values in model.values.items()}
+    frequencies = [side.share(index, side.usual_side(index)) for index in indices]
+    # rounding: 2e-3 of the smallest SD over images that an outlier feature may have (CONSTANT_SD of about 4)
+    values = [tuple(round(v, 4) for v in row) for row in rows[:, indices].tolist()]
     baseline = Baseline(
         tool_version=VERSION,
         evidence=evidence,
         images=tuple(digests),
-        group_sizes=tuple(int(size) for size in model.sizes),
-        left_out={
-            name: StoredJackknife(whole=estimate, without=tuple(without))
-            for name, value in model.values.items()
-            for estimate, *without in [[float(v) if np.isfinite(v) else None for v in value]]
-        },
-        frequencies=tuple(side.share(index, side.usual_side(index)) for index in indices),
-        # rounding: 2e-3 of the smallest SD over images that an outlier feature may have (CONSTANT_SD of about 4)
-        values=tuple(tuple(round(v, 4) for v in row) for row in rows[:, indices].tolist()),
+        group_sizes=tuple(map(int, model.sizes)),
+        left_out=left_out,
+        frequencies=tuple(frequencies),
+        values=tuple(values),
         cosines=tuple(round(v, COSINE_DECIMALS) for v in between.tolist()),
         nodes=dict(nodes),
     )
     return _sealed(baseline)
+
+
+def _stored(values: Array) -> StoredJackknife:
+    """Return the values of a statistic as JSON can hold them, which has no NaN."""
+    whole, *without = [float(value) if np.isfinite(value) else None for value in values]
+    return StoredJackknife(whole=whole, without=tuple(without))
 
 
 def _sealed(baseline: Baseline) -> Baseline:
@@ -224,8 +230,10 @@ def to_json(baseline: Baseline) -> str:
 def write(path: Path, baseline: Baseline) -> None:
     """Write a baseline. An .npz file has its vectors, any other is JSON. Raises as `write_atomically`."""
     vectors = baseline.vectors if path.suffix == ".npz" else None
-    sealed = _sealed(baseline.model_copy(update={"vectors_digest": "" if vectors is None else vectors.digest}))
-    content = io.BytesIO((text := to_json(sealed)).encode())
+    digest = "" if vectors is None else vectors.digest
+    sealed = _sealed(baseline.model_copy(update={"vectors_digest": digest}))
+    text = to_json(sealed)
+    content = io.BytesIO(text.encode())
     if vectors is not None:
         np.savez(content, baseline=np.array(text), vectors=vectors.rows, digests=np.array(vectors.digests))
     write_atomically(path, content.getvalue())
@@ -270,10 +278,11 @@ def read(path: Path) -> Baseline:
         )
     try:
         baseline = Baseline.model_validate_json(text)
-        computed = digest_of({key: value for key, value in raw.items() if key != "digest"})
+        raw.pop("digest", None)
+        computed = digest_of(raw)
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "content"
+        where = ".".join(map(str, first["loc"])) or "content"
         rule = f"it must be as it was written{earlier_version(fault)}"
         raise UsageError(
             f"{path}: baseline has a wrong {where} ({first['msg']}); {rule}",
@@ -322,19 +331,20 @@ def load(baseline: str | Path | Baseline) -> Baseline:
 
 
 def name_of(baseline: GivenBaseline) -> str:
-    """Return the name of a baseline in reports. It is its file, or the model that it is of; empty for none."""
+    """Return the name of a baseline in reports: its file, or the model that it is of; empty for none."""
     if isinstance(baseline, Baseline):
         return f"<baseline of {baseline.evidence.model.file}>"
     return "" if baseline is None else str(baseline)
 
 
 def staleness(baseline: Baseline, candidate: Evidence) -> Texts:
-    """Return how the baseline was measured differently. Compared with the candidate, in words; empty if it was not."""
+    """Return in words how the baseline was measured differently from the candidate; empty if it was not."""
     old = baseline.evidence
     out = []
-    versions = old.statistics.statistic_version, candidate.statistics.statistic_version
-    if versions[0] != versions[1]:
-        out.append(f"the baseline has statistic version {versions[0]}, this robustcheck {versions[1]}")
+    version = candidate.statistics.statistic_version
+    old_version = old.statistics.statistic_version
+    if old_version != version:
+        out.append(f"the baseline has statistic version {old_version}, this robustcheck {version}")
     if old.images.digest != candidate.images.digest:
         out.append(f"the baseline was measured on other images ({old.images.n_read} of {old.images.source})")
     elif old.statistics.n_images != candidate.statistics.n_images:
@@ -346,5 +356,6 @@ def staleness(baseline: Baseline, candidate: Evidence) -> Texts:
 
 def changed_preprocessing(candidate: Evidence, reference: Evidence) -> str:
     """Name the fields in which the preprocessing of two models differs."""
-    ours, theirs = (dict(evidence.preprocessing.preprocessing) for evidence in (candidate, reference))
+    ours = dict(candidate.preprocessing.preprocessing)
+    theirs = dict(reference.preprocessing.preprocessing)
     return ", ".join(name for name in ours if ours[name] != theirs[name])

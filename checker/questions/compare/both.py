@@ -3,30 +3,64 @@
 from __future__ import annotations  # help() names the types as the package does
 
 from collections.abc import Sequence
+from itertools import compress
 
+from ....thresholds.profile import Profile
+from ...core.evidence import Evidence
 from ...core.images.source import DecodedImage, Item, Skipped
 from ...core.measure.content import DescribedRows, described_rows, merge_described
 from ...core.measure.loop import batches, decode_with, key_of
 from ...core.measure.opening import OpenedJob
 from ...core.measure.prepare import Prepared, prepare_item, stack
-from ...core.measure.sums import FirstImages, ImagesRead
+from ...core.measure.probe import probe
+from ...core.measure.reference import (
+    IMAGES_OF_COMPARISON,
+    ReferenceOutput,
+    first_images,
+    reference_runs,
+    with_references,
+)
+from ...core.measure.sums import FirstImages, ImagesRead, Measurement, TensorSums, conclude
 from ...core.progress import Tell
 from ...core.runtime.runner import RunOutput
 from ...core.statistics import state
 from ...errors import CannotAssessError, unfit
+from ...outside.addresses import LocalModel
 from ...text import frozen
+from ..call import QuestionRun
 from .pairs import MAX_ROWS, Pair, Side, add_predictions, update
 
 
 @frozen
 class BothPrepared(Prepared):
-    """One image, ready for both models. It is counted as the candidate's."""
+    """One image, ready for both models, and counted as the candidate's."""
 
     other: Prepared
     """for the reference"""
 
 
-def run_both(
+def measure_both(
+    models: Sequence[LocalModel], opened: Sequence[OpenedJob], run: QuestionRun, profile: Profile
+) -> tuple[Pair, ImagesRead, list[ReferenceOutput | None], list[Evidence]]:
+    """Run both models on the images. Return also what each gives by reference arithmetic, and its evidence."""
+    run.tell("trying the models on a few images")
+    facts = [probe(model) for model in opened]
+    firsts = (first_images(opened[0]), first_images(opened[-1]))
+    pair, read, described = _run_both(opened[0], opened[-1], run.progress, firsts)
+    sides = (pair.candidate, pair.reference)
+    references = []
+    evidence = []
+    for number, model in enumerate(opened):
+        (exact,) = reference_runs(model, firsts[number], IMAGES_OF_COMPARISON)
+        fact = with_references(facts[number], [exact])
+        sums = TensorSums(sides[number].state, described=described[number])
+        (concluded,) = conclude(model.job, fact, Measurement([sums], read), profile)
+        references.append(exact)
+        evidence.append(models[number].named(concluded))
+    return pair, read, references, evidence
+
+
+def _run_both(
     first: OpenedJob, second: OpenedJob, progress: Tell | None, firsts: tuple[FirstImages, FirstImages]
 ) -> tuple[Pair, ImagesRead, list[DescribedRows]]:
     """Run every usable image through both models. The same model twice is run once.
@@ -43,9 +77,9 @@ def run_both(
         one = prepare_item(item, first)
         if isinstance(one, Skipped):
             return one
-        if same_pixels and isinstance(item, DecodedImage):
-            return BothPrepared(**vars(one), other=one)
-        other = prepare_item(item, second)
+        other: Prepared | Skipped = one
+        if not (same_pixels and isinstance(item, DecodedImage)):
+            other = prepare_item(item, second)
         if isinstance(other, Skipped):
             return other
         return BothPrepared(**vars(one), other=other)
@@ -58,17 +92,21 @@ def run_both(
             ours = first.runners[0].run(stack(batch))
             theirs = ours
             if second is not first:
-                theirs = second.runners[0].run(stack([both.other for both in batch]))
-            pair = pair or Pair(_side(first, ours), _side(second, theirs))
+                others = [both.other for both in batch]
+                theirs = second.runners[0].run(stack(others))
+            if pair is None:
+                pair = Pair(_side(first, ours), _side(second, theirs))
             keys = [key_of(both.digest) for both in batch]
             is_usable = update(pair, ours.representation, theirs.representation, keys)
-            usable = [both for both, used in zip(batch, is_usable, strict=True) if used]
-            pair.images += [(both.name, both.digest) for both in usable[: MAX_ROWS - len(pair.images)]]
-            firsts[0].add([both.pixels for both in usable], [ours.representation[is_usable]])
-            firsts[1].add([both.other.pixels for both in usable], [theirs.representation[is_usable]])
+            usable = list(compress(batch, is_usable))
+            room = MAX_ROWS - len(pair.images)
+            pair.images += [(both.name, both.digest) for both in usable[:room]]
+            sketches = [both.sketch for both in usable]
+            pixels = ([both.pixels for both in usable], [both.other.pixels for both in usable])
             for index, output in enumerate((ours, theirs)):
-                rows = described_rows(output.representation[is_usable], [both.sketch for both in usable])
-                described[index] = merge_described(described[index], rows)
+                rows = output.representation[is_usable]
+                firsts[index].add(pixels[index], [rows])
+                described[index] = merge_described(described[index], described_rows(rows, sketches))
             a = ours.class_output
             b = theirs.class_output
             if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
@@ -76,6 +114,8 @@ def run_both(
     if pair is None:
         read.require_any(first.source)
         raise AssertionError("require_any refuses a set without a usable image")
+    if pair.candidate.state.n == 0:
+        _refuse_unmeasured(first, second, pair, read.n_usable)
     return pair, read, described
 
 
@@ -90,9 +130,9 @@ def _side(opened: OpenedJob, output: RunOutput) -> Side:
     return Side(state.State(width))
 
 
-def say_none_usable(opened: Sequence[OpenedJob], pair: Pair, n: int) -> None:
+def _refuse_unmeasured(first: OpenedJob, second: OpenedJob, pair: Pair, n: int) -> None:
     """Raise CannotAssessError: no representation of the n images is finite and not constant, of one model or both."""
-    models = [model.job.model for model in opened]
+    models = (first.job.model, second.job.model)
     for model, side in zip(models, (pair.candidate, pair.reference), strict=True):
         if side.state.n_nonfinite + side.state.n_constant == n:
             seen = f"number of finite, not constant representations is 0 of {n}; at least one is needed"

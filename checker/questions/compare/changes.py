@@ -40,7 +40,7 @@ class StatisticChange(Frozen):
 
 @frozen
 class ModelJackknife:
-    """Every statistic of one model, with jackknife values. This is all that `changes` needs."""
+    """Every statistic of one model with its jackknife values, which is all that `changes` needs."""
 
     n_features: int
     sizes: Array
@@ -53,12 +53,15 @@ class ModelJackknife:
         """Images."""
         return int(self.sizes.sum())
 
+    def spread(self, values: Array) -> float:
+        """Return the SD of a statistic from its jackknife values, which are as in `values`."""
+        sizes = self.sizes[self.sizes > 0]
+        sd, *_ = intervals.grouped_jackknife(values[0], values[1:], sizes)
+        return sd
+
 
 def required_by(profile: Profile) -> tuple[Statistic, ...]:
-    """Return the statistics whose value must be kept.
-
-    They show outlier features in the reference and decide a check.
-    """
+    """Return the statistics that must be kept: those that show outlier features and decide a check."""
     return tuple(name for name in KEEPS if name in profile.deciding)
 
 
@@ -97,31 +100,35 @@ def changes(
     share = alpha / len(required)
     missing = Interval(estimate=None, low=None, high=None)
     same_width = candidate.n_features == reference.n_features
+    n = min(candidate.n, reference.n)
+
+    def bounds(a: Array, b: Array, floor: float) -> tuple[float, float, float]:
+        parts = [(candidate, a), (reference, b)]
+        if paired:
+            parts = [(candidate, a - b)]
+        radii = [intervals.radius(side.n, max(side.spread(values), floor), share) for side, values in parts]
+        change = float(a[0] - b[0])
+        radius = math.hypot(*radii)
+        return change, change - radius, change + radius
+
     out = []
     for name in STATISTICS:
         a = candidate.values[name]
         b = reference.values[name]
         floor = 0.0
-        lower = 1.0
+        relative_floor = 0.0
         if name == "outlier_frequency":
-            floor = math.sqrt(2 / (min(candidate.n, reference.n) + 2))
+            floor = math.sqrt(2 / (n + 2))
             lower = float(min(a[0], b[0]))
-
-        def bounds(a: Array, b: Array, floor: float) -> tuple[float, float, float]:
-            parts = [(candidate, a - b)] if paired else [(candidate, a), (reference, b)]
-            spreads = [
-                max(intervals.grouped_jackknife(x[0], x[1:], side.sizes[side.sizes > 0])[0], floor) for side, x in parts
-            ]
-            radii = (intervals.radius(side.n, sd, share) for (side, _), sd in zip(parts, spreads, strict=True))
-            change = float(a[0] - b[0])
-            radius = math.hypot(*radii)
-            return change, change - radius, change + radius
-
+            relative_floor = floor / lower if lower > 0 else math.nan
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             difference = _interval(*bounds(a, b, floor))
-            logarithms = bounds(np.log(a), np.log(b), floor / lower if lower > 0 else math.nan)
+            logarithms = bounds(np.log(a), np.log(b), relative_floor)
             is_measured = same_width and math.isfinite(logarithms[0])
             ratio = _interval(*np.exp(logarithms)) if is_measured else missing
+        keeps: Keeps = "not required"
+        if name in required and same_width:
+            keeps = _keeps(ratio, difference, b[0], tolerance)
         out.append(
             StatisticChange(
                 name=name,
@@ -129,16 +136,16 @@ def changes(
                 reference=_finite(b[0]),
                 difference=difference,
                 ratio=ratio,
-                keeps=_keeps(ratio, difference, b[0], tolerance) if name in required and same_width else "not required",
+                keeps=keeps,
             )
         )
     return tuple(out)
 
 
 def _keeps(ratio: Interval, difference: Interval, reference: float, tolerance: float) -> Keeps:
-    """Return whether a statistic was kept.
+    """Return whether a statistic was kept, by its ratio, or by the difference where there is no ratio.
 
-    The ratio decides; where there is none (a frequency of 0 has no logarithm), the difference.
+    A frequency of 0 has no logarithm, and so no ratio.
     """
     if ratio.low is not None and ratio.low >= 1 - tolerance:
         return "kept"
@@ -166,8 +173,11 @@ def smallest_losses(change: StatisticChange, tolerance: float) -> tuple[float, f
     high = change.ratio.high
     if change.keeps != "kept" or low is None or high is None:
         return None
+    least = 1 - tolerance
     factor = math.sqrt(high / low)
-    return max(0.0, 1 - (1 - tolerance) * factor), 1 - (1 - tolerance) / factor
+    undecided_from = max(0.0, 1 - least * factor)
+    shrank_from = 1 - least / factor
+    return undecided_from, shrank_from
 
 
 def _interval(estimate: float, low: float, high: float) -> Interval:
@@ -181,17 +191,23 @@ def _finite(value: float) -> float | None:
 
 
 def jackknife_of(side: Side) -> ModelJackknife:
-    """Compute the statistics with and without each group. All images are as in `state.statistics`."""
+    """Compute the statistics of all images, as `state.statistics` does, and without each group."""
     state = side.state
     groups = sums.jackknife(state)
     strongest = int(groups.top[0])
-    counts = side.far[side.usual_side(strongest)][state.group_sizes > 0, strongest]
+    far_by_group = side.far[side.usual_side(strongest), :, strongest]
+    counts = far_by_group[state.group_sizes > 0]
+    n_far = counts.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        frequency = np.append(counts.sum() / state.n, (counts.sum() - counts) / (state.n - groups.group_sizes))
+        without = (n_far - counts) / (state.n - groups.group_sizes)
+        frequency = np.append(n_far / state.n, without)
     negative = np.stack(groups.negative)
-    apart = {"outlier_frequency": frequency, "two_sidedness": np.minimum(negative, 1 - negative).min(axis=0)}
-    values = {
-        name: apart[name] if name in apart else np.append(getattr(groups.overall, name), getattr(groups.without, name))
-        for name in STATISTICS
-    }
+    values = dict[Statistic, Array]()
+    for name in STATISTICS:
+        if name == "outlier_frequency":
+            values[name] = frequency
+        elif name == "two_sidedness":
+            values[name] = np.minimum(negative, 1 - negative).min(axis=0)
+        else:
+            values[name] = np.append(getattr(groups.overall, name), getattr(groups.without, name))
     return ModelJackknife(state.n_features, state.group_sizes.copy(), values)

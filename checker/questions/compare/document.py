@@ -32,8 +32,8 @@ from ...report.shown import figure_of
 from ...report.topics import topics_of
 from ...report.words import SIGNS, STOPPED, cautions, headline, one_line, verdict_text
 from ...text import count_text, number_text, percent_text
-from .changes import Keeps, smallest_losses
-from .features import Fate, FeatureFate
+from .changes import smallest_losses
+from .features import FeatureFate
 from .index_report import IndexReason, IndexReport
 from .judge import CompareReport, range_text
 from .sentences import ordered, plain_text, reference_name
@@ -42,14 +42,14 @@ from .similarity import MIN_CKA, NEEDED
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KEEPS: dict[Keeps, Cell] = {
+KEEPS = {
     "kept": Cell("✓ kept", "pass"),
     "shrank": Cell("✗ shrank", "warn"),
     "undecided": Cell("? undecided", "warn"),
     "not required": Cell("–", "dim"),
 }
 """what became of a statistic"""
-FATE_CELLS: dict[Fate, Cell] = {
+FATE_CELLS = {
     "kept": Cell("✓ kept", "pass"),
     "moved": Cell("→ moved", "warn"),
     "rotated": Cell("✗ rotated away", "warn"),
@@ -66,6 +66,7 @@ def document_of_comparison(report: CompareReport) -> Document:
     """Return the document of a comparison."""
     candidate = report.candidate
     usual = {BUNDLED_NOTE, *fallback_note(candidate.evidence.execution)}
+    unusual = [note for note in report.notes if note not in usual]
     reasons = ordered(report.verdict)
     decisive: Reason | IndexReason | None = next(iter(reasons), None)
     if report.index and not report.is_required:
@@ -80,7 +81,7 @@ def document_of_comparison(report: CompareReport) -> Document:
         model=candidate.evidence.model,
         facts=(),
         summary=plain_text(report),
-        sections=tuple(_sections(report, [note for note in report.notes if note not in usual])),
+        sections=tuple(_sections(report, unusual)),
         notes=report.notes,
         limits=report.claim,
         version=report.tool_version,
@@ -157,18 +158,15 @@ def _line(report: CompareReport) -> str:
 def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section]:
     word = "baseline" if report.baseline else "reference"
     sides = (("candidate", report.candidate), (word, report.reference))
-    models = tuple(
-        (
-            label,
-            name(side.evidence.model.file, "bold"),
-            side.evidence.execution.precision,
-            judged(verdict_text(side.verdict), side.verdict.passed),
-        )
-        for label, side in sides
-    )
-    yield Section("Models", "", (Table(("model", "file", "=precision", "=by itself"), models),), "short")
-    notes = Facts(tuple((Cell("note", "bold"), note) for note in unusual))
-    yield Section("", "", (notes,), "brief")
+    models = []
+    for label, side in sides:
+        file = name(side.evidence.model.file, "bold")
+        by_itself = judged(verdict_text(side.verdict), side.verdict.passed)
+        models.append((label, file, side.evidence.execution.precision, by_itself))
+    table = Table(("model", "file", "=precision", "=by itself"), tuple(models))
+    yield Section("Models", "", (table,), "short")
+    notes = [(Cell("note", "bold"), note) for note in unusual]
+    yield Section("", "", (Facts(tuple(notes)),), "brief")
     least = 1 - report.tolerance
     confidence = f"{100 * (1 - report.alpha):g} %"
     must = f"{100 * least:g} % must be kept, {confidence} confidence together"
@@ -193,11 +191,12 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
         yield from _of_index(index, report.thumbnails)
     for label, side in sides:
         topics = Topics(topics_of(report, side.evidence))
-        yield Section(f"{label.capitalize()}: what was measured, and how", side.evidence.model.source, (topics,))
+        title = f"{label.capitalize()}: what was measured, and how"
+        yield Section(title, side.evidence.model.source, (topics,))
 
 
 def _index_answer(index: IndexReport) -> Cell:
-    return judged(index.plain, index.verdict == "compatible")
+    return judged(index.plain, index.is_compatible)
 
 
 def _of_index(index: IndexReport, thumbnails: Mapping[str, str]) -> Iterator[Section]:
@@ -205,13 +204,14 @@ def _of_index(index: IndexReport, thumbnails: Mapping[str, str]) -> Iterator[Sec
     remark = "not measured"
     if index.n_images:
         remark = f"measured on {count_text(index.n_images, 'photo')}"
-    yield Section("Index of vectors", remark, (_index_answer(index), Facts(tuple(index.rows()))))
-    photos = tuple(
-        Photo(image.name, f"cosine {number_text(image.cosine)}", thumbnails.get(image.digest, ""))
-        for image in index.worst
-    )
+    rows = Facts(tuple(index.rows()))
+    yield Section("Index of vectors", remark, (_index_answer(index), rows))
+    photos = []
+    for image in index.worst:
+        picture = thumbnails.get(image.digest, "")
+        photos.append(Photo(image.name, f"cosine {number_text(image.cosine)}", picture))
     if photos:
-        yield Section("Photos whose vectors differ most", "", (Photos(photos),), "page")
+        yield Section("Photos whose vectors differ most", "", (Photos(tuple(photos)),), "page")
 
 
 def _statistics(report: CompareReport, least: float) -> Table:
@@ -219,9 +219,10 @@ def _statistics(report: CompareReport, least: float) -> Table:
     for statistic in sorted(report.statistics, key=lambda statistic: statistic.keeps == "not required"):
         candidate = number_text(statistic.candidate, missing="–")
         reference = number_text(statistic.reference, missing="–")
-        cell = KEEPS[statistic.keeps]
-        ratio = Cell(range_text(statistic.ratio), bar=Bar(statistic.ratio, least, cell.style))
-        rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, cell))
+        kept = KEEPS[statistic.keeps]
+        bar = Bar(statistic.ratio, least, kept.style)
+        ratio = Cell(range_text(statistic.ratio), bar=bar)
+        rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, kept))
     most = sum(s.keeps != "not required" for s in report.statistics)
     heads = ("statistic", ">candidate", ">reference", "ratio", "=kept?")
     return Table(heads, tuple(rows), legend=_smallest(report), most=most)
@@ -229,8 +230,12 @@ def _statistics(report: CompareReport, least: float) -> Table:
 
 def _smallest(report: CompareReport) -> str:
     """Write the smallest losses that would not have been answered by kept, or nothing where nothing was kept."""
-    losses = [(NAMES[each.name], smallest_losses(each, report.tolerance)) for each in report.statistics]
-    texts = [f"{name} {percent_text(loss[0])} (shrank: {percent_text(loss[1])})" for name, loss in losses if loss]
+    texts = []
+    for change in report.statistics:
+        losses = smallest_losses(change, report.tolerance)
+        if losses is not None:
+            undecided, shrank = map(percent_text, losses)
+            texts.append(f"{NAMES[change.name]} {undecided} (shrank: {shrank})")
     if not texts:
         return ""
     return f"smallest loss that would not be kept: {', '.join(texts)}"
@@ -242,11 +247,13 @@ def _features(report: CompareReport) -> Section:
         remark = "the reference has no persistent one; its strongest feature, and what became of it"
     of_candidate = (">is now", ">mean z now", "?>beyond 4 SD now", "=what became of it")
     heads = (">feature", ">mean z", "?>beyond 4 SD", *of_candidate)
-    blocks: list[Block] = [Table(heads, tuple(map(_feature, report.features)))]
+    rows = tuple(map(_feature, report.features))
+    blocks: list[Block] = [Table(heads, rows)]
     if not report.features:
         blocks = ["The reference has no feature to follow."]
     if report.new_features:
-        blocks.append(Cell(f"new in the candidate: {', '.join(map(str, report.new_features))}", "warn"))
+        indices = ", ".join(map(str, report.new_features))
+        blocks.append(Cell(f"new in the candidate: {indices}", "warn"))
     return Section("Outlier features", remark, tuple(blocks))
 
 
@@ -277,24 +284,23 @@ def _similarity(report: CompareReport) -> Section:
         ),
     ]
     if classes is not None:
-        bounds = f"{100 * classes.low:.1f} to {100 * classes.high:.1f} %, Wilson {100 * classes.confidence:g} %"
+        wilson = f"Wilson {100 * classes.confidence:g} %"
+        bounds = f"{100 * classes.low:.1f} to {100 * classes.high:.1f} %, {wilson}"
         by_chance = f"{100 * classes.chance:.1f} % by chance"
-        rows.append(
-            ("same top-1 class", f"{percent_text(classes.value)} of {classes.n} images ({bounds}; {by_chance})")
-        )
+        same = f"{percent_text(classes.value)} of {classes.n} images ({bounds}; {by_chance})"
+        rows.append(("same top-1 class", same))
     remark = f"{NEEDED} for PASS, and classes that agree more than by chance"
     return Section("As a whole", remark, (Facts(tuple(rows)),))
 
 
 @figure_of.register(CompareReport)
 def figure_of_comparison(report: CompareReport) -> Figure:
-    """Draw a comparison.
-
-    The panels are kurtosis of the images in both, the ratio of each statistic, the outlier features of both.
-    """
-    models = [side.evidence.model.file for side in (report.candidate, report.reference)]
-    ours, theirs = (PurePath(file).name for file in models)
-    subject = " · ".join(filter(None, (report.index_words, f"{ours} against {theirs}")))
+    """Draw the kurtosis of the images in both models, the ratio of each statistic, and the outlier features."""
+    ours = PurePath(report.candidate.evidence.model.file).name
+    theirs = PurePath(report.reference.evidence.model.file).name
+    subject = f"{ours} against {theirs}"
+    if report.index_words:
+        subject = f"{report.index_words} · {subject}"
     title = headline(report.verdict, subject, report.n_images)
     figure, (histogram, ratio_axes, features) = figures.figure(title, 3)
     sides = ((report.reference, figures.WITH, "reference"), (report.candidate, figures.OWN, "candidate"))
@@ -307,11 +313,14 @@ def figure_of_comparison(report: CompareReport) -> Figure:
     figures.intervals(ratio_axes, ratios, "candidate / reference", 1 - report.tolerance)
     ratio_axes.set_title(f"kept of the reference (at least {100 * (1 - report.tolerance):g} %)")
     places = range(len(report.features))
+    of_reference = [f.mean_z for f in report.features]
     of_candidate = [figures.NAN if (z := f.candidate_mean_z) is None else z for f in report.features]
-    heights = ([f.mean_z for f in report.features], of_candidate)
+    heights = (of_reference, of_candidate)
     for (_, colour, word), of_side, offset in zip(sides, heights, (-0.2, 0.2), strict=True):
-        features.bar([place + offset for place in places], of_side, 0.4, color=colour, label=word)
-    features.set_xticks(places, [str(f.index) for f in report.features])
+        bars = [place + offset for place in places]
+        features.bar(bars, of_side, 0.4, color=colour, label=word)
+    indices = [str(f.index) for f in report.features]
+    features.set_xticks(places, indices)
     features.set(title="outlier features of the reference", xlabel="feature", ylabel="mean z (SD)")
     for axes in (histogram, features):
         axes.legend(fontsize="small")

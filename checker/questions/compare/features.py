@@ -113,16 +113,20 @@ def follow_features(
     if values is not None and len(x) >= FEW_IMAGES:
         r = correlations(x, values)
     by_index = list[Fate]()
+    claimed = set()
     for column, (feature, place, was) in enumerate(zip(features, places, frequencies, strict=True)):
         fate: Fate = "lost"
         if same_width:
-            there: Fate = "undecided" if values is None else correlated_fate(x[:, feature.index], values[:, column])
+            there: Fate = "undecided"
+            if values is not None:
+                there = correlated_fate(x[:, feature.index], values[:, column])
             if look.stands_out(feature.index, place, was):
                 fate = there
             elif there == "kept" and ours.share(feature.index, place) >= WEAKER * was > 0:
                 fate = "weaker"
+        if fate == "kept":
+            claimed.add(feature.index)
         by_index.append(fate)
-    claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
     out = []
     for column, (feature, place, was, initial) in enumerate(zip(features, places, frequencies, by_index, strict=True)):
         fate = initial
@@ -130,26 +134,32 @@ def follow_features(
         explained = None
         correlated = None if r is None else feature.index
         if r is not None and theirs is not None and fate != "kept":
-            correlated = int(np.abs(r[:, column]).argmax())
-            other = look.moved(r[:, column], place, was, claimed)
+            r_of_feature = r[:, column]
+            strength = np.abs(r_of_feature)
+            correlated = int(strength.argmax())
+            other = look.moved(r_of_feature, place, was, claimed)
             if other is not None:
                 fate = "moved"
                 to = other
                 claimed.add(other)
             # not where every feature of the candidate correlates with it: no rotation is needed then
-            elif (
-                fate in ("weaker", "lost")
-                and look.recovered is not None
-                and (np.abs(r[:, column]) < SAME_FEATURE).any()
-            ):
+            elif fate in ("weaker", "lost") and look.recovered is not None and (strength < SAME_FEATURE).any():
                 explained = float(look.recovered[feature.index])
                 if explained >= SAME_DIRECTION:
                     fate = "rotated"
                     to = None
         if to is not None and r is not None:
             correlated = to
+        r_there = None
+        if r is not None and correlated is not None:
+            r_there = float(r[correlated, column])
         shown = feature.index if to is None and same_width else to
         sides = [0, 1] if fate == "moved" else [place]
+        mean_z_now = None
+        frequency_now = None
+        if shown is not None:
+            mean_z_now = ours.mean_z(shown)
+            frequency_now = max(ours.share(shown, side) for side in sides)
         out.append(
             FeatureFate(
                 index=feature.index,
@@ -158,9 +168,9 @@ def follow_features(
                 persistent=feature.persistent,
                 fate=fate,
                 to=to,
-                candidate_mean_z=None if shown is None else ours.mean_z(shown),
-                candidate_frequency=None if shown is None else max(ours.share(shown, side) for side in sides),
-                correlation=None if r is None or correlated is None else float(r[correlated, column]),
+                candidate_mean_z=mean_z_now,
+                candidate_frequency=frequency_now,
+                correlation=r_there,
                 correlated=correlated,
                 explained=explained,
             )
@@ -180,7 +190,8 @@ class _Search:
 
     def stands_out(self, index: int, where: int, before: float) -> bool:
         """Return whether a candidate's feature is far out nearly as often."""
-        return before > 0 and self.ours.share(index, where) >= (1 - self.tolerance) * before
+        least = (1 - self.tolerance) * before
+        return before > 0 and self.ours.share(index, where) >= least
 
     @cached_property
     def recovered(self) -> Array | None:
@@ -195,10 +206,12 @@ class _Search:
         is_same = x.shape == y.shape and np.median((x * y).mean(axis=1)) >= SAME_VECTORS
         if is_same or (alike.cosine_change or 0) > SAME_COSINES or alike.is_below(MIN_CKA):
             return None
-        return np.asarray(1 - np.sum((procrustes(x, y) - y) ** 2, axis=0) / np.sum(y**2, axis=0))
+        left = procrustes(x, y) - y
+        unexplained = np.sum(left**2, axis=0) / np.sum(y**2, axis=0)
+        return np.asarray(1 - unexplained)
 
     def moved(self, r: Array, place: int, was: float, claimed: Container[int]) -> int | None:
-        """Return the candidate's feature that a feature of the reference became. The most correlated one, or None.
+        """Return the candidate's most correlated feature that a feature of the reference became, or None.
 
         r: (feature,) of the candidate's features with it. place, was: its side, and how often it was far out there.
         claimed: features that others became.
@@ -218,12 +231,11 @@ class _Search:
         before = self.theirs.share(index, where)
         if before < (1 - self.tolerance) * self.ours.share(index, where):
             return False
-        r = correlations(self.x[:, [index]], self.y[:, [index]])
-        return float(r[0, 0]) >= SAME_FEATURE
+        return _correlation(self.x[:, index], self.y[:, index]) >= SAME_FEATURE
 
 
 def correlated_fate(x: Array, y: Array) -> Fate:
-    """Return the fate of a feature at the same index. It stands out there, and its correlation over the images decides.
+    """Return the fate of a feature that stands out at the same index, by its correlation over the images.
 
     Args:
         x, y: (image,) of the candidate and of the reference, at the scale of `scaled`.
@@ -231,7 +243,7 @@ def correlated_fate(x: Array, y: Array) -> Fate:
     Returns:
         kept, uncorrelated or undecided (see `follow_features`).
     """
-    r = float(correlations(x[:, None], y[:, None])[0, 0])
+    r = _correlation(x, y)
     if len(x) < FEW_IMAGES or r == 0.0:  # exactly 0: one of them does not vary
         return "undecided"
     low, high = intervals.correlation_bounds(r, len(x))
@@ -243,9 +255,15 @@ def correlated_fate(x: Array, y: Array) -> Fate:
 
 
 def new_features(candidate: Statistics, features: FeatureFates) -> tuple[int, ...]:
-    """Return the candidate's new persistent outlier features. None of the reference's features became them."""
+    """Return the candidate's persistent outlier features that none of the reference's features became."""
     indices = {fate.to for fate in features}
     return tuple(f.index for f in candidate.persistent[:LISTED] if f.index not in indices)
+
+
+def _correlation(x: Array, y: Array) -> float:
+    """Return Pearson's r of two features, (image,) each."""
+    r = correlations(x[:, None], y[:, None])
+    return float(r[0, 0])
 
 
 def correlations(x: Array, y: Array) -> Array:
@@ -262,6 +280,7 @@ def correlations(x: Array, y: Array) -> Array:
         centred = values - values.mean(axis=0)
         size = np.sqrt((centred**2).sum(axis=0))
         flat = size <= 1e-6 * np.sqrt((values**2).sum(axis=0))  # a constant leaves rounding of its own size behind
-        units.append(np.where(flat, 0.0, centred / np.where(flat, 1.0, size)))
+        scale = np.where(flat, 1.0, size)
+        units.append(np.where(flat, 0.0, centred / scale))
     a, b = units
     return float64(np.clip(a.T @ b, -1.0, 1.0))

@@ -39,7 +39,8 @@ def is_same(cosines: Array, spaces: Array) -> Bools:
         cosines: of the vector in the index and the reference's.
         spaces: `spacing` of these photos.
     """
-    return np.asarray(1 - cosines <= np.maximum(TIED, np.minimum(1 - SAME_COSINE, spaces / NEARER)))
+    nearest = np.minimum(1 - SAME_COSINE, spaces / NEARER)
+    return np.asarray(1 - cosines <= np.maximum(TIED, nearest))
 
 
 def form_of(sample: Floats, reference: Array) -> str:
@@ -98,7 +99,8 @@ def mean_differs(sample: Floats, reference: Array) -> str:
 
     Photos have much in common, so the mean direction of their vectors is that of almost any set of photos.
     """
-    there, here = (unit_rows(rows).mean(axis=0) for rows in (sample, reference))
+    there = unit_rows(sample).mean(axis=0)
+    here = unit_rows(reference).mean(axis=0)
     size = np.linalg.norm(there)
     own_size = np.linalg.norm(here)
     if own_size < MEAN_LENGTH:
@@ -128,9 +130,11 @@ def _are_alike(x: Array, y: Array) -> bool:
     pairs = np.triu_indices(len(x), 1)
     a = _cosines(x)[pairs]
     b = _cosines(y)[pairs]
-    return bool(np.sqrt(np.square(a - b).mean()) <= SAME_COSINES * b.std())
+    change = np.sqrt(np.square(a - b).mean())
+    return bool(change <= SAME_COSINES * b.std())
 
 
 def _counted(rows: Floats, axis: int) -> Array:
     """Count the different values along an axis."""
-    return np.asarray((np.diff(np.sort(rows, axis=axis), axis=axis) > 0).sum(axis=axis) + 1)
+    steps = np.diff(np.sort(rows, axis=axis), axis=axis)
+    return np.asarray((steps > 0).sum(axis=axis) + 1)

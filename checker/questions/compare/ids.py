@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 WAYS = ("whole name", "end of the path", "name without suffix")
 """how an id may match, the surest first"""
+Claim = tuple[int, int]
+"""a photo, and the way in which an id matches it"""
 
 
 class Matches(NamedTuple):
@@ -42,25 +44,36 @@ def match_ids(names: Sequence[str], ids: Iterable[str]) -> Matches:
             for end in (f"/{form}", *_ends(form, depth)):
                 photos_of[end].setdefault(photo, way)
     n_ids = 0
-    claims = defaultdict[tuple[int, int], list[int]](list)
-    """rows by photo and way; a row once for each photo that it matches"""
-    ids_of = defaultdict[tuple[int, int], set[str]](set)
+    claims = defaultdict[Claim, list[int]](list)
+    """rows; a row once for each photo that it matches"""
+    ids_of = defaultdict[Claim, set[str]](set)
     for row, name in enumerate(map(_plain, ids)):
         n_ids += 1
         if name.rpartition("/")[2] not in photos_of:
             continue  # as most: an index holds more than the photos
-        ends = (name, *(f"/{end}" for end in _ends(name, depth)))
-        found = next((photos_of[end] for end in ends if end in photos_of), {})
-        surest = [photo for photo, way in found.items() if way == min(found.values())]
-        for photo in surest:
-            claims[photo, found[photo]] += [row] * len(surest)
-            ids_of[photo, found[photo]].add(name)
+        ends = [name]
+        ends += [f"/{end}" for end in _ends(name, depth)]
+        way_by_photo = next((photos_of[end] for end in ends if end in photos_of), {})
+        surest = min(way_by_photo.values(), default=0)
+        photos = [photo for photo, way in way_by_photo.items() if way == surest]
+        for photo in photos:
+            claim = (photo, surest)
+            claims[claim] += [row] * len(photos)
+            ids_of[claim].add(name)
+    photo_by_row = {}
+    ways = Counter[str]()
+    n_repeated = 0
     best = dict(sorted(claims, reverse=True))  # of a photo's ways the surest is the last
-    clear = [claim for claim in best.items() if len(claims[claim]) == 1]
-    ways = Counter(WAYS[way] for _, way in clear)
-    repeated = [claim for claim in best.items() if len(set(claims[claim])) > 1 == len(ids_of[claim])]
-    counts = {"n_ambiguous": len(best) - len(clear), "n_repeated": len(repeated), "n_ids": n_ids}
-    return Matches({claims[claim][0]: claim[0] for claim in clear}, ways, counts)
+    for claim in best.items():
+        photo, way = claim
+        rows = claims[claim]
+        if len(rows) == 1:
+            photo_by_row[rows[0]] = photo
+            ways[WAYS[way]] += 1
+        elif len(set(rows)) > 1 == len(ids_of[claim]):
+            n_repeated += 1
+    n_ambiguous = len(best) - len(photo_by_row)
+    return Matches(photo_by_row, ways, {"n_ambiguous": n_ambiguous, "n_repeated": n_repeated, "n_ids": n_ids})
 
 
 def _ends(name: str, depth: int) -> list[str]:

@@ -29,7 +29,6 @@ from .index_report import (
     Number,
     Tested,
     WorstImage,
-    _bounds,
 )
 from .machine import MachineLoss
 from .neighbours import KS, Neighbours, quantile, recall_bounds, search
@@ -78,19 +77,20 @@ def compare_vectors(
         index: the vectors of a file.
         ids: of these vectors, or none.
     """
-    paths, digests = zip(*images, strict=True)
     metric: Metric = options.metric or "cosine"
-    matches = match_ids(paths, ids)
+    matches = match_ids([name for name, _ in images], ids)
     every = {row: row for row in range(len(images))}
+    of_another_photo = np.roll(reference, 1, axis=0)
     rows = [(reference, lengths(reference))]
-    photos = search([candidate, np.roll(reference, 1, axis=0), reference], rows, metric, every)
+    photos = search([candidate, of_another_photo, reference], rows, metric, every)
     own = search([candidate], [(candidate, lengths(candidate))], metric, every)
     in_file = search([candidate, reference], index or (), metric, matches.rows)
     searched = {"among the photos": photos, OWN: own}
     if index is not None:
         searched["in the index"] = in_file
     # of equal vectors one search is that of both: products of other shapes differ by rounding
-    recalls, tied = _recalls(searched, metric, options.min_recall, is_same=np.array_equal(candidate, reference))
+    is_same = np.array_equal(candidate, reference)
+    recalls, tied = _recalls(searched, metric, options.min_recall, is_same=is_same)
     numbers = _distances(candidate, reference, options) | recalls
     if text is not None:
         now, before = margins(candidate, reference, text)
@@ -101,15 +101,16 @@ def compare_vectors(
     if change == "rotated" and min(own_recall, default=1.0) < options.min_recall:
         change = "none"  # a rotation fits few vectors well, whatever they are; after one all neighbours are kept
     cosines = cosine(candidate, reference)
+    worst = []
+    for row in np.argsort(cosines, kind="stable")[:WORST]:
+        name, digest = images[row]
+        worst.append(WorstImage(name=name, digest=digest, cosine=cosines[row]))
     report = IndexReport(
         options=options,
         n_images=len(images),
         numbers=numbers,
         change=change,
-        worst=tuple(
-            WorstImage(name=paths[row], digest=digests[row], cosine=cosines[row])
-            for row in np.argsort(cosines, kind="stable")[:WORST]
-        ),
+        worst=tuple(worst),
         n_vectors=in_file.n_vectors,
         ids=dict(matches.ways),
         **matches.counts,
@@ -119,7 +120,8 @@ def compare_vectors(
         report = report.because(change, "re-embed", seen)
     k = max(k for k in KS if k < len(images))
     _, another, theirs = photos.ranked
-    shared = float(recall_bounds(another, theirs, k, metric)[0].mean())
+    least, _ = recall_bounds(another, theirs, k, metric)
+    shared = float(least.mean())
     if shared >= options.min_recall:
         seen = f"the query of another photo finds the same neighbours, too (recall {number_text(shared)})"
         report = report.because("same_for_all", "undecided", seen)
@@ -159,15 +161,22 @@ def _recalls(
         needed: the recall that `compatible` needs, but for the candidate's own vectors.
         is_same: whether candidate and reference have equal vectors.
     """
-    numbers = dict[str, Number]()
-    tied = dict[str, float]()
+    numbers = {}
+    tied = {}
     for where, neighbours in searched.items():
-        theirs = (searched["among the photos"] if where == OWN else neighbours).ranked[-1]
-        counted = [k for k in KS if k <= neighbours.n_vectors - bool(neighbours.own)]
+        ours = neighbours.ranked[0]
+        theirs = neighbours.ranked[-1]
+        if where == OWN:
+            theirs = searched["among the photos"].ranked[-1]
+        if is_same:
+            ours = theirs
+        n_others = neighbours.n_vectors - bool(neighbours.own)
+        counted = [k for k in KS if k <= n_others]
         for k in counted:
-            least, most = recall_bounds(theirs if is_same else neighbours.ranked[0], theirs, k, metric)
+            name = f"recall@{k} {where}"
+            least, most = recall_bounds(ours, theirs, k, metric)
             decides = where != OWN and k == counted[-1]
-            numbers[name := f"recall@{k} {where}"] = _share(least, most, needed if decides else None)
+            numbers[name] = _share(least, most, needed if decides else None)
             if most.mean() - least.mean() > TIED_SHARE:
                 tied[name] = float(most.mean())
     return numbers, tied
@@ -181,7 +190,7 @@ def _judged(report: IndexReport, tied: Mapping[str, float]) -> IndexReport:
         lost = number.high is not None and number.high < number.needs
         reason = name.split(" ")[0].strip(",")
         step = ""
-        seen = f"{name} {number_text(number.estimate)} ({_bounds(number)}); {number.needs:g} is needed"
+        seen = f"{name} {number.text()}; {number.needs:g} is needed"
         if reason == "length":
             factor = number_text(report.numbers["length, relative"].estimate)
             change = "scaled" if report.change == "none" else report.change
@@ -218,9 +227,7 @@ def tested(report: IndexReport, reference: Array, file: Neighbours) -> IndexRepo
     report = report.model_copy(update={"numbers": report.numbers | numbers, "tested": "no"})
     if file.own:
         return _by_ids(report, reference, file, is_there)
-    if _reaches(there.low):
-        return _found(report, "by vectors", file.nearest_lengths[is_there], lengths(reference[is_there]))
-    return _not_found(report, reference, file, is_there)
+    return _by_vectors(report, reference, file, is_there)
 
 
 def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: Bools) -> IndexReport:
@@ -235,27 +242,27 @@ def _by_ids(report: IndexReport, reference: Array, file: Neighbours, is_there: B
     numbers = report.numbers | {"index: own vector": own, "index: own id nearest": nearest}
     report = report.model_copy(update={"numbers": numbers})
     n_other = int((~is_own).sum())
-    is_elsewhere = _reaches(report.numbers["index: vector is there"].low)
     if _reaches(own.low):
         return _found(report, "by ids", lengths(rows[is_own]), lengths(theirs[is_own]))
-    if is_elsewhere and not n_other:
-        return _found(report, "by vectors", file.nearest_lengths[is_there], lengths(reference[is_there]))
-    if is_elsewhere:
+    if not n_other:
+        return _by_vectors(report, reference, file, is_there)
+    if _reaches(report.numbers["index: vector is there"].low):
         seen = f"the index has the photos' vectors, but {n_other} of {len(photos)} are under the id of another photo"
         return report.because("other_ids", "undecided", seen)
-    if not n_other:
-        return _not_found(report, reference, file, is_there)
     if not _reaches(own.high):
         is_nearest = _reaches(nearest.estimate)
         if text := holds.form_of(file.sample, reference) or holds.moved(rows, theirs, is_nearest=is_nearest):
             return report.because("changed_index", "undecided", f"the index is {text}")
+    other_cosine = float(np.median(cosines[~is_own]))
     seen = f"{n_other} of {len(photos)} photos have another vector in the index than the reference's (cosine "
-    seen += f"{number_text(float(np.median(cosines[~is_own])))}, median)"
+    seen += f"{number_text(other_cosine)}, median)"
     return report.because("other_index", "undecided", seen)
 
 
-def _not_found(report: IndexReport, reference: Array, file: Neighbours, is_there: Bools) -> IndexReport:
-    """Judge an index in which too few photos are known. is_there: (photo,) the vector is there."""
+def _by_vectors(report: IndexReport, reference: Array, file: Neighbours, is_there: Bools) -> IndexReport:
+    """Judge an index by the photos whose vector is in it, under any id. is_there: (photo,) the vector is there."""
+    if _reaches(report.numbers["index: vector is there"].low):
+        return _found(report, "by vectors", file.nearest_lengths[is_there], lengths(reference[is_there]))
     if not is_there.any():
         if text := holds.form_of(file.sample, reference):
             return report.because("changed_index", "undecided", f"the index is {text}")
@@ -302,9 +309,11 @@ def _share(values: Array | Any, most: Array | Any = None, needs: float | None = 
 
     most: what the shares are at most; the upper bound is that of their mean. needs: as in `quantile`.
     """
-    means = [float(np.mean(shares)) for shares in (values, values if most is None else most)]
-    (low, _), (_, high) = (wilson_bounds(mean, len(values)) for mean in means)
-    return Number(estimate=means[0], low=low, high=high, needs=needs)
+    mean = float(np.mean(values))
+    largest = mean if most is None else float(np.mean(most))
+    low, _ = wilson_bounds(mean, len(values))
+    _, high = wilson_bounds(largest, len(values))
+    return Number(estimate=mean, low=low, high=high, needs=needs)
 
 
 def because_unsound(report: IndexReport, reasons: Iterable[str]) -> IndexReport:
@@ -356,7 +365,7 @@ def on_another_machine(report: IndexReport, loss: MachineLoss | None) -> IndexRe
     if loss is None or any(reason.id in OTHER_VECTORS for reason in report.reasons):
         return report
     differs = loss.is_of_machine
-    if report.verdict == "compatible":
+    if report.is_compatible:
         worst = report.numbers["cosine, worst 5 %"].low
         differs = worst is not None and loss.scaled(worst) < report.options.min_cosine
     if not differs:
@@ -379,11 +388,9 @@ def _facts(evidence: Evidence) -> dict[str, str]:
 
 def _changed_nodes(new: Counter[str], old: Counter[str]) -> Iterator[str]:
     """Yield the types of nodes of which there are more or fewer, the largest change first."""
-    changes = Counter[str]()
-    for name in sorted({*new, *old}):
-        if new[name] != old[name]:
-            changes[name] = abs(new[name] - old[name])
-    for name, _ in changes.most_common(TYPES_SHOWN):
+    changes = (new - old) + (old - new)
+    largest_first = sorted(changes, key=lambda name: (-changes[name], name))
+    for name in largest_first[:TYPES_SHOWN]:
         yield f"nodes {name} {old[name]} → {new[name]}"
     if len(changes) > TYPES_SHOWN:
         yield f"and {len(changes) - TYPES_SHOWN} more types of nodes"
@@ -402,22 +409,25 @@ def explain(x: Array, y: Array, least: float) -> tuple[Change, float]:
     Returns:
         The change, and the 5 % quantile of the cosines after it is undone.
     """
-    constant = [_are_constant(lengths(x)), _are_constant(lengths(y))]
     a = unit_rows(x)
     b = unit_rows(y)
-    after = float(np.quantile(cosine(a, b), 0.05))
+    after = _low_cosine(a, b)
     if after >= least:
-        if constant[0] == constant[1]:
+        has_one_length = _are_constant(lengths(x))
+        if has_one_length == _are_constant(lengths(y)):
             return "none", after
-        if constant[0]:
-            return "normalised", after
-        return "not normalised", after
+        return "normalised" if has_one_length else "not normalised", after
     changes: tuple[Change, Change] = ("permuted", "rotated")
     for change, undone in zip(changes, (_permuted, procrustes), strict=True):
-        left = float(np.quantile(cosine(undone(a, b), b), 0.05))
+        left = _low_cosine(undone(a, b), b)
         if left >= least and 1 - left <= UNEXPLAINED * (1 - after):
             return change, left
     return "none", after
+
+
+def _low_cosine(x: Array, y: Array) -> float:
+    """Return the 5 % quantile of the cosines."""
+    return float(np.quantile(cosine(x, y), 0.05))
 
 
 def _are_constant(sizes: Floats) -> bool:
@@ -431,12 +441,18 @@ def _permuted(x: Array, y: Array) -> Array:
     """
     if x.shape[1] > WIDEST_PERMUTED:
         return x
-    squares = [np.einsum("ij,ij->j", v, v) for v in (x, y)]
-    nearest = np.asarray(x[:, (squares[0][:, None] + squares[1] - 2 * (x.T @ y)).argmin(axis=0)])
-    features = [Counter(feature.tobytes() for feature in (vectors + 0.0).T) for vectors in (x, nearest)]  # −0 becomes 0
-    if features[0] != features[1]:
+    x_squares = np.einsum("ij,ij->j", x, x)
+    y_squares = np.einsum("ij,ij->j", y, y)
+    distances = x_squares[:, None] + y_squares - 2 * (x.T @ y)
+    nearest = np.asarray(x[:, distances.argmin(axis=0)])
+    if _features(nearest) != _features(x):
         return x
     return nearest
+
+
+def _features(x: Array) -> Counter[bytes]:
+    """Count the features that are equal in every image."""
+    return Counter(feature.tobytes() for feature in (x + 0.0).T)  # −0 becomes 0
 
 
 def margins(candidate: Array, reference: Array, text: Array) -> tuple[Array, Array]:
@@ -450,7 +466,15 @@ def margins(candidate: Array, reference: Array, text: Array) -> tuple[Array, Arr
         Of candidate and reference: cosine of the reference's most similar class minus that of the best other class.
         The candidate's is above 0 where the class stays; a tie is not.
     """
-    ours, theirs = (unit_rows(vectors) @ unit_rows(text).T for vectors in (candidate, reference))
-    top = np.arange(len(text)) == theirs.argmax(axis=1)[:, None]
-    now, before = (cosines[top] - np.where(top, -np.inf, cosines).max(axis=1) for cosines in (ours, theirs))
-    return now, before
+    classes = unit_rows(text).T
+    ours = unit_rows(candidate) @ classes
+    theirs = unit_rows(reference) @ classes
+    most_similar = theirs.argmax(axis=1)
+    is_top = np.arange(len(text)) == most_similar[:, None]
+    return _margin(ours, is_top), _margin(theirs, is_top)
+
+
+def _margin(cosines: Array, is_top: Bools) -> Array:
+    """Return the cosine of one class per image minus that of the best other class. Both are (image, class)."""
+    others = np.where(is_top, -np.inf, cosines)
+    return np.asarray(cosines[is_top] - others.max(axis=1))

@@ -26,7 +26,7 @@ OUTRANKING = (*OTHER_VECTORS, "assumed_preprocessing", "runtime_differs")
 """reasons for which the measured vectors are not those that a search compares: nothing is known then"""
 ACCEPT = "--accept-untested-index"
 UNTESTED = "it was not tested whether the reference made the index"
-SIGNS: dict[IndexVerdict, str] = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
+SIGNS = {"compatible": "✓", "re-embed": "✗", "undecided": "?"}
 
 
 class IndexOptions(Frozen):
@@ -63,6 +63,12 @@ class Number(Interval):
 
     needs: float | None = None
     """the lower bound that `compatible` needs; None: the number decides nothing"""
+
+    def text(self, digits: int = 3, needed: str = "") -> str:
+        """Return the number with its bounds, and with what is needed."""
+        limit = self.needs or 0
+        bounds = interval_text(self.low, self.high, [limit], missing="bounds need more photos", least=digits)
+        return f"{number_text(self.estimate, digits)} ({bounds}{needed})"
 
 
 class WorstImage(Frozen):
@@ -122,13 +128,20 @@ class IndexReport(Frozen):
         Where the index does not hold the reference's vectors, those are not what queries meet: nothing is known of
         the index, and embedding it again does not help if the wrong reference was named.
         """
-        step = next_step or INDEX_REASONS.get(name, ("", ""))[1] or INDEX_STEPS[verdict]
+        _, usual_step = INDEX_REASONS.get(name, ("", ""))
+        step = next_step or usual_step or INDEX_STEPS[verdict]
         reason = IndexReason(id=name, verdict=verdict, seen=seen, next_step=step)
-        reasons = sorted((*self.reasons, reason), key=lambda each: each.id not in OUTRANKING)
+        reasons = [*self.reasons, reason]
+        reasons.sort(key=lambda each: each.id not in OUTRANKING)
         worst = "re-embed" if "re-embed" in (self.verdict, verdict) else "undecided"
         if reasons[0].id in OUTRANKING:
             worst = "undecided"
         return self.model_copy(update={"reasons": tuple(reasons), "verdict": worst})
+
+    @property
+    def is_compatible(self) -> bool:
+        """Return whether the verdict is `compatible`."""
+        return self.verdict == "compatible"
 
     @property
     def reason(self) -> IndexReason | None:
@@ -138,23 +151,25 @@ class IndexReport(Frozen):
     @property
     def plain(self) -> str:
         """Return the verdict with its first reason, or the numbers that decide."""
-        decide = [f"{name} {number_text(n.estimate)} ({_bounds(n)})" for name, n in self.numbers.items() if n.needs]
-        because = f": {r.seen}. {r.next_step}" if (r := self.reason) else f". Measured: {'; '.join(decide)}."
-        untested = ""
-        if self.verdict == "compatible" and self.tested == "no":
-            untested = f", but {UNTESTED} (accepted by {ACCEPT})"
-        return f"{SIGNS[self.verdict]} vector index: {self.verdict}{untested}{because}"
+        answer = f"{SIGNS[self.verdict]} vector index: {self.verdict}"
+        reason = self.reason
+        if reason is not None:
+            return f"{answer}: {reason.seen}. {reason.next_step}"
+        if self.is_compatible and self.tested == "no":
+            answer += f", but {UNTESTED} (accepted by {ACCEPT})"
+        decisive = [f"{name} {number.text()}" for name, number in self.numbers.items() if number.needs]
+        return f"{answer}. Measured: {'; '.join(decisive)}."
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield label and text of each line. They are the same in every form for people."""
+        """Yield label and text of each line, which are the same in every form for people."""
         for reason in self.reasons:
             yield reason.verdict, f"{reason.seen}. {reason.next_step}"
         yield "run by", self.ran
         if self.machine is not None:
             yield "machine", self.machine.text
         for name, number in self.numbers.items():
-            needs = "" if number.needs is None else f"; {number.needs:g} is needed"
-            yield name, f"{number_text(number.estimate, 5)} ({_bounds(number, 5)}{needs})"
+            needed = "" if number.needs is None else f"; {number.needs:g} is needed"
+            yield name, number.text(5, needed)
         if self.n_vectors:
             yield "index", f"{self.options.file}, {self.n_vectors:,} vectors"
             yield "ids", self._ids_text()
@@ -166,12 +181,8 @@ class IndexReport(Frozen):
         """Describe which ids of the index are a photo's."""
         if not self.n_ids:
             return "none in the file"
-        ways = ", ".join(f"{n} by {way}" for way, n in self.ids.items()) or "none"
+        matched = [f"{n} by {way}" for way, n in self.ids.items()] or ["none"]
         unclear = {"have an id that several vectors have": self.n_repeated}
         unclear["are ambiguous"] = self.n_ambiguous - self.n_repeated
-        left_out = "".join(f"; {n} {why}, so not matched" for why, n in unclear.items() if n)
-        return f"of {self.n_images} photos, matched: {ways}{left_out}"
-
-
-def _bounds(number: Number, least: int = 3) -> str:
-    return interval_text(number.low, number.high, [number.needs or 0], missing="bounds need more photos", least=least)
+        left_out = [f"; {n} {why}, so not matched" for why, n in unclear.items() if n]
+        return f"of {self.n_images} photos, matched: {', '.join(matched)}{''.join(left_out)}"

@@ -49,8 +49,13 @@ def machine_loss(
 def _rows_of_both(pair: Pair, old: Vectors) -> tuple[list[int], list[int]]:
     """Return the rows of the candidate's vectors whose images the reference has, and of the reference's vectors."""
     places = {digest: row for row, digest in enumerate(old.digests)}
-    rows = [row for row, (_, digest) in enumerate(pair.images) if digest in places]
-    return rows, [places[pair.images[row][1]] for row in rows]
+    rows = []
+    rows_of_old = []
+    for row, (_, digest) in enumerate(pair.images):
+        if digest in places:
+            rows.append(row)
+            rows_of_old.append(places[digest])
+    return rows, rows_of_old
 
 
 def judge_vectors(
@@ -79,9 +84,9 @@ def report_on_index(
 ) -> IndexReport:
     """Compare the vectors of the same images, and judge the index."""
     width = reference.statistics.n_features
-    for option, file in files.items():
+    for file in files.values():
         if file.width != width:
-            raise of_another_width(option, file, width)
+            raise of_another_width(file, width)
     report = IndexReport(options=options)
     if old is None:
         return report.because("no_vectors", "undecided", "the baseline holds no vectors")
@@ -95,24 +100,23 @@ def report_on_index(
     if len(images) < 2:
         return report.because("other_images", "undecided", "the baseline has other images")
     text = None
-    if "--text" in files:
-        text = np.concatenate([rows for rows, _ in files["--text"].blocks()])
-    if "--index" in files:
-        index = files["--index"]
+    if classes := files.get("--text"):
+        text = np.concatenate([vectors for vectors, _ in classes.blocks()])
+    if index := files.get("--index"):
         return compare_vectors(ours, theirs, images, options, text, index.blocks(), index.ids())
-    return compare_vectors(ours, theirs, images, options, text, None, ())
+    return compare_vectors(ours, theirs, images, options, text, None)
 
 
-def of_another_width(option: str, file: VectorFile, width: int) -> UsageError:
+def of_another_width(file: VectorFile, width: int) -> UsageError:
     """Return the error on vectors that have not the width of the reference's, with the likely reason."""
-    reduced = ""
+    features = f"{file.width} features"
     step = "name the reference that made them, or give vectors as it makes them"
     if file.width < width:
-        reduced = ", as after a PCA"
+        features += ", as after a PCA"
         step += ", not reduced"
     if file.n == width:
         step = file.transposed
     return UsageError(
-        f"{file.path}: vectors of {option} have {file.width} features{reduced}; those of the reference have {width}",
+        f"{file.path}: vectors of {file.option} have {features}; those of the reference have {width}",
         step,
     )

@@ -7,7 +7,7 @@ The report of a comparison and its verdict are made here. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from pydantic import Field, field_validator
@@ -48,7 +48,7 @@ def required_of(require: str | Sequence[str]) -> tuple[Required, ...]:
 
 
 def range_text(interval: Interval) -> str:
-    """Write the interval of a ratio. Without bounds it is the estimate."""
+    """Write the interval of a ratio, or its estimate where there are no bounds."""
     estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)}, no bounds"
     return interval_text(interval.low, interval.high, missing=estimate)
 
@@ -100,8 +100,11 @@ class CompareReport(Shown, Bound, WithNextBaseline):
     @property
     def exit_code(self) -> Literal[0, 1]:
         """Return 0 if every required verdict holds, else 1. Raises UsageError as `required_of`."""
-        good = {"indication": self.passed, "index": self.index is not None and self.index.verdict == "compatible"}
-        return 0 if all(good[name] for name in required_of(self.required)) else 1
+        fits_index = self.index is not None and self.index.is_compatible
+        holds = {"indication": self.passed, "index": fits_index}
+        if all(holds[name] for name in required_of(self.required)):
+            return 0
+        return 1
 
     @field_validator("required")
     @classmethod
@@ -120,12 +123,14 @@ class CompareReport(Shown, Bound, WithNextBaseline):
 
     def judged_again(self) -> Verdict:
         """Return the verdict that the evidence of both models and their comparison give."""
-        candidate, reference = (Compared.of(side.evidence, self.profile) for side in (self.candidate, self.reference))
+        candidate = Compared.of(self.candidate.evidence, self.profile)
+        reference = Compared.of(self.reference.evidence, self.profile)
+        stale = [reason.seen for reason in self.reasons if reason.id == "stale_baseline"]
         comparison = Comparison(
             reference,
             statistics=self.statistics,
             features=self.features,
-            stale=[reason.seen for reason in self.reasons if reason.id == "stale_baseline"],
+            stale=stale,
             paired=self.paired,
             similarity=self.similarity,
             agreement=self.agreement,
@@ -134,9 +139,11 @@ class CompareReport(Shown, Bound, WithNextBaseline):
 
     def has_own_gate(self, *, words: bool) -> bool:
         """Return whether the gate follows from the required verdicts, and the index verdict from its reasons."""
-        gate = self.gated().gate
-        is_own = self.gate == gate if words else self.gate is None or self.gate.exit_code == self.exit_code
-        return is_own and (self.index is None or (self.index.verdict == "compatible") == (not self.index.reasons))
+        if self.index is not None and self.index.is_compatible == bool(self.index.reasons):
+            return False
+        if words:
+            return self.gate == self.gated().gate
+        return self.gate is None or self.gate.exit_code == self.exit_code
 
     def attested(self) -> Fields:
         """Return what was compared, and what of it was required."""
@@ -169,20 +176,24 @@ class CompareReport(Shown, Bound, WithNextBaseline):
 
     @property
     def index_words(self) -> str:
-        """Return the index verdict for a heading. It is empty where it does not decide the exit code."""
+        """Return the index verdict for a heading; empty where it does not decide the exit code."""
         if "index" not in self.required:
             return ""
-        return f"{SIGNS[self.index.verdict]} index {self.index.verdict}" if self.index else "✗ no index verdict"
+        if self.index is None:
+            return "✗ no index verdict"
+        return f"{SIGNS[self.index.verdict]} index {self.index.verdict}"
 
     @property
     def index_text(self) -> str:
-        """Return the index verdict with its reason. Without one it is the words of a heading."""
+        """Return the index verdict with its reason, or the words of a heading where there is none."""
         return self.index.plain if self.index else f"{self.index_words}."
 
     @property
     def index_first(self) -> bool:
         """Whether the index verdict leads: it decides the exit code alone, or alone stops the run."""
-        return "index" in self.required and (not self.is_required or (self.passed and self.exit_code == 1))
+        if "index" not in self.required:
+            return False
+        return not self.is_required or (self.passed and self.exit_code == 1)
 
     def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
@@ -217,17 +228,16 @@ class CompareReport(Shown, Bound, WithNextBaseline):
 
     def to_predicate(self) -> str:
         """Return the predicate of an in-toto statement about the JSON document, as `-o predicate`."""
-        return as_json(predicate_of(self.gated(), sha256_of(self.to_json().encode())))
+        digest = sha256_of(self.to_json().encode())
+        return as_json(predicate_of(self.gated(), digest))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a pandas data frame, one row per statistic.
-
-        It has the numbers of both models and the interval of their ratio.
+        """Return a pandas data frame with the numbers of both models and their ratio, one row per statistic.
 
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        rows: list[frames.Row] = [
+        rows = [
             {
                 "statistic": change.name,
                 "name": NAMES[change.name],
@@ -243,9 +253,7 @@ class CompareReport(Shown, Bound, WithNextBaseline):
         return frames.frame(rows, "statistic")
 
     def plot(self) -> Figure:
-        """Plot both models.
-
-        Shown are the kurtosis of the images, what was kept of each statistic, and the outlier features.
+        """Plot both models: kurtosis of the images, what was kept of each statistic, and the outlier features.
 
         Returns:
             A figure of matplotlib: the last value of a notebook's cell, or `.savefig(PATH)`.
@@ -298,7 +306,7 @@ class Comparison:
 
 
 def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, profile: Profile) -> Verdict:
-    """Return PASS, or WARN with every reason. It is never PASS where the candidate alone would be WARN.
+    """Return PASS, or WARN with every reason; never PASS where the candidate alone would be WARN.
 
     A reference that is WARN itself has nothing that could be kept: `reference_without_indication`. Representations of
     another width, or of another tensor rule, are shown and not compared: `not_comparable`.
@@ -335,53 +343,67 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
             say("runtime_differs", text)
     for own in candidate.verdict.reasons:
         say(own.id, f"the candidate by itself: {own.seen}")
-    measured = candidate.evidence
-    precision = measured.execution.precision
-    steps = {name: step_in_comparison(name, measured.model, precision) for name in seen}
-    return verdict_for((reason(name, "; ".join(texts), steps[name]) for name, texts in seen.items()), profile)
+    model = candidate.evidence.model
+    precision = candidate.evidence.execution.precision
+    reasons = []
+    for name, texts in seen.items():
+        step = step_in_comparison(name, model, precision)
+        reasons.append(reason(name, "; ".join(texts), step))
+    return verdict_for(reasons, profile)
 
 
 def _of_machine(comparison: Comparison, tolerance: float, candidate: Evidence) -> Iterator[str]:
     """Yield the statistics that reference arithmetic keeps and the machine's does not, or the other way around."""
-    runs = [evidence.execution.reference for evidence in (candidate, comparison.reference.evidence)]
-    shifts = [run.shifts if run else {} for run in runs]
-    if candidate.execution.arithmetic is not None or not any(shifts):
+    our_shifts = _shifts(candidate)
+    their_shifts = _shifts(comparison.reference.evidence)
+    if candidate.execution.arithmetic is not None or not (our_shifts or their_shifts):
         return
+    least = 1 - tolerance
     for change in comparison.statistics:
-        ours, theirs = (each.get(change.name, 0.0) for each in shifts)
         ratio = change.ratio.estimate
-        before = change.reference
-        if change.keeps == "not required" or ratio is None or change.candidate is None or before is None:
+        if change.keeps == "not required" or ratio is None or change.candidate is None or change.reference is None:
             continue
-        moved = (change.candidate + ours) / (before + theirs) if before + theirs > 0 else 0.0
-        if (moved >= 1 - tolerance) != (ratio >= 1 - tolerance):
+        ours = change.candidate + our_shifts.get(change.name, 0.0)
+        theirs = change.reference + their_shifts.get(change.name, 0.0)
+        by_reference = ours / theirs if theirs > 0 else 0.0
+        if (by_reference >= least) != (ratio >= least):
             yield (
                 f"{NAMES[change.name]} has the ratio {number_text(ratio)} as {candidate.execution.machine} computes "
-                f"it, and {number_text(moved)} by reference arithmetic"
+                f"it, and {number_text(by_reference)} by reference arithmetic"
             )
+
+
+def _shifts(evidence: Evidence) -> Mapping[str, float]:
+    """Return by how much reference arithmetic moves each statistic."""
+    run = evidence.execution.reference
+    return run.shifts if run else {}
 
 
 def _differences(candidate: Evidence, reference: Evidence) -> list[str]:
     out = []
-    widths = candidate.statistics.n_features, reference.statistics.n_features
-    if widths[0] != widths[1]:
-        out.append(f"the representations have {widths[0]} and {widths[1]} features")
-    kinds = [(e.model.rule, e.model.pool) for e in (candidate, reference)]
-    if kinds[0] != kinds[1]:
-        ours, theirs = (rule if pool == "none" else f"{rule}, pooled by {pool}" for rule, pool in kinds)
-        out.append(f"the candidate's tensor is of the kind {ours}, the reference's of the kind {theirs}")
+    width = candidate.statistics.n_features
+    reference_width = reference.statistics.n_features
+    if width != reference_width:
+        out.append(f"the representations have {width} and {reference_width} features")
+    kind = _kind(candidate)
+    reference_kind = _kind(reference)
+    if kind != reference_kind:
+        out.append(f"the candidate's tensor is of the kind {kind}, the reference's of the kind {reference_kind}")
     return out
+
+
+def _kind(evidence: Evidence) -> str:
+    model = evidence.model
+    if model.pool == "none":
+        return model.rule
+    return f"{model.rule}, pooled by {model.pool}"
 
 
 def _lost(comparison: Comparison, tolerance: float, rule: str) -> Iterator[tuple[str, str]]:
     """Yield the reasons about what the reference had. Each comes with what was seen."""
     least = f"{100 * (1 - tolerance):g} %"
     for keeps, name in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
-        changed = [
-            f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {range_text(s.ratio)})"
-            for s in comparison.statistics
-            if s.keeps == keeps
-        ]
+        changed = [_change_text(change) for change in comparison.statistics if change.keeps == keeps]
         if changed:
             yield name, f"at least {least} of the reference's value must be kept: {', '.join(changed)}"
 
@@ -410,21 +432,28 @@ def _lost(comparison: Comparison, tolerance: float, rule: str) -> Iterator[tuple
             )
     # inside a file the head moves along; an encoder's output is read by others, by index
     if (moved := of("moved")) and rule == "encoder_output":
-        where = ", ".join(f"{f.index} is now {f.to} (r = {f.correlation:+.2f})" for f in moved)
-        yield "representation_permuted", f"the outlier features are there under other indices: {where}"
+        where = [f"{f.index} is now {f.to} (r = {f.correlation:+.2f})" for f in moved]
+        yield "representation_permuted", f"the outlier features are there under other indices: {', '.join(where)}"
     if rotated := of("rotated"):
-        shares = ", ".join(f"{100 * (f.explained or 0):.0f} %" for f in rotated)
+        shares = [f"{100 * (f.explained or 0):.0f} %" for f in rotated]
         yield (
             "representation_rotated",
-            f"{_named(rotated)}: spread over other features; the best rotation gives back {shares} of its energy",
+            f"{_named(rotated)}: spread over other features; the best rotation gives back {', '.join(shares)} of its "
+            "energy",
         )
     alike = comparison.similarity
     if alike is not None and alike.is_changed and not alike.is_below(UNRELATED_CKA):
         yield "representation_changed", f"{alike.text}, {alike.distance_text}; {NEEDED}"
 
 
+def _change_text(change: StatisticChange) -> str:
+    values = f"{number_text(change.candidate)} of {number_text(change.reference)}"
+    return f"{NAMES[change.name]} {values} (ratio {range_text(change.ratio)})"
+
+
 def _named(features: list[FeatureFate]) -> str:
-    return f"feature{'' if len(features) == 1 else 's'} {', '.join(str(f.index) for f in features)}"
+    indices = ", ".join(str(f.index) for f in features)
+    return f"feature {indices}" if len(features) == 1 else f"features {indices}"
 
 
 def _correlations(features: list[FeatureFate]) -> str:

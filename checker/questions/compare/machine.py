@@ -69,8 +69,9 @@ def loss_of(
     """
     if all(rows is None for rows in exact) or measured[0].shape != measured[1].shape:
         return None
-    ours, theirs = (float64(m if e is None else e) for m, e in zip(measured, exact, strict=True))
-    rows = (*map(float64, measured), ours, theirs)
+    rows = [float64(vectors) for vectors in measured]
+    for vectors, by_reference in zip(measured, exact, strict=True):
+        rows.append(float64(vectors if by_reference is None else by_reference))
     is_usable = np.all([np.isfinite(h).all(axis=1) & (h != 0).any(axis=1) for h in rows], axis=0)
     if not is_usable.any():
         return None

@@ -20,7 +20,7 @@ SEEN = 2 * KS[-1] + 1  # nearest vectors that are looked at: so many that ties a
 
 
 def quantile(values: Array, p: float, needs: float | None = None) -> Number:
-    """Return a quantile with bounds from order statistics. They hold for every distribution.
+    """Return a quantile with bounds from order statistics, which hold for every distribution.
 
     Equal to scipy.stats.quantile_test(values, p=p).confidence_interval(0.95). The estimate is
     numpy.quantile(values, p, method="inverted_cdf"), which is one of the values.
@@ -39,12 +39,10 @@ def quantile(values: Array, p: float, needs: float | None = None) -> Number:
     below = np.cumsum([math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n)])  # P(at most k)
     low = int(np.searchsorted(below, (1 - CONFIDENCE) / 2, "right"))
     high = int(np.searchsorted(below, (1 + CONFIDENCE) / 2))
-    return Number(
-        estimate=float(np.quantile(x, p, method="inverted_cdf")),
-        low=float(x[low - 1]) if low else None,
-        high=float(x[high]) if high < n else None,
-        needs=needs,
-    )
+    estimate = float(np.quantile(x, p, method="inverted_cdf"))
+    lower = float(x[low - 1]) if low else None
+    upper = float(x[high]) if high < n else None
+    return Number(estimate=estimate, low=lower, high=upper, needs=needs)
 
 
 class Ranked(NamedTuple):
@@ -73,7 +71,7 @@ class Neighbours(NamedTuple):
 
 
 def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, own: Mapping[int, int]) -> Neighbours:
-    """Find the nearest vectors of queries. In float32, one matrix product per block.
+    """Find the nearest vectors of queries, in float32, with one matrix product per block.
 
     Args:
         queries: arrays (image, feature) of the same images.
@@ -85,26 +83,29 @@ def search(queries: Sequence[Array], blocks: Iterable[Block], metric: Metric, ow
     stacked = np.concatenate(queries)
     units = unit_rows(stacked).astype(np.float32).T
     doubled = 2 * lengths(stacked)
-    best = Ranked(np.full((len(stacked), SEEN), -np.inf, np.float32), np.full((len(stacked), SEEN), -1))
-    n_images = len(queries[0])
+    places = (len(stacked), SEEN)
+    best = Ranked(np.full(places, -np.inf, np.float32), np.full(places, -1))
+    n_images, width = queries[0].shape
     nearest = np.full(n_images, -1.0)
     nearest_lengths = np.ones(n_images)
-    sample = [np.zeros((0, queries[0].shape[1]), np.float32)]
+    sample = [np.zeros((0, width), np.float32)]
     n_vectors = 0
-    vectors_of = dict[int, Floats]()
+    vectors_of = {}
     for vectors, sizes in blocks:
         scores = np.asarray(vectors, np.float32) @ units
         length = sizes[:, None]
         cosines = scores[:, -n_images:] / length
-        row = cosines.argmax(axis=0)
-        cosine_there = cosines[row, np.arange(n_images)]
-        nearest_lengths = np.where(cosine_there > nearest, sizes[row], nearest_lengths)
+        nearest_rows = cosines.argmax(axis=0)
+        cosine_there = cosines[nearest_rows, np.arange(n_images)]
+        nearest_lengths = np.where(cosine_there > nearest, sizes[nearest_rows], nearest_lengths)
         nearest = np.maximum(nearest, cosine_there)
-        sample.append(np.array(vectors[: max(0, SAMPLE - n_vectors)]))
+        room = max(0, SAMPLE - n_vectors)
+        sample.append(np.array(vectors[:room]))
         for number, image in own.items():
-            if n_vectors <= number < n_vectors + len(vectors):
-                vectors_of[image] = np.array(vectors[number - n_vectors])
-                scores[number - n_vectors, image::n_images] = -np.inf
+            row = number - n_vectors
+            if 0 <= row < len(vectors):
+                vectors_of[image] = np.array(vectors[row])
+                scores[row, image::n_images] = -np.inf
         if metric == "cosine":
             scores /= length
         elif metric == "euclidean":
@@ -121,7 +122,8 @@ def _add(best: Ranked, scores: Floats, start: int) -> None:
     limit = best.scores[:, -1]
     n_queries = scores.shape[1]
     if len(scores) > SEEN and np.isneginf(limit).any():
-        limit = np.nextafter(np.partition(scores, -SEEN, axis=0)[-SEEN], -np.inf)
+        smallest = np.partition(scores, -SEEN, axis=0)[-SEEN]
+        limit = np.nextafter(smallest, -np.inf)
     hits = np.flatnonzero(scores > limit)
     queries, query = np.unique(hits % n_queries, return_inverse=True)
     places = np.arange(len(queries))
@@ -129,8 +131,10 @@ def _add(best: Ranked, scores: Floats, start: int) -> None:
     score = np.concatenate([best.scores[queries].ravel(), scores.ravel()[hits]])
     number = np.concatenate([best.numbers[queries].ravel(), start + hits // n_queries])
     order = np.lexsort((number, -score, query))
-    nearest = order[np.searchsorted(query[order], places)[:, None] + np.arange(SEEN)]
-    best.scores[queries], best.numbers[queries] = score[nearest], number[nearest]
+    firsts = np.searchsorted(query[order], places)
+    nearest = order[firsts[:, None] + np.arange(SEEN)]
+    best.scores[queries] = score[nearest]
+    best.numbers[queries] = number[nearest]
 
 
 def recall_bounds(ours: Ranked, theirs: Ranked, k: int, metric: Metric) -> tuple[Array, Array]:
@@ -146,19 +150,24 @@ def recall_bounds(ours: Ranked, theirs: Ranked, k: int, metric: Metric) -> tuple
         """Return what is surely among the first k, and what may be."""
         tolerance = TIED * np.maximum(np.abs(scores[:, :1]), metric == "cosine")
         sure = scores > scores[:, k, None] + tolerance
-        return sure, (scores >= scores[:, k - 1, None] - tolerance) & np.isfinite(scores) & ~sure
+        possible = scores >= scores[:, k - 1, None] - tolerance
+        return sure, possible & np.isfinite(scores) & ~sure
 
     def both(a: AnyArray, b: AnyArray) -> Counts:
         return np.asarray((equal & a[:, :, None] & b[:, None, :]).sum(axis=(1, 2)))
 
-    (x_sure, x_tied), (y_sure, y_tied) = first(ours.scores), first(theirs.scores)
+    x_sure, x_tied = first(ours.scores)
+    y_sure, y_tied = first(theirs.scores)
     n = x_tied.sum(axis=1)
     m = y_tied.sum(axis=1)
     x_places = np.minimum(k - x_sure.sum(axis=1), n)
     y_places = np.minimum(k - y_sure.sum(axis=1), m)
     many = np.maximum(n, m) > KS[-1]
     same = (n == m) & (both(x_tied, y_tied) == n) & ~many
-    least = both(x_sure, y_sure) + np.where(same, np.minimum(x_places, y_places), 0)
-    least += np.maximum(0, x_places - n + both(x_tied, y_sure)) + np.maximum(0, y_places - m + both(x_sure, y_tied))
-    most = np.where(many, k, np.minimum(k, both(x_sure | x_tied, y_sure | y_tied)))
+    least = both(x_sure, y_sure)
+    least += np.where(same, np.minimum(x_places, y_places), 0)
+    least += np.maximum(0, x_places - n + both(x_tied, y_sure))
+    least += np.maximum(0, y_places - m + both(x_sure, y_tied))
+    possible = both(x_sure | x_tied, y_sure | y_tied)
+    most = np.where(many, k, np.minimum(k, possible))
     return least / k, most / k

@@ -26,7 +26,7 @@ MAX_ROWS = 1024  # rows kept for similarity and matching, the first of the seede
 
 @dataclass
 class Side:
-    """One model's sums over the images. They are `state.State`, and how often each feature is far out, by group.
+    """One model's sums over the images: `state.State`, and how often each feature is far out, by group.
 
     far: (2, group, feature) number of images with z > 4, with z < −4 (float64).
     rows: the first `MAX_ROWS` representations, float32; one array a batch.
@@ -42,7 +42,8 @@ class Side:
     @property
     def vectors(self) -> Float32s:
         """(image, feature) the kept representations."""
-        return np.concatenate([np.zeros((0, self.state.n_features), np.float32), *self.rows])
+        no_rows = np.zeros((0, self.state.n_features), np.float32)
+        return np.concatenate([no_rows, *self.rows])
 
     @property
     def scaled_rows(self) -> Array:
@@ -77,7 +78,7 @@ class Side:
 
 @dataclass
 class Pair:
-    """Candidate and reference over the same images. How often they predict the same class is counted, too."""
+    """Candidate and reference over the same images, and the classes that they predict."""
 
     candidate: Side
     reference: Side
@@ -98,12 +99,14 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
         keys: (image,) integers that fix each image's jackknife group (`state.update`), the same for both.
     """
     key = np.asarray(keys, dtype=np.int64)
-    pairs = [(pair.candidate, float64(h_candidate)), (pair.reference, float64(h_reference))]
-    usable = [definitions.usable_rows(h).usable for _, h in pairs]
-    both = usable[0] & usable[1]
-    for (side, h), own in zip(pairs, usable, strict=True):
+    ours = float64(h_candidate)
+    theirs = float64(h_reference)
+    our_usable = definitions.usable_rows(ours).usable
+    their_usable = definitions.usable_rows(theirs).usable
+    both = our_usable & their_usable
+    for side, h, usable in ((pair.candidate, ours, our_usable), (pair.reference, theirs, their_usable)):
         side.add(h[both], key[both])
-        sums.update(side.state, h[~own], key[~own])  # counts them, adds nothing
+        sums.update(side.state, h[~usable], key[~usable])  # counts them, adds nothing
     return np.asarray(both)
 
 
@@ -130,24 +133,35 @@ def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLi
     """
     tops = []
     for scores in (float64(candidate), float64(reference)):
-        is_alone = (scores == scores.max(axis=1, keepdims=True)).sum(axis=1) == 1
+        is_largest = scores == scores.max(axis=1, keepdims=True)
+        is_alone = is_largest.sum(axis=1) == 1
         tops.append(np.where(is_alone, scores.argmax(axis=1), -1))
     pair.predicted.append(np.stack(tops))
 
 
 def agreement(pair: Pair) -> ClassAgreement | None:
-    """Compare the predicted classes. None without any.
+    """Compare the predicted classes; None without any.
 
     By chance Σ_k p_k q_k agree, with the shares of both models' predictions, as in Cohen's kappa (Cohen 1960, "A
     coefficient of agreement for nominal scales").
     """
     if not pair.predicted:
         return None
-    ours, theirs = both = np.hstack(pair.predicted)
-    p, q = (np.bincount(classes[classes >= 0], minlength=both.max() + 1) / len(classes) for classes in both)
-    same = intervals.wilson(int(((ours == theirs) & (ours >= 0)).sum()), len(ours))
-    bounds = {"value": same.value, "low": same.low, "high": same.high, "confidence": intervals.CONFIDENCE}
-    return ClassAgreement(n=same.n, n_same=same.n_correct, chance=float(p @ q), **bounds)
+    predicted = np.hstack(pair.predicted)
+    ours, theirs = predicted
+    n_classes = predicted.max() + 1
+    p, q = (np.bincount(classes[classes >= 0], minlength=n_classes) / len(classes) for classes in predicted)
+    is_same = (ours == theirs) & (ours >= 0)
+    same = intervals.wilson(int(is_same.sum()), len(ours))
+    return ClassAgreement(
+        n=same.n,
+        n_same=same.n_correct,
+        value=same.value,
+        low=same.low,
+        high=same.high,
+        confidence=intervals.CONFIDENCE,
+        chance=float(p @ q),
+    )
 
 
 class Compared(Frozen):
@@ -166,14 +180,12 @@ class Compared(Frozen):
 
 
 def decisive_features(statistics: Statistics) -> tuple[OutlierFeature, ...]:
-    """Return the persistent outlier features. They are at most `LISTED`; without any, the strongest feature."""
+    """Return the persistent outlier features, at most `LISTED`, or the strongest feature where there are none."""
     return statistics.persistent[:LISTED] or statistics.features[:1]
 
 
 def unrelated(similarity: Similarity | None, agreement: ClassAgreement | None) -> Iterator[str]:
-    """Return how the two models are unrelated.
-
-    The candidate then has no more to do with the reference than a model made by itself.
+    """Yield in which ways the candidate is as unrelated to the reference as a model made by itself.
 
     Agreement at chance says something only where full agreement would have been told from chance.
     """

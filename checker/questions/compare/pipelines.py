@@ -32,7 +32,7 @@ def _junit(report: CompareReport) -> str:
 def _index_result(report: CompareReport) -> Element | None:
     """Make the result of the index verdict, which fails where it is required."""
     index = report.index
-    if index is None or index.verdict == "compatible":
+    if index is None or index.is_compatible:
         return None
     tag = "failure" if "index" in report.required else "skipped"
     return element(tag, message=index.plain, type=index.verdict)
@@ -42,7 +42,7 @@ def _sarif(report: CompareReport) -> str:
     """Write the SARIF document, with a result for an index verdict that stops the run."""
     options = FormOptions()
     run = run_of([report], options, CATEGORY)
-    if report.index_words and (report.index is None or report.index.verdict != "compatible"):
+    if report.index_words and (report.index is None or not report.index.is_compatible):
         rule = rule_node("index_verdict", INDEX_TITLE, INDEX_TITLE, INDEX_TITLE)
         run["tool"]["driver"]["rules"].append(rule)
         words = printable(report.index.plain if report.index else report.rule)

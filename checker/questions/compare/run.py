@@ -9,20 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack, overload
 
 import numpy as np
 
-from ....thresholds import read_bytes
 from ....thresholds.profile import Profile
 from ...core.evidence import Evidence, Execution
 from ...core.measure.job import Job
 from ...core.measure.opening import OpenedJob, open_job
-from ...core.measure.probe import probe
-from ...core.measure.reference import IMAGES_OF_COMPARISON, first_images, reference_runs, with_references
-from ...core.measure.sums import Measurement, TensorSums, conclude
 from ...core.model.watched import file_digest
 from ...core.options import RunOptions
 from ...core.progress import Progress
@@ -33,14 +30,14 @@ from ...outside.addresses import LocalModel, on_this_machine, parse_address
 from ...outside.image_sets.open import Images, opener
 from ...outside.isolation import NO_LIMITS, Limits
 from ...outside.storage.places import Place, as_typed, redact
-from ...report.record import Settings, Time
-from ...text import VERSION, Fields, Texts, sha256_of
+from ...report.record import Time
+from ...text import VERSION, Texts
 from ..call import QuestionRun
 from ..check import binding_of
 from . import baseline as baselines
 from . import stored
 from .baseline import COSINE_IMAGES, Baseline, GivenBaseline, Vectors
-from .both import run_both, say_none_usable
+from .both import measure_both
 from .changes import changes, jackknife_of, required_by
 from .features import FeatureFates, follow_features, new_features
 from .index import concluded_index, on_another_machine
@@ -144,9 +141,17 @@ def compare(
     if child is None:
         report = _compare(run, places, baseline, tolerance, profile, index, require)
     else:
-        asked: Fields = dict(zip(("candidate", "reference"), typed, strict=False))
-        asked |= {"tolerance": tolerance, "thresholds": profile, "index": index, "require": require}
-        report = _compare_apart(child, baseline, asked | run.options.keywords | {"progress": progress})
+        asked = partial(
+            child,
+            *typed,
+            tolerance=tolerance,
+            thresholds=profile,
+            index=index,
+            require=require,
+            progress=progress,
+            **run.options.keywords,
+        )
+        report = _compare_apart(asked, baseline)
     return _save_baseline(report, write_baseline, baseline)
 
 
@@ -163,41 +168,26 @@ def _compare(
     old_numbers = None if baseline is None else baselines.load(baseline)
     baseline_digest = ""
     if isinstance(baseline, str | Path):
-        baseline_digest = sha256_of(read_bytes(Path(baseline), baselines.LARGEST_BYTES))
+        baseline_digest = file_digest(Path(baseline))
     named = (("--index", index.file), ("--text", index.text))
     files = {option: open_vectors(file, option) for option, file in named if file is not None}
     with ExitStack() as copies:
         preprocess = run.options.preprocess
         models = [copies.enter_context(on_this_machine(p, preprocess=preprocess, tell=run.tell)) for p in places]
         opened = _open(models, run)
-        first = opened[0]
-        run.tell("trying the models on a few images")
-        facts = [probe(model) for model in opened]
-        firsts = first_images(first), first_images(opened[-1])
-        pair, read, described = run_both(first, opened[-1], run.progress, firsts)
-        if pair.candidate.state.n == 0:
-            say_none_usable(opened, pair, read.n_usable)
-        sides = (pair.candidate, pair.reference)
-        references = []
-        evidence = []
-        for number, model in enumerate(opened):
-            (exact,) = reference_runs(model, firsts[number], IMAGES_OF_COMPARISON)
-            fact = with_references(facts[number], [exact])
-            measured = Measurement([TensorSums(sides[number].state, described=described[number])], read)
-            (concluded,) = conclude(model.job, fact, measured, profile)
-            references.append(exact)
-            evidence.append(models[number].named(concluded))
+        pair, read, references, evidence = measure_both(models, opened, run, profile)
         when = Time.until_now(run.clock, read.n_usable)
-        nodes = [Counter(node.op_type for node in model.models[0].graph.proto.graph.node) for model in opened]
+        nodes = [_types_of_nodes(model) for model in opened]
         vectors = Vectors(pair.candidate.vectors, tuple(digest for _, digest in pair.images))
-        new_baseline = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0]).with_vectors(vectors)
+        numbers = baselines.make(pair.candidate, evidence[0], read.digests, nodes[0])
+        new_baseline = numbers.with_vectors(vectors)
         ours = Compared.of(evidence[0], profile)
         is_exact = run.options.arithmetic is not None
         if len(opened) == 1 and old_numbers is None:
             if index.file is None:
                 return FirstBaseline(candidate=ours, next_baseline=new_baseline)
             exact = None if is_exact else references[0]
-            judged = judge_vectors(first, pair, files["--index"], index, run, exact)
+            judged = judge_vectors(opened[0], pair, files["--index"], index, run, exact)
             return stored.report_of(ours, judged, profile, when).with_baseline(new_baseline)
         if old_numbers is not None:
             comparison = _against(pair.candidate, evidence[0], read.digests, old_numbers, profile, tolerance)
@@ -206,7 +196,8 @@ def _compare(
             if not old_numbers.nodes:  # those of the candidate have nothing to be compared with
                 nodes[0] = Counter()
         else:
-            comparison = _between(pair, Compared.of(evidence[-1], profile), profile, tolerance)
+            theirs = Compared.of(evidence[-1], profile)
+            comparison = _between(pair, theirs, profile, tolerance)
             old = Vectors(pair.reference.vectors, vectors.digests)
         run.tell("comparing the vectors")
         index_report = report_on_index(pair, old, comparison.reference.evidence, files, index)
@@ -216,11 +207,25 @@ def _compare(
             index_report = on_another_machine(index_report, loss)
         digests = {f"{name}_digest": file_digest(file) for name, file in dict(index).items() if isinstance(file, Path)}
         index_report = index_report.model_copy(update=digests)
-        binding = binding_of(Settings(**dict(run.options)))
-        added: Fields = {"index": index_report, "required": require, "binding": binding}
-        added["baseline_digest"] = baseline_digest
-        report = _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when, **added)
+        report = _report(
+            ours,
+            comparison,
+            profile,
+            tolerance,
+            baselines.name_of(baseline),
+            when,
+            index=index_report,
+            required=require,
+            binding=binding_of(run.options),
+            baseline_digest=baseline_digest,
+        )
         return report.with_baseline(new_baseline)
+
+
+def _types_of_nodes(opened: OpenedJob) -> Counter[str]:
+    """Count the nodes of a model's graph by type."""
+    graph = opened.models[0].graph.proto.graph
+    return Counter(node.op_type for node in graph.node)
 
 
 def _open(models: Sequence[LocalModel], run: QuestionRun) -> list[OpenedJob]:
@@ -230,7 +235,8 @@ def _open(models: Sequence[LocalModel], run: QuestionRun) -> list[OpenedJob]:
     opened = [open_job(jobs[0], opener(run.handed_over))]
     for job in jobs[1:]:
         run.tell("loading the reference")
-        opened.append(replace(open_job(job, lambda _: opened[0].source), described=None))
+        reference = open_job(job, lambda _: opened[0].source)
+        opened.append(replace(reference, described=None))
     return opened
 
 
@@ -287,7 +293,7 @@ def _save_baseline(report: AnyReport, file: str | Path | None, baseline: GivenBa
     return report
 
 
-def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline, asked: Fields) -> AnyReport:
+def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline) -> AnyReport:
     """Compare in a child. Baselines cross the wall in files, since JSON does not hold their vectors."""
     sent = baseline
     with TemporaryDirectory(prefix="robustcheck-") as folder:
@@ -297,7 +303,7 @@ def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline, ask
             if baseline.vectors is not None:
                 sent = Path(folder, "sent.npz")
             baselines.write(sent, baselines.load(baseline))
-        report = child(baseline=sent, write_baseline=written, **asked)
+        report = child(baseline=sent, write_baseline=written)
         numbers = baselines.read(written)
     if isinstance(report, FirstBaseline):
         return report.model_copy(update={"next_baseline": numbers})
@@ -308,12 +314,14 @@ def _compare_apart(child: Callable[..., AnyReport], baseline: GivenBaseline, ask
 
 def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> Comparison:
     """Two models that were run."""
-    numbers = jackknife_of(pair.candidate), jackknife_of(pair.reference)
+    ours = pair.candidate
+    theirs = pair.reference
+    required = required_by(profile)
     return Comparison(
         reference,
-        statistics=changes(*numbers, required_by(profile), profile.alpha, tolerance),
-        features=follow_features(pair.candidate, pair.reference, reference.evidence.statistics, tolerance),
-        similarity=similarity(pair.candidate.scaled_rows, pair.reference.scaled_rows),
+        statistics=changes(jackknife_of(ours), jackknife_of(theirs), required, profile.alpha, tolerance),
+        features=follow_features(ours, theirs, reference.evidence.statistics, tolerance),
+        similarity=similarity(ours.scaled_rows, theirs.scaled_rows),
         agreement=agreement(pair),
     )
 
@@ -329,7 +337,8 @@ def _against(
     same_width = ours.n_features == theirs.n_features
     if statistics.statistic_version != evidence.statistics.statistic_version:
         theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
-    paired = old.evidence.images.digest == evidence.images.digest and np.array_equal(ours.sizes, theirs.sizes)
+    same_images = old.evidence.images.digest == evidence.images.digest
+    paired = same_images and np.array_equal(ours.sizes, theirs.sizes)
     if not stale and not paired:
         stale = ("the baseline has other images among its usable ones",)
     same_rows = paired and tuple(digests) == old.images
@@ -396,10 +405,11 @@ def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_bas
     if fields := baselines.changed_preprocessing(candidate.evidence, reference.evidence):
         notes.append(f"Candidate and reference preprocess differently ({fields}), each as its file says.")
     notes += _other_cpu_note(candidate.evidence.execution, reference.evidence.execution)
-    notes_by_model = [notes_of(side.evidence, profile) for side in (candidate, reference)]
-    notes += [note for note in notes_by_model[0] if note in notes_by_model[1]]
-    for name, mine, others in (("candidate", *notes_by_model), ("reference", *notes_by_model[::-1])):
-        notes += [f"Of the {name}: {note}" for note in mine if note not in others]
+    ours = notes_of(candidate.evidence, profile)
+    theirs = notes_of(reference.evidence, profile)
+    notes += [note for note in ours if note in theirs]
+    notes += [f"Of the candidate: {note}" for note in ours if note not in theirs]
+    notes += [f"Of the reference: {note}" for note in theirs if note not in ours]
     return tuple(notes)
 
 

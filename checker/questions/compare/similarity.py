@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from ....thresholds.records import Frozen
-from ...arrays import Array, Floats, float64
+from ...arrays import Array, Bools, Floats, float64
 from ...core.statistics.definitions import unit_rows
 from ...text import bound_text, percent_text
 
@@ -32,7 +33,8 @@ def scaled(h: npt.ArrayLike) -> Array:
     """Scale representations (image, feature) to length √feature. A rotation of h rotates them too."""
     x = float64(h)
     x = x / np.abs(x).max(axis=1, keepdims=True)  # safe from overflow in the squares
-    return float64(x / np.sqrt(np.mean(x**2, axis=1, keepdims=True)))
+    mean_square = np.mean(x**2, axis=1, keepdims=True)
+    return float64(x / np.sqrt(mean_square))
 
 
 class Similarity(Frozen):
@@ -64,14 +66,14 @@ class Similarity(Frozen):
 
     @property
     def text(self) -> str:
-        """Return CKA and same neighbours as text. These two numbers distinguish a copy from a mixture."""
+        """Return as text the two numbers that distinguish a copy from a mixture: CKA and same neighbours."""
         nearest = percent_text(self.same_nearest)
         cka = "–" if self.cka_debiased is None else bound_text(self.cka_debiased, UNRELATED_CKA, MIN_CKA)
         return f"debiased CKA {cka}, same nearest neighbour in {nearest} of {self.n_images} images"
 
     @property
     def distance_text(self) -> str:
-        """Return the distance of the nearest neighbours as text. It distinguishes a copy from a collapse."""
+        """Return as text what distinguishes a copy from a collapse: the distance of the nearest neighbours."""
         distance = bound_text(self.nearest_distance, MIN_NEAREST_DISTANCE)
         return f"nearest neighbours {distance} times as far away, relative to all others"
 
@@ -95,21 +97,17 @@ def similarity(x: Array, y: Array) -> Similarity:
 
 
 def cosines(x: Array) -> Array:
-    """Return the cosines between representations, (image, image).
-
-    Given are (image, feature) at the scale of `scaled`.
-    """
+    """Return the cosines, (image, image), between representations (image, feature) at the scale of `scaled`."""
     return float64(x @ x.T / x.shape[1])
 
 
 def similarity_of(k: Array, m: Array) -> Similarity:
     """Return the similarity from cosines, (image, image), of both. CKA needs nothing else."""
-    kc, mc = (_centred(gram) for gram in (k, m))
-    scale = float((k * k).sum())
-    biased = _alignment(float((kc * mc).sum()), float((kc * kc).sum()), float((mc * mc).sum()), scale)
+    scale = _product(k, k)
+    biased = _alignment(_centred(k), _centred(m), _product, scale)
     debiased = None
     if len(k) >= 4:
-        debiased = _alignment(_hsic(k, m), _hsic(k, k), _hsic(m, m), scale)
+        debiased = _alignment(k, m, _hsic, scale)
     change = _rms_off_diagonal(k - m) if len(k) > 1 else None
     return Similarity(
         n_images=len(k),
@@ -135,9 +133,18 @@ def same_nearest(k: Array, m: Array) -> float | None:
     """
     if len(k) < 3:
         return None
-    others = [np.where(np.eye(len(k), dtype=bool), -np.inf, matrix) for matrix in (k, m)]
-    ours, theirs = (matrix >= matrix.max(axis=1, keepdims=True) - TIED for matrix in others)
-    return float(np.mean((ours & theirs).sum(axis=1) / (ours | theirs).sum(axis=1)))
+    ours = _nearest(k)
+    theirs = _nearest(m)
+    n_in_both = (ours & theirs).sum(axis=1)
+    n_in_either = (ours | theirs).sum(axis=1)
+    return float(np.mean(n_in_both / n_in_either))
+
+
+def _nearest(cosines: Array) -> Bools:
+    """Return which images are nearest to each image, (image, image)."""
+    others = np.where(np.eye(len(cosines), dtype=bool), -np.inf, cosines)
+    largest = others.max(axis=1, keepdims=True)
+    return np.asarray(others >= largest - TIED)
 
 
 def nearest_distance(k: Array, m: Array) -> float | None:
@@ -164,7 +171,8 @@ def _relative_distance(cosines: Array) -> float:
     """Return the mean of 1 − cosine to each image's nearest other image, relative to all other images."""
     off = ~np.eye(len(cosines), dtype=bool)
     nearest = np.where(off, cosines, -1).max(axis=1)
-    return float((1 - nearest.mean()) / max(1 - cosines[off].mean(), TIED))
+    usual = max(1 - cosines[off].mean(), TIED)
+    return float((1 - nearest.mean()) / usual)
 
 
 def procrustes(x: Array, y: Array) -> Array:
@@ -173,7 +181,8 @@ def procrustes(x: Array, y: Array) -> Array:
     The R with RᵀR = 1 that minimises ‖x R − y‖ (Schönemann 1966), equal to scipy.linalg.orthogonal_procrustes(x, y).
     With fewer images than features R is not unique; x R is. Of other widths R is the part of an orthogonal map.
     """
-    (_, rx), (qy, ry) = np.linalg.qr(x.T), np.linalg.qr(y.T)
+    _, rx = np.linalg.qr(x.T)
+    qy, ry = np.linalg.qr(y.T)
     u, _, vt = np.linalg.svd(rx @ ry.T, full_matrices=False)
     return np.asarray(rx.T @ u @ vt @ qy.T)
 
@@ -189,20 +198,29 @@ def _centred(gram: Array) -> Array:
     return float64(gram - middle - middle[:, None] + middle.mean())  # symmetric
 
 
-def _alignment(product: float, first: float, second: float, scale: float) -> float | None:
+def _alignment(k: Array, m: Array, product: Callable[[Array, Array], float], scale: float) -> float | None:
+    """Return the cosine of the angle between two matrices by a product; None where one of them does not vary."""
+    first = product(k, k)
+    second = product(m, m)
     if min(first, second) <= 1e-14 * scale:  # what rounding leaves of representations that are all the same
         return None
-    return min(product / math.sqrt(first * second), 1.0)
+    return min(product(k, m) / math.sqrt(first * second), 1.0)
+
+
+def _product(k: Array, m: Array) -> float:
+    return float((k * m).sum())
 
 
 def _hsic(k: Array, m: Array) -> float:
-    """Return n(n − 3) times the unbiased HSIC. It is that of Song et al.; the factor cancels."""
+    """Return n(n − 3) times the unbiased HSIC of Song et al.; the factor cancels."""
     n = len(k)
     k = k - np.diag(np.diag(k))
     m = m - np.diag(np.diag(m))
-    rows = k.sum(axis=1), m.sum(axis=1)
-    total = rows[0].sum() * rows[1].sum() / ((n - 1) * (n - 2))
-    return float((k * m).sum() + total - 2 / (n - 2) * (rows[0] @ rows[1]))
+    k_rows = k.sum(axis=1)
+    m_rows = m.sum(axis=1)
+    of_totals = k_rows.sum() * m_rows.sum() / ((n - 1) * (n - 2))
+    of_rows = 2 / (n - 2) * (k_rows @ m_rows)
+    return float(_product(k, m) + of_totals - of_rows)
 
 
 def cosine(x: Array, y: Array) -> Array:

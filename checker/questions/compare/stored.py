@@ -6,6 +6,7 @@ The report, its document and the verdict are made here; `trials.py` tries other 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Literal, NoReturn
 
 from ....thresholds.profile import Profile
@@ -55,7 +56,7 @@ STEPS = {
     "untested_index": f"Give {FEWEST_IMAGES} or more photos whose file names are ids of the vectors.",
 }
 """next steps that differ from those of a comparison with a reference"""
-ANSWERS: dict[IndexVerdict, str] = {
+ANSWERS = {
     "compatible": "The vectors agree with those of this file",
     "re-embed": "The vectors are not those of this file",
     "undecided": "It cannot be told whether the vectors are those of this file",
@@ -87,9 +88,7 @@ class VectorsReport(Shown, NoTruth, WithNextBaseline):
     @property
     def exit_code(self) -> Literal[0, 1]:
         """Return 0 if the vectors are those of the model, else 1."""
-        if self.index.verdict == "compatible":
-            return 0
-        return 1
+        return 0 if self.index.is_compatible else 1
 
     @property
     def passed(self) -> NoReturn:
@@ -100,24 +99,28 @@ class VectorsReport(Shown, NoTruth, WithNextBaseline):
 
     @property
     def answer(self) -> str:
-        """Return the answer with its reason, or with what was measured. It is one sentence."""
-        start = ANSWERS[self.index.verdict]
-        reason = self.index.reason
+        """Return in one sentence the answer with its reason, or with what was measured."""
+        index = self.index
+        start = ANSWERS[index.verdict]
+        reason = index.reason
         if reason is not None:
             return f"{start}: {reason.seen}."
-        numbers = self.index.numbers
-        if self.index.tested == "by vectors":
-            n_there = round((numbers[THERE].estimate or 0) * self.index.n_images)
+        numbers = index.numbers
+        n = index.n_images
+        if index.tested == "by vectors":
+            n_there = round((numbers[THERE].estimate or 0) * n)
             ids = "and none of its ids is clearly a photo's"
-            if self.index.n_ids == 0:
+            if index.n_ids == 0:
                 ids = "which has no ids"
-            if self.index.n_repeated:
-                ids = f"and several vectors have the id of each of {self.index.n_repeated} photos"
-            return f"{start}: {n_there} of {self.index.n_images} photos have their vector in the index, {ids}."
-        n = sum(self.index.ids.values())
-        n_own = round((numbers[OWN].estimate or 0) * n)
+            if index.n_repeated:
+                ids = f"and several vectors have the id of each of {index.n_repeated} photos"
+            return f"{start}: {n_there} of {n} photos have their vector in the index, {ids}."
+        n_matched = sum(index.ids.values())
+        n_own = round((numbers[OWN].estimate or 0) * n_matched)
         cosines = number_text(numbers[MEDIAN].estimate, 5)
-        return f"{start}: {n_own} of {n} photos have their own vector under their id (cosine {cosines}, median)."
+        return (
+            f"{start}: {n_own} of {n_matched} photos have their own vector under their id (cosine {cosines}, median)."
+        )
 
     def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
@@ -134,16 +137,16 @@ def report_of(model: Compared, index: IndexReport, profile: Profile, when: Time)
         when: it ran.
     """
     evidence = model.evidence
-    index = _with_doubts(index, evidence, [reason.id for reason in model.verdict.reasons])
-    exit_code: Literal[0, 1] = 1
+    doubts = [reason.id for reason in model.verdict.reasons]
+    index = _with_doubts(index, evidence, doubts)
     notes = list(notes_of(evidence, profile))
-    if index.verdict == "compatible":
-        exit_code = 0
-        if evidence.preprocessing.source == "assumed":
-            notes.insert(0, AS_ASSUMED)
+    if index.is_compatible and evidence.preprocessing.source == "assumed":
+        notes.insert(0, AS_ASSUMED)
     facts = evidence.model
     return VectorsReport(
-        gate=Gate(exit_code=exit_code, fail_on="warn", rule=f"the index verdict is {index.verdict}"),
+        gate=Gate(
+            exit_code=0 if index.is_compatible else 1, fail_on="warn", rule=f"the index verdict is {index.verdict}"
+        ),
         model=ModelRead(
             file=facts.file, digest=facts.digest, source=facts.source, tensor=facts.tensor, pool=facts.pool
         ),
@@ -187,10 +190,11 @@ def judge_stored(
     else:
         report = _about_this_file(report, "undecided")
     own: VectorsByPhoto = found.own
-    if report.verdict == "compatible":
+    if report.is_compatible:
         rows = matches.rows
         if report.tested == "by vectors":
-            rows = {int(row): photo for photo, row in enumerate(found.ranked[0].numbers[:, 0])} | dict(rows)
+            nearest = found.ranked[0].numbers[:, 0].tolist()
+            rows = {row: photo for photo, row in enumerate(nearest)} | dict(rows)
             own = search([ours], file.blocks(), "cosine", rows).own
         report = _as_between_files(report, ours, own, file, rows)
     return _on_another_machine(report, exact, ours, own)
@@ -239,8 +243,9 @@ def _by_ids(
     """Name what was done to the vectors of photos with an id, and judge that."""
     photos = sorted(own)
     stored = float64([own[photo] for photo in photos])
-    cosines = cosine(stored, ours[photos])
-    change, after = explain(stored, ours[photos], report.options.min_cosine)
+    of_model = ours[photos]
+    cosines = cosine(stored, of_model)
+    change, after = explain(stored, of_model, report.options.min_cosine)
     numbers = report.numbers | {MEDIAN: quantile(cosines, 0.5)}
     report = report.model_copy(update={"numbers": numbers})
     if change in CHANGES:
@@ -258,7 +263,7 @@ def _by_ids(
         seen = f"the features are permuted; put in this file's order, the cosine is {number_text(after)} (worst 5 %)"
         return _because(report, "permuted", seen, "re-embed")
     is_own = holds.is_same(cosines, holds.spacing(ours)[photos])
-    others = {photo: own[photo] for photo, same in zip(photos, is_own, strict=True) if not same}
+    others = {photo: own[photo] for photo in compress(photos, ~is_own)}
     if way := try_others(others):
         seen = f"{len(others)} of {len(photos)} photos were preprocessed in another way: {way}"
         return _because(report, "other_preprocessing", seen, verdict)
@@ -280,7 +285,7 @@ def _on_another_machine(
         return report
     stored = float64([own[photo] for photo in photos])
     loss = loss_of((ours[photos], stored), (rows[photos], None), "this machine", exact.run.words)
-    if report.verdict == "compatible":
+    if report.is_compatible:
         return on_another_machine(report, loss)
     if loss is None or not loss.is_of_machine:
         return report
@@ -298,7 +303,8 @@ def _about_this_file(report: IndexReport, verdict: IndexVerdict) -> IndexReport:
 
 def _because(report: IndexReport, name: str, seen: str, verdict: IndexVerdict) -> IndexReport:
     """Return the report with this as its only reason."""
-    step = STEPS.get(name) or INDEX_REASONS[name][1] or STEPS["other_index"]
+    _, usual_step = INDEX_REASONS[name]
+    step = STEPS.get(name) or usual_step or STEPS["other_index"]
     reason = IndexReason(id=name, verdict=verdict, seen=seen, next_step=step)
     return report.model_copy(update={"verdict": verdict, "reasons": (reason,)})
 
@@ -311,7 +317,7 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
     if unsound := UNSOUND.intersection(reasons):
         return because_unsound(report, unsound).model_copy(update={"verdict": "undecided"})
     n_varied = evidence.images.sanity.n_varied
-    if report.verdict == "compatible" and n_varied < FEWEST_IMAGES:
+    if report.is_compatible and n_varied < FEWEST_IMAGES:
         return because_too_few(report, n_varied)
     if evidence.preprocessing.source == "assumed" and report.verdict == "re-embed":
         seen = f"neither an option nor a file gives the preprocessing of {evidence.model.file}"
@@ -325,8 +331,9 @@ def _with_doubts(report: IndexReport, evidence: Evidence, reasons: Sequence[str]
 def document_of_vectors(report: VectorsReport) -> Document:
     """Return the document of a report."""
     index = report.index
-    heading = f"{SIGNS[index.verdict]} index {index.verdict}"
-    line = f"{SIGNS[index.verdict]} {report.model.file}: {report.answer}"
+    sign = SIGNS[index.verdict]
+    heading = f"{sign} index {index.verdict}"
+    line = f"{sign} {report.model.file}: {report.answer}"
     if index.reason:
         line += f" {index.reason.next_step}"
     if report.exit_code:
@@ -369,11 +376,11 @@ def _rows(index: IndexReport) -> Iterator[tuple[str, str]]:
     for label, text in index.model_copy(update={"reasons": ()}).rows():
         if label not in ("made by", "run by"):
             yield label, text
-    if index.verdict == "compatible":
+    if index.is_compatible:
         yield "tested", index.tested or ""
 
 
-CHANGES: Mapping[str, str] = {
+CHANGES = {
     "normalised": "the vectors in the index have one length, and those of this file have not",
     "not normalised": "the vectors of this file have one length, and those in the index have not",
 }

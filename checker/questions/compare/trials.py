@@ -5,7 +5,7 @@ The model itself computes the vectors of the changed pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, get_args
 
@@ -66,7 +66,7 @@ def explained(opened: OpenedJob, names: Sequence[str], ours: Array, stored: Vect
 def _pictures(opened: OpenedJob, names: Sequence[str], stored: Iterable[int]) -> dict[int, DecodedImage]:
     """Decode the first photos that have a stored vector."""
     numbers = {name: number for number, name in enumerate(opened.source.entries.names())}
-    pictures = dict[int, DecodedImage]()
+    pictures = {}
     for photo in islice(sorted(stored), PHOTOS):
         item = opened.source.load(numbers[names[photo]])
         if isinstance(item, DecodedImage):
@@ -94,15 +94,15 @@ def _colours(own: Preprocessing) -> list[Preprocessing]:
 
 def _crops(own: Preprocessing) -> list[Preprocessing]:
     """Return the preprocessing with each of the usual ways to resize and crop."""
-    larger = [round(edge / SHORT_EDGE) for edge in own.size]
-    ways: list[tuple[str, Sequence[int]]] = [
+    larger = tuple(round(edge / SHORT_EDGE) for edge in own.size)
+    ways = [
         ("squash", own.size),
         ("shortest", own.size),
         ("shortest", larger),
         ("longest", own.size),
     ]
-    centred = {"crop": "center"}
-    return _others(own, [{"resize_mode": mode, "resize_size": tuple(size), **centred} for mode, size in ways])
+    updates = [{"resize_mode": mode, "resize_size": size, "crop": "center"} for mode, size in ways]
+    return _others(own, updates)
 
 
 def _filters(own: Preprocessing) -> list[Preprocessing]:
@@ -111,7 +111,7 @@ def _filters(own: Preprocessing) -> list[Preprocessing]:
     return _others(own, [{"interpolation": name} for name in filters])
 
 
-STEPS: tuple[Callable[[Preprocessing], list[Preprocessing]], ...] = (_colours, _crops, _colours, _filters)
+STEPS = (_colours, _crops, _colours, _filters)
 
 
 def _others(own: Preprocessing, updates: Iterable[Mapping[str, Any]]) -> list[Preprocessing]:
@@ -126,4 +126,6 @@ def _changes(own: Preprocessing, other: Preprocessing) -> list[str]:
 
 
 def _value(value: object) -> str:
-    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return "×".join(map(str, value))
+    return str(value)

@@ -24,6 +24,8 @@ NAMES = ("vectors", "embeddings", "representations", "embedding", "vector")
 """names of the vectors where a file holds several arrays"""
 IDS = ("ids", "id", "names", "name")
 Blocks = Iterator[AnyArray]
+OpenedFile = tuple[int, int, str, Callable[[], Blocks], Callable[[], Iterator[Any]]]
+"""number of vectors, their width and kind, and what reads vectors and ids"""
 LISTS = ("list<", "large_list<", "fixed_size_list<")
 """Types of a Parquet column that may hold vectors."""
 SAMPLE = 2048  # vectors that show of which form an index is
@@ -85,30 +87,7 @@ def open_vectors(path: Path, option: str) -> VectorFile:
         EnvironmentFaultError: the package that reads it is not installed.
     """
     with readable(path, option):
-        if path.suffix == ".parquet":
-            n, width, kind, read, read_ids = _parquet(path)
-        else:
-            arrays = _arrays(path)
-            shapes = {
-                name: tuple(array.shape if isinstance(array, np.ndarray) else array.get_shape())
-                for name, array in arrays.items()
-            }
-            name = _vectors_of([name for name, shape in shapes.items() if len(shape) == 2])
-            named = [key for key in IDS if shapes.get(key)]
-            ids = [arrays[key] for key in named if shapes[key] == shapes[name][:1]]
-            n, width = shapes[name]
-            kind = arrays[name][:1].dtype.kind
-            if named and not ids:
-                raise ValueError(f"{named[0]} has shape {shapes[named[0]]} for {n} {name}; one id per vector needed")
-
-            def read() -> Blocks:
-                for first in range(0, n, BLOCK):
-                    yield arrays[name][first : min(first + BLOCK, n)]
-
-            def read_ids() -> Iterator[Any]:
-                for first in range(0, n if ids else 0, BLOCK):
-                    yield from _texts(ids[0][first : min(first + BLOCK, n)])
-
+        n, width, kind, read, read_ids = _parquet(path) if path.suffix == ".parquet" else _of_arrays(path)
         if n < 2 or not width or kind != "f":
             codes = ""
             if kind in "biu":
@@ -128,11 +107,14 @@ def readable(path: Path, option: str) -> Iterator[None]:
         raise EnvironmentFaultError(f"{path}: package {fault.name} is missing", install_hint("data")) from fault
     except FileNotFoundError as fault:
         near = nearest_path(path)
-        step = f"{option} {quoted(near)}" if near else f"ls {quoted(existing_parent(path))}"
+        step = f"ls {quoted(existing_parent(path))}"
+        if near:
+            step = f"{option} {quoted(near)}"
         raise UsageError(f"{path}: file of {option} can't be used (No such file or directory)", step) from fault
     except NOT_READABLE as fault:
+        reason = getattr(fault, "strerror", None) or str(fault)[:200]
         raise UsageError(
-            f"{path}: file of {option} can't be used ({getattr(fault, 'strerror', None) or str(fault)[:200]})",
+            f"{path}: file of {option} can't be used ({reason})",
             f"numpy.save('vectors.npy', vectors)  # floats (vector, feature); then {option} vectors.npy",
         ) from fault
 
@@ -140,7 +122,8 @@ def readable(path: Path, option: str) -> Iterator[None]:
 def _texts(ids: AnyArray) -> list[Any]:
     """Return ids as a list. NumPy does not look at the code points of texts, and Python fails at wrong ones."""
     if ids.dtype.kind == "U":
-        points = np.frombuffer(ids.tobytes(), np.dtype(np.uint32).newbyteorder(ids.dtype.byteorder))
+        code_point = np.dtype(np.uint32).newbyteorder(ids.dtype.byteorder)
+        points = np.frombuffer(ids.tobytes(), code_point)
         if points.max(initial=0) > sys.maxunicode:
             raise ValueError("an id is not text")
     return list(ids.tolist())
@@ -176,7 +159,9 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> AnyArray:
     """Map an array of an archive."""
     with path.open("rb") as file:
         file.seek(member.header_offset + 26)  # of a zip's local header: two lengths, then what has them
-        file.seek(int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little"), 1)
+        name_length = int.from_bytes(file.read(2), "little")
+        extra_length = int.from_bytes(file.read(2), "little")
+        file.seek(name_length + extra_length, 1)
         if member.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
             fix = f"numpy.savez('plain.npz', **numpy.load({path.name!r})) writes it as needed"
             raise ValueError(f"array {member.filename} is compressed; {fix}")
@@ -186,12 +171,45 @@ def _mapped(path: Path, member: zipfile.ZipInfo) -> AnyArray:
         return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
 
 
-def _parquet(path: Path) -> tuple[int, int, str, Callable[[], Blocks], Callable[[], Iterator[Any]]]:
+def _of_arrays(path: Path) -> OpenedFile:
+    arrays = _arrays(path)
+    shapes = {name: _shape_of(array) for name, array in arrays.items()}
+    name = _vectors_of([name for name, shape in shapes.items() if len(shape) == 2])
+    vectors = arrays[name]
+    n, width = shapes[name]
+    named = [key for key in IDS if shapes.get(key)]
+    ids = [arrays[key] for key in named if shapes[key] == (n,)]
+    if named and not ids:
+        raise ValueError(f"{named[0]} has shape {shapes[named[0]]} for {n} {name}; one id per vector needed")
+
+    def read() -> Blocks:
+        return _blocks(vectors, n)
+
+    def read_ids() -> Iterator[Any]:
+        for block in _blocks(ids[0], n) if ids else ():
+            yield from _texts(block)
+
+    return n, width, vectors[:1].dtype.kind, read, read_ids
+
+
+def _shape_of(array: Any) -> tuple[int, ...]:
+    shape = array.shape if isinstance(array, np.ndarray) else array.get_shape()
+    return tuple(shape)
+
+
+def _blocks(array: Any, n: int) -> Blocks:
+    """Yield the n rows of an array in blocks."""
+    for first in range(0, n, BLOCK):
+        yield array[first : min(first + BLOCK, n)]
+
+
+def _parquet(path: Path) -> OpenedFile:
     import pyarrow.parquet as pq  # noqa: PLC0415 # an extra
 
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
-    name = _vectors_of([field.name for field in file.schema_arrow if str(field.type).startswith(LISTS)])
+    lists = [field.name for field in file.schema_arrow if str(field.type).startswith(LISTS)]
+    name = _vectors_of(lists)
     ids = [key for key in IDS if key in names][:1]
     batch = next(file.iter_batches(1, columns=[name]), None)
     if batch is None:  # the number of rows that the file claims may be wrong

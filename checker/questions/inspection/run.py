@@ -3,37 +3,31 @@
 from __future__ import annotations  # help() names the types as the package does
 
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from ...thresholds.profile import Profile
-from ...thresholds.records import Frozen
-from ..core.evidence import GraphScaling, ModelFacts, PreprocessingFacts
-from ..core.measure.opening import model_facts
-from ..core.model.contract import stated_in
-from ..core.model.int8 import saturating_pairs
-from ..core.model.layers import show_shape
-from ..core.model.open import ModelFile, open_model
-from ..core.model.scales import can_fix_scales, scales_over_batch
-from ..core.model.sidecar import find_preprocessing, models_below, takes_no_image
-from ..core.verdict.foreseen import foreseen, step_for
-from ..core.verdict.notes import int8_notes
-from ..core.verdict.pixels import steps_text
-from ..core.verdict.profile import load_profile
-from ..core.verdict.reasons import RULES
-from ..core.verdict.rule import Reason, reason
-from ..errors import RobustcheckError, UsageError
-from ..outside.addresses import on_this_machine, parse_address
-from ..outside.isolation import NO_LIMITS, Limits, apart
-from ..outside.storage.places import Place, Url, as_typed, redact
-from ..report.document import Block, Cell, Document, Facts, File, Section, Table, Words, document_of, name
-from ..report.shown import Shown
-from ..report.words import step_of
-from ..text import VERSION, Fields, as_json, error_json, frozen, quoted
+from ....thresholds.profile import Profile
+from ....thresholds.records import Frozen
+from ...core.evidence import ModelFacts, PreprocessingFacts
+from ...core.measure.opening import model_facts
+from ...core.model.contract import stated_in
+from ...core.model.int8 import saturating_pairs
+from ...core.model.open import ModelFile, open_model
+from ...core.model.scales import can_fix_scales, scales_over_batch
+from ...core.model.sidecar import find_preprocessing, models_below, takes_no_image
+from ...core.verdict.foreseen import foreseen, step_for
+from ...core.verdict.profile import load_profile
+from ...core.verdict.reasons import RULES
+from ...core.verdict.rule import Reason, reason
+from ...errors import RobustcheckError, UsageError
+from ...outside.addresses import on_this_machine, parse_address
+from ...outside.isolation import NO_LIMITS, Limits, apart
+from ...outside.storage.places import Place, Url, as_typed, redact
+from ...report.shown import Shown
+from ...text import Fields, as_json, error_json, frozen, quoted
 
 INSPECT_SCHEMA = "robustcheck.inspect/2"
 LISTED = 8  # models of a folder that an error names
@@ -95,12 +89,13 @@ def find_model(place: Place) -> Place:
             f"{place}: no .onnx file found in the folder, or in its folder onnx; one is needed",
             f"find {quoted(place)} -name '*.onnx'",
         )
-    listed = ", ".join(str(path.relative_to(place)) for path in models[:LISTED])
+    files = [str(path.relative_to(place)) for path in models[:LISTED]]
     if len(models) > LISTED:
-        listed += ", …"
-    likely = min(models, key=lambda path: (takes_no_image(path), len(path.name)))
+        files.append("…")
+    shortest_first = sorted(models, key=lambda path: len(path.name))
+    likely = min(shortest_first, key=takes_no_image)
     raise UsageError(
-        f"{place}: number of models in the folder is {len(models)} ({listed}); inspect takes one",
+        f"{place}: number of models in the folder is {len(models)} ({', '.join(files)}); inspect takes one",
         f"robustcheck inspect {quoted(likely)}",
     )
 
@@ -124,7 +119,8 @@ def inspect_model(
             raise
         fault = error
     why = "" if fault is None else _without_file(path, fault)
-    return Inspection(model, preprocessing, why, profile, _can_pass(model, preprocessing, fault, profile))
+    can_pass = _can_pass(model, preprocessing, fault, profile)
+    return Inspection(model, preprocessing, why, profile, can_pass)
 
 
 def inspect(
@@ -151,8 +147,9 @@ def inspect(
         UsageError, CannotAssessError: the file can't be opened; see each class.
     """
     profile = load_profile(thresholds)
-    name = as_typed(find_model(parse_address(model)))
-    return apart(inspected, redact(name), limits)(name, profile, tensor=tensor, pool=pool, preprocess=preprocess)
+    file = as_typed(find_model(parse_address(model)))
+    child = apart(inspected, redact(file), limits)
+    return child(file, profile, tensor=tensor, pool=pool, preprocess=preprocess)
 
 
 def inspected(
@@ -191,7 +188,7 @@ def inspect_json(inspection: Inspection) -> Fields:
     """Return an inspection as JSON values. Every form shows them."""
     model = inspection.model
     chosen = model.representation
-    others = (candidate for candidate in model.candidates if candidate.tensor != chosen.tensor)
+    others = [each for each in model.candidates if each.tensor != chosen.tensor]
     preprocessing = None
     if inspection.preprocessing is not None:
         keys = ("field", "value", "source")
@@ -264,11 +261,13 @@ def _can_pass(
     n_features = None if chosen.shape is None else chosen.shape[chosen.feature_axis]
     check = f"robustcheck {quoted(model.path)}"
     reasons = []
-    for reason_id, seen in foreseen(facts, preprocessing, n_features, profile):
+    for reason_id, found in foreseen(facts, preprocessing, n_features, profile):
+        seen = found
+        step = _next_step(reason_id, model, facts, profile, check)
         if reason_id == "assumed_preprocessing" and fault is not None:
-            reasons.append(reason(reason_id, _without_file(model.path, fault), fault.hint))
-        else:
-            reasons.append(reason(reason_id, seen, _next_step(reason_id, model, facts, profile, check)))
+            seen = _without_file(model.path, fault)
+            step = fault.hint
+        reasons.append(reason(reason_id, seen, step))
     if reasons:
         return CanPass(answer="no", reasons=tuple(reasons))
     if n_features is None:
@@ -278,14 +277,14 @@ def _can_pass(
         )
         why = reason("width_not_calibrated", seen, f"Measure it: `{check}`.")
         return CanPass(answer="unknown", reasons=(why,))
+    note = None
     if model.image_input.batch is None and scales_over_batch(model.graph.proto):
         note = "its quantisers take their scale over the batch"
         if can_fix_scales(model.graph.proto):
             note = f"{note}: `{check} --batch-size 1` gives a verdict for batches of one image"
         else:
             note = f"{note}, in a graph inside a node: if a representation changes with its batch, the verdict is WARN"
-        return CanPass(answer="yes", reasons=(), note=note)
-    return CanPass(answer="yes", reasons=())
+    return CanPass(answer="yes", reasons=(), note=note)
 
 
 def _next_step(name: str, model: ModelFile, facts: ModelFacts, profile: Profile, check: str) -> str:
@@ -300,179 +299,3 @@ def _next_step(name: str, model: ModelFile, facts: ModelFacts, profile: Profile,
     if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
         return "Export it in another way. No profile can hold for a model that ends like this."
     return step_for(name, facts, profile) or RULES[name].next_step
-
-
-MENDED_BY_OPTIONS = {
-    "assumed_preprocessing": "--preprocess",
-    "assumed_tensor": "--tensor or --pool",
-    **dict.fromkeys(("preprocessing_against_contract", "normalised_twice", "unusual_pixels"), "another --preprocess"),
-}
-"""by reason: the option of the call that takes it away"""
-_ANSWERS = {
-    "yes": Cell("✓ can pass", "pass"),
-    "no": Cell("✗ can't pass", "warn"),
-    "unknown": Cell("? not known", "warn"),
-}
-
-
-@document_of.register(Inspected)
-def document_of_inspection(report: Inspected) -> Document:
-    """Return an inspection's document. The next step is of the reason that is hardest to remove."""
-    facts = report.facts
-    can_pass = report.can_pass
-    answer = _ANSWERS[can_pass.answer]
-    words = "yes: the thresholds are for models like this one; the numbers decide"
-    step = ("", "")
-    hint = "-v shows all"
-    if can_pass.note:
-        words += f"; {can_pass.note}"
-    if can_pass.reasons:
-        hardest = min(can_pass.reasons, key=lambda r: r.id in MENDED_BY_OPTIONS)
-        hint = ""
-        words = f"{can_pass.answer}, because {hardest.seen}"
-        if hardest.id in MENDED_BY_OPTIONS:
-            options = " and ".join(dict.fromkeys(MENDED_BY_OPTIONS[r.id] for r in can_pass.reasons))
-            words = f"only with {options}, because {hardest.seen}"
-            answer = Cell(f"▲ needs {options}", "warn")
-        step = step_of(hardest.next_step, report.file, scores=facts.get("class_output") is not None)
-    is_read = "representation" in facts
-    return Document(
-        question="inspect",
-        title="Inspection",
-        subject="what a check would measure, and whether the file can pass",
-        model=File(report.file, report.digest),
-        facts=(),
-        summary=f"Can this file pass? {words}",
-        sections=tuple(_sections(facts)) if is_read else (),
-        notes=tuple(int8_notes(facts.get("saturating_pairs"))),
-        notes_in_short=True,
-        limits="",
-        version=VERSION,
-        verdict=answer,
-        reasons=tuple(_with_file(each, report.file) for each in can_pass.reasons if is_read),
-        step=step,
-        remark="Nothing was measured: `robustcheck check` gives the verdict.",
-        hint=hint,
-    )
-
-
-def _with_file(reason: Reason, file: str) -> Reason:
-    """Return a reason whose commands name the file."""
-    # a file's own name may have the word, too
-    step = re.sub(r"(robustcheck (?:\w+ )?)MODEL(?=[ `])", lambda match: match[1] + quoted(file), reason.next_step)
-    return reason.model_copy(update={"next_step": step})
-
-
-def _sections(facts: Fields) -> Iterator[Section]:
-    """Yield what was read, topic by topic."""
-    chosen = facts["representation"]
-    image = facts["image_input"]
-    values = facts["preprocessing"] or ()
-    size = f"{image['height'] or '?'} by {image['width'] or '?'} px"
-    shape = show_shape(chosen["shape"])
-    unknown = f"not known: {facts['preprocessing_not_known']}"
-    where_from = unknown
-    if values:
-        sources = ", ".join(dict.fromkeys(row["source"].removesuffix(" (scaled)") for row in values))
-        where_from = f"from {sources}"
-    decisive = {
-        "tensor": f"{chosen['tensor']} {shape}, {chosen['rule']}, ends in {chosen['ends_in']}",
-        "why": chosen["why"],
-        "preprocessing": f"{size}, {where_from}",
-    }
-    yield Section("Decisive facts", "", (_rows(decisive),), "brief")
-    rule = chosen["rule"]
-    if chosen["assumed"]:
-        rule += ", assumed: the graph does not show it"
-    if chosen["pool"] != "none":
-        shape += " before pooling"
-    tensor = {
-        "tensor": chosen["tensor"],
-        "shape": shape,
-        "rule": rule,
-        "pool": chosen["pool"],
-        "ends in": chosen["ends_in"],
-        "why": chosen["why"],
-    }
-    yield Section("Representation", "what the check reads", (_rows(tensor),))
-    others = tuple(
-        (*(name(other[key]) for key in ("tensor", "op", "rule")), other["why"]) for other in facts["alternatives"]
-    )
-    alternatives: Block = "none"
-    if others:
-        alternatives = Table(("tensor", "made by", "rule", "what it is"), others)
-    yield Section("Alternatives", "set one with --tensor NAME", (alternatives,))
-    yield _head(facts)
-    scaling = ""
-    if facts["scaling"]:
-        scaling = steps_text(GraphScaling.model_validate(facts["scaling"]))
-    entry = {
-        "name": image["name"],
-        "layout": f"{image['layout']} {image['dtype']}",
-        "size": f"{size} (height by width)",
-        "batch": str(image["batch"] or "any"),
-        "scaled inside": scaling,
-    }
-    yield Section("Image input", "", (_rows(entry),))
-    if values:
-        fields = tuple(tuple(map(name, row.values())) for row in values)
-        table = Table(("field", "value", "source"), fields)
-        yield Section("Preprocessing", "and where each value comes from", (table,))
-    else:
-        yield Section("Preprocessing", "", (Cell(unknown),))
-    yield Section("File", "", (_rows(_file(facts)),))
-
-
-def _head(facts: Fields) -> Section:
-    head = facts["head"]
-    remark = "none found"
-    rows = {}
-    if head:
-        remark = ""
-        rows = {
-            "layer": head["op"],
-            "weight": show_shape(head["weight_shape"]),
-            "classes": str(head["classes"] or "unknown"),
-            "class scores": facts["class_output"] or "no output",
-        }
-    return Section("Head", remark, (_rows(rows),))
-
-
-def _file(facts: Fields) -> dict[str, str]:
-    """Return the file, its data outside of it, where it was fetched, and what its contract says."""
-    rows = {}
-    if origin := facts.get("origin"):
-        rows["fetched from"] = f"{origin['address']} at {origin['revision']}, {origin['file']}"
-    rows["size"] = f"{facts['size_bytes']} bytes"
-    rows["digest"] = facts["digest"]
-    if facts["external"]:
-        rows["size"] += ", external data included"
-        rows["model file"] = facts["model_digest"]
-    for data in facts["external"]:
-        rows[f"data {data['location']}"] = f"{data['size_bytes']} bytes, {data['digest']}"
-    contract = "none: the tensor was found by rule"
-    if facts["contract"]:
-        contract = _contract(facts["contract"])
-    return rows | {
-        "opsets": ", ".join(f"{domain} {number}" for domain, number in facts["opsets"].items()),
-        "IR version": str(facts["ir_version"]),
-        "precision": facts["precision"],
-        "producer": facts["producer"] or "not named",
-        "contract": contract,
-    }
-
-
-def _rows(rows: Mapping[str, str]) -> Facts:
-    return Facts(tuple[tuple[Words, Words], ...]((label, name(value)) for label, value in rows.items()))
-
-
-def _contract(contract: Fields) -> str:
-    source = contract["source"]
-    origin = f"{source['library']} {source['name']} {source['weights']}"
-    if source["random_weights"]:
-        origin += ", random weights"
-    if source["synthetic"]:
-        origin += f", synthetic: {source['synthetic']}"
-    if source["matched_to"] is not None:
-        origin += f", trained to match: {source['matched_to']}"
-    return f"schema {contract['schema_version']}; {origin}"
