@@ -212,13 +212,9 @@ def _head(layers: Layers, node: NodeProto, tail: Tail) -> Head:
     if classes is None and weight_shape and op != "Einsum":
         classes = weight_shape[0 if rows_first else -1]
     on_vectors = "Conv" not in op or not n_longer(layers.shapes.get(data, (0, 0, 0))[2:])
+    is_of_unit_vector = data in facts.unit_vectors
+    is_cosine = on_vectors and (tail.is_cosine or is_of_unit_vector)
     tensor = facts.float_sides.get(data) or data
-    return Head(
-        op,
-        tensor,
-        weight_shape,
-        classes,
-        tail,
-        is_cosine=on_vectors and (tail.is_cosine or data in facts.unit_vectors),
-        dequantize=tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else (),
-    )
+    is_quantised = op in WEIGHT_AT and tensor == data
+    dequantize = tuple(node.input[1:3]) if is_quantised else ()
+    return Head(op, tensor, weight_shape, classes, tail, is_cosine, dequantize)
