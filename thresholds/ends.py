@@ -19,9 +19,9 @@ class End:
     """
 
     kind: str
-    """linear, linear_of (a linear map of what the activation `op` gave), linear_unread (a linear layer whose weight
-    could not be read), second_linear (a linear layer that reads another one), change_of_basis, residual (a sum of
-    sums), normalisation, activation, pool or other"""
+    """linear, linear_of (a linear map of what the activation `op` gave), linear_unread (a linear layer that was not
+    found, or whose weight could not be read), second_linear (a linear layer that reads another one), change_of_basis,
+    residual (a sum of sums), normalisation, activation, pool or other"""
     op: str = ""
     """the ONNX operator; empty where the kind says enough"""
 

@@ -13,7 +13,17 @@ from onnx import NodeProto
 
 from ....thresholds.ends import End
 from ..evidence import WRITTEN_ZERO_AT
-from .layer_end import ACTIVATION, AFTER_LINEAR, AFTER_NORM, LOOK_THROUGH, NORMALISATION, SHIFT, layer_end, maker_of
+from .layer_end import (
+    ACTIVATION,
+    AFTER_LINEAR,
+    AFTER_NORM,
+    AFTER_POOL,
+    LOOK_THROUGH,
+    NORMALISATION,
+    SHIFT,
+    layer_end,
+    maker_of,
+)
 from .layers import COMPARISON, SUM_AT, Layers
 from .nodes import HOLDERS, Names, nested_nodes, op_set
 
@@ -117,7 +127,8 @@ def _activation_of(layers: Layers, tensor: str, facts: _Facts) -> str:
         return min(inside & (ACTIVATION | ONE_SIGN), default="")
     is_chosen = op == "Where" and _is_comparison(layers, node.input[0])
     if op in ONE_SIGN or op in COMPARISON or is_chosen:
-        return (len(under) == 1 and under[0]) or op
+        first = under[0] if len(under) == 1 else ""
+        return first or op
     if op == "Mul" and len(data) == 2:
         return _activation_of_product(data, facts)
     if len(under) == 1:
@@ -170,8 +181,10 @@ def _end_above(op: str, own: End, under: Sequence[End], activation: str) -> End:
         return SHIFT
     if own == LOOK_THROUGH:
         return under[0] if under else INPUT
-    is_left = own.kind == "pool" and len(under) == 1 and (under[0].kind in UNDER_POOL or under[0] == INPUT)
-    return under[0] if is_left else own
+    if own == AFTER_POOL and under:
+        is_left = under[0].kind in UNDER_POOL or under[0] == INPUT
+        return under[0] if is_left else own
+    return own
 
 
 def _joined_end(op: str, under: Sequence[End]) -> End:

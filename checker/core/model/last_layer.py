@@ -70,7 +70,7 @@ class Join(NamedTuple):
     branches: Names
 
 
-class _Facts(NamedTuple):
+class _HeadFacts(NamedTuple):
     """The facts of every tensor that depends on the image."""
 
     roots: dict[str, str]
@@ -106,9 +106,9 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
 
 
 @lru_cache(maxsize=1)
-def _facts(layers: Layers) -> _Facts:
+def _facts(layers: Layers) -> _HeadFacts:
     """Compute the facts of every tensor, after those of the tensors that its node reads."""
-    facts = _Facts({}, {}, set(), {})
+    facts = _HeadFacts({}, {}, set(), {})
     for tensor in layers.data:
         facts.roots[tensor] = _root_of(layers, tensor, facts)
         facts.float_sides[tensor] = _float_side_of(layers, tensor, facts)
@@ -118,7 +118,7 @@ def _facts(layers: Layers) -> _Facts:
     return facts
 
 
-def _root_of(layers: Layers, tensor: str, facts: _Facts) -> str:
+def _root_of(layers: Layers, tensor: str, facts: _HeadFacts) -> str:
     """Return what the last linear layer gave, of which a tensor is a function of one input or a statistic."""
     data = layers.data[tensor]
     is_new = layers.ops[tensor] in LINEAR and tensor not in layers.statistics
@@ -128,7 +128,7 @@ def _root_of(layers: Layers, tensor: str, facts: _Facts) -> str:
     return tensor if parent is None else facts.roots.get(parent, parent)
 
 
-def _float_side_of(layers: Layers, tensor: str, facts: _Facts) -> str:
+def _float_side_of(layers: Layers, tensor: str, facts: _HeadFacts) -> str:
     """Return the float tensor of which a tensor was made by quantisation: "" for none."""
     op = layers.ops[tensor]
     if op not in RESHAPE or layers.types.get(tensor) not in (None, *BITS):
@@ -137,7 +137,7 @@ def _float_side_of(layers: Layers, tensor: str, facts: _Facts) -> str:
     return first if op in QUANTISERS else facts.float_sides.get(first, "")
 
 
-def _is_unit_vector(layers: Layers, tensor: str, facts: _Facts) -> bool:
+def _is_unit_vector(layers: Layers, tensor: str, facts: _HeadFacts) -> bool:
     """Return whether a tensor was divided by an L2 norm, with nothing but reshapes, casts and factors after that."""
     op = layers.ops[tensor]
     statistics = [layers.statistics.get(name) for name in layers.producers[tensor].input]
@@ -147,7 +147,7 @@ def _is_unit_vector(layers: Layers, tensor: str, facts: _Facts) -> bool:
     return len(data) == 1 and (op in RESHAPE or op in AFFINE) and data[0] in facts.unit_vectors
 
 
-def _tail_of(layers: Layers, tensor: str, facts: _Facts) -> Tail | None:
+def _tail_of(layers: Layers, tensor: str, facts: _HeadFacts) -> Tail | None:
     """Return the tail that `tensor` ends: None where neither a linear layer nor a join comes before it."""
     op = layers.ops[tensor]
     data = layers.data[tensor]
@@ -212,13 +212,9 @@ def _head(layers: Layers, node: NodeProto, tail: Tail) -> Head:
     if classes is None and weight_shape and op != "Einsum":
         classes = weight_shape[0 if rows_first else -1]
     on_vectors = "Conv" not in op or not n_longer(layers.shapes.get(data, (0, 0, 0))[2:])
+    is_of_unit_vector = data in facts.unit_vectors
+    is_cosine = on_vectors and (tail.is_cosine or is_of_unit_vector)
     tensor = facts.float_sides.get(data) or data
-    return Head(
-        op,
-        tensor,
-        weight_shape,
-        classes,
-        tail,
-        is_cosine=on_vectors and (tail.is_cosine or data in facts.unit_vectors),
-        dequantize=tuple(node.input[1:3]) if op in WEIGHT_AT and tensor == data else (),
-    )
+    is_quantised = op in WEIGHT_AT and tensor == data
+    dequantize = tuple(node.input[1:3]) if is_quantised else ()
+    return Head(op, tensor, weight_shape, classes, tail, is_cosine, dequantize)
