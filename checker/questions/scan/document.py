@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
@@ -192,14 +193,11 @@ class ScanReport(Shown, Frozen):
             EnvironmentFaultError: pandas is not installed.
         """
         columns = {"n_images", "kurtosis", "kurtosis_se", "top3_share", "n_persistent", "max_median_ratio"}
-        rows: list[frames.Row] = [
-            {
-                "layer": index,
-                **layer.model_dump(include={"kind", "tensor", "width"}),
-                **layer.statistics.model_dump(include=columns),
-            }
-            for index, layer in enumerate(self.layers, 1)
-        ]
+        rows: list[frames.Row] = []
+        for index, layer in enumerate(self.layers, 1):
+            end = layer.model_dump(include={"kind", "tensor", "width"})
+            statistics = layer.statistics.model_dump(include=columns)
+            rows.append({"layer": index, **end, **statistics})
         return frames.frame(rows, "layer")
 
     def plot(self) -> Figure:
@@ -211,8 +209,10 @@ class ScanReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
         """
-        counts = f"{count_text(len(self.layers), 'layer')} · {count_text(self.images.n_usable, 'image')}"
-        return _depth_figure(f"scan · {PurePath(self.model.file).name} · {counts}", self.layers)
+        file = PurePath(self.model.file).name
+        n_layers = count_text(len(self.layers), "layer")
+        n_images = count_text(self.images.n_usable, "image")
+        return _depth_figure(f"scan · {file} · {n_layers} · {n_images}", self.layers)
 
 
 def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
@@ -231,13 +231,12 @@ def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
     kurtosis.errorbar(places, values, errors, color=figures.WITH, marker=".", zorder=1, label=spread)
     shares = [figures.NAN if s.top3_share is None else s.top3_share for s in statistics]
     share.plot(places, shares, color=figures.WITH, marker=".", zorder=1)
-    persistent = [index for index, s in enumerate(statistics) if s.has_outliers]
-    if persistent:
+    with_outliers = [s.has_outliers for s in statistics]
+    marked = list(compress(places, with_outliers))
+    if marked:
         for axes, heights in ((kurtosis, values), (share, shares)):
-            axes.scatter(
-                [places[index] for index in persistent], [heights[index] for index in persistent],
-                color=figures.OWN, marker="D", zorder=2, label="persistent outlier features",
-            )  # fmt: skip
+            tops = list(compress(heights, with_outliers))
+            axes.scatter(marked, tops, color=figures.OWN, marker="D", zorder=2, label="persistent outlier features")
     kurtosis.set(title="activation kurtosis", ylabel="kurtosis")
     low, high = kurtosis.get_ylim()
     if low <= 0 or high / low > 3:
@@ -253,18 +252,19 @@ def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
 def summary(layers: Sequence[Layer], begins: int | None) -> str:
     """Where outlier features begin, in words."""
     n_images = max(layer.statistics.n_images for layer in layers)
-    of_class = next((i for i, layer in enumerate(layers) if layer.statistics.n_class_token_persistent), None)
+    of_class = [index for index, layer in enumerate(layers) if layer.statistics.n_class_token_persistent]
     text = f"No layer has a persistent outlier feature on these {n_images} images."
     if begins is not None:
         first = layers[begins].statistics
         of = ("", "tokens of ", "positions of ")[len(layers[begins].positions)]
-        features = _first(first.persistent, first.n_persistent, f"{of}{first.n_images} images")
+        rows = f"{of}{first.n_images} images"
+        features = _first(first.persistent, first.n_persistent, rows)
         layer = _named(layers, begins)
         text = f"{layer[:1].upper()}{layer[1:]} is the first with a persistent outlier feature: {features}."
-    if of_class is not None and (begins is None or of_class < begins):
-        class_token = layers[of_class].statistics
+    if of_class and (begins is None or of_class[0] < begins):
+        class_token = layers[of_class[0]].statistics
         features = _first(class_token.class_token_persistent, class_token.n_class_token_persistent, "images")
-        text += f" In the class token alone it is {_named(layers, of_class)}: {features}."
+        text += f" In the class token alone it is {_named(layers, of_class[0])}: {features}."
     return text
 
 
@@ -276,8 +276,9 @@ def _named(layers: Sequence[Layer], index: int) -> str:
 
 
 def _first(features: Sequence[PersistentFeature], count: int, rows: str) -> str:
+    first = features[0]
     more = f" and {count - 1} more" if count > 1 else ""
-    return f"feature {features[0].feature}{more}, beyond 6 SD in {100 * features[0].frequency:.0f} % of the {rows}"
+    return f"feature {first.feature}{more}, beyond 6 SD in {100 * first.frequency:.0f} % of the {rows}"
 
 
 IN_A_LIST = 8  # features or places named in a list
@@ -297,16 +298,12 @@ def document_of_scan(report: ScanReport) -> Document:
     n_images = images.n_usable
     values = tuple(s.kurtosis or 0.0 for s in statistics)
     with_outliers = tuple(s.has_outliers for s in statistics)
+    numbers = range(1, len(layers) + 1)
+    hints = [f"{layer.kind}, {layer.tensor}: {value}" for layer, value in zip(layers, kurtosis, strict=True)]
     chart = Chart(
         "Kurtosis of each layer",
-        tuple(str(number) for number in range(1, len(layers) + 1)),
-        (
-            Series(
-                "kurtosis",
-                values,
-                tuple(f"{layer.kind}, {layer.tensor}: {k}" for layer, k in zip(layers, kurtosis, strict=True)),
-            ),
-        ),
+        tuple(map(str, numbers)),
+        (Series("kurtosis", values, tuple(hints)),),
         top=number_text(max(values)),
         caption="Mean over rows of features; below, the number of the layer.",
         marked=with_outliers,
@@ -402,7 +399,8 @@ def persistent_text(measured: LayerStatistics) -> str:
     if not measured.n_persistent:
         return "–"
     more = measured.n_persistent - NAMED
-    first = ", ".join(str(feature.feature) for feature in measured.persistent[:NAMED])
+    named = [str(feature.feature) for feature in measured.persistent[:NAMED]]
+    first = ", ".join(named)
     if more > 0:
         return f"{first} + {more} more"
     return first
@@ -430,11 +428,15 @@ def _features(report: ScanReport) -> list[Section]:
         ("Largest |z| at one place", "in at least half of the images", fixed, ", up to {:.3g} SD"),
         ("Massive activations", "share of the images", massive, ", largest value {:.4g}"),
     ):
-        if by_name:
-            longest = sorted(by_name.items(), key=lambda item: -len(item[1]))[:IN_A_LIST]
-            more = f"; {IN_A_LIST} of {len(by_name)}, the others in JSON" if len(by_name) > IN_A_LIST else ""
-            rows = tuple((Cell(feature, "bold"), _in_layers(layers, largest)) for feature, layers in longest)
-            sections.append(Section(title, remark + more, (Facts(rows),)))
+        if not by_name:
+            continue
+        more = ""
+        if len(by_name) > IN_A_LIST:
+            more = f"; {IN_A_LIST} of {len(by_name)}, the others in JSON"
+        longest = sorted(by_name, key=lambda feature: -len(by_name[feature]))
+        rows = [(Cell(feature, "bold"), _in_layers(by_name[feature], largest)) for feature in longest[:IN_A_LIST]]
+        facts = Facts(tuple(rows))
+        sections.append(Section(title, remark + more, (facts,)))
     return sections
 
 
@@ -451,6 +453,9 @@ def _in_layers(layers: Sequence[tuple[int, float, float]], largest: str) -> str:
             runs[-1] = [runs[-1][0], number]
         else:
             runs.append([number])
-    named = ", ".join("–".join(map(str, run)) for run in runs)
-    share = range_text(percent_text(min(shares)), percent_text(max(shares)), between=" – ")
-    return f"layer{'s' * (len(numbers) > 1)} {named}, {share}" + largest.format(max(values, key=abs))
+    named = ["–".join(map(str, run)) for run in runs]
+    lowest = percent_text(min(shares))
+    highest = percent_text(max(shares))
+    share = range_text(lowest, highest, between=" – ")
+    text = f"layer{'s' * (len(numbers) > 1)} {', '.join(named)}, {share}"
+    return text + largest.format(max(values, key=abs))
