@@ -33,7 +33,8 @@ from ...outside.storage.places import local_path
 from ...text import quoted
 from ..call import QuestionRun
 from .blocks import ScanPlan, measuring_model, plan_scan
-from .document import Layer, ScanModel, ScanReport, summary
+from .document import ScanModel, ScanReport
+from .layer import Layer, summary
 from .taps import GRID, Depth
 
 MAX_IMAGES = 64  # by default: a profile needs no tight interval

@@ -12,7 +12,7 @@ from ...arrays import Array
 from ...core.evidence import TOP_FEATURES
 from ...core.statistics.definitions import PERSISTENT_SHARE
 from ...text import Fields
-from .document import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
+from .layer import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
 
 Shape = tuple[int, ...]
 GRID = 8
