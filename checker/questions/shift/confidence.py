@@ -46,12 +46,13 @@ def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) 
         raise NoScoresError(f"it ends in {ended[0]}: one yes or no for each class, not one class for an image")
     positive = bool((values >= 0).all())
     sums = values.sum(axis=1)
-    if positive and np.abs(sums - 1).max() <= SUM_TOLERANCE:
+    from_one = np.abs(sums - 1)
+    if positive and from_one.max() <= SUM_TOLERANCE:
         return ScoreKind("probabilities", "it ends in Softmax" if SOFTMAX & crossed else "each row adds up to 1")
     if (values <= 0).all() and np.abs(np.exp(values).sum(axis=1) - 1).max() <= SUM_TOLERANCE:
         return ScoreKind("log-probabilities", "the exponentials of each row add up to 1")
     if SOFTMAX & crossed and "Log" not in crossed:
-        raise NoScoresError(f"it ends in Softmax, but a row adds up to {sums[np.abs(sums - 1).argmax()]:.3g}")
+        raise NoScoresError(f"it ends in Softmax, but a row adds up to {sums[from_one.argmax()]:.3g}")
     if positive and values.max() <= 1 and not cosine:
         raise NoScoresError("its values are between 0 and 1 and no row adds up to 1, as after a sigmoid")
     return ScoreKind("logits", COSINES if cosine else "its rows are not probabilities")
@@ -68,7 +69,8 @@ def as_logits(scores: AnyArray, kind: Kind) -> Array:
         return values
     if (values < 0).any() or not values.any(axis=1).all():
         raise ValueError("class scores of some images are probabilities and of others are not")
-    return np.log(np.maximum(values, np.finfo(np.float32).tiny))
+    least = np.finfo(np.float32).tiny
+    return np.log(np.maximum(values, least))
 
 
 class ImageScores(NamedTuple):
@@ -88,7 +90,8 @@ def describe(logits: Array, compete: Sequence[int]) -> ImageScores:
     logits: (image, class) of the classes in `compete`, from `as_logits`.
     """
     shifted = logits - logits.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    total = np.exp(shifted).sum(axis=1, keepdims=True)
+    log_p = shifted - np.log(total)
     p = np.exp(log_p)
     return ImageScores(
         confidence=p.max(axis=1),
@@ -121,7 +124,9 @@ class Collector:
         hint = "export the model with its logits as output, before Softmax or Sigmoid"
         try:
             if self.kind is None:
-                self.kind = kind_of(scores, head.crossed if head else frozenset(), cosine=bool(head and head.cosine))
+                crossed = head.crossed if head else frozenset()
+                gives_cosines = head is not None and head.cosine
+                self.kind = kind_of(scores, crossed, cosine=gives_cosines)
             logits = as_logits(scores, self.kind.kind)[:, list(self.compete)]
         except NoScoresError as fault:
             raise CannotAssessError(

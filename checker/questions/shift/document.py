@@ -75,16 +75,22 @@ class ShiftReport(Shown, Frozen):
 
     def __repr_args__(self) -> ReprArgs:
         """Show one line in repr, str and rich."""
-        results = (self.in_distribution, *(s.result for s in self.shifted))
+        accuracies = {result.name: round(result.accuracy.value, 4) for result in _results(self)}
         shown: ReprArgs = [
             ("model", self.model.file),
             ("verdict", self.verdict.verdict),
             ("agreement", self.agreement.outcome),
-            ("accuracies", {s.name: round(s.accuracy.value, 4) for s in results}),
+            ("accuracies", accuracies),
         ]
         if self.predicted is not None:
-            shown.append(("predicted", {t.name: predicted_words(t) for t in self.predicted.targets}))
+            predicted = {target.name: predicted_words(target) for target in self.predicted.targets}
+            shown.append(("predicted", predicted))
         return shown
+
+
+def _results(report: ShiftReport) -> list[SetResult]:
+    """Return the results of all labelled sets, the in-distribution one first."""
+    return [report.in_distribution, *(shifted.result for shifted in report.shifted)]
 
 
 @document_of.register(ShiftReport)
@@ -94,17 +100,23 @@ def document_of_shift(report: ShiftReport) -> Document:
     inside = report.in_distribution
     verdict = report.verdict
     agreement = report.agreement
-    results = (inside, *(s.result for s in report.shifted))
+    results = _results(report)
     basis = f"{verdict.origin}, {verdict.n_images} images, tensor {verdict.tensor}"
     if verdict.reasons:
         basis = f"{', '.join(verdict.reasons)}; {basis}"
     style: Style = "pass" if verdict.verdict == "PASS" else "warn"
+    judged = Cell(verdict.verdict, style)
     outcome = Cell(agreement.outcome, _STYLES.get(agreement.outcome, "bold"))
-    agrees = Facts(((Cell(verdict.verdict, style), basis), (outcome, agreement.sentence)))
-    labels = _joined((result.labels, result.name) for result in results)
+    agrees = Facts(((judged, basis), (outcome, agreement.sentence)))
     facts = [("Scores", model.class_output), ("Classes", model.n_classes)]
     run = [("Digest of the model", model.digest), ("Seed", report.seed)]
-    run += [(f"Digest of {result.name}", result.digest) for result in results]
+    tiles: list[tuple[str, object, str]] = [("Verdict", verdict.verdict, agreement.outcome)]
+    for result in results:
+        run.append((f"Digest of {result.name}", result.digest))
+        tiles.append((f"Top-1 on {result.name}", percent_text(result.accuracy.value), bounds_text(result.accuracy)))
+    labels = _joined((result.labels, result.name) for result in results)
+    meanings = tuple((name(some), how) for how, some in labels.items())
+    intervals = f"top-1 with {100 * report.confidence:.0f} % intervals (Wilson; difference: Newcombe)"
     return Document(
         question="shift",
         title="Accuracy under distribution shift",
@@ -113,12 +125,7 @@ def document_of_shift(report: ShiftReport) -> Document:
         facts=(f"{model.n_classes} classes", name(f"output {model.class_output}")),
         summary=_answer(report),
         sections=(
-            Section(
-                "Accuracy",
-                f"top-1 with {100 * report.confidence:.0f} % intervals (Wilson; difference: Newcombe)",
-                (_accuracies(report), Facts(tuple((name(some), how) for how, some in labels.items()), "labels are")),
-                "short",
-            ),
+            Section("Accuracy", intervals, (_accuracies(report), Facts(meanings, "labels are")), "short"),
             *_effective(report),
             *_predictions(report.predicted, inside),
             Section("Agreement with the verdict", "", (agrees,), "short"),
@@ -128,13 +135,7 @@ def document_of_shift(report: ShiftReport) -> Document:
         limits=report.claim,
         version=report.tool_version,
         line=_line(report),
-        tiles=(
-            ("Verdict", verdict.verdict, agreement.outcome),
-            *(
-                (f"Top-1 on {result.name}", percent_text(result.accuracy.value), bounds_text(result.accuracy))
-                for result in results
-            ),
-        ),
+        tiles=tuple(tiles),
         notes_in_short=True,
     )
 
@@ -161,12 +162,12 @@ def _answer(report: ShiftReport) -> str:
 
 def _line(report: ShiftReport) -> str:
     """Return the agreement with the verdict in one line."""
+    agreement = report.agreement
     file = name_text(report.model.file, ascii_only=False)
-    predicted = "".join(
-        f"; predicted accuracy on {name_text(target.name, ascii_only=False)}: {predicted_words(target)}"
-        for target in _targets(report)
-    )
-    return f"{report.verdict.verdict} {file}: {report.agreement.outcome}: {report.agreement.sentence}{predicted}"
+    line = f"{report.verdict.verdict} {file}: {agreement.outcome}: {agreement.sentence}"
+    for target in _targets(report):
+        line += f"; predicted accuracy on {name_text(target.name, ascii_only=False)}: {predicted_words(target)}"
+    return line
 
 
 def suite_entry(report: ShiftReport, folder: Path) -> str:
@@ -177,15 +178,16 @@ def suite_entry(report: ShiftReport, folder: Path) -> str:
     Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
     """
     if len(report.accuracies) < 2 or IMAGENET not in report.accuracies:
-        results = (report.in_distribution, *(s.result for s in report.shifted))
-        why = "; ".join(filter(None, map(robustness.not_comparable, results)))
+        why = "; ".join(filter(None, map(robustness.not_comparable, _results(report))))
         raise CannotAssessError(
             f"suite entry has accuracies on {len(report.accuracies)} sets; ImageNet and at least one named shift are "
             f"needed, whole and precise ({why})",
             "--in imagenet=FOLDER --shifted v2=FOLDER",
         )
-    model = os.path.relpath(report.model.file, folder).replace(os.sep, "/")
-    values = ", ".join(f"{name} = {value:.6f}" for name, value in report.accuracies.items())
+    model = os.path.relpath(report.model.file, folder)
+    model = model.replace(os.sep, "/")
+    accuracies = [f"{name} = {value:.6f}" for name, value in report.accuracies.items()]
+    values = ", ".join(accuracies)
     return (
         f"# accuracies measured by robustcheck {report.tool_version}; model {report.model.digest}\n"
         # a JSON string is a TOML string
@@ -215,20 +217,22 @@ def _row(result: SetResult) -> TableRow:
 
 
 def _effective(report: ShiftReport) -> list[Section]:
-    rows = tuple(
-        (
-            SHIFT_WORDS[shifted.result.shift or ""],
-            Cell(f"{beyond.points:+.1f}", "bold"),
-            f"{beyond.low:+.1f} – {beyond.high:+.1f}",
-            percent_text(beyond.expected),
-            beyond.baseline + ("; extrapolated" if beyond.extrapolated else ""),
-        )
-        for shifted in report.shifted
-        if (beyond := shifted.effective_robustness) is not None
-    )
-    without = [(s.not_applicable, s.result.name) for s in report.shifted if s.not_applicable]
+    rows: list[TableRow] = []
+    without = []
+    for shifted in report.shifted:
+        beyond = shifted.effective_robustness
+        if beyond is None:
+            without.append((shifted.not_applicable, shifted.result.name))
+            continue
+        baseline = beyond.baseline
+        if beyond.extrapolated:
+            baseline += "; extrapolated"
+        interval = f"{beyond.low:+.1f} – {beyond.high:+.1f}"
+        points = Cell(f"{beyond.points:+.1f}", "bold")
+        shift = SHIFT_WORDS[shifted.result.shift or ""]
+        rows.append((shift, points, interval, percent_text(beyond.expected), baseline))
     why = tuple((name(names), text) for text, names in sorted(_joined(without).items()))
-    table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), rows)
+    table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), tuple(rows))
     title = "Effective robustness"
     remark = "accuracy beyond the baseline, percentage points"
     sections = []
@@ -250,33 +254,39 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 def _predictions(predicted: Predicted | None, inner: SetResult) -> list[Section]:
     if predicted is None:
         return []
+    accuracy = inner.accuracy
     rows: list[TableRow] = []
-    missing: list[str] = []
+    missing = []
+    assumes = {}
     for target in predicted.targets:
         first: TableRow = (name(target.name), str(target.n_images))
+        unknown = []
         for estimate in target.estimates:
-            numbers = ("–", "not established", "")
-            if estimate.accuracy is not None:
+            method = NAMES[estimate.method]
+            assumes[method] = estimate.assumes
+            top = "–"
+            interval = "not established"
+            points = ""
+            if estimate.accuracy is None:
+                unknown.append((estimate.not_established, method))
+            else:
+                top = percent_text(estimate.accuracy)
+                interval = bounds_text(estimate) or "none"
                 points = f"{-(estimate.drop_points or 0):+.1f}"
-                numbers = (percent_text(estimate.accuracy), bounds_text(estimate) or "none", points)
-            rows.append((*first, NAMES[estimate.method], Cell(numbers[0], "bold"), *numbers[1:]))
-        if (acc := target.measured) is not None:
-            points = f"{100 * (acc.value - inner.accuracy.value):+.1f}"
-            rows.append(
-                (*first, Cell("measured", "dim"), Cell(percent_text(acc.value), "bold"), bounds_text(acc), points)
-            )
-        unknown = _joined((e.not_established, NAMES[e.method]) for e in target.estimates if e.not_established)
-        missing += [f"{target.name}: {methods} not established: {why}." for why, methods in unknown.items()]
-    assumes = {NAMES[e.method]: e.assumes for target in predicted.targets for e in target.estimates}
-    table = Table(
-        ("target", ">images", "=method", ">top-1", "=interval", ">points"),
-        tuple(rows),
-        f"starts from {percent_text(inner.accuracy.value)} on {inner.accuracy.n} labelled images of {inner.name}, "
-        f"{inner.n_labels} of {inner.n_compete} classes",
+            rows.append((*first, method, Cell(top, "bold"), interval, points))
+        if target.measured is not None:
+            points = f"{100 * (target.measured.value - accuracy.value):+.1f}"
+            measured_top = Cell(percent_text(target.measured.value), "bold")
+            rows.append((*first, Cell("measured", "dim"), measured_top, bounds_text(target.measured), points))
+        for why, methods in _joined(unknown).items():
+            missing.append(Cell(f"{target.name}: {methods} not established: {why}."))
+    start = (
+        f"starts from {percent_text(accuracy.value)} on {accuracy.n} labelled images of {inner.name}, "
+        f"{inner.n_labels} of {inner.n_compete} classes"
     )
-    blocks: list[Block] = [predicted.claim, predicted.seen, table]
-    blocks += map(Cell, missing)
-    blocks += [Facts(tuple(assumes.items()), "each number is right only if")]
+    table = Table(("target", ">images", "=method", ">top-1", "=interval", ">points"), tuple(rows), start)
+    conditions = Facts(tuple(assumes.items()), "each number is right only if")
+    blocks: list[Block] = [predicted.claim, predicted.seen, table, *missing, conditions]
     return [Section("Predicted accuracy, without labels", "intervals of resampling", tuple(blocks), "short")]
 
 

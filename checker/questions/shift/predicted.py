@@ -98,7 +98,8 @@ class PredictedClasses(Frozen):
     @property
     def are_shifted(self) -> bool:
         """Return whether they differ clearly more than by chance, and much."""
-        return self.p_value <= SHIFTED_P and self.distance - self.expected_distance >= SHIFTED_DISTANCE
+        beyond_chance = self.distance - self.expected_distance
+        return self.p_value <= SHIFTED_P and beyond_chance >= SHIFTED_DISTANCE
 
 
 class Target(Frozen):
@@ -141,11 +142,14 @@ class Predicted(Frozen):
 
 def bounds_text(of: Estimate | Accuracy) -> str:
     """Return the interval of an accuracy as text, empty where it has none."""
-    return "" if of.low is None or of.high is None else f"{100 * of.low:.1f} – {100 * of.high:.1f}"
+    if of.low is None or of.high is None:
+        return ""
+    return f"{100 * of.low:.1f} – {100 * of.high:.1f}"
 
 
 RESAMPLES = 1000
 PERMUTATIONS = 1000
+ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)  # quantiles of the resamples that are the ends of an interval
 _BLOCK_COUNTS = 4_000_000  # counts that are held at once; with their sums some 150 MB
 
 SCORES: dict[Method, str] = {"atc_confidence": "confidence", "atc_entropy": "negative_entropy"}
@@ -170,9 +174,12 @@ def atc_thresholds(scores: npt.ArrayLike, correct: npt.ArrayLike, counts: npt.Ar
         (2, resample): the threshold, and the share of the images with exactly this score that counts as right, 0 to 1;
         without equal scores it is 1.
     """
-    n_wrong = np.asarray(counts) @ (~np.asarray(correct, dtype=np.bool_)).astype(np.int64)
-    ordered, below = _ordered(float64(scores), np.asarray(counts))
-    chosen = np.append(ordered, np.inf)[(below[:, 1:] <= n_wrong[:, None]).sum(axis=1)]
+    counts = np.asarray(counts)
+    is_wrong = ~np.asarray(correct, dtype=np.bool_)
+    n_wrong = counts @ is_wrong.astype(np.int64)
+    ordered, below = _ordered(float64(scores), counts)
+    places = (below[:, 1:] <= n_wrong[:, np.newaxis]).sum(axis=1)
+    chosen = np.append(ordered, np.inf)[places]
     first, up_to = _reached(ordered, below, chosen)
     with np.errstate(invalid="ignore"):  # all wrong: no image is at the threshold
         share_right = np.nan_to_num((up_to - n_wrong) / (up_to - first), nan=1.0)
@@ -190,9 +197,12 @@ def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
     >>> atc([0.2, 0.5, 0.7, 0.9], [False, True, True, True], [0.1, 0.4, 0.6, 0.8])
     0.5
     """
-    ((threshold,), (share_right,)) = atc_thresholds(inside, correct, np.ones((1, np.size(inside)), np.int64))
+    once_each = np.ones((1, np.size(inside)), np.int64)
+    ((threshold,), (share_right,)) = atc_thresholds(inside, correct, once_each)
     scores = float64(outside)
-    return float((scores > threshold).mean() + share_right * (scores == threshold).mean())
+    above = (scores > threshold).mean()
+    at = (scores == threshold).mean()
+    return float(above + share_right * at)
 
 
 def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
@@ -203,7 +213,8 @@ def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
     as Garg et al. 2022 compare with. Arguments as for `atc`, of confidences. Returns a fraction.
     """
     fall = np.mean(float64(inside)) - np.mean(float64(outside))
-    return float(np.clip(np.mean(float64(correct)) - fall, 0, 1))
+    accuracy = np.mean(float64(correct))
+    return float(np.clip(accuracy - fall, 0, 1))
 
 
 def resampled(n: int, seed: Seed, resamples: int = RESAMPLES) -> Iterator[Counts]:
@@ -215,8 +226,10 @@ def resampled(n: int, seed: Seed, resamples: int = RESAMPLES) -> Iterator[Counts
     rows = max(1, min(resamples, _BLOCK_COUNTS // n))
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
-        drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        firsts = n * np.arange(size)[:, np.newaxis]
+        drawn = firsts + rng.integers(n, size=(size, n))
+        counts = np.bincount(drawn.ravel(), minlength=size * n)
+        yield counts.reshape(size, n)
 
 
 class Inside(NamedTuple):
@@ -235,7 +248,8 @@ def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: i
     for counts in resampled(len(correct), (seed, 0), resamples):
         for method, name in SCORES.items():
             thresholds[method].append(atc_thresholds(getattr(scores, name), correct, counts))
-    return Inside(scores, correct, {method: np.concatenate(parts, axis=1) for method, parts in thresholds.items()})
+    by_method = {method: np.concatenate(blocks, axis=1) for method, blocks in thresholds.items()}
+    return Inside(scores, correct, by_method)
 
 
 def _ordered(scores: Array, counts: Counts) -> tuple[Array, Counts]:
@@ -287,10 +301,13 @@ def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Pr
     predictions: dict[Method, Prediction] = {}
     for method, name in SCORES.items():
         value = atc(getattr(inside.scores, name), inside.correct, getattr(outside, name))
-        low, high = np.quantile(np.concatenate(shares[method]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        low, high = np.quantile(np.concatenate(shares[method]), ENDS)
         alone = wilson(round(value * n), n)
-        predictions[method] = Prediction(value, min(float(low), alone.low), max(float(high), alone.high))
-    predictions["doc"] = Prediction(doc(inside.scores.confidence, inside.correct, outside.confidence))
+        low = min(float(low), alone.low)
+        high = max(float(high), alone.high)
+        predictions[method] = Prediction(value, low, high)
+    accuracy = doc(inside.scores.confidence, inside.correct, outside.confidence)
+    predictions["doc"] = Prediction(accuracy)
     return predictions
 
 
@@ -313,7 +330,8 @@ def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: Seed) -> Pr
     n_outside = of_outside.sum()
 
     def distance(one: Counts, other: Counts) -> Array:
-        return np.asarray(np.abs(one / n_inside - other / n_outside).sum(axis=-1) / 2)
+        apart = np.abs(one / n_inside - other / n_outside)
+        return np.asarray(apart.sum(axis=-1) / 2)
 
     both = of_inside + of_outside
     mixed = np.random.default_rng(seed).multivariate_hypergeometric(both, n_inside, size=PERMUTATIONS)

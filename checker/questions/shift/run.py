@@ -70,7 +70,8 @@ def measure_shift(
     named = sets.parse_call(str(images), several, classes, unlabelled)
     run = QuestionRun.begin(as_typed(named.inside.place), options, progress)
     path = local_path(model, "model")
-    places = [as_typed(spec.place) for spec in (*named.shifted, *named.targets)]
+    others = (*named.shifted, *named.targets)
+    places = [as_typed(spec.place) for spec in others]
     if child := run.child(measure_shift, model, limits, isolate, *places):
         asked: Fields = {"shifted": several, "target": unlabelled, "classes": classes, "baseline": baseline}
         settled = run.options.model_dump(exclude={"images"})
@@ -84,7 +85,8 @@ def measure_shift(
         checked = pipeline.check(model, isolate=False, progress=progress, **run.options.keywords)
         judged = verdict_of(checked, "checked now on the images of --in")
     inside = measured.inside
-    n_images = inside.accuracy.n + sum(other.result.accuracy.n for other in measured.shifted)
+    n_images = inside.accuracy.n
+    n_images += sum(other.result.accuracy.n for other in measured.shifted)
     if measured.predicted:
         n_images += sum(each.n_images for each in measured.predicted.targets)
     return ShiftReport(
@@ -126,9 +128,11 @@ def _measure(named: sets.NamedSets, inputs: Inputs, baseline: str, progress: Tel
     tell_stage(progress, "loading the model")
     runner = open_runner(inputs)
     scores = sets.class_scores(runner, inputs.preprocessing.preprocessing)
-    own, *rest = sets.with_labels((named.inside, *named.shifted), sources, labels, named.maps, scores)
+    labelled_specs = (named.inside, *named.shifted)
+    own, *rest = sets.with_labels(labelled_specs, sources, labels, named.maps, scores)
     collected = Collector(runner, str(own.spec.place), own.map.compete)
-    inner = sets.measure_labelled(runner, own, inputs, progress, collected.add if targets else None)
+    collect = collected.add if targets else None
+    inner = sets.measure_labelled(runner, own, inputs, progress, collect)
     labelled = [sets.measure_labelled(runner, image_set, inputs, progress) for image_set in rest]
     for other in labelled:
         if other.result.digest == inner.result.digest:
