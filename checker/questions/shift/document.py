@@ -27,7 +27,7 @@ from ...report.document import (
 )
 from ...report.record import Time
 from ...report.shown import Shown
-from ...text import Texts, name_text, percent_text
+from ...text import Texts, name_text, percent_text, range_text
 from . import robustness
 from .predicted import NAMES, Predicted, Target, bounds_text
 from .robustness import WORDS, ComparedVerdict, Outcome, SetResult, Shifted, VerdictAgreement
@@ -297,4 +297,4 @@ def predicted_words(target: Target) -> str:
         return "not established"
     low = percent_text(min(values))
     high = percent_text(max(values))
-    return low if low == high else f"{low} to {high}"
+    return range_text(low, high)
