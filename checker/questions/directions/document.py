@@ -29,6 +29,7 @@ from ...report.document import Series as Line
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
 from ...text import Texts, count_text, interval_text, number_text, percent_text
+from ..shift.predicted import bounds_text
 from ..shift.robustness import Effective, SetResult, Shifted
 
 if TYPE_CHECKING:
@@ -229,23 +230,25 @@ class DirectionsReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        rows: list[frames.Row] = [
-            {
-                "decomposition": name,
-                "order": curve.order,
-                "percent": point.percent,
-                "kept": point.kept,
-                "importance": point.importance,
-                "same": point.same.value,
-                "same_low": point.same.low,
-                "same_high": point.same.high,
-                "same_confident": point.same_confident.value,
-                **{f"accuracy of {set_name}": accuracy.value for set_name, accuracy in point.accuracy.items()},
-            }
-            for name, analysis in (("raw", self.raw), ("centred", self.centred))
-            for curve in analysis.curves
-            for point in curve.points
-        ]
+        rows: list[frames.Row] = []
+        of_raw = [("raw", curve) for curve in self.raw.curves]
+        of_centred = [("centred", curve) for curve in self.centred.curves]
+        for decomposition, curve in of_raw + of_centred:
+            for point in curve.points:
+                row: frames.Row = {
+                    "decomposition": decomposition,
+                    "order": curve.order,
+                    "percent": point.percent,
+                    "kept": point.kept,
+                    "importance": point.importance,
+                    "same": point.same.value,
+                    "same_low": point.same.low,
+                    "same_high": point.same.high,
+                    "same_confident": point.same_confident.value,
+                }
+                for set_name, accuracy in point.accuracy.items():
+                    row[f"accuracy of {set_name}"] = accuracy.value
+                rows.append(row)
         return frames.frame(rows, "decomposition")
 
 
@@ -254,7 +257,8 @@ def spectrum_notes(raw: Analysis) -> list[str]:
     sigma = raw.singular_values
     rounding = SAME * sigma[0]
     rank = sum(value > rounding for value in sigma)
-    n_equal = sum(a - b <= rounding for a, b in itertools.pairwise(sigma[:rank]))
+    falls = [larger - smaller for larger, smaller in itertools.pairwise(sigma[:rank])]
+    n_equal = sum(fall <= rounding for fall in falls)
     notes = []
     if rank < len(sigma):
         notes.append(
@@ -269,7 +273,7 @@ def spectrum_notes(raw: Analysis) -> list[str]:
 
 
 def summary_of(raw: Analysis) -> str:
-    """What was found, in two sentences."""
+    """Return in two sentences what was measured."""
     first = percent_text(raw.top[0].share.estimate)
     last = raw.top[-1]
     n_last = min(last.directions, raw.n_directions)
@@ -298,28 +302,24 @@ def document_of_directions(report: DirectionsReport) -> Document:
     twenty = raw.twenty
     analyses = {"raw": raw, "class mean removed": report.centred}
     first = (count_text(report.n_images, "image"), name(images.source))
-    not_compared = "not compared: the head is not the model's own"
-    difference = model.score_difference
+    size = f"{model.n_classes} classes × {model.n_features} features"
+    difference = "not compared: the head is not the model's own"
+    if model.score_difference is not None:
+        difference = f"{model.score_difference:.2g}"
     facts = [
         ("Head", model.head),
         ("Acts on", model.tensor),
-        ("Difference to the model's own scores", not_compared if difference is None else f"{difference:.2g}"),
+        ("Difference to the model's own scores", difference),
         ("Images left out", report.n_left_out),
     ]
-    importance = (
-        *((label, _importance(analysis)) for label, analysis in analyses.items()),
-        ("outlier features", outliers_text(report.outliers)),
-    )
+    importance = [(label, _importance(analysis)) for label, analysis in analyses.items()]
+    importance.append(("outlier features", outliers_text(report.outliers)))
     return Document(
         question="directions",
         title="Directions of the head",
         subject="the directions of a classifier's head",
         model=model,
-        facts=(
-            *facts_of_run(report, *first),
-            f"{model.n_classes} classes × {model.n_features} features",
-            name(model.head, "dim"),
-        ),
+        facts=(*facts_of_run(report, *first), size, name(model.head, "dim")),
         summary=report.summary,
         sections=(
             Section(
@@ -329,7 +329,10 @@ def document_of_directions(report: DirectionsReport) -> Document:
                 "short",
             ),
             Section(
-                "Importance of directions", "singular value × mean |cos| to the images", (Facts(importance),), "short"
+                "Importance of directions",
+                "singular value × mean |cos| to the images",
+                (Facts(tuple(importance)),),
+                "short",
             ),
             Section(
                 "Importance together",
@@ -347,7 +350,7 @@ def document_of_directions(report: DirectionsReport) -> Document:
         limits=report.claim,
         version=report.tool_version,
         tiles=(
-            ("Directions", raw.n_directions, f"{model.n_classes} classes × {model.n_features} features"),
+            ("Directions", raw.n_directions, size),
             ("Effective rank", number_text(raw.effective_rank.estimate), "of the importance"),
             ("Same prediction with 20 %", percent_text(twenty.same.value), "the most important ones"),
             ("Images measured", report.n_images, f"of {images.n_available}"),
@@ -374,7 +377,7 @@ def outliers_text(outliers: Outliers) -> str:
         changed = replacement.changed
         effects.append(
             f"set to {values[replacement.value]}, {percent_text(changed.value)} of the predictions change "
-            f"({_bounds(changed)} %) and {_percent(replacement.margin_share)} of the margin between the first two "
+            f"({bounds_text(changed)} %) and {_percent(replacement.margin_share)} of the margin between the first two "
             "classes goes"
         )
     text = "; ".join(effects)
@@ -382,12 +385,12 @@ def outliers_text(outliers: Outliers) -> str:
 
 
 def _importance(analysis: Analysis) -> str:
-    tops = ", ".join(f"{top.directions}: {percent_text(top.share.estimate)}" for top in analysis.top)
+    tops = [f"{top.directions}: {percent_text(top.share.estimate)}" for top in analysis.top]
     rank = analysis.effective_rank
     ratio = analysis.participation_ratio
     return (
         f"effective rank {number_text(rank.estimate)} ({interval_text(rank.low, rank.high)}), participation "
-        f"ratio {number_text(ratio.estimate)} of {analysis.n_directions}; share of the first {tops}"
+        f"ratio {number_text(ratio.estimate)} of {analysis.n_directions}; share of the first {', '.join(tops)}"
     )
 
 
@@ -397,8 +400,11 @@ def _pruning(analysis: Analysis) -> Chart:
     for curve in analysis.curves:
         same = [point.same for point in curve.points[::-1]]
         values = tuple(share.value for share in same)
-        bounds = tuple((share.low, share.high) for share in same) if curve.order == "importance" else ()
-        curves.append(Line(f"by {curve.order}", values, tuple(map(percent_text, values)), bounds))
+        texts = tuple(map(percent_text, values))
+        bounds: tuple[tuple[float, float], ...] = ()
+        if curve.order == "importance":
+            bounds = tuple((share.low, share.high) for share in same)
+        curves.append(Line(f"by {curve.order}", values, texts, bounds))
     percents = [point.percent for point in analysis.curves[0].points[::-1]]
     return Chart(
         "Share of the images with the same predicted class, by share of the directions kept",
@@ -418,9 +424,12 @@ def _spectrum(analyses: dict[str, Analysis]) -> Chart:
     curves = []
     for label, analysis in analyses.items():
         falling = np.sort(analysis.importances)[::-1]
-        sums = np.concatenate([[0.0], np.cumsum(falling) / np.sum(falling)])
-        values = np.minimum(np.interp(shares * (len(sums) - 1), np.arange(len(sums)), sums), 1.0).tolist()
-        curves.append(Line(label, tuple(values), tuple(map(percent_text, values))))
+        sums = np.cumsum([0.0, *falling]) / np.sum(falling)
+        places = shares * (len(sums) - 1)
+        held = np.interp(places, np.arange(len(sums)), sums)
+        values = np.minimum(held, 1.0).tolist()
+        texts = tuple(map(percent_text, values))
+        curves.append(Line(label, tuple(values), texts))
     return Chart(
         "Importance that the most important directions hold together",
         tuple(f"{100 * share:.0f} %" for share in shares),
@@ -433,32 +442,28 @@ def _spectrum(analyses: dict[str, Analysis]) -> Chart:
 
 def _table(analysis: Analysis) -> Table:
     by_importance, *others = analysis.curves
-    rows: tuple[TableRow, ...] = tuple(
-        (
+    rows: list[TableRow] = []
+    for at, point in enumerate(by_importance.points):
+        of_others = [percent_text(curve.points[at].same.value) for curve in others]
+        row = (
             f"{point.percent} %",
             str(point.kept),
             percent_text(point.importance),
             Cell(percent_text(point.same.value), "bold"),
-            _bounds(point.same),
+            bounds_text(point.same),
             percent_text(point.same_confident.value),
-            *(percent_text(curve.points[at].same.value) for curve in others),
+            *of_others,
         )
-        for at, point in enumerate(by_importance.points)
-    )
-    keeps = ", ".join(f"{percent_text(few.share)} by {few.directions} ({few.percent:.0f} %)" for few in analysis.fewest)
+        rows.append(row)
+    heads = [">kept", ">directions", ">importance", ">same", "=interval", ">confident"]
+    for curve in others:
+        heads.append("?>random" if curve.order == "random" else f"?>by {curve.order}")
+    keeps = [f"{percent_text(few.share)} by {few.directions} ({few.percent:.0f} %)" for few in analysis.fewest]
     return Table(
-        (
-            ">kept",
-            ">directions",
-            ">importance",
-            ">same",
-            "=interval",
-            ">confident",
-            *(f"?>{curve.order if curve.order == 'random' else f'by {curve.order}'}" for curve in others),
-        ),
-        rows,
+        tuple(heads),
+        tuple(rows),
         "same: predicted class as with all directions, Wilson intervals; confident: of the half of the images with "
-        f"the largest margin between first and second score; kept from there on, in steps of 2 %: {keeps}",
+        f"the largest margin between first and second score; kept from there on, in steps of 2 %: {', '.join(keeps)}",
     )
 
 
@@ -467,7 +472,8 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
     if report.in_distribution is None:
         return []
     results = [report.in_distribution, *(s.result for s in report.shifted)]
-    rows: list[TableRow] = [("all", *(Cell(_accuracy(result.accuracy), "bold") for result in results))]
+    of_all = [Cell(_accuracy(result.accuracy), "bold") for result in results]
+    rows: list[TableRow] = [("all", *of_all)]
     for point in report.raw.curves[0].points:
         cells = [f"{point.percent} %"]
         for result in results:
@@ -483,7 +489,8 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
         legends.append("after a comma: effective robustness, percentage points")
     if reasons:
         legends.append(f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}")
-    table = Table((">kept", *(f">{result.name}" for result in results)), tuple(rows), "; ".join(legends))
+    names = [f">{result.name}" for result in results]
+    table = Table((">kept", *names), tuple(rows), "; ".join(legends))
     return [Section("Accuracy", "top-1 by directions kept, most important first (Wilson)", (table,))]
 
 
@@ -493,7 +500,9 @@ def _leading(report: DirectionsReport) -> Table:
     rows: list[TableRow] = []
     for direction in report.raw.leading:
         of_all = direction.importance
-        share, low, high = ((value or 0.0) / total for value in (of_all.estimate, of_all.low, of_all.high))
+        values = (of_all.estimate, of_all.low, of_all.high)
+        share, low, high = ((value or 0.0) / total for value in values)
+        on_named = [f"{value:.2f}" for value in direction.on_features[: len(named)]]
         rows.append(
             (
                 str(direction.index + 1),
@@ -502,7 +511,7 @@ def _leading(report: DirectionsReport) -> Table:
                 percent_text(share),
                 f"{100 * low:.1f} – {100 * high:.1f}",
                 f"{direction.largest_feature}: {direction.largest_component:.2f}",
-                *(f"{value:.2f}" for value in direction.on_features[: len(named)]),
+                *on_named,
             )
         )
     return Table(
@@ -513,12 +522,8 @@ def _leading(report: DirectionsReport) -> Table:
     )
 
 
-def _bounds(accuracy: Accuracy) -> str:
-    return f"{100 * accuracy.low:.1f} – {100 * accuracy.high:.1f}"
-
-
 def _accuracy(accuracy: Accuracy) -> str:
-    return f"{percent_text(accuracy.value)} ({_bounds(accuracy)})"
+    return f"{percent_text(accuracy.value)} ({bounds_text(accuracy)})"
 
 
 def _percent(interval: Interval) -> str:
