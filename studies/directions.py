@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.core.runtime.head import LinearHead
 from robustcheck_onnx.checker.questions.directions.analysis import analyse
-from robustcheck_onnx.checker.questions.directions.document import Analysis, Outliers
+from robustcheck_onnx.checker.questions.directions.records import Analysis, Outliers
 from robustcheck_onnx.thresholds.tables import references
 
 Array = NDArray[Any]

@@ -29,8 +29,20 @@ from ...text import Fields
 from ..shift import robustness
 from ..shift.classes import is_correct
 from ..shift.robustness import Effective, SetResult
-from . import document
-from .document import AccuracyBySet, Analysis, Outliers
+from .records import (
+    SAME,
+    AccuracyBySet,
+    Analysis,
+    Direction,
+    Fewest,
+    HeadFeature,
+    Order,
+    Outliers,
+    Point,
+    Replacement,
+    TopShare,
+    TruncationCurve,
+)
 
 LEADING = 10  # directions that are listed
 OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
@@ -98,7 +110,7 @@ def analyse(
         SameWeightsError: all classes have the same weights, so that no prediction depends on the image.
     """
     raw, centred = decompose(head.weight)
-    if not centred.sigma[0] > document.SAME * raw.sigma[0]:
+    if not centred.sigma[0] > SAME * raw.sigma[0]:
         raise SameWeightsError
     predictions = predict(head, h)
     outliers = _outliers(head, h, predictions)
@@ -179,7 +191,7 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
     numbers = {percent: math.ceil(percent * n / 100) for percent in PERCENT}
     steps = {math.ceil(n * step / STEPS) for step in range(1, STEPS)}
     steps.discard(n)
-    orders: dict[document.Order, Indices] = {
+    orders: dict[Order, Indices] = {
         "importance": np.argsort(-importances, kind="stable"),
         "singular value": np.arange(n),
         "random": np.random.default_rng(seed).permutation(n),
@@ -199,7 +211,7 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
         for percent, k in numbers.items():
             importance = float(importances[order[:k]].sum() / importances.sum())
             of_confident = agrees[k][pruning.predictions.confident]
-            point = document.Point(
+            point = Point(
                 percent=percent,
                 kept=k,
                 importance=min(importance, 1.0),
@@ -209,13 +221,14 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
                 effective_robustness=_effective(results, accuracies[k], baseline),
             )
             points.append(point)
-        curves.append(document.TruncationCurve(order=name, points=tuple(points)))
+        curves.append(TruncationCurve(order=name, points=tuple(points)))
     fewest = []
     for share in KEEPS:  # from there on every larger number tried keeps that share, too
         too_few = max([k for k in same if same[k] < share], default=0)
-        least = min([k for k in same if k > too_few], default=n)
+        enough = [k for k in same if k > too_few]
+        least = min(enough, default=n)
         percent_kept = 100 * least / n
-        fewest.append(document.Fewest(share=share, directions=least, percent=percent_kept))
+        fewest.append(Fewest(share=share, directions=least, percent=percent_kept))
     return {"curves": tuple(curves), "fewest": tuple(fewest)}
 
 
@@ -250,7 +263,8 @@ def _weigh(directions: HeadDirections, h: Floats, projected: Array, named: Seque
     means = cosines.mean(axis=0)
     values = scale * means
     spread = cosines.std(axis=0, ddof=1)
-    errors = scale * spread / np.sqrt(len(h))
+    root_n = np.sqrt(len(h))
+    errors = scale * spread / root_n
     order = np.argsort(-values, kind="stable")
 
     def interval(value: float, half: float, ceiling: float = math.inf) -> Interval:
@@ -261,7 +275,7 @@ def _weigh(directions: HeadDirections, h: Floats, projected: Array, named: Seque
     def estimate(value: float, gradient: Array, ceiling: float) -> Interval:
         """Return a value with its interval. `gradient` is by each direction's importance."""
         of_images = cosines @ (scale * gradient)
-        half = Z * of_images.std(ddof=1) / np.sqrt(len(h))
+        half = Z * of_images.std(ddof=1) / root_n
         return interval(value, float(half), ceiling)
 
     total = values.sum()
@@ -282,12 +296,13 @@ def _weigh(directions: HeadDirections, h: Floats, projected: Array, named: Seque
         if k < n:
             share = min(float(shares @ selected), 1.0)
         gradient = (selected - share) / total
-        tops.append(document.TopShare(directions=k, share=estimate(share, gradient, 1.0)))
+        top = TopShare(directions=k, share=estimate(share, gradient, 1.0))
+        tops.append(top)
     leading = []
     for i in map(int, order[:LEADING]):
         components = np.abs(directions.v[:, i])
         leading.append(
-            document.Direction(
+            Direction(
                 index=i,
                 singular_value=float(sigma[i]),
                 cosine=float(means[i]),
@@ -343,15 +358,15 @@ def _outliers(head: LinearHead, h: Floats, predictions: Predictions) -> Outliers
         is_same = predictions.agrees(np.concatenate(predicted))
         contributions = difference * (of_chosen - value)
         share_of_margin = margin_share(contributions.sum(axis=1), predictions.margins)
-        replacements.append(document.Replacement(value=name, changed=_share(~is_same), margin_share=share_of_margin))
-    listed = tuple(
-        document.HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
-        for i in map(int, chosen[:LISTED])
-    )
+        replacements.append(Replacement(value=name, changed=_share(~is_same), margin_share=share_of_margin))
+    features = []
+    for i in map(int, chosen[:LISTED]):
+        feature = HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
+        features.append(feature)
     return Outliers(
         persistent=bool(len(persistent)),
         n_features=len(chosen),
-        features=listed,
+        features=tuple(features),
         replacements=tuple(replacements),
     )
 
@@ -393,7 +408,8 @@ class Predictions(NamedTuple):
 
     def agrees(self, classes: Indices) -> Bools:
         """Return whether a class, or a copy of it, is the predicted one, (image,)."""
-        return np.asarray(self.copies[classes] == self.copies[self.first])
+        predicted = self.copies[self.first]
+        return np.asarray(self.copies[classes] == predicted)
 
     @property
     def confident(self) -> Indices:
