@@ -22,7 +22,7 @@ from ...text import Fields, count_text, frozen
 
 if TYPE_CHECKING:
     from ....thresholds.results import Result
-    from .run import CalibrationSettings, Task
+    from .task import CalibrationSettings, Task
 
 BYTES_A_PARAMETER = 4  # float32
 GB = 1e9
@@ -77,7 +77,7 @@ def plan(
 
     Raises EnvironmentFaultError where a library that knows models of the suite is not installed.
     """
-    from .run import done  # noqa: PLC0415 # takes ONNX Runtime; to show a profile takes none
+    from .table import done  # noqa: PLC0415 # takes ONNX Runtime; to show a profile takes none
 
     sizes = _sizes([task for task in work if task.is_to_export])
     to_measure = [task.member.id for task in work if not done(task, rows)]
