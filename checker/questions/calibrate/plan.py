@@ -95,7 +95,8 @@ def plan(
         size = sizes.get(task.member.id, {})
         n_passes = n_images if task.member.id in to_measure else 0
         planned.append(_planned(task, size, n_passes, rate))
-    there = next(folder for folder in (settings.cache, *settings.cache.parents) if folder.is_dir())
+    folders = (settings.cache, *settings.cache.parents)
+    there = next(filter(Path.is_dir, folders))
     free_bytes = shutil.disk_usage(there).free
     return CalibrationPlan(n_images, digest, settings.cache, free_bytes, device, tuple(planned), how)
 
@@ -191,10 +192,12 @@ def _sizes(work: Sequence[Task]) -> dict[str, Fields]:
         command = [sys.executable, "-P", "-m", "robustcheck_onnx.exporters.run", str(question), str(answer)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # our own module
         if ended.returncode or not answer.is_file():
-            last_line = (ended.stderr.strip().splitlines() or ["no word"])[-1][:200]
-            return {t.member.id: {"fault": f"sizes are not known: {last_line}"} for t in work}
+            lines = ended.stderr.strip().splitlines() or ["no word"]
+            fault = f"sizes are not known: {lines[-1][:200]}"
+            return {task.member.id: {"fault": fault} for task in work}
         answers = json.loads(answer.read_text(encoding="utf-8"))
-    return {t.member.id: size for t, size in zip(work, answers, strict=True)}
+    ids = [task.member.id for task in work]
+    return dict(zip(ids, answers, strict=True))
 
 
 def refuse_unknown(work: Sequence[Task]) -> None:
@@ -228,12 +231,13 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
     downloads = _total(_bytes, [row.download_bytes for row in to_do])
     disk = _total(_bytes, [row.disk_bytes for row in to_do])
     time = _total(_duration, [row.estimate_s for row in to_do])
-    n_passes = f"{sum(row.passes for row in plan.rows):,}".replace(",", " ")
+    n_passes = sum(row.passes for row in plan.rows)
+    passes = f"{n_passes:,}".replace(",", " ")
     in_all = [
         ("models", f"{states}; {labels}"),
         ("downloads", f"{downloads} (at 4 bytes a parameter, half of it for float16 checkpoints)"),
         ("disk", f"{disk}; {plan.free_bytes / GB:.1f} GB are free for {plan.cache}"),
-        ("passes", f"{n_passes} forward passes"),
+        ("passes", f"{passes} forward passes"),
         ("time", f"{time}; {plan.how_estimated}"),
         ("images", plan.images_digest),
     ]
@@ -242,7 +246,11 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
         section(pen, "In all", "nothing was downloaded, exported or measured", labelled(pen, in_all)),
     ]
     mark = pen.say("✗", "yellow")
-    faults = [(mark, line(pen.name(row.id), pen.say(f": {row.fault}"))) for row in plan.rows if row.fault]
+    faults = []
+    for row in plan.rows:
+        if row.fault:
+            fault = pen.say(f": {row.fault}")
+            faults.append((mark, line(pen.name(row.id), fault)))
     if faults:
         blocks.append(section(pen, "Not known, or not possible", "", hanging(faults)))
     return Trimmed(spaced(blocks))
