@@ -11,18 +11,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import RenderableType
 
+from ....thresholds.results import Result
 from ...errors import EnvironmentFaultError, UsageError, install_hint
 from ...report.document import Cell, Words, name
 from ...report.terminal import Pen, Trimmed, hanging, labelled, line, section, spaced, table_of
 from ...text import Fields, count_text, frozen
-
-if TYPE_CHECKING:
-    from ....thresholds.results import Result
-    from .task import CalibrationSettings, Task
+from .table import done
+from .task import CalibrationSettings, Task
 
 BYTES_A_PARAMETER = 4  # float32
 GB = 1e9
@@ -77,8 +76,6 @@ def plan(
 
     Raises EnvironmentFaultError where a library that knows models of the suite is not installed.
     """
-    from .table import done  # noqa: PLC0415 # takes ONNX Runtime; to show a profile takes none
-
     sizes = _sizes([task for task in work if task.is_to_export])
     to_measure = [task.member.id for task in work if not done(task, rows)]
     asked = [sizes[model] for model in to_measure if model in sizes]
@@ -216,10 +213,12 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
     for row in plan.rows:
         label = "–" if row.label == "unlabelled" else row.label
         state = Cell(row.state, "warn" if row.state == "can't" else "")
-        sizes = (_bytes(row.download_bytes), _bytes(row.disk_bytes))
-        rows.append([name(row.id), label, state, *sizes, str(row.passes or "–")])
+        download = _bytes(row.download_bytes)
+        disk = _bytes(row.disk_bytes)
+        cells: list[Words] = [name(row.id), label, state, download, disk, str(row.passes or "–")]
         if timed:
-            rows[-1].append(_duration(row.estimate_s) if row.passes else "–")
+            cells.append(_duration(row.estimate_s) if row.passes else "–")
+        rows.append(cells)
     heads = ["model", "=label", "=state", ">download", ">disk", ">passes"]
     if timed:
         heads.append(">time")
@@ -249,8 +248,8 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
     faults = []
     for row in plan.rows:
         if row.fault:
-            fault = pen.say(f": {row.fault}")
-            faults.append((mark, line(pen.name(row.id), fault)))
+            text = line(pen.name(row.id), pen.say(f": {row.fault}"))
+            faults.append((mark, text))
     if faults:
         blocks.append(section(pen, "Not known, or not possible", "", hanging(faults)))
     return Trimmed(spaced(blocks))

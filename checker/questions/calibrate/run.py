@@ -140,10 +140,10 @@ def _export(folder: Path, task: Task) -> None:
         signal = -process.returncode
         message = f"{task.member.id}: export was ended by signal {signal}; often for lack of memory"
         raise CannotAssessError(message, "free -h")
-    labelled = dict(line.partition(": ")[::2] for line in stderr.splitlines())
-    last_line = (stderr.strip().splitlines() or ["the export said nothing"])[-1]
+    lines = stderr.strip().splitlines() or ["the export said nothing"]
+    labelled = dict(line.partition(": ")[::2] for line in lines)
     kind = {2: UsageError, 4: EnvironmentFaultError}.get(process.returncode, CannotAssessError)
-    message = labelled.get("error", last_line[:200])
+    message = labelled.get("error", lines[-1][:200])
     again = shlex.join(["robustcheck", *arguments])
     raise kind(message, labelled.get("hint", again))
 

@@ -182,7 +182,8 @@ def judge(measured: SearchResult, names: Sequence[str], counts: Sequence[int]) -
         n_directions = int(is_beyond[index].sum())
         best = []
         for direction in map(int, np.argsort(-ap, kind="stable")[:BEST]):
-            sign: Literal[1, -1] = 1 if measured.is_plus[index, direction] else -1
+            is_plus = measured.is_plus[index, direction]
+            sign: Literal[1, -1] = 1 if is_plus else -1
             best.append(DirectionScore(direction=direction, sign=sign, ap=float(ap[direction])))
         judged = Concept(
             name=concept,
@@ -270,8 +271,9 @@ def compare(best: Array, shuffled: Array) -> Chance:
 def permutations(n_images: int, n_shuffles: int, seed: int) -> npt.NDArray[np.int32]:
     """Return shuffles of the labels, (shuffle, image) int32: for each image the one that gets its labels."""
     rng = np.random.default_rng(seed)
-    in_order = np.tile(np.arange(n_images, dtype=np.int32), (n_shuffles, 1))
-    return rng.permuted(in_order, axis=1)
+    in_order = np.arange(n_images, dtype=np.int32)
+    rows = np.tile(in_order, (n_shuffles, 1))
+    return rng.permuted(rows, axis=1)
 
 
 def _needed(t: Array, shuffled: Array) -> Array:
@@ -320,7 +322,8 @@ def _by_the_others(values: Array) -> Array:
     away = values - values.mean(axis=0)
     total = (away**2).sum(axis=0)
     tiny = 1e-24 * n  # rounding of APs
-    others = total - away**2 * n / (n - 1)  # sum of squares of the others about their mean
+    own = away**2 * n / (n - 1)
+    others = total - own  # sum of squares of the others about their mean
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = np.where(others > tiny, others, 0.0) / (n - 1)
         t = away * n / (n - 1) / np.sqrt(variance)

@@ -176,11 +176,12 @@ class Pruning(NamedTuple):
         """Return by number of directions the accuracy on each labelled set, which comes with its projection."""
         accuracies: dict[int, AccuracyBySet] = {k: {} for k in numbers}
         for images, projected in labelled:
+            n_images = len(images.right)
             n_right = Counter[int]()
             for k, part, scores in self.scores(projected, order, numbers):
                 n_right[k] += images.n_right(part, scores)
             for k, of_sets in accuracies.items():
-                of_sets[images.name] = wilson(n_right[k], len(images.right))
+                of_sets[images.name] = wilson(n_right[k], n_images)
         return accuracies
 
 
@@ -257,7 +258,8 @@ def _weigh(directions: HeadDirections, h: Floats, projected: Array, named: Seque
     """
     sigma = directions.sigma
     n = len(sigma)
-    lengths = np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64))
+    squared_lengths = np.einsum("ij,ij->i", h, h, dtype=np.float64)
+    lengths = np.sqrt(squared_lengths)
     cosines = np.abs(projected) / lengths[:, None]
     scale = sigma / sigma.sum()
     means = cosines.mean(axis=0)
@@ -358,7 +360,8 @@ def _outliers(head: LinearHead, h: Floats, predictions: Predictions) -> Outliers
         is_same = predictions.agrees(np.concatenate(predicted))
         contributions = difference * (of_chosen - value)
         share_of_margin = margin_share(contributions.sum(axis=1), predictions.margins)
-        replacements.append(Replacement(value=name, changed=_share(~is_same), margin_share=share_of_margin))
+        replacement = Replacement(value=name, changed=_share(~is_same), margin_share=share_of_margin)
+        replacements.append(replacement)
     features = []
     for i in map(int, chosen[:LISTED]):
         feature = HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
@@ -477,7 +480,8 @@ def decompose(weight: Array) -> tuple[HeadDirections, HeadDirections]:
     for start in range(0, n_classes, BLOCK_CLASSES):
         piece = weight[start : start + BLOCK_CLASSES]
         with_ones = np.c_[np.ones(len(piece)), piece]
-        r = np.asarray(np.linalg.qr(np.concatenate([r, with_ones]), mode="r"))
+        stacked = np.concatenate([r, with_ones])
+        r = np.asarray(np.linalg.qr(stacked, mode="r"))
     raw = _directions(r[:, 1:], np.zeros(d))
     centred = _directions(r[1:, 1:], weight.mean(axis=0))
     return raw, centred

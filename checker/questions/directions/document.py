@@ -264,7 +264,8 @@ def _spectrum(analyses: dict[str, Analysis]) -> Chart:
     curves = []
     for label, analysis in analyses.items():
         falling = np.sort(analysis.importances)[::-1]
-        sums = np.cumsum([0.0, *falling]) / np.sum(falling)
+        total = np.sum(falling)
+        sums = np.cumsum([0.0, *falling]) / total
         places = shares * (len(sums) - 1)
         held = np.interp(places, np.arange(len(sums)), sums)
         values = np.minimum(held, 1.0).tolist()
@@ -330,7 +331,8 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
     if reasons:
         legends.append(f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}")
     names = [f">{result.name}" for result in results]
-    table = Table((">kept", *names), tuple(rows), "; ".join(legends))
+    legend = "; ".join(legends)
+    table = Table((">kept", *names), tuple(rows), legend)
     return [Section("Accuracy", "top-1 by directions kept, most important first (Wilson)", (table,))]
 
 

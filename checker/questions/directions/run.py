@@ -171,13 +171,14 @@ def _measure(
     for_labels = runner if are_photos or not prepared else open_runner(inputs)
     labelled = []
     for photos in prepared:
+        name = photos.spec.name
         of_set = collected
         if photos.source is not inputs.source:
-            of_set = collect(for_labels, inputs, photos.source, progress=progress, label=photos.spec.name)
+            of_set = collect(for_labels, inputs, photos.source, progress=progress, label=name)
         usable = set(of_set.names)  # skipped images have no row
         entries = zip(photos.source.entries, photos.right, strict=True)
         right = [classes for entry, classes in entries if entry.name in usable]
-        images = Labelled(photos.spec.name, of_set.representations, right, photos.map.compete)
+        images = Labelled(name, of_set.representations, right, photos.map.compete)
         n_right = correct(head, images)
         result = photos.result(of_set.read, len(set(right)), n_right)
         labelled.append(images._replace(result=result, digests=of_set.digests))
