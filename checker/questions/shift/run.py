@@ -27,7 +27,7 @@ from . import robustness, sets
 from .confidence import COSINES, Collector
 from .document import ModelUsed, ShiftReport
 from .predicted import Predicted, Target, predict_targets
-from .robustness import IMAGES, LABEL_SET, WORDS, ComparedVerdict, SetResult, Shifted, agree
+from .robustness import IMAGES, WORDS, ComparedVerdict, SetResult, Shifted, agree
 
 Several = str | Path | Sequence[str | Path]
 
@@ -215,7 +215,7 @@ def notes_of(
     """Write what a reader must know next to the accuracies."""
     notes = question_notes(inputs) + execution_notes(execution)
     results = (inner, *(s.result for s in shifted))
-    if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
+    if any(result.label_set not in ("", "file") for result in results):
         notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
     if len({result.n_compete for result in results}) > 1:
         notes.append(
