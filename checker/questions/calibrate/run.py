@@ -54,7 +54,7 @@ def measure(
             written.
     """
     _run((Job(Path("none.onnx"), settings.options),), settings)  # raises what the engine would, before the exports
-    failed: dict[str, RobustcheckError] = {}
+    failed = {}
     todo = []
     for task in work:
         if task.fault is not None:

@@ -147,7 +147,7 @@ def _export_inputs(folder: Path, entry: SuiteEntry) -> Fields:
     weights = entry.weights
     if checkpoint is not None:
         weights = _digest_of(folder, str(checkpoint))
-    inputs: Fields = {
+    inputs = {
         "source": entry.source,
         "name": entry.name,
         "weights": weights,

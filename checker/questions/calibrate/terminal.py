@@ -121,7 +121,7 @@ def _checkpoints(c: Calibration) -> str:
 
 def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
     """Render the thresholds, each with its gap, and the rates of errors, with the checkpoints left out in turn."""
-    rows: list[TableRow] = []
+    rows = []
     for statistic in profile.deciding:
         if gap := profile.thresholds[statistic]:
             threshold = Cell(f"> {gap.minimum:g}", "bold")

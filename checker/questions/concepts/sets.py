@@ -143,7 +143,7 @@ def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> Listed:
     labels = _label_names(folder / "label.csv")
     table = _table(folder / "category.csv", ["name"])
     categories = [cells["name"] for _, cells in table]
-    rows: dict[str, NumberedRow] = {}  # by the image's name, below images/
+    rows = {}  # by the image's name, below images/
     for line, cells in _table(index, ["image", *categories]):
         name = cells["image"]
         if not BELOW.fullmatch(name) or name in rows:
@@ -155,7 +155,7 @@ def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> Listed:
     def concepts_of(name: str) -> set[str]:
         """Return the labels of an image, over all categories. Raises UsageError: a mask or number that is none."""
         line, cells = rows[name]
-        numbers: set[int] = set()
+        numbers = set()
         for category in categories:
             for part in filter(None, map(str.strip, cells[category].split(";"))):
                 where = f"{index}: row {line}: {category} is {part:.{SHOWN}}"
@@ -195,7 +195,7 @@ def _in_mask(images: Path, name: str, where: str, min_coverage: float) -> set[in
 
 
 def _label_names(path: Path) -> dict[int, str]:
-    labels: dict[int, str] = {}
+    labels = {}
     for line, cells in _table(path, ["number", "name"]):
         number = cells["number"]
         name = cells["name"]
@@ -250,7 +250,7 @@ def _folders(folder: Path, spec: str, seed: int) -> Listed:
             f"ls -ld {quoted(folder)}",
         ) from fault
     concepts = [path for path in inside if path.is_dir()]
-    files: list[str] = []
+    files = []
     for concept in concepts:
         images = image_files(concept)
         if not images:
@@ -275,7 +275,7 @@ def _manifest(path: Path, seed: int) -> Listed:
             f"head -1 {quoted(path)}",
         )
     present: dict[str, set[str]] = {}
-    names: set[str] = set()
+    names = set()
     for (line, image, cell), (_, _, score) in zip(rows, scores, strict=True):
         has = present.setdefault(image, set())
         if cell is None or cell == "":

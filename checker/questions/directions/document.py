@@ -339,7 +339,7 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
 def _leading(report: DirectionsReport) -> Table:
     named = [feature.index for feature in report.outliers.features[:3]]
     total = sum(report.raw.importances)
-    rows: list[TableRow] = []
+    rows = []
     for direction in report.raw.leading:
         of_all = direction.importance
         values = (of_all.estimate, of_all.low, of_all.high)

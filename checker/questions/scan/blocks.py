@@ -272,7 +272,7 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
     for node in ancestry.nodes:
         for name in ancestry.reads(node):
             consumers.setdefault(name, []).append(node)
-    residuals: list[Residual] = []
+    residuals = []
     for node in ancestry.members(ancestry.to_end):
         branches = ancestry.reads(node)[:2]
         if node.op_type not in SUMS or len(branches) < 2 or branches[0] == branches[1]:
@@ -373,7 +373,7 @@ def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, S
 
 def _source(ancestry: Ancestry, a: str, b: str) -> tuple[str, int] | None:
     """Return where two branches part, and their nodes as bits, or None if they are not a shortcut and a branch."""
-    candidates: list[tuple[int, str, int]] = []
+    candidates = []
     for shortcut, main in ((a, b), (b, a)):
         for steps, source in enumerate(_shortcut(ancestry.layers, shortcut)):
             before = ancestry.above[source]

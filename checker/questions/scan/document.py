@@ -89,7 +89,7 @@ class ScanReport(Shown, Frozen):
             EnvironmentFaultError: pandas is not installed.
         """
         columns = {"n_images", "kurtosis", "kurtosis_se", "top3_share", "n_persistent", "max_median_ratio"}
-        rows: list[frames.Row] = []
+        rows = []
         for index, layer in enumerate(self.layers, 1):
             end = layer.model_dump(include={"kind", "tensor", "width"})
             statistics = layer.statistics.model_dump(include=columns)

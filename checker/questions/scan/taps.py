@@ -151,7 +151,7 @@ class Depth:
         np.divide(row["most"], row["median"], out=ratios, where=has_median)
         n_ratios = has_median.sum(axis=1)
         has_ratio = n_ratios > 0
-        numbers: dict[str, npt.ArrayLike] = {
+        numbers = {
             "rows": n_rows,
             "kurtosis": kurtosis,
             "kurtosis²": kurtosis**2,
@@ -283,7 +283,7 @@ def place_text(tap: Tap, token: int) -> str:
         return ""
     if len(tap.positions) == 1:
         return "class token" if tap.class_token and token == 0 else f"token {token}"
-    parts: list[str] = []
+    parts = []
     cells = divmod(token, tap.measured[1])
     for axis, index, step, n in zip(("row", "column"), cells, tap.strides, tap.positions, strict=True):
         first = index * step

@@ -249,7 +249,7 @@ def _indices(spec: str, label: str, value: object, scores: Scores) -> Classes:
     indices = []
     listed = value if isinstance(value, list) and value else [value]
     for one in listed:
-        index: object = one
+        index = one
         if isinstance(one, str) and SYNSET.fullmatch(one) and scores.n_classes == IMAGENET_CLASSES:
             index = synset_index().get(one)
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < scores.n_classes:

@@ -217,7 +217,7 @@ def _row(result: SetResult) -> TableRow:
 
 
 def _effective(report: ShiftReport) -> list[Section]:
-    rows: list[TableRow] = []
+    rows = []
     without = []
     for shifted in report.shifted:
         beyond = shifted.effective_robustness

@@ -298,7 +298,7 @@ def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Pr
             n_wrong = first + (1 - share_right) * (up_to - first)
             shares[method].append(1 - n_wrong / n)
         start = end
-    predictions: dict[Method, Prediction] = {}
+    predictions = {}
     for method, name in SCORES.items():
         value = atc(getattr(inside.scores, name), inside.correct, getattr(outside, name))
         low, high = np.quantile(np.concatenate(shares[method]), ENDS)
@@ -372,7 +372,7 @@ def predict_targets(
     inside = collected.images
     kind = collected.kind
     assert kind is not None
-    read: list[tuple[ImagesRead, Fields, ImageScores]] = []
+    read = []
     by_digest = {inner.result.digest: inner.result.source}
     for target in targets:
         where = str(target.spec.place)

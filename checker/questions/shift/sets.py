@@ -117,7 +117,7 @@ def parse_call(
                 "--shifted NAME=FOLDER",
             )
     names = [spec.name for spec in labelled]
-    maps: dict[str, str] = {}
+    maps = {}
     for text in classes:
         name, value = _named(text)
         if name and name not in names:
