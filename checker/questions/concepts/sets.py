@@ -218,13 +218,13 @@ def _table(path: Path, needed: list[str]) -> list[NumberedRow]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="", strict=True)
-            missing = [name for name in needed if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UsageError(
-                    f"{path}: column {missing[0]} is missing; this table of a Broden-layout folder has "
-                    f"{', '.join(needed)}",
-                    f"head -1 {quoted(path)}",
-                )
+            for name in needed:
+                if name not in (reader.fieldnames or ()):
+                    raise UsageError(
+                        f"{path}: column {name} is missing; this table of a Broden-layout folder has "
+                        f"{', '.join(needed)}",
+                        f"head -1 {quoted(path)}",
+                    )
             rows = []
             for row in reader:
                 cells = {name: row[name].strip() for name in needed}

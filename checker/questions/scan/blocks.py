@@ -85,8 +85,12 @@ def plan_scan(
     image = model.image_input.name
     layers = build_layers(with_shapes(proto), image, proto.graph.initializer)
     nodes = list(proto.graph.node)
-    residuals = [] if named else find_residuals(layers, nodes, model.fetch)
-    passages = [] if named else find_passages(layers, nodes, model.fetch)
+    residuals = []
+    passages = []
+    if not named:
+        ancestry = Ancestry(layers, nodes, model.fetch)
+        residuals = find_residuals(ancestry)
+        passages = find_passages(ancestry)
     for name in named:
         _check_named(layers, name, model.path)
     wanted = {model.fetch, *passages, *named}
@@ -232,6 +236,7 @@ class Ancestry:
 
     def __init__(self, layers: Layers, nodes: Iterable[onnx.NodeProto], end: str) -> None:
         self.layers = layers
+        self.end = end
         self.nodes = [node for node in nodes if not layers.image_tensors.isdisjoint(node.output)]
         self.own = Counter[str]()  # bit of the node that makes a tensor; 0 for the image
         self.above = Counter[str]()  # bits of the nodes that compute a tensor
@@ -262,12 +267,11 @@ class Ancestry:
         return any(node.op_type in linear for node in self.members(bits))
 
 
-def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[Residual]:
-    """Return the additions on the way to the tensor `end` that may end a residual block, in order.
+def find_residuals(ancestry: Ancestry) -> list[Residual]:
+    """Return the additions on the way to the end that may end a residual block, in order.
 
     Connections alone decide; `residual_blocks` looks at the shapes.
     """
-    ancestry = Ancestry(layers, nodes, end)
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in ancestry.nodes:
         for name in ancestry.reads(node):
@@ -330,20 +334,19 @@ def residual_blocks(
     return {name: kinds[name] for name in sorted(kinds, key=order.__getitem__)}
 
 
-def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[str]:
-    """Return the tensors on every path from the image to `end`, in order and without `end`."""
-    ancestry = Ancestry(layers, nodes, end)
+def find_passages(ancestry: Ancestry) -> list[str]:
+    """Return the tensors on every path from the image to the end, in order and without the end."""
     members = list(ancestry.members(ancestry.to_end))
     last_read: dict[str, int] = {}
     for i, node in enumerate(members):
         last_read |= dict.fromkeys(ancestry.reads(node), i)
-    last_read[end] = len(members)
+    last_read[ancestry.end] = len(members)
     passages = []
     reads_of_image = [i for name, i in last_read.items() if not ancestry.own[name]]
     reach = max(reads_of_image, default=0)  # the last node that reads anything made so far, the image included
     for i, node in enumerate(members):
         outputs = [name for name in node.output if name in last_read]
-        if reach <= i and len(outputs) == 1 and outputs[0] != end:
+        if reach <= i and len(outputs) == 1 and outputs[0] != ancestry.end:
             passages.append(outputs[0])
         for name in outputs:
             reach = max(reach, last_read[name])

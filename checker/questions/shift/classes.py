@@ -160,29 +160,25 @@ def _built_in(label_set: str, scores: Scores, where: str) -> ClassMap:
         )
     members = []
     indices: dict[str, Classes] = {}
-    for index, (synset, subsets) in enumerate(_table()):
-        if label_set == IMAGENET or label_set in subsets:
+    for index, row in enumerate(_table()):
+        if label_set == IMAGENET or row[label_set]:
             members.append(index)
-            indices |= dict.fromkeys((synset, str(index), f"{index:03d}"), (index,))
+            indices |= dict.fromkeys((row["synset"], str(index), f"{index:03d}"), (index,))
     name = {IMAGENET: "ImageNet-1k", "imagenet_r": "ImageNet-R", "imagenet_a": "ImageNet-A"}[label_set]
     how = f"{name}'s {len(members)} synset ids or indices"
     return ClassMap(indices, tuple(members), how, label_set)
 
 
 @cache
-def _table() -> tuple[tuple[str, frozenset[str]], ...]:
-    """Return synset id and subsets of every ImageNet-1k class, in order (thresholds/data/imagenet_classes.csv)."""
-    classes = []
+def _table() -> tuple[dict[str, str], ...]:
+    """Return a row per ImageNet-1k class, in order (thresholds/data/imagenet_classes.csv)."""
     with (DATA / "imagenet_classes.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            subsets = frozenset(name for name in ("imagenet_r", "imagenet_a") if row[name])
-            classes.append((row["synset"], subsets))
-    return tuple(classes)
+        return tuple(csv.DictReader(file))
 
 
 def synset_index() -> dict[str, int]:
     """Return the class index of ImageNet-1k by synset id."""
-    return {synset: index for index, (synset, _) in enumerate(_table())}
+    return {row["synset"]: index for index, row in enumerate(_table())}
 
 
 def _among_all(indices: Mapping[str, Classes], scores: Scores, how: str) -> ClassMap:

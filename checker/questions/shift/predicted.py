@@ -23,7 +23,6 @@ from ...core.measure.sums import ImagesRead
 from ...core.progress import Tell, tell_stage
 from ...core.statistics.intervals import CONFIDENCE, Accuracy, wilson
 from ...errors import UsageError
-from ...text import Fields
 from .confidence import Collector, ImageScores, Kind
 from .robustness import SetResult
 from .sets import ImageSet, LabelledResult, run_set
@@ -381,12 +380,13 @@ def predict_targets(
         for batch, _ in run_set(scores.runner, target, inputs, progress, images):
             scores.add(batch)
         facts = target.facts(images)
-        if facts["digest"] in by_digest:
+        digest = facts["digest"]
+        if digest in by_digest:
             raise UsageError(
-                f"{where}: images are those of {by_digest[facts['digest']]}; a target must have other images",
+                f"{where}: images are those of {by_digest[digest]}; a target must have other images",
                 "--in photos/ --target new-photos/",
             )
-        by_digest[facts["digest"]] = where
+        by_digest[digest] = where
         read.append((images, facts, scores.images))
     tell_stage(progress, "predicting accuracy")
     resamples = resample_inside(inside, inner.correct, seed)

@@ -111,11 +111,12 @@ def parse_call(
     every = Counter(name for _, name in different)
     shifts = Counter(spec.shift for spec in labelled if spec.shift)
     for label, counts in (("name", every), ("set", shifts)):
-        if double := [key for key, count in counts.items() if count > 1]:
-            raise UsageError(
-                f"{label} of {counts[double[0]]} image sets is {double[0]!r}; it must be another one for each",
-                "--shifted NAME=FOLDER",
-            )
+        for key, count in counts.items():
+            if count > 1:
+                raise UsageError(
+                    f"{label} of {count} image sets is {key!r}; it must be another one for each",
+                    "--shifted NAME=FOLDER",
+                )
     names = [spec.name for spec in labelled]
     maps = {}
     for text in classes:
