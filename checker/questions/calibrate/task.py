@@ -104,7 +104,7 @@ def image_set(settings: CalibrationSettings) -> tuple[str, int]:
 
 
 def tasks(suite: OpenedSuite, settings: CalibrationSettings, images_digest: str) -> tuple[Task, ...]:
-    """Return the tasks of a suite. A model whose files can't be read becomes a task with a fault."""
+    """Return the tasks of a suite, with a fault where a model's files can't be read."""
     options = settings.options
     measuring = {
         "images": images_digest,

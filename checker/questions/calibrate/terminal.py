@@ -173,7 +173,7 @@ def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
 
 
 def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
-    """Render the compared tensors, the chosen one in bold. There is nothing where none were compared."""
+    """Render the compared tensors, the chosen one in bold, or nothing where none were compared."""
     tensors = profile.calibration.tensors
     if not tensors:
         return []
@@ -227,7 +227,7 @@ def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableT
 
 
 def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
-    """Return one text per cause, with its failed models. One missing package can fail every model of a suite."""
+    """Return one text per cause, with its failed models: one missing package can fail every model of a suite."""
     names: dict[str, list[str]] = {}
     for model, fault in failed.items():
         cause = fault.message

@@ -55,7 +55,7 @@ def search(
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> SearchResult:
-    """Measure the AP along all directions. Labels are taken as they are and shuffled.
+    """Measure the AP along all directions, with the labels as they are and shuffled.
 
     Time grows with directions × shuffles × the positives of all concepts; memory with images × `directions.BLOCK`.
 

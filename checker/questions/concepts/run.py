@@ -185,7 +185,7 @@ def _summary(judged: Sequence[Concept]) -> str:
 def _directions(
     of: str | None, head: LinearHead | None, h: Floats, opened: ModelFile
 ) -> tuple[SearchedDirections, str]:
-    """Return the directions to search, and what they are in words. Refuse to go on without any."""
+    """Return the directions to search, and what they are in words, or refuse to go on without any."""
     tensor = opened.representation.tensor
     if of == "features":
         source = f"the features of {tensor}"

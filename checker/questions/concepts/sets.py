@@ -134,7 +134,7 @@ def _bad_row(path: Path, line: int, fault: str) -> UsageError:
 
 
 def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> Listed:
-    """Read the tables of a Broden-layout folder. Masks are read with their images.
+    """Read the tables of a Broden-layout folder; masks are read with their images.
 
     Raises UsageError: a table or column is missing, a number or name is none, an image is listed twice, none is listed.
     """
@@ -241,7 +241,7 @@ def _table(path: Path, needed: list[str]) -> list[NumberedRow]:
 
 
 def _folders(folder: Path, spec: str, seed: int) -> Listed:
-    """List the concept folders. A folder that links to another is a concept of its own."""
+    """List the concept folders; a folder that links to another is a concept of its own."""
     try:
         inside = sorted(path for path in folder.iterdir() if not is_ignored(path.name))
     except OSError as fault:

@@ -259,7 +259,7 @@ def _pruning(analysis: Analysis) -> Chart:
 
 
 def _spectrum(analyses: dict[str, Analysis]) -> Chart:
-    """Draw the cumulated importance of the directions. The most important come first."""
+    """Draw the cumulated importance of the directions, the most important first."""
     shares = np.linspace(0, 1, SPECTRUM_POINTS)
     curves = []
     for label, analysis in analyses.items():

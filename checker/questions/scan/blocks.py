@@ -62,7 +62,7 @@ def plan_scan(
     named: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
 ) -> ScanPlan:
-    """Find the ends of a model's blocks, and their axes. The graph and the shapes of one run decide.
+    """Find the ends of a model's blocks and their axes, from the graph and the shapes of one run.
 
     Args:
         model: from `open_model`.
@@ -210,7 +210,7 @@ def _with_output(model: ModelFile, proto: onnx.ModelProto) -> ModelFile:
 
 
 class Residual(NamedTuple):
-    """An addition that may end a residual block. Shapes decide."""
+    """An addition that may end a residual block, which its shapes decide."""
 
     total: str
     """the sum"""

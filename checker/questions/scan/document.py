@@ -258,7 +258,7 @@ def _number(value: float | None) -> str:
 
 
 def _features(report: ScanReport) -> list[Section]:
-    """List features with layers, tokens and positions. There is a section for each kind."""
+    """List features with layers, tokens and positions, in a section for each kind."""
     persistent: _ByName = defaultdict(list)
     of_class_token: _ByName = defaultdict(list)
     fixed: _ByName = defaultdict(list)
@@ -296,7 +296,7 @@ def _place(place: Place) -> str:
 
 
 def _in_layers(layers: Sequence[tuple[int, float, float]], largest: str) -> str:
-    """Write layers with runs joined. Shares and the largest value follow: layers 3–10, 12, 50 – 60 %."""
+    """Write layers with runs joined, then shares and the largest value: layers 3–10, 12, 50 – 60 %."""
     numbers, shares, values = zip(*layers, strict=True)
     runs: list[list[int]] = []
     for number in numbers:

@@ -28,11 +28,11 @@ class ScoreKind(NamedTuple):
 
 
 class NoScoresError(ValueError):
-    """An output from which no confidence can be read. The text says why."""
+    """An output from which no confidence can be read, with the reason."""
 
 
 def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) -> ScoreKind:
-    """Distinguish logits from probabilities. The operators at the end of the graph decide, then the numbers.
+    """Distinguish logits from probabilities, by the operators at the end of the graph, then by the numbers.
 
     scores: (image, class), finite, at least one image, all classes. crossed: operators between the last linear layer
     and the output (`Head.crossed`), empty where they are not known. cosine: whether the last layer gives cosines,
@@ -74,7 +74,7 @@ def as_logits(scores: AnyArray, kind: Kind) -> Array:
 
 
 class ImageScores(NamedTuple):
-    """The numbers that predictions need per image. Every array is (image,)."""
+    """The numbers that predictions need per image, each array (image,)."""
 
     confidence: Array
     """largest softmax probability"""

@@ -232,7 +232,7 @@ def resampled(n: int, seed: Seed, resamples: int = RESAMPLES) -> Iterator[Counts
 
 
 class Inside(NamedTuple):
-    """The resampled labelled images. Every target is compared with them."""
+    """The resampled labelled images, with which every target is compared."""
 
     scores: ImageScores
     correct: Bools
@@ -275,7 +275,7 @@ class Prediction(NamedTuple):
 
 
 def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Prediction]:
-    """Predict the accuracy on target images. Methods are ATC (two scores) and DoC.
+    """Predict the accuracy on target images by ATC, with two scores, and by DoC.
 
     ATC's intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a
     share of 0 or 1 has no width, so they are never narrower than Wilson's for the share of the target images (ours).

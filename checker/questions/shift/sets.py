@@ -63,7 +63,7 @@ def parse_spec(text: str, option: str, subject: str = "a labelled image set") ->
 
 
 def _named(text: str) -> tuple[str, str]:
-    """Split `[NAME=]VALUE`. A path that exists is a value, whatever signs it has."""
+    """Split `[NAME=]VALUE`, unless it is a path that exists."""
     match = None if Path(text).exists() else NAMED.fullmatch(text)
     return (match[1], match[2]) if match else ("", text)
 
@@ -140,7 +140,7 @@ def same_place(spec: Spec) -> Place:
 
 
 def open_sets(specs: Sequence[Spec], inputs: Inputs) -> list[ImageSource]:
-    """Open the image sets of a call. One of them may be the job's, which is open already."""
+    """Open the image sets of a call, but for that of the job, which is open already."""
     run = inputs.job.options
     sources = []
     for spec in specs:
