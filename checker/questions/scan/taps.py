@@ -297,8 +297,9 @@ def place_text(tap: Tap, token: int) -> str:
 
 def _persistent(beyond: Array, rows: float, shares: Array) -> list[PersistentFeature]:
     persistent = []
+    least = max(PERSISTENT_SHARE * rows, 1)
     for feature in map(int, np.argsort(-beyond, kind="stable")):
-        if beyond[feature] >= PERSISTENT_SHARE * rows and beyond[feature] > 0:
+        if beyond[feature] >= least:
             frequency = float(beyond[feature] / rows)
             share = float(shares[feature])
             persistent.append(PersistentFeature(feature=feature, frequency=frequency, kurtosis_share=share))
@@ -313,8 +314,7 @@ def _kurtosis(values: Array, least_variance: float) -> Array:
     has_spread = variance > least_variance * mean**2
     z2 = np.zeros_like(squares)
     np.divide(squares, variance, out=z2, where=has_spread)
-    kurtosis: Array = (z2**2).mean(axis=1)
-    return kurtosis
+    return np.asarray((z2**2).mean(axis=1))
 
 
 def _over(total: float, count: float) -> float | None:

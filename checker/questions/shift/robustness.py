@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ....thresholds import published
-from ....thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of, effective_robustness
+from ....thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, BaselineFit, baselines_of, effective_robustness
 from ....thresholds.records import Frozen
 from ...core.evidence import Skips
 from ...core.statistics.intervals import CONFIDENCE, Accuracy, wilson
@@ -204,7 +204,7 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
             return None, why
     line = baselines_of(source)[outside.shift]
     of_each = 1 - (1 - CONFIDENCE) / 2
-    low, high = _er_bounds(inside, outside, source, of_each)
+    low, high = _er_bounds(inside, outside, line, of_each)
     point = effective_robustness(inside.accuracy.value, outside.accuracy.value, line)
     library = published.library_of(source, outside.shift)
     robustness = Effective(
@@ -218,13 +218,11 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
     return robustness, ""
 
 
-def _er_bounds(inside: SetResult, outside: SetResult, source: str, confidence: float) -> tuple[float, float]:
+def _er_bounds(inside: SetResult, outside: SetResult, line: BaselineFit, confidence: float) -> tuple[float, float]:
     """Return the bounds of effective robustness, with both accuracies at the bounds of intervals of this `confidence`.
 
     Effective robustness falls with the in-distribution accuracy and rises with the other.
     """
-    assert outside.shift is not None
-    line = baselines_of(source)[outside.shift]
     x = wilson(inside.accuracy.n_correct, inside.accuracy.n, confidence)
     y = wilson(outside.accuracy.n_correct, outside.accuracy.n, confidence)
     low = effective_robustness(min(x.high, 1 - 1e-12), y.low, line).points
@@ -287,7 +285,8 @@ def agree(judged: ComparedVerdict, inside: SetResult, shifted: Sequence[Shifted]
     shifts = tuple(comparable)
     middle = published.usual_robustness(source, shifts)
     share = 1 - (1 - CONFIDENCE) / (len(shifts) + 1)
-    bounds = [_er_bounds(inside, s.result, source, share) for s in comparable.values()]
+    lines = baselines_of(source)
+    bounds = [_er_bounds(inside, s.result, lines[shift], share) for shift, s in comparable.items()]
     lows, highs = zip(*bounds, strict=True)
     low = sum(lows) / len(shifts)
     high = sum(highs) / len(shifts)
