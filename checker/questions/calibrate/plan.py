@@ -210,6 +210,8 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
     pen = Pen(ascii_only)
     timed = any(row.estimate_s is not None for row in plan.rows)  # else a column of question marks
     rows: list[list[Words]] = []
+    mark = pen.say("✗", "yellow")
+    faults = []
     for row in plan.rows:
         label = "–" if row.label == "unlabelled" else row.label
         state = Cell(row.state, "warn" if row.state == "can't" else "")
@@ -219,6 +221,9 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
         if timed:
             cells.append(_duration(row.estimate_s) if row.passes else "–")
         rows.append(cells)
+        if row.fault:
+            text = line(pen.name(row.id), pen.say(f": {row.fault}"))
+            faults.append((mark, text))
     heads = ["model", "=label", "=state", ">download", ">disk", ">passes"]
     if timed:
         heads.append(">time")
@@ -244,12 +249,6 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
         section(pen, "Plan", f"{len(plan.rows)} models × {plan.n_images} images, {plan.device}", table),
         section(pen, "In all", "nothing was downloaded, exported or measured", labelled(pen, in_all)),
     ]
-    mark = pen.say("✗", "yellow")
-    faults = []
-    for row in plan.rows:
-        if row.fault:
-            text = line(pen.name(row.id), pen.say(f": {row.fault}"))
-            faults.append((mark, text))
     if faults:
         blocks.append(section(pen, "Not known, or not possible", "", hanging(faults)))
     return Trimmed(spaced(blocks))

@@ -10,6 +10,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -360,17 +361,11 @@ def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, S
     a reshape) is not a stage.
     """
     blocks: Kinds = {}
-    stretch: list[str] = []
-    for name in [*passages, ""]:
-        shape = shapes.get(name, ())
-        if stretch and shape == shapes[stretch[-1]]:
-            stretch.append(name)
-            continue
-        if {layers.producers[member].op_type for member in stretch} & (LINEAR | {"Concat"}):
-            blocks[stretch[-1]] = "stage"
-        stretch = []
-        if 2 <= len(shape) <= 4:
-            stretch.append(name)
+    for shape, stretch in groupby(passages, key=lambda name: shapes.get(name, ())):
+        members = list(stretch)
+        ops = {layers.producers[member].op_type for member in members}
+        if 2 <= len(shape) <= 4 and ops & (LINEAR | {"Concat"}):
+            blocks[members[-1]] = "stage"
     return blocks
 
 

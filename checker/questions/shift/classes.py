@@ -269,13 +269,14 @@ def is_correct(scores: AnyArray, right: Sequence[Classes], compete: Sequence[int
     >>> is_correct(np.array([[0.1, 0.9, 2.0]]), [(1,)], (0, 1)).tolist()
     [True]
     """
-    chosen = float64(scores)[:, list(compete)]
+    columns = list(compete)
+    chosen = float64(scores)[:, columns]
     if np.isnan(chosen).any():
         raise ValueError("class scores hold NaN; a prediction needs numbers")
-    place = {index: column for column, index in enumerate(compete)}
-    mask = np.zeros(chosen.shape, dtype=np.bool_)
+    is_right = np.zeros(scores.shape, dtype=np.bool_)
     for row, group in enumerate(right):
-        mask[row, [place[index] for index in group]] = True
-    best_right = np.where(mask, chosen, -np.inf).max(axis=1)
-    best_wrong = np.where(mask, -np.inf, chosen).max(axis=1)
+        is_right[row, list(group)] = True
+    is_right = is_right[:, columns]
+    best_right = np.where(is_right, chosen, -np.inf).max(axis=1)
+    best_wrong = np.where(is_right, -np.inf, chosen).max(axis=1)
     return np.asarray(best_right > best_wrong)
