@@ -158,8 +158,8 @@ def _export_inputs(folder: Path, entry: SuiteEntry) -> Fields:
     }
     before, _, after = str(entry.name).partition(":")
     if before == "local-dir":
-        files = filter(Path.is_file, sorted((folder / after).glob("*")))
-        inputs["files"] = {path.name: file_digest(path) for path in files}
+        inside = sorted((folder / after).glob("*"))
+        inputs["files"] = {path.name: file_digest(path) for path in inside if path.is_file()}
     if entry.source == "torch":
         module = folder / (before.replace(".", "/") + ".py")
         inputs["code"] = file_digest(module) if module.is_file() else ""
