@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.questions.compare import CompareReport, VectorsRep
 from robustcheck_onnx.checker.questions.concepts.document import ConceptsReport
 from robustcheck_onnx.checker.questions.directions.document import DirectionsReport
 from robustcheck_onnx.checker.questions.scan.document import ScanReport
-from robustcheck_onnx.checker.questions.shift.run import ShiftReport
+from robustcheck_onnx.checker.questions.shift.document import ShiftReport
 from robustcheck_onnx.checker.report.check import Report
 from robustcheck_onnx.checker.text import SCHEMA_VERSION
 from robustcheck_onnx.checker.trust.verify.run import Verification

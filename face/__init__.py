@@ -46,7 +46,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES and __all__, for type checkers
     from robustcheck_onnx.checker.questions.inspection import Inspected, inspect
     from robustcheck_onnx.checker.questions.scan.document import ScanReport
     from robustcheck_onnx.checker.questions.scan.run import scan
-    from robustcheck_onnx.checker.questions.shift.run import Several, ShiftReport, measure_shift
+    from robustcheck_onnx.checker.questions.shift.document import ShiftReport
+    from robustcheck_onnx.checker.questions.shift.run import Several, measure_shift
     from robustcheck_onnx.checker.report.check import Report
     from robustcheck_onnx.checker.trust.integrations.assertions import (
         AssertRobust,
@@ -88,7 +89,8 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
         "questions.inspection": "inspect Inspected",
         "questions.scan.document": "ScanReport",
         "questions.scan.run": "scan",
-        "questions.shift.run": "measure_shift Several ShiftReport",
+        "questions.shift.document": "ShiftReport",
+        "questions.shift.run": "measure_shift Several",
         "report.check": "Report",
         "trust.integrations.assertions": "assert_robust assert_same_index AssertRobust IndexVerdictError VerdictError",
         "trust.integrations.mlflow_log": "gate_model_version log_report",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.questions.directions.analysis import analyse
-from robustcheck_onnx.checker.questions.directions.document import Analysis, Outliers
+from robustcheck_onnx.checker.questions.directions.records import Analysis, Outliers
 from robustcheck_onnx.checker.questions.head import LinearHead
 from robustcheck_onnx.thresholds.tables import references
 

@@ -22,16 +22,8 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-from robustcheck_onnx.checker.questions.shift.predicted import (
-    NAMES,
-    SEEN,
-    ImageScores,
-    Method,
-    as_logits,
-    describe,
-    predict,
-    resample_inside,
-)
+from robustcheck_onnx.checker.questions.shift.confidence import ImageScores, as_logits, describe
+from robustcheck_onnx.checker.questions.shift.predicted import NAMES, SEEN, Method, predict, resample_inside
 
 PAGE = Path(__file__).parent / "results" / "predicted-accuracy.md"
 START, END = "<!-- predicted -->\n", "<!-- end of predicted -->\n"

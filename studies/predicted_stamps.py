@@ -20,8 +20,9 @@ import make_shifted
 import numpy as np
 from PIL import Image
 
+from robustcheck_onnx.checker.questions.shift.document import ShiftReport
 from robustcheck_onnx.checker.questions.shift.predicted import NAMES, Target, bounds_text
-from robustcheck_onnx.checker.questions.shift.run import ShiftReport, measure_shift
+from robustcheck_onnx.checker.questions.shift.run import measure_shift
 from robustcheck_onnx.exporters import run
 
 HERE = Path(__file__).parent

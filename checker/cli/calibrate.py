@@ -16,8 +16,10 @@ from ...thresholds.suite import OpenedSuite, SuiteError, open_suite
 from ..core.progress import tell_stage
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..outside.storage.stores import write_atomically
-from ..questions.calibrate import run
 from ..questions.calibrate.plan import plan, plan_json, refuse_unknown, render_plan
+from ..questions.calibrate.run import measure
+from ..questions.calibrate.table import done, open_table, relabelled
+from ..questions.calibrate.task import CalibrationSettings, check_labels, image_set, tasks
 from ..questions.calibrate.terminal import causes, render_summary
 from ..text import as_json, page, printable
 from .output import ascii_only, console_for
@@ -36,12 +38,10 @@ def open_named(suite: str | None, name: str) -> OpenedSuite | None:
         return None if suite is None else open_suite(suite)
 
 
-def show_plan(
-    opened: OpenedSuite, settings: run.CalibrationSettings, table: Path | None, show: Callable[..., None]
-) -> int:
+def show_plan(opened: OpenedSuite, settings: CalibrationSettings, table: Path | None, show: Callable[..., None]) -> int:
     """Show what a calibration would do."""
-    digest, n_images = run.image_set(settings)
-    work = run.tasks(opened, settings, digest)
+    digest, n_images = image_set(settings)
+    work = tasks(opened, settings, digest)
     rows: list[Result] = []
     if table is not None and table.exists():
         with _usage_errors():
@@ -52,18 +52,18 @@ def show_plan(
 
 
 def measured(
-    opened: OpenedSuite, settings: run.CalibrationSettings, table: Path, quiet: int
+    opened: OpenedSuite, settings: CalibrationSettings, table: Path, quiet: int
 ) -> tuple[tuple[Result, ...], Failures]:
     """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
     with progress_line(quiet, opened.suite.name) as progress:
         tell_stage(progress, "reading images and models")
-        digest, _ = run.image_set(settings)
-        work = run.tasks(opened, settings, digest)
+        digest, _ = image_set(settings)
+        work = tasks(opened, settings, digest)
         refuse_unknown(work)
-        rows = run.open_table(table, work)
+        rows = open_table(table, work)
         tell = (lambda _line: None) if quiet else _write_line
-        failed = run.measure(opened, work, rows, settings, table, tell, progress)
-    return run.relabelled([row for task in work for row in run.done(task, rows)], opened), failed
+        failed = measure(opened, work, rows, settings, table, tell, progress)
+    return relabelled([row for task in work for row in done(task, rows)], opened), failed
 
 
 def measured_before(tables: list[str], opened: OpenedSuite | None) -> tuple[tuple[Result, ...], Failures]:
@@ -75,14 +75,14 @@ def measured_before(tables: list[str], opened: OpenedSuite | None) -> tuple[tupl
         rows = joined([(Path(table), read(Path(table))) for table in tables])
     if opened is None:
         return rows, {}
-    run.check_labels(opened)
+    check_labels(opened)
     measured = {row.id for row in rows}
     failed: dict[str, RobustcheckError] = {
         member.id: CannotAssessError(f"no row of {member.id} is in the tables", "robustcheck calibrate --suite …")
         for member in opened.members
         if member.id not in measured
     }
-    return run.relabelled(rows, opened), failed
+    return relabelled(rows, opened), failed
 
 
 def fitted(rows: tuple[Result, ...], name: str, tensor: str, failed: Failures, opened: OpenedSuite | None) -> Profile:

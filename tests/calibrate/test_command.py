@@ -13,8 +13,8 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.core.verdict.rule import ALIKE_SPREAD
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
-from robustcheck_onnx.checker.questions.calibrate import run
-from robustcheck_onnx.checker.questions.calibrate.run import Task
+from robustcheck_onnx.checker.questions.calibrate.table import open_table, superseded
+from robustcheck_onnx.checker.questions.calibrate.task import Task
 from robustcheck_onnx.checker.questions.calibrate.terminal import causes
 from robustcheck_onnx.thresholds import profile, results
 from robustcheck_onnx.thresholds.ends import End
@@ -258,5 +258,5 @@ def test_rows_of_other_images_are_kept_beside_the_table(calibrated: Calibrated, 
     path.write_bytes(calibrated.table.read_bytes())
     entry = SuiteEntry(model="m.onnx", group="other", label="absent")
     task = Task(Member(first.id, first.id, entry, "absent", None, False), path, None, "another key")
-    assert run.open_table(path, [task]) == others
-    assert (results.read(path), results.read(run.superseded(path))) == (others, [first])
+    assert open_table(path, [task]) == others
+    assert (results.read(path), results.read(superseded(path))) == (others, [first])

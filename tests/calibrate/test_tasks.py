@@ -17,6 +17,8 @@ from robustcheck_onnx.checker.core.statistics.definitions import STATISTIC_VERSI
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.questions.calibrate import plan as planning
 from robustcheck_onnx.checker.questions.calibrate import run
+from robustcheck_onnx.checker.questions.calibrate.table import done
+from robustcheck_onnx.checker.questions.calibrate.task import RECORD, CalibrationSettings, Task, tasks
 from robustcheck_onnx.thresholds import profile, results, tables
 from robustcheck_onnx.thresholds.results import Result
 from robustcheck_onnx.thresholds.suite import Member, OpenedSuite, SuiteEntry, open_suite
@@ -42,10 +44,7 @@ def suite(tmp_path: Path) -> OpenedSuite:
 
 
 def keys(suite: OpenedSuite, images: str = "sha256:images", **options: Any) -> list[str]:
-    return [
-        task.key
-        for task in run.tasks(suite, run.CalibrationSettings(Options(**options), suite.folder / "cache"), images)
-    ]
+    return [task.key for task in tasks(suite, CalibrationSettings(Options(**options), suite.folder / "cache"), images)]
 
 
 def test_whatever_moves_the_numbers_gives_another_key(suite: OpenedSuite, monkeypatch: Patch) -> None:
@@ -53,7 +52,7 @@ def test_whatever_moves_the_numbers_gives_another_key(suite: OpenedSuite, monkey
     seen.append(keys(suite, "sha256:others"))
     for name, other in (("STATISTIC_VERSION", STATISTIC_VERSION + 1), ("versions_of", lambda _: {"onnxruntime": "0"})):
         with monkeypatch.context() as patch:
-            patch.setattr(run, name, other)
+            patch.setattr(f"robustcheck_onnx.checker.questions.calibrate.task.{name}", other)
             seen.append(keys(suite))
     assert len({key for each in seen for key in each}) == 2 * len(seen)
     assert keys(suite, batch_size=1) == seen[0]
@@ -74,9 +73,9 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
         '[[models]]\nsource = "open_clip"\nname = "local-dir:clip"\ngroup = "other"\nlabel = "absent"\n'
     )
 
-    def exports() -> tuple[run.Task, ...]:
-        return run.tasks(
-            open_suite(tmp_path / "s.toml"), run.CalibrationSettings(Options(), tmp_path / "cache"), "sha256:images"
+    def exports() -> tuple[Task, ...]:
+        return tasks(
+            open_suite(tmp_path / "s.toml"), CalibrationSettings(Options(), tmp_path / "cache"), "sha256:images"
         )
 
     for file in files:
@@ -96,15 +95,15 @@ def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: OpenedSuite)
         told = {"id": "a", "tensor": tensor, "tensors": ("representation", "pooled"), "key": "k"}
         return Result.model_construct(**(told | change))
 
-    task = run.Task(suite.members[0], Path("a.onnx"), None, "k")
+    task = Task(suite.members[0], Path("a.onnx"), None, "k")
     whole, pooled, alone = row("representation"), row("pooled"), row("representation", tensors=("representation",))
     others = row("pooled", id="b"), row("pooled", key="other"), row("representation", key="other")
     for given in ((*others, whole, pooled), (pooled, whole, *others)):
-        assert run.done(task, given) == (pooled, whole)
-    assert run.done(task, [alone]) == (alone,)
+        assert done(task, given) == (pooled, whole)
+    assert done(task, [alone]) == (alone,)
     for incomplete in ((whole, *others), (pooled, *others)):
-        assert run.done(task, incomplete) == ()
-    assert run.done(replace(task, key=""), [row("representation", key="")]) == ()
+        assert done(task, incomplete) == ()
+    assert done(replace(task, key=""), [row("representation", key="")]) == ()
 
 
 def test_the_plan_of_each_task(suite: OpenedSuite, monkeypatch: Patch) -> None:
@@ -114,9 +113,9 @@ def test_the_plan_of_each_task(suite: OpenedSuite, monkeypatch: Patch) -> None:
     sizes: Fields = {"known": counts, "random": counts, "without": {"fault": "odd"}}
     sizes["unknown"] = {"unknown": "no such model; others"}
 
-    def task(id: str) -> run.Task:
+    def task(id: str) -> Task:
         named = but(entry, id=id, random_weights=id == "random")
-        return run.Task(Member(id, id, named, "present", None, False), Path("none.onnx"), {}, "k")
+        return Task(Member(id, id, named, "present", None, False), Path("none.onnx"), {}, "k")
 
     ready = suite.folder / "a.onnx"
     work = [replace(task(id), model=ready, export=None) for id in ("ready", "done")]
@@ -127,7 +126,7 @@ def test_the_plan_of_each_task(suite: OpenedSuite, monkeypatch: Patch) -> None:
         id="done", key="k", tensor="representation", tensors=("representation",), execution=device, wall_s=2.0,
         n_images=10, size_bytes=1000,
     )  # fmt: skip
-    made = planning.plan(work, [measured], run.CalibrationSettings(Options(device="cpu"), suite.folder), 50, "sha256:i")
+    made = planning.plan(work, [measured], CalibrationSettings(Options(device="cpu"), suite.folder), 50, "sha256:i")
     size = ready.stat().st_size
     assert [(r.id, r.state, r.download_bytes, r.disk_bytes, r.passes, r.fault) for r in made.rows] == [
         ("ready", "ready file", 0, 0, 50, ""), ("done", "measured", 0, 0, 0, ""),
@@ -140,7 +139,7 @@ def test_the_plan_of_each_task(suite: OpenedSuite, monkeypatch: Patch) -> None:
     assert raised(UsageError, "suite entry unknown: no such model", planning.refuse_unknown, work).hint == "others"
     sizes["known"] = {"missing": "timm"}
     with pytest.raises(EnvironmentFaultError, match=r"1 of 5 models can't be planned: .* only with timm installed"):
-        planning.plan(work, [measured], run.CalibrationSettings(Options(device="cpu"), suite.folder), 50, "sha256:i")
+        planning.plan(work, [measured], CalibrationSettings(Options(device="cpu"), suite.folder), 50, "sha256:i")
 
 
 EXPORTS = {
@@ -163,7 +162,7 @@ def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkey
         entry = SuiteEntry(source="torch", name="mine:make", group="other", label="present", **said)
         member = Member("m", "m", entry, "present", None, False)
         model = tmp_path / "cache" / "m.onnx"
-        task = run.Task(member, model, {"source": "torch"}, "k")
+        task = Task(member, model, {"source": "torch"}, "k")
         run._export(tmp_path, task)
         start = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", "torch", "mine:make"]
         assert started.call_args.args[0] == [*start, "-o", str(model), *expected.format(tmp_path).split()]
@@ -171,7 +170,7 @@ def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkey
     assert not task.is_exported  # there is a record, and no model
     model.write_bytes(b"")
     assert task.is_exported
-    (model.parent / run.RECORD).unlink()
+    (model.parent / RECORD).unlink()
     assert not task.is_exported
 
 

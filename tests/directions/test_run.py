@@ -17,8 +17,9 @@ from robustcheck_onnx.checker.core.progress import Progress
 from robustcheck_onnx.checker.core.statistics.intervals import wilson
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
-from robustcheck_onnx.checker.questions.directions.analysis import Labelled, analyse, pieces
+from robustcheck_onnx.checker.questions.directions.analysis import Labelled, analyse
 from robustcheck_onnx.checker.questions.directions.document import DirectionsReport
+from robustcheck_onnx.checker.questions.directions.linear import pieces
 from robustcheck_onnx.checker.questions.head import LinearHead
 from robustcheck_onnx.checker.questions.shift import robustness
 from robustcheck_onnx.exporters.preprocessing import checked_preprocessing, preprocess
@@ -114,7 +115,7 @@ def test_pieces_change_nothing(monkeypatch: Patch) -> None:
 
     whole = found()
     for name, size in (("BLOCK_CLASSES", 7), ("BLOCK_VALUES", 120)):
-        monkeypatch.setattr(f"robustcheck_onnx.checker.questions.directions.analysis.{name}", size)
+        monkeypatch.setattr(f"robustcheck_onnx.checker.questions.directions.linear.{name}", size)
     assert [(piece.start, piece.stop) for piece in pieces(33, 50)][-2:] == [(30, 32), (32, 33)]
     assert found() == whole
 

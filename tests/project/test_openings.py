@@ -23,7 +23,7 @@ a stream of this process:
     checker/child:_read checker/child:main checker/cli/process:_end checker/cli/process:_mend_streams
     checker/cli/process:say
 it is written:
-    checker/questions/calibrate/run:append checker/cli/process:announce
+    checker/questions/calibrate/table:append checker/cli/process:announce
     checker/outside/storage/stores:write_atomically
 what a child of this process has just written:
     checker/questions/calibrate/plan:_sizes

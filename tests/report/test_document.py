@@ -16,7 +16,7 @@ from PIL import Image
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.outside.storage.stores import OURS
-from robustcheck_onnx.checker.questions.scan.document import PersistentFeature
+from robustcheck_onnx.checker.questions.scan.layer import PersistentFeature
 from robustcheck_onnx.checker.questions.shift.robustness import Effective
 from robustcheck_onnx.checker.report import charts, figures, terminal
 from robustcheck_onnx.checker.report.document import Cell, Chart, Document, Series, Table, cell_of, document_of, text_of

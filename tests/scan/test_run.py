@@ -219,7 +219,9 @@ def blocks_of(text: str, end: str, **shapes: tuple[int, ...]) -> list[tuple[str,
     layers, nodes = layers_of(text)
     order = {name: i for i, node in enumerate(nodes) for name in node.output}
     known = dict.fromkeys(order, (2, 16, 4, 4)) | shapes
-    return list(blocks.residual_blocks(layers, blocks.find_residuals(layers, nodes, end), known, order).items())
+    return list(
+        blocks.residual_blocks(layers, blocks.find_residuals(blocks.Ancestry(layers, nodes, end)), known, order).items()
+    )
 
 
 def test_residual_blocks_by_rule() -> None:
@@ -281,7 +283,7 @@ def test_without_residual_blocks_layers_are_cut_where_shapes_change() -> None:
         a = Conv(image, w); b = Relu(a); c = MaxPool(b, kernel_shape=[2, 2]); d = Conv(c, w); e = Relu(d)
         f1 = Conv(e, w); f2 = Conv(e, w); g = Concat(f1, f2, axis=1); h = GlobalAveragePool(g); end = Flatten(h)
     """)
-    passages = blocks.find_passages(layers, nodes, "end")
+    passages = blocks.find_passages(blocks.Ancestry(layers, nodes, "end"))
     assert passages == list("abcdegh")
     rows = (2, 8, 8, 8), (2, 8, 8, 8), (2, 8, 4, 4), (2, 16, 4, 4), (2, 16, 4, 4), (2, 32, 4, 4), (2, 32, 1, 1)
     found = blocks.stage_blocks(layers, passages, dict(zip(passages, rows, strict=True)))

@@ -9,7 +9,7 @@ import scipy.stats
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.questions.scan import nodes
-from robustcheck_onnx.checker.questions.scan.document import LayerStatistics
+from robustcheck_onnx.checker.questions.scan.layer import LayerStatistics
 from robustcheck_onnx.checker.questions.scan.taps import Depth, Tap
 from support import normal
 from support.onnx_models import written

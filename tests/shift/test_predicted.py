@@ -15,8 +15,17 @@ from scipy import special, stats
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.questions.shift import predicted
+from robustcheck_onnx.checker.questions.shift.confidence import (
+    COSINES,
+    ImageScores,
+    NoScoresError,
+    as_logits,
+    describe,
+    kind_of,
+)
+from robustcheck_onnx.checker.questions.shift.document import ShiftReport
 from robustcheck_onnx.checker.questions.shift.predicted import Predicted, atc, atc_thresholds, class_shift, doc
-from robustcheck_onnx.checker.questions.shift.run import ShiftReport, measure_shift
+from robustcheck_onnx.checker.questions.shift.run import measure_shift
 from robustcheck_onnx.checker.report.document import document_of
 from support import Patch, lookup, normal, onnx_models, raised, sized
 from support.comparisons import numbers
@@ -24,10 +33,10 @@ from support.onnx_models import COLOUR_PX
 from support.screens import shown
 
 
-def _two_classes(confidence: np.ndarray) -> predicted.ImageScores:
+def _two_classes(confidence: np.ndarray) -> ImageScores:
     """Two classes with a given confidence in the first or second."""
     p = np.stack([confidence, 1 - confidence], axis=1)
-    return predicted.describe(predicted.as_logits(p, "probabilities"), (0, 1))
+    return describe(as_logits(p, "probabilities"), (0, 1))
 
 
 # ------------------------------------------------------------------------------------------------- ATC and DoC
@@ -73,7 +82,7 @@ def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
     """Huge logits neither overflow nor make a NaN."""
     logits, classes = default_rng(2).normal(0, 4, (30, 7)), np.array([3, 5, 8, 9, 10, 11, 12])
     logits[:2] *= 1e5
-    found = predicted.describe(logits, classes.tolist())
+    found = describe(logits, classes.tolist())
     p = special.softmax(logits, axis=1)
     assert_allclose(found.confidence, p.max(axis=1))
     assert_allclose(found.negative_entropy, -special.entr(p).sum(axis=1), atol=1e-12)
@@ -108,7 +117,7 @@ def test_intervals_cover_what_the_method_would_give_with_endless_images() -> Non
     """Calibrated scores, target of another mix: of simulated pairs of sets, 95 % must hold in at least 90 %."""
     rng = default_rng(4)
 
-    def draw(n_inside: int, n_outside: int) -> tuple[predicted.ImageScores, np.ndarray, predicted.ImageScores]:
+    def draw(n_inside: int, n_outside: int) -> tuple[ImageScores, np.ndarray, ImageScores]:
         inside, outside = 0.5 + 0.5 * rng.random(n_inside), 0.5 + 0.5 * rng.random(n_outside) ** 2
         return _two_classes(inside), rng.random(n_inside) < inside, _two_classes(outside)
 
@@ -166,22 +175,22 @@ def test_what_the_class_output_holds() -> None:
         (p, "", False, "probabilities", "each row adds up to 1"),
         (p.astype(np.float16), "Softmax", False, "probabilities", "it ends in Softmax"),
         (np.log(p), "", False, "log-probabilities", ""),
-        (np.full((2, 4), 0.3), "", True, "logits", predicted.COSINES),
+        (np.full((2, 4), 0.3), "", True, "logits", COSINES),
     ):
-        found = predicted.kind_of(values, frozenset(crossed.split()), cosine=cosine)
+        found = kind_of(values, frozenset(crossed.split()), cosine=cosine)
         assert found == (kind, why or found[1])
     for values, crossed, said in (
         (p, "Sigmoid", "it ends in Sigmoid"),
         (special.expit(logits), "", "as after a sigmoid"),
         (2 * p, "Softmax", "a row adds up to 2"),
     ):
-        raised(predicted.NoScoresError, said, predicted.kind_of, values, frozenset(crossed.split()))
+        raised(NoScoresError, said, kind_of, values, frozenset(crossed.split()))
     for taken in (p, np.eye(3)):  # as they are, and zeros do no harm
-        found_ = predicted.describe(predicted.as_logits(taken, "probabilities"), range(len(taken[0])))
+        found_ = describe(as_logits(taken, "probabilities"), range(len(taken[0])))
         assert_allclose(found_.confidence, taken.max(axis=1))
         assert_allclose(found_.negative_entropy, -special.entr(taken).sum(axis=1), atol=1e-12)
     for odd in (logits, np.zeros((1, 4))):
-        raised(ValueError, "of others are not", predicted.as_logits, odd, "probabilities")
+        raised(ValueError, "of others are not", as_logits, odd, "probabilities")
 
 
 COLOURS = 255.0 * np.vstack([np.eye(3), np.ones(3)])

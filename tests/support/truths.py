@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from robustcheck_onnx.checker.core.model import last_layer, layer_end, layers
 from robustcheck_onnx.checker.questions.scan import document
 from robustcheck_onnx.checker.questions.scan import run as scan
-from robustcheck_onnx.checker.questions.scan.document import LayerStatistics
+from robustcheck_onnx.checker.questions.scan.layer import LayerStatistics
 from robustcheck_onnx.checker.questions.scan.taps import Tap
 from robustcheck_onnx.thresholds.ends import End
 from support import Fields

@@ -293,7 +293,7 @@ def calibrate(
     """Fit thresholds to a suite of models, or to earlier measurements."""
     from ....thresholds.calibrate import default_profile
     from ....thresholds.tables import table_text
-    from ...questions.calibrate import run
+    from ...questions.calibrate.task import CalibrationSettings, cache_folder, check_labels
     from ..calibrate import fitted, measured, measured_before, open_named, refuse_failed, show_plan, write_profile
 
     if (suite is not None or bool(from_evidence)) == from_reference:
@@ -320,9 +320,9 @@ def calibrate(
         rows, failed = measured_before(from_evidence, opened)
     else:
         assert opened is not None
-        settings = run.CalibrationSettings(
+        settings = CalibrationSettings(
             options=call.settings.options,
-            cache=cache or run.cache_folder(),
+            cache=cache or cache_folder(),
             engine=engine,
             workers=workers,
             address=ray_address,
@@ -331,7 +331,7 @@ def calibrate(
         if plan:
             return show_plan(opened, settings, table, partial(call.show, output))
         assert table is not None
-        run.check_labels(opened)
+        check_labels(opened)
         if table.resolve() == target.resolve():
             raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
         check_target(table, [Path(suite or "")], is_own=Path.is_file)  # `open_table` refuses what is not a table

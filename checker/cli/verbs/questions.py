@@ -342,8 +342,8 @@ def shift(
     Information, not a gate: the exit code is 0 after a measurement, and never 1.
     """
     from ...outside.storage.stores import write_atomically
+    from ...questions.shift.document import suite_entry as entry_of
     from ...questions.shift.run import measure_shift
-    from ...questions.shift.run import suite_entry as entry_of
 
     if more and shifted and target:
         raise UsageError(

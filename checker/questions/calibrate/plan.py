@@ -11,18 +11,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import RenderableType
 
+from ....thresholds.results import Result
 from ...errors import EnvironmentFaultError, UsageError, install_hint
 from ...report.document import Cell, Words, name
 from ...report.terminal import Pen, Trimmed, hanging, labelled, line, section, spaced, table_of
 from ...text import Fields, count_text, frozen
-
-if TYPE_CHECKING:
-    from ....thresholds.results import Result
-    from .run import CalibrationSettings, Task
+from .table import done
+from .task import CalibrationSettings, Task
 
 BYTES_A_PARAMETER = 4  # float32
 GB = 1e9
@@ -77,8 +76,6 @@ def plan(
 
     Raises EnvironmentFaultError where a library that knows models of the suite is not installed.
     """
-    from .run import done  # noqa: PLC0415 # takes ONNX Runtime; to show a profile takes none
-
     sizes = _sizes([task for task in work if task.is_to_export])
     to_measure = [task.member.id for task in work if not done(task, rows)]
     asked = [sizes[model] for model in to_measure if model in sizes]
@@ -95,7 +92,8 @@ def plan(
         size = sizes.get(task.member.id, {})
         n_passes = n_images if task.member.id in to_measure else 0
         planned.append(_planned(task, size, n_passes, rate))
-    there = next(folder for folder in (settings.cache, *settings.cache.parents) if folder.is_dir())
+    folders = (settings.cache, *settings.cache.parents)
+    there = next(filter(Path.is_dir, folders))
     free_bytes = shutil.disk_usage(there).free
     return CalibrationPlan(n_images, digest, settings.cache, free_bytes, device, tuple(planned), how)
 
@@ -191,10 +189,12 @@ def _sizes(work: Sequence[Task]) -> dict[str, Fields]:
         command = [sys.executable, "-P", "-m", "robustcheck_onnx.exporters.run", str(question), str(answer)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # our own module
         if ended.returncode or not answer.is_file():
-            last_line = (ended.stderr.strip().splitlines() or ["no word"])[-1][:200]
-            return {t.member.id: {"fault": f"sizes are not known: {last_line}"} for t in work}
+            lines = ended.stderr.strip().splitlines() or ["no word"]
+            fault = f"sizes are not known: {lines[-1][:200]}"
+            return {task.member.id: {"fault": fault} for task in work}
         answers = json.loads(answer.read_text(encoding="utf-8"))
-    return {t.member.id: size for t, size in zip(work, answers, strict=True)}
+    ids = [task.member.id for task in work]
+    return dict(zip(ids, answers, strict=True))
 
 
 def refuse_unknown(work: Sequence[Task]) -> None:
@@ -210,13 +210,20 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
     pen = Pen(ascii_only)
     timed = any(row.estimate_s is not None for row in plan.rows)  # else a column of question marks
     rows: list[list[Words]] = []
+    mark = pen.say("✗", "yellow")
+    faults = []
     for row in plan.rows:
         label = "–" if row.label == "unlabelled" else row.label
         state = Cell(row.state, "warn" if row.state == "can't" else "")
-        sizes = (_bytes(row.download_bytes), _bytes(row.disk_bytes))
-        rows.append([name(row.id), label, state, *sizes, str(row.passes or "–")])
+        download = _bytes(row.download_bytes)
+        disk = _bytes(row.disk_bytes)
+        cells: list[Words] = [name(row.id), label, state, download, disk, str(row.passes or "–")]
         if timed:
-            rows[-1].append(_duration(row.estimate_s) if row.passes else "–")
+            cells.append(_duration(row.estimate_s) if row.passes else "–")
+        rows.append(cells)
+        if row.fault:
+            text = line(pen.name(row.id), pen.say(f": {row.fault}"))
+            faults.append((mark, text))
     heads = ["model", "=label", "=state", ">download", ">disk", ">passes"]
     if timed:
         heads.append(">time")
@@ -228,12 +235,13 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
     downloads = _total(_bytes, [row.download_bytes for row in to_do])
     disk = _total(_bytes, [row.disk_bytes for row in to_do])
     time = _total(_duration, [row.estimate_s for row in to_do])
-    n_passes = f"{sum(row.passes for row in plan.rows):,}".replace(",", " ")
+    n_passes = sum(row.passes for row in plan.rows)
+    passes = f"{n_passes:,}".replace(",", " ")
     in_all = [
         ("models", f"{states}; {labels}"),
         ("downloads", f"{downloads} (at 4 bytes a parameter, half of it for float16 checkpoints)"),
         ("disk", f"{disk}; {plan.free_bytes / GB:.1f} GB are free for {plan.cache}"),
-        ("passes", f"{n_passes} forward passes"),
+        ("passes", f"{passes} forward passes"),
         ("time", f"{time}; {plan.how_estimated}"),
         ("images", plan.images_digest),
     ]
@@ -241,8 +249,6 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
         section(pen, "Plan", f"{len(plan.rows)} models × {plan.n_images} images, {plan.device}", table),
         section(pen, "In all", "nothing was downloaded, exported or measured", labelled(pen, in_all)),
     ]
-    mark = pen.say("✗", "yellow")
-    faults = [(mark, line(pen.name(row.id), pen.say(f": {row.fault}"))) for row in plan.rows if row.fault]
     if faults:
         blocks.append(section(pen, "Not known, or not possible", "", hanging(faults)))
     return Trimmed(spaced(blocks))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -32,9 +33,10 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
     fit = profile.calibration
     title = pen.facts([pen.name(profile.id, "bold"), pen.name(profile.digest, "dim"), pen.name(where)])
     warnings = [Padding(text, (0, 0, 0, INDENT)) for text in warnings_of(profile, pen)]
+    rests_on = labelled(pen, _rests_on(fit))
     blocks = [
         Group(title, *warnings),
-        section(pen, "Rests on", _checkpoints(fit), labelled(pen, _rests_on(fit))),
+        section(pen, "Rests on", _checkpoints(fit), rests_on),
         *_findings(profile, pen, "each checkpoint left out in turn"),
     ]
     if fit.by_training:
@@ -45,12 +47,10 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
         rows = [(f"× {one.factor:.2f}", f"{one.set}, by {NAMES[one.statistic]}") for one in fit.nearest]
         remark = f"factor below the lowest passing set; {fit.n_traps} traps included"
         blocks.append(section(pen, "Nearest without the outlier features", remark, labelled(pen, rows)))
-    limits = hanging([(pen.say("•"), pen.prose(text)) for text in profile.limits])
-    blocks += [
-        *_tensors(profile, pen),
-        section(pen, "Holds for", "anything else is WARN", labelled(pen, _holds_for(profile))),
-        section(pen, "Limits", "", limits),
-    ]
+    blocks += _tensors(profile, pen)
+    blocks.append(section(pen, "Holds for", "anything else is WARN", labelled(pen, _holds_for(profile))))
+    limits = [(pen.say("•"), pen.prose(text)) for text in profile.limits]
+    blocks.append(section(pen, "Limits", "", hanging(limits)))
     return Trimmed(spaced(blocks))
 
 
@@ -58,9 +58,10 @@ def _rests_on(fit: Calibration) -> Rows:
     by_reason: dict[str, list[str]] = {}
     for checkpoint, why in fit.excluded:
         by_reason.setdefault(why, []).append(checkpoint)
-    suite = f"{fit.suite} {short_digest(fit.suite_digest)}" if fit.suite else ""
+    suite = ""
+    if fit.suite:
+        suite = f"{fit.suite} {short_digest(fit.suite_digest)}"
     left_out = [f"{why} ({_names(names)})" for why, names in by_reason.items()]
-    missing = [f"{name}: {why}" for name, why in fit.missing]
     return [
         ("few", fit.few),
         ("labels", fit.labels),
@@ -72,8 +73,13 @@ def _rests_on(fit: Calibration) -> Rows:
         ("rule", fit.rule),
         ("command", fit.command),
         ("left out", "; ".join(left_out)),
-        ("missing", "; ".join(missing)),
+        ("missing", "; ".join(_pairs(fit.missing))),
     ]
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Write pairs of a name and a text."""
+    return [f"{name}: {text}" for name, text in pairs]
 
 
 def _passing(one: Trained) -> str:
@@ -115,17 +121,21 @@ def _checkpoints(c: Calibration) -> str:
 
 def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
     """Render the thresholds, each with its gap, and the rates of errors, with the checkpoints left out in turn."""
-    rows: list[TableRow] = []
+    rows = []
     for statistic in profile.deciding:
         if gap := profile.thresholds[statistic]:
-            ends = (f"≤ {number_text(gap.highest_without)}", f"≥ {number_text(gap.lowest_with)}")
-            rows.append((NAMES[statistic], Cell(f"> {gap.minimum:g}", "bold"), *ends))
+            threshold = Cell(f"> {gap.minimum:g}", "bold")
+            highest_without = f"≤ {number_text(gap.highest_without)}"
+            lowest_with = f"≥ {number_text(gap.lowest_with)}"
+            rows.append((NAMES[statistic], threshold, highest_without, lowest_with))
     table = table_of(pen, ("statistic", "=threshold", "=without", "=with"), rows)
-    meanings = labelled(pen, [(f"{NAMES[name]}:", DEFINITIONS[name]) for name in profile.deciding])
+    definitions = [(f"{NAMES[name]}:", DEFINITIONS[name]) for name in profile.deciding]
+    meanings = labelled(pen, definitions)
+    rates = labelled(pen, _error_rates(profile.calibration))
     legend = "without, with: the gap that a threshold lies in, of the sets that its statistic turns away best."
     return [
         section(pen, "Thresholds", "", table, pen.say(legend, "dim"), Text(), meanings),
-        section(pen, "How often it is wrong", remark, labelled(pen, _error_rates(profile.calibration))),
+        section(pen, "How often it is wrong", remark, rates),
     ]
 
 
@@ -133,22 +143,25 @@ def _error_rates(fit: Calibration) -> Rows:
     passing = [f"{one.of}: {one.n_wrong} of {one.n}, at most {percent_text(one.upper)}" for one in fit.shown_rates]
     rates = _under("PASS of", passing)
     if not rates:
-        rates = [("false PASS", _rate(fit.left_out_false_pass, fit.n_without_checkpoints, fit.false_pass_upper))]
-    rates.append(("false WARN", _rate(fit.left_out_false_warn, fit.n_with_checkpoints, fit.false_warn_upper)))
+        false_pass = _rate(fit.left_out_false_pass, fit.n_without_checkpoints, fit.false_pass_upper)
+        rates.append(("false PASS", false_pass))
+    false_warn = _rate(fit.left_out_false_warn, fit.n_with_checkpoints, fit.false_warn_upper)
+    rates.append(("false WARN", false_warn))
     if fit.not_left_out:
         text = f"without {_names(fit.not_left_out)} there is no fit; not counted in the rates"
         rates.append(("not left out", text))
     if fit.missed:
         rates.append(("missed", f"{_names(fit.missed)}: with the label, but without a pass"))
-    rates.append(("hard cases", "; ".join(f"{name}: {text}" for name, text in fit.hard_cases)))
+    rates.append(("hard cases", "; ".join(_pairs(fit.hard_cases))))
     if fit.unlabelled_passing:
         rates.append(("unlabelled", f"{_names(fit.unlabelled_passing)} would pass"))
-    return rates + _under("family out", [f"{group}: {text}" for group, text in fit.family_out])
+    return rates + _under("family out", _pairs(fit.family_out))
 
 
 def _under(label: str, texts: Sequence[str]) -> Rows:
     """Return rows of which the first alone has the label."""
-    return list(zip([label, *[""] * len(texts)], texts, strict=False))
+    labels = chain([label], repeat(""))
+    return list(zip(labels, texts, strict=False))
 
 
 def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
@@ -160,7 +173,7 @@ def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
 
 
 def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
-    """Render the compared tensors, the chosen one in bold. There is nothing where none were compared."""
+    """Render the compared tensors, the chosen one in bold, or nothing where none were compared."""
     tensors = profile.calibration.tensors
     if not tensors:
         return []
@@ -169,10 +182,11 @@ def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
         shown: Words = one.tensor
         if one.tensor == profile.tensor:
             shown = Cell(f"{one.tensor} (chosen)", "bold")
+        passing = f"{one.n_passing} of {one.n_with}"
         false_pass = f"{one.left_out_false_pass} of {one.n_without}"
         false_warn = f"{one.left_out_false_warn} of {one.n_with}"
         gap = "–" if one.gap is None else f"× {one.gap:.2f}"
-        rows.append((shown, f"{one.n_passing} of {one.n_with}", false_pass, false_warn, gap))
+        rows.append((shown, passing, false_pass, false_warn, gap))
     table = table_of(pen, ("tensor", ">pass", ">false PASS", ">false WARN", ">gap"), rows)
     faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in tensors if one.fault]
     legend = "false PASS, false WARN: each checkpoint left out in turn. gap: of the nearest set without."
@@ -189,19 +203,19 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
     rows: list[TableRow] = []
     for file, profile in named:
         fit = profile.calibration
-        counts = (
-            str(fit.n_with_checkpoints),
-            str(fit.n_without_checkpoints),
-            f"≤ {percent_text(fit.false_pass_upper)}",
-        )
-        rows.append((name(file, "bold"), name(profile.id), *counts, name(short_digest(profile.digest))))
+        n_with = str(fit.n_with_checkpoints)
+        n_without = str(fit.n_without_checkpoints)
+        false_pass = f"≤ {percent_text(fit.false_pass_upper)}"
+        digest = name(short_digest(profile.digest))
+        rows.append((name(file, "bold"), name(profile.id), n_with, n_without, false_pass, digest))
     table = table_of(pen, ("profile", "=id", ">with", ">without", ">false PASS", "=digest"), rows)
     blocks: list[RenderableType] = [table]
     remarks = [(pen.name(file), text) for file, profile in named for text in warnings_of(profile, pen)]
     if remarks:
         blocks += [Text(), hanging(remarks)]
     legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out in turn."
-    return Trimmed(section(pen, "Profiles", "", *blocks, Text(), pen.say(legend, "dim")))
+    blocks += [Text(), pen.say(legend, "dim")]
+    return Trimmed(section(pen, "Profiles", "", *blocks))
 
 
 def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
@@ -213,7 +227,7 @@ def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableT
 
 
 def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
-    """Return one text per cause, with its failed models. One missing package can fail every model of a suite."""
+    """Return one text per cause, with its failed models: one missing package can fail every model of a suite."""
     names: dict[str, list[str]] = {}
     for model, fault in failed.items():
         cause = fault.message

@@ -39,6 +39,7 @@ OF: tuple[Of, ...] = ("head", "features", "axes")
 BLOCK = 64  # directions whose scores are in memory at once
 ROWS = 4096  # images that are projected at once
 BISECTIONS = 50  # halvings of 0 to 1: to about the rounding of an AP
+EPS = np.finfo(np.float32).eps  # rounding of a representation
 ROUNDING = 1e-12  # of an AP
 MIN_SHUFFLES = 19  # with fewer no result can be beyond chance at that rate: 1 / (1 + 19) = 0.05
 BLOCK_VALUES = 100_000  # numbers that shuffles are ranked in at once: they stay in the cache
@@ -54,7 +55,7 @@ def search(
     seed: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> SearchResult:
-    """Measure the AP along all directions. Labels are taken as they are and shuffled.
+    """Measure the AP along all directions, with the labels as they are and shuffled.
 
     Time grows with directions × shuffles × the positives of all concepts; memory with images × `directions.BLOCK`.
 
@@ -75,14 +76,17 @@ def search(
         ranked = rank(scores)
         block = slice(start, start + len(scores))
         for concept, images in enumerate(positives):
-            plus, minus = np.squeeze(average_precisions(ranked, images[np.newaxis]), -1)
+            as_they_are = images[np.newaxis]
+            plus, minus = np.squeeze(average_precisions(ranked, as_they_are), -1)
             ap[concept, block] = np.maximum(plus, minus)
             is_plus[concept, block] = plus >= minus
             some = max(1, BLOCK_VALUES // (len(images) * len(scores)))
             for first in range(0, n_shuffles, some):
                 part = slice(first, first + some)
-                best = np.maximum(*average_precisions(ranked, shuffles[part, images])).max(axis=0)
-                shuffled[part, concept] = np.maximum(shuffled[part, concept], best)
+                plus, minus = average_precisions(ranked, shuffles[part, images])
+                best = np.maximum(plus, minus).max(axis=0)
+                largest = shuffled[part, concept]
+                np.maximum(largest, best, out=largest)
         progress(block.stop)
     return SearchResult(ap, is_plus, shuffled, compare(ap.max(axis=1), shuffled))
 
@@ -100,12 +104,15 @@ class SearchedDirections(NamedTuple):
     def blocks(self, h: Floats) -> Iterator[tuple[int, Array]]:
         """Yield blocks of scores h·v: the number of the first direction, and (direction, image) float64."""
         for start in range(0, self.n, BLOCK):
+            block = slice(start, start + BLOCK)
             if self.vectors is None:
-                yield start, h[:, start : start + BLOCK].T.astype(np.float64)
+                yield start, h[:, block].T.astype(np.float64)
                 continue
-            some = self.vectors[:, start : start + BLOCK]
-            parts = [h[row : row + ROWS].astype(np.float64) @ some for row in range(0, len(h), ROWS)]
-            yield start, np.ascontiguousarray(np.concatenate(parts).T)
+            scores = []
+            for row in range(0, len(h), ROWS):
+                rows = slice(row, row + ROWS)
+                scores.append(h[rows].astype(np.float64) @ self.vectors[:, block])
+            yield start, np.ascontiguousarray(np.concatenate(scores).T)
 
 
 def of_head(weight: Array) -> SearchedDirections:
@@ -115,8 +122,9 @@ def of_head(weight: Array) -> SearchedDirections:
     taken out.
     """
     _, values, rows = np.linalg.svd(weight, full_matrices=False)
-    above = values > values[0] * max(weight.shape) * np.finfo(np.float32).eps
-    return SearchedDirections("head", rows[above].T, values[above], int(above.sum()))
+    above = values > values[0] * max(weight.shape) * EPS
+    strengths = values[above]
+    return SearchedDirections("head", rows[above].T, strengths, len(strengths))
 
 
 def of_features(n_features: int) -> SearchedDirections:
@@ -131,12 +139,15 @@ def of_axes(h: Floats) -> SearchedDirections:
     """
     centred = h.astype(np.float64)
     centred -= centred.mean(axis=0)
-    rising, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    covariance = centred.T @ centred / len(centred)
+    rising, vectors = np.linalg.eigh(covariance)
     variances = rising[::-1]
-    above = variances > variances[0] * max(h.shape) * np.finfo(np.float32).eps ** 2
+    above = variances > variances[0] * max(h.shape) * EPS**2
     above[len(h) - 1 :] = False  # n images about their mean span n − 1 directions
-    axes = np.ascontiguousarray(vectors[:, ::-1][:, above])
-    return SearchedDirections("axes", axes, np.sqrt(variances[above]), int(above.sum()))
+    falling = vectors[:, ::-1]
+    axes = np.ascontiguousarray(falling[:, above])
+    strengths = np.sqrt(variances[above])
+    return SearchedDirections("axes", axes, strengths, len(strengths))
 
 
 class SearchResult(NamedTuple):
@@ -153,7 +164,8 @@ class SearchResult(NamedTuple):
     @property
     def is_beyond(self) -> Bools:
         """Return whether the AP is 0.9 or more and beyond chance, (concept, direction)."""
-        return (self.ap >= ENCODED_AP - ROUNDING) & (self.ap > self.chance.needed[:, np.newaxis])
+        needed = self.chance.needed[:, np.newaxis]
+        return (self.ap >= ENCODED_AP - ROUNDING) & (self.ap > needed)
 
 
 def judge(measured: SearchResult, names: Sequence[str], counts: Sequence[int]) -> tuple[Concept, ...]:
@@ -170,7 +182,8 @@ def judge(measured: SearchResult, names: Sequence[str], counts: Sequence[int]) -
         n_directions = int(is_beyond[index].sum())
         best = []
         for direction in map(int, np.argsort(-ap, kind="stable")[:BEST]):
-            sign: Literal[1, -1] = 1 if measured.is_plus[index, direction] else -1
+            is_plus = measured.is_plus[index, direction]
+            sign: Literal[1, -1] = 1 if is_plus else -1
             best.append(DirectionScore(direction=direction, sign=sign, ap=float(ap[direction])))
         judged = Concept(
             name=concept,
@@ -185,7 +198,8 @@ def judge(measured: SearchResult, names: Sequence[str], counts: Sequence[int]) -
             best=tuple(best),
         )
         concepts.append(judged)
-    return tuple(sorted(concepts, key=lambda c: (not c.established, -c.ap, c.name)))
+    concepts.sort(key=lambda c: (not c.established, -c.ap, c.name))
+    return tuple(concepts)
 
 
 def direction_facts(
@@ -195,7 +209,8 @@ def direction_facts(
     is_beyond = measured.is_beyond
     telling = []
     for index in map(int, np.flatnonzero(is_beyond.any(axis=0))):
-        concepts = [names[i] for i in np.argsort(-measured.ap[:, index], kind="stable") if is_beyond[i, index]]
+        falling = np.argsort(-measured.ap[:, index], kind="stable")
+        concepts = [names[i] for i in falling if is_beyond[i, index]]
         strength = None if directions.strengths is None else float(directions.strengths[index])
         telling.append(DirectionConcepts(direction=index, strength=strength, concepts=tuple(concepts)))
     telling.sort(key=lambda d: (-len(d.concepts), d.direction))
@@ -213,7 +228,8 @@ def chance_facts(measured: SearchResult, seed: int) -> ChanceFacts:
     """Return how chance was measured, and its distribution."""
     edges = np.linspace(0, 1, BINS + 1)
     shuffled, _ = np.histogram(measured.shuffled, edges)
-    best, _ = np.histogram(measured.ap.max(axis=1), edges)
+    highest = measured.ap.max(axis=1)
+    best, _ = np.histogram(highest, edges)
     return ChanceFacts(
         shuffles=len(measured.shuffled),
         seed=seed,
@@ -247,14 +263,17 @@ def compare(best: Array, shuffled: Array) -> Chance:
     t = _by_the_others(np.vstack([best, shuffled]))
     chance = np.sort(t[1:].max(axis=1))
     n_as_large = n_shuffles - np.searchsorted(chance, t[0], side="left")
-    needed = np.where(shuffled.std(axis=0) > 0, _needed(t, shuffled), shuffled.max(axis=0))
+    varies = shuffled.std(axis=0) > 0
+    needed = np.where(varies, _needed(t, shuffled), shuffled.max(axis=0))
     return Chance(needed, (1 + n_as_large) / (1 + n_shuffles))
 
 
 def permutations(n_images: int, n_shuffles: int, seed: int) -> npt.NDArray[np.int32]:
     """Return shuffles of the labels, (shuffle, image) int32: for each image the one that gets its labels."""
     rng = np.random.default_rng(seed)
-    return rng.permuted(np.tile(np.arange(n_images, dtype=np.int32), (n_shuffles, 1)), axis=1)
+    in_order = np.arange(n_images, dtype=np.int32)
+    rows = np.tile(in_order, (n_shuffles, 1))
+    return rng.permuted(rows, axis=1)
 
 
 def _needed(t: Array, shuffled: Array) -> Array:
@@ -270,7 +289,8 @@ def _needed(t: Array, shuffled: Array) -> Array:
 
     def is_beyond(ap: Array) -> Bools:
         own = _by_the_others(np.vstack([ap, shuffled]))
-        return np.asarray((np.maximum(own[1:], of_others) >= own[0]).sum(axis=0) <= allowed)
+        reaches_ap = np.maximum(own[1:], of_others) >= own[0]
+        return np.asarray(reaches_ap.sum(axis=0) <= allowed)
 
     low = np.zeros(n_concepts)
     high = np.ones(n_concepts)
@@ -287,7 +307,9 @@ def _largest_of_others(values: Array) -> Array:
     """Return the largest value of each row without the column itself, −∞ where there is one column."""
     ordered = np.sort(values, axis=1)
     largest = ordered[:, -1:]
-    second = ordered[:, -2:-1] if values.shape[1] > 1 else np.full_like(largest, -np.inf)
+    second = ordered[:, -2:-1]
+    if values.shape[1] == 1:
+        second = np.full_like(largest, -np.inf)
     return np.where(values < largest, largest, second)
 
 
@@ -300,9 +322,11 @@ def _by_the_others(values: Array) -> Array:
     away = values - values.mean(axis=0)
     total = (away**2).sum(axis=0)
     tiny = 1e-24 * n  # rounding of APs
-    others = total - away**2 * n / (n - 1)  # sum of squares of the others about their mean
+    own = away**2 * n / (n - 1)
+    others = total - own  # sum of squares of the others about their mean
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = away * n / (n - 1) / np.sqrt(np.where(others > tiny, others, 0.0) / (n - 1))
+        variance = np.where(others > tiny, others, 0.0) / (n - 1)
+        t = away * n / (n - 1) / np.sqrt(variance)
     return np.where(away**2 <= tiny, 0.0, t)
 
 
@@ -323,10 +347,13 @@ def rank(scores: Array) -> RankedImages:
     ordered = np.sort(scores, axis=1)
 
     def below(side: Literal["left", "right"]) -> Counts:
-        return np.array([np.searchsorted(*rows, side) for rows in zip(ordered, scores, strict=True)], np.int32)
+        counts = [np.searchsorted(*rows, side) for rows in zip(ordered, scores, strict=True)]
+        return np.array(counts, np.int32)
 
     has_ties = (ordered[:, 1:] == ordered[:, :-1]).any()
-    return RankedImages(scores.shape[1] - below("left"), below("right") if has_ties else None)
+    at_least = scores.shape[1] - below("left")
+    at_most = below("right") if has_ties else None
+    return RankedImages(at_least, at_most)
 
 
 def average_precisions(ranked: RankedImages, positives: npt.NDArray[np.integer]) -> tuple[Array, Array]:
@@ -339,18 +366,24 @@ def average_precisions(ranked: RankedImages, positives: npt.NDArray[np.integer])
     Returns:
         (direction, assignment) each: AP of h·v, and of −h·v. 1 where all images are positives.
     """
-    forward = np.sort(np.take(ranked.at_least, positives, axis=1), axis=-1)
+    forward = np.take(ranked.at_least, positives, axis=1)
+    forward.sort(axis=-1)
     if ranked.at_most is not None:
-        backward = np.sort(np.take(ranked.at_most, positives, axis=1), axis=-1)
+        backward = np.take(ranked.at_most, positives, axis=1)
+        backward.sort(axis=-1)
         return _of_sorted(forward), _of_sorted(backward)
     n = ranked.at_least.shape[1]
+    backward = n + 1 - forward
     hits = np.arange(1, positives.shape[-1] + 1)
-    return (hits / forward).mean(-1), (hits[::-1] / (n + 1 - forward)).mean(-1)
+    precisions = hits / forward
+    against = hits[::-1] / backward
+    return precisions.mean(-1), against.mean(-1)
 
 
 def _of_sorted(counts: Counts) -> Array:
     """Return the AP of positives, from the number of images with at least their score, rising along the last axis."""
     n = counts.shape[-1]
     ends = np.diff(counts, append=0) != 0  # of a run of equal scores
-    hits = np.minimum.accumulate(np.where(ends, np.arange(1, n + 1), n)[..., ::-1], axis=-1)[..., ::-1]
-    return np.asarray((hits / counts).mean(-1))
+    hits_at_ends = np.where(ends, np.arange(1, n + 1), n)
+    hits = np.minimum.accumulate(hits_at_ends[..., ::-1], axis=-1)
+    return np.asarray((hits[..., ::-1] / counts).mean(-1))

@@ -146,7 +146,8 @@ def _find(run: QuestionRun, path: Path, asked: Asked) -> ConceptsReport:
         run.tell(f"{stage}, {done} of {looked_at.n} done")
 
     measured = search(h, looked_at, positives, n_shuffles=asked.shuffles, seed=seed, progress=tell)
-    judged = directions.judge(measured, names, [len(indices) for indices in positives])
+    n_positives = [len(indices) for indices in positives]
+    judged = directions.judge(measured, names, n_positives)
     set_notes = _set_notes(concept_set, looked_at, present[:, chosen], judged)
     return ConceptsReport(
         model=ConceptsModel(**model_read(opened), n_features=h.shape[1]),
@@ -184,7 +185,7 @@ def _summary(judged: Sequence[Concept]) -> str:
 def _directions(
     of: str | None, head: LinearHead | None, h: Floats, opened: ModelFile
 ) -> tuple[SearchedDirections, str]:
-    """Return the directions to search, and what they are in words. Refuse to go on without any."""
+    """Return the directions to search, and what they are in words, or refuse to go on without any."""
     tensor = opened.representation.tensor
     if of == "features":
         source = f"the features of {tensor}"
@@ -242,7 +243,8 @@ def _labels(collected: Collected, concept_set: ConceptSet) -> Bools:
                 "change during a run",
                 "run again when nothing writes to the concept set",
             )
-        present[row, [column[name] for name in concept_set.concepts[digest]]] = True
+        columns = [column[name] for name in concept_set.concepts[digest]]
+        present[row, columns] = True
     return present
 
 
@@ -264,7 +266,8 @@ def split(present: Bools, names: Sequence[str], min_positives: int) -> tuple[lis
         elif len(present) - count < min_positives:
             few = f"{len(present) - count} without it"
         if few:
-            others.append(NotJudged(name=name, n_images=count, reason=f"{few}; {min_positives} are needed"))
+            reason = f"{few}; {min_positives} are needed"
+            others.append(NotJudged(name=name, n_images=count, reason=reason))
         else:
             judged.append(index)
     return judged, tuple(others)

@@ -94,7 +94,7 @@ def open_concepts(
     source, by_digest = _unique_images(listed.source, max_images)
     concepts = {}
     for digest, same in by_digest.items():
-        concepts[digest] = frozenset(concept for name in same for concept in listed.labels_of(name))
+        concepts[digest] = frozenset[str]().union(*map(listed.labels_of, same))
     names = listed.names.union(*concepts.values())
     if not names:
         raise UsageError(
@@ -134,15 +134,16 @@ def _bad_row(path: Path, line: int, fault: str) -> UsageError:
 
 
 def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> Listed:
-    """Read the tables of a Broden-layout folder. Masks are read with their images.
+    """Read the tables of a Broden-layout folder; masks are read with their images.
 
     Raises UsageError: a table or column is missing, a number or name is none, an image is listed twice, none is listed.
     """
     index = folder / "index.csv"
     images = folder / IMAGES
     labels = _label_names(folder / "label.csv")
-    categories = [cells["name"] for _, cells in _table(folder / "category.csv", ["name"])]
-    rows: dict[str, NumberedRow] = {}  # by the image's name, below images/
+    table = _table(folder / "category.csv", ["name"])
+    categories = [cells["name"] for _, cells in table]
+    rows = {}  # by the image's name, below images/
     for line, cells in _table(index, ["image", *categories]):
         name = cells["image"]
         if not BELOW.fullmatch(name) or name in rows:
@@ -154,11 +155,14 @@ def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> Listed:
     def concepts_of(name: str) -> set[str]:
         """Return the labels of an image, over all categories. Raises UsageError: a mask or number that is none."""
         line, cells = rows[name]
-        numbers: set[int] = set()
+        numbers = set()
         for category in categories:
             for part in filter(None, map(str.strip, cells[category].split(";"))):
                 where = f"{index}: row {line}: {category} is {part:.{SHOWN}}"
-                ids = {int(part)} if NUMBER.fullmatch(part) else _in_mask(images, part, where, min_coverage)
+                if NUMBER.fullmatch(part):
+                    ids = {int(part)}
+                else:
+                    ids = _in_mask(images, part, where, min_coverage)
                 if unknown := ids - labels.keys():
                     raise UsageError(
                         f"{where}; {min(unknown)} is not a number of label.csv",
@@ -167,7 +171,8 @@ def _broden(folder: Path, spec: str, seed: int, min_coverage: float) -> Listed:
                 numbers |= ids
         return {labels[number] for number in numbers}
 
-    return Listed(open_files(images, list(rows), spec=spec, seed=seed), concepts_of, set())
+    source = open_files(images, list(rows), spec=spec, seed=seed)
+    return Listed(source, concepts_of, set())
 
 
 def _in_mask(images: Path, name: str, where: str, min_coverage: float) -> set[int]:
@@ -176,18 +181,21 @@ def _in_mask(images: Path, name: str, where: str, min_coverage: float) -> set[in
         raise UsageError(f"{where}; it must be a number of label.csv, or a PNG below {IMAGES}/", f"ls {quoted(images)}")
     mask = open_files(images, [name], spec=name).load(0)
     if not isinstance(mask, DecodedImage) or mask.notes:
-        why = ", ".join(mask.notes) if isinstance(mask, DecodedImage) else getattr(mask, "reason", "")
+        why = getattr(mask, "reason", "")
+        if isinstance(mask, DecodedImage):
+            why = ", ".join(mask.notes)
         raise UsageError(
             f"{where}; the mask must be a PNG with red, green and blue ({why})", f"file {quoted(images / name)}"
         )
     pixels = np.asarray(mask.image, np.int64)
-    numbers, counts = np.unique(pixels[..., 0] + 256 * pixels[..., 1], return_counts=True)
+    labels = pixels[..., 0] + 256 * pixels[..., 1]
+    numbers, counts = np.unique(labels, return_counts=True)
     is_enough = counts >= min_coverage * counts.sum()
     return set(numbers[(numbers > 0) & is_enough].tolist())
 
 
 def _label_names(path: Path) -> dict[int, str]:
-    labels: dict[int, str] = {}
+    labels = {}
     for line, cells in _table(path, ["number", "name"]):
         number = cells["number"]
         name = cells["name"]
@@ -199,7 +207,10 @@ def _label_names(path: Path) -> dict[int, str]:
             )
         labels[int(number)] = name
     times = Counter(labels.values())
-    return {number: name if times[name] == 1 else f"{name} ({number})" for number, name in labels.items()}
+    for index, label in labels.items():
+        if times[label] > 1:
+            labels[index] = f"{label} ({index})"
+    return labels
 
 
 def _table(path: Path, needed: list[str]) -> list[NumberedRow]:
@@ -207,14 +218,17 @@ def _table(path: Path, needed: list[str]) -> list[NumberedRow]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="", strict=True)
-            missing = [name for name in needed if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UsageError(
-                    f"{path}: column {missing[0]} is missing; this table of a Broden-layout folder has "
-                    f"{', '.join(needed)}",
-                    f"head -1 {quoted(path)}",
-                )
-            rows = [(reader.line_num, {name: row[name].strip() for name in needed}) for row in reader]
+            for name in needed:
+                if name not in (reader.fieldnames or ()):
+                    raise UsageError(
+                        f"{path}: column {name} is missing; this table of a Broden-layout folder has "
+                        f"{', '.join(needed)}",
+                        f"head -1 {quoted(path)}",
+                    )
+            rows = []
+            for row in reader:
+                cells = {name: row[name].strip() for name in needed}
+                rows.append((reader.line_num, cells))
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
         reason = getattr(fault, "strerror", None) or fault
         raise UsageError(
@@ -227,7 +241,7 @@ def _table(path: Path, needed: list[str]) -> list[NumberedRow]:
 
 
 def _folders(folder: Path, spec: str, seed: int) -> Listed:
-    """List the concept folders. A folder that links to another is a concept of its own."""
+    """List the concept folders; a folder that links to another is a concept of its own."""
     try:
         inside = sorted(path for path in folder.iterdir() if not is_ignored(path.name))
     except OSError as fault:
@@ -236,7 +250,7 @@ def _folders(folder: Path, spec: str, seed: int) -> Listed:
             f"ls -ld {quoted(folder)}",
         ) from fault
     concepts = [path for path in inside if path.is_dir()]
-    files: list[str] = []
+    files = []
     for concept in concepts:
         images = image_files(concept)
         if not images:
@@ -247,7 +261,8 @@ def _folders(folder: Path, spec: str, seed: int) -> Listed:
         files += [f"{concept.name}/{image}" for image in images]
     files += [path.name for path in inside if path.is_file() and path.suffix.lower() in SUFFIXES]
     source = open_files(folder, files, spec=spec, seed=seed)
-    return Listed(source, lambda name: name.split("/")[:-1][:1], {path.name for path in concepts})
+    names = {path.name for path in concepts}
+    return Listed(source, lambda name: name.split("/")[:-1][:1], names)
 
 
 def _manifest(path: Path, seed: int) -> Listed:
@@ -260,7 +275,7 @@ def _manifest(path: Path, seed: int) -> Listed:
             f"head -1 {quoted(path)}",
         )
     present: dict[str, set[str]] = {}
-    names: set[str] = set()
+    names = set()
     for (line, image, cell), (_, _, score) in zip(rows, scores, strict=True):
         has = present.setdefault(image, set())
         if cell is None or cell == "":
@@ -299,6 +314,7 @@ def _unique_images(source: ImageSource, limit: int | None) -> tuple[ImageSource,
     for name, index in places.items():
         same.setdefault(source.digest(index) or index, []).append(name)
     chosen = list(same.items())[:limit]
-    entries = source.entries.take(np.array([places[names[0]] for _, names in chosen], np.int64))
+    firsts = [places[names[0]] for _, names in chosen]
+    entries = source.entries.take(np.array(firsts, np.int64))
     by_digest = {digest: names for digest, names in chosen if isinstance(digest, str)}
     return replace(source, entries=entries, n_available=len(same)), by_digest

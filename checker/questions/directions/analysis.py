@@ -11,10 +11,10 @@ TMLR 2024. Where singular values are equal, their directions are no more than on
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,8 +28,21 @@ from ..head import LinearHead
 from ..shift import robustness
 from ..shift.classes import is_correct
 from ..shift.robustness import Effective, SetResult
-from . import document
-from .document import AccuracyBySet, Analysis, Outliers
+from .linear import HeadDirections, Predictions, decompose, pieces, predict
+from .records import (
+    SAME,
+    AccuracyBySet,
+    Analysis,
+    Direction,
+    Fewest,
+    HeadFeature,
+    Order,
+    Outliers,
+    Point,
+    Replacement,
+    TopShare,
+    TruncationCurve,
+)
 
 LEADING = 10  # directions that are listed
 OUTLIER_SD = 6.0  # Bondarenko et al. 2023, "Quantizable Transformers"; Dettmers et al. 2022, LLM.int8
@@ -41,8 +54,6 @@ KEEPS = (0.99, 0.95)
 STEPS = 50  # numbers of directions that are tried for it, evenly spaced; all where there are fewer
 Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
 TOP = (1, 3, 10)  # numbers of directions whose share of the importance is reported
-BLOCK_CLASSES = 2048  # rows of W in one step of the decomposition
-BLOCK_VALUES = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
 
 
 class SameWeightsError(ValueError):
@@ -65,7 +76,8 @@ class Labelled(NamedTuple):
 
     def n_right(self, images: slice, scores: Array) -> int:
         """Count the images predicted right in a piece. scores: (image, class)."""
-        return int(is_correct(scores, self.right[images], self.compete).sum())
+        is_right = is_correct(scores, self.right[images], self.compete)
+        return int(is_right.sum())
 
 
 def correct(head: LinearHead, labelled: Labelled) -> int:
@@ -96,16 +108,19 @@ def analyse(
         SameWeightsError: all classes have the same weights, so that no prediction depends on the image.
     """
     raw, centred = decompose(head.weight)
-    if not centred.sigma[0] > document.SAME * raw.sigma[0]:
+    if not centred.sigma[0] > SAME * raw.sigma[0]:
         raise SameWeightsError
     predictions = predict(head, h)
     outliers = _outliers(head, h, predictions)
+    named = [feature.index for feature in outliers.features]
 
     def analysis(directions: HeadDirections) -> Analysis:
         projected = directions.project(h)
-        weighed = _weigh(directions, h, projected, [feature.index for feature in outliers.features])
-        columns = directions.v.T @ head.weight.T - (directions.v.T @ directions.mean)[:, None]
-        pruning = Pruning(head, columns, projected, predictions, np.array(weighed.importances))
+        weighed = _weigh(directions, h, projected, named)
+        of_mean = directions.v.T @ directions.mean
+        columns = directions.v.T @ head.weight.T - of_mean[:, np.newaxis]
+        importances = np.array(weighed.importances)
+        pruning = Pruning(head, columns, projected, predictions, importances)
         others = [(images, directions.project(images.representations)) for images in labelled]
         return weighed.model_copy(update=_pruned(pruning, others, baseline, seed))
 
@@ -137,15 +152,14 @@ class Pruning(NamedTuple):
         """
         bias = self.head.bias
         levels = sorted(set(numbers))
-        added = [self.columns[order[low:high]] for low, high in zip([0, *levels], levels, strict=False)]
+        added = [order[low:high] for low, high in itertools.pairwise([0, *levels])]
+        columns = [self.columns[directions] for directions in added]
         for images in pieces(len(projected), len(bias)):
             piece = projected[images]
             total = np.tile(bias, (len(piece), 1))
-            low = 0
-            for high, some in zip(levels, added, strict=True):
-                total += piece[:, order[low:high]] @ some
-                yield high, images, total
-                low = high
+            for number, directions, of_directions in zip(levels, added, columns, strict=True):
+                total += piece[:, directions] @ of_directions
+                yield number, images, total
 
     def agreement(self, order: Indices, numbers: Collection[int]) -> dict[int, Bools]:
         """Return by number of directions which images keep their predicted class. order: as of `scores`."""
@@ -160,11 +174,12 @@ class Pruning(NamedTuple):
         """Return by number of directions the accuracy on each labelled set, which comes with its projection."""
         accuracies: dict[int, AccuracyBySet] = {k: {} for k in numbers}
         for images, projected in labelled:
+            n_images = len(images.right)
             n_right = Counter[int]()
             for k, part, scores in self.scores(projected, order, numbers):
                 n_right[k] += images.n_right(part, scores)
             for k, of_sets in accuracies.items():
-                of_sets[images.name] = wilson(n_right[k], len(images.right))
+                of_sets[images.name] = wilson(n_right[k], n_images)
         return accuracies
 
 
@@ -173,8 +188,9 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
     importances = pruning.importances
     n = len(importances)
     numbers = {percent: math.ceil(percent * n / 100) for percent in PERCENT}
-    steps = {math.ceil(n * step / STEPS) for step in range(1, STEPS + 1)} - {n}
-    orders: dict[document.Order, Indices] = {
+    steps = {math.ceil(n * step / STEPS) for step in range(1, STEPS)}
+    steps.discard(n)
+    orders: dict[Order, Indices] = {
         "importance": np.argsort(-importances, kind="stable"),
         "singular value": np.arange(n),
         "random": np.random.default_rng(seed).permutation(n),
@@ -187,34 +203,43 @@ def _pruned(pruning: Pruning, labelled: Sequence[tuple[Labelled, Array]], baseli
         if name == "importance":
             tried |= steps
         agrees = pruning.agreement(order, tried)
-        same = same or {k: float(agree.mean()) for k, agree in agrees.items()}  # of the first order
+        if not same:  # of the first order
+            same = {k: float(agree.mean()) for k, agree in agrees.items()}
         accuracies = pruning.accuracies(order, set(numbers.values()), labelled)
-        points = [
-            document.Point(
+        points = []
+        for percent, k in numbers.items():
+            importance = float(importances[order[:k]].sum() / importances.sum())
+            of_confident = agrees[k][pruning.predictions.confident]
+            point = Point(
                 percent=percent,
                 kept=k,
-                importance=min(float(importances[order[:k]].sum() / importances.sum()), 1.0),
+                importance=min(importance, 1.0),
                 same=_share(agrees[k]),
-                same_confident=_share(agrees[k][pruning.predictions.confident]),
+                same_confident=_share(of_confident),
                 accuracy=accuracies[k],
                 effective_robustness=_effective(results, accuracies[k], baseline),
             )
-            for percent, k in numbers.items()
-        ]
-        curves.append(document.TruncationCurve(order=name, points=tuple(points)))
+            points.append(point)
+        curves.append(TruncationCurve(order=name, points=tuple(points)))
     fewest = []
     for share in KEEPS:  # from there on every larger number tried keeps that share, too
-        too_few = max((k for k in same if same[k] < share), default=0)
-        least = min((k for k in same if k > too_few), default=n)
-        fewest.append(document.Fewest(share=share, directions=least, percent=100 * least / n))
+        too_few = max([k for k in same if same[k] < share], default=0)
+        enough = [k for k in same if k > too_few]
+        least = min(enough, default=n)
+        percent_kept = 100 * least / n
+        fewest.append(Fewest(share=share, directions=least, percent=percent_kept))
     return {"curves": tuple(curves), "fewest": tuple(fewest)}
 
 
 def _effective(results: Sequence[SetResult], accuracies: AccuracyBySet, baseline: str) -> dict[str, Effective]:
     """Return effective robustness by shifted set, from the accuracies of all sets."""
     measured = [result.model_copy(update={"accuracy": accuracies[result.name]}) for result in results]
-    by_name = {other.name: robustness.effective(measured[0], other, baseline)[0] for other in measured[1:]}
-    return {name: value for name, value in by_name.items() if value is not None}
+    by_name = {}
+    for shifted in measured[1:]:
+        beyond, _ = robustness.effective(measured[0], shifted, baseline)
+        if beyond is not None:
+            by_name[shifted.name] = beyond
+    return by_name
 
 
 def _weigh(directions: HeadDirections, h: Floats, projected: Array, named: Sequence[int]) -> Analysis:
@@ -231,40 +256,53 @@ def _weigh(directions: HeadDirections, h: Floats, projected: Array, named: Seque
     """
     sigma = directions.sigma
     n = len(sigma)
-    lengths = np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64))
+    squared_lengths = np.einsum("ij,ij->i", h, h, dtype=np.float64)
+    lengths = np.sqrt(squared_lengths)
     cosines = np.abs(projected) / lengths[:, None]
     scale = sigma / sigma.sum()
     means = cosines.mean(axis=0)
     values = scale * means
-    errors = scale * cosines.std(axis=0, ddof=1) / np.sqrt(len(h))
+    spread = cosines.std(axis=0, ddof=1)
+    root_n = np.sqrt(len(h))
+    errors = scale * spread / root_n
     order = np.argsort(-values, kind="stable")
 
     def interval(value: float, half: float, ceiling: float = math.inf) -> Interval:
-        return Interval(estimate=value, low=max(value - half, 0.0), high=min(value + half, ceiling))
+        low = max(value - half, 0.0)
+        high = min(value + half, ceiling)
+        return Interval(estimate=value, low=low, high=high)
 
     def estimate(value: float, gradient: Array, ceiling: float) -> Interval:
         """Return a value with its interval. `gradient` is by each direction's importance."""
-        return interval(value, float(Z * (cosines @ (scale * gradient)).std(ddof=1) / np.sqrt(len(h))), ceiling)
+        of_images = cosines @ (scale * gradient)
+        half = Z * of_images.std(ddof=1) / root_n
+        return interval(value, float(half), ceiling)
 
     total = values.sum()
     shares = values / total
-    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
+    has_share = shares > 0
+    logs = np.zeros_like(shares)
+    np.log(shares, where=has_share, out=logs)
     entropy = -float((shares * logs).sum())
     rank = float(np.exp(entropy))
-    by_entropy = np.where(shares > 0, -rank * (logs + entropy) / total, 0.0)
+    by_entropy = np.where(has_share, -rank * (logs + entropy) / total, 0.0)
     squares = float((values**2).sum())
     by_ratio = 2 * total / squares - 2 * total**2 * values / squares**2
     tops = []
     for k in TOP:
         selected = np.zeros(n)
         selected[order[:k]] = 1.0
-        share = min(float(shares @ selected), 1.0) if k < n else 1.0
-        tops.append(document.TopShare(directions=k, share=estimate(share, (selected - share) / total, 1.0)))
+        share = 1.0
+        if k < n:
+            share = min(float(shares @ selected), 1.0)
+        gradient = (selected - share) / total
+        top = TopShare(directions=k, share=estimate(share, gradient, 1.0))
+        tops.append(top)
     leading = []
     for i in map(int, order[:LEADING]):
         components = np.abs(directions.v[:, i])
         leading.append(
-            document.Direction(
+            Direction(
                 index=i,
                 singular_value=float(sigma[i]),
                 cosine=float(means[i]),
@@ -302,32 +340,34 @@ def _outliers(head: LinearHead, h: Floats, predictions: Predictions) -> Outliers
     by_share = np.argsort(-share, kind="stable")
     persistent = by_share[frequency[by_share] >= PERSISTENT_SHARE]
     chosen = persistent if len(persistent) else by_share[:1]
-    difference = head.weight[predictions.first][:, chosen] - head.weight[predictions.second][:, chosen]
+    weights = head.weight[:, chosen]
+    difference = weights[predictions.first] - weights[predictions.second]
+    of_chosen = x[:, chosen]
     values: dict[Literal["mean over images", "zero"], Array] = {
-        "mean over images": x[:, chosen].mean(axis=0),
+        "mean over images": of_chosen.mean(axis=0),
         "zero": np.zeros(len(chosen)),
     }
     replacements = []
     for name, value in values.items():
         other = x.copy()
         other[:, chosen] = value
-        predicted = [head.scores(other[images]).argmax(axis=1) for images in pieces(len(other), len(head.bias))]
-        contributions = (difference * (x[:, chosen] - value)).sum(axis=1)
-        replacements.append(
-            document.Replacement(
-                value=name,
-                changed=_share(~predictions.agrees(np.concatenate(predicted))),
-                margin_share=margin_share(contributions, predictions.margins),
-            )
-        )
-    listed = tuple(
-        document.HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
-        for i in map(int, chosen[:LISTED])
-    )
+        predicted = []
+        for images in pieces(len(other), len(head.bias)):
+            scores = head.scores(other[images])
+            predicted.append(scores.argmax(axis=1))
+        is_same = predictions.agrees(np.concatenate(predicted))
+        contributions = difference * (of_chosen - value)
+        share_of_margin = margin_share(contributions.sum(axis=1), predictions.margins)
+        replacement = Replacement(value=name, changed=_share(~is_same), margin_share=share_of_margin)
+        replacements.append(replacement)
+    features = []
+    for i in map(int, chosen[:LISTED]):
+        feature = HeadFeature(index=i, frequency=float(frequency[i]), kurtosis_share=float(share[i]))
+        features.append(feature)
     return Outliers(
         persistent=bool(len(persistent)),
         n_features=len(chosen),
-        features=listed,
+        features=tuple(features),
         replacements=tuple(replacements),
     )
 
@@ -350,102 +390,10 @@ def margin_share(contributions: Array, margins: Array) -> Interval:
     if mean <= 0:
         return Interval(estimate=None, low=None, high=None)
     share = float(contributions.mean()) / mean
-    half = Z * float((contributions - share * margins).std(ddof=1)) / mean / len(margins) ** 0.5
+    spread = (contributions - share * margins).std(ddof=1)
+    half = Z * float(spread) / mean / len(margins) ** 0.5
     return Interval(estimate=share, low=share - half, high=share + half)
-
-
-class Predictions(NamedTuple):
-    """What the whole head makes of some images."""
-
-    first: Indices
-    """(image,) class of the largest score; a tie goes to the smaller index"""
-    second: Indices
-    """(image,) class of the largest score of the others"""
-    margins: Array
-    """(image,) the first score less the second"""
-    copies: Indices
-    """(class,) the first of each class's copies, which have the same weights and bias: only rounding decides there"""
-
-    def agrees(self, classes: Indices) -> Bools:
-        """Return whether a class, or a copy of it, is the predicted one, (image,)."""
-        return np.asarray(self.copies[classes] == self.copies[self.first])
-
-    @property
-    def confident(self) -> Indices:
-        """Return the half of the images with the largest margins, the middle one included."""
-        return np.argsort(-self.margins, kind="stable")[: -(-len(self.margins) // 2)]
-
-
-def predict(head: LinearHead, h: Floats) -> Predictions:
-    """Predict with the whole head. h: (image, feature)."""
-    parts = []
-    for images in pieces(len(h), len(head.bias)):
-        scores = head.scores(h[images])
-        rows = np.arange(len(scores))
-        first = scores.argmax(axis=1)
-        best = scores[rows, first]
-        scores[rows, first] = -np.inf
-        second = scores.argmax(axis=1)
-        parts.append((first, second, best - scores[rows, second]))
-    firsts: dict[bytes, int] = {}
-    copies = []
-    for i, (row, bias) in enumerate(zip(head.weight, head.bias, strict=True)):
-        digest = blake2b(row.tobytes() + bias.tobytes()).digest()
-        copies.append(firsts.setdefault(digest, i))
-    first, second, margins = map(np.concatenate, zip(*parts, strict=True))
-    return Predictions(first, second, margins, np.array(copies))
 
 
 def _share(agree: Bools) -> Accuracy:
     return wilson(int(agree.sum()), len(agree))
-
-
-class HeadDirections(NamedTuple):
-    """The right singular vectors of a head: those of W, or of W less its mean over classes."""
-
-    mean: Array
-    """(feature,) what was taken from each class's weights: zeros, or their mean over classes"""
-    sigma: Array
-    """(direction,) singular values, falling"""
-    v: Array
-    """(feature, direction) unit vectors; their signs mean nothing"""
-
-    def project(self, h: Floats) -> Array:
-        """Return h V, (image, direction) of (image, feature)."""
-        return np.concatenate([float64(h[images]) @ self.v for images in pieces(len(h), len(self.v))])
-
-
-def decompose(weight: Array) -> tuple[HeadDirections, HeadDirections]:
-    """Return the singular vectors and values of W, and of W less its mean over classes.
-
-    Softmax and the predicted class can't see that mean. One QR decomposition of [1 W] gives both: below its first row
-    stands R of the centred W, and with the row R of W itself. It goes piece by piece, R of the pieces so far on top of
-    the next one, which is exact and copies nothing of W's size.
-
-    Args:
-        weight: (class, feature), finite, at least two classes.
-
-    Returns:
-        Raw, then centred: min(classes, features) and min(classes − 1, features) directions.
-    """
-    n_classes, d = weight.shape
-    r = np.empty((0, d + 1))
-    for start in range(0, n_classes, BLOCK_CLASSES):
-        piece = weight[start : start + BLOCK_CLASSES]
-        r = np.asarray(np.linalg.qr(np.concatenate([r, np.c_[np.ones(len(piece)), piece]]), mode="r"))
-    return _directions(r[:, 1:], np.zeros(d)), _directions(r[1:, 1:], weight.mean(axis=0))
-
-
-def _directions(r: Array, mean: Array) -> HeadDirections:
-    _, sigma, vt = np.linalg.svd(r, full_matrices=False)
-    return HeadDirections(mean, sigma, np.ascontiguousarray(vt.T))
-
-
-def pieces(n_images: int, n_columns: int) -> Iterator[slice]:
-    """Yield the images in pieces of at least one image, and at most `BLOCK_VALUES` values of a table.
-
-    n_columns: values of the table for each image.
-    """
-    step = max(1, BLOCK_VALUES // n_columns)
-    for start in range(0, n_images, step):
-        yield slice(start, min(start + step, n_images))

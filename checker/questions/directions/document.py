@@ -1,8 +1,7 @@
-"""Records of what `robustcheck directions` measured, and their document. Pure."""
+"""The record of `robustcheck directions`, and its document. Pure."""
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -29,14 +28,13 @@ from ...report.document import Series as Line
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
 from ...text import Texts, count_text, interval_text, number_text, percent_text
-from ..shift.robustness import Effective, SetResult, Shifted
+from ..shift.predicted import bounds_text
+from ..shift.robustness import SetResult, Shifted
+from .records import Analysis, Outliers
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-Order = Literal["importance", "singular value", "random"]
-SAME = 1e-6  # of the largest singular value: below, two differ, or one differs from 0, by rounding of float32
 NORMALISER = "singular value / sum of all singular values × mean over images of |cos(direction, representation)|"
 CLAIM = (
     "Information, not a verdict. Importance and pruning of directions are an analysis of Crabbé et al. (arXiv "
@@ -45,125 +43,6 @@ CLAIM = (
     "models from others, and the paper's own normaliser of the importance is not known to us. The numbers hold for "
     "this head and these images."
 )
-
-
-class Direction(Frozen):
-    """One direction of the head."""
-
-    index: int
-    """place among the singular values, from 0 for the largest"""
-    singular_value: float
-    cosine: float
-    """mean over images of |cos| between the direction and the representation"""
-    importance: Interval
-    largest_feature: int
-    """the feature with the largest |component| in the direction"""
-    largest_component: float
-    """that |component|; 1 = the direction is that feature alone"""
-    on_features: tuple[float, ...]
-    """|component| on each of `Outliers.features`, in their order"""
-
-
-class TopShare(Frozen):
-    """How much of all importance the first directions hold."""
-
-    directions: int
-    share: Interval
-
-
-AccuracyBySet = dict[str, Accuracy]
-
-
-class Point(Frozen):
-    """The head with some of its directions."""
-
-    percent: int
-    """of the directions that are kept"""
-    kept: int
-    importance: float
-    """share of all importance that they hold, 0–1"""
-    same: Accuracy
-    """share of the images whose predicted class is that of the whole head"""
-    same_confident: Accuracy
-    """the same of the confident images: the half with the largest margin of the whole head"""
-    accuracy: AccuracyBySet
-    """top-1 on each labelled set, by its name"""
-    effective_robustness: dict[str, Effective]
-    """on each shifted set that has one"""
-
-
-class TruncationCurve(Frozen):
-    """Predictions against the number of directions kept."""
-
-    order: Order
-    """which directions are kept first"""
-    points: tuple[Point, ...]
-
-
-class Fewest(Frozen):
-    """The fewest directions that keep a share of the predictions. The most important ones come first."""
-
-    share: float
-    directions: int
-    percent: float
-    """of all directions, 0–100"""
-
-
-class Analysis(Frozen):
-    """The analysed directions of W, or of W less its mean over classes."""
-
-    n_directions: int
-    singular_values: tuple[float, ...]
-    """falling"""
-    importances: tuple[float, ...]
-    """in the order of the singular values"""
-    participation_ratio: Interval
-    """of the importances p: (Σp)² / Σp²; 1 = one direction has all, `n_directions` = all have the same"""
-    effective_rank: Interval
-    """exp of the entropy of the importances' shares; the same range"""
-    top: tuple[TopShare, ...]
-    leading: tuple[Direction, ...]
-    """the most important directions"""
-    curves: tuple[TruncationCurve, ...]
-    fewest: tuple[Fewest, ...]
-
-    @property
-    def twenty(self) -> Point:
-        """Return the point with the most important 20 % of the directions."""
-        return next(point for point in self.curves[0].points if point.percent == 20)
-
-
-class HeadFeature(Frozen):
-    """A feature of the representation."""
-
-    index: int
-    frequency: float
-    """share of the images with |z| > 6"""
-    kurtosis_share: float
-    """its share of the activation kurtosis"""
-
-
-class Replacement(Frozen):
-    """The effect of replacing features by one value, the same in every image."""
-
-    value: Literal["mean over images", "zero"]
-    changed: Accuracy
-    """share of the images whose predicted class becomes another one"""
-    margin_share: Interval
-    """part of the margin between the first two classes that what is replaced gives: the sum over images of
-    Σ_j (W_aj − W_bj)·(h_j − replacement) over the sum of the margins, a and b the classes of the two largest scores"""
-
-
-class Outliers(Frozen):
-    """The outlier features, and how the head uses them."""
-
-    persistent: bool
-    """|z| > 6 in at least half of the images; without any, the one with most of the kurtosis"""
-    n_features: int
-    """how many are replaced"""
-    features: tuple[HeadFeature, ...]
-    """the first of them by their share of the kurtosis"""
-    replacements: tuple[Replacement, ...]
 
 
 class HeadModel(ModelRead):
@@ -229,61 +108,26 @@ class DirectionsReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: pandas is not installed.
         """
-        rows: list[frames.Row] = [
-            {
-                "decomposition": name,
-                "order": curve.order,
-                "percent": point.percent,
-                "kept": point.kept,
-                "importance": point.importance,
-                "same": point.same.value,
-                "same_low": point.same.low,
-                "same_high": point.same.high,
-                "same_confident": point.same_confident.value,
-                **{f"accuracy of {set_name}": accuracy.value for set_name, accuracy in point.accuracy.items()},
-            }
-            for name, analysis in (("raw", self.raw), ("centred", self.centred))
-            for curve in analysis.curves
-            for point in curve.points
-        ]
+        rows: list[frames.Row] = []
+        of_raw = [("raw", curve) for curve in self.raw.curves]
+        of_centred = [("centred", curve) for curve in self.centred.curves]
+        for decomposition, curve in of_raw + of_centred:
+            for point in curve.points:
+                accuracies = {f"accuracy of {set_name}": each.value for set_name, each in point.accuracy.items()}
+                row: frames.Row = {
+                    "decomposition": decomposition,
+                    "order": curve.order,
+                    "percent": point.percent,
+                    "kept": point.kept,
+                    "importance": point.importance,
+                    "same": point.same.value,
+                    "same_low": point.same.low,
+                    "same_high": point.same.high,
+                    "same_confident": point.same_confident.value,
+                    **accuracies,
+                }
+                rows.append(row)
         return frames.frame(rows, "decomposition")
-
-
-def spectrum_notes(raw: Analysis) -> list[str]:
-    """Return the notes on singular values, by which a reader knows how far single directions mean anything."""
-    sigma = raw.singular_values
-    rounding = SAME * sigma[0]
-    rank = sum(value > rounding for value in sigma)
-    n_equal = sum(a - b <= rounding for a, b in itertools.pairwise(sigma[:rank]))
-    notes = []
-    if rank < len(sigma):
-        notes.append(
-            f"{len(sigma) - rank} of {len(sigma)} directions weigh nothing: the head's matrix has rank {rank}."
-        )
-    if n_equal:
-        notes.append(
-            f"{count_text(n_equal, 'singular value')} equal to the one before (to 1e-6 of the largest): such "
-            "directions are one choice among many, and so is every number of a single one, of the order and the rank."
-        )
-    return notes
-
-
-def summary_of(raw: Analysis) -> str:
-    """What was found, in two sentences."""
-    first = percent_text(raw.top[0].share.estimate)
-    last = raw.top[-1]
-    n_last = min(last.directions, raw.n_directions)
-    rank = number_text(raw.effective_rank.estimate)
-    twenty = raw.twenty
-    same = twenty.same
-    interval = interval_text(100 * same.low, 100 * same.high)
-    keeps = raw.fewest[-1]
-    return (
-        f"Of {raw.n_directions} directions the most important holds {first} of the importance, the first {n_last} hold "
-        f"{percent_text(last.share.estimate)}; the effective rank is {rank}. The most important 20 % ({twenty.kept}) "
-        f"keep {percent_text(same.value)} of the predictions ({interval} %); {keeps.directions} or more "
-        f"({keeps.percent:.0f} %) keep {100 * keeps.share:.0f} %."
-    )
 
 
 SPECTRUM_POINTS = 11  # of the curve of the importance
@@ -298,28 +142,24 @@ def document_of_directions(report: DirectionsReport) -> Document:
     twenty = raw.twenty
     analyses = {"raw": raw, "class mean removed": report.centred}
     first = (count_text(report.n_images, "image"), name(images.source))
-    not_compared = "not compared: the head is not the model's own"
-    difference = model.score_difference
+    size = f"{model.n_classes} classes × {model.n_features} features"
+    difference = "not compared: the head is not the model's own"
+    if model.score_difference is not None:
+        difference = f"{model.score_difference:.2g}"
     facts = [
         ("Head", model.head),
         ("Acts on", model.tensor),
-        ("Difference to the model's own scores", not_compared if difference is None else f"{difference:.2g}"),
+        ("Difference to the model's own scores", difference),
         ("Images left out", report.n_left_out),
     ]
-    importance = (
-        *((label, _importance(analysis)) for label, analysis in analyses.items()),
-        ("outlier features", outliers_text(report.outliers)),
-    )
+    importance = [(label, _importance(analysis)) for label, analysis in analyses.items()]
+    importance.append(("outlier features", outliers_text(report.outliers)))
     return Document(
         question="directions",
         title="Directions of the head",
         subject="the directions of a classifier's head",
         model=model,
-        facts=(
-            *facts_of_run(report, *first),
-            f"{model.n_classes} classes × {model.n_features} features",
-            name(model.head, "dim"),
-        ),
+        facts=(*facts_of_run(report, *first), size, name(model.head, "dim")),
         summary=report.summary,
         sections=(
             Section(
@@ -329,7 +169,10 @@ def document_of_directions(report: DirectionsReport) -> Document:
                 "short",
             ),
             Section(
-                "Importance of directions", "singular value × mean |cos| to the images", (Facts(importance),), "short"
+                "Importance of directions",
+                "singular value × mean |cos| to the images",
+                (Facts(tuple(importance)),),
+                "short",
             ),
             Section(
                 "Importance together",
@@ -347,7 +190,7 @@ def document_of_directions(report: DirectionsReport) -> Document:
         limits=report.claim,
         version=report.tool_version,
         tiles=(
-            ("Directions", raw.n_directions, f"{model.n_classes} classes × {model.n_features} features"),
+            ("Directions", raw.n_directions, size),
             ("Effective rank", number_text(raw.effective_rank.estimate), "of the importance"),
             ("Same prediction with 20 %", percent_text(twenty.same.value), "the most important ones"),
             ("Images measured", report.n_images, f"of {images.n_available}"),
@@ -374,7 +217,7 @@ def outliers_text(outliers: Outliers) -> str:
         changed = replacement.changed
         effects.append(
             f"set to {values[replacement.value]}, {percent_text(changed.value)} of the predictions change "
-            f"({_bounds(changed)} %) and {_percent(replacement.margin_share)} of the margin between the first two "
+            f"({bounds_text(changed)} %) and {_percent(replacement.margin_share)} of the margin between the first two "
             "classes goes"
         )
     text = "; ".join(effects)
@@ -382,12 +225,12 @@ def outliers_text(outliers: Outliers) -> str:
 
 
 def _importance(analysis: Analysis) -> str:
-    tops = ", ".join(f"{top.directions}: {percent_text(top.share.estimate)}" for top in analysis.top)
+    tops = [f"{top.directions}: {percent_text(top.share.estimate)}" for top in analysis.top]
     rank = analysis.effective_rank
     ratio = analysis.participation_ratio
     return (
         f"effective rank {number_text(rank.estimate)} ({interval_text(rank.low, rank.high)}), participation "
-        f"ratio {number_text(ratio.estimate)} of {analysis.n_directions}; share of the first {tops}"
+        f"ratio {number_text(ratio.estimate)} of {analysis.n_directions}; share of the first {', '.join(tops)}"
     )
 
 
@@ -397,8 +240,11 @@ def _pruning(analysis: Analysis) -> Chart:
     for curve in analysis.curves:
         same = [point.same for point in curve.points[::-1]]
         values = tuple(share.value for share in same)
-        bounds = tuple((share.low, share.high) for share in same) if curve.order == "importance" else ()
-        curves.append(Line(f"by {curve.order}", values, tuple(map(percent_text, values)), bounds))
+        texts = tuple(map(percent_text, values))
+        bounds: tuple[tuple[float, float], ...] = ()
+        if curve.order == "importance":
+            bounds = tuple((share.low, share.high) for share in same)
+        curves.append(Line(f"by {curve.order}", values, texts, bounds))
     percents = [point.percent for point in analysis.curves[0].points[::-1]]
     return Chart(
         "Share of the images with the same predicted class, by share of the directions kept",
@@ -413,14 +259,18 @@ def _pruning(analysis: Analysis) -> Chart:
 
 
 def _spectrum(analyses: dict[str, Analysis]) -> Chart:
-    """Draw the cumulated importance of the directions. The most important come first."""
+    """Draw the cumulated importance of the directions, the most important first."""
     shares = np.linspace(0, 1, SPECTRUM_POINTS)
     curves = []
     for label, analysis in analyses.items():
         falling = np.sort(analysis.importances)[::-1]
-        sums = np.concatenate([[0.0], np.cumsum(falling) / np.sum(falling)])
-        values = np.minimum(np.interp(shares * (len(sums) - 1), np.arange(len(sums)), sums), 1.0).tolist()
-        curves.append(Line(label, tuple(values), tuple(map(percent_text, values))))
+        total = np.sum(falling)
+        sums = np.cumsum([0.0, *falling]) / total
+        places = shares * (len(sums) - 1)
+        held = np.interp(places, np.arange(len(sums)), sums)
+        values = np.minimum(held, 1.0).tolist()
+        texts = tuple(map(percent_text, values))
+        curves.append(Line(label, tuple(values), texts))
     return Chart(
         "Importance that the most important directions hold together",
         tuple(f"{100 * share:.0f} %" for share in shares),
@@ -433,32 +283,28 @@ def _spectrum(analyses: dict[str, Analysis]) -> Chart:
 
 def _table(analysis: Analysis) -> Table:
     by_importance, *others = analysis.curves
-    rows: tuple[TableRow, ...] = tuple(
-        (
+    rows: list[TableRow] = []
+    for at, point in enumerate(by_importance.points):
+        of_others = [percent_text(curve.points[at].same.value) for curve in others]
+        row: TableRow = (
             f"{point.percent} %",
             str(point.kept),
             percent_text(point.importance),
             Cell(percent_text(point.same.value), "bold"),
-            _bounds(point.same),
+            bounds_text(point.same),
             percent_text(point.same_confident.value),
-            *(percent_text(curve.points[at].same.value) for curve in others),
+            *of_others,
         )
-        for at, point in enumerate(by_importance.points)
-    )
-    keeps = ", ".join(f"{percent_text(few.share)} by {few.directions} ({few.percent:.0f} %)" for few in analysis.fewest)
+        rows.append(row)
+    heads = [">kept", ">directions", ">importance", ">same", "=interval", ">confident"]
+    for curve in others:
+        heads.append("?>random" if curve.order == "random" else f"?>by {curve.order}")
+    keeps = [f"{percent_text(few.share)} by {few.directions} ({few.percent:.0f} %)" for few in analysis.fewest]
     return Table(
-        (
-            ">kept",
-            ">directions",
-            ">importance",
-            ">same",
-            "=interval",
-            ">confident",
-            *(f"?>{curve.order if curve.order == 'random' else f'by {curve.order}'}" for curve in others),
-        ),
-        rows,
+        tuple(heads),
+        tuple(rows),
         "same: predicted class as with all directions, Wilson intervals; confident: of the half of the images with "
-        f"the largest margin between first and second score; kept from there on, in steps of 2 %: {keeps}",
+        f"the largest margin between first and second score; kept from there on, in steps of 2 %: {', '.join(keeps)}",
     )
 
 
@@ -467,7 +313,8 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
     if report.in_distribution is None:
         return []
     results = [report.in_distribution, *(s.result for s in report.shifted)]
-    rows: list[TableRow] = [("all", *(Cell(_accuracy(result.accuracy), "bold") for result in results))]
+    of_all = [Cell(_accuracy(result.accuracy), "bold") for result in results]
+    rows: list[TableRow] = [("all", *of_all)]
     for point in report.raw.curves[0].points:
         cells = [f"{point.percent} %"]
         for result in results:
@@ -483,17 +330,21 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
         legends.append("after a comma: effective robustness, percentage points")
     if reasons:
         legends.append(f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}")
-    table = Table((">kept", *(f">{result.name}" for result in results)), tuple(rows), "; ".join(legends))
+    names = [f">{result.name}" for result in results]
+    legend = "; ".join(legends)
+    table = Table((">kept", *names), tuple(rows), legend)
     return [Section("Accuracy", "top-1 by directions kept, most important first (Wilson)", (table,))]
 
 
 def _leading(report: DirectionsReport) -> Table:
     named = [feature.index for feature in report.outliers.features[:3]]
     total = sum(report.raw.importances)
-    rows: list[TableRow] = []
+    rows = []
     for direction in report.raw.leading:
         of_all = direction.importance
-        share, low, high = ((value or 0.0) / total for value in (of_all.estimate, of_all.low, of_all.high))
+        values = (of_all.estimate, of_all.low, of_all.high)
+        share, low, high = ((value or 0.0) / total for value in values)
+        on_named = [f"{value:.2f}" for value in direction.on_features[: len(named)]]
         rows.append(
             (
                 str(direction.index + 1),
@@ -502,7 +353,7 @@ def _leading(report: DirectionsReport) -> Table:
                 percent_text(share),
                 f"{100 * low:.1f} – {100 * high:.1f}",
                 f"{direction.largest_feature}: {direction.largest_component:.2f}",
-                *(f"{value:.2f}" for value in direction.on_features[: len(named)]),
+                *on_named,
             )
         )
     return Table(
@@ -513,12 +364,8 @@ def _leading(report: DirectionsReport) -> Table:
     )
 
 
-def _bounds(accuracy: Accuracy) -> str:
-    return f"{100 * accuracy.low:.1f} – {100 * accuracy.high:.1f}"
-
-
 def _accuracy(accuracy: Accuracy) -> str:
-    return f"{percent_text(accuracy.value)} ({_bounds(accuracy)})"
+    return f"{percent_text(accuracy.value)} ({bounds_text(accuracy)})"
 
 
 def _percent(interval: Interval) -> str:

@@ -31,9 +31,9 @@ from ..shift.classes import Scores
 from ..shift.robustness import SetResult
 from ..shift.run import read_notes
 from ..shift.sets import Spec, class_names, labels_of, open_sets, parse_call, with_labels
-from . import document
 from .analysis import Labelled, SameWeightsError, analyse, correct
-from .document import DirectionsReport
+from .document import DirectionsReport, HeadModel
+from .records import spectrum_notes, summary_of
 
 MAX_IMAGES = 300  # of each set by default: intervals of a share are then 6 points to each side at most
 MIN_IMAGES = 2  # fewer have no mean to be replaced by, and no interval
@@ -104,14 +104,18 @@ def directions(
     n_images = len(of_head.rows)
     n_left_out = of_head.read.n_usable - n_images
     results = [(images.result, images.digests) for images in of_head.labelled if images.result]
+    shifted_results = [robustness.compare_sets(*results[0], *other, baseline) for other in results[1:]]
+    head_model = HeadModel(
+        **model_read(inputs.models[0]),
+        head=linear.source,
+        n_classes=len(linear.bias),
+        n_features=linear.weight.shape[1],
+        score_difference=of_head.difference,
+    )
+    head_notes = [*_left_out(n_images, n_left_out), *spectrum_notes(raw)]
+    set_notes = _labelled_notes(result for result, _ in results)
     return DirectionsReport(
-        model=document.HeadModel(
-            **model_read(inputs.models[0]),
-            head=linear.source,
-            n_classes=len(linear.bias),
-            n_features=linear.weight.shape[1],
-            score_difference=of_head.difference,
-        ),
+        model=head_model,
         n_images=n_images,
         n_left_out=n_left_out,
         raw=raw,
@@ -119,16 +123,10 @@ def directions(
         outliers=outliers,
         confidence=CONFIDENCE,
         in_distribution=results[0][0] if results else None,
-        shifted=tuple(robustness.compare_sets(*results[0], *other, baseline) for other in results[1:]),
+        shifted=tuple(shifted_results),
         baseline=baseline,
-        summary=document.summary_of(raw),
-        **run.concluded(
-            inputs,
-            of_head.read,
-            of_head.execution,
-            [*_left_out(n_images, n_left_out), *document.spectrum_notes(raw)],
-            _labelled_notes(result for result, _ in results),
-        ),
+        summary=summary_of(raw),
+        **run.concluded(inputs, of_head.read, of_head.execution, head_notes, set_notes),
     )
 
 
@@ -156,9 +154,12 @@ def _measure(
     runner = open_runner(inputs, photos=are_photos)
     head = own or head_from_file(Path(str(file)), n_features(runner, inputs))
     sources = open_sets(specs, inputs)
+    n_classes = len(head.bias)
     names = class_names(opened)
-    scores = Scores(len(head.bias), names if len(names) == len(head.bias) else ())
-    prepared = with_labels(specs, sources, [labels_of(source) for source in sources], maps, scores)
+    if len(names) != n_classes:
+        names = ()
+    labels = [labels_of(source) for source in sources]
+    prepared = with_labels(specs, sources, labels, maps, Scores(n_classes, names))
     collected = collect(runner, inputs, progress=progress)
     difference = None if own is None else difference_of_head(own, collected, opened)
     rows = collected.representations[usable_rows(collected.representations).usable]
@@ -171,13 +172,16 @@ def _measure(
     for_labels = runner if are_photos or not prepared else open_runner(inputs)
     labelled = []
     for photos in prepared:
+        name = photos.spec.name
         of_set = collected
         if photos.source is not inputs.source:
-            of_set = collect(for_labels, inputs, photos.source, progress=progress, label=photos.spec.name)
+            of_set = collect(for_labels, inputs, photos.source, progress=progress, label=name)
         usable = set(of_set.names)  # skipped images have no row
-        right = [right for e, right in zip(photos.source.entries, photos.right, strict=True) if e.name in usable]
-        images = Labelled(photos.spec.name, of_set.representations, right, photos.map.compete)
-        result = photos.result(of_set.read, len(set(right)), correct(head, images))
+        entries = zip(photos.source.entries, photos.right, strict=True)
+        right = [classes for entry, classes in entries if entry.name in usable]
+        images = Labelled(name, of_set.representations, right, photos.map.compete)
+        n_right = correct(head, images)
+        result = photos.result(of_set.read, len(set(right)), n_right)
         labelled.append(images._replace(result=result, digests=of_set.digests))
     return HeadOutputs(head, difference, rows, labelled, collected.read, runner.execution)
 
@@ -190,7 +194,7 @@ def parse_sets(
     Raises UsageError as that, and for shifted sets or class maps without an in-distribution set.
     """
     if labelled is not None:
-        named = parse_call(str(labelled), [str(place) for place in shifted], classes, alone=True)
+        named = parse_call(str(labelled), list(map(str, shifted)), classes, alone=True)
         return [named.inside, *named.shifted], named.maps
     for option, values in (("--shifted", shifted), ("--classes", classes)):
         if values:

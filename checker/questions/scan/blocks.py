@@ -10,11 +10,13 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from ...arrays import AnyArray
 from ...core.model.layer_end import ACTIVATION, NORMALISATION
@@ -29,17 +31,14 @@ from .nodes import MIN_OPSET, OUTPUT, add_scan, add_shapes, read_shapes
 from .taps import Shape, Tap
 
 MIN_FEATURES = 8  # narrower tensors (kurtosis is at most about the width) are left out
-FLOATS = frozenset(
-    (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
-)
-_OR_UNKNOWN = FLOATS | {None}
+_FLOAT_OR_UNKNOWN = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, None))
 ATTENTION = frozenset(
     ("Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "QLinearSoftmax")
 )
 SUMS = frozenset(("Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"))
 SKIP_SUM_AT = 3  # output of ONNX Runtime's Skip…LayerNormalization that holds the sum itself
 SAME_VALUES = frozenset(("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"))
-SHORTCUT = LINEAR | NORMALISATION | POOL | RESHAPE | frozenset(("Add", "Mul", "Pad"))
+SHORTCUT = LINEAR.union(NORMALISATION, POOL, RESHAPE, ("Add", "Mul", "Pad"))
 Kinds = dict[str, str]
 """The tensors at the ends of blocks, in the order of the graph, and the kind of each.
 
@@ -64,7 +63,7 @@ def plan_scan(
     named: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
 ) -> ScanPlan:
-    """Find the ends of a model's blocks, and their axes. The graph and the shapes of one run decide.
+    """Find the ends of a model's blocks and their axes, from the graph and the shapes of one run.
 
     Args:
         model: from `open_model`.
@@ -84,23 +83,30 @@ def plan_scan(
             f"{model.path}: opset is {opset}; the nodes of a scan need {MIN_OPSET}",
             "export with opset 18, then scan again",
         )
-    layers = build_layers(with_shapes(proto), model.image_input.name, proto.graph.initializer)
+    image = model.image_input.name
+    layers = build_layers(with_shapes(proto), image, proto.graph.initializer)
     nodes = list(proto.graph.node)
-    residuals = [] if named else find_residuals(layers, nodes, model.fetch)
-    passages = [] if named else find_passages(layers, nodes, model.fetch)
+    residuals = []
+    passages = []
+    if not named:
+        ancestry = Ancestry(layers, nodes, model.fetch)
+        residuals = find_residuals(ancestry)
+        passages = find_passages(ancestry)
     for name in named:
         _check_named(layers, name, model.path)
-    wanted = {*passages, *named}
+    wanted = {model.fetch, *passages, *named}
     for residual in residuals:
         wanted |= {*residual.branches, residual.total, residual.output, residual.source}
-    tensors = [name for name in dict.fromkeys([*sorted(wanted), model.fetch]) if layers.types.get(name) in _OR_UNKNOWN]
-    pixels = np.concatenate([pixels, pixels])[: max(2, len(pixels))]  # else any axis of length 1 could be the images'
-    add_shapes(proto, tensors, model.image_input.name, opset)
+    tensors = [name for name in sorted(wanted) if layers.types.get(name) in _FLOAT_OR_UNKNOWN]
+    if len(pixels) == 1:
+        pixels = np.concatenate([pixels, pixels])  # else any axis of length 1 could be the images'
+    add_shapes(proto, tensors, image, opset)
     runner = Runner(_with_output(model, proto), device, preprocessing=preprocessing)
     (representations,) = runner.represent_sets([pixels])
     ((row, *_),) = representations
-    shapes = dict(zip(tensors, read_shapes(row, len(tensors)), strict=True))
+    shapes = read_shapes(row, tensors)
     batch = runner.fixed_batch or len(pixels)
+    size = pixels.shape[1:3]
 
     order = {name: index for index, node in enumerate(nodes) for name in node.output}
     rule = "named"
@@ -115,23 +121,26 @@ def plan_scan(
     kinds[model.fetch] = "representation"
     taps = []
     for name, kind in kinds.items():
-        tap = _tap(layers, name, shapes.get(name, ()), batch, pixels.shape[1:3])
+        tap = _tap(layers, name, shapes.get(name, ()), batch, size)
         if tap is not None:
             taps.append(tap._replace(kind=kind))
     if all(tap.kind == "representation" for tap in taps):
-        unread = "; ".join(f"{name} {show_shape(shapes.get(name))}" for name in list(kinds)[:3])
+        first = list(kinds)[:3]
+        unread = "; ".join(f"{name} {show_shape(shapes.get(name))}" for name in first)
         raise CannotAssessError(
             f"{model.path}: no blocks found (seen: {unread}); a scan needs residual additions or layers that "
             f"change width or resolution, with the image as first axis and at least {MIN_FEATURES} features",
             f"robustcheck scan {quoted(model.path)} --block TENSOR",
         )
-    return ScanPlan(tuple(taps), rule, n_left_out=len(kinds) - len(taps))
+    n_left_out = len(kinds) - len(taps)
+    return ScanPlan(tuple(taps), rule, n_left_out)
 
 
 def measuring_model(model: ModelFile, plan: ScanPlan) -> ModelFile:
     """Return the model with the nodes that measure, whose output is OUTPUT."""
     proto = model.graph.stripped()
-    add_scan(proto, plan.taps, model.precision == "fp64", model.opsets["ai.onnx"])
+    is_double = model.precision == "fp64"
+    add_scan(proto, plan.taps, is_double, model.opsets["ai.onnx"])
     return _with_output(model, proto)
 
 
@@ -142,8 +151,8 @@ def _check_named(layers: Layers, name: str, where: Path) -> None:
         if near := difflib.get_close_matches(name, names, 3, 0.5):
             hint = f"--block with one of: {', '.join(near)}"
         raise UsageError(f"{where}: --block is {name!r}; no tensor of that name is computed from the image", hint)
-    if layers.types.get(name) not in _OR_UNKNOWN:
-        kind = onnx.TensorProto.DataType.Name(layers.types[name])
+    if layers.types.get(name) not in _FLOAT_OR_UNKNOWN:
+        kind = TensorProto.DataType.Name(layers.types[name])
         raise UsageError(f"{where}: --block is {name!r} of type {kind}; only float tensors are measured", hint)
 
 
@@ -164,7 +173,9 @@ def _tap(layers: Layers, tensor: str, shape: Shape, batch: int, size: tuple[int,
     features = shape[-1]
     positions = shape[1:-1]
     if len(shape) == 4:
-        last = _read_last(layers, tensor) if pooling.assumed else pooling.feature_axis == -1
+        last: bool | None = pooling.feature_axis == -1
+        if pooling.assumed:
+            last = _read_last(layers, tensor)
         if last is None:
             return None
         form = "map_last"
@@ -177,15 +188,10 @@ def _tap(layers: Layers, tensor: str, shape: Shape, batch: int, size: tuple[int,
             return None
     if features < MIN_FEATURES:
         return None
+    has_class_token = pooling.pool == "token_cls" and not pooling.assumed
     node = layers.producers.get(tensor)
-    return Tap(
-        tensor,
-        form,
-        features,
-        positions,
-        class_token=pooling.pool == "token_cls" and not pooling.assumed,
-        rectified=node is not None and node.op_type == "Relu",
-    )
+    is_rectified = node is not None and node.op_type == "Relu"
+    return Tap(tensor, form, features, positions, has_class_token, is_rectified)
 
 
 def _read_last(layers: Layers, tensor: str) -> bool | None:
@@ -200,12 +206,13 @@ def _read_last(layers: Layers, tensor: str) -> bool | None:
 
 
 def _with_output(model: ModelFile, proto: onnx.ModelProto) -> ModelFile:
+    graph = model.graph.changed(proto)
     rows = replace(model.representation, tensor=OUTPUT, pool="none", feature_axis=-1, dequantize=())
-    return replace(model, graph=model.graph.changed(proto), fetch=OUTPUT, representation=rows, added_output=False)
+    return replace(model, graph=graph, fetch=OUTPUT, representation=rows, added_output=False)
 
 
 class Residual(NamedTuple):
-    """An addition that may end a residual block. Shapes decide."""
+    """An addition that may end a residual block, which its shapes decide."""
 
     total: str
     """the sum"""
@@ -231,7 +238,8 @@ class Ancestry:
 
     def __init__(self, layers: Layers, nodes: Iterable[onnx.NodeProto], end: str) -> None:
         self.layers = layers
-        self.nodes = [node for node in nodes if any(name in layers.image_tensors for name in node.output)]
+        self.end = end
+        self.nodes = [node for node in nodes if not layers.image_tensors.isdisjoint(node.output)]
         self.own = Counter[str]()  # bit of the node that makes a tensor; 0 for the image
         self.above = Counter[str]()  # bits of the nodes that compute a tensor
         for i, node in enumerate(self.nodes):
@@ -257,20 +265,20 @@ class Ancestry:
 
     def has_linear(self, bits: int) -> bool:
         """Return whether a linear layer is among the nodes."""
-        return any(node.op_type in LINEAR or node.op_type in ATTENTION for node in self.members(bits))
+        linear = LINEAR | ATTENTION
+        return any(node.op_type in linear for node in self.members(bits))
 
 
-def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[Residual]:
-    """Return the additions on the way to the tensor `end` that may end a residual block, in order.
+def find_residuals(ancestry: Ancestry) -> list[Residual]:
+    """Return the additions on the way to the end that may end a residual block, in order.
 
     Connections alone decide; `residual_blocks` looks at the shapes.
     """
-    ancestry = Ancestry(layers, nodes, end)
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in ancestry.nodes:
         for name in ancestry.reads(node):
             consumers.setdefault(name, []).append(node)
-    residuals: list[Residual] = []
+    residuals = []
     for node in ancestry.members(ancestry.to_end):
         branches = ancestry.reads(node)[:2]
         if node.op_type not in SUMS or len(branches) < 2 or branches[0] == branches[1]:
@@ -284,7 +292,9 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
             source, inside = meeting
             readers = consumers.get(total, [])
             reader = readers[0].op_type if len(readers) == 1 else ""
-            output = readers[0].output[0] if reader in ACTIVATION and "oftmax" not in reader else total
+            output = total
+            if reader in ACTIVATION and "oftmax" not in reader:
+                output = readers[0].output[0]
             ops = {member.op_type for member in ancestry.members(inside)}
             kind = "mlp"
             if ops & ATTENTION:
@@ -306,34 +316,42 @@ def residual_blocks(
 
     order: position of the node that makes a tensor. What comes of an end by a cast or quantisation is that end.
     """
-    alike = [
-        residual
-        for residual in residuals
-        if {shapes.get(name) for name in residual.branches} == {shapes.get(residual.total)}
-        and 2 <= len(shapes.get(residual.total, ())) <= 4
-    ]
-    outermost = [residual for residual in alike if not any(residual.own & other.inside for other in alike)]
+    alike = []
+    in_branches = 0  # bits of the nodes
+    for residual in residuals:
+        shape = shapes.get(residual.total, ())
+        of_branches = {shapes.get(name) for name in residual.branches}
+        if 2 <= len(shape) <= 4 and of_branches == {shape}:
+            alike.append(residual)
+            in_branches |= residual.inside
+    outermost = [residual for residual in alike if not residual.own & in_branches]
     ends = {residual.output: residual.kind for residual in outermost}
     end_tensors = ends.keys() | {residual.total for residual in outermost}
-    entries = [r.source for r in outermost if _same_values(layers, r.source) not in end_tensors and r.source in order]
-    first = min(entries, key=order.__getitem__, default=None)
-    kinds = {name: "stem" if name == first else "stage" for name in entries} | ends
+    sources = [residual.source for residual in outermost if residual.source in order]
+    entries = [name for name in sources if _same_values(layers, name) not in end_tensors]
+    kinds = dict.fromkeys(entries, "stage")
+    if entries:
+        kinds[min(entries, key=order.__getitem__)] = "stem"
+    kinds |= ends
     return {name: kinds[name] for name in sorted(kinds, key=order.__getitem__)}
 
 
-def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[str]:
-    """Return the tensors on every path from the image to `end`, in order and without `end`."""
-    ancestry = Ancestry(layers, nodes, end)
+def find_passages(ancestry: Ancestry) -> list[str]:
+    """Return the tensors on every path from the image to the end, in order and without the end."""
     members = list(ancestry.members(ancestry.to_end))
-    last_read = {name: i for i, node in enumerate(members) for name in ancestry.reads(node)} | {end: len(members)}
+    last_read: dict[str, int] = {}
+    for i, node in enumerate(members):
+        last_read |= dict.fromkeys(ancestry.reads(node), i)
+    last_read[ancestry.end] = len(members)
     passages = []
-    # the last node that reads anything made so far, the image included
-    reach = max((i for name, i in last_read.items() if not ancestry.own[name]), default=0)
+    reads_of_image = [i for name, i in last_read.items() if not ancestry.own[name]]
+    reach = max(reads_of_image, default=0)  # the last node that reads anything made so far, the image included
     for i, node in enumerate(members):
         outputs = [name for name in node.output if name in last_read]
-        if reach <= i and len(outputs) == 1 and outputs[0] != end:
+        if reach <= i and len(outputs) == 1 and outputs[0] != ancestry.end:
             passages.append(outputs[0])
-        reach = max([reach, *(last_read[name] for name in outputs)])
+        for name in outputs:
+            reach = max(reach, last_read[name])
     return passages
 
 
@@ -344,27 +362,24 @@ def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, S
     a reshape) is not a stage.
     """
     blocks: Kinds = {}
-    stretch: list[str] = []
-    for name in [*passages, ""]:
-        shape = shapes.get(name)
-        if stretch and shape == shapes.get(stretch[-1]):
-            stretch.append(name)
-            continue
-        if {layers.producers[member].op_type for member in stretch} & (LINEAR | {"Concat"}):
-            blocks[stretch[-1]] = "stage"
-        stretch = [name] if shape is not None and 2 <= len(shape) <= 4 else []
+    for shape, stretch in groupby(passages, key=lambda name: shapes.get(name, ())):
+        members = list(stretch)
+        ops = {layers.producers[member].op_type for member in members}
+        if 2 <= len(shape) <= 4 and ops & (LINEAR | {"Concat"}):
+            blocks[members[-1]] = "stage"
     return blocks
 
 
 def _source(ancestry: Ancestry, a: str, b: str) -> tuple[str, int] | None:
     """Return where two branches part, and their nodes as bits, or None if they are not a shortcut and a branch."""
-    candidates: list[tuple[int, str, int]] = []
+    candidates = []
     for shortcut, main in ((a, b), (b, a)):
         for steps, source in enumerate(_shortcut(ancestry.layers, shortcut)):
-            bypass = ancestry.above[shortcut] & ~ancestry.above[source]
-            inside = ancestry.above[main] & ~ancestry.above[source]
-            parts_here = ancestry.own[source] & ancestry.above[main] and bypass & inside == 0
-            if parts_here and ancestry.has_linear(inside):
+            before = ancestry.above[source]
+            bypass = ancestry.above[shortcut] & ~before
+            inside = ancestry.above[main] & ~before
+            is_shared = ancestry.own[source] & ancestry.above[main]
+            if is_shared and not bypass & inside and ancestry.has_linear(inside):
                 candidates.append((steps, source, bypass | inside))
                 break
     if not candidates:

@@ -1,9 +1,10 @@
-"""Records of what a scan measured, and their document. Pure."""
+"""The record of a scan, and its document. Pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,7 @@ from ...report.document import (
 from ...report.record import ModelRead, Time
 from ...report.shown import Shown
 from ...text import Texts, count_text, number_text, percent_text, range_text
+from .layer import Layer, Place, persistent_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,111 +41,6 @@ LIMITS = (
     "tokens; DINOv3, trained without text, has constant large features that its last norm scales down; registers take "
     "outlier tokens out of OpenCLIP at unchanged accuracy (Darcet et al. 2024)."
 )
-
-
-class PersistentFeature(Frozen):
-    """A feature that is extreme in most rows.
-
-    |z| > 6 in at least half of the measured rows (tokens or positions of all images).
-    """
-
-    feature: int
-    frequency: float
-    """share of the rows in which it is beyond 6 SD"""
-    kurtosis_share: float
-    """its part of the sum of z⁴ over all features"""
-
-
-class Place(Frozen):
-    """A feature at a token or position."""
-
-    feature: int
-    token: int | None
-    """index of the token; of a map: of the cell, row by row; None for a vector"""
-    where: str
-    """the same in words; empty for a vector"""
-    frequency: float
-    """share of the images"""
-
-
-class FixedOutlier(Place):
-    """The one place of the largest |z|, beyond 6 SD in at least half of the images."""
-
-    largest_z: float
-    """SD, over all images"""
-
-
-class MassiveActivation(Place):
-    """A massive activation.
-
-    |value| > 100 and at least 1000 × the median |value| of the image's tensor (Sun et al. 2024).
-    """
-
-    value: float
-    """the largest in size, with its sign"""
-    over_median: float
-    """the largest ratio"""
-
-
-class LayerStatistics(Frozen):
-    """The statistics of one tensor. z is a row of features standardised over the features."""
-
-    n_images: int
-    n_rows: int
-    """rows of features: images × measured tokens or positions, constant ones left out"""
-    n_not_finite: int
-    """images left out because a value is not finite"""
-    n_constant: int
-    """images left out because no row has any spread"""
-    kurtosis: float | None
-    """mean over images of the mean over rows of mean_j z_j⁴"""
-    kurtosis_se: float | None
-    """standard error over images; None with one image"""
-    class_token_kurtosis: float | None
-    mean_token_kurtosis: float | None
-    """of the mean over all tokens or positions"""
-    rms_kurtosis: float | None
-    """mean_j s_j⁴ / (mean_j s_j²)², s_j² the mean of z_j² over rows (He et al. 2024)"""
-    top3_share: float | None
-    """part of the sum of z⁴ that its three largest features have"""
-    n_persistent: int
-    persistent: tuple[PersistentFeature, ...]
-    """the most frequent first"""
-    n_class_token_persistent: int
-    class_token_persistent: tuple[PersistentFeature, ...]
-    """the same over class tokens alone; kurtosis_share as over all rows"""
-    fixed_outlier: FixedOutlier | None
-    max_median_ratio: float | None
-    """mean over images of the mean over rows of max_j |h_j| / median_j |h_j|; None where most rows have median 0"""
-    largest_value: float | None
-    """largest |h| of any image and position"""
-    massive: tuple[MassiveActivation, ...]
-    """the most frequent first"""
-    n_massive: int
-    """places where there is one in some image"""
-
-    @property
-    def has_outliers(self) -> bool:
-        """Whether some feature is persistent."""
-        return self.n_persistent > 0
-
-
-class Layer(Frozen):
-    """The end of one block, measured."""
-
-    kind: str
-    """stem, stage, attention, mlp, convolution, named, or representation (see docs/questions.md)"""
-    tensor: str
-    form: str
-    """vector, tokens, tokens_first, map (features before positions) or map_last"""
-    width: int
-    """features"""
-    positions: tuple[int, ...]
-    """tokens; or height and width; empty for a vector"""
-    measured: tuple[int, ...]
-    """positions at which rows of features are measured"""
-    class_token: bool
-    statistics: LayerStatistics
 
 
 class ScanModel(ModelRead):
@@ -192,14 +89,11 @@ class ScanReport(Shown, Frozen):
             EnvironmentFaultError: pandas is not installed.
         """
         columns = {"n_images", "kurtosis", "kurtosis_se", "top3_share", "n_persistent", "max_median_ratio"}
-        rows: list[frames.Row] = [
-            {
-                "layer": index,
-                **layer.model_dump(include={"kind", "tensor", "width"}),
-                **layer.statistics.model_dump(include=columns),
-            }
-            for index, layer in enumerate(self.layers, 1)
-        ]
+        rows = []
+        for index, layer in enumerate(self.layers, 1):
+            end = layer.model_dump(include={"kind", "tensor", "width"})
+            statistics = layer.statistics.model_dump(include=columns)
+            rows.append({"layer": index, **end, **statistics})
         return frames.frame(rows, "layer")
 
     def plot(self) -> Figure:
@@ -211,8 +105,10 @@ class ScanReport(Shown, Frozen):
         Raises:
             EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
         """
-        counts = f"{count_text(len(self.layers), 'layer')} · {count_text(self.images.n_usable, 'image')}"
-        return _depth_figure(f"scan · {PurePath(self.model.file).name} · {counts}", self.layers)
+        file = PurePath(self.model.file).name
+        n_layers = count_text(len(self.layers), "layer")
+        n_images = count_text(self.images.n_usable, "image")
+        return _depth_figure(f"scan · {file} · {n_layers} · {n_images}", self.layers)
 
 
 def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
@@ -231,13 +127,12 @@ def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
     kurtosis.errorbar(places, values, errors, color=figures.WITH, marker=".", zorder=1, label=spread)
     shares = [figures.NAN if s.top3_share is None else s.top3_share for s in statistics]
     share.plot(places, shares, color=figures.WITH, marker=".", zorder=1)
-    persistent = [index for index, s in enumerate(statistics) if s.has_outliers]
-    if persistent:
+    with_outliers = [s.has_outliers for s in statistics]
+    marked = list(compress(places, with_outliers))
+    if marked:
         for axes, heights in ((kurtosis, values), (share, shares)):
-            axes.scatter(
-                [places[index] for index in persistent], [heights[index] for index in persistent],
-                color=figures.OWN, marker="D", zorder=2, label="persistent outlier features",
-            )  # fmt: skip
+            tops = list(compress(heights, with_outliers))
+            axes.scatter(marked, tops, color=figures.OWN, marker="D", zorder=2, label="persistent outlier features")
     kurtosis.set(title="activation kurtosis", ylabel="kurtosis")
     low, high = kurtosis.get_ylim()
     if low <= 0 or high / low > 3:
@@ -250,38 +145,7 @@ def _depth_figure(title: str, layers: Sequence[Layer]) -> Figure:
     return drawing
 
 
-def summary(layers: Sequence[Layer], begins: int | None) -> str:
-    """Where outlier features begin, in words."""
-    n_images = max(layer.statistics.n_images for layer in layers)
-    of_class = next((i for i, layer in enumerate(layers) if layer.statistics.n_class_token_persistent), None)
-    text = f"No layer has a persistent outlier feature on these {n_images} images."
-    if begins is not None:
-        first = layers[begins].statistics
-        of = ("", "tokens of ", "positions of ")[len(layers[begins].positions)]
-        features = _first(first.persistent, first.n_persistent, f"{of}{first.n_images} images")
-        layer = _named(layers, begins)
-        text = f"{layer[:1].upper()}{layer[1:]} is the first with a persistent outlier feature: {features}."
-    if of_class is not None and (begins is None or of_class < begins):
-        class_token = layers[of_class].statistics
-        features = _first(class_token.class_token_persistent, class_token.n_class_token_persistent, "images")
-        text += f" In the class token alone it is {_named(layers, of_class)}: {features}."
-    return text
-
-
-def _named(layers: Sequence[Layer], index: int) -> str:
-    layer = layers[index]
-    if layer.kind == "representation":
-        return f"the representation ({layer.tensor})"
-    return f"layer {index + 1} of {len(layers)} ({layer.kind}, {layer.tensor})"
-
-
-def _first(features: Sequence[PersistentFeature], count: int, rows: str) -> str:
-    more = f" and {count - 1} more" if count > 1 else ""
-    return f"feature {features[0].feature}{more}, beyond 6 SD in {100 * features[0].frequency:.0f} % of the {rows}"
-
-
 IN_A_LIST = 8  # features or places named in a list
-NAMED = 3  # features in a cell of the table
 _ByName = dict[str, list[tuple[int, float, float]]]
 """By the name of a feature, or of a feature at a place: layer number, share of the rows or images, largest value."""
 
@@ -297,16 +161,12 @@ def document_of_scan(report: ScanReport) -> Document:
     n_images = images.n_usable
     values = tuple(s.kurtosis or 0.0 for s in statistics)
     with_outliers = tuple(s.has_outliers for s in statistics)
+    numbers = range(1, len(layers) + 1)
+    hints = [f"{layer.kind}, {layer.tensor}: {value}" for layer, value in zip(layers, kurtosis, strict=True)]
     chart = Chart(
         "Kurtosis of each layer",
-        tuple(str(number) for number in range(1, len(layers) + 1)),
-        (
-            Series(
-                "kurtosis",
-                values,
-                tuple(f"{layer.kind}, {layer.tensor}: {k}" for layer, k in zip(layers, kurtosis, strict=True)),
-            ),
-        ),
+        tuple(map(str, numbers)),
+        (Series("kurtosis", values, tuple(hints)),),
         top=number_text(max(values)),
         caption="Mean over rows of features; below, the number of the layer.",
         marked=with_outliers,
@@ -397,19 +257,8 @@ def _number(value: float | None) -> str:
     return number_text(value, missing="–")
 
 
-def persistent_text(measured: LayerStatistics) -> str:
-    """Return the layer's persistent outlier features. The most frequent comes first; "–" where there is none."""
-    if not measured.n_persistent:
-        return "–"
-    more = measured.n_persistent - NAMED
-    first = ", ".join(str(feature.feature) for feature in measured.persistent[:NAMED])
-    if more > 0:
-        return f"{first} + {more} more"
-    return first
-
-
 def _features(report: ScanReport) -> list[Section]:
-    """List features with layers, tokens and positions. There is a section for each kind."""
+    """List features with layers, tokens and positions, in a section for each kind."""
     persistent: _ByName = defaultdict(list)
     of_class_token: _ByName = defaultdict(list)
     fixed: _ByName = defaultdict(list)
@@ -430,11 +279,15 @@ def _features(report: ScanReport) -> list[Section]:
         ("Largest |z| at one place", "in at least half of the images", fixed, ", up to {:.3g} SD"),
         ("Massive activations", "share of the images", massive, ", largest value {:.4g}"),
     ):
-        if by_name:
-            longest = sorted(by_name.items(), key=lambda item: -len(item[1]))[:IN_A_LIST]
-            more = f"; {IN_A_LIST} of {len(by_name)}, the others in JSON" if len(by_name) > IN_A_LIST else ""
-            rows = tuple((Cell(feature, "bold"), _in_layers(layers, largest)) for feature, layers in longest)
-            sections.append(Section(title, remark + more, (Facts(rows),)))
+        if not by_name:
+            continue
+        more = ""
+        if len(by_name) > IN_A_LIST:
+            more = f"; {IN_A_LIST} of {len(by_name)}, the others in JSON"
+        longest = sorted(by_name, key=lambda feature: -len(by_name[feature]))
+        rows = [(Cell(feature, "bold"), _in_layers(by_name[feature], largest)) for feature in longest[:IN_A_LIST]]
+        facts = Facts(tuple(rows))
+        sections.append(Section(title, remark + more, (facts,)))
     return sections
 
 
@@ -443,7 +296,7 @@ def _place(place: Place) -> str:
 
 
 def _in_layers(layers: Sequence[tuple[int, float, float]], largest: str) -> str:
-    """Write layers with runs joined. Shares and the largest value follow: layers 3–10, 12, 50 – 60 %."""
+    """Write layers with runs joined, then shares and the largest value: layers 3–10, 12, 50 – 60 %."""
     numbers, shares, values = zip(*layers, strict=True)
     runs: list[list[int]] = []
     for number in numbers:
@@ -451,6 +304,9 @@ def _in_layers(layers: Sequence[tuple[int, float, float]], largest: str) -> str:
             runs[-1] = [runs[-1][0], number]
         else:
             runs.append([number])
-    named = ", ".join("–".join(map(str, run)) for run in runs)
-    share = range_text(percent_text(min(shares)), percent_text(max(shares)), between=" – ")
-    return f"layer{'s' * (len(numbers) > 1)} {named}, {share}" + largest.format(max(values, key=abs))
+    named = ["–".join(map(str, run)) for run in runs]
+    lowest = percent_text(min(shares))
+    highest = percent_text(max(shares))
+    share = range_text(lowest, highest, between=" – ")
+    text = f"layer{'s' * (len(numbers) > 1)} {', '.join(named)}, {share}"
+    return text + largest.format(max(values, key=abs))

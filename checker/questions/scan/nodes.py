@@ -6,8 +6,8 @@ centred before they are squared: float16 overflows, and raw moments lose their d
 The nodes are written in ONNX's own text. A name in it that no node makes is a constant, or the measured `tensor`.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from string import Template
 from typing import NamedTuple
 
@@ -116,10 +116,11 @@ def add_scan(proto: onnx.ModelProto, taps: Sequence[Tap], double: bool, opset: i
         graph.append(*_program(tap, kind), {"tensor": tap.tensor})
         if joined:
             graph.append("joined = Concat <axis = 1> (before, row)", {}, {}, {"before": joined})
-        joined = f"{graph.prefix}.{'joined' if joined else 'row'}"
+        joined = graph.named("joined" if joined else "row")
     _Graph(proto, PREFIX, kind, opset).append("rows = Identity (joined)", {}, {}, {"joined": joined})
     width = sum(tap.n_numbers for tap in taps)
-    proto.graph.output.append(helper.make_tensor_value_info(OUTPUT, kind, ["batch", width]))
+    rows = helper.make_tensor_value_info(OUTPUT, kind, ["batch", width])
+    proto.graph.output.append(rows)
 
 
 def add_shapes(proto: onnx.ModelProto, tensors: Sequence[str], image: str, opset: int) -> None:
@@ -127,21 +128,31 @@ def add_shapes(proto: onnx.ModelProto, tensors: Sequence[str], image: str, opset
 
     A row holds the number of axes of each tensor, then the axes of all. image: the input.
     """
-    numbered = range(len(tensors))
-    each = [f"shape{i} = Shape (tensor{i}) n_axes{i} = Shape (shape{i})" for i in numbered]
-    pieces = [f"{piece}{i}" for piece in ("n_axes", "shape") for i in numbered]
-    others = {f"tensor{i}": tensor for i, tensor in enumerate(tensors)} | {"image": image}
+    of_graph = {"image": image}
+    nodes = []
+    n_axes = []
+    shapes = []
+    for i, tensor in enumerate(tensors):
+        of_graph[f"tensor{i}"] = tensor
+        nodes.append(f"shape{i} = Shape (tensor{i}) n_axes{i} = Shape (shape{i})")
+        n_axes.append(f"n_axes{i}")
+        shapes.append(f"shape{i}")
+    numbers = ", ".join(n_axes + shapes)
     constants = {"start": [0], "one": [1], "one_row": [1, -1]}
     graph = _Graph(proto, PREFIX, TensorProto.FLOAT, opset)
-    graph.append(" ".join([*each, SHAPES]), {"numbers": ", ".join(pieces)}, constants, others)
-    proto.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", None]))
+    graph.append(" ".join([*nodes, SHAPES]), {"numbers": numbers}, constants, of_graph)
+    rows = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", None])
+    proto.graph.output.append(rows)
 
 
-def read_shapes(row: Sequence[float], n_tensors: int) -> list[Shape]:
-    """Return the shapes in a row of `add_shapes`."""
-    numbers = [int(value) for value in row]
-    ends = np.cumsum([n_tensors, *numbers[:n_tensors]])
-    return [tuple(numbers[start:end]) for start, end in itertools.pairwise(ends)]
+def read_shapes(row: Iterable[float], tensors: Sequence[str]) -> dict[str, Shape]:
+    """Return the shapes in a row of `add_shapes`, by tensor."""
+    numbers = map(int, row)
+    n_axes = list(islice(numbers, len(tensors)))
+    shapes = {}
+    for name, n in zip(tensors, n_axes, strict=True):
+        shapes[name] = tuple(islice(numbers, n))
+    return shapes
 
 
 def _program(tap: Tap, kind: int) -> tuple[str, Fields, Fields]:
@@ -227,6 +238,10 @@ class _Graph(NamedTuple):
     """element type of the statistics"""
     opset: int
 
+    def named(self, name: str) -> str:
+        """Return the name in the graph of what the text calls `name`."""
+        return f"{self.prefix}.{name}"
+
     def append(self, text: str, words: Fields, constants: Fields, tensors: Mapping[str, str]) -> None:
         """Append nodes.
 
@@ -247,10 +262,11 @@ class _Graph(NamedTuple):
         for name, value in ({"axis1": [1], "axis2": [2]} | dict(constants)).items():
             if name in read:
                 numbers = np.float64 if self.kind == TensorProto.DOUBLE else np.float32
-                array = np.asarray(value, np.int64 if isinstance(value, list) else numbers)
-                self.proto.graph.initializer.append(numpy_helper.from_array(array, f"{self.prefix}.{name}"))
+                dtype = np.int64 if isinstance(value, list) else numbers
+                constant = numpy_helper.from_array(np.asarray(value, dtype), self.named(name))
+                self.proto.graph.initializer.append(constant)
         for node in nodes:
-            node.name = f"{self.prefix}.{node.output[0]}"
-            node.input[:] = [tensors.get(name, f"{self.prefix}.{name}") for name in node.input]
-            node.output[:] = [f"{self.prefix}.{name}" for name in node.output]
+            node.name = self.named(node.output[0])
+            node.input[:] = [tensors.get(name, self.named(name)) for name in node.input]
+            node.output[:] = map(self.named, node.output)
         self.proto.graph.node.extend(nodes)

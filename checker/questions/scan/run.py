@@ -33,7 +33,8 @@ from ...text import quoted
 from ..call import QuestionRun
 from ..collect import first_pixels
 from .blocks import ScanPlan, measuring_model, plan_scan
-from .document import Layer, ScanModel, ScanReport, summary
+from .document import ScanModel, ScanReport
+from .layer import Layer, summary
 from .taps import GRID, Depth
 
 MAX_IMAGES = 64  # by default: a profile needs no tight interval
@@ -95,11 +96,13 @@ def _scan(run: QuestionRun, path: Path, blocks: Sequence[str], saved: str | None
                 rows, representations = runner.represent(stack(batch))
                 if saver is not None:
                     usable = usable_rows(representations).usable
-                    saver.add(representations[usable], list(itertools.compress(batch, usable)))
+                    photos = list(itertools.compress(batch, usable))
+                    saver.add(representations[usable], photos)
                 _add(depths, rows, path)
         read.require_share(inputs.source, run.options.max_bad, sampled=inputs.source.is_limited)
         layers = _layers(depths, path, read.n_usable)
-        begins = next((index for index, layer in enumerate(layers) if layer.statistics.has_outliers), None)
+        with_outliers = [index for index, layer in enumerate(layers) if layer.statistics.has_outliers]
+        begins = with_outliers[0] if with_outliers else None
         facts = ScanModel(
             **model_read(opened),
             rule=plan.rule,
@@ -127,7 +130,8 @@ def _open_measuring(inputs: Inputs, plan: ScanPlan, pixels: AnyArray, run: Quest
     (opened,) = inputs.models
     own = Runner(opened, run.options.device, preprocessing=inputs.preprocessing.preprocessing).run(pixels)
     run.tell("loading the model")
-    runner = open_runner(inputs, (measuring_model(opened, plan), replace(opened, added_output=False)))
+    measuring = measuring_model(opened, plan)
+    runner = open_runner(inputs, (measuring, replace(opened, added_output=False)))
     _, representation = runner.represent(pixels)
     difference = relative_difference(own.representation, representation)
     if own.class_output is not None:
@@ -152,26 +156,27 @@ def _add(depths: Sequence[Depth], rows: AnyArray, where: Path) -> None:
 
 def _layers(depths: Sequence[Depth], where: Path, n_images: int) -> tuple[Layer, ...]:
     """Conclude the statistics of every tensor, or refuse a run in which no image could be measured anywhere."""
-    layers = tuple(
-        Layer(
-            kind=depth.tap.kind,
-            tensor=depth.tap.tensor,
-            form=depth.tap.form,
-            width=depth.tap.features,
-            positions=depth.tap.positions,
-            measured=depth.tap.measured,
-            class_token=depth.tap.class_token,
+    layers = []
+    for depth in depths:
+        tap = depth.tap
+        layer = Layer(
+            kind=tap.kind,
+            tensor=tap.tensor,
+            form=tap.form,
+            width=tap.features,
+            positions=tap.positions,
+            measured=tap.measured,
+            class_token=tap.class_token,
             statistics=depth.statistics(),
         )
-        for depth in depths
-    )
+        layers.append(layer)
     if not any(layer.statistics.n_images for layer in layers):
         raise unfit(
             where,
             f"number of images with finite, not constant values is 0 of {n_images} "
             "at every block; at least one is needed",
         )
-    return layers
+    return tuple(layers)
 
 
 def _notes(facts: ScanModel, layers: Sequence[Layer]) -> list[str]:

@@ -1,6 +1,7 @@
 """Sum what the nodes of a scan compute of a tensor: sums and counts, which do not grow with the images."""
 
 from collections import defaultdict
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from ...arrays import Array
 from ...core.evidence import TOP_FEATURES
 from ...core.statistics.definitions import PERSISTENT_SHARE
 from ...text import Fields
-from .document import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
+from .layer import FixedOutlier, LayerStatistics, MassiveActivation, PersistentFeature
 
 Shape = tuple[int, ...]
 GRID = 8
@@ -46,13 +47,15 @@ class Tap(NamedTuple):
     @property
     def strides(self) -> Shape:
         """Return the step between measured positions, for each axis of positions."""
-        is_map = len(self.positions) == 2
-        return tuple(-(-n // GRID) if is_map else 1 for n in self.positions)
+        if len(self.positions) != 2:
+            return (1,) * len(self.positions)
+        return tuple(ceil(n / GRID) for n in self.positions)
 
     @property
     def measured(self) -> Shape:
         """Return the number of measured positions, for each axis of positions."""
-        return tuple(-(-n // step) for n, step in zip(self.positions, self.strides, strict=True))
+        pairs = zip(self.positions, self.strides, strict=True)
+        return tuple(ceil(n / step) for n, step in pairs)
 
     @property
     def n_measured(self) -> int:
@@ -62,14 +65,14 @@ class Tap(NamedTuple):
     @property
     def median_step(self) -> int:
         """Return the step between rows that medians are taken over."""
-        return -(-self.n_measured // MEDIAN_TOKENS)
+        return ceil(self.n_measured / MEDIAN_TOKENS)
 
     @property
     def fields(self) -> dict[str, int]:
         """Return name and length of a row's pieces, in order."""
         features = self.features
         large = min(LARGEST, features)
-        medians = -(-self.n_measured // self.median_step)
+        medians = ceil(self.n_measured / self.median_step)
         pieces = {
             "kurtosis": self.n_measured,  # of each measured token; 0 where constant
             "token_z2": self.n_measured,  # largest z² of each
@@ -100,6 +103,7 @@ class Tap(NamedTuple):
 MASSIVE_VALUE = 100.0  # Sun et al. 2024, "Massive Activations in LLMs"
 MASSIVE_RATIO = 1000.0  # × the median |value| of the hidden state; the same
 NAMED = 16  # features or places named of one tensor; the numbers next to them count all
+SUMMED = ("z2", "z4", "beyond", "class_beyond")  # pieces of a row with a number per feature that are added up
 
 Spot = tuple[int, int]
 """a feature, and a token or cell"""
@@ -111,7 +115,7 @@ class Depth:
     def __init__(self, tap: Tap) -> None:
         self.tap = tap
         self.n_images = self.n_not_finite = self.n_constant = 0
-        self._features = {name: np.zeros(tap.features) for name in ("z2", "z4", "beyond", "class_beyond")}
+        self._features = {name: np.zeros(tap.features) for name in SUMMED}
         self._sums: dict[str, float] = defaultdict(float)
         self._tops: dict[Spot, tuple[int, float]] = {}
         """images whose largest |z| is there, and the largest z²"""
@@ -127,9 +131,11 @@ class Depth:
                 names them.
         """
         rows = np.asarray(rows)
-        finite = rows[np.isfinite(rows).all(axis=1)].astype(np.float64)
-        ends = np.cumsum(list(self.tap.fields.values()))[:-1]
-        row = dict(zip(self.tap.fields, np.split(finite, ends, axis=1), strict=True))
+        is_finite = np.isfinite(rows).all(axis=1)
+        finite = rows[is_finite].astype(np.float64)
+        ends = np.cumsum(list(self.tap.fields.values()))
+        pieces = np.split(finite, ends[:-1], axis=1)
+        row = dict(zip(self.tap.fields, pieces, strict=True))
         usable = (row["kurtosis"] > 0).any(axis=1)  # 0 stands for a constant one; any other is ≥ 1
         row = {name: piece[usable] for name, piece in row.items()}
         count = int(usable.sum())
@@ -141,14 +147,15 @@ class Depth:
         n_rows = (row["kurtosis"] > 0).sum(axis=1)
         kurtosis = row["kurtosis"].sum(axis=1) / n_rows
         has_median = row["median"] > 0
-        ratios = np.divide(row["most"], row["median"], out=np.zeros_like(row["most"]), where=has_median).sum(axis=1)
+        ratios = np.zeros_like(row["most"])
+        np.divide(row["most"], row["median"], out=ratios, where=has_median)
         n_ratios = has_median.sum(axis=1)
         has_ratio = n_ratios > 0
-        numbers: dict[str, npt.ArrayLike] = {
+        numbers = {
             "rows": n_rows,
             "kurtosis": kurtosis,
             "kurtosis²": kurtosis**2,
-            "ratio": ratios[has_ratio] / n_ratios[has_ratio],
+            "ratio": ratios.sum(axis=1)[has_ratio] / n_ratios[has_ratio],
             "n_ratio": has_ratio,
             "ratio_rows": n_ratios,
         }
@@ -174,21 +181,27 @@ class Depth:
             if top > OUTLIER_SD**2 and 1 in {len(features), len(tokens)}:  # else which of them meet is not known
                 place = (int(features[0]), int(tokens[0]))
                 count, largest = self._tops.get(place, (0, 0.0))
-                self._tops[place] = (count + 1, max(largest, float(top)))
+                largest = max(largest, float(top))
+                self._tops[place] = (count + 1, largest)
 
     def _place_massive(self, row: dict[str, Array]) -> None:
         size = row["value"]
-        signed = np.where(row["highest"] == size, size, -size) if "highest" in row else size
+        signed = size
+        if "highest" in row:
+            signed = np.where(row["highest"] == size, size, -size)
         self._largest_value = max(self._largest_value, float(size.max()))
         # where the median is 0 (most of a rectified map), a ratio to it says nothing
         median = np.median(row["median"], axis=1, keepdims=True)
-        massive = (size > MASSIVE_VALUE) & (size >= MASSIVE_RATIO * median) & (median > 0)
-        for image, rank in np.argwhere(massive):
-            place = (int(row["value_feature"][image, rank]), int(row["value_token"][image, rank]))
+        stands_out = (size >= MASSIVE_RATIO * median) & (median > 0)
+        for image, rank in np.argwhere(stands_out & (size > MASSIVE_VALUE)):
+            feature = int(row["value_feature"][image, rank])
+            token = int(row["value_token"][image, rank])
             value = float(signed[image, rank])
-            ratio = float(size[image, rank] / median[image, 0])
-            count, most, highest = self._massive.get(place, (0, 0.0, 0.0))
-            self._massive[place] = (count + 1, max(most, value, key=abs), max(highest, ratio))
+            ratio = size[image, rank] / median[image, 0]
+            count, most, highest = self._massive.get((feature, token), (0, 0.0, 0.0))
+            most = max(most, value, key=abs)
+            highest = max(highest, float(ratio))
+            self._massive[feature, token] = (count + 1, most, highest)
 
     def statistics(self) -> LayerStatistics:
         """Return what the images add up to."""
@@ -198,17 +211,27 @@ class Depth:
         kurtosis = _over(sums["kurtosis"], n)
         error = None
         if kurtosis is not None and n > 1:
-            spread = max(sums["kurtosis²"] / n - kurtosis**2, 0.0)
-            error = (spread / (n - 1)) ** 0.5
-        s2 = self._features["z2"] / (rows or 1.0)
-        shares = self._features["z4"] / (self._features["z4"].sum() or 1.0)
+            variance = sums["kurtosis²"] / n - kurtosis**2
+            error = (max(variance, 0.0) / (n - 1)) ** 0.5
+        z4 = self._features["z4"]
+        shares = z4 / (z4.sum() or 1.0)
+        rms_kurtosis = None
+        top3_share = None
+        if rows:
+            s2 = self._features["z2"] / rows
+            rms_kurtosis = float(np.mean(s2**2) / np.mean(s2) ** 2)
+            top3_share = float(np.sort(shares)[::-1][:TOP_FEATURES].sum())
         persistent = _persistent(self._features["beyond"], rows, shares)
         of_class = _persistent(self._features["class_beyond"], n, shares)
-        massive = [
-            MassiveActivation(**self._place(spot, count), value=value, over_median=ratio)
-            for spot, (count, value, ratio) in sorted(self._massive.items(), key=lambda item: (-item[1][0], item[0]))
-        ]
-        has_medians = n and sums["ratio_rows"] >= 0.5 * n * self.tap.fields["median"]
+        massive = []
+        most_frequent = sorted(self._massive.items(), key=lambda item: (-item[1][0], item[0]))
+        for spot, (count, value, ratio) in most_frequent[:NAMED]:
+            place = self._place(spot, count)
+            massive.append(MassiveActivation(**place, value=value, over_median=ratio))
+        max_median_ratio = None
+        n_medians = n * self.tap.fields["median"]
+        if sums["ratio_rows"] >= 0.5 * n_medians:
+            max_median_ratio = _over(sums["ratio"], sums["n_ratio"])
         return LayerStatistics(
             n_images=n,
             n_rows=round(rows),
@@ -218,23 +241,24 @@ class Depth:
             kurtosis_se=error,
             class_token_kurtosis=_over(sums["class"], sums["n_class"]),
             mean_token_kurtosis=_over(sums["mean"], sums["n_mean"]),
-            rms_kurtosis=float(np.mean(s2**2) / np.mean(s2) ** 2) if rows else None,
-            top3_share=float(np.sort(shares)[::-1][:TOP_FEATURES].sum()) if rows else None,
+            rms_kurtosis=rms_kurtosis,
+            top3_share=top3_share,
             n_persistent=len(persistent),
             persistent=tuple(persistent[:NAMED]),
             n_class_token_persistent=len(of_class),
             class_token_persistent=tuple(of_class[:NAMED]),
             fixed_outlier=self._fixed_outlier(),
-            max_median_ratio=_over(sums["ratio"], sums["n_ratio"]) if has_medians else None,
+            max_median_ratio=max_median_ratio,
             largest_value=self._largest_value if n else None,
-            massive=tuple(massive[:NAMED]),
-            n_massive=len(massive),
+            massive=tuple(massive),
+            n_massive=len(self._massive),
         )
 
     def _fixed_outlier(self) -> FixedOutlier | None:
-        places = [(count, spot, z2) for spot, (count, z2) in self._tops.items()]
-        count, spot, z2 = max(places, default=(0, (0, 0), 0.0))
-        if not count or count < PERSISTENT_SHARE * self.n_images:
+        if not self._tops:
+            return None
+        spot, (count, z2) = max(self._tops.items(), key=lambda item: (item[1][0], item[0]))
+        if count < PERSISTENT_SHARE * self.n_images:
             return None
         return FixedOutlier(**self._place(spot, count), largest_z=z2**0.5)
 
@@ -259,19 +283,23 @@ def place_text(tap: Tap, token: int) -> str:
         return ""
     if len(tap.positions) == 1:
         return "class token" if tap.class_token and token == 0 else f"token {token}"
-    parts: list[str] = []
+    parts = []
     cells = divmod(token, tap.measured[1])
     for axis, index, step, n in zip(("row", "column"), cells, tap.strides, tap.positions, strict=True):
         first = index * step
         last = min(first + step, n) - 1
-        parts.append(f"{axis} {first}" if first == last else f"{axis}s {first}–{last}")
+        if first == last:
+            parts.append(f"{axis} {first}")
+        else:
+            parts.append(f"{axis}s {first}–{last}")
     return ", ".join(parts)
 
 
 def _persistent(beyond: Array, rows: float, shares: Array) -> list[PersistentFeature]:
     persistent = []
+    least = max(PERSISTENT_SHARE * rows, 1)
     for feature in map(int, np.argsort(-beyond, kind="stable")):
-        if beyond[feature] >= PERSISTENT_SHARE * rows and beyond[feature] > 0:
+        if beyond[feature] >= least:
             frequency = float(beyond[feature] / rows)
             share = float(shares[feature])
             persistent.append(PersistentFeature(feature=feature, frequency=frequency, kurtosis_share=share))
@@ -283,9 +311,10 @@ def _kurtosis(values: Array, least_variance: float) -> Array:
     mean = values.mean(axis=1, keepdims=True)
     squares = (values - mean) ** 2
     variance = squares.mean(axis=1, keepdims=True)
-    z2 = np.divide(squares, variance, out=np.zeros_like(squares), where=variance > least_variance * mean**2)
-    kurtosis: Array = (z2**2).mean(axis=1)
-    return kurtosis
+    has_spread = variance > least_variance * mean**2
+    z2 = np.zeros_like(squares)
+    np.divide(squares, variance, out=z2, where=has_spread)
+    return np.asarray((z2**2).mean(axis=1))
 
 
 def _over(total: float, count: float) -> float | None:

@@ -25,6 +25,7 @@ from ...text import Texts, quoted
 IMAGENET_CLASSES = 1000  # of ImageNet-1k
 SYNSET = re.compile(r"n\d{8}")
 INDEX = re.compile(r"\d{1,6}")
+SYNSET_OR_INDEX = re.compile(rf"{SYNSET.pattern}|{INDEX.pattern}")
 BUILT_IN = {"imagenet": IMAGENET, "imagenet-r": "imagenet_r", "imagenet-a": "imagenet_a"}
 """Words of --classes that mean a table of the package → its set."""
 WORDS = (*BUILT_IN, "sorted", "names")
@@ -98,7 +99,8 @@ def class_map(
                 f"the in-distribution set, which has {len(sorted_names)}",
                 _HINT,
             )
-        indices = {name: (index,) for index, name in enumerate(sorted(sorted_names))}
+        in_order = enumerate(sorted(sorted_names))
+        indices = {name: (index,) for index, name in in_order}
         mapping = _among_all(indices, scores, "the in-distribution set's class folders in order")
     elif spec == "names":
         mapping = _by_names(scores, where)
@@ -119,11 +121,11 @@ def class_map(
 def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
     """Return the class map of labels that are all synset ids, class names or indices."""
     distinct = set(labels)
-    if all(SYNSET.fullmatch(label) for label in distinct):
+    if all(map(SYNSET.fullmatch, distinct)):
         return _built_in(IMAGENET, scores, where)
     if scores.names and distinct <= set(scores.names):
         return _by_names(scores, where)
-    if all(INDEX.fullmatch(label) for label in distinct):
+    if all(map(INDEX.fullmatch, distinct)):
         if scores.n_classes == IMAGENET_CLASSES:
             return _built_in(IMAGENET, scores, where)
         beyond = [label for label in distinct if int(label) >= scores.n_classes]
@@ -134,7 +136,7 @@ def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
                 _HINT,
             )
         return _among_all({label: (int(label),) for label in distinct}, scores, "class indices")
-    ids = {label for label in distinct if SYNSET.fullmatch(label) or INDEX.fullmatch(label)}
+    ids = set(filter(SYNSET_OR_INDEX.fullmatch, distinct))
     odd = min(distinct - ids or distinct)
     near = difflib.get_close_matches(odd[:SHOWN], scores.names, 1)
     closest = f" (the closest of the file's class names is {near[0]!r})" if near else ""
@@ -156,24 +158,27 @@ def _built_in(label_set: str, scores: Scores, where: str) -> ClassMap:
             f"{IMAGENET_CLASSES}",
             _HINT,
         )
-    members = [i for i, (_, sets) in enumerate(_table()) if label_set == IMAGENET or label_set in sets]
-    indices = {name: (i,) for i in members for name in (_table()[i][0], str(i), f"{i:03d}")}
+    members = []
+    indices: dict[str, Classes] = {}
+    for index, row in enumerate(_table()):
+        if label_set == IMAGENET or row[label_set]:
+            members.append(index)
+            indices |= dict.fromkeys((row["synset"], str(index), f"{index:03d}"), (index,))
     name = {IMAGENET: "ImageNet-1k", "imagenet_r": "ImageNet-R", "imagenet_a": "ImageNet-A"}[label_set]
-    return ClassMap(indices, tuple(members), f"{name}'s {len(members)} synset ids or indices", label_set)
+    how = f"{name}'s {len(members)} synset ids or indices"
+    return ClassMap(indices, tuple(members), how, label_set)
 
 
 @cache
-def _table() -> tuple[tuple[str, frozenset[str]], ...]:
-    """Return synset id and subsets of every ImageNet-1k class, in order (thresholds/data/imagenet_classes.csv)."""
-    subsets = ("imagenet_r", "imagenet_a")
+def _table() -> tuple[dict[str, str], ...]:
+    """Return a row per ImageNet-1k class, in order (thresholds/data/imagenet_classes.csv)."""
     with (DATA / "imagenet_classes.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return tuple((row["synset"], frozenset(name for name in subsets if row[name])) for row in rows)
+        return tuple(csv.DictReader(file))
 
 
 def synset_index() -> dict[str, int]:
     """Return the class index of ImageNet-1k by synset id."""
-    return {synset: index for index, (synset, _) in enumerate(_table())}
+    return {row["synset"]: index for index, row in enumerate(_table())}
 
 
 def _among_all(indices: Mapping[str, Classes], scores: Scores, how: str) -> ClassMap:
@@ -232,14 +237,15 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
                 'add other labels, or "compete": "all"',
             )
     kind = "file" if compete == "mapped" else ""
-    return ClassMap(indices, tuple(sorted(chosen)), f"the {len(indices)} labels of {path.name}", kind)
+    how = f"the {len(indices)} labels of {path.name}"
+    return ClassMap(indices, tuple(sorted(chosen)), how, kind)
 
 
 def _indices(spec: str, label: str, value: object, scores: Scores) -> Classes:
     indices = []
     listed = value if isinstance(value, list) and value else [value]
     for one in listed:
-        index: object = one
+        index = one
         if isinstance(one, str) and SYNSET.fullmatch(one) and scores.n_classes == IMAGENET_CLASSES:
             index = synset_index().get(one)
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < scores.n_classes:
@@ -263,12 +269,14 @@ def is_correct(scores: AnyArray, right: Sequence[Classes], compete: Sequence[int
     >>> is_correct(np.array([[0.1, 0.9, 2.0]]), [(1,)], (0, 1)).tolist()
     [True]
     """
-    chosen = float64(scores)[:, list(compete)]
+    columns = list(compete)
+    chosen = float64(scores)[:, columns]
     if np.isnan(chosen).any():
         raise ValueError("class scores hold NaN; a prediction needs numbers")
-    place = {index: column for column, index in enumerate(compete)}
-    mask = np.zeros(chosen.shape, dtype=np.bool_)
+    is_right = np.zeros(scores.shape, dtype=np.bool_)
     for row, group in enumerate(right):
-        mask[row, [place[index] for index in group]] = True
-    best_right = np.where(mask, chosen, -np.inf).max(axis=1)
-    return np.asarray(best_right > np.where(mask, -np.inf, chosen).max(axis=1))
+        is_right[row, list(group)] = True
+    is_right = is_right[:, columns]
+    best_right = np.where(is_right, chosen, -np.inf).max(axis=1)
+    best_wrong = np.where(is_right, -np.inf, chosen).max(axis=1)
+    return np.asarray(best_right > best_wrong)

@@ -8,7 +8,7 @@ Formulas take the scores of the classes that compete, (image, class), and are co
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
@@ -16,20 +16,17 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from ....thresholds.records import Frozen
-from ...arrays import AnyArray, Array, Bools, Counts, float64
+from ...arrays import Array, Bools, Counts, float64
 from ...core.evidence import Skips
 from ...core.measure.opening import Inputs
 from ...core.measure.sums import ImagesRead
 from ...core.progress import Tell, tell_stage
-from ...core.runtime.runner import Runner
 from ...core.statistics.intervals import CONFIDENCE, Accuracy, wilson
-from ...errors import CannotAssessError, UsageError
-from ...text import Fields
-from .classes import Classes
+from ...errors import UsageError
+from .confidence import Collector, ImageScores, Kind
 from .robustness import SetResult
-from .sets import ImageSet, LabelledResult, not_numbers, run_set
+from .sets import ImageSet, LabelledResult, run_set
 
-Kind = Literal["logits", "log-probabilities", "probabilities"]
 Method = Literal["atc_confidence", "atc_entropy", "doc"]
 MIN_IMAGES = 50  # of either set: below, no accuracy is predicted
 SHIFTED_P = 0.01  # p-value and excess distance from which a shift of the predicted classes is told
@@ -100,7 +97,8 @@ class PredictedClasses(Frozen):
     @property
     def are_shifted(self) -> bool:
         """Return whether they differ clearly more than by chance, and much."""
-        return self.p_value <= SHIFTED_P and self.distance - self.expected_distance >= SHIFTED_DISTANCE
+        beyond_chance = self.distance - self.expected_distance
+        return self.p_value <= SHIFTED_P and beyond_chance >= SHIFTED_DISTANCE
 
 
 class Target(Frozen):
@@ -143,94 +141,14 @@ class Predicted(Frozen):
 
 def bounds_text(of: Estimate | Accuracy) -> str:
     """Return the interval of an accuracy as text, empty where it has none."""
-    return "" if of.low is None or of.high is None else f"{100 * of.low:.1f} – {100 * of.high:.1f}"
-
-
-SUM_TOLERANCE = 1e-2  # of probabilities that a float16 or a quantised softmax gives
-SOFTMAX = frozenset(("Softmax", "QLinearSoftmax"))
-SIGMOID = frozenset(("Sigmoid", "QLinearSigmoid"))
-COSINES = "cosines of a zero-shot head"
-
-
-class ScoreKind(NamedTuple):
-    """The kind of a class output, and its evidence."""
-
-    kind: Kind
-    why: str
-
-
-class NoScoresError(ValueError):
-    """An output from which no confidence can be read. The text says why."""
-
-
-def kind_of(scores: AnyArray, crossed: frozenset[str], *, cosine: bool = False) -> ScoreKind:
-    """Distinguish logits from probabilities. The operators at the end of the graph decide, then the numbers.
-
-    scores: (image, class), finite, at least one image, all classes. crossed: operators between the last linear layer
-    and the output (`Tail.ops` of the head), empty where they are not known. cosine: whether the last layer gives
-    cosines, which may all be between 0 and 1.
-
-    Raises NoScoresError: a sigmoid for each class (labels that do not exclude each other), or sums that are not 1
-    although the graph ends in a softmax.
-    """
-    values = float64(scores)
-    if ended := sorted(SIGMOID & crossed):
-        raise NoScoresError(f"it ends in {ended[0]}: one yes or no for each class, not one class for an image")
-    positive = bool((values >= 0).all())
-    sums = values.sum(axis=1)
-    if positive and np.abs(sums - 1).max() <= SUM_TOLERANCE:
-        return ScoreKind("probabilities", "it ends in Softmax" if SOFTMAX & crossed else "each row adds up to 1")
-    if (values <= 0).all() and np.abs(np.exp(values).sum(axis=1) - 1).max() <= SUM_TOLERANCE:
-        return ScoreKind("log-probabilities", "the exponentials of each row add up to 1")
-    if SOFTMAX & crossed and "Log" not in crossed:
-        raise NoScoresError(f"it ends in Softmax, but a row adds up to {sums[np.abs(sums - 1).argmax()]:.3g}")
-    if positive and values.max() <= 1 and not cosine:
-        raise NoScoresError("its values are between 0 and 1 and no row adds up to 1, as after a sigmoid")
-    return ScoreKind("logits", COSINES if cosine else "its rows are not probabilities")
-
-
-def as_logits(scores: AnyArray, kind: Kind) -> Array:
-    """Return logits: probabilities become their logarithms, others stay.
-
-    scores: (image, class), finite. A probability of 0 counts as the smallest normal float32. Raises ValueError for
-    probabilities below 0 or a row of zeros.
-    """
-    values = float64(scores)
-    if kind != "probabilities":
-        return values
-    if (values < 0).any() or not values.any(axis=1).all():
-        raise ValueError("class scores of some images are probabilities and of others are not")
-    return np.log(np.maximum(values, np.finfo(np.float32).tiny))
-
-
-class ImageScores(NamedTuple):
-    """The numbers that predictions need per image. Every array is (image,)."""
-
-    confidence: Array
-    """largest softmax probability"""
-    negative_entropy: Array
-    """Σ p log p of the softmax, nats, at most 0"""
-    predicted: npt.NDArray[np.int32]
-    """the class with the largest score, as an index of the model's classes"""
-
-
-def describe(logits: Array, compete: Sequence[int]) -> ImageScores:
-    """Compute the numbers of each image.
-
-    logits: (image, class) of the classes in `compete`, from `as_logits`.
-    """
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    p = np.exp(log_p)
-    return ImageScores(
-        confidence=p.max(axis=1),
-        negative_entropy=(p * log_p).sum(axis=1),
-        predicted=np.asarray(compete, dtype=np.int32)[logits.argmax(axis=1)],
-    )
+    if of.low is None or of.high is None:
+        return ""
+    return f"{100 * of.low:.1f} – {100 * of.high:.1f}"
 
 
 RESAMPLES = 1000
 PERMUTATIONS = 1000
+ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)  # quantiles of the resamples that are the ends of an interval
 _BLOCK_COUNTS = 4_000_000  # counts that are held at once; with their sums some 150 MB
 
 SCORES: dict[Method, str] = {"atc_confidence": "confidence", "atc_entropy": "negative_entropy"}
@@ -255,9 +173,12 @@ def atc_thresholds(scores: npt.ArrayLike, correct: npt.ArrayLike, counts: npt.Ar
         (2, resample): the threshold, and the share of the images with exactly this score that counts as right, 0 to 1;
         without equal scores it is 1.
     """
-    n_wrong = np.asarray(counts) @ (~np.asarray(correct, dtype=np.bool_)).astype(np.int64)
-    ordered, below = _ordered(float64(scores), np.asarray(counts))
-    chosen = np.append(ordered, np.inf)[(below[:, 1:] <= n_wrong[:, None]).sum(axis=1)]
+    counts = np.asarray(counts)
+    is_wrong = ~np.asarray(correct, dtype=np.bool_)
+    n_wrong = counts @ is_wrong.astype(np.int64)
+    ordered, below = _ordered(float64(scores), counts)
+    places = (below[:, 1:] <= n_wrong[:, np.newaxis]).sum(axis=1)
+    chosen = np.append(ordered, np.inf)[places]
     first, up_to = _reached(ordered, below, chosen)
     with np.errstate(invalid="ignore"):  # all wrong: no image is at the threshold
         share_right = np.nan_to_num((up_to - n_wrong) / (up_to - first), nan=1.0)
@@ -275,9 +196,12 @@ def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
     >>> atc([0.2, 0.5, 0.7, 0.9], [False, True, True, True], [0.1, 0.4, 0.6, 0.8])
     0.5
     """
-    ((threshold,), (share_right,)) = atc_thresholds(inside, correct, np.ones((1, np.size(inside)), np.int64))
+    once_each = np.ones((1, np.size(inside)), np.int64)
+    ((threshold,), (share_right,)) = atc_thresholds(inside, correct, once_each)
     scores = float64(outside)
-    return float((scores > threshold).mean() + share_right * (scores == threshold).mean())
+    above = (scores > threshold).mean()
+    at = (scores == threshold).mean()
+    return float(above + share_right * at)
 
 
 def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
@@ -288,7 +212,8 @@ def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
     as Garg et al. 2022 compare with. Arguments as for `atc`, of confidences. Returns a fraction.
     """
     fall = np.mean(float64(inside)) - np.mean(float64(outside))
-    return float(np.clip(np.mean(float64(correct)) - fall, 0, 1))
+    accuracy = np.mean(float64(correct))
+    return float(np.clip(accuracy - fall, 0, 1))
 
 
 def resampled(n: int, seed: Seed, resamples: int = RESAMPLES) -> Iterator[Counts]:
@@ -300,12 +225,14 @@ def resampled(n: int, seed: Seed, resamples: int = RESAMPLES) -> Iterator[Counts
     rows = max(1, min(resamples, _BLOCK_COUNTS // n))
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
-        drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        firsts = n * np.arange(size)[:, np.newaxis]
+        drawn = firsts + rng.integers(n, size=(size, n))
+        counts = np.bincount(drawn.ravel(), minlength=size * n)
+        yield counts.reshape(size, n)
 
 
 class Inside(NamedTuple):
-    """The resampled labelled images. Every target is compared with them."""
+    """The resampled labelled images, with which every target is compared."""
 
     scores: ImageScores
     correct: Bools
@@ -320,7 +247,8 @@ def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: i
     for counts in resampled(len(correct), (seed, 0), resamples):
         for method, name in SCORES.items():
             thresholds[method].append(atc_thresholds(getattr(scores, name), correct, counts))
-    return Inside(scores, correct, {method: np.concatenate(parts, axis=1) for method, parts in thresholds.items()})
+    by_method = {method: np.concatenate(blocks, axis=1) for method, blocks in thresholds.items()}
+    return Inside(scores, correct, by_method)
 
 
 def _ordered(scores: Array, counts: Counts) -> tuple[Array, Counts]:
@@ -347,7 +275,7 @@ class Prediction(NamedTuple):
 
 
 def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Prediction]:
-    """Predict the accuracy on target images. Methods are ATC (two scores) and DoC.
+    """Predict the accuracy on target images by ATC, with two scores, and by DoC.
 
     ATC's intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a
     share of 0 or 1 has no width, so they are never narrower than Wilson's for the share of the target images (ours).
@@ -369,13 +297,16 @@ def predict(inside: Inside, outside: ImageScores, seed: Seed) -> dict[Method, Pr
             n_wrong = first + (1 - share_right) * (up_to - first)
             shares[method].append(1 - n_wrong / n)
         start = end
-    predictions: dict[Method, Prediction] = {}
+    predictions = {}
     for method, name in SCORES.items():
         value = atc(getattr(inside.scores, name), inside.correct, getattr(outside, name))
-        low, high = np.quantile(np.concatenate(shares[method]), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        low, high = np.quantile(np.concatenate(shares[method]), ENDS)
         alone = wilson(round(value * n), n)
-        predictions[method] = Prediction(value, min(float(low), alone.low), max(float(high), alone.high))
-    predictions["doc"] = Prediction(doc(inside.scores.confidence, inside.correct, outside.confidence))
+        low = min(float(low), alone.low)
+        high = max(float(high), alone.high)
+        predictions[method] = Prediction(value, low, high)
+    accuracy = doc(inside.scores.confidence, inside.correct, outside.confidence)
+    predictions["doc"] = Prediction(accuracy)
     return predictions
 
 
@@ -398,7 +329,8 @@ def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: Seed) -> Pr
     n_outside = of_outside.sum()
 
     def distance(one: Counts, other: Counts) -> Array:
-        return np.asarray(np.abs(one / n_inside - other / n_outside).sum(axis=-1) / 2)
+        apart = np.abs(one / n_inside - other / n_outside)
+        return np.asarray(apart.sum(axis=-1) / 2)
 
     both = of_inside + of_outside
     mixed = np.random.default_rng(seed).multivariate_hypergeometric(both, n_inside, size=PERMUTATIONS)
@@ -412,52 +344,6 @@ def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: Seed) -> Pr
         expected_distance=float(chance.mean()),
         p_value=(1 + n_as_far) / (1 + PERMUTATIONS),
     )
-
-
-@dataclass
-class Collector:
-    """The class scores of one image set, of which three numbers per image stay."""
-
-    runner: Runner
-    where: str
-    compete: Classes
-    """classes among which the prediction is made"""
-    kind: ScoreKind | None = None
-    """None: read off the first batch"""
-    parts: list[ImageScores] = field(default_factory=list)
-
-    def add(self, scores: AnyArray) -> None:
-        """Take the scores (image, class) of the next images.
-
-        Raises CannotAssessError: scores that are not finite, or that no confidence can be read from.
-        """
-        if not np.isfinite(float64(scores)).all():
-            raise not_numbers(self.runner, self.where)
-        opened = self.runner.model
-        head = opened.head
-        hint = "export the model with its logits as output, before Softmax or Sigmoid"
-        try:
-            if self.kind is None:
-                self.kind = kind_of(
-                    scores, head.tail.ops if head else frozenset(), cosine=bool(head and head.is_cosine)
-                )
-            logits = as_logits(scores, self.kind.kind)[:, list(self.compete)]
-        except NoScoresError as fault:
-            raise CannotAssessError(
-                f"{opened.path}: class output {opened.class_output!r} gives no confidence ({fault}); predicted "
-                "accuracy needs logits or a softmax",
-                hint,
-            ) from fault
-        except ValueError as fault:
-            raise CannotAssessError(
-                f"{opened.path}: {fault}, on {self.where}; they must be of one kind", hint
-            ) from fault
-        self.parts.append(describe(logits, self.compete))
-
-    @property
-    def images(self) -> ImageScores:
-        """Return the numbers of all images taken so far, at least one."""
-        return ImageScores(*map(np.concatenate, zip(*self.parts, strict=True)))
 
 
 def predict_targets(
@@ -485,7 +371,7 @@ def predict_targets(
     inside = collected.images
     kind = collected.kind
     assert kind is not None
-    read: list[tuple[ImagesRead, Fields, ImageScores]] = []
+    read = []
     by_digest = {inner.result.digest: inner.result.source}
     for target in targets:
         where = str(target.spec.place)
@@ -494,12 +380,13 @@ def predict_targets(
         for batch, _ in run_set(scores.runner, target, inputs, progress, images):
             scores.add(batch)
         facts = target.facts(images)
-        if facts["digest"] in by_digest:
+        digest = facts["digest"]
+        if digest in by_digest:
             raise UsageError(
-                f"{where}: images are those of {by_digest[facts['digest']]}; a target must have other images",
+                f"{where}: images are those of {by_digest[digest]}; a target must have other images",
                 "--in photos/ --target new-photos/",
             )
-        by_digest[facts["digest"]] = where
+        by_digest[digest] = where
         read.append((images, facts, scores.images))
     tell_stage(progress, "predicting accuracy")
     resamples = resample_inside(inside, inner.correct, seed)

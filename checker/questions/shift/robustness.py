@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ....thresholds import published
-from ....thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, baselines_of, effective_robustness
+from ....thresholds.published import IMAGENET, SHIFT_WORDS, SHIFTS, BaselineFit, baselines_of, effective_robustness
 from ....thresholds.records import Frozen
 from ...core.evidence import Skips
 from ...core.statistics.intervals import CONFIDENCE, Accuracy, wilson
@@ -102,8 +102,13 @@ class VerdictAgreement(Frozen):
 
 CLASSES = {IMAGENET: 1000, "imagenetv2": 1000, "sketch": 1000, "imagenet_r": 200, "imagenet_a": 200, "objectnet": 113}
 """Number of classes that each named image set has."""
-LABEL_SET = {IMAGENET: IMAGENET, "imagenetv2": IMAGENET, "sketch": IMAGENET, "objectnet": "file"} | {
-    name: name for name in ("imagenet_r", "imagenet_a")
+LABEL_SET = {
+    IMAGENET: IMAGENET,
+    "imagenetv2": IMAGENET,
+    "sketch": IMAGENET,
+    "objectnet": "file",
+    "imagenet_r": "imagenet_r",
+    "imagenet_a": "imagenet_a",
 }
 """Label set of each (sets.ClassMap.label_set), for accuracies as published."""
 IMAGES = {
@@ -156,14 +161,15 @@ def not_comparable(result: SetResult) -> str:
         return f"the labels of {result.name} are not {word}'s"
     if result.n_labels != classes:
         return f"{result.n_labels} of {word}'s {classes} classes occur in {result.name}"
-    half = published.PERCENTAGE_POINTS * (result.accuracy.high - result.accuracy.low) / 2
+    accuracy = result.accuracy
+    half = published.PERCENTAGE_POINTS * (accuracy.high - accuracy.low) / 2
     if half > MAX_HALF_WIDTH_PP:
         return (
-            f"the {result.accuracy.n} images of {result.name} give its accuracy to within {half:.1f} points; "
+            f"the {accuracy.n} images of {result.name} give its accuracy to within {half:.1f} points; "
             f"{MAX_HALF_WIDTH_PP:g} or less is needed"
         )
-    if not 0 < result.accuracy.value < 1:
-        return f"accuracy on {result.name} is {result.accuracy.value:g}"
+    if not 0 < accuracy.value < 1:
+        return f"accuracy on {result.name} is {accuracy.value:g}"
     return ""
 
 
@@ -172,8 +178,13 @@ def comparable_accuracies(inner: SetResult, shifted: Sequence[Shifted]) -> dict[
     if inner.shift != IMAGENET:
         return {}
     results = (inner, *(s.result for s in shifted))
-    sets = {result.shift: result.accuracy.value for result in results if not not_comparable(result)}
-    return {name: sets[name] for name in (IMAGENET, *SHIFTS) if name in sets}
+    by_shift = {result.shift: result for result in results}
+    accuracies = {}
+    for shift in (IMAGENET, *SHIFTS):
+        result = by_shift.get(shift)
+        if result is not None and not not_comparable(result):
+            accuracies[shift] = result.accuracy.value
+    return accuracies
 
 
 def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effective | None, str]:
@@ -192,26 +203,26 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
         if why := not_comparable(result):
             return None, why
     line = baselines_of(source)[outside.shift]
-    low, high = _er_bounds(inside, outside, source, 1 - (1 - CONFIDENCE) / 2)
+    of_each = 1 - (1 - CONFIDENCE) / 2
+    low, high = _er_bounds(inside, outside, line, of_each)
     point = effective_robustness(inside.accuracy.value, outside.accuracy.value, line)
+    library = published.library_of(source, outside.shift)
     robustness = Effective(
         points=float(point.points),
         low=low,
         high=high,
         expected=float(published.expected_accuracy(inside.accuracy.value, line)),
         extrapolated=bool(point.extrapolated),
-        baseline=published.FITTED_ON[published.library_of(source, outside.shift)],
+        baseline=published.FITTED_ON[library],
     )
     return robustness, ""
 
 
-def _er_bounds(inside: SetResult, outside: SetResult, source: str, confidence: float) -> tuple[float, float]:
+def _er_bounds(inside: SetResult, outside: SetResult, line: BaselineFit, confidence: float) -> tuple[float, float]:
     """Return the bounds of effective robustness, with both accuracies at the bounds of intervals of this `confidence`.
 
     Effective robustness falls with the in-distribution accuracy and rises with the other.
     """
-    assert outside.shift is not None
-    line = baselines_of(source)[outside.shift]
     x = wilson(inside.accuracy.n_correct, inside.accuracy.n, confidence)
     y = wilson(outside.accuracy.n_correct, outside.accuracy.n, confidence)
     low = effective_robustness(min(x.high, 1 - 1e-12), y.low, line).points
@@ -229,7 +240,9 @@ def difference(of: Accuracy, minus: Accuracy) -> Difference:
     value = of.value - minus.value
     down = math.hypot(of.value - of.low, minus.high - minus.value)
     up = math.hypot(of.high - of.value, minus.value - minus.low)
-    return Difference(value=value, low=max(value - down, -1.0), high=min(value + up, 1.0))
+    low = max(value - down, -1.0)
+    high = min(value + up, 1.0)
+    return Difference(value=value, low=low, high=high)
 
 
 def compare_sets(
@@ -272,8 +285,11 @@ def agree(judged: ComparedVerdict, inside: SetResult, shifted: Sequence[Shifted]
     shifts = tuple(comparable)
     middle = published.usual_robustness(source, shifts)
     share = 1 - (1 - CONFIDENCE) / (len(shifts) + 1)
-    bounds = [_er_bounds(inside, s.result, source, share) for s in comparable.values()]
-    low, high = (sum(side) / len(shifts) for side in zip(*bounds, strict=True))
+    lines = baselines_of(source)
+    bounds = [_er_bounds(inside, s.result, lines[shift], share) for shift, s in comparable.items()]
+    lows, highs = zip(*bounds, strict=True)
+    low = sum(lows) / len(shifts)
+    high = sum(highs) / len(shifts)
     beyond = [s.effective_robustness for s in comparable.values() if s.effective_robustness]
     mean = sum(e.points for e in beyond) / len(beyond)
     outcome, words = AGREEMENT[low > middle.high, judged.verdict]
@@ -283,7 +299,9 @@ def agree(judged: ComparedVerdict, inside: SetResult, shifted: Sequence[Shifted]
     elif low <= middle.high < high:
         outcome = "undecided"
         words = ": the images do not show clearly whether it is above them"
-    over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts) if len(shifts) > 1 else ""
+    over = ""
+    if len(shifts) > 1:
+        over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts)
     percent = published.MIDDLE[1] - published.MIDDLE[0]
     models = published.FITTED_ON[published.library_of(source, shifts[0])]
     return VerdictAgreement(

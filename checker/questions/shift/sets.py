@@ -50,17 +50,20 @@ def parse_spec(text: str, option: str, subject: str = "a labelled image set") ->
     place = parse_place(path)
     if not name:
         if isinstance(place, Url):
-            return Spec(PurePosixPath(str(place)).stem or str(place), place, None)
+            stem = PurePosixPath(str(place)).stem
+            return Spec(stem or str(place), place, None)
         full = place.expanduser().resolve()
         last = full.name if full.is_dir() else full.stem
         return Spec(last or path, place, None)
     key = re.sub(r"[^a-z0-9]", "", name.lower())
-    shift = next((shift for shift, names in ALIASES.items() if key in names), None)
-    return Spec(name, place, shift)
+    for shift, names in ALIASES.items():
+        if key in names:
+            return Spec(name, place, shift)
+    return Spec(name, place, None)
 
 
 def _named(text: str) -> tuple[str, str]:
-    """Split `[NAME=]VALUE`. A path that exists is a value, whatever signs it has."""
+    """Split `[NAME=]VALUE`, unless it is a path that exists."""
     match = None if Path(text).exists() else NAMED.fullmatch(text)
     return (match[1], match[2]) if match else ("", text)
 
@@ -103,17 +106,19 @@ def parse_call(
                     f"{spec.place}: image set is given twice; every set must be another one", f"--in photos/ {option}"
                 )
             places.add(same_place(spec))
-    different = dict.fromkeys((same_place(spec), spec.name) for spec in (*labelled, *unlabelled))
+    specs = (*labelled, *unlabelled)
+    different = dict.fromkeys((same_place(spec), spec.name) for spec in specs)
     every = Counter(name for _, name in different)
     shifts = Counter(spec.shift for spec in labelled if spec.shift)
     for label, counts in (("name", every), ("set", shifts)):
-        if double := [key for key, count in counts.items() if count > 1]:
-            raise UsageError(
-                f"{label} of {counts[double[0]]} image sets is {double[0]!r}; it must be another one for each",
-                "--shifted NAME=FOLDER",
-            )
+        for key, count in counts.items():
+            if count > 1:
+                raise UsageError(
+                    f"{label} of {count} image sets is {key!r}; it must be another one for each",
+                    "--shifted NAME=FOLDER",
+                )
     names = [spec.name for spec in labelled]
-    maps: dict[str, str] = {}
+    maps = {}
     for text in classes:
         name, value = _named(text)
         if name and name not in names:
@@ -135,14 +140,15 @@ def same_place(spec: Spec) -> Place:
 
 
 def open_sets(specs: Sequence[Spec], inputs: Inputs) -> list[ImageSource]:
-    """Open the image sets of a call. One of them may be the job's, which is open already."""
+    """Open the image sets of a call, but for that of the job, which is open already."""
     run = inputs.job.options
-    return [
-        inputs.source
-        if as_typed(spec.place) == run.images
-        else open_images(spec.place, seed=run.seed, limit=run.max_images)
-        for spec in specs
-    ]
+    sources = []
+    for spec in specs:
+        if as_typed(spec.place) == run.images:
+            sources.append(inputs.source)
+        else:
+            sources.append(open_images(spec.place, seed=run.seed, limit=run.max_images))
+    return sources
 
 
 def labels_of(source: ImageSource) -> Texts:
@@ -187,7 +193,9 @@ class ImageSet(NamedTuple):
     @property
     def right(self) -> list[Classes]:
         """Return the right classes of each image of the source."""
-        return [self.map.indices[label] for label in self.labels] or [()] * len(self.source)
+        if not self.labels:
+            return [()] * len(self.source)
+        return [self.map.indices[label] for label in self.labels]
 
     def facts(self, read: ImagesRead) -> Fields:
         """Return the fields of `SetResult` and of `Target`."""
@@ -252,7 +260,8 @@ def with_labels(
     for spec, source, labels in zip(specs, sources, read, strict=True):
         named = maps.get(spec.name, maps.get(""))
         where = str(spec.place)
-        mapping = class_map(named, labels, scores, where=where, shift=spec.shift, sorted_names=sorted(set(read[0])))
+        folders = sorted(set(read[0]))  # of the in-distribution set
+        mapping = class_map(named, labels, scores, where=where, shift=spec.shift, sorted_names=folders)
         sets.append(ImageSet(spec, source, labels, mapping))
     return sets
 
@@ -277,7 +286,8 @@ def class_names(opened: ModelFile) -> Texts:
 def class_scores(runner: Runner, preprocessing: Preprocessing) -> Scores:
     """Return how many classes the model scores, by running it on one black image."""
     opened = runner.model
-    output = runner.run(np.zeros((1, *preprocessing.size, 3), dtype=np.float32)).class_output
+    black = np.zeros((1, *preprocessing.size, 3), dtype=np.float32)
+    output = runner.run(black).class_output
     assert output is not None
     columns = output.shape[1]
     n_of_head = opened.head.classes if opened.head else None
@@ -317,7 +327,8 @@ def measure_labelled(
         if collect is not None:
             collect(scores)
     all_correct = np.concatenate(correct)
-    return LabelledResult(images.result(read, len(seen), int(all_correct.sum())), read.digests, all_correct)
+    result = images.result(read, len(seen), int(all_correct.sum()))
+    return LabelledResult(result, read.digests, all_correct)
 
 
 def run_set(
