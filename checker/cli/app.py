@@ -13,7 +13,7 @@ from ..text import VERSION
 from .help import Verbs
 from .options import EVIDENCE, FIRST, SET_UP, THRESHOLDS, UNDERSTAND, option
 from .process import run
-from .verbs import evidence, look_up, make, questions
+from .verbs import evidence, gates, look_up, make, questions
 
 VERDICT_CODES = "Exit codes: 0 PASS | 1 WARN | 2 usage | 3 could not assess | 4 environment | 70 internal error. "
 COMPARED = VERDICT_CODES.replace("0 PASS | 1 WARN", "0 what --require names holds (by default PASS) | 1 it does not")
@@ -54,7 +54,7 @@ app.verb(
         "robustcheck check --strict --images photos/ -- model.onnx  # in a pipeline",
     ),
     codes=VERDICT_CODES,
-)(questions.check)
+)(gates.check)
 app.verb(
     panel=FIRST,
     examples=(
@@ -62,7 +62,7 @@ app.verb(
         "robustcheck compare v2.onnx --images photos/ --baseline v1.json",
     ),
     codes=COMPARED,
-)(questions.compare)
+)(gates.compare)
 app.verb(panel=FIRST, examples=("robustcheck inspect model.onnx",))(look_up.inspect)
 app.verb(
     panel=FIRST,

@@ -15,7 +15,7 @@ from ...thresholds.results import Result, ResultsError, joined, read
 from ...thresholds.suite import OpenedSuite, SuiteError, open_suite
 from ..core.progress import tell_stage
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ..outside.storage.stores import write_atomically
+from ..outside.storage.documents import write_atomically
 from ..questions.calibrate import run
 from ..questions.calibrate.plan import plan, plan_json, refuse_unknown, render_plan
 from ..questions.calibrate.terminal import causes, render_summary

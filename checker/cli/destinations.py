@@ -162,8 +162,9 @@ def check_target(
         UsageError: a folder, no such folder, links in a circle, a web server, a file that is read, another file.
         EnvironmentFaultError: a folder that can't be written, a package that is missing.
     """
+    from ..outside.storage.documents import is_ours
     from ..outside.storage.places import Url, local_path
-    from ..outside.storage.stores import is_ours, open_url
+    from ..outside.storage.stores import open_url
 
     if isinstance(place, Url):
         if place.is_http:
@@ -220,7 +221,7 @@ def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: D
 
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
-    from ..outside.storage.stores import FILES, is_ours
+    from ..outside.storage.documents import FILES, is_ours
 
     check_target(path, reads, f"path of {option}", f"{option} ", partial(is_ours, pattern=FILES[option]))
     if path.resolve() in [d.path.resolve() for d in destinations if isinstance(d.path, Path)]:
@@ -233,13 +234,13 @@ def remove_earlier(destinations: Destinations) -> None:
     So a run leaves none of them, even if it is killed. All signatures go first: none is ever next to another document.
     Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
-    from ..outside.storage import stores
+    from ..outside.storage import documents
 
     files = [(form, path) for form, path, _ in destinations if path is not None]
     for form, path in files:
         remove_signature(form, path)
     for _, path in files:
-        stores.remove_earlier(path)
+        documents.remove_earlier(path)
 
 
 def remove_signature(form: str, report: Place) -> None:
@@ -249,7 +250,7 @@ def remove_signature(form: str, report: Place) -> None:
     """
     if form != "json" or not isinstance(report, Path):
         return
-    from ..outside.storage.stores import is_ours
+    from ..outside.storage.documents import is_ours
     from ..report.attestation import bundle_of, remove_verdict
 
     if is_ours(report) or not report.exists():  # else nothing is replaced

@@ -54,7 +54,7 @@ def is_broken_pipe(fault: BaseException) -> bool:
 
 def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Destination, BaseException]) -> None:
     """Write each document that goes to a file. A fault takes one document only, and goes to `faults`."""
-    from ..outside.storage.stores import write_atomically
+    from ..outside.storage.documents import write_atomically
 
     for destination, text in texts.items():
         try:

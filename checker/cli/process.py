@@ -119,8 +119,8 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
+    from ..outside.storage.documents import replace_with_error
     from ..outside.storage.places import Url, parse_place
-    from ..outside.storage.stores import replace_with_error
 
     line = invocation.line
     stopped = code >= FIRST_SIGNAL_CODE

@@ -24,7 +24,7 @@ from ..core.progress import LOG
 from ..core.verdict.profile import load_profile
 from ..errors import EnvironmentFaultError, RobustcheckError
 from ..outside.isolation import NotReadError, Wall
-from ..outside.storage import stores
+from ..outside.storage import documents
 from ..outside.storage.places import redact, redact_text
 from ..report import forms
 from ..report.check import Report
@@ -279,7 +279,7 @@ def log_written(path: Path | None, *, on_stderr: bool) -> Iterator[None]:
     if on_stderr:
         handlers.append(logging.StreamHandler(sys.stderr))
     if path is not None:
-        check_target(path, (), "log", "--log-file ", partial(stores.is_ours, pattern=stores.LOG))
+        check_target(path, (), "log", "--log-file ", partial(documents.is_ours, pattern=documents.LOG))
         try:
             handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
         except OSError as fault:
@@ -293,7 +293,7 @@ def log_written(path: Path | None, *, on_stderr: bool) -> Iterator[None]:
             LOG.addHandler(handler)
         if handlers:
             LOG.setLevel(logging.DEBUG)
-            LOG.info("robustcheck %s", VERSION)  # `stores.LOG` knows it by this
+            LOG.info("robustcheck %s", VERSION)  # `documents.LOG` knows it by this
         yield
     finally:
         for handler in handlers:
@@ -328,4 +328,4 @@ def sign_reports(
         texts[bundle_at(destination)] = signature.sign(statement, plan.key)
     output.say_home(plan.quiet)
     for bundle, text in texts.items():
-        stores.write_atomically(bundle, text)
+        documents.write_atomically(bundle, text)

@@ -27,7 +27,7 @@ from robustcheck_onnx.checker.core.images.source import DecodedImage, Skipped, p
 from robustcheck_onnx.checker.core.measure.opening import open_job
 from robustcheck_onnx.checker.core.measure.probe import probe
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.outside.image_sets import containers, listing
+from robustcheck_onnx.checker.outside.image_sets import containers, listing, manifests
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.outside.storage.stores import open_url
 from robustcheck_onnx.checker.outside.workers import run_jobs as run
@@ -166,7 +166,7 @@ def outcome_of(read: Callable[[str], object], row: str) -> str:
 def test_rows_of_json_are_read_as_by_json_loads() -> None:
     for parts in itertools.product(("", " ", "\t ", "\u3000"), ROWS, ("", " ", "\t", "\u3000", "x", " x")):
         row = "".join(parts)
-        assert outcome_of(listing._json, f"{row}\n") == outcome_of(json.loads, row), row
+        assert outcome_of(manifests._json, f"{row}\n") == outcome_of(json.loads, row), row
 
 
 @pytest.fixture

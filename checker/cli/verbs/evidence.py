@@ -179,7 +179,7 @@ def sign(
     measures itself.
     """
     from ...core.model.watched import file_digest
-    from ...outside.storage.stores import write_atomically
+    from ...outside.storage.documents import write_atomically
     from ...report.attestation import bundle_of, is_verdict
     from ...report.record import sealed
     from ...trust.verify import signature

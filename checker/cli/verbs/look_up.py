@@ -248,7 +248,7 @@ def _loaded(spec: str) -> Profile:
 )
 def init(call: Call, path: Path = Path("robustcheck.toml"), force: bool = False) -> int:
     """Write a settings file with every setting, its default and meaning."""
-    from ...outside.storage.stores import write_atomically
+    from ...outside.storage.documents import write_atomically
     from .. import settings, settings_file
 
     if path.name == settings_file.SHARED_FILE:

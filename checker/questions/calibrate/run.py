@@ -38,7 +38,7 @@ from ...core.statistics.definitions import STATISTIC_VERSION
 from ...errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ...outside.image_sets.open import open_images
 from ...outside.isolation import NO_LIMITS, Limits
-from ...outside.storage.stores import write_atomically
+from ...outside.storage.documents import write_atomically
 from ...outside.workers import run_jobs
 from ...text import VERSION, Fields, frozen, quoted
 
