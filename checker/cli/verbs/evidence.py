@@ -253,7 +253,7 @@ mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model regist
 Server = Annotated[str | None, option("The tracking server. Default: MLFLOW_TRACKING_URI.", "ADDRESS")]
 
 
-@mlflow.verb(examples=("robustcheck mlflow log report.json --tracking-uri http://mlflow:5000",))
+@mlflow.verb("robustcheck mlflow log report.json --tracking-uri http://mlflow:5000")
 @takes(
     "debug",
     run_id=option("Log to this run instead of a new one.", "ID"),
@@ -289,7 +289,7 @@ def log(
 
 
 @mlflow.verb(
-    examples=("robustcheck mlflow gate encoder 3 report.json --alias champion",),
+    "robustcheck mlflow gate encoder 3 report.json --alias champion",
     codes="Exit codes: 0 open: verified, and PASS, or the required verdicts of a comparison hold | 1 closed: they do "
     "not, nothing but the report supports them, bundled photos, or a synthetic model | 2 usage | 3 closed: the report "
     "is not about this file | 4 the server does not answer.",

@@ -186,7 +186,7 @@ def _wrapped(text: str) -> str:
 profiles = Verbs(name="profiles", help="Show the thresholds of PASS, their basis and error rates.")
 
 
-@profiles.verb("list", examples=("robustcheck profiles list mine.json",))
+@profiles.verb("robustcheck profiles list mine.json", name="list")
 @takes("color", "debug", files=argument("Further profile files.", "PROFILE", show_default=True))
 def list_profiles(call: Call, files: Several = None, output: Output = "terminal") -> int:
     """List the packaged profiles, and the files that you name."""
@@ -212,7 +212,7 @@ def list_profiles(call: Call, files: Several = None, output: Output = "terminal"
     return 0
 
 
-@profiles.verb(examples=("robustcheck profiles show default",))
+@profiles.verb("robustcheck profiles show default")
 @takes("color", "debug", name=argument("A profile file, or the name of a packaged one.", "PROFILE", show_default=True))
 def show(call: Call, name: str = "default", output: Output = "terminal") -> int:
     """Show a profile's basis, its error rates, and what it holds for."""
