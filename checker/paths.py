@@ -33,11 +33,6 @@ SUFFIXES = {
 """by the suffix of an image file, the format that it promises"""
 
 
-def is_onnx(name: str) -> bool:
-    """Return whether a file is named as a model."""
-    return name.lower().endswith(".onnx")
-
-
 def nearest_path(path: Path) -> Path | None:
     """Return the file that a mistyped path means; None where no name is close."""
     if "\\" in path.name:  # a path of Windows

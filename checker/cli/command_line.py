@@ -16,8 +16,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from ..errors import RobustcheckError
-from ..paths import is_onnx
-from ..text import Texts, frozen
+from ..text import Texts, frozen, is_onnx
 from .destinations import follows_link, may_write, split
 from .named_models import stems_of
 from .options import PLACEHOLDER, Values, Words

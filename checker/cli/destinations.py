@@ -64,15 +64,17 @@ def is_inside(path: str, folder: str | Path) -> bool:
     try:
         real = os.path.realpath(path)
         root = os.path.realpath(folder)
+        is_below = real != root and os.path.commonpath([real, root]) == root
         # a Path would change the name; a link that is left leads to itself
-        return not os.path.islink(real) and real != root and os.path.commonpath([real, root]) == root  # noqa: PTH114
+        return is_below and not os.path.islink(real)  # noqa: PTH114
     except (OSError, ValueError):  # a name that can't be one; another drive
         return False
 
 
 def may_write(path: str, folder: str | Path) -> bool:
     """Return whether a settings file may name an output: a file below its folder, no pipe or folder."""
-    return is_inside(path, folder) and os.path.exists(path) == os.path.isfile(path)  # noqa: PTH110, PTH113 # as is_inside
+    is_other = os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113 # as is_inside
+    return is_inside(path, folder) and not is_other
 
 
 def follows_link(path: str) -> bool:
@@ -83,8 +85,10 @@ def follows_link(path: str) -> bool:
     path = re.sub(r"^(?:file|local):/+", "/", path, flags=re.IGNORECASE)
     if _URL.match(path) or path.startswith("/dev/"):  # /dev/stdout is a link, and nobody's but the system's
         return False
-    goes_up = os.path.isabs(path) or os.pardir in Path(path).parts  # noqa: PTH117
-    return os.path.islink(path) or not (goes_up or is_inside(path, os.curdir))  # noqa: PTH114
+    place = Path(path)
+    goes_up = place.is_absolute() or os.pardir in place.parts
+    leads_out = not (goes_up or is_inside(path, os.curdir))
+    return leads_out or os.path.islink(path)  # noqa: PTH114
 
 
 class Destination(NamedTuple):
@@ -99,6 +103,11 @@ class Destination(NamedTuple):
 
 
 Destinations = Sequence[Destination]
+
+
+def fill_stdout(destinations: Destinations) -> bool:
+    """Return whether a document goes to stdout; the terminal report is not one."""
+    return any(d.path is None and d.form != "terminal" for d in destinations)
 
 
 def destinations_of(
@@ -200,7 +209,8 @@ def check_target(
                 other = path.with_name(f"new-{path.name}")
             elif path.suffix == ".json":
                 other = path.with_name("report.json")
-            raise UsageError(f"{path}: {label} is {conflict}", f"{option}{quoted(other)}")
+            again = f"{option}{quoted(other)}"
+            raise UsageError(f"{path}: {label} is {conflict}", again)
     except OSError as fault:
         raise UsageError(f"{path}: {label} is not usable ({fault.strerror}); it must be a file", look) from fault
     if not path.exists() and not os.access(folder, os.W_OK):
@@ -217,14 +227,21 @@ def _conflict(path: Path, reads: Iterable[Place], is_own: Callable[[Path], bool 
 
 
 def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: Destinations, example: str) -> None:
-    """Check early the path of a further file. A verb writes it with its reports; the work has not started.
+    """Check the path of a further file, which a verb writes with its reports, before the work starts.
 
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
     from ..outside.storage.documents import FILES, is_ours
 
-    check_target(path, reads, f"path of {option}", f"{option} ", partial(is_ours, pattern=FILES[option]))
-    if path.resolve() in [d.path.resolve() for d in destinations if isinstance(d.path, Path)]:
+    is_own = partial(is_ours, pattern=FILES[option])
+    check_target(path, reads, f"path of {option}", f"{option} ", is_own)
+    refuse_report(option, path, destinations, example)
+
+
+def refuse_report(option: str, path: str | Path, destinations: Destinations, example: str) -> None:
+    """Refuse a file for which one of the reports is meant. example: a path for the hint. Raises UsageError."""
+    reports = [os.path.realpath(d.path) for d in destinations if isinstance(d.path, Path)]
+    if os.path.realpath(path) in reports:
         raise UsageError(f"{option} is {path}, which a report uses too; it must be another file", f"{option} {example}")
 
 
@@ -244,7 +261,7 @@ def remove_earlier(destinations: Destinations) -> None:
 
 
 def remove_signature(form: str, report: Place) -> None:
-    """Remove a replaced report's signed verdict. The report may also be missing; in a store there is none.
+    """Remove the signed verdict of a report that is replaced or missing; in a store there is none.
 
     Raises EnvironmentFaultError where it can't be removed.
     """

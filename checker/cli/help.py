@@ -21,8 +21,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from ..errors import UsageError
-from ..paths import is_onnx
-from ..text import form_of
+from ..text import form_of, is_onnx
 from .command_line import HELP_OPTIONS, CommandLine, long_name
 from .named_models import with_blanks
 from .options import ROWS, Variables, Words, one_of, words_of

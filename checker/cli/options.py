@@ -385,19 +385,23 @@ TYPES: Final = get_type_hints(Settings, localns={"Waiver": object})
 
 def words_of(hint: Any) -> Texts:
     """Return the words that a type allows. There are none for any other type than Literal, or Literal and None."""
-    literal = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
-    return get_args(literal)
+    for kind in (hint, *get_args(hint)):
+        if get_origin(kind) is Literal:
+            return get_args(kind)
+    return ()
 
 
 def parameter(name: str, **changed: Any) -> Parameter:
     """Return an option of the table as typer takes it. changed: what a verb has otherwise."""
-    of_row = {key: changed.pop(key) for key in list(changed) if key in Row._fields}
+    of_row = {key: changed.pop(key) for key in Row._fields if key in changed}
     entry = ROWS[name]._replace(**of_row)
     hint = TYPES[name]
     typed = f"--{key_of(name)}"
     more = {**entry.more, **changed}
-    if get_origin(hint) is tuple:
-        hint = str | None if name == "waivers" else list[str] | None
+    if name == "waivers":
+        hint = str | None
+    elif get_origin(hint) is tuple:
+        hint = Several
     names = entry.names or ((typed,) if hint is bool else ())
     info = option(entry.help, entry.metavar, entry.panel, *names, **more)
     default = None if entry.default == () else entry.default

@@ -43,7 +43,8 @@ class UndeliveredError(EnvironmentFaultError):
 
     def __init__(self, faults: Mapping[Destination, BaseException]) -> None:
         errors = [as_error(fault) for fault in faults.values() if not is_broken_pipe(fault)]
-        super().__init__("; ".join(error.message for error in errors), errors[0].hint if errors else "")
+        hint = errors[0].hint if errors else ""
+        super().__init__("; ".join(error.message for error in errors), hint)
         self.faults = faults
 
 

@@ -199,19 +199,13 @@ def _signed(resolved: Resolved, models: Words, documents: Sequence[Destination])
         )
     bundles = [bundle_at(report) for report in signed]
     paths = [document.path for document in documents if isinstance(document.path, Path)]
-    written = [os.path.realpath(path) for path in (*bundles, *paths)]
+    written = list(map(os.path.realpath, [*bundles, *paths]))
+    elsewhere = "-o json=report.json --sign KEY"
     for bundle in bundles:
-        refuse_unsafe(
-            resolved,
-            ("output", "sign"),
-            f"signature is {bundle}",
-            str(bundle),
-            "-o json=report.json --sign KEY",
-        )
+        refuse_unsafe(resolved, str(bundle), f"signature is {bundle}", elsewhere, "output", "sign")
         if written.count(os.path.realpath(bundle)) > 1:
             raise UsageError(
-                f"{bundle}: signature can't be written here; another document of this run has this path",
-                "-o json=report.json --sign KEY",
+                f"{bundle}: signature can't be written here; another document of this run has this path", elsewhere
             )
         check_target(bundle, (), "signature", "--sign KEY -o json=", is_verdict)
     return signed

@@ -34,7 +34,7 @@ from ..report.words import exit_code_of, line_of
 from ..text import VERSION, Fields, printable, sha256_of
 from . import output, process
 from .command_line import Invocation
-from .destinations import Destination, bundle_at, check_target, remove_earlier, template_of
+from .destinations import Destination, bundle_at, check_target, fill_stdout, remove_earlier, template_of
 from .named_models import refuse_missing, target_of
 from .output import print_result, write_files
 from .plan import Plan
@@ -70,11 +70,10 @@ def run(plan: Plan, invocation: Invocation, wall: Wall) -> int:
 
             check_key(plan.key)
         profile = load_profile(plan.thresholds)
-        images = plan.options.images
         if len(plan.models) > 1:  # an image set that can't be opened is the call's fault, not each model's
-            asked = {"images": images, "seed": plan.options.seed, "limit": plan.options.max_images}
-            wall.run("outside.image_sets.open:count_images", asked, int, about=_shown_set(images), is_last=False)
-        if not plan.quiet and all(d.path or d.form == "terminal" for d in plan.documents):
+            asked, about = _image_set(plan.options)
+            wall.run("outside.image_sets.open:count_images", asked, int, about=about, is_last=False)
+        if not (plan.quiet or fill_stdout(plan.documents)):
             from ..report import terminal  # noqa: F401 # while the child still imports
         outcomes = _outcomes(plan, profile, invocation, wall)
         deliver(plan, outcomes, wall)
@@ -82,8 +81,10 @@ def run(plan: Plan, invocation: Invocation, wall: Wall) -> int:
     return max(map(exit_code_of, outcomes.values()))
 
 
-def _shown_set(images: str | None) -> str:
-    return redact(images or "bundled photos")
+def _image_set(options: Options) -> tuple[Fields, str]:
+    """Return the arguments that open the photos of a run, and their name in errors."""
+    asked = {"images": options.images, "seed": options.seed, "limit": options.max_images}
+    return asked, redact(options.images or "bundled photos")
 
 
 def _outcomes(plan: Plan, profile: Profile, invocation: Invocation, wall: Wall) -> dict[str, Outcome]:
@@ -94,19 +95,14 @@ def _outcomes(plan: Plan, profile: Profile, invocation: Invocation, wall: Wall) 
 
     def judged(model: str) -> Report | Exception:
         # a child ends with the thread that starts it: those side by side start none for later
-        is_last = n > 1 or (model == models[-1] and not in_html)
+        is_last_model = model == models[-1] and not in_html
         about = redact(model)
-        asked = {
-            "model": model,
-            "thresholds": profile,
-            "save_representations": plan.representations.get(model),
-            **plan.options.keywords,
-        }
+        asked = {"model": model, "thresholds": profile, **plan.options.keywords}
+        asked["save_representations"] = plan.representations.get(model)
         try:
             with progress_of(about) as tell:
-                report = wall.run(
-                    "questions.check:check_stored", asked, Report, about=about, is_last=is_last, tell=tell
-                )
+                task = "questions.check:check_stored"
+                report = wall.run(task, asked, Report, about=about, is_last=n > 1 or is_last_model, tell=tell)
             return _gated(plan, model, report)
         except Exception as fault:  # whatever it is, the other models get their verdicts; a signal is not one
             if len(models) == 1 or invocation.interrupted():
@@ -127,14 +123,17 @@ def _outcomes(plan: Plan, profile: Profile, invocation: Invocation, wall: Wall) 
 def _n_side_by_side(plan: Plan, wall: Wall) -> int:
     """Return how many models are checked at a time: 1 on a GPU, with --timeout, and for models elsewhere."""
     device = plan.options.device
-    on_gpu = device != "cpu" and (device != "auto" or any(map(os.path.exists, GPUS)))
+    may_be_gpu = device != "auto" or any(map(os.path.exists, GPUS))
+    on_gpu = device != "cpu" and may_be_gpu
     if len(plan.models) == 1 or on_gpu or plan.is_timed or not all(map(os.path.isfile, plan.models)):
         return 1
     with suppress(OSError, ValueError):  # no size is known of a broken link, or in a folder that can't be listed
-        paths = map(Path, plan.models)
-        weights_too = (file for path in paths for file in path.parent.glob(f"{escape(path.name)}*"))
-        largest = max(file.stat().st_size for file in weights_too)
-        return min(len(plan.models), wall.n_side_by_side(3 * largest + CHILD_BYTES))
+        sizes: list[int] = []
+        for path in map(Path, plan.models):
+            with_weights = path.parent.glob(f"{escape(path.name)}*")
+            sizes += [file.stat().st_size for file in with_weights]
+        n_fitting = wall.n_side_by_side(3 * max(sizes) + CHILD_BYTES)
+        return min(len(plan.models), n_fitting)
     return 1
 
 
@@ -152,9 +151,10 @@ def _outcome(model: str, fault: Report | Exception, invocation: Invocation) -> O
 
 def _gated(plan: Plan, model: str, result: Report) -> Report:
     """Let the gate decide on the exit code of a report."""
-    leads_to = target_of(model)
-    decision = plan.decide(result.verdict, model, leads_to=leads_to, today=datetime.now(UTC).date())
-    LOG.info("%s: %s; exit code %d: %s", model, result.verdict.verdict, decision.exit_code, decision.rule)
+    verdict = result.verdict
+    today = datetime.now(UTC).date()
+    decision = plan.decide(verdict, model, leads_to=target_of(model), today=today)
+    LOG.info("%s: %s; exit code %d: %s", model, verdict.verdict, decision.exit_code, decision.rule)
     changed: Fields = {"gate": decision, "notes": (*result.notes, *plan.notes)}
     if not plan.has_time:
         changed["time"] = None
@@ -167,7 +167,8 @@ def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
     documents = plan.documents
     options = FormOptions(n_models=len(outcomes))
     if plan.has_thumbnails and "html" in [document.form for document in documents]:
-        options = replace(thumbnails_of(outcomes, plan.options, wall), n_models=len(outcomes))
+        thumbnails = thumbnails_of(outcomes, plan.options, wall)
+        options = replace(thumbnails, n_models=len(outcomes))
 
     def rendered(some: Sequence[Outcome], form: str, *, into_file: bool = False) -> str:
         if (file := template_of(form)) is not None:
@@ -203,7 +204,8 @@ def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
 def _signed(plan: Plan, by_model: Mapping[str, Outcome], faults: Faults) -> list[Destination]:
     """Return the reports that get a signature: those with a verdict that are written."""
     lost = [document.path for document in faults]
-    return [d for d in plan.signed if isinstance(by_model[d.model], Report) and d.path not in lost]
+    judged = [d for d in plan.signed if isinstance(by_model[d.model], Report)]
+    return [document for document in judged if document.path not in lost]
 
 
 def _terminal(plan: Plan, by_model: Mapping[str, Outcome], faults: Faults, *, ascii_only: bool) -> RenderableType:
@@ -214,16 +216,19 @@ def _terminal(plan: Plan, by_model: Mapping[str, Outcome], faults: Faults, *, as
     from ..report.overview import render_several
 
     outcomes = list(by_model.values())
-    measured = [model for model, outcome in by_model.items() if isinstance(outcome, Report)]
-    notes = [f"signature: {bundle_at(d)}" for d in _signed(plan, by_model, faults)]
-    notes += [f"representations: {path}" for model, path in plan.representations.items() if model in measured]
+    notes = [f"signature: {bundle_at(document)}" for document in _signed(plan, by_model, faults)]
+    for model, path in plan.representations.items():
+        if isinstance(by_model[model], Report):
+            notes.append(f"representations: {path}")
     if len(outcomes) == 1:
-        return Group(*[Text(printable(note)) for note in notes], _full(outcomes[0], plan.verbose, ascii_only))
-    files = [f"{d.form}: {d.path}" for d in plan.documents if d.path and d not in faults]
+        above = [Text(printable(note)) for note in notes]
+        return Group(*above, _full(outcomes[0], plan.verbose, ascii_only))
     reports = [_full(outcome, plan.verbose, ascii_only) for outcome in outcomes if plan.verbose]
+    written = [document for document in plan.documents if document.path and document not in faults]
+    places = [f"{document.form}: {document.path}" for document in written]
     names = list(map(redact, by_model))
     code = max(map(exit_code_of, outcomes))
-    table = render_several(outcomes, models=names, code=code, places=files + notes, ascii_only=ascii_only)
+    table = render_several(outcomes, models=names, code=code, places=places + notes, ascii_only=ascii_only)
     return Group(*reports, table)
 
 
@@ -242,20 +247,18 @@ def _full(outcome: Outcome, verbose: int, ascii_only: bool = False) -> Renderabl
     return render_document(document_of(outcome), ascii_only=ascii_only, verbose=verbose > 0)
 
 
-def thumbnails_of(outcomes: Sequence[Outcome], asked: Options, wall: Wall) -> FormOptions:
+def thumbnails_of(outcomes: Sequence[Outcome], options: Options, wall: Wall) -> FormOptions:
     """Return what HTML forms need besides outcomes: small copies of the photos in their galleries."""
-    galleries = [o.evidence.gallery for o in outcomes if not isinstance(o, Failed) and o.evidence.gallery]
-    wanted = {image.digest: image for gallery in galleries for image in (*gallery.most, *gallery.least)}
+    galleries = [outcome.evidence.gallery for outcome in outcomes if not isinstance(outcome, Failed)]
+    images = [image for gallery in galleries if gallery for image in (*gallery.most, *gallery.least)]
+    wanted = {image.digest: image for image in images}
     if not wanted:
         return FormOptions()
-    images = {"images": asked.images, "seed": asked.seed, "limit": asked.max_images}
+    photos, about = _image_set(options)
+    arguments = photos | {"wanted": list(wanted.values())}
+    task = "outside.image_sets.thumbnails:make_thumbnails"
     try:
-        thumbnails = wall.run(
-            "outside.image_sets.thumbnails:make_thumbnails",
-            {"wanted": list(wanted.values()), **images},
-            dict[str, dict[str, str]],
-            about=_shown_set(asked.images),
-        )
+        thumbnails = wall.run(task, arguments, dict[str, dict[str, str]], about=about)
     except RobustcheckError as fault:  # it costs the thumbnails alone
         return FormOptions(missing=dict.fromkeys(wanted, fault.message))
     return FormOptions(thumbnails=thumbnails["uris"], missing=thumbnails["missing"])
@@ -279,7 +282,8 @@ def log_written(path: Path | None, *, on_stderr: bool) -> Iterator[None]:
     if on_stderr:
         handlers.append(logging.StreamHandler(sys.stderr))
     if path is not None:
-        check_target(path, (), "log", "--log-file ", partial(documents.is_ours, pattern=documents.LOG))
+        is_log = partial(documents.is_ours, pattern=documents.LOG)
+        check_target(path, (), "log", "--log-file ", is_log)
         try:
             handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
         except OSError as fault:
@@ -307,25 +311,20 @@ def sign_reports(
 ) -> None:
     """Write the signature of each report. A model without a verdict has none.
 
-    Args:
-        plan: its key signs.
-        signed: the reports.
-        by_model: the outcomes.
-        options: what the reports are rendered with.
-
-    Raises as `signature.sign`.
+    options: what the reports are rendered with. Raises as `signature.sign`.
     """
     if plan.key is None or not signed:
         return
     from ..trust.verify import signature
 
-    texts: dict[Path, str] = {}
+    signatures: dict[Path, str] = {}
     for destination in signed:
         report = by_model[destination.model]
         assert isinstance(report, Report)
-        digest = sha256_of(forms.render("json", [report], options).encode())
+        text = forms.render("json", [report], options)
+        digest = sha256_of(text.encode())
         statement = signature.statement(sealed(report), digest)
-        texts[bundle_at(destination)] = signature.sign(statement, plan.key)
+        signatures[bundle_at(destination)] = signature.sign(statement, plan.key)
     output.say_home(plan.quiet)
-    for bundle, text in texts.items():
+    for bundle, text in signatures.items():
         documents.write_atomically(bundle, text)

@@ -64,7 +64,8 @@ def check(call: Call, models: Several = None) -> int:
         from ..run import run
         from ..settings import of_check, refuse_loosening
 
-        words, photos = split_images(models, images_typed=line.images is not None, strict=line.strict)
+        names_images = line.images is not None
+        words, photos = split_images(models, images_typed=names_images, strict=line.strict)
         if photos:
             call.typed["images"] = photos
         resolved = of_check(line, call.typed)
@@ -95,7 +96,8 @@ def _show(call: Call, form: str = "terminal") -> int:
         source = entry["source"]
         style = "dim" if source == settings.DEFAULT else "bold"
         table.add_row(pen.say(key), pen.name(text), pen.name(source, style))
-    console.print(Trimmed(Group(table, pen.name(f"file: {resolved.file or 'none'}"))))
+    file = pen.name(f"file: {resolved.file or 'none'}")
+    console.print(Trimmed(Group(table, file)))
     return 0
 
 
@@ -185,7 +187,7 @@ def compare(
     from ..run import thumbnails_of
     from ..settings import Resolved, refuse_loosening
 
-    required: list[Any] = [word for entry in require or ["indication"] for word in entry.split(",")]
+    required: list[Any] = ",".join(require or ["indication"]).split(",")
     for word in required:
         one_of("--require", word, ("indication", "index"))
     limits = {"min_cosine": min_cosine, "min_recall": min_recall, "accept_untested": accept_untested_index}
@@ -193,7 +195,8 @@ def compare(
     if accept_untested_index and index is None:
         raise UsageError("--accept-untested-index is given without --index", "--index FILE --accept-untested-index")
     settings = call.settings
-    is_alone = reference is None and baseline is None and index is None
+    has_reference = reference is not None or baseline is not None
+    is_alone = not has_reference and index is None
     if settings.strict:
         resolved = Resolved(settings)
         refuse_loosening(resolved, call.invocation.line)
@@ -201,7 +204,7 @@ def compare(
         if write_baseline is not None:
             path = str(write_baseline)
             again = f"--write-baseline {quoted(path)}"
-            refuse_unsafe(resolved, ("output",), f"--write-baseline is {path}", path, again)
+            refuse_unsafe(resolved, path, f"--write-baseline is {path}", again, "output")
     if is_alone and (write_baseline is None or settings.strict):
         raise UsageError(
             "REFERENCE.onnx is missing; a candidate is compared with a model, a baseline, or the vectors of --index",
@@ -211,7 +214,7 @@ def compare(
         raise UsageError(
             "nothing is compared, so there is no report for --output, and none for --require", "leave it out"
         )
-    if index is not None and reference is None and baseline is None:
+    if index is not None and not has_reference:
         _refuse_alone(settings.output, require)
     thresholds = path_of(settings.thresholds)
     call.begin(baseline, index, text)
@@ -245,15 +248,14 @@ def compare(
 
 def _refuse_alone(outputs: Texts, require: Several) -> None:
     """Refuse what only a comparison with a reference has."""
-    words = [word for entry in require or () for word in entry.split(",")]
-    if "indication" in words:
+    if "indication" in ",".join(require or ()).split(","):
         raise UsageError(
             "--require is indication, without a reference; only the index verdict can decide then", "--require index"
         )
     missing = ("junit", "sarif", "openmetrics", "predicate", ".xml", ".sarif")
-    forms = [each for each in outputs if each.startswith(missing) or each.endswith(missing)]
-    if forms:
-        raise UsageError(
-            f"--output is {forms[0]}, which needs a reference; without one there is json, html and markdown",
-            "--output json",
-        )
+    for output in outputs:
+        if output.startswith(missing) or output.endswith(missing):
+            raise UsageError(
+                f"--output is {output}, which needs a reference; without one there is json, html and markdown",
+                "--output json",
+            )

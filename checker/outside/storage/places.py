@@ -298,6 +298,11 @@ def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None)
     return [os.path.join(folder, name) for name in names if shows_hidden or not name.startswith(".")]  # noqa: PTH118
 
 
+def is_set(name: str) -> bool:
+    """Return whether a file is named as an image set: a photo, or a file of many."""
+    return name.lower().endswith(SET_SUFFIXES)
+
+
 def is_hidden(part: str) -> bool:
     """Return whether a path's part is hidden, as `.` and `..` are not."""
     return part.startswith(".") and part not in (".", "..")
