@@ -63,7 +63,8 @@ def measured(
         rows = run.open_table(table, work)
         tell = (lambda _line: None) if quiet else _write_line
         failed = run.measure(opened, work, rows, settings, table, tell, progress)
-    return run.relabelled([row for task in work for row in run.done(task, rows)], opened), failed
+    measured_rows = [row for task in work for row in run.done(task, rows)]
+    return run.relabelled(measured_rows, opened), failed
 
 
 def measured_before(tables: list[str], opened: OpenedSuite | None) -> tuple[tuple[Result, ...], Failures]:
@@ -72,7 +73,7 @@ def measured_before(tables: list[str], opened: OpenedSuite | None) -> tuple[tupl
     Of a suite they are those of its models, with its labels; a model without a row has an error.
     """
     with _usage_errors("robustcheck calibrate --help"):
-        rows = joined([(Path(table), read(Path(table))) for table in tables])
+        rows = joined([(path, read(path)) for path in map(Path, tables)])
     if opened is None:
         return rows, {}
     run.check_labels(opened)

@@ -3,11 +3,9 @@
 from collections.abc import Iterator, Sequence
 from math import isnan
 
-from rich.console import Console
-
 from ...exporters.forms import Tried
 from ..report.terminal import WIDE, Pen, Trimmed, table_of
-from .output import ascii_only
+from .output import ascii_only, console_for
 
 HEADS = ("=form", ">MB", ">images/s", ">cosine", ">recall@10", ">features", "=")
 SPEED = 2  # the column that is left out of a narrow terminal
@@ -17,8 +15,9 @@ LEGEND = (
 )
 
 
-def show_forms(forms: Sequence[Tried], written: str, console: Console) -> None:
+def show_forms(forms: Sequence[Tried], written: str) -> None:
     """Print a row for each form, and what the forms with a fault have. written: the name of the one in the file."""
+    console = console_for()
     pen = Pen(ascii_only(console))
     lines = [list(HEADS)]
     lines += [list(_row(form, written)) for form in forms]

@@ -71,7 +71,7 @@ def _in_file(name: str) -> Any:
         hint = tuple[Waiver, ...]
     elif "parser" in row.more:
         hint = ByteSize | None
-    limits = {"ge": least, "le": row.more.get("max"), "pattern": row.pattern}
+    limits: Values = {"ge": least, "le": row.more.get("max"), "pattern": row.pattern}
     return hint, Field(row.default, alias=key_of(name), description=row.about, **limits)
 
 

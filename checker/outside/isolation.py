@@ -21,7 +21,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from signal import SIGINT, SIGTERM
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, get_type_hints
 
 from ..core.model_size import MAX_MODEL_SIZE
@@ -119,9 +118,7 @@ class Wall:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         while self._waiting:
             self._waiting.pop().close()
 

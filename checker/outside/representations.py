@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..arrays import NOT_READABLE
 from ..core.evidence import PreprocessingFacts
 from ..errors import EnvironmentFaultError, UsageError
 from ..text import VERSION, frozen, one_line, quoted
+from .storage.documents import replacing
 from .storage.places import local_path
 
 Rows = npt.NDArray[np.floating[Any]]
@@ -122,20 +122,15 @@ class Saver:
 
     def write(self, provenance: Provenance) -> None:
         """Make the file, or replace the existing one. At least one row was added."""
-        temporary = self._path.with_name(f".{self._path.name}.{token_hex(8)}.tmp")
-        try:
-            with self._errors():
-                self._file.flush()
-                shape = (len(self._names), self._width)
-                rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
-                made_with = np.array(provenance.model_dump_json())
-                names = np.array(self._names)
-                digests = np.array(self._digests)
-                with temporary.open("xb") as file:
-                    np.savez(file, made_with=made_with, representations=rows, names=names, digests=digests)
-                temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with self._errors():
+            self._file.flush()
+            shape = (len(self._names), self._width)
+            rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
+            made_with = np.array(provenance.model_dump_json())
+            names = np.array(self._names)
+            digests = np.array(self._digests)
+            with replacing(self._path) as file:
+                np.savez(file, made_with=made_with, representations=rows, names=names, digests=digests)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -20,11 +20,10 @@ a file of the system:
     checker/outside/isolation:Wall.n_side_by_side checker/outside/isolation:_own_bytes
     checker/core/model/watched:stamps_writes checker/core/runtime/devices:cpu_name
 a stream of this process:
-    checker/child:_read checker/child:main checker/cli/process:_end checker/cli/process:_mend_streams
-    checker/cli/process:say
+    checker/child:_read checker/child:main checker/cli/process:_mend_streams checker/cli/process:_silence
 it is written:
     checker/questions/calibrate/run:append checker/cli/process:announce
-    checker/outside/storage/documents:write_atomically
+    checker/outside/storage/documents:replacing checker/outside/storage/documents:write_atomically
 what a child of this process has just written:
     checker/questions/calibrate/plan:_sizes
 a number of bytes of a store's file:

@@ -206,7 +206,8 @@ def sign(
         today=datetime.now(UTC).date(),
     )
     code = call.answer(result)
-    if code == 3 or ("rerun", "agrees") not in [(finding.check, finding.status) for finding in result.findings]:
+    agreed = [finding.check for finding in result.findings if finding.status == "agrees"]
+    if code == 3 or "rerun" not in agreed:
         return max(code, 1)
     about = sealed(report_about(report, model))
     if about.binding is None or about.binding.result_digest != result.result_digest:  # not what was measured
@@ -220,7 +221,8 @@ def sign(
             f"robustcheck check {quoted(model)} --images PHOTOS --waivers FILE -o json=report.json --sign KEY",
         )
     statement = signature.statement(about, digest, model)
-    lines = [f"wrote {bundle}: {result.comparison or about.verdict.verdict} attested for {model}"]
+    verdict = result.comparison or about.verdict.verdict
+    lines = [f"wrote {bundle}: {verdict} attested for {model}"]
     if key is not None:
         content = signature.sign(statement, key)
     else:
@@ -234,7 +236,8 @@ def sign(
     write_atomically(bundle, content)
     say_home(call.settings.quiet)
     if call.settings.quiet < 2:
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+        for line in lines:
+            sys.stdout.write(f"{printable(line)}\n")
     return code
 
 

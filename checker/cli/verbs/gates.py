@@ -95,7 +95,8 @@ def _show(call: Call, form: str = "terminal") -> int:
         text = settings.value_text(key, entry["value"])
         source = entry["source"]
         style = "dim" if source == settings.DEFAULT else "bold"
-        table.add_row(pen.say(key), pen.name(text), pen.name(source, style))
+        from_where = pen.name(source, style)
+        table.add_row(pen.say(key), pen.name(text), from_where)
     file = pen.name(f"file: {resolved.file or 'none'}")
     console.print(Trimmed(Group(table, file)))
     return 0
@@ -241,7 +242,8 @@ def compare(
             photos = thumbnails_of([pictured(result)], settings.options, wall)
         result = result.model_copy(update={"thumbnails": photos.thumbnails})
     code = call.answer(result)
-    process.announce((), call.destinations, enabled=not settings.no_ci, summary=result.to_markdown())
+    summary = result.to_markdown()
+    process.announce((), call.destinations, enabled=not settings.no_ci, summary=summary)
     call.invocation.judged = True
     return code
 

@@ -47,7 +47,8 @@ def scan(call: Question, model: Model, block: Several = None) -> int:
     call.begin()
     if (saved := call.settings.save_representations) is not None:
         check_extra("--save-representations", Path(saved), (), call.destinations, "rows.npz")
-    return call.answer(call.measured(run.scan, model, blocks=block or (), save_representations=saved))
+    report = call.measured(run.scan, model, blocks=block or (), save_representations=saved)
+    return call.answer(report)
 
 
 @question(
@@ -228,4 +229,5 @@ def directions(
 
     call.begin()
     sets = {"labelled": inside, "shifted": shifted or (), "classes": classes or ()}
-    return call.answer(call.measured(run.directions, model, head=head, baseline=baseline, **sets))
+    report = call.measured(run.directions, model, head=head, baseline=baseline, **sets)
+    return call.answer(report)

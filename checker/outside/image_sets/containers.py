@@ -100,11 +100,12 @@ class Rows:
 
     def missing(self, index: int, value: str) -> UsageError:
         """Return the error for a row without its file."""
-        shown = value if is_url(value) else str(self.path.parent / value)
+        place = value if is_url(value) else self.path.parent / value
+        number = self.numbers[index]
         column = PATH_COLUMNS[self.columns[index]]
         return UsageError(
-            f"{self.path}: row {self.numbers[index]}: {column} is {value:.{SHOWN}}; there is no such file",
-            f"ls -l {quoted(shown):.{SHOWN}}  # paths are relative to the folder of {self.path.name}",
+            f"{self.path}: row {number}: {column} is {value:.{SHOWN}}; there is no such file",
+            f"ls -l {quoted(place):.{SHOWN}}  # paths are relative to the folder of {self.path.name}",
         )
 
 
@@ -256,7 +257,8 @@ def tensor_entries(path: File) -> list[ListedImage]:
                 "numpy.savez a file for each shape",
             )
         prefix = f"{path.name}/{key}" if key else path.name
-        entries += [ListedImage(f"{prefix}#{row:08d}", partial(block.__getitem__, row)) for row in range(len(block))]
+        for row in range(len(block)):
+            entries.append(ListedImage(f"{prefix}#{row:08d}", partial(block.__getitem__, row)))
     return entries
 
 
@@ -271,7 +273,9 @@ def _arrays_in(path: File, hint: str) -> dict[str, Any]:
                     f"{path}: file is not a plain array (it starts with {start!r}); it must be npy or npz", hint
                 )
             loaded = np.load(local, mmap_mode="r", allow_pickle=False)
-            return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+            if isinstance(loaded, np.ndarray):
+                return {"": loaded}
+            return dict(loaded)
     except EnvironmentFaultError:
         raise
     except _NO_ARRAY as fault:
@@ -332,8 +336,9 @@ class ParquetTable:
         window = self._position[row] // WINDOW
         with self._lock:
             if window not in self._windows:
+                start = window * WINDOW
                 self._windows = {n: rows for n, rows in self._windows.items() if n == window - 1}
-                self._windows[window] = self._fetch(self._order[window * WINDOW : (window + 1) * WINDOW])
+                self._windows[window] = self._fetch(self._order[start : start + WINDOW])
             content = self._windows[window][row]
         if isinstance(content, UnreadableImageError):
             raise content
@@ -346,8 +351,8 @@ class ParquetTable:
             first, index, group = self._groups[place]
             _, path = self._files[index]
             try:
-                read = self._open(path).read_row_group(group, columns=[self._columns[index]])
-                column = read.column(0)
+                file = self._open(path)
+                (column,) = file.read_row_group(group, columns=[self._columns[index]]).columns
             except EnvironmentFaultError:
                 raise
             except _DAMAGE as fault:
@@ -377,14 +382,11 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[ListedImage]:
 
             with copied(path) as local:
                 reader = ipc.open_stream(pyarrow.memory_map(str(local)))
-            name_of_column = _image_column(path, reader.schema)
-            column = pyarrow.chunked_array(
-                [_sound(batch.column(name_of_column)) for batch in reader],
-                type=reader.schema.field(name_of_column).type,
-            )
-        entries += [
-            ListedImage(f"{name}#{row:08d}", partial(_cell, column, row, path.parent)) for row in range(len(column))
-        ]
+            of_images = reader.schema.field(_image_column(path, reader.schema))
+            arrays = [_sound(batch.column(of_images.name)) for batch in reader]
+            column = pyarrow.chunked_array(arrays, type=of_images.type)
+        for row in range(len(column)):
+            entries.append(ListedImage(f"{name}#{row:08d}", partial(_cell, column, row, path.parent)))
     if not entries:
         raise UsageError(f"{files[0][1]}: no rows found; at least one image is needed")
     return entries
@@ -431,8 +433,10 @@ def _image_column(path: File, schema: Any) -> str:
         return usual[0]
     if len(fitting) == 1:
         return str(fitting[0])
-    columns = ", ".join(f"{field.name} ({field.type})"[:60] for field in schema)
-    raise UsageError(f"{path}: columns are {columns}; one must be named image and hold bytes, or struct{{bytes, path}}")
+    columns = [f"{field.name} ({field.type})"[:60] for field in schema]
+    raise UsageError(
+        f"{path}: columns are {', '.join(columns)}; one must be named image and hold bytes, or struct{{bytes, path}}"
+    )
 
 
 def _cell(column: Any, row: int, folder: File) -> bytes:

@@ -6,7 +6,6 @@ Each row of a list (.txt) or manifest (.csv, .jsonl) must name a file that is th
 import glob
 import os
 import re
-import shlex
 import stat
 from collections.abc import Sequence
 from functools import cache, partial
@@ -16,7 +15,7 @@ from ...core.evidence import STOCK
 from ...core.images.entries import Entries, Kind, ListedImage
 from ...errors import CannotAssessError, UsageError
 from ...paths import SUFFIXES, nearest_path
-from ...text import quoted
+from ...text import is_onnx, quoted
 from ..storage import places
 from ..storage.places import Place, Url, folder_files, is_ignored, parse_place, visible
 from ..storage.stores import RemoteFile, open_url
@@ -82,9 +81,10 @@ def _of_file(spec: str, path: File) -> tuple[Kind, Entries]:
         return "list" if ending == ".txt" else "manifest", manifest_entries(path)
     if ending in (".npy", ".npz"):
         return "tensors", Entries.of(containers.tensor_entries(path))
-    if isinstance(path, RemoteFile) and path.is_signed and ending in SUFFIXES:  # its folder knows no key
-        return "image", Entries.of([ListedImage(path.name, partial(read_remote, path))])
-    if isinstance(path, RemoteFile) and path.is_signed:
+    if isinstance(path, RemoteFile) and path.is_signed:  # its folder knows no key
+        if ending in SUFFIXES:
+            image = ListedImage(path.name, partial(read_remote, path))
+            return "image", Entries.of([image])
         raise UsageError(
             f"{spec}: image set has a signed URL; only an image, a list or an array can have one", "copy it here first"
         )
@@ -107,66 +107,73 @@ def _index_url(url: Url) -> tuple[Kind, Entries]:
     except FileNotFoundError as fault:
         if glob.has_magic(file.path):
             parts = file.path.split("/")
-            first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+            first = list(map(glob.has_magic, parts)).index(True)
+            pattern = parts[first:]
             folder = file
-            for _ in parts[first:]:
+            for _ in pattern:
                 folder = folder.parent
-            matching = visible(folder.names_like("/".join(parts[first:])))
+            matching = visible(folder.names_like("/".join(pattern)))
             return _by_content(spec, "glob", folder, _without_models(spec, matching))
         raise UsageError(
             f"{spec}: image set is not readable (no such file or folder); it must be {KINDS}", "look at the URL"
         ) from fault
     if kind == "directory":
-        return _by_content(spec, "folder", file, _without_models(spec, visible(file.names_below())))
+        names = visible(file.names_below())
+        return _by_content(spec, "folder", file, _without_models(spec, names))
     return _of_file(spec, file)
 
 
 def _without_models(spec: str, names: list[str]) -> list[str]:
     """Return the names of a place in a store. Raises UsageError for an ONNX file there, which may be meant, too."""
-    if models := [name for name in names if name.lower().endswith(".onnx")]:
+    for name in filter(is_onnx, names):
+        photos = spec.rstrip("/*") + "/*.jpg"
         raise UsageError(
-            f"{spec}: place holds ONNX files ({models[0]}); one in a store that gives photos must hold none",
-            f"--images {shlex.quote(spec.rstrip('/*') + '/*.jpg')}",
+            f"{spec}: place holds ONNX files ({name}); one in a store that gives photos must hold none",
+            f"--images {quoted(photos)}",
         )
     return names
 
 
 def _index_pattern(place: Place) -> tuple[Kind, Entries]:
     """List the files of numbered names, which on this machine must all exist before anything is read."""
-    start, slash, rest = places.as_typed(place).partition("{")
+    start, _, rest = places.as_typed(place).partition("{")
     above, slash, name = start.rpartition("/")
     names = expand_braces(f"{name}{{{rest}")
+    folder: File
     if isinstance(place, Url):
         if "?" in rest:
             raise UsageError(
                 f"{place}: a key in the URL opens one file; numbered names need a store without a key", "copy them here"
             )
-        return _by_content(str(place), "glob", open_url(Url(above, place.protocol)), names)
-    folder = Path(above + slash).expanduser()
-    if missing := next((name for name in names if not (folder / name).exists()), None):
-        raise UsageError(
-            f"{place}: file {folder / missing} is missing; all {len(names)} names of a pattern must be there",
-            f"ls {shlex.quote(str(folder))}",
-        )
+        folder = open_url(Url(above, place.protocol))
+    else:
+        folder = Path(above + slash).expanduser()
+        for file in map(folder.joinpath, names):
+            if not file.exists():
+                raise UsageError(
+                    f"{place}: file {file} is missing; all {len(names)} names of a pattern must be there",
+                    f"ls {quoted(folder)}",
+                )
     return _by_content(str(place), "glob", folder, names)
 
 
 def _index_glob(spec: str) -> tuple[Kind, Entries]:
     parts = Path(spec).expanduser().parts
-    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    first = list(map(glob.has_magic, parts)).index(True)
+    fixed = Path(*parts[:first])
 
     def leaves_out(folder: str) -> bool:
         below = Path(folder).relative_to(fixed)
         return below != Path() and is_ignored(below.as_posix())
 
-    paths = places.expand(parts, places.unreadable_folder, lambda folder: folder_files(Path(folder)), leaves_out)
-    matches = map(Path, paths)
-    files = [(path.relative_to(fixed).as_posix(), path) for path in matches if not path.is_dir()]
+    paths = map(Path, places.expand(parts, places.unreadable_folder, folder_files, leaves_out))
+    names = visible(path.relative_to(fixed).as_posix() for path in paths if not path.is_dir())
+    names.sort(key=lambda name: (name.count("/"), name))
     real_folder = cache(os.path.realpath)
     by_file: dict[tuple[str, str], str] = {}
-    for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):
-        if not is_ignored(name):
-            by_file.setdefault((real_folder(path.parent), path.name), name)
+    for name in names:
+        path = fixed / name
+        by_file.setdefault((real_folder(path.parent), path.name), name)
     return _by_content(spec, "glob", fixed, list(by_file.values()))
 
 
@@ -185,13 +192,13 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
         elif name.lower().endswith(_COMPRESSED_TARS):
             raise UsageError(
                 f"{name}: shard is compressed; shards must be plain .tar so that images can be read in any order",
-                f"gunzip {shlex.quote(name)} (or the like), then name the .tar",
+                f"gunzip {quoted(name)} (or the like), then name the .tar",
             )
-    present = [ending for ending, group in others.items() if group]
-    if len(present) + bool(images) > 1:
-        kinds = ", ".join((["images"] if images else []) + present)
+    groups = {"images": images, **others}
+    kinds = [kind for kind, group in groups.items() if group]
+    if len(kinds) > 1:
         raise UsageError(
-            f"{spec}: content is a mixture ({kinds}); an image set must be of one kind",
+            f"{spec}: content is a mixture ({', '.join(kinds)}); an image set must be of one kind",
             "name one kind with a quoted glob, for example 'folder/*.tar'",
         )
     if images:
@@ -202,10 +209,11 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
         return "parquet", containers.ParquetTable(others[".parquet"]).entries()
     if others[".arrow"]:
         return "arrow", Entries.of(containers.arrow_entries(others[".arrow"]))
+    place = spec if glob.has_magic(spec) else quoted(spec)
     raise CannotAssessError(
         f"{spec}: no images found among {len(names)} files; at least one is needed: image files, .tar shards, "
         ".parquet or .arrow files",
-        f"ls {spec if glob.has_magic(spec) else shlex.quote(spec)}  # images are known by suffix: .jpg, .png, .webp, …",
+        f"ls {place}  # images are known by suffix: .jpg, .png, .webp, …",
     )
 
 
@@ -213,7 +221,7 @@ def _refuse_pipe(file: File) -> None:
     """Refuse what would be opened here and never end."""
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise UsageError(
-            f"{file}: file is a device, pipe or folder; a regular file is needed", f"ls -lL {shlex.quote(str(file))}"
+            f"{file}: file is a device, pipe or folder; a regular file is needed", f"ls -lL {quoted(file)}"
         )
 
 
@@ -241,7 +249,8 @@ def expand_braces(text: str) -> list[str]:
     """
     names = [""]
     for index, part in enumerate(_BRACES.split(text)):
-        choices = [part] if index % 2 == 0 else _choices(text, part)
+        is_inside = index % 2 == 1
+        choices = _choices(text, part) if is_inside else [part]
         if len(names) * len(choices) > MOST_NAMES:
             raise _too_many(text)
         names = [name + choice for name in names for choice in choices]
@@ -259,8 +268,10 @@ def _choices(text: str, inside: str) -> list[str]:
         raise UsageError(f"{text}: range is {inside}; it must run upwards", f"{{{end}..{start}}}")
     if last - first >= MOST_NAMES:
         raise _too_many(text)
-    width = max(len(start), len(end)) if "0" in (start[0], end[0]) else 0
-    return [f"{number:0{width}d}" for number in range(first, last + 1)]
+    width = 0
+    if "0" in (start[0], end[0]):
+        width = max(len(start), len(end))
+    return [f"{number:0{width}}" for number in range(first, last + 1)]
 
 
 def _too_many(text: str) -> UsageError:

@@ -47,27 +47,31 @@ def manifest_entries(path: File) -> Entries:
                     "image",
                     _show(path, number),
                 )
-            if is_url(value) and (shown := redact(value)) != value:
+            shown = _shown(value)
+            if shown != value:
                 full_urls[len(names)] = value
-                names.append(shown)
-            else:
-                names.append(value)
+            names.append(shown)
             numbers.append(number)
             columns.append(column)
+            text = None
             if label is not None:
-                text = str(label)
-                labels += [None] * (len(names) - 1 - len(labels))
-                labels.append(shared.setdefault(text, text))
+                text = shared.setdefault(str(label), str(label))
+            labels.append(text)
             if isinstance(folder, RemoteFile) or is_url(value):  # looked for when it is read
-                _check_row(folder, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]:.{SHOWN}}")
+                row = f"{path}: row {number}: {PATH_COLUMNS[column]} is {shown:.{SHOWN}}"
+                _check_row(folder, value, row)
             elif len(names) <= containers.CHECKED_ROWS and not os.path.isfile(folder / value):  # noqa: PTH113 # as in containers.py
                 raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
     if not names:
         raise UsageError(f"{path}: no images listed; at least one is needed", f"cat {quoted(path)}")
-    if labels:
-        labels += [None] * (len(names) - len(labels))
     rows = Rows(path, numbers, bytes(columns))
-    return Entries.listed(names, Files(folder, names, labels or None, rows, full_urls).entry)
+    files = Files(folder, names, labels if shared else None, rows, full_urls)
+    return Entries.listed(names, files.entry)
+
+
+def _shown(path: str) -> str:
+    """Return a row's path as its image is named: a URL without its keys."""
+    return redact(path) if is_url(path) else path
 
 
 def list_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
@@ -84,8 +88,7 @@ def label_column(path: File, column: str) -> list[tuple[int, str, object]]:
     """
     with _text(path) as file:
         rows = ROWS[path.suffix.lower()](path, file, column)
-        cells = [(number, str(value), label) for number, _, value, label in rows]
-    return [(number, redact(value) if is_url(value) else value, label) for number, value, label in cells]
+        return [(number, _shown(str(value)), label) for number, _, value, label in rows]
 
 
 def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
@@ -119,7 +122,8 @@ def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Ro
                 column = _path_column(path, reader.line_num, cells)
                 cell = cells[PATH_COLUMNS[column]]
                 label = cells.get(label_name, len(header))
-            padded = [*row, *[None] * (len(header) + 1 - len(row))]
+            n_missing = len(header) + 1 - len(row)
+            padded = [*row, *[None] * n_missing]
             yield reader.line_num, column, padded[cell], padded[label]
     except csv.Error as fault:
         raise UsageError(
@@ -219,7 +223,8 @@ def _text(path: File) -> Iterator[TextIO]:
     except (OSError, UnicodeDecodeError) as fault:
         reason = str(fault)
         if isinstance(fault, UnicodeDecodeError):  # its position would be that in a piece of the file
-            reason = f"byte 0x{fault.object[fault.start]:02x}: {fault.reason}"
+            byte = fault.object[fault.start]
+            reason = f"byte 0x{byte:02x}: {fault.reason}"
         raise UsageError(
             f"{path}: file is not readable UTF-8 text ({reason}); a list or manifest must be", f"file {quoted(path)}"
         ) from fault

@@ -110,7 +110,10 @@ def open_iterable(images: Iterable[ImageLike], *, seed: int = 0, limit: int | No
     kind, items = _listed(images)
     entries = _path_entries(items) if kind == "paths" else _entries(kind, items)
     chosen = _drawn(entries, seed, limit)
-    return ImageSource(f"{len(items)} {_WORDS[kind][len(items) > 1]}", kind, chosen, len(items), seed, given=True)
+    singular, plural = _WORDS[kind]
+    n_items = len(items)
+    spec = f"{n_items} {plural if n_items > 1 else singular}"
+    return ImageSource(spec, kind, chosen, n_items, seed, given=True)
 
 
 def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[RawImage]]:

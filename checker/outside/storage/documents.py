@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
 from ....thresholds import read_start
 from ...errors import EnvironmentFaultError, UsageError
@@ -117,21 +119,28 @@ def write_atomically(place: Place, text: str | bytes) -> None:
         final = Path(os.path.realpath(place))
         if final.is_symlink():  # in a circle
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        # nobody can lay a link under a name that is not known; two containers can have one process number
-        temporary = final.with_name(f".{final.name}.{token_hex(8)}.tmp")
-        file = temporary.open("xb")
-        try:
-            with file:
-                file.write(content)
-            temporary.replace(final)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(final) as file:
+            file.write(content)
     except OSError as fault:
         look = "df -h" if fault.errno in FULL else "ls -ld"
         raise EnvironmentFaultError(
             f"{place}: report is not written ({fault.strerror}); it must be written whole",
             f"{look} {quoted(place.parent)}",
         ) from fault
+
+
+@contextmanager
+def replacing(final: Path) -> Iterator[BinaryIO]:
+    """Open a file of another name, which takes the place of `final` where the block ends without an error."""
+    # nobody can lay a link under a name that is not known; two containers can have one process number
+    temporary = final.with_name(f".{final.name}.{token_hex(8)}.tmp")
+    file = temporary.open("xb")
+    try:
+        with file:
+            yield file
+        temporary.replace(final)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def replace_with_error(place: Place, document: str) -> None:

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from ...core.progress import TellLine
 from ...errors import EnvironmentFaultError, RobustcheckError, UsageError
 from ...text import frozen, quoted
-from .places import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text
+from .places import HUB_OFFLINE, Url, is_hub_offline, redact, without_secrets
 from .stores import PIECE_BYTES, RemoteFile, StoreError, hub_endpoint, load_hub_client
 
 HUB = "https://huggingface.co"
@@ -282,10 +282,8 @@ def _hub_error(fault: Exception, address: Address, shown: str) -> RobustcheckErr
         return EnvironmentFaultError(
             f"{shown}: the hub accepts no more requests for now (429)", "wait, or export HF_TOKEN=…"
         )
-    reason = " ".join(str(fault).split())
-    for secret in filter(None, (os.environ.get(name, "").strip() for name in TOKENS)):
-        reason = reason.replace(secret, HIDDEN)
-    return StoreError(shown, f"{type(fault).__name__}: {redact_text(reason)}"[:300])
+    tokens = [os.environ.get(name, "").strip() for name in TOKENS]
+    return StoreError(shown, without_secrets(f"{type(fault).__name__}: {fault}", tokens))
 
 
 def _is_plain(name: str) -> bool:

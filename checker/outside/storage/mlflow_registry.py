@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ...errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 from ...text import Texts, frozen
-from .places import HIDDEN, Url, redact, redact_text, secrets
+from .places import Url, redact, secrets, without_secrets
 from .stores import environment, limit_bytes, too_large
 
 if TYPE_CHECKING:
@@ -199,10 +199,8 @@ def _mlflow_errors(shown: str) -> Iterator[None]:
 
 def _without_secrets(text: str, server: str = "") -> str:
     """Return another library's message in one line, without passwords and tokens."""
-    hidden = [*secrets(server), *(os.environ.get(name, "") for name in PASSWORDS)]
-    for secret in filter(None, hidden):
-        text = text.replace(secret, HIDDEN)
-    return redact_text(" ".join(text.split()))[:300]
+    passwords = [os.environ.get(name, "") for name in PASSWORDS]
+    return without_secrets(text, [*secrets(server), *passwords])
 
 
 @contextmanager

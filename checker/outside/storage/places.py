@@ -9,7 +9,6 @@ import fnmatch
 import glob
 import os
 import re
-import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from ...errors import UsageError
 from ...paths import SUFFIXES
-from ...text import Texts, frozen, type_name
+from ...text import Texts, frozen, quoted, type_name
 
 OFFLINE = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but "" and 0 refuses URLs of other machines
 HUB_OFFLINE = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
@@ -188,6 +187,13 @@ def redact_text(text: str) -> str:
     return _IN_TEXT.sub(lambda match: match[1] + redact(match[2]), text)
 
 
+def without_secrets(text: str, hidden: Iterable[str]) -> str:
+    """Return another library's message in one line of at most 300 characters, without URLs' keys and what is hidden."""
+    for secret in filter(None, hidden):
+        text = text.replace(secret, HIDDEN)
+    return redact_text(" ".join(text.split()))[:300]
+
+
 def secrets(url: str) -> Texts:
     """Return the secret parts of a URL, as written and unescaped, longest first."""
     from urllib.parse import parse_qsl, unquote, urlsplit  # noqa: PLC0415 # only where there is a URL
@@ -232,7 +238,8 @@ def walk(
                 continue
             raise error(fault) from fault
         names = [name for name, yes in is_folder.items() if yes]
-        yield top, names, [name for name, yes in is_folder.items() if not yes]
+        files = [name for name, yes in is_folder.items() if not yes]
+        yield top, names, files
         below = [os.path.join(top, name) for name in names]  # noqa: PTH118
         waiting.extend(below) if shortest_first else waiting.extendleft(reversed(below))
 
@@ -257,7 +264,7 @@ def expand(
     """
     if parts[-1] == "**":
         parts = [*parts, "*"]
-    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    first = list(map(glob.has_magic, parts)).index(True)
     as_folder = "{}/".format
     matches = [os.path.join("", *parts[:first])]  # noqa: PTH118
     is_checked = True
@@ -273,7 +280,8 @@ def expand(
             read_below(folder or ".")
         is_checked = False
         for top, names, _ in walk(sorted(folders, key=as_folder), None, shortest_first=True):
-            names[:] = sorted((name for name in names if not name.startswith(".")), key=as_folder)
+            shown = [name for name in names if not name.startswith(".")]
+            names[:] = sorted(shown, key=as_folder)
             matches.append(top)
     return matches
 
@@ -312,11 +320,11 @@ def unreadable_folder(fault: OSError) -> UsageError:
     """Return the error for an unreadable folder of images."""
     return UsageError(
         f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
-        f"ls -ld {shlex.quote(str(fault.filename))}",
+        f"ls -ld {quoted(fault.filename)}",
     )
 
 
-def folder_files(folder: Path) -> list[str]:
+def folder_files(folder: str | Path) -> list[str]:
     """Return the names of all visible files below a folder, relative to it, with `/` as separator.
 
     A folder that links lead to twice is entered once, by the first name in sorted order.

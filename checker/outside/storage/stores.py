@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ...errors import EnvironmentFaultError, UsageError, install_hint
-from .places import HIDDEN, Url, parse_place, redact_text, secrets
+from .places import Url, parse_place, secrets, without_secrets
 
 PIECE_BYTES = 16 * 2**20  # of a download: one request each, 16 MiB
 BUFFER_BYTES = 2**18  # read ahead in a file that is read here and there, 256 KiB
@@ -247,10 +247,8 @@ def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError):  # their messages hold the raw URL
         raise FileNotFoundError(errno.ENOENT, "no such file", shown) from None
     except Exception as fault:  # noqa: BLE001 # each store raises classes of its own
-        reason = " ".join(f"{type(fault).__name__}: {fault}".split())
-        for secret in (*secrets(url.raw), *secrets(path)):
-            reason = reason.replace(secret, HIDDEN)
-        raise StoreError(shown, redact_text(reason)[:300]) from None
+        hidden = (*secrets(url.raw), *secrets(path))
+        raise StoreError(shown, without_secrets(f"{type(fault).__name__}: {fault}", hidden)) from None
 
 
 def open_url(url: Url) -> RemoteFile:
