@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer._click import Command
 from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
@@ -69,50 +70,40 @@ class Verbs(typer.Typer):
         return self.command(name, cls=Verb, epilog=epilog, rich_help_panel=panel)
 
 
-def _named(option: TyperOption | None) -> TyperOption | None:
-    """Give the names of the option `--help` an order, since typer's is that of a set."""
-    if option is not None:
-        option.help = f"Show this help; {ALL}: every option."
-        option.metavar = ""
-        option.opts.sort(key=len)
-    return option
-
-
-def _colour_terminals_alone() -> None:
-    """Let typer colour the help of a terminal only. Typer itself colours what goes to a pipe on GitHub, too."""
-    from typer import rich_utils
-
-    rich_utils.FORCE_TERMINAL = None
-
-
-class Group(TyperGroup):
-    """A group of verbs, or the whole app."""
+class _Helpful(Command):
+    """A command with help in typer's look."""
 
     def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """Return the option `--help`."""
-        return _named(super().get_help_option(ctx))
+        """Return the option `--help`, with its names in an order: typer's is that of a set."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.help = f"Show this help; {ALL}: every option."
+            option.metavar = ""
+            option.opts.sort(key=len)
+        return option
 
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Print the help in typer's look (called by `--help`)."""
-        _colour_terminals_alone()
+        """Print the help (called by `--help`), in colour on a terminal only: typer also colours a pipe on GitHub."""
+        from typer import rich_utils
+
+        rich_utils.FORCE_TERMINAL = None
         super().format_help(ctx, formatter)
 
 
-class Verb(TyperCommand):
+class Group(_Helpful, TyperGroup):
+    """A group of verbs, or the whole app."""
+
+
+class Verb(_Helpful, TyperCommand):
     """A verb whose `--help` shows the options that are typed most, and whose `--help-all` shows every one."""
 
-    def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """Return the option `--help`."""
-        return _named(super().get_help_option(ctx))
-
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Print the help in typer's look (called by `--help`)."""
+        """Print the help, without the options that are rarely typed."""
         line = getattr(ctx.find_root().obj, "line", None)
         shown = copy(self)
         if line is not None and ALL not in line.words:
             shown.params = [param for param in self.params if not _is_rare(param)]
-        _colour_terminals_alone()
-        TyperCommand.format_help(shown, ctx, formatter)
+        super(Verb, shown).format_help(ctx, formatter)
 
 
 def _is_rare(param: Any) -> bool:

@@ -50,20 +50,23 @@ def split_images(words: Words, *, images_typed: bool, strict: bool) -> tuple[lis
         UsageError: no model comes first, more than one image set, a place with both images and ONNX files, a last
             folder with neither; a report.
     """
+    is_typed = images_typed or strict
+    *others, last = words
     holds = {word: _holds(word) for word in words}
-    if len(words) > 1 and not (images_typed or strict):
-        holds[words[-1]] = _holds_as_last(words[-1], holds[words[-1]])
+    if others and not is_typed:
+        holds[last] = _holds_as_last(last, holds[last])
     images = [word for word in words if holds[word] == {"images"}]
     models = [word for word in words if word not in images]
-    if not images and len(words) > 1 and len(holds[words[-1]]) > 1 and not (images_typed or strict):
+    if others and not (is_typed or images) and len(holds[last]) > 1:
+        again = shlex.join(["robustcheck", *others])
         raise UsageError(
-            f"{words[-1]}: place holds images and ONNX files; it is not clear which are meant",
-            f"{shlex.join(['robustcheck', *models[:-1]])} --images {quoted(words[-1])}",
+            f"{last}: place holds images and ONNX files; it is not clear which are meant",
+            f"{again} --images {quoted(last)}",
         )
     is_first = words[0] in images
     if is_first and images_typed:  # a folder without a model
         return list(words), None
-    if not images or (len(images) == 1 and not (images_typed or strict or is_first)):
+    if not images or (len(images) == 1 and not (is_typed or is_first)):
         return models, images[0] if images else None
     parents = {str(Path(image).parent) for image in images}
     is_of_one_folder = len(images) > 1 and len(parents) == 1 and parents != {"."}

@@ -20,7 +20,7 @@ from ..text import Texts, frozen, quoted
 from .confinement import check_log, check_outputs, refuse_unsafe
 from .destinations import Destination, bundle_at, check_extra, check_target, destinations_of, split, template_of
 from .named_models import expand, fill
-from .options import PLACEHOLDER, Words, path_of
+from .options import PLACEHOLDER, Settings, Words
 from .settings import Resolved
 
 
@@ -29,13 +29,11 @@ class Plan:
     """What a check does, decided before anything is opened."""
 
     models: Texts
+    settings: Settings
+    """those that hold"""
     options: Options
-    """what moves the numbers"""
-    thresholds: Path | None
-    """None: the packaged profile"""
+    """those that move the numbers"""
     limits: Limits
-    is_timed: bool
-    """whether a time was given that one model may take, which those that run side by side would share"""
     decide: Callable[..., Gate]
     """the gate's decision, by the rules that hold here"""
     notes: Texts
@@ -45,16 +43,6 @@ class Plan:
     """by model, the file"""
     signed: Sequence[Destination]
     """the reports that get a signature, each with its model"""
-    key: Path | None
-    log_file: Path | None
-    quiet: int
-    verbose: int
-    color: str
-    has_time: bool
-    """whether reports contain how long it took"""
-    has_thumbnails: bool
-    annotates: bool
-    """whether a run on GitHub Actions writes annotations and the summary"""
 
 
 def plan_of(words: Words, resolved: Resolved) -> Plan:
@@ -81,23 +69,14 @@ def plan_of(words: Words, resolved: Resolved) -> Plan:
     )
     return Plan(
         models=tuple(models),
+        settings=settings,
         options=settings.options,
-        thresholds=path_of(settings.thresholds),
         limits=limits,
-        is_timed=bool(settings.timeout),
         decide=gate,
         notes=resolved.notes(),
         documents=documents,
         representations=representations,
         signed=signed,
-        key=path_of(settings.sign),
-        log_file=path_of(settings.log_file),
-        quiet=settings.quiet,
-        verbose=settings.verbose,
-        color=settings.color,
-        has_time=not settings.no_time,
-        has_thumbnails=not settings.no_thumbnails,
-        annotates=not settings.no_ci,
     )
 
 

@@ -36,6 +36,7 @@ from . import output, process
 from .command_line import Invocation
 from .destinations import Destination, bundle_at, check_target, fill_stdout, remove_earlier, template_of
 from .named_models import refuse_missing, target_of
+from .options import path_of
 from .output import print_result, write_files
 from .plan import Plan
 from .progress import progress_lines
@@ -61,19 +62,20 @@ def run(plan: Plan, invocation: Invocation, wall: Wall) -> int:
         invocation: is told whether the run judged.
         wall: has the child processes that read models and images.
     """
+    settings = plan.settings
     wall.limits = plan.limits
     remove_earlier(plan.documents)
     refuse_missing(plan.models)
-    with log_written(plan.log_file, on_stderr=plan.verbose > 1):
-        if plan.key is not None:  # its import takes long: the earlier documents are gone by now
+    with log_written(path_of(settings.log_file), on_stderr=settings.verbose > 1):
+        if settings.sign is not None:  # its import takes long: the earlier documents are gone by now
             from ..trust.verify.signature import check_key
 
-            check_key(plan.key)
-        profile = load_profile(plan.thresholds)
+            check_key(Path(settings.sign))
+        profile = load_profile(path_of(settings.thresholds))
         if len(plan.models) > 1:  # an image set that can't be opened is the call's fault, not each model's
             asked, about = _image_set(plan.options)
             wall.run("outside.image_sets.open:count_images", asked, int, about=about, is_last=False)
-        if not (plan.quiet or fill_stdout(plan.documents)):
+        if not (settings.quiet or fill_stdout(plan.documents)):
             from ..report import terminal  # noqa: F401 # while the child still imports
         outcomes = _outcomes(plan, profile, invocation, wall)
         deliver(plan, outcomes, wall)
@@ -110,7 +112,7 @@ def _outcomes(plan: Plan, profile: Profile, invocation: Invocation, wall: Wall) 
             return fault
 
     outcomes: dict[str, Outcome] = {}
-    with progress_lines(plan.quiet, several=len(models) > 1) as progress_of:
+    with progress_lines(plan.settings.quiet, several=len(models) > 1) as progress_of:
         with wall.threads(n) as pool:
             for model, result in zip(models, (pool.map if n > 1 else map)(judged, models), strict=True):
                 if n == 1 or not isinstance(result, NotReadError | EnvironmentFaultError):
@@ -125,7 +127,8 @@ def _n_side_by_side(plan: Plan, wall: Wall) -> int:
     device = plan.options.device
     may_be_gpu = device != "auto" or any(map(os.path.exists, GPUS))
     on_gpu = device != "cpu" and may_be_gpu
-    if len(plan.models) == 1 or on_gpu or plan.is_timed or not all(map(os.path.isfile, plan.models)):
+    is_timed = bool(plan.settings.timeout)  # a time that those side by side would share
+    if len(plan.models) == 1 or on_gpu or is_timed or not all(map(os.path.isfile, plan.models)):
         return 1
     with suppress(OSError, ValueError):  # no size is known of a broken link, or in a folder that can't be listed
         sizes: list[int] = []
@@ -156,7 +159,7 @@ def _gated(plan: Plan, model: str, result: Report) -> Report:
     decision = plan.decide(verdict, model, leads_to=target_of(model), today=today)
     LOG.info("%s: %s; exit code %d: %s", model, verdict.verdict, decision.exit_code, decision.rule)
     changed: Fields = {"gate": decision, "notes": (*result.notes, *plan.notes)}
-    if not plan.has_time:
+    if plan.settings.no_time:
         changed["time"] = None
     return sealed(result.model_copy(update=changed))
 
@@ -165,8 +168,9 @@ def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
     """Write every report and signature, all at the end. So a run that ends early leaves no part of them."""
     outcomes = list(by_model.values())
     documents = plan.documents
+    settings = plan.settings
     options = FormOptions(n_models=len(outcomes))
-    if plan.has_thumbnails and "html" in [document.form for document in documents]:
+    if "html" in [document.form for document in documents] and not settings.no_thumbnails:
         thumbnails = thumbnails_of(outcomes, plan.options, wall)
         options = replace(thumbnails, n_models=len(outcomes))
 
@@ -178,7 +182,7 @@ def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
         if form != "terminal":
             return forms.render(form, some, options)
         if some is not outcomes:
-            return output.plain(_full(some[0], plan.verbose))
+            return output.plain(_full(some[0], settings.verbose))
         return output.plain(terminal(ascii_only=False))
 
     faults: dict[Destination, BaseException] = {}  # of files; the terminal report lists what is written by then
@@ -189,14 +193,14 @@ def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
         texts[document] = partial(rendered, some, document.form, into_file=True)
     write_files(texts, faults)
     sign_reports(plan, _signed(plan, by_model, faults), by_model, options)
-    process.announce(outcomes, documents, enabled=plan.annotates)
+    process.announce(outcomes, documents, enabled=not settings.no_ci)
     print_result(
         [document for document in documents if document.path is None],
         partial(rendered, outcomes),
         terminal,
         lambda: "\n".join(map(line_of, outcomes)),
-        color=plan.color,
-        quiet=plan.quiet,
+        color=settings.color,
+        quiet=settings.quiet,
         faults=faults,
     )
 
@@ -215,6 +219,7 @@ def _terminal(plan: Plan, by_model: Mapping[str, Outcome], faults: Faults, *, as
 
     from ..report.overview import render_several
 
+    verbose = plan.settings.verbose
     outcomes = list(by_model.values())
     notes = [f"signature: {bundle_at(document)}" for document in _signed(plan, by_model, faults)]
     for model, path in plan.representations.items():
@@ -222,8 +227,8 @@ def _terminal(plan: Plan, by_model: Mapping[str, Outcome], faults: Faults, *, as
             notes.append(f"representations: {path}")
     if len(outcomes) == 1:
         above = [Text(printable(note)) for note in notes]
-        return Group(*above, _full(outcomes[0], plan.verbose, ascii_only))
-    reports = [_full(outcome, plan.verbose, ascii_only) for outcome in outcomes if plan.verbose]
+        return Group(*above, _full(outcomes[0], verbose, ascii_only))
+    reports = [_full(outcome, verbose, ascii_only) for outcome in outcomes if verbose]
     written = [document for document in plan.documents if document.path and document not in faults]
     places = [f"{document.form}: {document.path}" for document in written]
     names = list(map(redact, by_model))
@@ -313,7 +318,8 @@ def sign_reports(
 
     options: what the reports are rendered with. Raises as `signature.sign`.
     """
-    if plan.key is None or not signed:
+    key = path_of(plan.settings.sign)
+    if key is None or not signed:
         return
     from ..trust.verify import signature
 
@@ -324,7 +330,7 @@ def sign_reports(
         text = forms.render("json", [report], options)
         digest = sha256_of(text.encode())
         statement = signature.statement(sealed(report), digest)
-        signatures[bundle_at(destination)] = signature.sign(statement, plan.key)
-    output.say_home(plan.quiet)
+        signatures[bundle_at(destination)] = signature.sign(statement, key)
+    output.say_home(plan.settings.quiet)
     for bundle, text in signatures.items():
         documents.write_atomically(bundle, text)

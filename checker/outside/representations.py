@@ -4,7 +4,6 @@ The file is a NumPy archive (.npz) with one row per image, the names and digests
 made with.
 """
 
-import errno
 import os
 import tempfile
 import zipfile
@@ -151,15 +150,12 @@ def saving(path: str | Path | None) -> AbstractContextManager[Saver | None]:
 def checked_path(path: str | Path) -> Path:
     """Return the path of a representations file. Raises UsageError for another suffix, a folder or a device."""
     file = local_path(path, "representations file")
-    try:
-        local = file.resolve()
-        if any(link.is_symlink() for link in (local, *local.parents)):  # in a circle; before Python 3.13 resolve raises
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    except (OSError, RuntimeError) as fault:
+    local = Path(os.path.realpath(file))
+    if any(link.is_symlink() for link in (local, *local.parents)):  # in a circle
         raise UsageError(
             f"{file}: representations file is a link that leads nowhere; it must lead to a file",
             f"ls -l {quoted(file)}",
-        ) from fault
+        )
     if local.suffix != ".npz":
         raise UsageError(
             f"{file}: representations file has the suffix {local.suffix or '(none)'}; it must be .npz",
