@@ -25,6 +25,7 @@ from .progress import progress_line
 
 Failures = dict[str, RobustcheckError]
 """by model: why it has no row"""
+Measured = tuple[tuple[Result, ...], Failures]
 
 
 def open_named(suite: str | None, name: str) -> OpenedSuite | None:
@@ -51,9 +52,7 @@ def show_plan(
     return 0
 
 
-def measured(
-    opened: OpenedSuite, settings: run.CalibrationSettings, table: Path, quiet: int
-) -> tuple[tuple[Result, ...], Failures]:
+def measured(opened: OpenedSuite, settings: run.CalibrationSettings, table: Path, quiet: int) -> Measured:
     """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
     with progress_line(quiet, opened.suite.name) as progress:
         tell_stage(progress, "reading images and models")
@@ -67,7 +66,7 @@ def measured(
     return run.relabelled(measured_rows, opened), failed
 
 
-def measured_before(tables: list[str], opened: OpenedSuite | None) -> tuple[tuple[Result, ...], Failures]:
+def measured_before(tables: list[str], opened: OpenedSuite | None) -> Measured:
     """Return the rows of results tables.
 
     Of a suite they are those of its models, with its labels; a model without a row has an error.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..outside.storage.places import Place
 
 
+Recognises = Callable[[Path], bool | None]
+"""returns whether a file may be replaced"""
 TEMPLATE = "template"
 _END = ".j2="
 
@@ -153,7 +155,7 @@ def check_target(
     reads: Iterable[Place] = (),
     label: str = "report path",
     option: str = "-o json=",
-    is_own: Callable[[Path], bool | None] | None = None,
+    is_own: Recognises | None = None,
 ) -> None:
     """Check before the work starts, and without a connection, that a place can get a report.
 
@@ -217,7 +219,7 @@ def check_target(
         raise EnvironmentFaultError(f"{path}: folder {folder} is not writable; reports are written into it", look)
 
 
-def _conflict(path: Path, reads: Iterable[Place], is_own: Callable[[Path], bool | None]) -> str:
+def _conflict(path: Path, reads: Iterable[Place], is_own: Recognises) -> str:
     """Return why a document must not replace what is at a path; "" where it may. The file is not parsed."""
     if any(isinstance(read, Path) and read.exists() and path.samefile(read) for read in reads):
         return "a file that this run reads; a report must not replace it"

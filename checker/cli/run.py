@@ -37,7 +37,7 @@ from .command_line import Invocation
 from .destinations import Destination, bundle_at, check_target, fill_stdout, remove_earlier, template_of
 from .named_models import refuse_missing, target_of
 from .options import path_of
-from .output import print_result, write_files
+from .output import Faults, print_result, write_files
 from .plan import Plan
 from .progress import progress_lines
 
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 GPUS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
 """one of these is there on a system with an NVIDIA GPU: a server, a Jetson, Windows' Linux"""
-Faults = Mapping[Destination, BaseException]
 CHILD_BYTES = 1 << 29
 """memory of a child besides its model"""
 
@@ -185,7 +184,7 @@ def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
             return output.plain(_full(some[0], settings.verbose))
         return output.plain(terminal(ascii_only=False))
 
-    faults: dict[Destination, BaseException] = {}  # of files; the terminal report lists what is written by then
+    faults: Faults = {}  # of files; the terminal report lists what is written by then
     terminal = partial(_terminal, plan, by_model, faults)
     texts = {}
     for document in documents:

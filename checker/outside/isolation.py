@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, get_type_hints
 from ..core.model_size import MAX_MODEL_SIZE
 from ..core.progress import LOG, Progress, Tell
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ..text import frozen
+from ..text import Texts, frozen
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +44,7 @@ START = (
 )
 
 
-FLAGS: tuple[str, ...] = ("-P",)
+FLAGS: Texts = ("-P",)
 """Of the interpreter: it takes no module from the current folder, and heeds no variable that this process ignores."""
 if sys.flags.isolated:
     FLAGS = ("-I",)

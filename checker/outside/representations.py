@@ -19,7 +19,7 @@ from ...thresholds.records import Frozen
 from ..arrays import NOT_READABLE
 from ..core.evidence import PreprocessingFacts
 from ..errors import EnvironmentFaultError, UsageError
-from ..text import VERSION, frozen, one_line, quoted
+from ..text import VERSION, Texts, frozen, one_line, quoted
 from .storage.documents import replacing
 from .storage.places import local_path
 
@@ -63,9 +63,9 @@ class Representations:
 
     values: Rows
     """(image, feature) float32 or float64, as the model gave them: finite and not constant"""
-    names: tuple[str, ...]
+    names: Texts
     """of the images"""
-    digests: tuple[str, ...]
+    digests: Texts
     """of the images' pixels"""
     made_with: Provenance
 

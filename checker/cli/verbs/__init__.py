@@ -20,7 +20,7 @@ from ...text import Texts
 from ..command_line import Invocation
 from ..destinations import Destination, destinations_of, remove_earlier
 from ..options import CI, ROWS, VERDICT, Settings, Values, as_tuples, completing, key_of, parameter, path_of
-from ..output import plain, print_report, print_result, write_files
+from ..output import Faults, plain, print_report, print_result, write_files
 from ..progress import progress_line
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Question(Call):
                 return plain(render(ascii_only=False))
             return str(getattr(result, f"to_{form}")())
 
-        faults: dict[Destination, BaseException] = {}
+        faults: Faults = {}
         texts = {destination: partial(text, destination.form) for destination in self.destinations}
         write_files(texts, faults)
         print_result(
@@ -181,7 +181,7 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
     return decorate
 
 
-def output_of(forms: Sequence[str]) -> Values:
+def output_of(forms: Texts) -> Values:
     """Return what the option `output` has for these forms."""
     return {
         "help": f"{', '.join(forms[:-1])} or {forms[-1]}; with =PATH, or a file by its suffix. May be repeated.",

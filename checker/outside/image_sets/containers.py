@@ -30,12 +30,16 @@ from ...core.images.entries import Entries, ListedImage
 from ...core.images.preprocess import DAMAGE, MAX_FILE_BYTES, UnreadableImageError
 from ...errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from ...paths import SUFFIXES
-from ...text import quoted
+from ...text import Fields, quoted
 from ..storage.places import Url, is_hidden, parse_place
 from ..storage.stores import RemoteFile, StoreError, copied, open_url
 
 File = Path | RemoteFile
 """where an image, or a file of many images, is: on this machine, or in a store"""
+Shards = Sequence[tuple[str, File]]
+"""files with many images, each with its name in the set"""
+Contents = dict[int, bytes | UnreadableImageError]
+"""by row"""
 SHOWN = 1000  # characters of a name in a message
 PATH_COLUMNS = ("path", "image", "file")  # of a manifest; the first that is there names the image
 CHECKED_ROWS = 10_000  # rows of a list or manifest whose files are looked for before anything is read
@@ -150,7 +154,7 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)  # 
 WINDOW = 256  # rows of a Parquet file fetched and held together: about 25 MB of 100 kB photos
 
 
-def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[ListedImage]:
+def tar_entries(spec: str, shards: Shards) -> list[ListedImage]:
     """List the image members of tar shards (webdataset) by their headers.
 
     Where members of one sample differ only after the first dot (`7.jpg`, `7.seg.png`), the one with a plain
@@ -262,7 +266,7 @@ def tensor_entries(path: File) -> list[ListedImage]:
     return entries
 
 
-def _arrays_in(path: File, hint: str) -> dict[str, Any]:
+def _arrays_in(path: File, hint: str) -> Fields:
     """Return the arrays of a file by their names, as NumPy maps or reads them."""
     try:
         with copied(path) as local:
@@ -294,7 +298,7 @@ class ParquetTable:
     memory is two windows and one row group, whatever the size of the data set.
     """
 
-    def __init__(self, files: Sequence[tuple[str, File]]) -> None:
+    def __init__(self, files: Shards) -> None:
         self._files = files
         self._parquet = _arrow("parquet", files[0][1])
         self._groups: list[tuple[int, int, int]] = []  # first row over all files, file, row group
@@ -302,7 +306,7 @@ class ParquetTable:
         self._names: list[str] = []
         self._order: list[int] = []
         self._position: dict[int, int] = {}
-        self._windows: dict[int, dict[int, bytes | UnreadableImageError]] = {}
+        self._windows: dict[int, Contents] = {}
         self._lock = threading.Lock()
         for index, (name, path) in enumerate(files):
             file = self._open(path)
@@ -344,8 +348,8 @@ class ParquetTable:
             raise content
         return content
 
-    def _fetch(self, rows: Sequence[int]) -> dict[int, bytes | UnreadableImageError]:
-        contents: dict[int, bytes | UnreadableImageError] = {}
+    def _fetch(self, rows: Sequence[int]) -> Contents:
+        contents: Contents = {}
         starts = [first for first, _, _ in self._groups]
         for place, in_group in itertools.groupby(sorted(rows), lambda row: bisect(starts, row) - 1):
             first, index, group = self._groups[place]
@@ -367,7 +371,7 @@ class ParquetTable:
         return contents
 
 
-def arrow_entries(files: Sequence[tuple[str, File]]) -> list[ListedImage]:
+def arrow_entries(files: Shards) -> list[ListedImage]:
     """List the rows of a saved Hugging Face data set, whose `*.arrow` files but `cache-*` are memory-mapped.
 
     Raises UsageError (no image column, no rows), CannotAssessError (damaged), EnvironmentFaultError.

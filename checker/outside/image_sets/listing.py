@@ -26,6 +26,8 @@ from .manifests import ROWS, manifest_entries
 KINDS = (
     "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), .tar shards, .parquet, .arrow, .npy or .npz"
 )
+Listed = tuple[Kind, Entries]
+"""what a set is, and its images"""
 MOST_NAMES = 100_000  # of one pattern with braces
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -47,7 +49,7 @@ def parse_image_set(images: str | Place | None) -> Place | None:
     return None if images is None or images == STOCK else parse_place(images)
 
 
-def list_images(place: Place) -> tuple[Kind, Entries]:
+def list_images(place: Place) -> Listed:
     """List all images of a set, unread and unordered.
 
     Raises UsageError, EnvironmentFaultError, CannotAssessError as `source.open_images`.
@@ -75,7 +77,7 @@ def list_images(place: Place) -> tuple[Kind, Entries]:
     return _of_file(spec, path)
 
 
-def _of_file(spec: str, path: File) -> tuple[Kind, Entries]:
+def _of_file(spec: str, path: File) -> Listed:
     ending = path.suffix.lower()
     if ending in ROWS:
         return "list" if ending == ".txt" else "manifest", manifest_entries(path)
@@ -91,7 +93,7 @@ def _of_file(spec: str, path: File) -> tuple[Kind, Entries]:
     return _by_content(spec, "image", path.parent, [path.name])
 
 
-def _index_url(url: Url) -> tuple[Kind, Entries]:
+def _index_url(url: Url) -> Listed:
     """List the images of a URL as list_images does. Raises StoreError too, where the store can't be reached."""
     file = open_url(url)
     spec = str(url)
@@ -134,7 +136,7 @@ def _without_models(spec: str, names: list[str]) -> list[str]:
     return names
 
 
-def _index_pattern(place: Place) -> tuple[Kind, Entries]:
+def _index_pattern(place: Place) -> Listed:
     """List the files of numbered names, which on this machine must all exist before anything is read."""
     start, _, rest = places.as_typed(place).partition("{")
     above, slash, name = start.rpartition("/")
@@ -157,7 +159,7 @@ def _index_pattern(place: Place) -> tuple[Kind, Entries]:
     return _by_content(str(place), "glob", folder, names)
 
 
-def _index_glob(spec: str) -> tuple[Kind, Entries]:
+def _index_glob(spec: str) -> Listed:
     parts = Path(spec).expanduser().parts
     first = list(map(glob.has_magic, parts)).index(True)
     fixed = Path(*parts[:first])
@@ -177,7 +179,7 @@ def _index_glob(spec: str) -> tuple[Kind, Entries]:
     return _by_content(spec, "glob", fixed, list(by_file.values()))
 
 
-def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tuple[Kind, Entries]:
+def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> Listed:
     """List files as images, tar shards, or tables, as their suffixes say; a mixture is refused."""
     images: list[str] = []
     others: dict[str, list[tuple[str, File]]] = {".tar": [], ".parquet": [], ".arrow": []}

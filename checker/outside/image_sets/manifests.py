@@ -76,7 +76,7 @@ def _shown(path: str) -> str:
 
 def list_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
     """Read the rows of a list, which has one path per line; blank lines are left out."""
-    for number, line in enumerate(_lines(path, file), 1):
+    for number, line in _lines(path, file):
         if not line.isspace():
             yield number, 0, line.removesuffix("\n"), None
 
@@ -97,7 +97,7 @@ def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Ro
 
     def lines() -> Iterator[str]:
         nonlocal letters
-        for number, line in enumerate(_lines(path, file), 1):
+        for number, line in _lines(path, file):
             letters += len(line)
             if letters > ROW_LETTERS:
                 raise _too_long(path, number)
@@ -131,14 +131,14 @@ def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Ro
         ) from fault
 
 
-def _lines(path: File, file: TextIO) -> Iterator[str]:
-    """Read the lines of a file, which may be one line of any size. Raises UsageError beyond `ROW_LETTERS`."""
+def _lines(path: File, file: TextIO) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file with their numbers. Raises UsageError for one of more than `ROW_LETTERS`."""
     number = 0
     while line := file.readline(ROW_LETTERS + 1):
         number += 1
         if len(line) > ROW_LETTERS:
             raise _too_long(path, number)
-        yield line
+        yield number, line
 
 
 def _too_long(path: File, number: int) -> UsageError:
@@ -160,7 +160,7 @@ def _json(line: str) -> object:
 
 def jsonl_rows(path: File, file: TextIO, label_name: str = "label") -> Iterator[Row]:
     """Read the rows of a JSON Lines file. Raises UsageError (no object, no key of a path)."""
-    for number, line in enumerate(_lines(path, file), 1):
+    for number, line in _lines(path, file):
         if line.isspace():
             continue
         try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ...errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
-from ...text import Texts, frozen
+from ...text import Texts, frozen, is_onnx
 from .places import Url, redact, secrets, without_secrets
 from .stores import environment, limit_bytes, too_large
 
@@ -154,8 +154,8 @@ def fetch_mlflow(client: MlflowClient, entry: MlflowEntry, folder: Path) -> Mlfl
         place = place.parent
     else:
         files = sorted(path for path in place.rglob("*") if path.is_file())
-    models = [path for path in files if path.suffix.lower() == ".onnx"]
-    return MlflowFiles(place, tuple(path.relative_to(place).as_posix() for path in models))
+    names = [path.relative_to(place).as_posix() for path in files]
+    return MlflowFiles(place, tuple(filter(is_onnx, names)))
 
 
 def _listed_bytes(entry: MlflowEntry, tracking_uri: str) -> int:

@@ -33,6 +33,8 @@ _IN_TEXT = re.compile(r"(?<![A-Za-z0-9+.-])([0-9+.-]*+)([A-Za-z][A-Za-z0-9+.-]++
 _ADDRESSES = ("hf", *REGISTRY, "abfs", "abfss", "az", "wasb", "wasbs")  # where what comes before @ is not a secret
 SET_SUFFIXES = (*SUFFIXES, ".txt", ".csv", ".jsonl", ".ndjson", ".npy", ".npz", ".tar", ".parquet", ".arrow")
 """of a file that is an image set"""
+ErrorOf = Callable[[OSError], Exception]
+"""makes the error to raise of a folder that can't be read"""
 _IGNORED_PARTS = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
 
 
@@ -213,7 +215,7 @@ def secrets(url: str) -> Texts:
 
 
 def walk(
-    folders: Iterable[str], error: Callable[[OSError], Exception] | None, *, shortest_first: bool = False
+    folders: Iterable[str], error: ErrorOf | None, *, shortest_first: bool = False
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk folders as os.walk does, following links, but enter each folder once.
 
@@ -246,7 +248,7 @@ def walk(
 
 def expand(
     parts: Sequence[str],
-    error: Callable[[OSError], Exception],
+    error: ErrorOf,
     read_below: Callable[[str], object],
     is_left_out: Callable[[str], bool] = lambda folder: False,
 ) -> list[str]:
@@ -286,7 +288,7 @@ def expand(
     return matches
 
 
-def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None) -> list[str]:
+def _named(folder: str, part: str, error: ErrorOf | None) -> list[str]:
     """Return a folder's paths that one part of a glob matches."""
     try:
         if glob.has_magic(part):

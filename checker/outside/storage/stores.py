@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ...errors import EnvironmentFaultError, UsageError, install_hint
+from ...text import Fields
 from .places import Url, parse_place, secrets, without_secrets
 
 PIECE_BYTES = 16 * 2**20  # of a download: one request each, 16 MiB
@@ -268,7 +269,7 @@ def open_url(url: Url) -> RemoteFile:
         raise EnvironmentFaultError(
             f"{url}: package fsspec is not installed; URLs need it", install_hint("remote")
         ) from fault
-    options: dict[str, Any] = {}
+    options: Fields = {}
     if url.protocol == "hf":
         load_hub_client(url)
         options["endpoint"] = hub_endpoint()
