@@ -26,6 +26,7 @@ from .progress import progress_line
 Failures = dict[str, RobustcheckError]
 """by model: why it has no row"""
 Measured = tuple[tuple[Result, ...], Failures]
+"""the rows of models, and why others have none"""
 
 
 def open_named(suite: str | None, name: str) -> OpenedSuite | None:

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 GPUS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
 """one of these is there on a system with an NVIDIA GPU: a server, a Jetson, Windows' Linux"""
+Outcomes = dict[str, Outcome]
+"""by model, what came of it"""
 CHILD_BYTES = 1 << 29
 """memory of a child besides its model"""
 
@@ -88,7 +90,7 @@ def _image_set(options: Options) -> tuple[Fields, str]:
     return asked, redact(options.images or "bundled photos")
 
 
-def _outcomes(plan: Plan, profile: Profile, invocation: Invocation, wall: Wall) -> dict[str, Outcome]:
+def _outcomes(plan: Plan, profile: Profile, invocation: Invocation, wall: Wall) -> Outcomes:
     """Check the models, side by side where possible, and alone again where memory or time was lacking."""
     models = plan.models
     n = _n_side_by_side(plan, wall)
@@ -110,7 +112,7 @@ def _outcomes(plan: Plan, profile: Profile, invocation: Invocation, wall: Wall) 
                 raise
             return fault
 
-    outcomes: dict[str, Outcome] = {}
+    outcomes: Outcomes = {}
     with progress_lines(plan.settings.quiet, several=len(models) > 1) as progress_of:
         with wall.threads(n) as pool:
             for model, result in zip(models, (pool.map if n > 1 else map)(judged, models), strict=True):
@@ -163,7 +165,7 @@ def _gated(plan: Plan, model: str, result: Report) -> Report:
     return sealed(result.model_copy(update=changed))
 
 
-def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
+def deliver(plan: Plan, by_model: Outcomes, wall: Wall) -> None:
     """Write every report and signature, all at the end. So a run that ends early leaves no part of them."""
     outcomes = list(by_model.values())
     documents = plan.documents
@@ -204,14 +206,14 @@ def deliver(plan: Plan, by_model: Mapping[str, Outcome], wall: Wall) -> None:
     )
 
 
-def _signed(plan: Plan, by_model: Mapping[str, Outcome], faults: Faults) -> list[Destination]:
+def _signed(plan: Plan, by_model: Outcomes, faults: Faults) -> list[Destination]:
     """Return the reports that get a signature: those with a verdict that are written."""
     lost = [document.path for document in faults]
     judged = [d for d in plan.signed if isinstance(by_model[d.model], Report)]
     return [document for document in judged if document.path not in lost]
 
 
-def _terminal(plan: Plan, by_model: Mapping[str, Outcome], faults: Faults, *, ascii_only: bool) -> RenderableType:
+def _terminal(plan: Plan, by_model: Outcomes, faults: Faults, *, ascii_only: bool) -> RenderableType:
     """Return the terminal report about all models. faults: of the documents that are not written."""
     from rich.console import Group
     from rich.text import Text
@@ -310,9 +312,7 @@ def log_written(path: Path | None, *, on_stderr: bool) -> Iterator[None]:
         LOG.setLevel(level)
 
 
-def sign_reports(
-    plan: Plan, signed: Sequence[Destination], by_model: Mapping[str, Outcome], options: FormOptions
-) -> None:
+def sign_reports(plan: Plan, signed: Sequence[Destination], by_model: Outcomes, options: FormOptions) -> None:
     """Write the signature of each report. A model without a verdict has none.
 
     options: what the reports are rendered with. Raises as `signature.sign`.

@@ -40,6 +40,8 @@ IN_MEMORY = "model.onnx"  # its name in the private folder, which no report show
 SCHEMES = ("hf", *HTTP, *REGISTRY, *ON_THIS_MACHINE)  # those of fsspec's stores have two slashes
 LIBRARIES = ("open_clip", "timm", "torchvision", "transformers")  # of checkpoints: `robustcheck export` loads them
 OTHERS = {"wandb": "wandb artifact get", "oci": "oras pull"}  # not read here: their own clients fetch them
+ShownPaths = Mapping[Path, object]
+"""by the path of a copy, what is shown in its place"""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):(?!//)")
 
 
@@ -56,8 +58,7 @@ class LocalModel:
     """whether it was never a file"""
     origin: Origin | None = None
     """what its address meant, of a hub or a registry"""
-    names: Mapping[Path, object] = field(default_factory=dict)
-    """what is shown in place of the paths of a copy"""
+    names: ShownPaths = field(default_factory=dict)
 
     def shown(self, text: str) -> str:
         """Return a text with names in place of the paths of a copy."""
@@ -172,7 +173,7 @@ def on_this_machine(
 
 
 @contextmanager
-def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) -> Iterator[None]:
+def _renamed(names: ShownPaths, hint_of: Callable[[str], str] = str) -> Iterator[None]:
     """Replace the paths of copies in errors by names, after `hint_of` has changed the hint."""
     try:
         yield
@@ -182,7 +183,7 @@ def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) 
         raise
 
 
-def _with_names(text: str, names: Mapping[Path, object]) -> str:
+def _with_names(text: str, names: ShownPaths) -> str:
     for path, name in names.items():
         text = text.replace(str(path), str(name))
     return text
@@ -235,7 +236,7 @@ def _registered(url: Url, folder: Path, tell: TellLine | None) -> Iterator[Local
         command = command.replace(str(path), path.name)
         return f"mlflow artifacts download -u {quoted(url)} -d . && {command}"
 
-    names: dict[Path, object] = {path: url, path.parent: url}
+    names: ShownPaths = {path: url, path.parent: url}
     with _renamed(names, fetched_first):
         origin = Origin(address=shown, revision=entry.revision, file=chosen)
         yield LocalModel(path, shown, fetched=True, origin=origin, names=names)
@@ -253,7 +254,7 @@ def _remote(url: Url, folder: Path, preprocess: str | None, tell: TellLine | Non
     if name.strip(". ") == "":
         raise UsageError(f"{file}: model's URL ends in no file name; one .onnx file is needed", "look at the URL")
     path = folder / name
-    names: dict[Path, object] = {}
+    names: ShownPaths = {}
     if file.parent.name == HUB_FOLDER:  # sidecars are looked for above that folder, too
         path = folder / HUB_FOLDER / name
         path.parent.mkdir()

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, get_type_hints
 from ..core.model_size import MAX_MODEL_SIZE
 from ..core.progress import LOG, Progress, Tell
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ..text import Texts, frozen
+from ..text import Fields, Texts, frozen
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -264,7 +264,7 @@ def unreadable(about: str) -> NotReadError:
     )
 
 
-def _error(content: Mapping[str, Any]) -> RobustcheckError:
+def _error(content: Fields) -> RobustcheckError:
     kinds = {kind.exit_code: kind for kind in (UsageError, CannotAssessError, EnvironmentFaultError)}
     kind = kinds.get(content["exit_code"], RobustcheckError)
     error = kind(str(content["message"]), str(content["hint"]))
@@ -307,7 +307,7 @@ class _Child:
         finally:
             self._lines.put(b"")
 
-    def ask(self, task: str, arguments: Mapping[str, Any], *, about: str, limits: Limits) -> None:
+    def ask(self, task: str, arguments: Fields, *, about: str, limits: Limits) -> None:
         """Send the task; `answer` waits for what comes back."""
         variables = dict(os.environ)
         if limits.model_bytes:

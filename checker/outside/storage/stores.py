@@ -124,7 +124,7 @@ class RemoteFile:
     def _errors(self) -> AbstractContextManager[None]:
         return store_errors(self.url, self.shown, self.path)
 
-    def info(self) -> Mapping[str, Any]:
+    def info(self) -> Fields:
         """Return the store's name, size and type of it. Raises FileNotFoundError, StoreError."""
         with self._errors:
             return dict(self.store.info(self.path))
@@ -206,7 +206,7 @@ class RemoteFile:
             self.store.pipe_file(self.path, content)
 
 
-def _files(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+def _files(entries: Iterable[Fields]) -> list[str]:
     return [entry["name"] for entry in entries if entry["type"] == "file"]
 
 
