@@ -4,7 +4,7 @@ The run asks nothing but its plan. It imports what is heavy at the top: a run im
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,16 @@ from ..report.attestation import is_verdict
 from ..report.forms import one_model
 from ..text import Texts, frozen, quoted
 from .confinement import check_log, check_outputs, refuse_unsafe
-from .destinations import Destination, bundle_at, check_extra, check_target, destinations_of, split, template_of
+from .destinations import (
+    Destination,
+    Destinations,
+    bundle_at,
+    check_extra,
+    check_target,
+    destinations_of,
+    split,
+    template_of,
+)
 from .named_models import expand, fill
 from .options import PLACEHOLDER, Settings, Words
 from .settings import Resolved
@@ -38,10 +47,10 @@ class Plan:
     """the gate's decision, by the rules that hold here"""
     notes: Texts
     """settings that a report mentions"""
-    documents: Sequence[Destination]
+    documents: Destinations
     representations: Mapping[str, str]
     """by model, the file"""
-    signed: Sequence[Destination]
+    signed: Destinations
     """the reports that get a signature, each with its model"""
 
 
@@ -125,7 +134,7 @@ def _refuse_template(resolved: Resolved, form: str) -> None:
         )
 
 
-def _representations(path: str | None, models: Words, documents: Sequence[Destination]) -> dict[str, str]:
+def _representations(path: str | None, models: Words, documents: Destinations) -> dict[str, str]:
     """Return the file of `--save-representations` per model; empty where none is set.
 
     Raises as `fill`, `check_extra` and `checked_path`; UsageError for one file and several models.
@@ -148,7 +157,7 @@ def _representations(path: str | None, models: Words, documents: Sequence[Destin
     return files
 
 
-def _signed(resolved: Resolved, models: Words, documents: Sequence[Destination]) -> list[Destination]:
+def _signed(resolved: Resolved, models: Words, documents: Destinations) -> list[Destination]:
     """Return the JSON reports that get a signature, each with its model; none without a key.
 
     Raises UsageError: no JSON report goes to a file, one is about several models, a signature may not go next to it.

@@ -27,7 +27,7 @@ from ..errors import COMMANDS, RobustcheckError, UsageError, as_error
 from ..text import printable
 from . import help
 from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
-from .destinations import Destination, fill_stdout, remove_signature
+from .destinations import Destination, Destinations, fill_stdout, remove_signature
 from .output import UndeliveredError, error_document, is_broken_pipe
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
     """
     on_terminal = sys.stderr.isatty()
     width = shutil.get_terminal_size().columns
-    is_dumb = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    colour = colour and on_terminal and not is_dumb
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    colour = colour and on_terminal and not is_plain
     try:
         for label, code, text in (("error:", 31, " ".join(message.split())), ("hint:", 36, hint)):
             shown = f"{label} {printable(text)}"
@@ -157,7 +157,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
 
 def announce(
-    outcomes: Sequence[Outcome], destinations: Sequence[Destination], *, enabled: bool = True, summary: str = ""
+    outcomes: Sequence[Outcome], destinations: Destinations, *, enabled: bool = True, summary: str = ""
 ) -> None:
     """Annotate models and write the summary on GitHub Actions.
 

@@ -34,7 +34,7 @@ from ..report.words import exit_code_of, line_of
 from ..text import VERSION, Fields, printable, sha256_of
 from . import output, process
 from .command_line import Invocation
-from .destinations import Destination, bundle_at, check_target, fill_stdout, remove_earlier, template_of
+from .destinations import Destination, Destinations, bundle_at, check_target, fill_stdout, remove_earlier, template_of
 from .named_models import refuse_missing, target_of
 from .options import path_of
 from .output import Faults, print_result, write_files
@@ -312,7 +312,7 @@ def log_written(path: Path | None, *, on_stderr: bool) -> Iterator[None]:
         LOG.setLevel(level)
 
 
-def sign_reports(plan: Plan, signed: Sequence[Destination], by_model: Outcomes, options: FormOptions) -> None:
+def sign_reports(plan: Plan, signed: Destinations, by_model: Outcomes, options: FormOptions) -> None:
     """Write the signature of each report. A model without a verdict has none.
 
     options: what the reports are rendered with. Raises as `signature.sign`.

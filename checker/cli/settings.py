@@ -145,7 +145,9 @@ class Resolved:
             return self.settings.device.partition(":")[0].lower() not in EXACT_DEVICES
         value: Any = getattr(self.settings, FIELDS[key])
         default = ROWS_BY_KEY[key].default
-        return bool(value > default if key == "max-bad" else value != default)
+        if key == "max-bad":
+            return bool(value > default)
+        return bool(value != default)
 
     def shown(self, key: str) -> str:
         """Write a setting's value in a few words, without secrets."""

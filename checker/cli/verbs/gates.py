@@ -13,18 +13,7 @@ from ...text import Texts, as_json, quoted
 from .. import process
 from ..confinement import check_outputs, refuse_unsafe
 from ..destinations import check_extra
-from ..options import (
-    FORMATS,
-    OUTPUT,
-    ROWS,
-    VECTORS,
-    VERDICT,
-    Several,
-    argument,
-    one_of,
-    option,
-    path_of,
-)
+from ..options import FORMATS, OUTPUT, ROWS, VECTORS, VERDICT, Several, argument, one_of, option, path_of
 from ..output import ascii_only, console_for
 from . import AS_FOR_A_CHECK, Call, Question, question, takes
 
@@ -95,8 +84,8 @@ def _show(call: Call, form: str = "terminal") -> int:
         text = settings.value_text(key, entry["value"])
         source = entry["source"]
         style = "dim" if source == settings.DEFAULT else "bold"
-        from_where = pen.name(source, style)
-        table.add_row(pen.say(key), pen.name(text), from_where)
+        where = pen.name(source, style)
+        table.add_row(pen.say(key), pen.name(text), where)
     file = pen.name(f"file: {resolved.file or 'none'}")
     console.print(Trimmed(Group(table, file)))
     return 0

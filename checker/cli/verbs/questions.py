@@ -8,16 +8,7 @@ from typing import Annotated, Literal
 from ...errors import CannotAssessError, UsageError
 from .. import process
 from ..destinations import check_extra
-from ..options import (
-    IMAGES,
-    MODEL,
-    OUTPUT,
-    VERDICT,
-    Model,
-    Several,
-    argument,
-    option,
-)
+from ..options import IMAGES, MODEL, OUTPUT, VERDICT, Model, Several, argument, option
 from . import AS_FOR_A_CHECK, Question, question
 
 Baseline = Annotated[

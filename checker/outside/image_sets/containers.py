@@ -355,8 +355,8 @@ class ParquetTable:
             first, index, group = self._groups[place]
             _, path = self._files[index]
             try:
-                file = self._open(path)
-                (column,) = file.read_row_group(group, columns=[self._columns[index]]).columns
+                name = self._columns[index]
+                column = self._open(path).read_row_group(group, columns=[name]).column(0)
             except EnvironmentFaultError:
                 raise
             except _DAMAGE as fault:
