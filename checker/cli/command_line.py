@@ -142,8 +142,8 @@ class Invocation:
     line: CommandLine
     documents: Documents | None = None
     """as `CommandLine.documents`; None: those of the line"""
-    annotates: bool | None = None
-    """whether to annotate on GitHub Actions; None until a verb has read its settings"""
+    annotates: bool = True
+    """whether the settings allow to annotate on GitHub Actions; True until a verb has read them"""
     judged: bool = False
     """whether models were checked to the end: with `--strict` nothing else ends with 0"""
     interrupted: Callable[[], bool] = lambda: False

@@ -152,7 +152,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
             from ..report.record import Failed
 
             failed = Failed(model=line.model, message=message, hint=hint, exit_code=code)
-            enabled = "no_ci" not in line.options if invocation.annotates is None else invocation.annotates
+            enabled = invocation.annotates and "no_ci" not in line.options
             announce([failed], [Destination("json", None)], enabled=enabled)  # to stderr, like the error itself
 
 

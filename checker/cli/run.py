@@ -196,7 +196,7 @@ def deliver(plan: Plan, by_model: Outcomes, wall: Wall) -> None:
     sign_reports(plan, _signed(plan, by_model, faults), by_model, options)
     process.announce(outcomes, documents, enabled=not settings.no_ci)
     print_result(
-        [document for document in documents if document.path is None],
+        documents,
         partial(rendered, outcomes),
         terminal,
         lambda: "\n".join(map(line_of, outcomes)),

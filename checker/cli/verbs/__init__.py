@@ -81,11 +81,6 @@ class Question(Call):
             import onnxruntime
         self._forms = forms
 
-    def say(self, line: str) -> None:
-        """Write a line to stdout unless --quiet was given."""
-        if not self.settings.quiet:
-            sys.stdout.write(f"{line}\n")
-
     def begin(self, *reads: Path | None) -> None:
         """Find out where documents go, and remove those of an earlier run. Nothing was opened before.
 

@@ -223,7 +223,8 @@ def compare(
         write_baseline=write_baseline,
     )
     if isinstance(result, FirstBaseline):
-        call.say(f"wrote {write_baseline}; nothing was compared, so there is no verdict")
+        if not settings.quiet:
+            sys.stdout.write(f"wrote {write_baseline}; nothing was compared, so there is no verdict\n")
         return 0
     in_html = "html" in [form for form, *_ in call.destinations]
     if isinstance(result, CompareReport) and in_html and not settings.no_thumbnails:
