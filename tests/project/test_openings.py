@@ -36,8 +36,8 @@ behind the wall (`calibrate` and `export` read models of one's own in the first 
     checker/questions/compare/vectors:_mapped checker/questions/compare/vectors:_parquet
     checker/questions/concepts/sets:_table checker/outside/image_sets/containers:ParquetTable._open
     checker/outside/image_sets/containers:_cell checker/outside/image_sets/containers:_read_span
-    checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/containers:read_file
-    checker/outside/image_sets/containers:read_remote checker/outside/image_sets/containers:_arrays_in
+    checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/files:read_file
+    checker/outside/image_sets/files:read_remote checker/outside/image_sets/containers:_arrays_in
     checker/outside/image_sets/manifests:_text checker/core/images/preprocess:_decode
     checker/core/model/file:_read_bytes checker/core/model/configs:read_object
     checker/core/model/watched:OpenFolder.__init__ checker/core/model/weights:_check_length

@@ -20,7 +20,7 @@ from ..storage import places
 from ..storage.places import Place, Url, folder_files, is_ignored, parse_place, visible
 from ..storage.stores import RemoteFile, open_url
 from . import containers
-from .containers import File, file_entries, read_remote
+from .files import File, file_entries, read_remote
 from .manifests import ROWS, manifest_entries
 
 KINDS = (

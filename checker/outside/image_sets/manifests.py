@@ -16,8 +16,8 @@ from ...text import quoted
 from ..storage import places
 from ..storage.places import Url, parse_place, redact
 from ..storage.stores import RemoteFile, copied
-from . import containers
-from .containers import PATH_COLUMNS, SHOWN, File, Files, Rows, is_url
+from . import files
+from .files import PATH_COLUMNS, SHOWN, File, Files, Rows, is_url
 
 Row = tuple[int, int, object, object]
 """line number, index into PATH_COLUMNS, path, label"""
@@ -29,7 +29,7 @@ ROW_LETTERS = 1 << 20  # of the longest row; one that holds a path and some colu
 def manifest_entries(path: File) -> Entries:
     """List the images that rows name, each of which must be there, unlike a file missing from a folder.
 
-    To look for a million files takes minutes on a network file system, so only the first `containers.CHECKED_ROWS` are
+    To look for a million files takes minutes on a network file system, so only the first `files.CHECKED_ROWS` are
     looked for here; a later row, and one in a store, raises the same error when it is read.
     """
     names: list[str] = []
@@ -60,13 +60,13 @@ def manifest_entries(path: File) -> Entries:
             if isinstance(folder, RemoteFile) or is_url(value):  # looked for when it is read
                 row = f"{path}: row {number}: {PATH_COLUMNS[column]} is {shown:.{SHOWN}}"
                 _check_row(folder, value, row)
-            elif len(names) <= containers.CHECKED_ROWS and not os.path.isfile(folder / value):  # noqa: PTH113 # as in containers.py
+            elif len(names) <= files.CHECKED_ROWS and not os.path.isfile(folder / value):  # noqa: PTH113 # as in files.py
                 raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
     if not names:
         raise UsageError(f"{path}: no images listed; at least one is needed", f"cat {quoted(path)}")
     rows = Rows(path, numbers, bytes(columns))
-    files = Files(folder, names, labels if shared else None, rows, full_urls)
-    return Entries.listed(names, files.entry)
+    listed = Files(folder, names, labels if shared else None, rows, full_urls)
+    return Entries.listed(names, listed.entry)
 
 
 def _shown(path: str) -> str:

@@ -17,7 +17,7 @@ from ...core.images.source import ImageSource, seeded
 from ...errors import EnvironmentFaultError, UsageError
 from ...text import type_name
 from ..storage.places import Place, parse_place, redact
-from .containers import CHECKED_ROWS, Files, file_entries, is_url
+from .files import CHECKED_ROWS, Files, file_entries, is_url
 from .listing import image_files, list_images, parse_image_set
 
 BUNDLED = Path(__file__).parents[2] / "photos"
@@ -44,7 +44,7 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     images: one of listing.KINDS, or its URL (docs/images.md); None, or the word `bundled`, is the bundled photos.
     limit: keep only the first so many.
     Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
-    once. Of a list or manifest the first containers.CHECKED_ROWS rows must name files that are there; a later
+    once. Of a list or manifest the first files.CHECKED_ROWS rows must name files that are there; a later
     row says so when it is read. Raises UsageError (not found, unreadable folder, bad manifest row, no image in a tar,
     limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are
     missing), CannotAssessError (no image; damaged tar, Parquet or npy). With a URL also UsageError (offline),
