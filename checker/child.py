@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from logging import LogRecord
@@ -25,6 +24,7 @@ from typing import Any, BinaryIO, get_args, get_type_hints
 from .core.progress import LOG, Progress, Tell
 from .errors import CannotAssessError, RobustcheckError, as_error
 from .outside.isolation import PACKAGE
+from .text import Fields
 
 FOLDER = Path(__file__).parent
 LIFETIME = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -114,7 +114,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(LIFETIME, signal.SIGKILL)
 
 
-def _answer(request: Mapping[str, Any], fault: Exception | None, answers: BinaryIO) -> None:
+def _answer(request: Fields, fault: Exception | None, answers: BinaryIO) -> None:
     lock = threading.Lock()
 
     def send(kind: str, content: object) -> None:
@@ -156,7 +156,7 @@ def _broken_by(about: str, error: Exception) -> CannotAssessError:
     )
 
 
-def call(task: str, arguments: Mapping[str, Any], tell: Tell) -> Any:
+def call(task: str, arguments: Fields, tell: Tell) -> Any:
     """Call one of TASKS, whose annotations turn JSON values into records; return its answer as JSON values."""
     from pydantic import TypeAdapter  # noqa: PLC0415 # imported with the task
 

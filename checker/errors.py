@@ -42,7 +42,8 @@ class RobustcheckError(Exception):
 
     def __str__(self) -> str:
         """Return message and hint in the words of Python. The command shows its own."""
-        return as_keywords(self.message) + (f"\nhint: {as_keywords(self.hint)}" if self.hint else "")
+        message = as_keywords(self.message)
+        return f"{message}\nhint: {as_keywords(self.hint)}" if self.hint else message
 
 
 _KEYWORDS = re.compile(
@@ -65,7 +66,8 @@ def as_keywords(text: str) -> str:
         value = option[2]
         if value is None:
             return name
-        return f"{name}={value}" if value[0].isdecimal() or value.isupper() else f'{name}="{value}"'
+        is_bare = value[0].isdecimal() or value.isupper()
+        return f"{name}={value}" if is_bare else f'{name}="{value}"'
 
     return text if text.startswith(COMMANDS) else _KEYWORDS.sub(keyword, text)
 

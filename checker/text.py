@@ -167,6 +167,11 @@ def form_of(path: str) -> str:
     return next((form for end, form in FORM_OF.items() if path.lower().endswith(end)), "")
 
 
+def is_onnx(name: str) -> bool:
+    """Return whether a file is named as a model."""
+    return name.lower().endswith(".onnx")
+
+
 _RULES = {
     "extra_forbidden": "there is no such field",
     "missing": "it must be there",

@@ -15,7 +15,7 @@ from ...thresholds.results import Result, ResultsError, joined, read
 from ...thresholds.suite import OpenedSuite, SuiteError, open_suite
 from ..core.progress import tell_stage
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ..outside.storage.stores import write_atomically
+from ..outside.storage.documents import write_atomically
 from ..questions.calibrate.plan import plan, plan_json, refuse_unknown, render_plan
 from ..questions.calibrate.run import measure
 from ..questions.calibrate.table import done, open_table, relabelled
@@ -27,6 +27,8 @@ from .progress import progress_line
 
 Failures = dict[str, RobustcheckError]
 """by model: why it has no row"""
+Measured = tuple[tuple[Result, ...], Failures]
+"""the rows of models, and why others have none"""
 
 
 def open_named(suite: str | None, name: str) -> OpenedSuite | None:
@@ -51,9 +53,7 @@ def show_plan(opened: OpenedSuite, settings: CalibrationSettings, table: Path | 
     return 0
 
 
-def measured(
-    opened: OpenedSuite, settings: CalibrationSettings, table: Path, quiet: int
-) -> tuple[tuple[Result, ...], Failures]:
+def measured(opened: OpenedSuite, settings: CalibrationSettings, table: Path, quiet: int) -> Measured:
     """Measure a suite. Returns the rows of its models, and the errors of those that failed."""
     with progress_line(quiet, opened.suite.name) as progress:
         tell_stage(progress, "reading images and models")
@@ -63,16 +63,17 @@ def measured(
         rows = open_table(table, work)
         tell = (lambda _line: None) if quiet else _write_line
         failed = measure(opened, work, rows, settings, table, tell, progress)
-    return relabelled([row for task in work for row in done(task, rows)], opened), failed
+    measured_rows = [row for task in work for row in done(task, rows)]
+    return relabelled(measured_rows, opened), failed
 
 
-def measured_before(tables: list[str], opened: OpenedSuite | None) -> tuple[tuple[Result, ...], Failures]:
+def measured_before(tables: list[str], opened: OpenedSuite | None) -> Measured:
     """Return the rows of results tables.
 
     Of a suite they are those of its models, with its labels; a model without a row has an error.
     """
     with _usage_errors("robustcheck calibrate --help"):
-        rows = joined([(Path(table), read(Path(table))) for table in tables])
+        rows = joined([(path, read(path)) for path in map(Path, tables)])
     if opened is None:
         return rows, {}
     check_labels(opened)

@@ -4,10 +4,10 @@ Imports only typer and Python's own library, for it is needed where a signal has
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from ..errors import RobustcheckError
-from ..text import Texts, frozen
+from ..text import Texts, frozen, is_onnx
 from .destinations import follows_link, may_write, split
 from .named_models import stems_of
 from .options import PLACEHOLDER, Values, Words
@@ -34,19 +34,23 @@ def safe_documents(outputs: Words, stems: Words, folder: Path | None, *, strict:
     stems: what `{model}` in a path stands for, one path for each; without any, such a path is left out.
     folder: of the settings file, where that names them.
     """
-    documents: Documents = []
-    for form, _, path in map(split, outputs):
-        if PLACEHOLDER in path:
-            documents += [(form, path.replace(PLACEHOLDER, stem)) for stem in stems]
-        else:
-            documents.append((form, path if path != "-" else ""))
 
     def is_safe(path: str) -> bool:
+        if not path:
+            return True
         if folder is not None:
             return may_write(path, folder)
         return not (strict and follows_link(path))
 
-    return [(form, path) for form, path in dict.fromkeys(documents) if not path or is_safe(path)]
+    documents: Documents = []
+    for form, _, path in map(split, outputs):
+        paths = [path]
+        if path == "-":
+            paths = [""]
+        elif PLACEHOLDER in path:
+            paths = [path.replace(PLACEHOLDER, stem) for stem in stems]
+        documents += [(form, place) for place in paths if is_safe(place)]
+    return list(dict.fromkeys(documents))
 
 
 DEFAULT_VERB = "check"
@@ -59,7 +63,7 @@ FORMS_OF = {
 
 LOOK_UPS = ("explain", "--version", "-V")
 """what judges nothing: the exit code is 0 though the reader of its text goes away"""
-HELPS = (("--help",), ("-h",), ("--help-all",))
+HELP_OPTIONS = ("--help", "-h", "--help-all")
 
 
 @frozen
@@ -85,14 +89,15 @@ class CommandLine:
     @property
     def only_informs(self) -> bool:
         """Return whether the call only looks something up, as `explain` and the help of a verb do."""
-        return self.verb in LOOK_UPS or not {self.words, self.words[1:]}.isdisjoint(HELPS)
+        *before, last = self.words or ("",)
+        return self.verb in LOOK_UPS or (last in HELP_OPTIONS and len(before) < 2)
 
     @property
     def model(self) -> str:
         """Return the first argument named like a model, without keys of a URL; "" where there is none."""
         from ..outside.storage.places import redact  # keeps `--help` fast
 
-        return redact(next((word for word in self.arguments if word.lower().endswith(".onnx")), ""))
+        return redact(next(filter(is_onnx, self.arguments), ""))
 
     def typed(self, name: str) -> list[str]:
         """Return the texts that were typed for an option; none for a flag."""
@@ -102,8 +107,11 @@ class CommandLine:
 
     def reads(self, path: str) -> bool:
         """Return whether an argument, or an option but `-o`, names this file."""
-        words = chain(self.arguments, *(self.typed(name) for name in self.options if name != "output"))
-        return os.path.isfile(path) and os.path.realpath(path) in map(os.path.realpath, words)  # noqa: PTH113
+        words = list(self.arguments)
+        for name in self.options.keys() - {"output"}:
+            words += self.typed(name)
+        real_paths = map(os.path.realpath, words)
+        return os.path.isfile(path) and os.path.realpath(path) in real_paths  # noqa: PTH113
 
     def documents(self) -> Documents:
         """Return each `-o FORM[=PATH]` as (form, path). Path "" is stdout; paths that hold `{model}` are left out.
@@ -120,7 +128,8 @@ class CommandLine:
         if is_check and any(PLACEHOLDER in text for text in outputs):
             stems = stems_of(self.arguments)
         documents = safe_documents(outputs, stems, folder, strict="strict" in self.options)
-        return [document for document in documents if document[0] in FORMS_OF.get(self.verb, document)]
+        forms = FORMS_OF.get(self.verb)
+        return [(form, path) for form, path in documents if forms is None or form in forms]
 
 
 @dataclass
@@ -133,8 +142,8 @@ class Invocation:
     line: CommandLine
     documents: Documents | None = None
     """as `CommandLine.documents`; None: those of the line"""
-    annotates: bool | None = None
-    """whether to annotate on GitHub Actions; None until a verb has read its settings"""
+    annotates: bool = True
+    """whether the settings allow to annotate on GitHub Actions; True until a verb has read them"""
     judged: bool = False
     """whether models were checked to the end: with `--strict` nothing else ends with 0"""
     interrupted: Callable[[], bool] = lambda: False
@@ -163,19 +172,24 @@ def read(words: Words, group: TyperGroup) -> CommandLine:
             parser._process_args_for_options(state)  # `parse_args` ends at the first mistake
             is_read = True
     arguments = [word for word in state.largs if word == "-" or not word.startswith("-")]
-    once = [param for param in state.order if isinstance(param, TyperOption) and _takes_one_value(param)]
-    twice = next((param for param in once if once.count(param) > 1), None)
+    counts = Counter(filter(_takes_one_value, state.order))
+    twice = [long_name(param) for param, count in counts.items() if count > 1]
     return CommandLine(
         words=tuple(words),
         arguments=(*arguments, *state.rargs),
         behind_dashes=tuple(state.rargs),
         options=state.opts,
-        twice=max(twice.opts, key=len) if twice else "",
+        twice="".join(twice[:1]),
     )
 
 
-def _takes_one_value(option: TyperOption) -> bool:
-    return not (option.is_flag or option.count or option.multiple)
+def _takes_one_value(param: object) -> bool:
+    return isinstance(param, TyperOption) and not (param.is_flag or param.count or param.multiple)
+
+
+def long_name(param: Any) -> str:
+    """Return the name of an option as people know it, such as --output."""
+    return str(max(param.opts, key=len))
 
 
 def _spelled_out(words: Words) -> list[str]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..text import Texts, quoted
+from ..text import quoted
 
 if TYPE_CHECKING:
     from .settings import Resolved
-from .destinations import Destinations, follows_link, may_write, split
+from .destinations import Destinations, follows_link, may_write, refuse_report, split
 
 
 def folder_of(resolved: Resolved, key: str) -> Path | None:
-    """Return the folder that outputs must stay in.
+    """Return the folder that outputs and the log must stay in: that of the settings file which names them.
 
-    The log must, too. It is the settings file's folder, where that file names them.
-
-    With --strict, where a variable names them, the current folder.
+    With --strict it is the current folder, where a variable names them.
     """
     if resolved.file is not None and resolved.is_from("file", key):
         return Path(resolved.file).parent
@@ -35,7 +32,8 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str]) -> None:
         form, _, path = split(text)
         if path not in ("", "-"):
             shown = redact(path)
-            refuse_unsafe(resolved, ("output",), f"output is {form}={shown}", path, f"-o {form}={quoted(shown)}")
+            again = f"-o {form}={quoted(shown)}"
+            refuse_unsafe(resolved, path, f"output is {form}={shown}", again, "output")
 
 
 def check_log(resolved: Resolved, destinations: Destinations) -> None:
@@ -43,22 +41,20 @@ def check_log(resolved: Resolved, destinations: Destinations) -> None:
     name = resolved.settings.log_file
     if name is None:
         return
-    refuse_unsafe(resolved, ("log-file",), f"log-file is {name}", name, f"--log-file {quoted(name)}")
-    if os.path.realpath(name) in [os.path.realpath(d.path) for d in destinations if isinstance(d.path, Path)]:
-        raise UsageError(
-            f"--log-file is {name}, which a report uses too; it must be another file", "--log-file robustcheck.log"
-        )
+    again = f"--log-file {quoted(name)}"
+    refuse_unsafe(resolved, name, f"log-file is {name}", again, "log-file")
+    refuse_report("--log-file", name, destinations, "robustcheck.log")
 
 
-def refuse_unsafe(resolved: Resolved, keys: Texts, label: str, path: str, again: str) -> None:
+def refuse_unsafe(resolved: Resolved, path: str, label: str, again: str, *keys: str) -> None:
     """Refuse a place for an output that a settings file may not name, or that a link leads to.
 
     Args:
         resolved: the settings.
-        keys: of those that name the place; it must stay in the folder of the first one.
-        label: names the place in errors.
         path: the place.
+        label: names the place in errors.
         again: names it on the command line, which may name any place.
+        keys: of the settings that name the place; it must stay in the folder of the first one.
     """
     folder = folder_of(resolved, keys[0])
     if folder is not None and not may_write(path, folder):
@@ -67,8 +63,8 @@ def refuse_unsafe(resolved: Resolved, keys: Texts, label: str, path: str, again:
             "links that leave it",
             f"{again}  # the command line may name any place",
         )
-    is_trusted = not (resolved.settings.strict or resolved.is_from("file", *keys))
-    if folder is None and not is_trusted and follows_link(path):
+    is_untrusted = resolved.settings.strict or resolved.is_from("file", *keys)
+    if folder is None and is_untrusted and follows_link(path):
         raise UsageError(
             f"{label}, which follows a link; a link in a checkout can lead anywhere, so none is followed",
             f"ls -ld {quoted(path)}",

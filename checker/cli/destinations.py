@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..outside.storage.places import Place
 
 
+Recognises = Callable[[Path], bool | None]
+"""returns whether a file may be replaced"""
 TEMPLATE = "template"
 _END = ".j2="
 
@@ -64,15 +66,17 @@ def is_inside(path: str, folder: str | Path) -> bool:
     try:
         real = os.path.realpath(path)
         root = os.path.realpath(folder)
+        is_below = real != root and os.path.commonpath([real, root]) == root
         # a Path would change the name; a link that is left leads to itself
-        return not os.path.islink(real) and real != root and os.path.commonpath([real, root]) == root  # noqa: PTH114
+        return is_below and not os.path.islink(real)  # noqa: PTH114
     except (OSError, ValueError):  # a name that can't be one; another drive
         return False
 
 
 def may_write(path: str, folder: str | Path) -> bool:
     """Return whether a settings file may name an output: a file below its folder, no pipe or folder."""
-    return is_inside(path, folder) and os.path.exists(path) == os.path.isfile(path)  # noqa: PTH110, PTH113 # as is_inside
+    is_other = os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113 # as is_inside
+    return is_inside(path, folder) and not is_other
 
 
 def follows_link(path: str) -> bool:
@@ -83,8 +87,10 @@ def follows_link(path: str) -> bool:
     path = re.sub(r"^(?:file|local):/+", "/", path, flags=re.IGNORECASE)
     if _URL.match(path) or path.startswith("/dev/"):  # /dev/stdout is a link, and nobody's but the system's
         return False
-    goes_up = os.path.isabs(path) or os.pardir in Path(path).parts  # noqa: PTH117
-    return os.path.islink(path) or not (goes_up or is_inside(path, os.curdir))  # noqa: PTH114
+    place = Path(path)
+    goes_up = place.is_absolute() or os.pardir in place.parts
+    leads_out = not (goes_up or is_inside(path, os.curdir))
+    return leads_out or os.path.islink(path)  # noqa: PTH114
 
 
 class Destination(NamedTuple):
@@ -99,6 +105,11 @@ class Destination(NamedTuple):
 
 
 Destinations = Sequence[Destination]
+
+
+def fill_stdout(destinations: Destinations) -> bool:
+    """Return whether a document goes to stdout; the terminal report is not one."""
+    return any(d.path is None and d.form != "terminal" for d in destinations)
 
 
 def destinations_of(
@@ -144,7 +155,7 @@ def check_target(
     reads: Iterable[Place] = (),
     label: str = "report path",
     option: str = "-o json=",
-    is_own: Callable[[Path], bool | None] | None = None,
+    is_own: Recognises | None = None,
 ) -> None:
     """Check before the work starts, and without a connection, that a place can get a report.
 
@@ -162,8 +173,9 @@ def check_target(
         UsageError: a folder, no such folder, links in a circle, a web server, a file that is read, another file.
         EnvironmentFaultError: a folder that can't be written, a package that is missing.
     """
+    from ..outside.storage.documents import is_ours
     from ..outside.storage.places import Url, local_path
-    from ..outside.storage.stores import is_ours, open_url
+    from ..outside.storage.stores import open_url
 
     if isinstance(place, Url):
         if place.is_http:
@@ -199,14 +211,15 @@ def check_target(
                 other = path.with_name(f"new-{path.name}")
             elif path.suffix == ".json":
                 other = path.with_name("report.json")
-            raise UsageError(f"{path}: {label} is {conflict}", f"{option}{quoted(other)}")
+            again = f"{option}{quoted(other)}"
+            raise UsageError(f"{path}: {label} is {conflict}", again)
     except OSError as fault:
         raise UsageError(f"{path}: {label} is not usable ({fault.strerror}); it must be a file", look) from fault
     if not path.exists() and not os.access(folder, os.W_OK):
         raise EnvironmentFaultError(f"{path}: folder {folder} is not writable; reports are written into it", look)
 
 
-def _conflict(path: Path, reads: Iterable[Place], is_own: Callable[[Path], bool | None]) -> str:
+def _conflict(path: Path, reads: Iterable[Place], is_own: Recognises) -> str:
     """Return why a document must not replace what is at a path; "" where it may. The file is not parsed."""
     if any(isinstance(read, Path) and read.exists() and path.samefile(read) for read in reads):
         return "a file that this run reads; a report must not replace it"
@@ -216,14 +229,21 @@ def _conflict(path: Path, reads: Iterable[Place], is_own: Callable[[Path], bool 
 
 
 def check_extra(option: str, path: Path, reads: Sequence[Place], destinations: Destinations, example: str) -> None:
-    """Check early the path of a further file. A verb writes it with its reports; the work has not started.
+    """Check the path of a further file, which a verb writes with its reports, before the work starts.
 
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
-    from ..outside.storage.stores import FILES, is_ours
+    from ..outside.storage.documents import FILES, is_ours
 
-    check_target(path, reads, f"path of {option}", f"{option} ", partial(is_ours, pattern=FILES[option]))
-    if path.resolve() in [d.path.resolve() for d in destinations if isinstance(d.path, Path)]:
+    is_own = partial(is_ours, pattern=FILES[option])
+    check_target(path, reads, f"path of {option}", f"{option} ", is_own)
+    refuse_report(option, path, destinations, example)
+
+
+def refuse_report(option: str, path: str | Path, destinations: Destinations, example: str) -> None:
+    """Refuse a file for which one of the reports is meant. example: a path for the hint. Raises UsageError."""
+    reports = [os.path.realpath(d.path) for d in destinations if isinstance(d.path, Path)]
+    if os.path.realpath(path) in reports:
         raise UsageError(f"{option} is {path}, which a report uses too; it must be another file", f"{option} {example}")
 
 
@@ -233,23 +253,23 @@ def remove_earlier(destinations: Destinations) -> None:
     So a run leaves none of them, even if it is killed. All signatures go first: none is ever next to another document.
     Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
-    from ..outside.storage import stores
+    from ..outside.storage import documents
 
     files = [(form, path) for form, path, _ in destinations if path is not None]
     for form, path in files:
         remove_signature(form, path)
     for _, path in files:
-        stores.remove_earlier(path)
+        documents.remove_earlier(path)
 
 
 def remove_signature(form: str, report: Place) -> None:
-    """Remove a replaced report's signed verdict. The report may also be missing; in a store there is none.
+    """Remove the signed verdict of a report that is replaced or missing; in a store there is none.
 
     Raises EnvironmentFaultError where it can't be removed.
     """
     if form != "json" or not isinstance(report, Path):
         return
-    from ..outside.storage.stores import is_ours
+    from ..outside.storage.documents import is_ours
     from ..report.attestation import bundle_of, remove_verdict
 
     if is_ours(report) or not report.exists():  # else nothing is replaced

@@ -3,31 +3,34 @@
 from collections.abc import Iterator, Sequence
 from math import isnan
 
-from rich.console import Console
-
 from ...exporters.forms import Tried
 from ..report.terminal import WIDE, Pen, Trimmed, table_of
-from .output import ascii_only
+from .output import ascii_only, console_for
 
-SPEED = ">images/s"  # left out of a narrow terminal
-HEADS = ("=form", ">MB", SPEED, ">cosine", ">recall@10", ">features", "=")
+HEADS = ("=form", ">MB", ">images/s", ">cosine", ">recall@10", ">features", "=")
+SPEED = 2  # the column that is left out of a narrow terminal
 LEGEND = (
     "cosine: of the worst 5 % of the photos. cosine and recall@10: on this CPU / with exact sums, where these differ. "
     "features: outlier features of the original that are kept. *: where int8 sums are exact."
 )
 
 
-def show_forms(forms: Sequence[Tried], written: str, console: Console) -> None:
+def show_forms(forms: Sequence[Tried], written: str) -> None:
     """Print a row for each form, and what the forms with a fault have. written: the name of the one in the file."""
+    console = console_for()
     pen = Pen(ascii_only(console))
-    shown = [place for place, head in enumerate(HEADS) if console.width >= WIDE or head != SPEED]
-    rows = [tuple(_row(form, written)) for form in forms]
-    heads = [HEADS[place] for place in shown]
-    console.print(Trimmed(table_of(pen, heads, [tuple(row[place] for place in shown) for row in rows])))
+    lines = [list(HEADS)]
+    lines += [list(_row(form, written)) for form in forms]
+    if console.width < WIDE:
+        for line in lines:
+            del line[SPEED]
+    heads, *rows = lines
+    console.print(Trimmed(table_of(pen, heads, rows)))
     console.print(pen.say(LEGEND, "dim"))
     for form in forms:
         if form.fault:
-            console.print(pen.say(f"{form.form.name}: {form.fault}"))
+            why = f"{form.form.name}: {form.fault}"
+            console.print(pen.say(why))
 
 
 def _row(tried: Tried, written: str) -> Iterator[str]:

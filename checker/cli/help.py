@@ -9,20 +9,21 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from copy import copy
 from difflib import get_close_matches
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer._click import Command
 from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from ..errors import UsageError
-from ..text import form_of
-from .command_line import CommandLine
+from ..text import form_of, is_onnx
+from .command_line import HELP_OPTIONS, CommandLine, long_name
 from .named_models import with_blanks
 from .options import ROWS, Variables, Words, one_of, words_of
 
@@ -53,76 +54,78 @@ class Verbs(typer.Typer):
     """A typer app, or a group of verbs in one, whose verbs state examples and exit codes."""
 
     def __init__(self, *, name: str, help: str, **settings: Any) -> None:  # typer's word
-        super().__init__(
-            name=name, help=help, cls=Group, context_settings={"help_option_names": ["-h", "--help", ALL]}, **settings
-        )
+        context = {"help_option_names": list(HELP_OPTIONS)}
+        super().__init__(name=name, help=help, cls=Group, context_settings=context, **settings)
 
     def verb(
-        self, name: str | None = None, *, examples: Words, codes: str = "", panel: str | None = None
+        self, *examples: str, name: str | None = None, codes: str = "", panel: str | None = None
     ) -> Callable[[Callable[..., int]], Callable[..., int]]:
         """Decorate a function as a verb.
 
-        name: None = the function's name. examples: command lines. codes: what its exit codes mean. panel: its heading
-        in the help of the app itself.
+        examples: command lines. name: None = the function's name. codes: what its exit codes mean. panel: its heading
+        in the help of the app itself; None = "Commands".
         """
-        epilog = "\n\n".join([*(f"{EXAMPLE}{example}" for example in examples), codes])
+        lines = [EXAMPLE + example for example in examples]
+        epilog = "\n\n".join([*lines, codes])
         return self.command(name, cls=Verb, epilog=epilog, rich_help_panel=panel)
 
 
-def _named(option: TyperOption | None) -> TyperOption | None:
-    """Give the names of the option `--help` an order, since typer's is that of a set."""
-    if option is not None:
-        option.help = f"Show this help; {ALL}: every option."
-        option.metavar = ""
-        option.opts.sort(key=len)
-    return option
-
-
-def _colour_terminals_alone() -> None:
-    """Let typer colour the help of a terminal only. Typer itself colours what goes to a pipe on GitHub, too."""
-    from typer import rich_utils
-
-    rich_utils.FORCE_TERMINAL = None
-
-
-class Group(TyperGroup):
-    """A group of verbs, or the whole app."""
+class _Helpful(Command):
+    """A command with help in typer's look."""
 
     def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """Return the option `--help`."""
-        return _named(super().get_help_option(ctx))
+        """Return the option `--help`, with its names in an order: typer's is that of a set."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.help = f"Show this help; {ALL}: every option."
+            option.metavar = ""
+            option.opts.sort(key=len)
+        return option
 
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Print the help in typer's look (called by `--help`)."""
-        _colour_terminals_alone()
+        """Print the help (called by `--help`), in colour on a terminal only: typer also colours a pipe on GitHub."""
+        from typer import rich_utils
+
+        rich_utils.FORCE_TERMINAL = None
         super().format_help(ctx, formatter)
 
 
-class Verb(TyperCommand):
+class Group(_Helpful, TyperGroup):
+    """A group of verbs, or the whole app."""
+
+
+class Verb(_Helpful, TyperCommand):
     """A verb whose `--help` shows the options that are typed most, and whose `--help-all` shows every one."""
 
-    def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """Return the option `--help`."""
-        return _named(super().get_help_option(ctx))
-
     def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Print the help in typer's look (called by `--help`)."""
+        """Print the help, without the options that are rarely typed."""
         line = getattr(ctx.find_root().obj, "line", None)
         shown = copy(self)
         if line is not None and ALL not in line.words:
-            rare = [(name, row.help) for name, row in ROWS.items() if name not in SHORT]
-            # an option with a help of its own stays
-            shown.params = [param for param in self.params if (param.name, getattr(param, "help", "")) not in rare]
-        _colour_terminals_alone()
-        TyperCommand.format_help(shown, ctx, formatter)
+            shown.params = [param for param in self.params if not _is_rare(param)]
+        super(Verb, shown).format_help(ctx, formatter)
+
+
+def _is_rare(param: Any) -> bool:
+    """Return whether an option is not among SHORT, and has the help of a check's option."""
+    row = ROWS.get(param.name)
+    return row is not None and param.name not in SHORT and param.help == row.help
 
 
 OTHER_OPTIONS = {
-    **dict.fromkeys(("--model", "--reference"), ""),
-    **dict.fromkeys(("--data", "--dataset", "--input", "-i", "--images"), "--images"),
-    **dict.fromkeys(("--size", "--resize"), "robustcheck explain preprocessing"),
-    **dict.fromkeys(("--limit", "-n"), "--max-images"),
-    **dict.fromkeys(("--format", "-f"), "--output"),
+    "--model": "",
+    "--reference": "",
+    "--data": "--images",
+    "--dataset": "--images",
+    "--input": "--images",
+    "-i": "--images",
+    "--images": "--images",
+    "--size": "robustcheck explain preprocessing",
+    "--resize": "robustcheck explain preprocessing",
+    "--limit": "--max-images",
+    "-n": "--max-images",
+    "--format": "--output",
+    "-f": "--output",
     "--layer": "--tensor",
     "--batch": "--batch-size",
     "--provider": "--device",
@@ -151,28 +154,29 @@ OTHER_VERBS = {
 """by a command that is typed: ours, with what else its line needs"""
 
 
-def nearest(word: str, choices: Mapping[str, object] | list[str], synonyms: Variables) -> str | None:
+def nearest(word: str, choices: Iterable[str], synonyms: Variables) -> str | None:
     """Return the synonym of a typed word, else the choice that is spelled almost like it, else None."""
     near = get_close_matches(word.lower(), choices, 1, 0.75)
     return synonyms.get(word.lower(), near[0] if near else None)
 
 
 VERSION_OPTIONS = ("--version", "-V")
-GROUP_OPTIONS = ("--help", "-h", "--help-all", *VERSION_OPTIONS, "--install-completion", "--show-completion")
+GROUP_OPTIONS = (*HELP_OPTIONS, *VERSION_OPTIONS, "--install-completion", "--show-completion")
 
 
 def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     """Return typer's message about a command line that it refuses, and a hint of ours."""
     context = getattr(fault, "ctx", None)
     command = context.command_path if context else f"robustcheck {line.verb}".strip()
-    is_unknown = type(fault).__name__ == "NoSuchOption"  # whose possibilities are those of the spelling alone
-    message = fault.message if is_unknown else fault.format_message().rstrip(".").replace("Value error, ", "")
+    message = fault.format_message().rstrip(".").replace("Value error, ", "")
+    if type(fault).__name__ == "NoSuchOption":  # its possibilities are those of the spelling alone
+        message = fault.message
     param: Any = getattr(fault, "param", None)
     if param is not None:
         words = words_of(param.type_descriptor.annotation)
-        near = nearest("".join(line.typed(param.name)), [*words], {})
+        near = nearest("".join(line.typed(param.name)), words, {})
         if near is not None:
-            return f"{message}. Did you mean {near!r}?", f"{max(param.opts, key=len)} {near}"
+            return f"{message}. Did you mean {near!r}?", f"{long_name(param)} {near}"
     return message, _hint(fault, line, context) or f"{command} --help"
 
 
@@ -181,27 +185,28 @@ def _hint(fault: Any, line: CommandLine, context: Context | None) -> str:
     if context is None:
         return ""
     params: list[Any] = context.command.params
+    names = [name for param in params for name in param.opts]
     option = getattr(fault, "option_name", "")
     param = getattr(fault, "param", None)
     if isinstance(context.command, TyperGroup):
         return _with_verb(context.command, line)
     if type(fault).__name__ == "NoSuchOption":
-        return _with_option(option, [*GROUP_OPTIONS, *chain.from_iterable(param.opts for param in params)], line)
+        return _with_option(option, [*GROUP_OPTIONS, *names], line)
     if option:
         return next((_described(param) for param in params if option in param.opts), "")
     if type(fault).__name__ == "MissingParameter":
         return _with_value(param, line, context.command.epilog or "")
     if param is not None:
         return _described(param)
-    return _with_photos(line, [name for param in params for name in param.opts if name in PHOTOS])
+    return _with_photos(line, [name for name in names if name in PHOTOS])
 
 
 def _with_value(param: Any, line: CommandLine, epilog: str) -> str:
     """Return the line with a missing option as the example has it, else the example; "" where there is none."""
     name = param.opts[0]
-    is_left_to_the_example = not name.startswith("-") or (name == "--in" and line.arguments[1:])
+    needs_more = name == "--in" and line.arguments[1:]
     shown = re.search(rf" ((?:{'|'.join(param.opts)}) \S+)", epilog)
-    if shown and not is_left_to_the_example:
+    if shown and name.startswith("-") and not needs_more:
         return _command(*line.words, *shown[1].split())
     if epilog.startswith(EXAMPLE):
         return epilog.partition("\n")[0].removeprefix(EXAMPLE)
@@ -222,7 +227,8 @@ def _with_photos(line: CommandLine, options: list[str]) -> str:
 
 def _described(param: Any) -> str:
     """Return an option with the name of its value, and its help."""
-    return f"{max(param.opts, key=len)} {param.metavar}".strip() + f": {param.help}"
+    name = f"{long_name(param)} {param.metavar}".strip()
+    return f"{name}: {param.help}"
 
 
 def _command(*words: str) -> str:
@@ -240,8 +246,9 @@ def _with_option(option: str, options: list[str], line: CommandLine) -> str:
         return ours
     if ours in GROUP_OPTIONS:
         return _command(ours)
-    at = next(index for index, word in enumerate(line.words) if word.startswith(option))
-    value = line.words[at].removeprefix(option).removeprefix("=")
+    typed = next(word for word in line.words if word.startswith(option))
+    value = typed.removeprefix(option).removeprefix("=")
+    at = line.words.index(typed)
     rest = list(line.words[at + 1 :])
     words = ours.split()
     if len(words) > 1 and rest and (rest[0].isdigit() or form_of(rest[0])):  # of theirs: --gpu 1, --html report.html
@@ -260,8 +267,9 @@ def _with_verb(group: TyperGroup, line: CommandLine) -> str:
     ours = nearest(word, sorted(group.commands), {})
     if ours is None:
         return ""
-    at = line.words.index(word)
-    return _command(*line.words[:at], ours, *line.words[at + 1 :])
+    words = list(line.words)
+    words[words.index(word)] = ours
+    return _command(*words)
 
 
 def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
@@ -294,10 +302,9 @@ def verb_over_models(line: CommandLine, verbs: Words) -> str:
     word = line.verb
     if word not in verbs or line.arguments or "quiet" in line.options:
         return ""
-    names = (name for _, _, names in islice(os.walk(word), 100) for name in names)
-    hint = f"{word} is a command; for the models in the folder {word}: robustcheck check {word}"
-    if any(name.lower().endswith(".onnx") for name in names):
-        return hint
+    for _, _, names in islice(os.walk(word), 100):
+        if any(map(is_onnx, names)):
+            return f"{word} is a command; for the models in the folder {word}: robustcheck check {word}"
     return ""
 
 
@@ -322,7 +329,8 @@ def for_shell(words: Words, program: str, variable: str) -> bool:
     if more:
         raise UsageError(f"argument is {more[0]}; {option} takes one shell", f"robustcheck {option} {shell}")
     if option == "--show-completion":
-        sys.stdout.write(get_completion_script(prog_name=program, complete_var=variable, shell=shell) + "\n")
+        script = get_completion_script(prog_name=program, complete_var=variable, shell=shell)
+        sys.stdout.write(f"{script}\n")
         sys.stdout.flush()
     else:
         _, path = install(shell=shell, prog_name=program, complete_var=variable)
@@ -339,8 +347,8 @@ def complete_as_check(environment: MutableMapping[str, str], verbs: Words) -> No
     for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):
         line = environment.get(name, "")
         words = line.split(maxsplit=2)
-        typed = len(words) > 2 or (len(words) == 2 and line[-1].isspace())
-        if not typed or words[1] in verbs or words[1].startswith("-"):
+        is_typed = words[2:] or line[-1:].isspace()
+        if not (words[1:] and is_typed) or words[1] in verbs or words[1].startswith("-"):
             continue
         program, rest = line.split(maxsplit=1)
         environment[name] = f"{program} check {rest}"

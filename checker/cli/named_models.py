@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from ..errors import RobustcheckError, UsageError
-from ..text import form_of, quoted
+from ..text import form_of, is_onnx, quoted
 from .options import PLACEHOLDER, Words
 
 SUFFIX = ".onnx"
@@ -50,20 +50,23 @@ def split_images(words: Words, *, images_typed: bool, strict: bool) -> tuple[lis
         UsageError: no model comes first, more than one image set, a place with both images and ONNX files, a last
             folder with neither; a report.
     """
+    is_typed = images_typed or strict
+    *others, last = words
     holds = {word: _holds(word) for word in words}
-    if len(words) > 1 and not (images_typed or strict):
-        holds[words[-1]] = _holds_as_last(words[-1], holds[words[-1]])
+    if others and not is_typed:
+        holds[last] = _holds_as_last(last, holds[last])
     images = [word for word in words if holds[word] == {"images"}]
     models = [word for word in words if word not in images]
-    if not images and len(words) > 1 and len(holds[words[-1]]) > 1 and not (images_typed or strict):
+    if others and not (is_typed or images) and len(holds[last]) > 1:
+        again = shlex.join(["robustcheck", *others])
         raise UsageError(
-            f"{words[-1]}: place holds images and ONNX files; it is not clear which are meant",
-            f"{shlex.join(['robustcheck', *models[:-1]])} --images {quoted(words[-1])}",
+            f"{last}: place holds images and ONNX files; it is not clear which are meant",
+            f"{again} --images {quoted(last)}",
         )
     is_first = words[0] in images
     if is_first and images_typed:  # a folder without a model
         return list(words), None
-    if not images or (len(images) == 1 and not (images_typed or strict or is_first)):
+    if not images or (len(images) == 1 and not (is_typed or is_first)):
         return models, images[0] if images else None
     parents = {str(Path(image).parent) for image in images}
     is_of_one_folder = len(images) > 1 and len(parents) == 1 and parents != {"."}
@@ -84,8 +87,7 @@ def _holds(word: str) -> set[str]:
     from ..outside.storage import places  # keeps `--help` fast
 
     if not is_address(word) and os.path.isdir(word):  # noqa: PTH112 # a Path would change the word
-        images = any(name.lower().endswith(places.SET_SUFFIXES) for name in places.folder_files(Path(word)))
-        if not images:
+        if not any(map(places.is_set, places.folder_files(Path(word)))):
             return {"models"}
         return {"images", "models"} if any(_below(word)) else {"images"}
     if form_of(word) not in ("", "terminal") and not is_address(word):
@@ -98,12 +100,11 @@ def _holds_as_last(word: str, holds: set[str]) -> set[str]:
 
     Raises UsageError: a folder with neither.
     """
-
     if holds != {"models"}:
         return holds
     if _STORE.match(word):
-        names_model = word.lower().endswith(SUFFIX) or word.lower().partition("?")[0].endswith(SUFFIX)
-        return holds if names_model else {"images"}
+        before_key, _, _ = word.partition("?")
+        return holds if is_onnx(word) or is_onnx(before_key) else {"images"}
     if os.path.isdir(word) and not any(_below(word)):  # noqa: PTH112
         raise UsageError(
             f"no photos in {word}, and no {SUFFIX} files; a model's photos, or models, must be in the folder",
@@ -121,12 +122,13 @@ def _named_as(file: str) -> set[str]:
     """Return whether a file's suffix is that of images. Any other may be a model's."""
     from ..outside.storage import places  # keeps `--help` fast
 
-    return {"images" if file.lower().endswith(places.SET_SUFFIXES) else "models"}
+    return {"images" if places.is_set(file) else "models"}
 
 
 def is_address(word: str) -> bool:
     """Return whether a word is a URL, or an address such as `models:/name/3`, and not a file."""
-    return "://" in word or (_ADDRESS.match(word) is not None and not os.path.lexists(word))
+    names_registry = _ADDRESS.match(word) is not None and not os.path.lexists(word)
+    return "://" in word or names_registry
 
 
 def target_of(model: str) -> str:
@@ -135,8 +137,7 @@ def target_of(model: str) -> str:
     target = os.path.realpath(model)
     if is_address(model) or target == typed:
         return ""
-    is_relative = not os.path.isabs(model) and os.path.splitdrive(typed)[0] == os.path.splitdrive(target)[0]  # noqa: PTH117
-    if is_relative:
+    if not Path(model).is_absolute() and Path(typed).drive == Path(target).drive:
         target = os.path.relpath(target)
     return target.replace(os.sep, "/")
 
@@ -167,7 +168,6 @@ def refuse_missing(models: Words) -> None:
 
 
 def _models_of(word: str) -> list[str]:
-
     if is_address(word) or os.path.isfile(word):  # noqa: PTH113 # a Path would change the word
         return [word]
     if os.path.isdir(word):  # noqa: PTH112
@@ -211,7 +211,7 @@ def _below(folder: str) -> Iterator[str]:
 
     for top, folders, names in places.walk([folder], _unreadable):
         folders.sort()
-        yield from (str(Path(top) / name) for name in names if name.lower().endswith(SUFFIX))
+        yield from (str(Path(top, name)) for name in names if is_onnx(name))
 
 
 def stem(model: str) -> str:
@@ -229,7 +229,7 @@ def stem(model: str) -> str:
         if model.startswith("hf://"):
             name = name.rpartition("/")[2]
         name = name.replace("/", "-")
-        if name.lower().endswith(SUFFIX):
+        if is_onnx(name):
             name = name[: -len(SUFFIX)]
     else:
         name = PurePosixPath(places.redact(model).rstrip("/")).stem

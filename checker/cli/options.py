@@ -36,7 +36,6 @@ SPEED = "Speed"
 LIMITS = "Limits"
 CI = "CI"
 VECTORS = "Index of vectors"
-FIRST = "Commands"
 UNDERSTAND = "Look closer"
 THRESHOLDS = "Thresholds"
 EVIDENCE = "Sign and register"
@@ -114,7 +113,7 @@ def row(
 PDF: Final = "-o report.html, and print that page as a PDF"
 
 
-def one_of(option: str, value: str, valid: Sequence[str]) -> None:
+def one_of(option: str, value: str, valid: Words) -> None:
     """Refuse a value that is not a valid choice. Raises UsageError with the closest one."""
     if value not in valid:
         near = get_close_matches(value.lower(), valid, 1)
@@ -126,7 +125,7 @@ def one_of(option: str, value: str, valid: Sequence[str]) -> None:
         raise UsageError(f"{option} is {value!r}; it must be one of {', '.join(valid)}", hint)
 
 
-def device_of(device: str, options: Sequence[str]) -> str:
+def device_of(device: str, options: Words) -> str:
     """Return the device with its provider's options. The record of a run has it so.
 
     Raises UsageError for an option that is not KEY=VALUE.
@@ -151,12 +150,12 @@ def _size(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is not a size; write it as 8GiB or 500MB") from fault
 
 
-def completing(forms: Callable[[], Sequence[str]] = lambda: FORMATS) -> Callable[[str], list[str]]:
+def completing(forms: Callable[[], Words] = lambda: FORMATS) -> Callable[[str], list[str]]:
     """Return the completion of `-o` for shells: the forms that a word may become."""
     return lambda incomplete: [form for form in forms() if form.startswith(incomplete)]
 
 
-def _forms() -> Sequence[str]:
+def _forms() -> Words:
     from ..report import forms
 
     return forms.OUTPUTS
@@ -208,7 +207,7 @@ class Settings:
         "another provider than cpu and cuda may compute less exactly",
         about="auto, cpu, cuda, cuda:N, tensorrt or another execution provider.", pattern="^[^,]*$",
     )
-    provider_option: tuple[str, ...] = row(
+    provider_option: Texts = row(
         (), "An option of that execution provider, as ONNX Runtime names it. May be given several times.", "KEY=VALUE",
         SPEED, LOOSENS, "the provider may compute less exactly, in half precision for example",
         about="KEY=VALUE: options of that provider. Default: none.", example=("use_tf32=1",),
@@ -238,7 +237,7 @@ class Settings:
         "for this model). No other kind can be accepted.", "KIND", VERDICT, LOOSENS, "a kind of WARN exits with 0",
         about="not_applicable: WARN exits with 0 where every reason is of that kind.", example="not_applicable",
     )
-    output: tuple[str, ...] = row(
+    output: Texts = row(
         (), "A file, in the form of its suffix: .json, .html, .xml (JUnit), .md, .sarif or .txt. Or a form: "
         "terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, gitlab, predicate, cyclonedx, or "
         "template=FILE.j2; with =PATH into a file. May be repeated. {model} in a path: one file per model. The "
@@ -386,19 +385,23 @@ TYPES: Final = get_type_hints(Settings, localns={"Waiver": object})
 
 def words_of(hint: Any) -> Texts:
     """Return the words that a type allows. There are none for any other type than Literal, or Literal and None."""
-    literal = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
-    return get_args(literal)
+    for kind in (hint, *get_args(hint)):
+        if get_origin(kind) is Literal:
+            return get_args(kind)
+    return ()
 
 
 def parameter(name: str, **changed: Any) -> Parameter:
     """Return an option of the table as typer takes it. changed: what a verb has otherwise."""
-    of_row = {key: changed.pop(key) for key in list(changed) if key in Row._fields}
+    of_row = {key: changed.pop(key) for key in Row._fields if key in changed}
     entry = ROWS[name]._replace(**of_row)
     hint = TYPES[name]
     typed = f"--{key_of(name)}"
     more = {**entry.more, **changed}
-    if get_origin(hint) is tuple:
-        hint = str | None if name == "waivers" else list[str] | None
+    if name == "waivers":
+        hint = str | None
+    elif get_origin(hint) is tuple:
+        hint = Several
     names = entry.names or ((typed,) if hint is bool else ())
     info = option(entry.help, entry.metavar, entry.panel, *names, **more)
     default = None if entry.default == () else entry.default

@@ -18,6 +18,9 @@ from .destinations import Destination, Destinations, template_of
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+Faults = dict[Destination, BaseException]
+"""by document that was not written, why"""
+
 
 def error_document(form: str, message: str, hint: str, code: int, model: str) -> str:
     """Return the error in a report's form, or as text where that form can't be made; "" for an unknown form."""
@@ -41,9 +44,10 @@ class UndeliveredError(EnvironmentFaultError):
     A reader of stdout that went away gets no message.
     """
 
-    def __init__(self, faults: Mapping[Destination, BaseException]) -> None:
+    def __init__(self, faults: Faults) -> None:
         errors = [as_error(fault) for fault in faults.values() if not is_broken_pipe(fault)]
-        super().__init__("; ".join(error.message for error in errors), errors[0].hint if errors else "")
+        hint = errors[0].hint if errors else ""
+        super().__init__("; ".join(error.message for error in errors), hint)
         self.faults = faults
 
 
@@ -52,9 +56,9 @@ def is_broken_pipe(fault: BaseException) -> bool:
     return isinstance(fault, BrokenPipeError) or isinstance(fault.__context__, BrokenPipeError)
 
 
-def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Destination, BaseException]) -> None:
+def write_files(texts: Mapping[Destination, Callable[[], str]], faults: Faults) -> None:
     """Write each document that goes to a file. A fault takes one document only, and goes to `faults`."""
-    from ..outside.storage.stores import write_atomically
+    from ..outside.storage.documents import write_atomically
 
     for destination, text in texts.items():
         try:
@@ -72,7 +76,7 @@ def print_result(
     *,
     color: str,
     quiet: int,
-    faults: dict[Destination, BaseException],
+    faults: Faults,
 ) -> None:
     """Write a verb's result to stdout, after its files. Without another form that is the terminal report.
 

@@ -66,10 +66,11 @@ def read_plain(path: Path, *, option: str | None, again: str) -> Plain:
 
 def _scores_of(model: ModelFile) -> str:
     """Return the output of class scores (image, class); "" where there is none."""
-    outputs = [output for output in model.outputs if output.name == model.class_output]
-    fit = [output.name for output in outputs if output.dtype == "float" and len(output.shape or ()) == 2]
-    if fit and fit[0] != model.representation.tensor:
-        return fit[0]
+    name = model.class_output
+    for output in model.outputs:
+        is_table = output.dtype == "float" and len(output.shape or ()) == 2
+        if is_table and output.name == name and name != model.representation.tensor:
+            return output.name
     return ""
 
 
@@ -100,8 +101,8 @@ def refuse_unfit(model: ModelFile) -> None:
             "is for float32 NCHW, with a batch that is dynamic or 1",
             f"{check} --preprocess clip  # works without a contract; or export the model with that input",
         )
-    is_half = model.precision in ("fp16", "bf16") and chosen.tensor not in [output.name for output in model.outputs]
-    if is_half:
+    outputs = [output.name for output in model.outputs]
+    if model.precision in ("fp16", "bf16") and chosen.tensor not in outputs:
         raise CannotAssessError(
             f"{model.path}: representation {chosen.tensor} is {model.precision} and not an output; a contract is for a "
             "float32 output",

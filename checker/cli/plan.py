@@ -4,7 +4,7 @@ The run asks nothing but its plan. It imports what is heavy at the top: a run im
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +18,18 @@ from ..report.attestation import is_verdict
 from ..report.forms import one_model
 from ..text import Texts, frozen, quoted
 from .confinement import check_log, check_outputs, refuse_unsafe
-from .destinations import Destination, bundle_at, check_extra, check_target, destinations_of, split, template_of
+from .destinations import (
+    Destination,
+    Destinations,
+    bundle_at,
+    check_extra,
+    check_target,
+    destinations_of,
+    split,
+    template_of,
+)
 from .named_models import expand, fill
-from .options import PLACEHOLDER, Words, path_of
+from .options import PLACEHOLDER, Settings, Words
 from .settings import Resolved
 
 
@@ -29,32 +38,20 @@ class Plan:
     """What a check does, decided before anything is opened."""
 
     models: Texts
+    settings: Settings
+    """those that hold"""
     options: Options
-    """what moves the numbers"""
-    thresholds: Path | None
-    """None: the packaged profile"""
+    """those that move the numbers"""
     limits: Limits
-    is_timed: bool
-    """whether a time was given that one model may take, which those that run side by side would share"""
     decide: Callable[..., Gate]
     """the gate's decision, by the rules that hold here"""
     notes: Texts
     """settings that a report mentions"""
-    documents: Sequence[Destination]
+    documents: Destinations
     representations: Mapping[str, str]
     """by model, the file"""
-    signed: Sequence[Destination]
+    signed: Destinations
     """the reports that get a signature, each with its model"""
-    key: Path | None
-    log_file: Path | None
-    quiet: int
-    verbose: int
-    color: str
-    has_time: bool
-    """whether reports contain how long it took"""
-    has_thumbnails: bool
-    annotates: bool
-    """whether a run on GitHub Actions writes annotations and the summary"""
 
 
 def plan_of(words: Words, resolved: Resolved) -> Plan:
@@ -81,23 +78,14 @@ def plan_of(words: Words, resolved: Resolved) -> Plan:
     )
     return Plan(
         models=tuple(models),
+        settings=settings,
         options=settings.options,
-        thresholds=path_of(settings.thresholds),
         limits=limits,
-        is_timed=bool(settings.timeout),
         decide=gate,
         notes=resolved.notes(),
         documents=documents,
         representations=representations,
         signed=signed,
-        key=path_of(settings.sign),
-        log_file=path_of(settings.log_file),
-        quiet=settings.quiet,
-        verbose=settings.verbose,
-        color=settings.color,
-        has_time=not settings.no_time,
-        has_thumbnails=not settings.no_thumbnails,
-        annotates=not settings.no_ci,
     )
 
 
@@ -146,7 +134,7 @@ def _refuse_template(resolved: Resolved, form: str) -> None:
         )
 
 
-def _representations(path: str | None, models: Words, documents: Sequence[Destination]) -> dict[str, str]:
+def _representations(path: str | None, models: Words, documents: Destinations) -> dict[str, str]:
     """Return the file of `--save-representations` per model; empty where none is set.
 
     Raises as `fill`, `check_extra` and `checked_path`; UsageError for one file and several models.
@@ -169,7 +157,7 @@ def _representations(path: str | None, models: Words, documents: Sequence[Destin
     return files
 
 
-def _signed(resolved: Resolved, models: Words, documents: Sequence[Destination]) -> list[Destination]:
+def _signed(resolved: Resolved, models: Words, documents: Destinations) -> list[Destination]:
     """Return the JSON reports that get a signature, each with its model; none without a key.
 
     Raises UsageError: no JSON report goes to a file, one is about several models, a signature may not go next to it.
@@ -199,19 +187,13 @@ def _signed(resolved: Resolved, models: Words, documents: Sequence[Destination])
         )
     bundles = [bundle_at(report) for report in signed]
     paths = [document.path for document in documents if isinstance(document.path, Path)]
-    written = [os.path.realpath(path) for path in (*bundles, *paths)]
+    written = list(map(os.path.realpath, [*bundles, *paths]))
+    elsewhere = "-o json=report.json --sign KEY"
     for bundle in bundles:
-        refuse_unsafe(
-            resolved,
-            ("output", "sign"),
-            f"signature is {bundle}",
-            str(bundle),
-            "-o json=report.json --sign KEY",
-        )
+        refuse_unsafe(resolved, str(bundle), f"signature is {bundle}", elsewhere, "output", "sign")
         if written.count(os.path.realpath(bundle)) > 1:
             raise UsageError(
-                f"{bundle}: signature can't be written here; another document of this run has this path",
-                "-o json=report.json --sign KEY",
+                f"{bundle}: signature can't be written here; another document of this run has this path", elsewhere
             )
         check_target(bundle, (), "signature", "--sign KEY -o json=", is_verdict)
     return signed

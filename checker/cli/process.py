@@ -16,7 +16,7 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGTERM
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -27,7 +27,7 @@ from ..errors import COMMANDS, RobustcheckError, UsageError, as_error
 from ..text import printable
 from . import help
 from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
-from .destinations import Destination, remove_signature
+from .destinations import Destination, Destinations, fill_stdout, remove_signature
 from .output import UndeliveredError, error_document, is_broken_pipe
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
         end: Any = fault
         if isinstance(fault, KeyboardInterrupt):
             end = Interrupted()
-        if not (isinstance(getattr(end, "exit_code", None), int) and end.exit_code > 1):
+        if not (isinstance(getattr(end, "exit_code", None), int) and end.exit_code > 1):  # the exporters' have one
             end = as_error(end)
         code = end.exit_code
         texts = (getattr(end, "message", str(end)), getattr(end, "hint", ""))
@@ -89,7 +89,8 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
     """
     on_terminal = sys.stderr.isatty()
     width = shutil.get_terminal_size().columns
-    colour = colour and on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    colour = colour and on_terminal and not is_plain
     try:
         for label, code, text in (("error:", 31, " ".join(message.split())), ("hint:", 36, hint)):
             shown = f"{label} {printable(text)}"
@@ -103,7 +104,12 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
                 sys.stderr.write(f"{shown}\n")
         sys.stderr.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """Lead a stream nowhere, for all that is written to it later."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def write_traceback(fault: BaseException) -> None:
@@ -111,7 +117,8 @@ def write_traceback(fault: BaseException) -> None:
     from ..outside.storage.places import redact_text
 
     text = redact_text("".join(traceback.format_exception(fault)))
-    sys.stderr.write("\n".join(map(printable, text.split("\n"))))
+    lines = map(printable, text.split("\n"))
+    sys.stderr.write("\n".join(lines))
 
 
 def leave_documents(invocation: Invocation, message: str, hint: str, code: int) -> None:
@@ -119,8 +126,8 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
+    from ..outside.storage.documents import replace_with_error
     from ..outside.storage.places import Url, parse_place
-    from ..outside.storage.stores import replace_with_error
 
     line = invocation.line
     stopped = code >= FIRST_SIGNAL_CODE
@@ -144,16 +151,13 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
         with suppress(Exception):
             from ..report.record import Failed
 
-            enabled = "no_ci" not in line.options if invocation.annotates is None else invocation.annotates
-            announce(  # to stderr, like the error itself
-                [Failed(model=line.model, message=message, hint=hint, exit_code=code)],
-                [Destination("json", None)],
-                enabled=enabled,
-            )
+            failed = Failed(model=line.model, message=message, hint=hint, exit_code=code)
+            enabled = invocation.annotates and "no_ci" not in line.options
+            announce([failed], [Destination("json", None)], enabled=enabled)  # to stderr, like the error itself
 
 
 def announce(
-    outcomes: Sequence[Outcome], destinations: Sequence[Destination], *, enabled: bool = True, summary: str = ""
+    outcomes: Sequence[Outcome], destinations: Destinations, *, enabled: bool = True, summary: str = ""
 ) -> None:
     """Annotate models and write the summary on GitHub Actions.
 
@@ -174,8 +178,7 @@ def announce(
     from ..report.model_names import FormOptions
 
     options = FormOptions()
-    document_on_stdout = any(d.path is None and d.form != "terminal" for d in destinations)
-    stream = sys.stderr if document_on_stdout else sys.stdout
+    stream = sys.stderr if fill_stdout(destinations) else sys.stdout
     for line in github.commands(outcomes, options):
         stream.write(line + "\n")
     stream.flush()
@@ -184,7 +187,9 @@ def announce(
             path = Path(file)
             used_bytes = path.stat().st_size if path.exists() else 0
             room = github.SUMMARY_BYTES - used_bytes
-            text = github.cut(summary, room) if summary else github.summary(outcomes, options, room)
+            text = github.cut(summary, room)
+            if not summary:
+                text = github.summary(outcomes, options, room)
             with path.open("a", encoding="utf-8") as appended:
                 appended.write(text)
             if not text:
@@ -210,18 +215,16 @@ def run(app: typer.Typer, words: list[str]) -> int:
     if not {"--offline", "--strict"} & set(words):
         return _run(app, words)
     from ..outside.storage.places import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
-    from ..outside.storage.stores import environment
 
-    named: dict[str, str] = {}
-    if "--offline" in words:
-        named[OFFLINE] = "1"
-    if "--strict" in words:
-        named[LOCAL_ROWS] = "1"
-    before = {variable: os.environ.pop(variable) for variable in named.keys() & os.environ.keys()}
+    before = os.environ.copy()
+    # of the environment: for worker processes, and for what is written after an error
+    for option, variable in (("--offline", OFFLINE), ("--strict", LOCAL_ROWS)):
+        if option in words:
+            os.environ[variable] = "1"
     try:
-        with environment(named):  # for worker processes, and for what is written after an error
-            return _run(app, words)
+        return _run(app, words)
     finally:
+        os.environ.clear()
         os.environ |= before
 
 
@@ -297,7 +300,8 @@ def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
     Raises UsageError where the first word is almost a verb, and no file, or where something follows `--version`.
     """
     if words[0] in help.VERSION_OPTIONS and words[1:]:  # it would end with 0, which reads as PASS
-        raise UsageError(f"argument is {words[1]}; {words[0]} takes none", f"robustcheck {words[0]}")
+        option, more, *_ = words
+        raise UsageError(f"argument is {more}; {option} takes none", f"robustcheck {option}")
     if words[0] in verbs or words[0].split("=")[0] in help.GROUP_OPTIONS:
         return words
     help.refuse_unknown_verb(words, verbs)
@@ -312,11 +316,12 @@ def _end(fault: BaseException, invocation: Invocation) -> int:
         from ..outside.storage.places import as_typed
 
         seen += fault.faults.values()
-        invocation.documents = [(d.form, as_typed(d.path) if d.path else "") for d in fault.faults]
+        lost = [(d.form, d.path) for d in fault.faults]
+        invocation.documents = [(form, as_typed(path) if path else "") for form, path in lost]
     if any(isinstance(e, OSError | SystemExit) and not isinstance(e, RobustcheckError) for e in seen):
         # stdout itself may be the fault: nothing more goes there
         with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _silence(sys.stdout)
     if "debug" in invocation.line.options:
         write_traceback(fault)
     if message:
@@ -342,9 +347,8 @@ def _mend_streams() -> None:
         raw = getattr(sys.stdout, "buffer", None)
         encoding = sys.stdout.encoding
     if isinstance(raw, io.FileIO):
-        sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=raw.isatty()
-        )
+        buffered = io.BufferedWriter(raw)
+        sys.stdout = io.TextIOWrapper(buffered, encoding, errors="backslashreplace", line_buffering=raw.isatty())
     elif isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -6,11 +6,12 @@ value of a wrong type and an unreadable file end the run: a gate must not run wi
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Optional, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_origin
 
 from pydantic import BaseModel, ByteSize, Field, ValidationError, create_model
 from pydantic_core import to_jsonable_python
@@ -23,9 +24,22 @@ from ..core.verdict.reasons import RULES
 from ..errors import UsageError
 from ..outside.storage.places import redact_text
 from ..text import Texts, frozen, quoted, rule_of
-from . import options
 from .command_line import CommandLine
-from .options import FIELDS, LOOSENS, ROWS, ROWS_BY_KEY, TYPES, Settings, Values, Variables, Words, as_tuples, key_of
+from .options import (
+    FIELDS,
+    HARMLESS,
+    LOOSENS,
+    ONLY_TYPED,
+    ROWS,
+    ROWS_BY_KEY,
+    TYPES,
+    Settings,
+    Values,
+    Variables,
+    Words,
+    as_tuples,
+    key_of,
+)
 from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
 
 PREFIX = "ROBUSTCHECK_"
@@ -41,7 +55,7 @@ OTHER_VARIABLES = (
 DEFAULT = "default"
 COMMAND_LINE = "command line"
 EXACT_DEVICES = ("auto", "cpu", "cuda")  # TF32 is off there; TensorRT may take it
-NOT_SETTINGS = {key_of(name): row.why for name, row in ROWS.items() if row.power == options.ONLY_TYPED}
+NOT_SETTINGS = {key_of(name): row.why for name, row in ROWS.items() if row.power == ONLY_TYPED}
 NOT_SETTINGS["models"] = "models are named on the command line"
 LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
@@ -50,17 +64,15 @@ def _in_file(name: str) -> Any:
     """Return an option's type and default in settings files."""
     row = ROWS[name]
     hint = TYPES[name]
-    keywords = {"default": row.default, "description": row.about, "alias": key_of(name)}
+    least = row.more.get("min")
+    if "count" in row.more:
+        least = 0
     if name == "waivers":
-        return tuple[Waiver, ...], Field(**keywords)
-    is_whole = options.words_of(hint) or get_origin(hint) is tuple
-    (kind, *nothing) = [hint] if is_whole else get_args(hint) or [hint]
-    if "parser" in row.more:
-        kind = ByteSize
-    else:
-        low = row.more.get("min", 0 if "count" in row.more else None)
-        kind = Annotated[kind, Field(ge=low, le=row.more.get("max"), pattern=row.pattern)]
-    return Optional[kind] if nothing else kind, Field(**keywords)  # noqa: UP045 # of a value
+        hint = tuple[Waiver, ...]
+    elif "parser" in row.more:
+        hint = ByteSize | None
+    limits: Values = {"ge": least, "le": row.more.get("max"), "pattern": row.pattern}
+    return hint, Field(row.default, alias=key_of(name), description=row.about, **limits)
 
 
 _FIELDS: Any = {name: _in_file(name) for name in FIELDS.values()}
@@ -96,21 +108,19 @@ class Resolved:
 
     def is_from(self, layer: str, *keys: str) -> bool:
         """Return whether one of these settings has its value from a layer."""
-        return any(self.sources.get(key, UNSET).layer == layer for key in keys)
+        return layer in [self.sources.get(key, UNSET).layer for key in keys]
 
     def notes(self) -> Texts:
-        """Write the settings that can change a result.
-
-        A file or the environment set them, and numbers or the exit code can change. The report shows the sentences.
+        """Write the settings of a file or the environment that can change numbers or the exit code, for the report.
 
         What can loosen the gate is not a note: the report says it first (`Gate.loosening`).
         """
         first = {loosening.setting for loosening in self.loosening()}
-        facts: dict[str, list[str]] = {}
+        facts: defaultdict[str, list[str]] = defaultdict(list)
         for key, source in self.sources.items():
             if ROWS_BY_KEY[key].power == LOOSENS and source.layer != "typed" and key not in first:
                 where = source.name if source.layer == "file" else "the environment"
-                facts.setdefault(where, []).append(f"{key} {self.shown(key)}")
+                facts[where].append(f"{key} {self.shown(key)}")
         return tuple(f"settings from {where}: {', '.join(some)}" for where, some in facts.items())
 
     def loosening(self) -> tuple[Loosening, ...]:
@@ -118,12 +128,13 @@ class Resolved:
 
         Photos named on the command line do not count, since a gate asks for them.
         """
-        found: list[Loosening] = []
+        loosening: list[Loosening] = []
         for key, source in self.sources.items():
             is_asked_for = (key, source.layer) == ("images", "typed")
             if ROWS_BY_KEY[key].power == LOOSENS and self.is_other(key) and not is_asked_for:
-                found.append(Loosening(setting=key, value=self.shown(key), source=source.name))
-        return tuple(found)
+                value = self.shown(key)
+                loosening.append(Loosening(setting=key, value=value, source=source.name))
+        return tuple(loosening)
 
     def is_other(self, key: str) -> bool:
         """Return whether a setting differs from its default in a way that can do what its rule says.
@@ -132,7 +143,7 @@ class Resolved:
         """
         if key == "device":
             return self.settings.device.partition(":")[0].lower() not in EXACT_DEVICES
-        value = getattr(self.settings, FIELDS[key])
+        value: Any = getattr(self.settings, FIELDS[key])
         default = ROWS_BY_KEY[key].default
         if key == "max-bad":
             return bool(value > default)
@@ -179,20 +190,23 @@ def resolve(
             named = source.name or PREFIX + name.upper()
             sources[key_of(name)] = source._replace(name=named)
 
-    from_environment = {} if isolated else _environment(environment)
-    used = None if isolated else find_named(environment, file)
-    if used is not None:
-        layer = _layer(read_table(used, required=True) or {}, str(used), strict=True)
-        put(SettingSource("file", str(used)), _rebased(layer, used.parent))
-    put(SettingSource("variable", ""), from_environment)
+    used: Path | None = None
+    if not isolated:
+        from_environment = _environment(environment)
+        used = find_named(environment, file)
+        if used is not None:
+            layer = _layer(read_table(used), str(used), strict=True)
+            put(SettingSource("file", str(used)), _rebased(layer, used.parent))
+        put(SettingSource("variable", ""), from_environment)
     # not validated again: typer has checked these, and a path that is not a valid text must stay as it is
     put(SettingSource("typed", COMMAND_LINE), typed)
     if waivers_file is not None:
-        table = read_table(Path(waivers_file), required=True) or {}
+        table = read_table(Path(waivers_file))
         for key in sorted(table.keys() - {"waivers"}):
             rule = "a file of --waivers may only hold waivers"
             raise UsageError(f"{waivers_file}: key is {key}; {rule}", f"--config {waivers_file}")
-        put(SettingSource("typed", waivers_file), {"waivers": ()} | _layer(table, waivers_file, strict=True))
+        layer = _layer(table, waivers_file, strict=True)
+        put(SettingSource("typed", waivers_file), {"waivers": ()} | layer)
     ordered = {key: sources[key] for key in FIELDS if key in sources}
     return Resolved(settings, ordered, None if used is None else str(used))
 
@@ -209,7 +223,8 @@ def _environment(environment: Variables) -> Values:
         text = environment[variable]
         key = VARIABLES.get(variable)
         if key is None and variable not in OTHER_VARIABLES:
-            rule = _closest(variable, (*VARIABLES, *OTHER_VARIABLES), f"names that start with {PREFIX} are settings")
+            known = (*VARIABLES, *OTHER_VARIABLES)
+            rule = _closest(variable, known, f"names that start with {PREFIX} are settings")
             raise UsageError(f"environment: variable {variable} is not known; {rule}", f"unset {variable}")
         if key and text:
             value: object = text
@@ -243,8 +258,8 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     if keys[0] == "waivers" and len(keys) > 1:
         where = f"{where}: waiver {int(keys[1]) + 1}"
         allowed = list(Waiver.model_fields)
-        keys = keys[2:]
-    key = str(keys[0]) if keys else "waiver"
+        keys = keys[2:] or ["waiver"]
+    key = str(keys[0])
     if keys == ["waivers"] and isinstance(value, dict):
         header = f"tool.{TABLE}.waivers" if Path(where).name == SHARED_FILE else "waivers"
         return UsageError(f"{where}: waivers is one table; each waiver starts with [[{header}]]", f"[[{header}]]")
@@ -256,7 +271,8 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
         rule = _closest(key, allowed, f"keys are {', '.join(allowed)}")
         return UsageError(f"{where}: key is {key}; {rule}", LOOK)
     if kind == "missing":
-        return UsageError(f"{where}: {key} is missing; a waiver needs {', '.join(WAIVER_NEEDS)}", f"{key} = …")
+        needs = ", ".join(WAIVER_NEEDS)
+        return UsageError(f"{where}: {key} is missing; a waiver needs {needs}", f"{key} = …")
     return UsageError(f"{where}: {key} is {value!r}; {rule_of(first)}", LOOK)
 
 
@@ -276,10 +292,10 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
 
 def _rebased(layer: Values, folder: Path) -> Values:
     """Join relative paths in a file's settings to its folder."""
-    words = {"thresholds": PACKAGED, "preprocess": ("clip", "imagenet"), "images": (STOCK,), "sign": (), "log_file": ()}
+    words: dict[str, Iterable[str]] = {"thresholds": PACKAGED, "preprocess": ("clip", "imagenet"), "images": (STOCK,)}
     joined = dict(layer)
-    for name in words.keys() & layer.keys():
-        if layer[name] not in words[name]:
+    for name in layer.keys() & {"sign", "log_file", *words}:
+        if layer[name] not in words.get(name, ()):
             joined[name] = rebased(layer[name], folder)
     if "output" in layer:
         joined["output"] = rebased_outputs(layer["output"], folder)
@@ -338,7 +354,7 @@ def template() -> str:
         if key != "waivers":
             value = row.default if row.example is None else row.example
             lines += ["", f"# {row.about}", f"#{key} = {as_toml(value)}"]
-    return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
+    return "\n".join([*lines, WAIVER_TEMPLATE])
 
 
 WAIVER_TEMPLATE = """
@@ -381,13 +397,15 @@ def refuse_loosening(resolved: Resolved, line: CommandLine) -> None:
             "name is an option",
             f"robustcheck {line.verb} --strict --images {images} -- {shlex.join(line.arguments)}",
         )
-    untrusted = [key for key, source in resolved.sources.items() if source.layer != "typed"]
-    keys = [key for key in untrusted if ROWS_BY_KEY[key].power != options.HARMLESS and resolved.is_other(key)]
+    changed = [key for key in resolved.sources if resolved.is_other(key)]
+    untrusted = [key for key in changed if not resolved.is_from("typed", key)]
+    keys = [key for key in untrusted if ROWS_BY_KEY[key].power != HARMLESS]
     if keys:
         facts = "; ".join(f"{resolved.source(key)}: {key} is {resolved.shown(key)}" for key in keys)
+        why = ROWS_BY_KEY[keys[0]].why
+        again = " ".join(_typed_again(resolved, key) for key in keys)
         raise UsageError(
-            f"{facts}; with --strict only the command line may set that ({ROWS_BY_KEY[keys[0]].why})",
-            f"remove it there, or type {' '.join(_typed_again(resolved, key) for key in keys)}",
+            f"{facts}; with --strict only the command line may set that ({why})", f"remove it there, or type {again}"
         )
     if resolved.settings.images is None:
         raise UsageError(
@@ -400,6 +418,6 @@ def _typed_again(resolved: Resolved, key: str) -> str:
     """Write a setting as options of the command line."""
     if key == "waivers":
         return "--waivers FILE"
-    value = getattr(resolved.settings, key.replace("-", "_"))
+    value = getattr(resolved.settings, FIELDS[key])
     values = value if isinstance(value, tuple) else (value,)
-    return " ".join(f"--{key} {quoted(v)}" for v in values)
+    return " ".join(f"--{key} {quoted(each)}" for each in values)

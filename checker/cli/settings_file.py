@@ -32,15 +32,12 @@ def outputs_elsewhere(environment: Variables, file: str | None) -> tuple[Words, 
     path = None if listed else find_named(environment, file)
     if path is None:
         return [part.strip() for part in listed.split(",") if listed], None
-    outputs = (read_table(path, required=True) or {}).get("output", ())
+    outputs = read_table(path).get("output", ())
     return rebased_outputs(outputs, path.parent), path.parent
 
 
 def find_named(environment: Variables, file: str | None) -> Path | None:
-    """Return the settings file.
-
-    --config names it, else ROBUSTCHECK_CONFIG, else it is the nearest one upward from the current folder.
-    """
+    """Return the settings file that --config names, else ROBUSTCHECK_CONFIG, else the nearest one upward from here."""
     if file is not None:
         return Path(file)
     if named := environment.get(CONFIG):
@@ -63,9 +60,7 @@ def rebased_outputs(outputs: Iterable[str], folder: Path) -> Texts:
 
 
 def find(folder: Path) -> Path | None:
-    """Find the nearest settings file upward from a folder; None where there is none.
-
-    The path is relative to the folder.
+    """Find the nearest settings file upward from a folder, as a path relative to it; None where there is none.
 
     robustcheck.toml counts before pyproject.toml next to it; a pyproject.toml without [tool.robustcheck] is skipped.
     """
@@ -73,13 +68,21 @@ def find(folder: Path) -> Path | None:
         relative = Path(*[".."] * level)
         if os.path.lexists(parent / OWN_FILE):
             return relative / OWN_FILE
-        if (parent / SHARED_FILE).is_file() and read_table(relative / SHARED_FILE, required=False) is not None:
+        if (parent / SHARED_FILE).is_file() and _find_table(relative / SHARED_FILE) is not None:
             return relative / SHARED_FILE
     return None
 
 
-def read_table(path: Path, *, required: bool) -> Values | None:
-    """Read the settings in a file. None for a pyproject.toml without a table of them, unless `required`."""
+def read_table(path: Path) -> Values:
+    """Read the settings in a file."""
+    table = _find_table(path)
+    if table is None:
+        raise UsageError(f"{path}: [tool.{TABLE}] is missing; a file that is named must have it", f"cat {path}")
+    return table
+
+
+def _find_table(path: Path) -> Values | None:
+    """Read the settings in a file. None for a pyproject.toml without a table of them."""
     from ...thresholds import MOST_BYTES, read_start, read_toml  # keeps `--help` fast
 
     look = f"ls -ld {path}"
@@ -107,8 +110,7 @@ def read_table(path: Path, *, required: bool) -> Values | None:
         return document
     tools = document.get("tool")
     table = tools.get(TABLE) if isinstance(tools, dict) else None
-    if table is None and required:
-        raise UsageError(f"{path}: [tool.{TABLE}] is missing; a file that is named must have it", f"cat {path}")
     if not isinstance(table, dict | None):
-        raise UsageError(f"{path}: tool.{TABLE} is {table!r}; it must be a table", f"[tool.{TABLE}]")
+        header = f"tool.{TABLE}"
+        raise UsageError(f"{path}: {header} is {table!r}; it must be a table", f"[{header}]")
     return table

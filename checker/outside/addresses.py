@@ -29,7 +29,7 @@ from ..core.model.sidecar import (
 )
 from ..core.progress import TellLine
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ..text import frozen, one_line, quoted, type_name
+from ..text import frozen, is_onnx, one_line, quoted, type_name
 from .storage import hub, mlflow_registry
 from .storage.places import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY, Place, Url, parse_place, redact
 from .storage.stores import RemoteFile, StoreError, download, limit_bytes, open_url, private_folder
@@ -40,6 +40,8 @@ IN_MEMORY = "model.onnx"  # its name in the private folder, which no report show
 SCHEMES = ("hf", *HTTP, *REGISTRY, *ON_THIS_MACHINE)  # those of fsspec's stores have two slashes
 LIBRARIES = ("open_clip", "timm", "torchvision", "transformers")  # of checkpoints: `robustcheck export` loads them
 OTHERS = {"wandb": "wandb artifact get", "oci": "oras pull"}  # not read here: their own clients fetch them
+ShownPaths = Mapping[Path, object]
+"""by the path of a copy, what is shown in its place"""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):(?!//)")
 
 
@@ -56,14 +58,11 @@ class LocalModel:
     """whether it was never a file"""
     origin: Origin | None = None
     """what its address meant, of a hub or a registry"""
-    names: Mapping[Path, object] = field(default_factory=dict)
-    """what is shown in place of the paths of a copy"""
+    names: ShownPaths = field(default_factory=dict)
 
     def shown(self, text: str) -> str:
         """Return a text with names in place of the paths of a copy."""
-        for path, name in self.names.items():
-            text = text.replace(str(path), str(name))
-        return text
+        return _with_names(text, self.names)
 
     def named(self, evidence: Evidence) -> Evidence:
         """Return evidence that names the address of a copy, not its path."""
@@ -174,16 +173,20 @@ def on_this_machine(
 
 
 @contextmanager
-def _renamed(names: Mapping[Path, object], hint_of: Callable[[str], str] = str) -> Iterator[None]:
+def _renamed(names: ShownPaths, hint_of: Callable[[str], str] = str) -> Iterator[None]:
     """Replace the paths of copies in errors by names, after `hint_of` has changed the hint."""
     try:
         yield
     except RobustcheckError as fault:
-        fault.hint = hint_of(fault.hint)
-        for path, name in names.items():
-            fault.message = fault.message.replace(str(path), str(name))
-            fault.hint = fault.hint.replace(str(path), str(name))
+        fault.message = _with_names(fault.message, names)
+        fault.hint = _with_names(hint_of(fault.hint), names)
         raise
+
+
+def _with_names(text: str, names: ShownPaths) -> str:
+    for path, name in names.items():
+        text = text.replace(str(path), str(name))
+    return text
 
 
 @contextmanager
@@ -222,19 +225,21 @@ def _registered(url: Url, folder: Path, tell: TellLine | None) -> Iterator[Local
         raise CannotAssessError(
             f"{url}: number of ONNX files there is 0; at least one is needed", "log the model in the ONNX flavour"
         )
-    chosen = choose_model(files.models, str(url), lambda path: f"{str(url).rstrip('/')}/{path}")
+    shown = str(url)
+    chosen = choose_model(files.models, shown, lambda path: f"{shown.rstrip('/')}/{path}")
     path = files.folder / chosen
 
     def fetched_first(hint: str) -> str:  # a command on the copy becomes one on a copy that stays
         if str(path) not in hint or hint.startswith("robustcheck "):
             return hint
-        command = hint.replace(quoted(path), quoted(path.name)).replace(str(path), path.name)
+        command = hint.replace(quoted(path), quoted(path.name))
+        command = command.replace(str(path), path.name)
         return f"mlflow artifacts download -u {quoted(url)} -d . && {command}"
 
-    names: dict[Path, object] = {path: url, path.parent: url}
+    names: ShownPaths = {path: url, path.parent: url}
     with _renamed(names, fetched_first):
-        origin = Origin(address=str(url), revision=entry.revision, file=chosen)
-        yield LocalModel(path, str(url), fetched=True, origin=origin, names=names)
+        origin = Origin(address=shown, revision=entry.revision, file=chosen)
+        yield LocalModel(path, shown, fetched=True, origin=origin, names=names)
 
 
 @contextmanager
@@ -249,7 +254,7 @@ def _remote(url: Url, folder: Path, preprocess: str | None, tell: TellLine | Non
     if name.strip(". ") == "":
         raise UsageError(f"{file}: model's URL ends in no file name; one .onnx file is needed", "look at the URL")
     path = folder / name
-    names: dict[Path, object] = {}
+    names: ShownPaths = {}
     if file.parent.name == HUB_FOLDER:  # sidecars are looked for above that folder, too
         path = folder / HUB_FOLDER / name
         path.parent.mkdir()
@@ -266,7 +271,7 @@ def _in_repository(address: hub.Address, tell: TellLine | None) -> tuple[RemoteF
         tell(f"asking what {address} holds")
     repository = hub.open_repository(address)
     below = f"{address.path}/" if address.path else ""
-    models = [name for name in sorted(repository.files) if name.lower().endswith(".onnx")]
+    models = sorted(filter(is_onnx, repository.files))
     if address.path in models:
         chosen = address.path
     elif inside := [name for name in models if name.startswith(below)]:
@@ -303,7 +308,7 @@ def _export_of(library: str, address: hub.Address) -> str:
     if library == "timm":  # only timm loads another revision than main itself
         return _export_first(library, f"{schema}{address.repo}@{address.revision}")
     copy = "./checkpoint" if library == "transformers" else "local-dir:checkpoint"
-    download = shlex.join(["hf", "download", address.repo, "--revision", address.revision, "--local-dir", "checkpoint"])
+    download = f"hf download {address.repo} --revision {quoted(address.revision)} --local-dir checkpoint"
     return f"{download} && {_export_first(library, copy)}"
 
 
@@ -391,8 +396,8 @@ class _Download:
         except FileNotFoundError:  # no such folder
             return []
         for name in names:
-            is_own = folder.path == self.file.parent.path and name == self.file.name
-            if name.lower().endswith(".onnx") and "\\" not in name and not is_own:
+            is_own = (folder.path, name) == (self.file.parent.path, self.file.name)
+            if is_onnx(name) and "\\" not in name and not is_own:
                 target.mkdir(exist_ok=True)
                 (target / name).touch()
         return names
@@ -432,9 +437,9 @@ class _Download:
         start = f"{folder.path}/" if folder.path else ""
         own_folder = self.file.parent.path or "."
         others = []
-        for name in sorted(self.file.store.files):
+        for name in sorted(filter(is_onnx, self.file.store.files)):
             model = PurePosixPath(name)
-            is_below = name.startswith(start) and model.suffix.lower() == ".onnx"
-            if is_below and model.parent.as_posix() != own_folder and not takes_no_image(model):
+            is_elsewhere = name.startswith(start) and model.parent.as_posix() != own_folder
+            if is_elsewhere and not takes_no_image(model):
                 others.append(name)
         return others

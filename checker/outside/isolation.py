@@ -21,13 +21,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from signal import SIGINT, SIGTERM
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, get_type_hints
 
 from ..core.model_size import MAX_MODEL_SIZE
 from ..core.progress import LOG, Progress, Tell
 from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ..text import frozen
+from ..text import Fields, Texts, frozen
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +44,7 @@ START = (
 )
 
 
-FLAGS: tuple[str, ...] = ("-P",)
+FLAGS: Texts = ("-P",)
 """Of the interpreter: it takes no module from the current folder, and heeds no variable that this process ignores."""
 if sys.flags.isolated:
     FLAGS = ("-I",)
@@ -119,9 +118,7 @@ class Wall:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         while self._waiting:
             self._waiting.pop().close()
 
@@ -267,7 +264,7 @@ def unreadable(about: str) -> NotReadError:
     )
 
 
-def _error(content: Mapping[str, Any]) -> RobustcheckError:
+def _error(content: Fields) -> RobustcheckError:
     kinds = {kind.exit_code: kind for kind in (UsageError, CannotAssessError, EnvironmentFaultError)}
     kind = kinds.get(content["exit_code"], RobustcheckError)
     error = kind(str(content["message"]), str(content["hint"]))
@@ -310,7 +307,7 @@ class _Child:
         finally:
             self._lines.put(b"")
 
-    def ask(self, task: str, arguments: Mapping[str, Any], *, about: str, limits: Limits) -> None:
+    def ask(self, task: str, arguments: Fields, *, about: str, limits: Limits) -> None:
         """Send the task; `answer` waits for what comes back."""
         variables = dict(os.environ)
         if limits.model_bytes:

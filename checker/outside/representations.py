@@ -4,14 +4,12 @@ The file is a NumPy archive (.npz) with one row per image, the names and digests
 made with.
 """
 
-import errno
 import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
@@ -21,7 +19,8 @@ from ...thresholds.records import Frozen
 from ..arrays import NOT_READABLE
 from ..core.evidence import PreprocessingFacts
 from ..errors import EnvironmentFaultError, UsageError
-from ..text import VERSION, frozen, one_line, quoted
+from ..text import VERSION, Texts, frozen, one_line, quoted
+from .storage.documents import replacing
 from .storage.places import local_path
 
 Rows = npt.NDArray[np.floating[Any]]
@@ -64,9 +63,9 @@ class Representations:
 
     values: Rows
     """(image, feature) float32 or float64, as the model gave them: finite and not constant"""
-    names: tuple[str, ...]
+    names: Texts
     """of the images"""
-    digests: tuple[str, ...]
+    digests: Texts
     """of the images' pixels"""
     made_with: Provenance
 
@@ -122,20 +121,15 @@ class Saver:
 
     def write(self, provenance: Provenance) -> None:
         """Make the file, or replace the existing one. At least one row was added."""
-        temporary = self._path.with_name(f".{self._path.name}.{token_hex(8)}.tmp")
-        try:
-            with self._errors():
-                self._file.flush()
-                shape = (len(self._names), self._width)
-                rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
-                made_with = np.array(provenance.model_dump_json())
-                names = np.array(self._names)
-                digests = np.array(self._digests)
-                with temporary.open("xb") as file:
-                    np.savez(file, made_with=made_with, representations=rows, names=names, digests=digests)
-                temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with self._errors():
+            self._file.flush()
+            shape = (len(self._names), self._width)
+            rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
+            made_with = np.array(provenance.model_dump_json())
+            names = np.array(self._names)
+            digests = np.array(self._digests)
+            with replacing(self._path) as file:
+                np.savez(file, made_with=made_with, representations=rows, names=names, digests=digests)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -156,15 +150,12 @@ def saving(path: str | Path | None) -> AbstractContextManager[Saver | None]:
 def checked_path(path: str | Path) -> Path:
     """Return the path of a representations file. Raises UsageError for another suffix, a folder or a device."""
     file = local_path(path, "representations file")
-    try:
-        local = file.resolve()
-        if any(link.is_symlink() for link in (local, *local.parents)):  # in a circle; before Python 3.13 resolve raises
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    except (OSError, RuntimeError) as fault:
+    local = Path(os.path.realpath(file))
+    if any(link.is_symlink() for link in (local, *local.parents)):  # in a circle
         raise UsageError(
             f"{file}: representations file is a link that leads nowhere; it must lead to a file",
             f"ls -l {quoted(file)}",
-        ) from fault
+        )
     if local.suffix != ".npz":
         raise UsageError(
             f"{file}: representations file has the suffix {local.suffix or '(none)'}; it must be .npz",

@@ -57,7 +57,7 @@ def predicate_of(report: Bound, report_digest: str) -> Fields:
     bound = report.binding
     result = bound.result_digest if bound else result_digest_of(report.model_dump(mode="json"))
     return {
-        "tool": {"name": report.tool, "version": report.tool_version},  # first: `storage.stores.OURS`
+        "tool": {"name": report.tool, "version": report.tool_version},  # first: `storage.documents.OURS`
         "verdict": report.verdict.verdict,
         "reasons": [reason.id for reason in report.verdict.reasons],
         "report": {"digest": sha256_set(report_digest)},

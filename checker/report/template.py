@@ -29,7 +29,7 @@ MARKUP = (".html", ".htm", ".xhtml", ".xml", ".svg")
 LARGEST_SOURCE_BYTES = 1 << 20
 LARGEST_TEXT_BYTES = 10 << 20
 MARK_WITHIN_BYTES = 1400
-"""where the mark must stand, so that `storage.stores.OURS` finds it"""
+"""where the mark must stand, so that `storage.documents.OURS` finds it"""
 TIMEOUT_S = 20.0
 MEMORY_BYTES = 1 << 30
 EXAMPLE = "-o template=slack.json.j2=slack.json"

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
-from robustcheck_onnx.checker.outside.storage import stores
+from robustcheck_onnx.checker.outside.storage import documents
 from robustcheck_onnx.checker.text import error_json
 from robustcheck_onnx.thresholds import MOST_BYTES, profile, read_bytes, read_start
 from support import Patch, onnx_models, raised, read_json
@@ -184,13 +184,13 @@ def test_an_earlier_report_that_stays_is_emptied_or_ends_the_run(tmp_path: Path,
     report, link = tmp_path / "r.json", tmp_path / "link"
     link.symlink_to(report)
     report.write_text(EARLIER)
-    stores.remove_earlier(link)
+    documents.remove_earlier(link)
     assert (report.exists(), link.is_symlink()) == (False, True)
     report.write_text(EARLIER)
     monkeypatch.setattr(Path, "unlink", Mock(side_effect=OSError))  # as of a file that is mounted into a container
-    stores.remove_earlier(report)
+    documents.remove_earlier(report)
     assert report.read_text() == ""
     report.write_text(EARLIER)
     monkeypatch.setattr(os, "truncate", Mock(side_effect=OSError))
-    raised(EnvironmentFaultError, "report of an earlier run is not removed", stores.remove_earlier, report)
+    raised(EnvironmentFaultError, "report of an earlier run is not removed", documents.remove_earlier, report)
     assert report.read_text() == EARLIER

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.cli import command_line, destinations, options, se
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.options import FIELDS
 from robustcheck_onnx.checker.cli.settings import resolve, template
-from robustcheck_onnx.checker.cli.verbs import evidence, questions
+from robustcheck_onnx.checker.cli.verbs import evidence, gates, questions
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.questions import demo
 from support import ROOT, Fields, Patch, code_in, raised, read_json
@@ -371,7 +371,7 @@ def test_strict_is_no_setting_and_of_the_gates_alone() -> None:
     say("")
     assert "variable ROBUSTCHECK_STRICT is not known" in strictly_refused({"ROBUSTCHECK_STRICT": "0"})
     others = [questions.scan, questions.shift, questions.concepts, questions.directions, evidence.verify]
-    for own, verbs in (({"strict", "config"}, [questions.check]), ({"strict"}, [questions.compare]), (set(), others)):
+    for own, verbs in (({"strict", "config"}, [gates.check]), ({"strict"}, [gates.compare]), (set(), others)):
         assert [{"strict", "config"} & {*inspect.signature(verb).parameters} for verb in verbs] == [own] * len(verbs)
 
 

@@ -27,7 +27,7 @@ from robustcheck_onnx.checker.core.images.source import DecodedImage, Skipped, p
 from robustcheck_onnx.checker.core.measure.opening import open_job
 from robustcheck_onnx.checker.core.measure.probe import probe
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.outside.image_sets import containers, listing
+from robustcheck_onnx.checker.outside.image_sets import files, listing, manifests
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.outside.storage.stores import open_url
 from robustcheck_onnx.checker.outside.workers import run_jobs as run
@@ -121,7 +121,7 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(monkeypatch: 
     for kind, row, column in (("csv", 14, "path"), ("jsonl", 13, "image")):
         manifest = write(f"m.{kind}", [*names, "gone.png", "dir"])
         early = raised(UsageError, f"row {row}: {column} is gone.png; there is", open_images, manifest)
-        monkeypatch.setattr(containers, "CHECKED_ROWS", 12)
+        monkeypatch.setattr(files, "CHECKED_ROWS", 12)
         source = open_images(manifest)
         for index, entry in enumerate(source.entries):
             if entry.name in names:
@@ -133,14 +133,14 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(monkeypatch: 
                 assert late.message == f"{place}; there is no such file"
                 assert late.hint == early.hint.replace("gone.png", entry.name)
         raised(UsageError, "there is no such file", list, prefetch(source, lambda item: item))
-        monkeypatch.setattr(containers, "CHECKED_ROWS", 99)
+        monkeypatch.setattr(files, "CHECKED_ROWS", 99)
 
 
 def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(monkeypatch: Patch) -> None:
     names = names_in(12)
     is_file = mock.Mock(side_effect=os.path.isfile)
     monkeypatch.setattr(os.path, "isfile", is_file)
-    monkeypatch.setattr(containers, "CHECKED_ROWS", 5)
+    monkeypatch.setattr(files, "CHECKED_ROWS", 5)
     source = open_images(write("m.csv", names))
     looked_for = [mock.call(Path(name)) for name in names[:8]]
     assert is_file.call_args_list == looked_for[:5]
@@ -166,14 +166,14 @@ def outcome_of(read: Callable[[str], object], row: str) -> str:
 def test_rows_of_json_are_read_as_by_json_loads() -> None:
     for parts in itertools.product(("", " ", "\t ", "\u3000"), ROWS, ("", " ", "\t", "\u3000", "x", " x")):
         row = "".join(parts)
-        assert outcome_of(listing._json, f"{row}\n") == outcome_of(json.loads, row), row
+        assert outcome_of(manifests._json, f"{row}\n") == outcome_of(json.loads, row), row
 
 
 @pytest.fixture
 def late(lookup_pass: Place, monkeypatch: Patch) -> tuple[Path, Path]:
     """A model, and a list of its photos whose last row names no file and isn't looked for."""
     model, folder = lookup_pass
-    monkeypatch.setattr(containers, "CHECKED_ROWS", 80)
+    monkeypatch.setattr(files, "CHECKED_ROWS", 80)
     return model, Path(write("all.txt", [*sorted(map(str, folder.iterdir())), "gone.png"])).absolute()
 
 
@@ -203,7 +203,7 @@ def test_a_source_is_small_where_it_travels(late: Place) -> None:
 @pytest.mark.long
 def test_a_long_manifest_takes_little_memory(monkeypatch: Patch) -> None:
     """Peak of Python's own memory; an object a row took more than 1,000 bytes a row."""
-    monkeypatch.setattr(containers, "CHECKED_ROWS", 1)
+    monkeypatch.setattr(files, "CHECKED_ROWS", 1)
     names = names_in(1) + [f"photos/n{i % 1000:04d}/ILSVRC_{i:08d}.JPEG" for i in range(50_000)]
     write("m.csv", names)
     tracemalloc.start()

@@ -20,16 +20,15 @@ a file of the system:
     checker/outside/isolation:Wall.n_side_by_side checker/outside/isolation:_own_bytes
     checker/core/model/watched:stamps_writes checker/core/runtime/devices:cpu_name
 a stream of this process:
-    checker/child:_read checker/child:main checker/cli/process:_end checker/cli/process:_mend_streams
-    checker/cli/process:say
+    checker/child:_read checker/child:main checker/cli/process:_mend_streams checker/cli/process:_silence
 it is written:
     checker/questions/calibrate/table:append checker/cli/process:announce
-    checker/outside/storage/stores:write_atomically
+    checker/outside/storage/documents:replacing checker/outside/storage/documents:write_atomically
 what a child of this process has just written:
     checker/questions/calibrate/plan:_sizes
 a number of bytes of a store's file:
     checker/outside/storage/stores:RemoteFile.open checker/outside/storage/stores:RemoteFile.stream
-    checker/outside/storage/stores:_start_of checker/outside/storage/stores:download
+    checker/outside/storage/documents:_start_of checker/outside/storage/stores:download
 the digest of a report that is signed; its bytes go into a hash alone:
     checker/core/model/watched:file_digest
 behind the wall (`calibrate` and `export` read models of one's own in the first process):
@@ -37,9 +36,9 @@ behind the wall (`calibrate` and `export` read models of one's own in the first 
     checker/questions/compare/vectors:_mapped checker/questions/compare/vectors:_parquet
     checker/questions/concepts/sets:_table checker/outside/image_sets/containers:ParquetTable._open
     checker/outside/image_sets/containers:_cell checker/outside/image_sets/containers:_read_span
-    checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/containers:read_file
-    checker/outside/image_sets/containers:read_remote checker/outside/image_sets/containers:_arrays_in
-    checker/outside/image_sets/listing:_text checker/core/images/preprocess:_decode
+    checker/outside/image_sets/containers:_tar_members checker/outside/image_sets/files:read_file
+    checker/outside/image_sets/files:read_remote checker/outside/image_sets/containers:_arrays_in
+    checker/outside/image_sets/manifests:_text checker/core/images/preprocess:_decode
     checker/core/model/file:_read_bytes checker/core/model/configs:read_object
     checker/core/model/watched:OpenFolder.__init__ checker/core/model/weights:_check_length
     checker/core/model/weights:pieces_of checker/core/model/watched:read_file checker/questions/check:check_stored

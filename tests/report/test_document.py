@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.outside.storage.stores import OURS
+from robustcheck_onnx.checker.outside.storage.documents import OURS
 from robustcheck_onnx.checker.questions.scan.layer import PersistentFeature
 from robustcheck_onnx.checker.questions.shift.robustness import Effective
 from robustcheck_onnx.checker.report import charts, figures, terminal

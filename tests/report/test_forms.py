@@ -23,8 +23,7 @@ from markdown_it.token import Token
 
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import process
-from robustcheck_onnx.checker.outside.storage import stores
-from robustcheck_onnx.checker.outside.storage.stores import OURS
+from robustcheck_onnx.checker.outside.storage.documents import OURS, OURS_WITHIN_BYTES
 from robustcheck_onnx.checker.questions import check as pipeline
 from robustcheck_onnx.checker.questions.compare import pipelines
 from robustcheck_onnx.checker.report import attestation, forms, github, markdown
@@ -47,7 +46,7 @@ def test_a_document_is_known_as_ours() -> None:
     for form in forms.TEXTS:
         for some in ([PASSING], [WARNING], [outcomes.NOTHING], [HOSTILE_REPORT], [FAILED], several):
             if len(some) == 1 or form not in forms.ONE_MODEL:
-                assert OURS.match(text_of(form, *some).encode()[: stores.OURS_WITHIN_BYTES]), some
+                assert OURS.match(text_of(form, *some).encode()[:OURS_WITHIN_BYTES]), some
     for report, only_ascii in itertools.product((PASSING, WARNING), (False, True)):
         assert OURS.match(reports.terminal_text(report, 100, ascii_only=only_ascii).encode())
 
@@ -69,7 +68,7 @@ def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass() -> Non
         message = "m.onnx: model is bad; it must not be"
         assert ('robustcheck_error{model="m.onnx"} 1' if form == "openmetrics" else message) in text
         assert not re.search(r'verdict"?[:=]\s*"?\**PASS', text)
-        assert OURS.match(text.encode()[: stores.OURS_WITHIN_BYTES])
+        assert OURS.match(text.encode()[:OURS_WITHIN_BYTES])
 
 
 def test_paths_are_told_from_the_repository() -> None:

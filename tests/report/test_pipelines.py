@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.core.verdict.gate import Gate, Loosening
 from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.core.verdict.rule import Reason
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.outside.storage import stores
+from robustcheck_onnx.checker.outside.storage.documents import OURS
 from robustcheck_onnx.checker.report import markdown, overview, template
 from robustcheck_onnx.checker.report.check import Report
 from robustcheck_onnx.checker.report.forms import render
@@ -411,7 +411,7 @@ def test_a_text_in_a_file_shows_whose_it_is(written: Made) -> None:
     for source in ("PASS", "{{ 'x' * 1400 }}{{ mark }}", "{% if false %}{{ mark }}{% endif %}"):
         assert "template does not write {{ mark }}" in fault_of(written(source), into_file=True)
         assert rendered(written(source), PASSING)  # on stdout nothing stays
-    assert stores.OURS.match(rendered(written("{{ 'x' * 1300 }} {{ mark }}"), PASSING, into_file=True).encode())
+    assert OURS.match(rendered(written("{{ 'x' * 1300 }} {{ mark }}"), PASSING, into_file=True).encode())
 
 
 @pytest.mark.process

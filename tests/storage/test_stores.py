@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.cli import destinations
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.outside.addresses import on_this_machine
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
-from robustcheck_onnx.checker.outside.storage import places, stores
+from robustcheck_onnx.checker.outside.storage import documents, places
 from robustcheck_onnx.checker.outside.storage.stores import PIECE_BYTES, RemoteFile, StoreError, open_url
 from support import Capture, Patch, Place, raised, robustcheck, serving
 from support.onnx_models import encoder, save
@@ -228,16 +228,16 @@ def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(tmp_path:
     victim, target = tmp_path / "victim", tmp_path / "r.json"
     victim.write_text("mine")
     (tmp_path / f".r.json.{os.getpid()}.tmp").symlink_to(victim)
-    monkeypatch.setattr(stores, "token_hex", lambda _: "00000000")
+    monkeypatch.setattr(documents, "token_hex", lambda _: "00000000")
     taken = tmp_path / ".r.json.00000000.tmp"
     taken.symlink_to(victim)
     target.write_text('{"tool": "robustcheck"}')
     with monkeypatch.context() as mounted:  # into a container: the file can't be removed
         mounted.setattr(Path, "unlink", Mock(side_effect=OSError))
-        raised(EnvironmentFaultError, "report is not written", stores.replace_with_error, target, "{}")
+        raised(EnvironmentFaultError, "report is not written", documents.replace_with_error, target, "{}")
     assert not target.read_text()
     taken.unlink()
-    stores.write_atomically(target, "{}")
+    documents.write_atomically(target, "{}")
     assert (victim.read_text(), target.read_text(), target.is_symlink()) == ("mine", "{}", False)
     assert not taken.exists()
 

@@ -19,7 +19,7 @@ from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.outside.storage import stores
+from robustcheck_onnx.checker.outside.storage import documents
 from robustcheck_onnx.checker.questions import check as pipeline
 from robustcheck_onnx.checker.report import attestation
 from robustcheck_onnx.checker.report.attestation import is_verdict
@@ -444,7 +444,7 @@ def test_without_the_extra_nothing_is_measured(here: Path, monkeypatch: Patch, c
 
 
 def test_an_error_leaves_no_signature_and_no_pass(here: Path, monkeypatch: Patch) -> None:
-    real = stores.write_atomically
+    real = documents.write_atomically
 
     def full(where: Any, what: Any) -> Any:
         if "sigstore" in str(where):
@@ -453,7 +453,7 @@ def test_an_error_leaves_no_signature_and_no_pass(here: Path, monkeypatch: Patch
 
     signer = Mock(side_effect=ValueError("the signer fails"))
     for fails, played, code in (
-        ("outside.storage.stores.write_atomically", full, 4),
+        ("outside.storage.documents.write_atomically", full, 4),
         ("trust.verify.signature.sign", signer, 70),
     ):
         monkeypatch.setattr(f"robustcheck_onnx.checker.{fails}", played)
@@ -495,7 +495,7 @@ def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
 @pytest.mark.parametrize("sign", ["key.pem", ""])
 def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, sign: str, monkeypatch: Patch) -> None:
     """All earlier signatures go before the first of their reports: nothing can be tidied after SIGKILL."""
-    real, left = stores.remove_earlier, list[list[str]]()
+    real, left = documents.remove_earlier, list[list[str]]()
     for end in ("json", "sigstore.json"):
         shutil.copy(f"report.{end}", f"other.{end}")
 
@@ -507,7 +507,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(here: Path, si
         left.append([name for name in ("report.json", "other.json") if Path(name).exists()])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stores, "remove_earlier", remove)
+    monkeypatch.setattr(documents, "remove_earlier", remove)
     monkeypatch.setattr("robustcheck_onnx.checker.questions.check.check", measured)
     assert check("model.onnx", "-o", "json=report.json", "-o", "json=other.json", sign=sign) == 130
     assert (left[:3], list(here.glob("*.sigstore.json"))) == ([[], [], []], [])

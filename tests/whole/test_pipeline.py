@@ -21,7 +21,7 @@ from PIL import Image
 import robustcheck_onnx as rc
 from robustcheck_onnx import Progress, Report, check, load_representations, scan
 from robustcheck_onnx.checker.cli.options import ROWS, Settings
-from robustcheck_onnx.checker.cli.verbs import make, questions
+from robustcheck_onnx.checker.cli.verbs import gates, make, questions
 from robustcheck_onnx.checker.core.evidence import PreprocessingFacts
 from robustcheck_onnx.checker.core.images.source import Item, Skipped
 from robustcheck_onnx.checker.core.measure.loop import AHEAD
@@ -204,8 +204,9 @@ def test_settings_and_verbs_have_the_records_defaults() -> None:
         "check": {}, "compare": {"max_images": 1000}, "scan": {"max_images": 64}, "directions": {"max_images": 300},
         "shift": {}, "concepts": {}, "calibrate": {"tensor": "auto"},
     }  # fmt: skip
+    modules = {"check": gates, "compare": gates, "calibrate": make}
     for verb, other in others.items():
-        given = inspect.signature(getattr(make if verb == "calibrate" else questions, verb)).parameters.items()
+        given = inspect.signature(getattr(modules.get(verb, questions), verb)).parameters.items()
         shared = {name: parameter.default for name, parameter in given if name in Options.model_fields}
         assert {"device", "seed", "max_images", "max_bad", "batch_size"} <= shared.keys()
         assert shared.items() <= (dict(Options()) | other).items(), verb

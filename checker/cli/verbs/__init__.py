@@ -20,7 +20,7 @@ from ...text import Texts
 from ..command_line import Invocation
 from ..destinations import Destination, destinations_of, remove_earlier
 from ..options import CI, ROWS, VERDICT, Settings, Values, as_tuples, completing, key_of, parameter, path_of
-from ..output import plain, print_report, print_result, write_files
+from ..output import Faults, plain, print_report, print_result, write_files
 from ..progress import progress_line
 
 if TYPE_CHECKING:
@@ -44,17 +44,20 @@ class Call:
     def __init__(self, ctx: typer.Context, settings: Settings) -> None:
         self.settings = settings
         """the options of the table; those that the verb does not have are at their defaults"""
-        sources = {name: ctx.get_parameter_source(name) for name in ctx.params.keys() & ROWS.keys()}
-        typed = [name for name, source in sources.items() if getattr(source, "name", "") == "COMMANDLINE"]
-        self.typed = {name: as_tuples(ctx.params[name]) for name in typed}
+        self.typed: Values = {}
         """those that were typed"""
+        for name in ctx.params.keys() & ROWS.keys():
+            source = ctx.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                self.typed[name] = as_tuples(ctx.params[name])
         self.invocation: Invocation = ctx.obj
         self._names = ctx.params.keys()
 
     @property
     def options(self) -> Values:
         """Return those of the verb's options that move a run's numbers, as keyword arguments."""
-        return {name: value for name, value in self.settings.options.keywords.items() if name in self._names}
+        keywords = self.settings.options.keywords
+        return {name: keywords[name] for name in keywords.keys() & self._names}
 
     def show(self, form: str, text: Callable[[], str], render: Callable[..., RenderableType]) -> None:
         """Write a document to stdout: `text` for json, else what `render` gives."""
@@ -78,18 +81,14 @@ class Question(Call):
             import onnxruntime
         self._forms = forms
 
-    def say(self, line: str) -> None:
-        """Write a line to stdout unless --quiet was given."""
-        if not self.settings.quiet:
-            sys.stdout.write(f"{line}\n")
-
     def begin(self, *reads: Path | None) -> None:
         """Find out where documents go, and remove those of an earlier run. Nothing was opened before.
 
         reads: the files of robustcheck that the verb reads, such as a report; no document may replace one of them.
         """
-        self.read_files = [path for path in (*reads, path_of(self.settings.images or None)) if path is not None]
-        self.destinations = destinations_of(self.settings.output, self.read_files, self._forms)
+        images = path_of(self.settings.images or None)
+        read_files = [path for path in (*reads, images) if path is not None]
+        self.destinations = destinations_of(self.settings.output, read_files, self._forms)
         remove_earlier(self.destinations)
 
     def measured(self, function: Callable[..., Result], model: str | Path, *places: Any, **own: Any) -> Result:
@@ -120,8 +119,9 @@ class Question(Call):
                 return plain(render(ascii_only=False))
             return str(getattr(result, f"to_{form}")())
 
-        faults: dict[Destination, BaseException] = {}
-        write_files({d: partial(text, d.form) for d in self.destinations}, faults)
+        faults: Faults = {}
+        texts = {destination: partial(text, destination.form) for destination in self.destinations}
+        write_files(texts, faults)
         print_result(
             self.destinations,
             text,
@@ -145,7 +145,8 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
             has the parameter's name.
     """
     changed = {name: change for name, change in more.items() if isinstance(change, Mapping)}
-    ordered = [*(name for name in changed if name not in names), *names]
+    first = [name for name in changed if name not in names]
+    ordered = [*first, *names]
     added = [parameter(name, **changed.get(name, {})) for name in ordered]
 
     def decorate(function: Verb) -> Verb:
@@ -155,15 +156,19 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
         @wraps(function)
         def verb(ctx: typer.Context, **values: Any) -> int:
             shared = {name: values.pop(name) for name in ordered}
-            typed = {n: as_tuples(v) for n, v in shared.items() if v is not None and n != "waivers"}
-            return function(call(ctx, replace(Settings(), **typed)), **values)
+            shared.pop("waivers", None)  # a file, until it is read
+            given = {name: as_tuples(value) for name, value in shared.items() if value is not None}
+            settings = replace(Settings(), **given)
+            return function(call(ctx, settings), **values)
 
         context = Parameter("ctx", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         for name in more.keys() - changed.keys():
-            if hints[name] is bool:
-                more[name].param_decls = more[name].param_decls or (f"--{key_of(name)}",)
-            hints[name] = Annotated[hints[name], more[name]]
-        parameters = [context, *(param.replace(annotation=hints[param.name]) for param in own), *added]
+            info = more[name]
+            if hints[name] is bool and not info.param_decls:
+                info.param_decls = (f"--{key_of(name)}",)
+            hints[name] = Annotated[hints[name], info]
+        annotated = [param.replace(annotation=hints[param.name]) for param in own]
+        parameters = [context, *annotated, *added]
         verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         verb.__annotations__ = {param.name: param.annotation for param in parameters}
         return verb
@@ -171,7 +176,7 @@ def takes(*names: str, call: Callable[[typer.Context, Settings], Call] = Call, *
     return decorate
 
 
-def output_of(forms: Sequence[str]) -> Values:
+def output_of(forms: Texts) -> Values:
     """Return what the option `output` has for these forms."""
     return {
         "help": f"{', '.join(forms[:-1])} or {forms[-1]}; with =PATH, or a file by its suffix. May be repeated.",

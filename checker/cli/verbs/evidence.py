@@ -179,7 +179,7 @@ def sign(
     measures itself.
     """
     from ...core.model.watched import file_digest
-    from ...outside.storage.stores import write_atomically
+    from ...outside.storage.documents import write_atomically
     from ...report.attestation import bundle_of, is_verdict
     from ...report.record import sealed
     from ...trust.verify import identity, signature
@@ -206,7 +206,8 @@ def sign(
         today=datetime.now(UTC).date(),
     )
     code = call.answer(result)
-    if code == 3 or ("rerun", "agrees") not in [(finding.check, finding.status) for finding in result.findings]:
+    agreed = [finding.check for finding in result.findings if finding.status == "agrees"]
+    if code == 3 or "rerun" not in agreed:
         return max(code, 1)
     about = sealed(report_about(report, model))
     if about.binding is None or about.binding.result_digest != result.result_digest:  # not what was measured
@@ -220,7 +221,8 @@ def sign(
             f"robustcheck check {quoted(model)} --images PHOTOS --waivers FILE -o json=report.json --sign KEY",
         )
     statement = signature.statement(about, digest, model)
-    lines = [f"wrote {bundle}: {result.comparison or about.verdict.verdict} attested for {model}"]
+    verdict = result.comparison or about.verdict.verdict
+    lines = [f"wrote {bundle}: {verdict} attested for {model}"]
     if key is not None:
         content = signature.sign(statement, key)
     else:
@@ -234,7 +236,8 @@ def sign(
     write_atomically(bundle, content)
     say_home(call.settings.quiet)
     if call.settings.quiet < 2:
-        sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+        for line in lines:
+            sys.stdout.write(f"{printable(line)}\n")
     return code
 
 
@@ -253,7 +256,7 @@ mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model regist
 Server = Annotated[str | None, option("The tracking server. Default: MLFLOW_TRACKING_URI.", "ADDRESS")]
 
 
-@mlflow.verb(examples=("robustcheck mlflow log report.json --tracking-uri http://mlflow:5000",))
+@mlflow.verb("robustcheck mlflow log report.json --tracking-uri http://mlflow:5000")
 @takes(
     "debug",
     run_id=option("Log to this run instead of a new one.", "ID"),
@@ -289,7 +292,7 @@ def log(
 
 
 @mlflow.verb(
-    examples=("robustcheck mlflow gate encoder 3 report.json --alias champion",),
+    "robustcheck mlflow gate encoder 3 report.json --alias champion",
     codes="Exit codes: 0 open: verified, and PASS, or the required verdicts of a comparison hold | 1 closed: they do "
     "not, nothing but the report supports them, bundled photos, or a synthetic model | 2 usage | 3 closed: the report "
     "is not about this file | 4 the server does not answer.",

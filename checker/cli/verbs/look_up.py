@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from textwrap import wrap
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from ...errors import EXIT_CODES, CannotAssessError, UsageError
@@ -87,12 +87,17 @@ def _words() -> dict[str, str]:
     from ...core.verdict.reasons import RULES
     from ...report.record import CLAIM
 
-    statistics = {word: f"{text}." for name, text in DEFINITIONS.items() for word in (name, NAMES[name])}
-    kinds = "; ".join(f"{kind} ({text})" for kind, text in KINDS.items())
-    verdicts = {"PASS": CLAIM, "WARN": f"{CLAIM} The kinds of WARN: {kinds}."}
-    alone = INDEX_REASONS.keys() - RULES.keys()
-    of_index = {name: f"index verdict: {_of_index(name)}" for name in alone}
-    return statistics | {str(code): f"{text}." for code, text in EXIT_CODES.items()} | verdicts | of_index | WORDS
+    words: dict[str, str] = {}
+    for name, text in DEFINITIONS.items():
+        words |= dict.fromkeys((name, NAMES[name]), f"{text}.")
+    for code, text in EXIT_CODES.items():
+        words[str(code)] = f"{text}."
+    kinds = [f"{kind} ({text})" for kind, text in KINDS.items()]
+    words["PASS"] = CLAIM
+    words["WARN"] = f"{CLAIM} The kinds of WARN: {'; '.join(kinds)}."
+    for reason in INDEX_REASONS.keys() - RULES.keys():
+        words[reason] = f"index verdict: {_of_index(reason)}"
+    return words | WORDS
 
 
 def _of_index(name: str) -> str:
@@ -127,14 +132,14 @@ def _plain(topic: str) -> str:
 )
 def explain(call: Call, topic: str = "reasons", output: Output = "terminal") -> int:
     """Explain reasons for WARN, exit codes, preprocessing, the report."""
-
     topics = {_plain(name): name for name in _topics("")}
     words = _words()
     if _plain(topic) not in topics:
         near = [*get_close_matches(_plain(topic), topics, 1), "reasons"]
+        closest = quoted(topics[near[0]])
         raise UsageError(
             f"topic is {topic!r}; it must be a word of a report, or {', '.join(TOPICS)}",
-            f"robustcheck explain {quoted(topics[near[0]])}",
+            f"robustcheck explain {closest}",
         )
     topic = topics[_plain(topic)]
     if topic == "schema":
@@ -158,38 +163,39 @@ def _answer(topic: str, meaning: str | None) -> tuple[Values, str]:
     if meaning:
         return {"words": {topic: meaning}}, _wrapped(f"{topic}: {meaning}")
     if topic == "exit-codes":
-        codes = {str(code): text for code, text in EXIT_CODES.items()}
-        lines = [f"{code:>4}  {text}" for code, text in codes.items()]
-        return {"exit_codes": codes}, "\n".join([*lines, "      Only 0 lets a release through."])
+        lines = [f"{code:>4}  {text}" for code, text in EXIT_CODES.items()]
+        return {"exit_codes": EXIT_CODES}, "\n".join([*lines, "      Only 0 lets a release through."])
     if topic == "preprocessing":
         return {"preprocessing": CLIP.model_dump()}, PREPROCESSING
     chosen = {name: rule for name, rule in RULES.items() if topic in (name, rule.kind, "reasons")}
     reasons = [{"id": name} | rule._asdict() for name, rule in chosen.items()]
     if one := RULES.get(topic):
-        parts = [f"{topic}: {one.title} ({one.kind})", _wrapped(one.explanation)]
-        parts.append(_wrapped(f"Next step: {one.next_step}"))
-        if said := _of_index(topic):
-            parts.append(_wrapped(f"Of an index verdict: {said}"))
-        return reasons[0], "\n\n".join(parts)
+        paragraphs = [one.explanation, f"Next step: {one.next_step}"]
+        if meaning := _of_index(topic):
+            paragraphs.append(f"Of an index verdict: {meaning}")
+        title = f"{topic}: {one.title} ({one.kind})"
+        return reasons[0], "\n\n".join([title, *map(_wrapped, paragraphs)])
     kinds = {kind: words for kind, words in KINDS.items() if topic in (kind, "reasons")}
     column = max(map(len, RULES))
     lines = []
     for kind, words in kinds.items():
         lines.append(_wrapped(f"{kind}: {words}"))
-        lines += [f"  {name:<{column}}  {rule.title}" for name, rule in RULES.items() if rule.kind == kind]
+        of_kind = [(name, rule.title) for name, rule in RULES.items() if rule.kind == kind]
+        lines += [f"  {name:<{column}}  {title}" for name, title in of_kind]
         lines.append("")
     lines.append("robustcheck explain REASON shows what it means and what to do.")
     return {"kinds": kinds, "reasons": reasons}, "\n".join(lines)
 
 
 def _wrapped(text: str) -> str:
-    return "\n".join(wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False))
+    width = min(max(console_for().width, 40), 100)
+    return fill(text, width, break_on_hyphens=False)
 
 
 profiles = Verbs(name="profiles", help="Show the thresholds of PASS, their basis and error rates.")
 
 
-@profiles.verb("list", examples=("robustcheck profiles list mine.json",))
+@profiles.verb("robustcheck profiles list mine.json", name="list")
 @takes("color", "debug", files=argument("Further profile files.", "PROFILE", show_default=True))
 def list_profiles(call: Call, files: Several = None, output: Output = "terminal") -> int:
     """List the packaged profiles, and the files that you name."""
@@ -197,7 +203,8 @@ def list_profiles(call: Call, files: Several = None, output: Output = "terminal"
     from ...questions.calibrate.terminal import render_list
 
     packaged = {path: name for name, path in reversed(PACKAGED.items())}  # of two names for one, the first
-    profiles_by_name = [(spec, _loaded(spec)) for spec in [*reversed(packaged.values()), *(files or [])]]
+    specs = [*reversed(packaged.values()), *(files or [])]
+    profiles_by_name = [(spec, _loaded(spec)) for spec in specs]
     rows = [
         {
             "profile": name,
@@ -215,7 +222,7 @@ def list_profiles(call: Call, files: Several = None, output: Output = "terminal"
     return 0
 
 
-@profiles.verb(examples=("robustcheck profiles show default",))
+@profiles.verb("robustcheck profiles show default")
 @takes("color", "debug", name=argument("A profile file, or the name of a packaged one.", "PROFILE", show_default=True))
 def show(call: Call, name: str = "default", output: Output = "terminal") -> int:
     """Show a profile's basis, its error rates, and what it holds for."""
@@ -235,13 +242,15 @@ def _loaded(spec: str) -> Profile:
     try:
         return profile.load(spec)
     except (profile.ProfileError, RecursionError) as fault:
-        deep = f"{spec}: threshold profile is nested too deeply; it must be a sealed profile"
+        message = str(fault)
+        if isinstance(fault, RecursionError):
+            message = f"{spec}: threshold profile is nested too deeply; it must be a sealed profile"
         is_there = spec in profile.PACKAGED or Path(spec).exists()
         near = get_close_matches(spec, profile.PACKAGED, 1)
         hint = "robustcheck profiles list"
         if near and not is_there:
             hint = f"robustcheck profiles show {near[0]}"
-        raise UsageError(deep if isinstance(fault, RecursionError) else str(fault), hint) from fault
+        raise UsageError(message, hint) from fault
 
 
 @takes(
@@ -251,7 +260,7 @@ def _loaded(spec: str) -> Profile:
 )
 def init(call: Call, path: Path = Path("robustcheck.toml"), force: bool = False) -> int:
     """Write a settings file with every setting, its default and meaning."""
-    from ...outside.storage.stores import write_atomically
+    from ...outside.storage.documents import write_atomically
     from .. import settings, settings_file
 
     if path.name == settings_file.SHARED_FILE:
@@ -346,8 +355,9 @@ def render_doctor(findings: Sequence[MachineFinding], *, ascii_only: bool = Fals
     blocks: list[RenderableType] = []
     for finding in findings:
         sign, colour = _SIGNS[finding.status]
+        status = pen.say(f"{sign} {finding.status:<4}", colour)
         detail = line(pen.say(finding.check, "bold"), pen.say(f"  {finding.detail}"))
-        blocks.append(hanging([(pen.say(f"{sign} {finding.status:<4}", colour), detail)]))
+        blocks.append(hanging([(status, detail)]))
         if finding.fix:
             blocks.append(pen.command(f"  {finding.fix}"))
     n_failed = sum(finding.status == "fail" for finding in findings)

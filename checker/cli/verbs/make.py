@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -145,10 +146,10 @@ def export(
                 tell=partial(tell_stage, progress),
             )
     except NoFormError as error:
-        show_forms(error.forms, "", console_for())
+        show_forms(error.forms, "")
         raise
     if record.forms:
-        show_forms(record.forms, record.form, console_for())
+        show_forms(record.forms, record.form)
     if precision in INT8:
         share = int8_sums()
         sums = "exact" if share == 1 else f"saturate ({share:.2f} of the exact sum)"
@@ -159,7 +160,8 @@ def export(
         sys.stdout.write(f"ranges of activations from {record.calibrated_on} photos ({where})\n")
     precision = f"{record.precision} {record.form}".strip()
     outputs = ", ".join(record.outputs)
-    sys.stdout.write(f"wrote {out} ({record.size_bytes / 1e6:.1f} MB, {precision}, outputs {outputs})\n")
+    size_mb = record.size_bytes / 1e6
+    sys.stdout.write(f"wrote {out} ({size_mb:.1f} MB, {precision}, outputs {outputs})\n")
     batches = ", ".join(map(str, record.batches))
     sys.stdout.write(
         f"parity with the original at batch {batches} on {PARITY_PHOTOS} photos: "
@@ -180,6 +182,18 @@ def _photo_files(purpose: str, spec: str | None, limit: int) -> list[Path]:
     return [Path(entry.origin) for entry in entries]
 
 
+def _refuse_folder(keep: Path, names: Iterable[str]) -> None:
+    """Refuse a folder for the demo's models that is a file, or has them already."""
+    if keep.exists() and not keep.is_dir():
+        raise UsageError(f"{keep}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")
+    for name in names:
+        file = keep / f"{name}.onnx"
+        if file.exists():
+            raise UsageError(
+                f"{file}: file exists already; the demo does not replace it", "robustcheck demo --keep ANOTHER_FOLDER"
+            )
+
+
 @takes(
     "quiet",
     "color",
@@ -197,13 +211,8 @@ def demo(call: Call, keep: Path | None = None) -> int:
     from ...report.terminal import Pen, Trimmed
     from ...report.words import verdict_text
 
-    if keep is not None and keep.exists() and not keep.is_dir():
-        raise UsageError(f"{keep}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")
-    for file in (keep / f"{name}.onnx" for name in NAMES) if keep is not None else ():
-        if file.exists():
-            raise UsageError(
-                f"{file}: file exists already; the demo does not replace it", "robustcheck demo --keep ANOTHER_FOLDER"
-            )
+    if keep is not None:
+        _refuse_folder(keep, NAMES)
     console = console_for(call.settings.color)
     pen = Pen(ascii_only(console))
     with tempfile.TemporaryDirectory(prefix="robustcheck-demo-") as folder:
@@ -216,7 +225,8 @@ def demo(call: Call, keep: Path | None = None) -> int:
             reports = [pipeline.check(model, device="cpu", isolate=False, progress=progress) for model in models]
         for name, report in zip(NAMES, reports, strict=True):
             if call.settings.quiet == 1:
-                console.print(pen.say(f"{name} encoder: {verdict_text(report.verdict)}"))
+                verdict = verdict_text(report.verdict)
+                console.print(pen.say(f"{name} encoder: {verdict}"))
             elif not call.settings.quiet:
                 console.print(Trimmed(excerpt(name, report, pen)))
             if report.verdict.verdict != EXPECTED[name]:
@@ -307,7 +317,8 @@ def calibrate(
     if out is None and not plan:
         raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
     if out is not None:
-        check_extra("--out", out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name], (), "p.json")
+        reads = [Path(name) for name in [*(from_evidence or ()), suite] if name]
+        check_extra("--out", out, reads, (), "p.json")
     target = out or Path("plan")
     color = call.settings.color
     if from_reference:
@@ -337,4 +348,5 @@ def calibrate(
         check_target(table, [Path(suite or "")], is_own=Path.is_file)  # `open_table` refuses what is not a table
         rows, failed = measured(opened, settings, table, call.settings.quiet)
     refuse_failed(failed, target, table, allow_missing)
-    return write_profile(fitted(rows, name, tensor, failed, opened), failed, target, output, color)
+    profile = fitted(rows, name, tensor, failed, opened)
+    return write_profile(profile, failed, target, output, color)

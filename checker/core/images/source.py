@@ -91,7 +91,7 @@ class ImageSource:
         """Read and decode one image. index counts in the seeded order; safe to call from several threads.
 
         An image that cannot be used is a Skipped with its reason. Raises UsageError for a row of a long list or
-        manifest that names no file (see containers.CHECKED_ROWS), nothing else.
+        manifest that names no file (see files.CHECKED_ROWS), nothing else.
         """
         entry = self.entries[index]
         try:

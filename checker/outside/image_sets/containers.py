@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
-import stat
 import tarfile
 import threading
 import tokenize
 import zipfile
-from array import array
 from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,114 +27,15 @@ from ...core.images.entries import Entries, ListedImage
 from ...core.images.preprocess import DAMAGE, MAX_FILE_BYTES, UnreadableImageError
 from ...errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from ...paths import SUFFIXES
-from ...text import quoted
-from ..storage.places import Url, is_hidden, parse_place
-from ..storage.stores import RemoteFile, StoreError, copied, open_url
+from ...text import Fields, quoted
+from ..storage.places import is_hidden
+from ..storage.stores import copied
+from .files import File, check_size, read_file
 
-File = Path | RemoteFile
-"""where an image, or a file of many images, is: on this machine, or in a store"""
-SHOWN = 1000  # characters of a name in a message
-PATH_COLUMNS = ("path", "image", "file")  # of a manifest; the first that is there names the image
-CHECKED_ROWS = 10_000  # rows of a list or manifest whose files are looked for before anything is read
-
-
-def file_entries(folder: File, names: Sequence[str]) -> Entries:
-    """List image files by their names relative to a folder."""
-    return Entries.listed(names, Files(folder, names).entry)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Files:
-    """The image files of a folder, by names that are relative to it, absolute, or URLs."""
-
-    folder: File
-    names: Sequence[str]
-    labels: Sequence[str | None] | None = None
-    rows: Rows | None = None
-    """the rows of a list or manifest that the names come from"""
-    full_urls: Mapping[int, str] = field(default_factory=dict)
-    """by index, the URLs of which the name shows only a part"""
-
-    def entry(self, index: int) -> ListedImage:
-        """Return the image at an index of the names."""
-        name = self.names[index]
-        is_remote = isinstance(self.folder, RemoteFile) or is_url(name)
-        label = None if self.labels is None else self.labels[index]
-        origin = "" if is_remote else str(self.folder / name)
-        return ListedImage(name, partial(self._read, index, is_remote=is_remote), label, origin)
-
-    def _read(self, index: int, *, is_remote: bool) -> bytes:
-        name = self.full_urls.get(index, self.names[index])
-        # absolute names and URLs replace the folder; only the first rows were looked for before
-        if is_url(name) and isinstance(self.folder, Path):
-            file: File | Url = parse_place(name)
-        else:
-            file = self.folder / name
-        is_unchecked = self.rows is not None and index >= CHECKED_ROWS
-        try:
-            if isinstance(file, Url):
-                file = open_url(file)
-            if isinstance(file, RemoteFile):
-                return read_remote(file)
-            if is_unchecked and not is_remote and not os.path.isfile(file):  # noqa: PTH113 # Path.is_file raises where a name is too long
-                raise FileNotFoundError
-            return read_file(file)
-        except FileNotFoundError as fault:
-            if self.rows is None or not (is_remote or is_unchecked):
-                raise
-            raise self.rows.missing(index, self.names[index]) from fault
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Rows:
-    """The line and column of each row of a list, for the error of a row without its file."""
-
-    path: File
-    numbers: array[int]
-    """(row,) line number; an array, as a million int objects take more memory"""
-    columns: bytes
-    """(row,) index into PATH_COLUMNS"""
-
-    def missing(self, index: int, value: str) -> UsageError:
-        """Return the error for a row without its file."""
-        shown = value if is_url(value) else str(self.path.parent / value)
-        column = PATH_COLUMNS[self.columns[index]]
-        return UsageError(
-            f"{self.path}: row {self.numbers[index]}: {column} is {value:.{SHOWN}}; there is no such file",
-            f"ls -l {quoted(shown):.{SHOWN}}  # paths are relative to the folder of {self.path.name}",
-        )
-
-
-def is_url(name: str) -> bool:
-    """Return whether a row names a URL."""
-    return "://" in name
-
-
-def read_remote(file: RemoteFile) -> bytes:
-    """Read an image in a store. Raises UnreadableImageError where it is too large or the store fails."""
-    try:
-        content = file.read_bytes(MAX_FILE_BYTES)
-    except StoreError as fault:
-        raise UnreadableImageError(f"cannot be read: {fault.reason}") from fault
-    if len(content) > MAX_FILE_BYTES:
-        raise UnreadableImageError(f"file of more than {MAX_FILE_BYTES:,} bytes")
-    return content
-
-
-def read_file(path: Path) -> bytes:
-    """Read a file of a set. Raises UnreadableImageError where it is not a regular file, or too large."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would wait forever
-        raise UnreadableImageError("not a regular file")
-    _check_size("file", status.st_size)
-    return path.read_bytes()
-
-
-def _check_size(what: str, n_bytes: int) -> None:
-    if n_bytes > MAX_FILE_BYTES:
-        raise UnreadableImageError(f"{what} of {n_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")
-
-
+Shards = Sequence[tuple[str, File]]
+"""files with many images, each with its name in the set"""
+Contents = dict[int, bytes | UnreadableImageError]
+"""by row"""
 _NPY = b"\x93NUMPY"  # how an npy file starts (numpy.lib.format)
 _ZIP = b"PK"  # how an npz file starts
 # what numpy and zipfile raise on damaged, encrypted or hostile files
@@ -149,7 +47,7 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)  # 
 WINDOW = 256  # rows of a Parquet file fetched and held together: about 25 MB of 100 kB photos
 
 
-def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[ListedImage]:
+def tar_entries(spec: str, shards: Shards) -> list[ListedImage]:
     """List the image members of tar shards (webdataset) by their headers.
 
     Where members of one sample differ only after the first dot (`7.jpg`, `7.seg.png`), the one with a plain
@@ -219,7 +117,7 @@ def _tar_members(path: File) -> list[tarfile.TarInfo]:
 
 
 def _read_span(path: File, offset: int, size: int) -> bytes:
-    _check_size("member", size)
+    check_size("member", size)
     if not isinstance(path, Path):
         return path.read_span(offset, size)
     with path.open("rb") as file:
@@ -256,11 +154,12 @@ def tensor_entries(path: File) -> list[ListedImage]:
                 "numpy.savez a file for each shape",
             )
         prefix = f"{path.name}/{key}" if key else path.name
-        entries += [ListedImage(f"{prefix}#{row:08d}", partial(block.__getitem__, row)) for row in range(len(block))]
+        for row in range(len(block)):
+            entries.append(ListedImage(f"{prefix}#{row:08d}", partial(block.__getitem__, row)))
     return entries
 
 
-def _arrays_in(path: File, hint: str) -> dict[str, Any]:
+def _arrays_in(path: File, hint: str) -> Fields:
     """Return the arrays of a file by their names, as NumPy maps or reads them."""
     try:
         with copied(path) as local:
@@ -271,7 +170,9 @@ def _arrays_in(path: File, hint: str) -> dict[str, Any]:
                     f"{path}: file is not a plain array (it starts with {start!r}); it must be npy or npz", hint
                 )
             loaded = np.load(local, mmap_mode="r", allow_pickle=False)
-            return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+            if isinstance(loaded, np.ndarray):
+                return {"": loaded}
+            return dict(loaded)
     except EnvironmentFaultError:
         raise
     except _NO_ARRAY as fault:
@@ -290,7 +191,7 @@ class ParquetTable:
     memory is two windows and one row group, whatever the size of the data set.
     """
 
-    def __init__(self, files: Sequence[tuple[str, File]]) -> None:
+    def __init__(self, files: Shards) -> None:
         self._files = files
         self._parquet = _arrow("parquet", files[0][1])
         self._groups: list[tuple[int, int, int]] = []  # first row over all files, file, row group
@@ -298,7 +199,7 @@ class ParquetTable:
         self._names: list[str] = []
         self._order: list[int] = []
         self._position: dict[int, int] = {}
-        self._windows: dict[int, dict[int, bytes | UnreadableImageError]] = {}
+        self._windows: dict[int, Contents] = {}
         self._lock = threading.Lock()
         for index, (name, path) in enumerate(files):
             file = self._open(path)
@@ -332,22 +233,23 @@ class ParquetTable:
         window = self._position[row] // WINDOW
         with self._lock:
             if window not in self._windows:
+                start = window * WINDOW
                 self._windows = {n: rows for n, rows in self._windows.items() if n == window - 1}
-                self._windows[window] = self._fetch(self._order[window * WINDOW : (window + 1) * WINDOW])
+                self._windows[window] = self._fetch(self._order[start : start + WINDOW])
             content = self._windows[window][row]
         if isinstance(content, UnreadableImageError):
             raise content
         return content
 
-    def _fetch(self, rows: Sequence[int]) -> dict[int, bytes | UnreadableImageError]:
-        contents: dict[int, bytes | UnreadableImageError] = {}
+    def _fetch(self, rows: Sequence[int]) -> Contents:
+        contents: Contents = {}
         starts = [first for first, _, _ in self._groups]
         for place, in_group in itertools.groupby(sorted(rows), lambda row: bisect(starts, row) - 1):
             first, index, group = self._groups[place]
             _, path = self._files[index]
             try:
-                read = self._open(path).read_row_group(group, columns=[self._columns[index]])
-                column = read.column(0)
+                name = self._columns[index]
+                column = self._open(path).read_row_group(group, columns=[name]).column(0)
             except EnvironmentFaultError:
                 raise
             except _DAMAGE as fault:
@@ -362,7 +264,7 @@ class ParquetTable:
         return contents
 
 
-def arrow_entries(files: Sequence[tuple[str, File]]) -> list[ListedImage]:
+def arrow_entries(files: Shards) -> list[ListedImage]:
     """List the rows of a saved Hugging Face data set, whose `*.arrow` files but `cache-*` are memory-mapped.
 
     Raises UsageError (no image column, no rows), CannotAssessError (damaged), EnvironmentFaultError.
@@ -377,14 +279,11 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[ListedImage]:
 
             with copied(path) as local:
                 reader = ipc.open_stream(pyarrow.memory_map(str(local)))
-            name_of_column = _image_column(path, reader.schema)
-            column = pyarrow.chunked_array(
-                [_sound(batch.column(name_of_column)) for batch in reader],
-                type=reader.schema.field(name_of_column).type,
-            )
-        entries += [
-            ListedImage(f"{name}#{row:08d}", partial(_cell, column, row, path.parent)) for row in range(len(column))
-        ]
+            of_images = reader.schema.field(_image_column(path, reader.schema))
+            arrays = [_sound(batch.column(of_images.name)) for batch in reader]
+            column = pyarrow.chunked_array(arrays, type=of_images.type)
+        for row in range(len(column)):
+            entries.append(ListedImage(f"{name}#{row:08d}", partial(_cell, column, row, path.parent)))
     if not entries:
         raise UsageError(f"{files[0][1]}: no rows found; at least one image is needed")
     return entries
@@ -431,8 +330,10 @@ def _image_column(path: File, schema: Any) -> str:
         return usual[0]
     if len(fitting) == 1:
         return str(fitting[0])
-    columns = ", ".join(f"{field.name} ({field.type})"[:60] for field in schema)
-    raise UsageError(f"{path}: columns are {columns}; one must be named image and hold bytes, or struct{{bytes, path}}")
+    columns = [f"{field.name} ({field.type})"[:60] for field in schema]
+    raise UsageError(
+        f"{path}: columns are {', '.join(columns)}; one must be named image and hold bytes, or struct{{bytes, path}}"
+    )
 
 
 def _cell(column: Any, row: int, folder: File) -> bytes:
@@ -454,5 +355,5 @@ def _cell(column: Any, row: int, folder: File) -> bytes:
             return read_file(file) if isinstance(file, Path) else file.read_bytes(MAX_FILE_BYTES)
     if not isinstance(value, bytes):
         raise UnreadableImageError("no bytes in this row")
-    _check_size("row", len(value))
+    check_size("row", len(value))
     return value

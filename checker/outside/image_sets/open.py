@@ -17,7 +17,7 @@ from ...core.options import STOCK, Options, RunOptions
 from ...errors import EnvironmentFaultError, UsageError
 from ...text import type_name
 from ..storage.places import Place, parse_place, redact
-from .containers import CHECKED_ROWS, Files, file_entries, is_url
+from .files import CHECKED_ROWS, Files, file_entries, is_url
 from .listing import image_files, list_images, parse_image_set
 
 BUNDLED = Path(__file__).parents[2] / "photos"
@@ -44,7 +44,7 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     images: one of listing.KINDS, or its URL (docs/images.md); None, or the word `bundled`, is the bundled photos.
     limit: keep only the first so many.
     Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
-    once. Of a list or manifest the first containers.CHECKED_ROWS rows must name files that are there; a later
+    once. Of a list or manifest the first files.CHECKED_ROWS rows must name files that are there; a later
     row says so when it is read. Raises UsageError (not found, unreadable folder, bad manifest row, no image in a tar,
     limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are
     missing), CannotAssessError (no image; damaged tar, Parquet or npy). With a URL also UsageError (offline),
@@ -110,7 +110,10 @@ def open_iterable(images: Iterable[ImageLike], *, seed: int = 0, limit: int | No
     kind, items = _listed(images)
     entries = _path_entries(items) if kind == "paths" else _entries(kind, items)
     chosen = _drawn(entries, seed, limit)
-    return ImageSource(f"{len(items)} {_WORDS[kind][len(items) > 1]}", kind, chosen, len(items), seed, given=True)
+    singular, plural = _WORDS[kind]
+    n_items = len(items)
+    spec = f"{n_items} {plural if n_items > 1 else singular}"
+    return ImageSource(spec, kind, chosen, n_items, seed, given=True)
 
 
 def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[RawImage]]:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +23,8 @@ from urllib.parse import unquote, urlsplit
 
 from ...core.progress import TellLine
 from ...errors import EnvironmentFaultError, RobustcheckError, UsageError
-from ...text import frozen, quoted
-from .places import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text
+from ...text import Fields, frozen, quoted
+from .places import HUB_OFFLINE, Url, is_hub_offline, redact, without_secrets
 from .stores import PIECE_BYTES, RemoteFile, StoreError, hub_endpoint, load_hub_client
 
 HUB = "https://huggingface.co"
@@ -100,7 +100,7 @@ class Repository:
     address: Address
     commit: str
     """40 hexadecimal digits"""
-    files: Mapping[str, Any]
+    files: Fields
     """by path, the client's records: size, blob_id (of git), lfs.sha256 of a large one"""
     is_complete: bool = True
     """False: only files in the client's cache are known, since HF_HUB_OFFLINE forbids to ask"""
@@ -129,7 +129,7 @@ class HubFile(RemoteFile):
         """Return a file below this folder."""
         return open_hub_file(self.store, f"{self.path}/{name}".lstrip("/"), self.tell)
 
-    def info(self) -> Mapping[str, Any]:
+    def info(self) -> Fields:
         """Return the size of a file, or that it is a folder. Raises FileNotFoundError."""
         listed = self.store.files.get(self.path)
         if listed is not None:
@@ -282,10 +282,8 @@ def _hub_error(fault: Exception, address: Address, shown: str) -> RobustcheckErr
         return EnvironmentFaultError(
             f"{shown}: the hub accepts no more requests for now (429)", "wait, or export HF_TOKEN=…"
         )
-    reason = " ".join(str(fault).split())
-    for secret in filter(None, (os.environ.get(name, "").strip() for name in TOKENS)):
-        reason = reason.replace(secret, HIDDEN)
-    return StoreError(shown, f"{type(fault).__name__}: {redact_text(reason)}"[:300])
+    tokens = [os.environ.get(name, "").strip() for name in TOKENS]
+    return StoreError(shown, without_secrets(f"{type(fault).__name__}: {fault}", tokens))
 
 
 def _is_plain(name: str) -> bool:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ...errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
-from ...text import Texts, frozen
-from .places import HIDDEN, Url, redact, redact_text, secrets
+from ...text import Texts, frozen, is_onnx
+from .places import Url, redact, secrets, without_secrets
 from .stores import environment, limit_bytes, too_large
 
 if TYPE_CHECKING:
@@ -154,8 +154,8 @@ def fetch_mlflow(client: MlflowClient, entry: MlflowEntry, folder: Path) -> Mlfl
         place = place.parent
     else:
         files = sorted(path for path in place.rglob("*") if path.is_file())
-    models = [path for path in files if path.suffix.lower() == ".onnx"]
-    return MlflowFiles(place, tuple(path.relative_to(place).as_posix() for path in models))
+    names = [path.relative_to(place).as_posix() for path in files]
+    return MlflowFiles(place, tuple(filter(is_onnx, names)))
 
 
 def _listed_bytes(entry: MlflowEntry, tracking_uri: str) -> int:
@@ -199,10 +199,8 @@ def _mlflow_errors(shown: str) -> Iterator[None]:
 
 def _without_secrets(text: str, server: str = "") -> str:
     """Return another library's message in one line, without passwords and tokens."""
-    hidden = [*secrets(server), *(os.environ.get(name, "") for name in PASSWORDS)]
-    for secret in filter(None, hidden):
-        text = text.replace(secret, HIDDEN)
-    return redact_text(" ".join(text.split()))[:300]
+    passwords = [os.environ.get(name, "") for name in PASSWORDS]
+    return without_secrets(text, [*secrets(server), *passwords])
 
 
 @contextmanager

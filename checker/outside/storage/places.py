@@ -9,7 +9,6 @@ import fnmatch
 import glob
 import os
 import re
-import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from ...errors import UsageError
 from ...paths import SUFFIXES
-from ...text import Texts, frozen, type_name
+from ...text import Texts, frozen, quoted, type_name
 
 OFFLINE = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but "" and 0 refuses URLs of other machines
 HUB_OFFLINE = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
@@ -34,6 +33,8 @@ _IN_TEXT = re.compile(r"(?<![A-Za-z0-9+.-])([0-9+.-]*+)([A-Za-z][A-Za-z0-9+.-]++
 _ADDRESSES = ("hf", *REGISTRY, "abfs", "abfss", "az", "wasb", "wasbs")  # where what comes before @ is not a secret
 SET_SUFFIXES = (*SUFFIXES, ".txt", ".csv", ".jsonl", ".ndjson", ".npy", ".npz", ".tar", ".parquet", ".arrow")
 """of a file that is an image set"""
+ErrorOf = Callable[[OSError], Exception]
+"""makes the error to raise of a folder that can't be read"""
 _IGNORED_PARTS = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
 
 
@@ -188,6 +189,13 @@ def redact_text(text: str) -> str:
     return _IN_TEXT.sub(lambda match: match[1] + redact(match[2]), text)
 
 
+def without_secrets(text: str, hidden: Iterable[str]) -> str:
+    """Return another library's message in one line of at most 300 characters, without URLs' keys and what is hidden."""
+    for secret in filter(None, hidden):
+        text = text.replace(secret, HIDDEN)
+    return redact_text(" ".join(text.split()))[:300]
+
+
 def secrets(url: str) -> Texts:
     """Return the secret parts of a URL, as written and unescaped, longest first."""
     from urllib.parse import parse_qsl, unquote, urlsplit  # noqa: PLC0415 # only where there is a URL
@@ -207,7 +215,7 @@ def secrets(url: str) -> Texts:
 
 
 def walk(
-    folders: Iterable[str], error: Callable[[OSError], Exception] | None, *, shortest_first: bool = False
+    folders: Iterable[str], error: ErrorOf | None, *, shortest_first: bool = False
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk folders as os.walk does, following links, but enter each folder once.
 
@@ -232,14 +240,15 @@ def walk(
                 continue
             raise error(fault) from fault
         names = [name for name, yes in is_folder.items() if yes]
-        yield top, names, [name for name, yes in is_folder.items() if not yes]
+        files = [name for name, yes in is_folder.items() if not yes]
+        yield top, names, files
         below = [os.path.join(top, name) for name in names]  # noqa: PTH118
         waiting.extend(below) if shortest_first else waiting.extendleft(reversed(below))
 
 
 def expand(
     parts: Sequence[str],
-    error: Callable[[OSError], Exception],
+    error: ErrorOf,
     read_below: Callable[[str], object],
     is_left_out: Callable[[str], bool] = lambda folder: False,
 ) -> list[str]:
@@ -257,7 +266,7 @@ def expand(
     """
     if parts[-1] == "**":
         parts = [*parts, "*"]
-    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    first = list(map(glob.has_magic, parts)).index(True)
     as_folder = "{}/".format
     matches = [os.path.join("", *parts[:first])]  # noqa: PTH118
     is_checked = True
@@ -273,12 +282,13 @@ def expand(
             read_below(folder or ".")
         is_checked = False
         for top, names, _ in walk(sorted(folders, key=as_folder), None, shortest_first=True):
-            names[:] = sorted((name for name in names if not name.startswith(".")), key=as_folder)
+            shown = [name for name in names if not name.startswith(".")]
+            names[:] = sorted(shown, key=as_folder)
             matches.append(top)
     return matches
 
 
-def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None) -> list[str]:
+def _named(folder: str, part: str, error: ErrorOf | None) -> list[str]:
     """Return a folder's paths that one part of a glob matches."""
     try:
         if glob.has_magic(part):
@@ -298,6 +308,11 @@ def _named(folder: str, part: str, error: Callable[[OSError], Exception] | None)
     return [os.path.join(folder, name) for name in names if shows_hidden or not name.startswith(".")]  # noqa: PTH118
 
 
+def is_set(name: str) -> bool:
+    """Return whether a file is named as an image set: a photo, or a file of many."""
+    return name.lower().endswith(SET_SUFFIXES)
+
+
 def is_hidden(part: str) -> bool:
     """Return whether a path's part is hidden, as `.` and `..` are not."""
     return part.startswith(".") and part not in (".", "..")
@@ -307,11 +322,11 @@ def unreadable_folder(fault: OSError) -> UsageError:
     """Return the error for an unreadable folder of images."""
     return UsageError(
         f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
-        f"ls -ld {shlex.quote(str(fault.filename))}",
+        f"ls -ld {quoted(fault.filename)}",
     )
 
 
-def folder_files(folder: Path) -> list[str]:
+def folder_files(folder: str | Path) -> list[str]:
     """Return the names of all visible files below a folder, relative to it, with `/` as separator.
 
     A folder that links lead to twice is entered once, by the first name in sorted order.

@@ -19,7 +19,7 @@ from ...core.model.contract import parse_contract
 from ...core.model.file import read_onnx
 from ...core.progress import LOG, Tell, TellLine, tell_stage
 from ...errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from ...outside.storage.stores import write_atomically
+from ...outside.storage.documents import write_atomically
 from ...outside.workers import run_jobs
 from .table import append, done, rows_of
 from .task import RECORD, CalibrationSettings, Task, cache_folder, weights_path

@@ -12,7 +12,7 @@ from ....thresholds.suite import Member, OpenedSuite
 from ...core.evidence import Evidence
 from ...core.measure.job import Outcome
 from ...errors import EnvironmentFaultError, UsageError
-from ...outside.storage.stores import write_atomically
+from ...outside.storage.documents import write_atomically
 from ...text import Fields, Texts, quoted
 from .task import MEASURING, Task, versions_of
 

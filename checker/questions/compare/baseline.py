@@ -28,7 +28,7 @@ from ...core.evidence import Evidence
 from ...core.images.source import digest_of_set
 from ...core.statistics.state import GROUPS
 from ...errors import UsageError
-from ...outside.storage.stores import write_atomically
+from ...outside.storage.documents import write_atomically
 from ...text import VERSION, Texts, as_json, digest_of, quoted, sha256_of
 from .changes import ModelJackknife, jackknife_of
 from .pairs import MAX_ROWS, Side, decisive_features

@@ -18,7 +18,8 @@ import numpy as np
 
 from ...core.images.source import DecodedImage, ImageSource
 from ...errors import UsageError
-from ...outside.image_sets.listing import image_files, label_column
+from ...outside.image_sets.listing import image_files
+from ...outside.image_sets.manifests import label_column
 from ...outside.image_sets.open import open_files, open_images
 from ...outside.storage.places import is_ignored, local_path
 from ...paths import SUFFIXES
