@@ -293,9 +293,7 @@ def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
 
 
 def verb_over_models(line: CommandLine, verbs: Words) -> str:
-    """Return a hint where a verb is also a folder.
-
-    The verb has no arguments, and the folder holds models, which may have been meant; else "".
+    """Return a hint where a verb without arguments is also a folder of models, which may be meant; else "".
 
     Only the first 100 folders below it are looked at: a verb must not wait for a large disk.
     """
@@ -313,9 +311,7 @@ COMPLETION_OPTIONS = ("--show-completion", "--install-completion")
 
 
 def for_shell(words: Words, program: str, variable: str) -> bool:
-    """Show or install shell completion.
-
-    The words are `--show-completion SHELL` or `--install-completion SHELL`; False for any other command line.
+    """Show or install completion for a shell that is named; return False for any other command line.
 
     Without a SHELL typer itself finds out which one runs the command; a SHELL that follows it would not look at.
     Raises UsageError: no such shell, or more words.
@@ -339,7 +335,7 @@ def for_shell(words: Words, program: str, variable: str) -> bool:
 
 
 def complete_as_check(environment: MutableMapping[str, str], verbs: Words) -> None:
-    """Insert `check` into a line to complete. A shell wants it completed, and its first word is a model.
+    """Insert `check` into a line that a shell wants completed, and whose first word is a model.
 
     environment: changed in place; completion scripts set COMP_WORDS and COMP_CWORD, or _TYPER_COMPLETE_ARGS.
     A first word that is still being typed may become a verb, so the line stays.

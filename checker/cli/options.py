@@ -1,6 +1,4 @@
-"""The table of options of a check.
-
-Options that verbs share are here, too.
+"""The table of options of a check, and the options that verbs share.
 
 A row gives type, default, help, metavar, panel, and what the option can do to the gate, which decides whether a
 settings file may set it. Made from it: typer's parameters (`parameter`), the record of settings, the keys of a file and
@@ -126,7 +124,7 @@ def one_of(option: str, value: str, valid: Words) -> None:
 
 
 def device_of(device: str, options: Words) -> str:
-    """Return the device with its provider's options. The record of a run has it so.
+    """Return the device with its provider's options, as the record of a run has it.
 
     Raises UsageError for an option that is not KEY=VALUE.
     """

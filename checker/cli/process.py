@@ -159,9 +159,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 def announce(
     outcomes: Sequence[Outcome], destinations: Destinations, *, enabled: bool = True, summary: str = ""
 ) -> None:
-    """Annotate models and write the summary on GitHub Actions.
-
-    The summary is appended to the step's; elsewhere nothing happens.
+    """Annotate models on GitHub Actions, and append the summary to the step's; elsewhere do nothing.
 
     Annotations go to stdout unless a document goes there; then to stderr, which GitHub reads as well. A summary
     that can't be written gives a note on stderr and changes no exit code.
