@@ -57,8 +57,8 @@ def text_head(prompts: Prompts, embed: Embed, logit_scale: Tensor, name: str) ->
     texts = [text for each in prompts.classes for text in prompts.texts(each)]
     with torch.no_grad():
         parts = [embed(texts[i : i + TEXTS_A_BATCH]).float() for i in range(0, len(texts), TEXTS_A_BATCH)]
-        each = normalize(torch.cat(parts), dim=-1)
-        rows = each.reshape(len(prompts.classes), len(prompts.templates), -1)
+        embeddings = normalize(torch.cat(parts), dim=-1)
+        rows = embeddings.reshape(len(prompts.classes), len(prompts.templates), -1)
         mean = normalize(rows.mean(1), dim=-1)
         weight = mean * float(logit_scale.exp())
     if not bool(torch.isfinite(weight).all()) or bool((weight == 0).all(dim=1).any()):

@@ -7,8 +7,8 @@ from .record import Failed, Outcomes
 from .words import STOPPED, cautions, finding_text, findings, is_stopped
 
 MAX_ANNOTATIONS = 10  # of each kind: GitHub shows no more for a step
-_IN_WORDS = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
-_IN_PROPERTIES = _IN_WORDS | str.maketrans({":": "%3A", ",": "%2C"})
+_ESCAPES = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
+_ESCAPES_OF_PROPERTIES = _ESCAPES | str.maketrans({":": "%3A", ",": "%2C"})
 SUMMARY_BYTES = 1024 * 1024  # GitHub drops a longer summary whole
 _CUT = "\n\n*The rest is cut: GitHub takes 1 MiB for a step. `-o markdown=FILE` writes the whole report.*\n"
 
@@ -58,8 +58,8 @@ def commands(outcomes: Outcomes, options: FormOptions) -> list[str]:
 
 
 def _command(kind: str, path: str, title: str, words: str) -> str:
-    place = f"file={path.translate(_IN_PROPERTIES)},line=1"
-    return f"::{kind} {place},title={title.translate(_IN_PROPERTIES)}::{words.translate(_IN_WORDS)}"
+    place = f"file={path.translate(_ESCAPES_OF_PROPERTIES)},line=1"
+    return f"::{kind} {place},title={title.translate(_ESCAPES_OF_PROPERTIES)}::{words.translate(_ESCAPES)}"
 
 
 def summary(outcomes: Outcomes, options: FormOptions, room: int = SUMMARY_BYTES) -> str:

@@ -55,8 +55,8 @@ def section(outcome: Outcome) -> str:
             blocks.append(f"Hint: {code(outcome.hint)}")
         blocks.append(f"Exit code {outcome.exit_code}. {NOT_ASSESSED_HELP}")
         return "\n\n".join(blocks)
-    before = (*cautions(outcome), *loosened(outcome))
-    return _section(replace(document_of(outcome), cautions=before))
+    lines = (*cautions(outcome), *loosened(outcome))
+    return _section(replace(document_of(outcome), cautions=lines))
 
 
 def reasons(entries: Sequence[Reason]) -> list[str]:
