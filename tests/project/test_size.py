@@ -10,18 +10,18 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 MOST = {
-    "nodes of the package": 331_660,
-    "nodes of the tests": 282_820,
-    "nodes of a simple statement, 90 % quantile": 24,
-    "nodes per code line": 9.4,
-    "statements of more than 40 nodes, in %": 1.3,
-    "ternaries per 1,000 statements": 38,
-    "parallel assignments per 1,000 statements": 1,
-    "docstrings whose second sentence begins with a pronoun, in %": 1.9,
-    "files of more than 350 code lines": 13,
+    "nodes of the package": 333_660,
+    "nodes of the tests": 284_840,
+    "nodes of a simple statement, 90 % quantile": 22,
+    "nodes per code line": 9.2,
+    "statements of more than 40 nodes, in %": 0.9,
+    "ternaries per 1,000 statements": 31,
+    "parallel assignments per 1,000 statements": 0.1,
+    "docstrings whose second sentence begins with a pronoun, in %": 1.0,
+    "files of more than 350 code lines": 0,
     "class names that several files define": 1,
     "imports by a string": 10,
-    "names of the core that other parts import": 197,
+    "names of the core that other parts import": 201,
 }
 """The highest value of each figure. Line breaks and splits of files move none but the nodes per code line."""
 
