@@ -93,12 +93,12 @@ def row(*cells: str) -> str:
 
 
 def files() -> str:
-    """Write a list of the files of checker/ by folder, each with the first sentence of its docstring."""
-    root = DOCS.parent / "checker"
+    """Write a list of the package's files by folder, each with the first sentence of its docstring."""
+    root = DOCS.parent
+    paths = [path for part in ("checker", "exporters", "thresholds") for path in (root / part).rglob("*.py")]
     lines = []
-    for folder in sorted({path.parent for path in root.rglob("*.py")}, key=lambda path: path.relative_to(root).parts):
-        name = folder.relative_to(root).as_posix()
-        lines += ["", f"### `checker/{'' if name == '.' else f'{name}/'}`", ""]
+    for folder in sorted({path.parent for path in paths}, key=lambda path: path.relative_to(root).parts):
+        lines += ["", f"### `{folder.relative_to(root).as_posix()}/`", ""]
         for path in sorted(folder.glob("*.py")):
             said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             sentence = re.split(r"(?<=[.?!])\s", said, maxsplit=1)[0]

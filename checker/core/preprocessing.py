@@ -10,13 +10,8 @@ from ...thresholds.records import Frozen
 
 MAX_EDGE_PX = 8192  # no image model in use has a larger input; refuses a sidecar that asks for gigabytes
 
-
 Edge = Annotated[int, Field(gt=0, le=MAX_EDGE_PX)]
-
-
 Level = Annotated[int, Field(ge=0, le=255)]
-
-
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -90,7 +85,6 @@ CLIP = Preprocessing(
 )
 """OpenAI CLIP's transform at 224 px."""
 
-
 IMAGENET = Preprocessing(
     size=(224, 224),
     resize_mode="shortest",
@@ -100,3 +94,6 @@ IMAGENET = Preprocessing(
     std=(0.229, 0.224, 0.225),  # torchvision transforms/_presets.py; timm IMAGENET_DEFAULT_STD
 )
 """torchvision's ImageNet evaluation transform at 224 px."""
+
+PRESETS = {"clip": CLIP, "imagenet": IMAGENET}
+"""by the names that `--preprocess` takes"""

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from robustcheck_onnx.checker.cli.plain import stated_preprocessing
+from robustcheck_onnx.checker.cli.plain_files import stated_preprocessing
 from robustcheck_onnx.checker.core.model.open import open_model
 from robustcheck_onnx.checker.core.preprocessing import CLIP
 from robustcheck_onnx.checker.errors import RobustcheckError

@@ -106,8 +106,8 @@ def export(
     from ....exporters.proof import int8_sums
     from ....exporters.run import run
     from ...core.progress import tell_stage
-    from ..forms import show_forms
-    from ..plain import option_name, read_plain, stated_preprocessing
+    from ..int8_forms import show_forms
+    from ..plain_files import option_name, read_plain, stated_preprocessing
 
     preprocessing = None
     if preprocess is not None:

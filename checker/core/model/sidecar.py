@@ -13,7 +13,7 @@ from ...paths import nearest_path
 from ...text import first_of, quoted
 from ..evidence import PreprocessingFacts
 from ..images.preprocess import at_size
-from ..preprocessing import CLIP, IMAGENET, Preprocessing
+from ..preprocessing import IMAGENET, PRESETS, Preprocessing
 from .configs import IMMICH, LOOK, Edges, check_size, parse_config, read_object
 from .weights import about
 
@@ -36,7 +36,6 @@ def sidecar_paths(model: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-PRESETS = {"clip": CLIP, "imagenet": IMAGENET}
 Source = Literal["contract", "sidecar", "user", "assumed"]
 
 

@@ -18,11 +18,7 @@ from ...errors import CannotAssessError, EnvironmentFaultError, unfit
 from ...text import frozen
 from ..evidence import Arithmetic
 from ..images.preprocess import scales_finitely
-from ..model.int8 import (
-    holds_int8_weights,
-    holds_nested_int8_weights,
-    with_unsigned_weights,
-)
+from ..model.int8 import holds_int8_weights, holds_nested_int8_weights, with_unsigned_weights
 from ..model.open import ModelFile
 from ..model.pooling import apply_pool
 from ..model.watched import refuse_changed

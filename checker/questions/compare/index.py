@@ -19,17 +19,7 @@ from ...core.statistics.intervals import wilson_bounds
 from ...text import MIB, number_text, short_provider
 from . import holds
 from .ids import match_ids
-from .index_report import (
-    OTHER_VECTORS,
-    UNTESTED,
-    Change,
-    IndexOptions,
-    IndexReport,
-    Metric,
-    Number,
-    Tested,
-    WorstImage,
-)
+from .index_report import OTHER_VECTORS, UNTESTED, Change, IndexOptions, IndexReport, Metric, Number, Tested, WorstImage
 from .machine import MachineLoss
 from .neighbours import KS, Neighbours, quantile, recall_bounds, search
 from .pairs import Compared

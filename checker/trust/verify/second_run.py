@@ -18,7 +18,7 @@ from typing import Any
 from ....thresholds.profile import Profile
 from ....thresholds.statistics import STATISTICS
 from ...core.evidence import Evidence
-from ...core.model.sidecar import PRESETS
+from ...core.preprocessing import PRESETS
 from ...core.progress import Tell
 from ...core.verdict.notes import execution_notes, int8_notes, memory_note
 from ...core.verdict.rule import limit_of
