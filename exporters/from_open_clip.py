@@ -62,9 +62,10 @@ def load_open_clip(wanted: Wanted) -> Loaded:
         config = published | {"size": config["size"]}
     pixels = wanted.pixels()
     if pixels is None:
+        fields = open_clip_contract(config, name)
         settings = PreprocessCfg(**merge_preprocess_dict({}, config))
         transform = image_transform_v2(settings, is_train=False)
-        pixels = open_clip_contract(config, name), transform
+        pixels = fields, transform
     visual = model.visual.eval()
     module, outputs = _open_clip_tower(visual, pixels[0]["size"], name)
     if wanted.prompts:

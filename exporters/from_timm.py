@@ -57,8 +57,9 @@ def load_timm(wanted: Wanted) -> Loaded:
         config = shared_preprocessing(published_timm(name), name)
     pixels = wanted.pixels()
     if pixels is None:
+        fields = timm_contract(config, name)
         transform = timm.data.create_transform(**config, is_training=False)
-        pixels = timm_contract(config, name), transform
+        pixels = fields, transform
     public = without_folders(name)
     tag = model.pretrained_cfg.get("tag") or public
     source = source_of("timm", public, path, tag, model)  # before a head is fused

@@ -299,7 +299,7 @@ class ReferenceRun(Frozen):
     """reference less machine of each statistic of the verdict and of the content, over these images, and of the share
     of the representations that are not finite"""
     failed: str = ""
-    """why no reference run was possible"""
+    """why no reference run was possible, or not on all of the images that it was wanted on"""
 
     @property
     def words(self) -> str:

@@ -18,7 +18,7 @@ from ..core.measure.job import versions
 from ..core.measure.loop import decode, likely_stops, until_decided
 from ..core.measure.opening import OpenedJob, open_sessions
 from ..core.measure.probe import take_probe
-from ..core.measure.reference import first_images, reference_runs, with_references
+from ..core.measure.reference import reference_runs, with_references
 from ..core.measure.sums import conclude
 from ..core.model.contract import Contract
 from ..core.options import Options, RunOptions
@@ -180,8 +180,7 @@ def _measured(run: QuestionRun, model: Path, profile: Profile, saver: Saver | No
         _log_opened(opened)
         run.tell("trying the model on a few images")
         watch = None if saver is None else saver.add
-        kept = first_images(opened)
-        facts, total, is_decided = until_decided(opened, profile, first, decoded, run.progress, watch, kept)
+        facts, total, kept, is_decided = until_decided(opened, profile, first, decoded, run.progress, watch)
     facts = with_references(facts, reference_runs(opened, kept))
     (evidence,) = conclude(inputs.job, facts, total, profile, decided=is_decided)
     return evidence, published_of(opened.models[0].contract)

@@ -59,6 +59,14 @@ def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: P
     assert (part.images.n_skipped, part.stopped) == (1, "image limit")
 
 
+def test_a_single_image_is_measured_and_cannot_pass(photos: Path, tmp_path: Path) -> None:
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
+    report = check(model, images=photos, max_images=1)
+    assert report.evidence.statistics.n_images == 1
+    assert report.evidence.model.batch_difference is None
+    assert {"too_few_images", "unchecked"} <= {reason.id for reason in report.verdict.reasons}
+
+
 def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path: Path) -> None:
     """Of everything: images, statistics, gallery, content."""
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)

@@ -31,6 +31,7 @@ from .job import SHARD_IMAGES
 from .opening import Inputs, OpenedJob
 from .prepare import Prepared, prepare_item, stack
 from .probe import probe_measured, take_probe, usable
+from .reference import first_images
 from .sums import FirstImages, ImagesRead, Measurement, RunFacts, nothing_yet
 
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
@@ -219,8 +220,7 @@ def until_decided(
     decoded: Iterator[Prepared | Skipped],
     progress: Tell | None,
     watch: Watch | None,
-    kept: FirstImages,
-) -> tuple[RunFacts, Measurement, bool]:
+) -> tuple[RunFacts, Measurement, FirstImages, bool]:
     """Try the model on the first images, and measure images until the evidence decides or they end.
 
     Args:
@@ -230,10 +230,9 @@ def until_decided(
         decoded: the images after these.
         progress: as for `batches`.
         watch: as for `add_rows`.
-        kept: gets the first images.
 
     Returns:
-        What the trial found, the sums, and whether the evidence decided.
+        What the trial found, the sums, the first images for a reference run, and whether the evidence decided.
     """
     batch_size = opened.job.options.batch_size
     n_images = len(opened.source)
@@ -243,11 +242,12 @@ def until_decided(
     n_tried = len(usable(tried))
     LOG.debug("%s: batch invariance and output were tried", opened.job.model)
     total = nothing_yet(len(opened.models))
+    kept = first_images(opened)  # not before: the trial may open another session
 
     def rows_of(batch: Sequence[Prepared]) -> list[AnyArray]:
         """Return the representations of the batch that was counted last: those of the trial, if all were tried."""
         end = total.images.n_usable
-        if end > n_tried:
+        if end > n_tried or not tried_rows:  # a single image is not tried
             return represent(opened, batch)
         return [rows[end - len(batch) : end] for rows in tried_rows]
 
@@ -274,8 +274,8 @@ def until_decided(
         closest = _closest(numbers, profile)
         LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest or "no bound yet")
         if decided(numbers, profile) and _are_varied(total, profile.min_images):
-            return facts, total, True
-    return facts, total, False
+            return facts, total, kept, True
+    return facts, total, kept, False
 
 
 def _are_varied(total: Measurement, min_images: int) -> bool:

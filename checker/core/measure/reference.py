@@ -85,7 +85,7 @@ def reference_runs(
         start = len(references)
         rows = [np.stack(of_tensor) for of_tensor in zip(*first.rows, strict=True)]
         measured = rows[start : start + len(runner.models)]
-        references += _run(opened, runner, kind, np.stack(first.pixels), measured, n_tried)
+        references += _run(opened, runner, kind, first.pixels, measured, n_tried)
     return references
 
 
@@ -93,7 +93,7 @@ def _run(
     opened: OpenedJob,
     runner: Runner,
     kind: ReferenceArithmetic,
-    pixels: GenericArray,
+    pixels: Sequence[GenericArray],
     measured: Sequence[AnyArray],
     n_tried: int,
 ) -> list[ReferenceOutput | None]:
@@ -104,24 +104,27 @@ def _run(
     arithmetic: Arithmetic = "exact" if is_exact else "machine"
     photos = opened.source.kind != "tensors"
     on_cpu = partial(open_runner, opened, runner.models, photos=photos, device="cpu", arithmetic=arithmetic)
+    tried_pixels = np.stack(pixels[:n_tried])
     tried = [rows[:n_tried] for rows in measured]
     floor: Sequence[AnyArray] = ()
     try:
-        reference = on_cpu(level=level).represent_in_batches(pixels[:n_tried])
+        reference = on_cpu(level=level).represent_in_batches(tried_pixels)
         differences = list(map(relative_difference, reference, tried))
         is_other = max(differences) > SAME_OUTPUT[runner.execution.precision]
         if is_other and (is_exact or runner.execution.providers[0] != CPU):
-            floor = on_cpu(level=other_level).represent_in_batches(pixels[:IMAGES_OF_FLOOR])
-        runs = _compared(kind, reference, tried, floor)
-        outputs = list(map(ReferenceOutput, runs, reference))
-        if len(pixels) > n_tried and any(map(_is_far, runs)):
-            others = on_cpu(level=level).represent_in_batches(pixels[n_tried:])
-            whole = [np.concatenate(parts) for parts in zip(reference, others, strict=True)]
-            runs = _compared(kind, whole, measured, floor)
+            floor = on_cpu(level=other_level).represent_in_batches(tried_pixels[:IMAGES_OF_FLOOR])
     except (CannotAssessError, EnvironmentFaultError) as fault:
         failed = ReferenceRun(by=kind, failed=fault.message)
         return [ReferenceOutput(failed)] * len(measured)
-    return [replace(output, run=run) for output, run in zip(outputs, runs, strict=True)]
+    runs = _compared(kind, reference, tried, floor)
+    if len(pixels) > n_tried and any(map(_is_far, runs)):
+        try:
+            others = on_cpu(level=level).represent_in_batches(np.stack(pixels[n_tried:]))
+            whole = [np.concatenate(parts) for parts in zip(reference, others, strict=True)]
+            runs = _compared(kind, whole, measured, floor)
+        except (CannotAssessError, EnvironmentFaultError) as fault:
+            runs = [run.model_copy(update={"failed": fault.message}) for run in runs]
+    return [ReferenceOutput(run, rows) for run, rows in zip(runs, reference, strict=True)]
 
 
 def _is_far(run: ReferenceRun) -> bool:

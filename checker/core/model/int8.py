@@ -74,9 +74,9 @@ def holds_nested_int8_weights(proto: ModelProto) -> bool:
     outside = _int8_weights(proto, MOVES - {"DequantizeLinear"})
     kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     for graph in bodies(proto.graph.node):
-        kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+        own_kinds = kinds | {tensor.name: tensor.data_type for tensor in graph.initializer}
         read = {name for node in graph.node for name in node.input}
-        is_quantised = any(_quantises_to_int8(node, kinds) for node in graph.node)
+        is_quantised = any(_quantises_to_int8(node, own_kinds) for node in graph.node)
         if is_quantised or any(_int8_tensors(graph)) or not outside.isdisjoint(read):
             return True
     return False

@@ -141,7 +141,8 @@ def reference_notes(execution: Execution) -> list[str]:
     if run is None:
         return []
     if run.failed:
-        return [f"No image could be run once more by {run.words}: {run.failed}"]
+        some = f"Only {run.n_images} images" if run.n_images else "No image"
+        return [f"{some} could be run once more by {run.words}: {run.failed}"]
     if not run.exceeds_rounding:
         return []
     return [

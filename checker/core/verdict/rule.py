@@ -172,12 +172,15 @@ def _runtime(e: Evidence, profile: Profile) -> SeenReasons:
     run = e.execution.reference
     if run is None or e.execution.arithmetic == "machine":
         return
-    if run.failed and e.execution.saturates:
-        seen = f"{run.words} can't be compared with {e.execution.machine}, because it failed: {run.failed}"
+    if run.failed and (e.execution.saturates or run.n_images):
+        on_more = f" on more than {run.n_images} images" if run.n_images else ""
+        seen = f"{run.words} can't be compared with {e.execution.machine}{on_more}, because it failed: {run.failed}"
         yield "runtime_differs", seen
+        return
     if run.shifts.get(NONFINITE, 0) > 0:
-        seen = f"{run.words} gives representations that are not finite, and {e.execution.machine} does not"
+        seen = f"{run.words} gives more representations that are not finite than {e.execution.machine} does"
         yield "runtime_differs", seen
+        return
     if not run.shifts:
         return
     moved = _moved(e, run.shifts)
