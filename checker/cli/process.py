@@ -214,7 +214,7 @@ def run(app: typer.Typer, words: list[str]) -> int:
         return _run(app, words)
     from ..outside.storage.places import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
 
-    before = os.environ.copy()
+    before = {variable: os.environ.get(variable) for variable in (OFFLINE, LOCAL_ROWS)}
     # of the environment: for worker processes, and for what is written after an error
     for option, variable in (("--offline", OFFLINE), ("--strict", LOCAL_ROWS)):
         if option in words:
@@ -222,8 +222,10 @@ def run(app: typer.Typer, words: list[str]) -> int:
     try:
         return _run(app, words)
     finally:
-        os.environ.clear()
-        os.environ |= before
+        for variable, value in before.items():
+            os.environ.pop(variable, None)
+            if value is not None:
+                os.environ[variable] = value
 
 
 def _run(app: typer.Typer, words: list[str]) -> int:

@@ -151,7 +151,14 @@ def checked_path(path: str | Path) -> Path:
     """Return the path of a representations file. Raises UsageError for another suffix, a folder or a device."""
     file = local_path(path, "representations file")
     local = Path(os.path.realpath(file))
-    if any(link.is_symlink() for link in (local, *local.parents)):  # in a circle
+    try:
+        is_circle = any(link.is_symlink() for link in (local, *local.parents))
+    except OSError as fault:  # a name that is too long, or a folder that may not be read
+        raise UsageError(
+            f"{file}: representations file can't be opened there ({fault.strerror}); it must be a place for a file",
+            f"ls -ld {quoted(file.parent)}",
+        ) from fault
+    if is_circle:
         raise UsageError(
             f"{file}: representations file is a link that leads nowhere; it must lead to a file",
             f"ls -l {quoted(file)}",

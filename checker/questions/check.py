@@ -117,6 +117,7 @@ def check(
         evidence, published = _measured(run, here.path, profile, saver)
         if saver is not None:
             saver.write(Provenance.of(evidence, here.name))
+    time = Time.until_now(run.clock, evidence.images.n_usable)
     evidence = here.named(evidence)
     notes = list(notes_of(evidence, profile))
     if here.in_memory:
@@ -130,7 +131,7 @@ def check(
         published=published,
         reference=_reference(),
         claim=CLAIM,
-        time=Time.until_now(run.clock, evidence.images.n_usable),
+        time=time,
         binding=binding_of(run.options),
     )
     return sealed(report)

@@ -208,7 +208,7 @@ def read_head(opened: ModelFile) -> LinearHead:
     with the largest bias: next to a bias of -1e9, which shuts a class out, W·(256·eⱼ) would be rounded away.
 
     Raises:
-        CannotAssessError: as `model.head_part`; ONNX Runtime can't run that part; a weight is not finite; one class.
+        CannotAssessError: as `head_part`; ONNX Runtime can't run that part; a weight is not finite; one class.
         EnvironmentFaultError: memory ran out.
     """
     part = head_part(opened)

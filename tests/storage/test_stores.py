@@ -23,6 +23,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.outside.addresses import on_this_machine
 from robustcheck_onnx.checker.outside.image_sets.open import open_images
 from robustcheck_onnx.checker.outside.storage import documents, places
+from robustcheck_onnx.checker.outside.storage.places import without_secrets
 from robustcheck_onnx.checker.outside.storage.stores import PIECE_BYTES, RemoteFile, StoreError, open_url
 from support import Capture, Patch, Place, raised, robustcheck, serving
 from support.onnx_models import encoder, save
@@ -261,3 +262,9 @@ def test_a_report_replaces_an_empty_file_a_document_of_ours_and_no_other_file(tm
     for name in ("m.onnx", "m.onnx.data", "list.txt"):
         for place in (tmp_path / name, places.parse_place(f"file://{tmp_path}/{name}")):
             raised(UsageError, "is a file that is there already", destinations.check_target, place)
+
+
+def test_a_secret_that_a_message_wraps_is_hidden() -> None:
+    hidden = ("s ek ret", "")
+    for message in ("boom s ek ret", "boom s\nek ret", "boom s  ek\n ret"):
+        assert without_secrets(message, hidden) == "boom ***"

@@ -303,6 +303,7 @@ def test_the_command_names_a_file_for_each_model_and_refuses_other_places(here: 
         (here / circle).symlink_to(circle)
     for place in ("circle.npz", "circle/rows.npz"):
         raised(UsageError, "leads nowhere", Saver, here / place)
+    raised(UsageError, r"can't be opened there \(File name too long\)", Saver, here / f"{300 * 'a'}.npz")
     assert (here / "circle.npz").is_symlink()
 
 

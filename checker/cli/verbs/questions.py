@@ -1,4 +1,4 @@
-"""The verbs that measure and judge nothing: `scan`, `shift`, `concepts` and `directions`."""
+"""The verbs that measure, and judge nothing: `scan`, `shift`, `concepts` and `directions`."""
 
 from __future__ import annotations
 

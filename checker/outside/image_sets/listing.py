@@ -52,7 +52,7 @@ def parse_image_set(images: str | Place | None) -> Place | None:
 def list_images(place: Place) -> Listed:
     """List all images of a set, unread and unordered.
 
-    Raises UsageError, EnvironmentFaultError, CannotAssessError as `source.open_images`.
+    Raises UsageError, EnvironmentFaultError, CannotAssessError as `open.open_images`.
     """
     if is_pattern(places.as_typed(place)) and not (isinstance(place, Path) and os.path.lexists(place)):
         return _index_pattern(place)

@@ -191,9 +191,15 @@ def redact_text(text: str) -> str:
 
 def without_secrets(text: str, hidden: Iterable[str]) -> str:
     """Return another library's message in one line of at most 300 characters, without URLs' keys and what is hidden."""
-    for secret in filter(None, hidden):
+    secret_parts = [secret for secret in hidden if secret]
+    for secret in secret_parts:
         text = text.replace(secret, HIDDEN)
-    return redact_text(" ".join(text.split()))[:300]
+    line = " ".join(text.split())
+    for secret in secret_parts:
+        in_one_line = " ".join(secret.split())  # the message may have wrapped it
+        if in_one_line:
+            line = line.replace(in_one_line, HIDDEN)
+    return redact_text(line)[:300]
 
 
 def secrets(url: str) -> Texts:

@@ -39,7 +39,7 @@ LARGEST_BYTES = 1 << 28  # of a file: 1,024 vectors of 4,096 features have 16 Mi
 # Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the
 # debiased CKA has an SD of 0.023 over 64 images and reaches 0.10 (`judge.UNRELATED_CKA`); over 80, 0.018 and 0.07.
 COSINE_IMAGES = 80
-COSINE_DECIMALS = 7  # rounding, SD 3e-8, stays below what `pairs.similarity_of` takes for no variation (1e-7)
+COSINE_DECIMALS = 7  # rounding, SD 3e-8, stays below what `similarity.similarity_of` takes for no variation (1e-7)
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
@@ -142,18 +142,18 @@ class Baseline(Frozen):
 
     @property
     def rows(self) -> Array:
-        """(image, feature) `values` as `pairs.follow_features` takes them."""
+        """(image, feature) `values` as `features.follow_features` takes them."""
         return float64(self.values).reshape(len(self.values), len(self.frequencies))
 
     @property
     def cosine_matrix(self) -> Array:
-        """Return `cosines` as (image, image). The diagonal is 1, as `pairs.similarity_of` takes them."""
+        """Return `cosines` as (image, image). The diagonal is 1, as `similarity.similarity_of` takes them."""
         matrix = np.eye(self.n_cosine_images)
         matrix[np.triu_indices(self.n_cosine_images, 1)] = self.cosines
         return float64(matrix + np.triu(matrix, 1).T)
 
     def jackknife(self) -> ModelJackknife:
-        """The statistics as `pairs.changes` takes them."""
+        """The statistics as `changes.changes` takes them."""
         values = {
             name: np.array([stored.whole, *stored.without], dtype=np.float64)  # None becomes NaN
             for name, stored in self.left_out.items()

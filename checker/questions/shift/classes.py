@@ -273,10 +273,11 @@ def is_correct(scores: AnyArray, right: Sequence[Classes], compete: Sequence[int
     chosen = float64(scores)[:, columns]
     if np.isnan(chosen).any():
         raise ValueError("class scores hold NaN; a prediction needs numbers")
-    is_right = np.zeros(scores.shape, dtype=np.bool_)
+    place = {index: column for column, index in enumerate(columns)}
+    is_right = np.zeros(chosen.shape, dtype=np.bool_)
     for row, group in enumerate(right):
-        is_right[row, list(group)] = True
-    is_right = is_right[:, columns]
+        columns_of_right = [place[index] for index in group]
+        is_right[row, columns_of_right] = True
     best_right = np.where(is_right, chosen, -np.inf).max(axis=1)
     best_wrong = np.where(is_right, -np.inf, chosen).max(axis=1)
     return np.asarray(best_right > best_wrong)

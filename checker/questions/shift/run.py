@@ -181,7 +181,7 @@ def _texts(places: Several) -> list[str]:
 def judged_before(source: str | Path | Report, digest: str) -> ComparedVerdict:
     """Return the verdict of an earlier check from a report of the same model, or from its file.
 
-    Raises as `report.read_one`, and UsageError for a report about a model with another digest.
+    Raises as `report.check.read_one`, and UsageError for a report about a model with another digest.
     """
     where = "report"
     if isinstance(source, Report):

@@ -1,8 +1,9 @@
 """Measure a model again with a report's settings, and find where the two reports differ.
 
-Not compared is what no second run can know: `time`; `gate`, which says what the caller let through (`report.edits`
-looks whether it fits the verdict); where settings came from; under which name the model's file lay, and from where it
-was fetched. The numbers that are measured may differ by a tolerance, which is given, never read from the report.
+Not compared is what no second run can know: `time`; `gate`, which says what the caller let through
+(`report.reading.edits` looks whether it fits the verdict); where settings came from; under which name the model's file
+lay, and from where it was fetched. The numbers that are measured may differ by a tolerance, which is given, never read
+from the report.
 """
 
 import functools
