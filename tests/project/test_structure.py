@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import json
 import re
 import subprocess
 import sys
@@ -157,3 +158,10 @@ def test_pages_are_short_and_have_few_colons() -> None:
     assert not too_much("Short.\n```\n" + "a: b\n" * 1801 + "```\n<!-- made by a script -->" + "word: " * 1801)
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     assert [page.name for page in pages if too_much(read_text(page))] == []
+
+
+def test_each_planted_fault_finds_its_lines_once() -> None:
+    faults = json.loads(read_text(ROOT / "tests" / "faults.json"))
+    places = {fault["number"]: read_text(ROOT / fault["file"]).count(fault["before"]) for fault in faults}
+    assert len(places) == len(faults) > 50
+    assert {number: count for number, count in places.items() if count != 1} == {}
