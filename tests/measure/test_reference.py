@@ -136,6 +136,8 @@ LEFT_OVER = {
     "w = DequantizeLinear(w8, one, null); y = MatMul(v, w)",
     "a float weight that the graph quantises by a node's zero point": f"{QAT} z = Identity(null); "
     "c = QuantizeLinear(wf, one, z); w = DequantizeLinear(c, one, z); y = MatMul(a, w)",
+    "a float weight that the graph casts": f"{QUANTISED}; c = Cast(wi, to=INT8); p = MatMulInteger(f, c); "
+    "y = Cast(p, to=FLOAT)",
     "a float weight that the graph quantises": f"{QAT} c = QuantizeLinear(wf, one, null); "
     "w = DequantizeLinear(c, one, null); y = MatMul(a, w)",
 }
@@ -145,6 +147,7 @@ LEFT_OVER = {
 @pytest.mark.parametrize("form", LEFT_OVER)
 def test_an_int8_weight_that_stays_is_seen_so_that_no_sum_is_called_exact_that_may_saturate(form: str) -> None:
     weights = {"w8t": WEIGHTS["w8"].T.copy(), "wf": (WEIGHTS["w8"] / 127).astype(np.float32)}
+    weights["wi"] = WEIGHTS["w8"].astype(np.float32)
     file = read_onnx(written(LEFT_OVER[form], **weights))
     unsigned = with_unsigned_weights(ModelProto.FromString(Path("m.onnx").read_bytes()), file.weights)
     assert holds_int8_weights(unsigned)

@@ -76,7 +76,7 @@ def holds_nested_int8_weights(proto: ModelProto) -> bool:
     for graph in bodies(proto.graph.node):
         own_kinds = kinds | {tensor.name: tensor.data_type for tensor in graph.initializer}
         read = {name for node in graph.node for name in node.input}
-        is_quantised = any(_quantises_to_int8(node, own_kinds) for node in graph.node)
+        is_quantised = any(_makes_int8(node, own_kinds) for node in graph.node)
         if is_quantised or any(_int8_tensors(graph)) or not outside.isdisjoint(read):
             return True
     return False
@@ -89,7 +89,7 @@ def _int8_weights(proto: ModelProto, moves: AbstractSet[str]) -> set[str]:
     weights = set(_int8_tensors(proto.graph))
     for node in proto.graph.node:
         is_moved = node.op_type in moves and not weights.isdisjoint(node.input)
-        if is_moved or (input_at(node, 0) in constants and _quantises_to_int8(node, kinds)):
+        if is_moved or (input_at(node, 0) in constants and _makes_int8(node, kinds)):
             weights.update(node.output)
     return weights
 
@@ -106,11 +106,13 @@ def _int8_tensors(graph: GraphProto) -> Iterator[str]:
                 yield node.output[0]
 
 
-def _quantises_to_int8(node: NodeProto, kinds: Mapping[str, int]) -> bool:
-    """Return whether a node quantises to another type than uint8. A zero point of unknown type counts, too.
+def _makes_int8(node: NodeProto, kinds: Mapping[str, int]) -> bool:
+    """Return whether a node casts to int8, or quantises to another type than uint8, or to one that is not known.
 
     kinds: types of initializers, by name.
     """
+    if node.op_type == "Cast":
+        return integer(node, "to", 0) == TensorProto.INT8
     if node.op_type != "QuantizeLinear":
         return False
     zero = input_at(node, 2)
