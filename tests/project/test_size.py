@@ -10,8 +10,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PACKAGE = ("checker", "exporters", "thresholds", "face")
 MOST = {
-    "nodes of the package": 333_900,
-    "nodes of the tests": 285_490,
+    "nodes of the package": 333_920,
+    "nodes of the tests": 285_510,
     "nodes of a simple statement, 90 % quantile": 22,
     "nodes per code line": 9.2,
     "statements of more than 40 nodes, in %": 0.9,
