@@ -48,7 +48,7 @@ def assert_robust(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[CheckOptions],
 ) -> Report:
-    """Check a model; raise unless it passes. That holds under `python -O`, too.
+    """Check a model; raise unless it passes, under `python -O`, too.
 
     Args:
         model: as in `check`.

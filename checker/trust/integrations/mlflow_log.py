@@ -191,7 +191,7 @@ def gate_model_version(
 
 
 def _metrics_of(report: Report | CompareReport) -> Iterator[tuple[str, float]]:
-    """Yield the measured deciding statistics. They have bounds and thresholds."""
+    """Yield the measured deciding statistics with their bounds and thresholds."""
     yield "n_images", report.evidence.statistics.n_images
     for statistic in report.profile.deciding:
         for bound, value in getattr(report.evidence.statistics, statistic):
@@ -245,10 +245,7 @@ def _only_model(files: mlflow_registry.MlflowFiles, shown: str) -> Path:
 
 
 def _take_aliases(client: MlflowClient, name: str, model_version: str, alias: str | None) -> None:
-    """Remove aliases from one version.
-
-    They are the named one and those that the gate gave it; other versions keep theirs.
-    """
+    """Remove the named alias, and those that the gate gave, from one version. Other versions keep theirs."""
     registered = client.get_model_version(name, model_version)
     for current in registered.aliases:
         tag = f"{FOLDER}.alias.{current}"

@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use the fixture. It happens before `-m` selects."""
+    """Mark the tests that use the fixture, before `-m` selects."""
     for item in items:
         if "assert_robust" in getattr(item, "fixturenames", ()):
             item.add_marker("robustcheck")

@@ -196,7 +196,7 @@ def check_profile(report: AnyReport, faults: Mapping[str, str], accepted: Profil
 
 
 def check_images(report: AnyReport, image_set: str | None) -> Finding:
-    """Check that the run read the same images. They are the first ones of its seeded order. None is decoded."""
+    """Check that the run read the first images of the seeded order, of which none is decoded here."""
     recorded = report.evidence.images
     if recorded.given:
         return unchecked("images", f"{recorded.source}, handed over in Python, can't be opened again")

@@ -93,7 +93,7 @@ def check_token(trust_config: Path | None) -> tuple[IdentityToken, ClientTrustCo
 
 
 def sign_as_identity(statement: Fields, trust_config: Path | None) -> Signed:
-    """Sign an in-toto statement as the token's identity. It opens connections.
+    """Sign an in-toto statement as the token's identity, over connections to Sigstore.
 
     The bundle is verified by the code of `signed_by_identity` before it is handed out.
 
@@ -280,7 +280,7 @@ def _trust(trust_config: Path | None) -> ClientTrustConfig:
 
 
 def _reason(fault: BaseException, secret: str = "") -> str:
-    """Return another library's error without secrets. It is one line."""
+    """Return another library's error in one line, without secrets."""
     words = str(fault) or str(fault.__cause__ or "") or type(fault).__name__
     line = printable(" ".join(words.split()))
     return (line.replace(secret, "…") if secret else line)[:LONGEST_REASON]

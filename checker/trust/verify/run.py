@@ -87,7 +87,7 @@ class Verification(Shown, NoTruth, Frozen):
         return self.exit_code == 0
 
     def __repr_args__(self) -> ReprArgs:
-        """Return the fields that repr, str and rich show. They fit a line; the record has more."""
+        """Return the few fields of the record that repr, str and rich show in a line."""
         return [(name, getattr(self, name)) for name in ("result", "exit_code", "report", "model")]
 
 

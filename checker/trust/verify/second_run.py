@@ -71,10 +71,7 @@ AnyReport = Report | CompareReport
 
 
 def tolerance_of(second: AnyReport, *, elsewhere: bool) -> float:
-    """Return the relative difference that is allowed.
-
-    It depends on the second run's model, not on what the report claims.
-    """
+    """Return the relative difference that the second run's model allows, whatever the report claims."""
     return OTHER_ENVIRONMENT_FACTOR * limit_of(second.evidence) if elsewhere else SAME_ENVIRONMENT
 
 
@@ -206,10 +203,7 @@ def _leave_out_environment(report: Report, form: Fields, *, same_words: bool) ->
 
 
 def _walk(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profile) -> Iterator[str]:
-    """Yield each difference of two JSON values.
-
-    It comes with its path; types count, too: true is not 1, and 1 is not 1.0.
-    """
+    """Yield each difference of two JSON values with its path. Types count: true is not 1, and 1 is not 1.0."""
     same_type = type(theirs) is type(ours)
     if same_type and isinstance(theirs, Mapping):
         for name in sorted(theirs.keys() | ours.keys()):
@@ -239,7 +233,7 @@ def _is_same(theirs: Any, ours: Any, path: str, tolerance: float, profile: Profi
 
 
 def _scale(path: str, profile: Profile) -> float:
-    """Return where a number's tolerance becomes absolute. It is below its threshold, else below 1."""
+    """Return the number below which its tolerance is absolute: its threshold, else 1."""
     statistic = path.removeprefix("evidence.statistics.").partition(".")[0]
     threshold = profile.thresholds.get(statistic) if statistic in STATISTICS else None
     return threshold.minimum if threshold else 1.0

@@ -216,7 +216,7 @@ def _key(path: Path, *, private: bool = False) -> Any:
 
 
 def name_of_key(key: EllipticCurvePublicKey) -> str:
-    """Return the key's name in bundles. It is sha256 of the public key's PEM text, hexadecimal."""
+    """Return the key's name in bundles, the hexadecimal sha256 of the public key's PEM text."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415
 
     return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
@@ -273,9 +273,7 @@ def opened(document: Any, key: EllipticCurvePublicKey) -> bytes:
 
 
 def _bundle_parts(document: Any) -> tuple[str, str, bytes, bytes, set[str]]:
-    """Return the parts of a bundle.
-
-    They are media type, payload type, payload, signature, and each name that the bundle gives the key.
+    """Return media type, payload type, payload and signature of a bundle, and each name that it gives the key.
 
     Raises ValueError, KeyError, TypeError, AttributeError: a field is missing, of another type, or one too many.
     """
@@ -313,6 +311,6 @@ def _shown(value: object) -> str:
 
 
 def has_certificate(document: Any) -> bool:
-    """Return whether a bundle is of an identity. It is then not of a key."""
+    """Return whether a bundle is of an identity, and not of a key."""
     material = document.get("verificationMaterial") if isinstance(document, dict) else None
     return isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material)
