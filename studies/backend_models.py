@@ -4,9 +4,10 @@ python studies/backend_models.py [--limit N]
 
 The files: those that lie in the package (onnx/backend/test/data), and one for each node test, which the package makes.
 None is an image model of a person, but each is a valid ONNX file: `inspect` must answer (0) or refuse in a sentence (2,
-3), in seconds. The verb runs in forked children, which need not import everything again; a sample of files goes
-through the command itself, to show that it ends alike. Prints a table, writes studies/results/backend_models.json.
-Exit code 1 if a file ended with another code, by a signal or not at all, or the sample differs.
+3), in seconds. The verb runs in forked children, each of which starts the child that reads the file, so that a file
+takes a second or two; a sample of files goes through the command itself, to show that it ends alike. Prints a table,
+writes studies/results/backend_models.json. Exit code 1 if a file ended with another code, by a signal or not at all, or
+the sample differs.
 """
 
 from __future__ import annotations
