@@ -80,9 +80,9 @@ class HeadDirections(NamedTuple):
 def decompose(weight: Array) -> tuple[HeadDirections, HeadDirections]:
     """Return the singular vectors and values of W, and of W less its mean over classes.
 
-    Softmax and the predicted class can't see that mean. One QR decomposition of [1 W] gives both: below its first row
-    stands R of the centred W, and with the row R of W itself. It goes piece by piece, R of the pieces so far on top of
-    the next one, which is exact and copies nothing of W's size.
+    Softmax and the predicted class can't see that mean. One QR decomposition of [1 W] gives both: the rows of R
+    below the first are R of the centred W, and all of them R of W itself. R is computed piece by piece, from R of the
+    pieces so far on top of the next piece, which is exact and copies nothing of W's size.
 
     Args:
         weight: (class, feature), finite, at least two classes.
