@@ -35,6 +35,7 @@ BATCH_AXIS = "batch"  # name of the dynamic axis 0 of the input and of every out
 RULES = ("encoder_output", "head_input", "pooled", "logits")
 INT8 = ("int8-dynamic", "int8-qdq")  # made by quantising the fp32 file
 PRECISIONS = ("fp32", "fp16", *INT8)
+FP8 = "fp8-qdq"  # made by other tools alone
 CLASS_PLACE = "{}"  # where a template takes the class name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,14 +58,15 @@ def quantise_file(
     check_call(out, precision, photos)
     plan = quantisation_plan(precision, form, calibration, photos)
     tell(f"opening {path.name}")
-    proto = _parsed(path)
+    proto = parsed(path)
     if any(prop.key == contract.METADATA_KEY for prop in proto.metadata_props):
-        _check_call_with_contract(path, out, precision, restates=restates)
-        content = _contract_of(proto, path)
+        _check_preprocess(path, out, precision, restates=restates)
+        content = contract_of(proto, path)
         _require_unchanged(proto, path, content)
-        proto = _inlined(proto)
+        _check_precision(path, out, precision)
+        proto = inlined(proto)
     else:
-        proto = _inlined(proto)
+        proto = inlined(proto)
         content = _described(proto, path, read_plain)
     if matched_to is not None:
         already = content["source"].get("matched_to")
@@ -75,7 +76,7 @@ def quantise_file(
                 "leave out --matched-to, or export the model again from its own library",
             )
         content["source"]["matched_to"] = matched_to
-    _check_target(path, out, proto)
+    check_target(path, out, proto)
     if precision == "fp32":
         plan = plan._replace(precision=content["precision"])  # the file's own
     else:
@@ -83,21 +84,14 @@ def quantise_file(
     is_copied = plan.precision == content["precision"]
     transform = partial(preprocess, checked_preprocessing(content["preprocessing"], str(path)))
     images = stacked(photos[:PARITY_PHOTOS], transform, str(path))
-    there = [output.name for output in proto.graph.output]
-    absent = [output for output in content["tensors"] if output not in there]
-    if absent:
-        raise ExportError(
-            f"{path}: contract names the output {absent[0]}, which the graph does not have ({', '.join(there)})",
-            f"robustcheck inspect {quoted(path)}",
-        )
+    outputs = outputs_in(proto, path, content)
     tell("running the original on the photos")
-    outputs = sorted(content["tensors"], key=there.index)
-    original = Original(images, _outputs(path, proto, images, outputs))
+    original = Original(images, outputs_of(path, proto, images, outputs))
 
     def draw(draft: Path) -> Drawn:
-        _copy(path, proto, draft)
+        copied_to(draft, path, proto)
         if is_copied:
-            return Drawn(_parsed(draft))
+            return Drawn(parsed(draft))
         tell("quantising")
         if precision == "fp16":
             return Drawn(halve(draft, name=str(path)))
@@ -119,26 +113,29 @@ def _require_unchanged(proto: onnx.ModelProto, path: Path, content: Fields) -> N
     if digest != stated:
         raise ExportError(
             f"{path}: graph or weights are not those that its contract was written for; changed after the export",
-            "export the model again, or write a new contract (the page 'Your ONNX file' says how)",
+            command_of(path, path.with_suffix(".contract.onnx"), "--original", "OLD.onnx"),
         )
 
 
-def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph without functions."""
     from onnx import inliner
 
     return inliner.inline_local_functions(proto) if proto.functions else proto
 
 
-def _check_call_with_contract(path: Path, out: Path, precision: str, *, restates: bool) -> None:
-    """Refuse what a file with a contract does not need."""
-    is_fp32 = precision == "fp32"
+def _check_preprocess(path: Path, out: Path, precision: str, *, restates: bool) -> None:
+    """Refuse to state the preprocessing of a file with a contract."""
     if restates:
         raise CallError(
             f"{path}: --preprocess is given, and the file has a contract, which states its preprocessing already",
-            f"robustcheck {quoted(path)}" if is_fp32 else command_of(path, out, "--precision", precision),
+            f"robustcheck {quoted(path)}" if precision == "fp32" else command_of(path, out, "--precision", precision),
         )
-    if is_fp32:
+
+
+def _check_precision(path: Path, out: Path, precision: str) -> None:
+    """Refuse to write a file with a contract as it is."""
+    if precision == "fp32":
         raise CallError(
             f"--precision is fp32; an ONNX file with a contract is made smaller: {', '.join(contract.PRECISIONS[1:])}",
             command_of(path, out, "--precision", contract.INT8[-1]),
@@ -155,7 +152,8 @@ def _described(proto: onnx.ModelProto, path: Path, read_plain: ReadPlain | None)
     return described(proto, path, read_plain(path))
 
 
-def _parsed(path: Path) -> onnx.ModelProto:
+def parsed(path: Path) -> onnx.ModelProto:
+    """Read a file without its external weights. Raises ExportError for what is not an ONNX model."""
     import onnx
 
     hint = f"robustcheck inspect {quoted(path)}"
@@ -174,7 +172,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _contract_of(proto: onnx.ModelProto, path: Path) -> Fields:
+def contract_of(proto: onnx.ModelProto, path: Path) -> Fields:
     """Return the contract in a file, which must be whole."""
     hint = f"robustcheck inspect {quoted(path)}"
     texts = [prop.value for prop in proto.metadata_props if prop.key == contract.METADATA_KEY]
@@ -199,7 +197,7 @@ def _external(proto: onnx.ModelProto) -> set[str]:
     return {entry.value for entry in entries if entry.key == "location"}
 
 
-def _check_target(path: Path, out: Path, proto: onnx.ModelProto) -> None:
+def check_target(path: Path, out: Path, proto: onnx.ModelProto) -> None:
     """Refuse to write over the file or its weights."""
     read = [path, *(path.parent / location for location in _external(proto))]
     for written in (out, data_of(out)):
@@ -227,8 +225,23 @@ def _check_fp32(path: Path, proto: onnx.ModelProto, precision: str) -> None:
         )
 
 
-def _outputs(path: Path, proto: onnx.ModelProto, images: Array, outputs: list[str]) -> Arrays:
-    """Run the graph of a file, which may have an output that the file lacks, photo by photo."""
+def outputs_in(proto: onnx.ModelProto, path: Path, content: Fields) -> list[str]:
+    """Return the outputs that a contract names, in the order of the graph, which must have all of them."""
+    there = [output.name for output in proto.graph.output]
+    absent = [output for output in content["tensors"] if output not in there]
+    if absent:
+        raise ExportError(
+            f"{path}: contract names the output {absent[0]}, which the graph does not have ({', '.join(there)})",
+            f"robustcheck inspect {quoted(path)}",
+        )
+    return sorted(content["tensors"], key=there.index)
+
+
+def outputs_of(path: Path, proto: onnx.ModelProto, images: Array, outputs: list[str], **options: Any) -> Arrays:
+    """Run the graph of a file, which may have an output that the file lacks, photo by photo.
+
+    options: of the session.
+    """
     runs, _ = run_file(
         path,
         outputs,
@@ -236,6 +249,7 @@ def _outputs(path: Path, proto: onnx.ModelProto, images: Array, outputs: list[st
         f"{path}: ONNX Runtime could not run it",
         f"robustcheck inspect {quoted(path)}",
         graph=proto.SerializeToString(),
+        **options,
     )
     arrays = {}
     for name, rows in zip(outputs, zip(*runs, strict=True), strict=True):
@@ -248,7 +262,7 @@ def _outputs(path: Path, proto: onnx.ModelProto, images: Array, outputs: list[st
     return arrays
 
 
-def _copy(path: Path, proto: onnx.ModelProto, draft: Path) -> None:
+def copied_to(draft: Path, path: Path, proto: onnx.ModelProto) -> None:
     """Write the graph to `draft`, and its weights next to it where they are too big."""
     import onnx
     from onnx.external_data_helper import load_external_data_for_model

@@ -146,7 +146,7 @@ def outlier_features(rows: Array) -> dict[int, float]:
 
     Such a feature is beyond 4 SD of a photo's features, on the side of its mean, in at least half of the photos.
     """
-    z = _standardised(rows)
+    z = standardised(rows)
     sides = np.where(z.mean(axis=0) < 0, -1.0, 1.0)
     found = np.flatnonzero((z * sides > OUTLIER_SD).mean(axis=0) >= PERSISTENT_SHARE)
     return {int(feature): float(sides[feature]) for feature in found}
@@ -196,10 +196,10 @@ def _is_feature_kept(reference: Array, rows: Array, feature: int, side: float) -
 
 def _share_beyond(rows: Array, feature: int, side: float) -> float:
     """Return the share of the photos in which a feature is beyond 4 SD on its side."""
-    return float((_standardised(rows)[:, feature] * side > OUTLIER_SD).mean())
+    return float((standardised(rows)[:, feature] * side > OUTLIER_SD).mean())
 
 
-def _standardised(rows: Array) -> Floats:
+def standardised(rows: Array) -> Floats:
     """Return the vectors with mean 0 and biased SD 1 over the features of each photo."""
     x = rows.astype(np.float64)
     centred = x - x.mean(axis=1, keepdims=True)

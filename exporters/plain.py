@@ -87,16 +87,18 @@ def _add_output(proto: onnx.ModelProto, path: Path, plain: Plain) -> None:
 
 
 def precision_of(proto: onnx.ModelProto) -> str:
-    """Return the precision that a graph shows: one of contract.PRECISIONS."""
+    """Return the precision that a graph shows: one of contract.PRECISIONS, or contract.FP8."""
     from onnx import TensorProto
 
     operators = {node.op_type for node in proto.graph.node}
+    kinds = {weight.data_type for weight in proto.graph.initializer}
     if operators & _DYNAMIC:
         return "int8-dynamic"
     if operators & QUANTISED:
-        return "int8-qdq"
-    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    if any(weight.data_type in halves for weight in proto.graph.initializer):
+        names = {TensorProto.DataType.Name(kind) for kind in kinds}
+        has_fp8 = any(name.startswith("FLOAT8") for name in names)
+        return contract.FP8 if has_fp8 and names.isdisjoint(("INT8", "UINT8")) else "int8-qdq"
+    if kinds & {TensorProto.FLOAT16, TensorProto.BFLOAT16}:
         return "fp16"
     return "fp32"
 

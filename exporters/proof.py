@@ -40,7 +40,7 @@ TOLERANCES = {
     # depthwise layers quantised by one scale, which ruins the model, 0.78. The bound refuses what is broken; whether
     # the outlier features were kept is for `robustcheck compare`. One sparse feature may be far off on the scale of
     # its row (2.4 measured), so that the largest difference has no bound.
-    **dict.fromkeys(contract.INT8, Tolerance(max_rel=math.inf, min_cosine=0.95)),
+    **dict.fromkeys((*contract.INT8, contract.FP8), Tolerance(max_rel=math.inf, min_cosine=0.95)),
 }
 _HINTS = {
     "int8-dynamic": "no file was written; try --precision int8-qdq (better for convolutions) or fp16",
@@ -49,7 +49,7 @@ _HINTS = {
 _HINT = "no file was written; try --precision fp32, and report the model name if that fails too"
 # ONNX Runtime 1.24–1.31 ends the process in this optimiser on Transpose → Cast(float16) → MatMul on x86-64
 # (microsoft/onnxruntime#28392; open_clip's ViT-B/32 in fp16 does it)
-_CRASHES = {"fp16": ["NchwcTransformer"]}
+CRASHES = {"fp16": ["NchwcTransformer"]}
 
 
 class Agreement(NamedTuple):
@@ -70,11 +70,12 @@ class Original(NamedTuple):
 
     images: photos as the model reads them, (image, channel, height, width) float32, at least as many as the largest of
     BATCHES. outputs: name → (image, feature), computed one photo at a time, so that a model whose result depends on the
-    rest of the batch disagrees.
+    rest of the batch disagrees. hint: the next step where a file disagrees; empty for that of its precision.
     """
 
     images: Array
     outputs: Arrays
+    hint: str = ""
 
 
 def batches_of(image: onnx.ValueInfoProto) -> tuple[int, ...]:
@@ -104,24 +105,24 @@ def measure(path: Path, original: Original, precision: str) -> Agreement:
         [original.images[part] for part in parts],
         f"{path.name}: ONNX Runtime could not run the exported graph",
         "report the model name and the versions of torch and onnxruntime",
-        disabled_optimizers=_CRASHES.get(precision, []),
+        disabled_optimizers=CRASHES.get(precision, []),
     )
     seen = []
     for part, arrays in zip(parts, outputs, strict=True):
         for name, array in zip(original.outputs, arrays, strict=True):
             reference = original.outputs[name][part]
             where = f"{path.name}: output {name} at batch {len(reference)}"
-            seen.append(_agreement_within(reference, array, precision, where))
+            seen.append(_agreement_within(reference, array, precision, where, original.hint))
     max_abs, max_rel, min_cosine = zip(*seen, strict=True)
     return Agreement(max(max_abs), max(max_rel), min(min_cosine))
 
 
-def _agreement_within(reference: Array, array: Array, precision: str, where: str) -> Agreement:
+def _agreement_within(reference: Array, array: Array, precision: str, where: str, hint: str) -> Agreement:
     """Compare two arrays (image, feature), and refuse what disagrees beyond the tolerance of a precision."""
     try:
         found = agreement(reference, array)
     except ValueError as error:
-        raise ExportError(f"{where}: {error}", _HINT) from error
+        raise ExportError(f"{where}: {error}", hint or _HINT) from error
     tolerance = TOLERANCES[precision]
     if found.max_rel > tolerance.max_rel or found.min_cosine < tolerance.min_cosine:
         bound = "the cosine must be"
@@ -130,7 +131,7 @@ def _agreement_within(reference: Array, array: Array, precision: str, where: str
         raise ExportError(
             f"{where} disagrees with the source model: relative difference is {found.max_rel:.2g}, cosine "
             f"{found.min_cosine:.6f}; {bound} at least {tolerance.min_cosine:g}",
-            _HINTS.get(precision, _HINT),
+            hint or _HINTS.get(precision, _HINT),
         )
     return found
 

@@ -25,6 +25,7 @@ from .preprocessing import Array, Fields, checked_preprocessing, grey_levels_apa
 from .prompts import read_prompts
 from .proof import Original
 from .quantisation import quantised
+from .taken_over import ReadPair, refuse_other_options, take_over
 
 if TYPE_CHECKING:
     import onnx
@@ -55,7 +56,9 @@ def run(
     zero_shot: str | None = None,
     templates: str | None = None,
     matched_to: str | None = None,
+    original: Path | None = None,
     read_plain: ReadPlain | None = None,
+    read_pair: ReadPair | None = None,
     photos: Photos,
     calibration: Photos = (),
     tell: Tell = ignore_progress,
@@ -75,6 +78,8 @@ def run(
         zero_shot, templates: open_clip and transformers only: see read_prompts.
         matched_to: the encoder whose vectors the model was trained to give (distillation, feature matching), or "none"
             where it was trained otherwise; None = not said.
+        original: onnx only: the exported file that the file was made from, whose contract is taken over; needs
+            `read_pair`, see taken_over.take_over.
         read_plain: onnx only: see files.quantise_file.
         photos: at least 5 image files on which parity is measured; at least 32 for int8-qdq.
         calibration: image files that int8-qdq takes the ranges of activations from.
@@ -109,6 +114,12 @@ def run(
                 f"--{given[0]} is given; an ONNX file has its weights and outputs already",
                 command("onnx", "--precision", "int8-qdq"),
             )
+        if original is not None and read_pair is not None:
+            others = {"preprocess": preprocessing, "matched-to": matched_to, "form": form}
+            restated = [option for option, value in others.items() if value is not None]
+            restated += ["calibration-images"] * bool(calibration)
+            refuse_other_options(Path(name), original, out, precision, restated)
+            return take_over(Path(name), original, out, photos=photos, read_pair=read_pair, tell=tell)
         return quantise_file(
             Path(name),
             out,
@@ -121,6 +132,8 @@ def run(
             form=form,
             tell=tell,
         )
+    if original is not None:
+        raise CallError(f"--original is {original}; it is for the source onnx only", command(source))
     if head and source != "torch":
         raise CallError(
             f"--head is {head}; it is for the source torch only; the head of {source} models is known", command(source)

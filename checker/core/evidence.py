@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -30,6 +32,8 @@ ROUNDINGS = 3  # distances of two reference runs beyond which a difference is mo
 NONFINITE = "nonfinite_share"  # among the shifts of a reference run
 CONTENT_IMAGES = 50  # varied images that content is measured on: the effective rank grows with their number
 
+
+SAME_SCALING = 0.01  # of the largest factor: an int8 constant is off by 0.4 % of the largest value
 
 Arithmetic = Literal["machine", "exact"]
 """whose int8 sums a verdict is about"""
@@ -131,6 +135,20 @@ class GraphScaling(Frozen):
         """Return the input difference that becomes 1, per channel."""
         return tuple(1 / factor for factor in self.factor)
 
+    def is_like(self, other: GraphScaling) -> bool:
+        """Return whether another scaling has the same channels and nearly the same values, as after quantisation."""
+        if self.channels != other.channels:
+            return False
+        within = SAME_SCALING * max(map(abs, self.factor))
+        pairs = zip((*self.factor, *self.offset), (*other.factor, *other.offset), strict=True)
+        return all(math.isclose(ours, theirs, rel_tol=SAME_SCALING, abs_tol=within) for ours, theirs in pairs)
+
+
+def scaled_alike(ours: Sequence[GraphScaling], theirs: Sequence[GraphScaling]) -> bool:
+    """Return whether two graphs scale their image input in the same ways."""
+    pairs = ((ours, theirs), (theirs, ours))
+    return all(any(one.is_like(other) for other in others) for some, others in pairs for one in some)
+
 
 class Content(Frozen):
     """How much the representations of the first varied images differ, and in how many directions."""
@@ -199,6 +217,8 @@ class ModelFacts(Frozen):
     """the encoder whose vectors it was trained to give, as the contract says; "none": it was not; None: not said"""
     file_changed: bool | None = None
     """whether the graph or weights are others than those the contract was written for; None: no contract says"""
+    contract_digest: str = ""
+    """of the graph and weights that the contract was written for; empty: no contract says"""
     batch_difference: float | None
     """largest relative difference of a representation between batches; None = not checked"""
     fixed_scale_difference: float | None = None

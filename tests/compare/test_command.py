@@ -20,7 +20,8 @@ from robustcheck_onnx.checker.questions.compare.index_report import SIGNS, Index
 from robustcheck_onnx.checker.questions.compare.judge import CompareReport
 from robustcheck_onnx.checker.report.document import Table, cell_of, document_of
 from robustcheck_onnx.checker.text import number_text
-from support import TORN_NPY, Capture, Patch, but, raised, read_json, read_text, robustcheck
+from robustcheck_onnx.exporters.contract import embed
+from support import TORN_NPY, Capture, Patch, but, flip, lookup, raised, read_json, read_text, robustcheck
 from support.bad_input import Run
 from support.comparisons import Workshop, alike, ids, judged, planted, rotation
 from support.screens import assert_it_is_accessible, assert_it_loads_nothing, parse, shown, words
@@ -273,3 +274,20 @@ def test_a_reference_without_preprocessing_is_sent_to_preprocess(here: Path, run
     names = list(reasons)
     assert names.index("assumed_preprocessing") < names.index("reference_without_indication")
     assert "`--preprocess clip` for models trained like CLIP" in reasons["assumed_preprocessing"]
+
+
+def test_a_changed_file_without_its_original_at_hand_is_sent_to_it(workshop: Workshop, capsys: Capture) -> None:
+    """Against a baseline, and against another model, the line has the file's name and a place for the other."""
+    path = workshop.model("new", planted())
+    model = onnx.load(path)
+    embed(model, lookup.lookup_contract(), path.parent)
+    onnx.save(model, path)
+    robustcheck("compare", path, "--images", workshop.photos, "--write-baseline", workshop.folder / "b.json", "-qq")
+    flip(path, path.read_bytes().index(planted().astype(np.float32).tobytes()))
+    other = workshop.model("other", planted())
+    for words in (["--baseline", workshop.folder / "b.json"], [other]):
+        capsys.readouterr()
+        assert robustcheck("compare", path, *words, "--images", workshop.photos, "-o", "json") == 1
+        reasons = json.loads(capsys.readouterr().out)["verdict"]["reasons"]
+        (step,) = [reason["next_step"] for reason in reasons if reason["id"] == "file_changed"]
+        assert f"`robustcheck export onnx {path} --original OLD.onnx -o NEW.onnx`" in step

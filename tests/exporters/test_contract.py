@@ -95,7 +95,7 @@ def test_the_preprocessing_of_a_checkpoint_is_known_where_all_published_weights_
 def test_documented_examples_are_what_the_checker_reads() -> None:
     """The pages' code runs: the digest is the checker's, and the checker reads the contracts that they write."""
     page = "".join(read_text(f"docs/{name}") for name in ("onnx-file.md", "dev/graph-digest.md"))
-    by_hand, after_a_change, digest = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    by_hand, digest = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     image, output = ("image", 1, ("batch", 3, 4, 4)), ("representation", 1, ("batch", 48))
     model = written("flat = Flatten(image); representation = Add(flat, w48)", output, before="", inputs=[image])
     onnx.save(model, "encoder.onnx")  # the current folder is a temporary one
@@ -113,8 +113,6 @@ def test_documented_examples_are_what_the_checker_reads() -> None:
     model.graph.initializer[0].raw_data = np.ones(48, np.float32).tobytes()
     onnx.save(model, "simplified.onnx")
     assert open_model("simplified.onnx").file_changed is True
-    exec(after_a_change, {})
-    assert open_model("simplified.onnx").file_changed is False
     for word in (*PREPROCESSING_FIELDS, *contract.RULES):
         assert f"`{word}`" in page
     whole, half = TOLERANCES["fp32"], TOLERANCES["fp16"]

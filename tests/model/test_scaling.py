@@ -62,12 +62,16 @@ def with_layer(text: str, last: str = "x", image: Value = IMAGE, **weights: Any)
     return written(text + layer, before="", inputs=[image], **constants)
 
 
-def scalings(model: ModelProto) -> tuple[GraphScaling, ...]:
+def found_in(model: ModelProto) -> tuple[GraphScaling, ...] | None:
     content = model.SerializeToString()
     proto, places = parse_stripped(content)
     image = find_image_input(proto.graph)
     layers = build_layers(with_shapes(proto), image.name, proto.graph.initializer)
     return find_scalings(Constants(proto, layers, Weights(None, content, places)), image, "out")
+
+
+def scalings(model: ModelProto) -> tuple[GraphScaling, ...]:
+    return found_in(model) or ()
 
 
 def scaling(model: ModelProto) -> GraphScaling | None:
@@ -219,6 +223,16 @@ def test_what_is_no_scaling_is_none() -> None:
         model = with_layer(text)
         entering(model, "x", PHOTO)  # ONNX Runtime takes it
         assert scaling(model) is None, text
+
+
+def test_no_scaling_is_told_from_one_that_is_not_known() -> None:
+    for text, known in (
+        ("x = Identity(image)", ()),
+        ("x = Sigmoid(image)", ()),  # the first layer
+        ("x = Mul(image, zeros)", None),
+        ("red = Gather(image, [0], axis=1); x = Concat(red, red, red, axis=1)", None),
+    ):
+        assert found_in(with_layer(text)) == known, text
 
 
 def test_a_node_that_no_runtime_takes_or_a_constant_that_is_no_number_is_no_scaling() -> None:

@@ -48,7 +48,7 @@ behind the wall (`calibrate` and `export` read models of one's own in the first 
 of the Python API, on a file that its caller names:
     checker/outside/representations:load_representations
 of `export`, which reads a model of one's own and judges nothing:
-    exporters/digests:_tensor exporters/digests:file_digest exporters/files:_parsed
+    exporters/digests:_tensor exporters/digests:file_digest exporters/files:parsed
     exporters/loading:read_checkpoint exporters/loading:weights_file exporters/photos:open_photo
     exporters/prompts:_lines exporters/proof:measure exporters/quantisation:_add_128
     exporters/quantisation:_refuse_all exporters/quantisation:halve exporters/quantisation:quantise

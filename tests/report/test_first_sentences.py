@@ -89,6 +89,7 @@ ANSWERS = {
     "other_signal": "WARN: The new file ",
 }
 """how a comparison answers, by its kind"""
+CHANGED = ". Its graph or weights are not those of its contract, so it can't be a PASS. "
 LOST = {
     "lost": "lost 1 of 3",
     "uncorrelated": "replaced 1 of 3",
@@ -119,7 +120,11 @@ def sentences(report: CompareReport) -> str:
     said, compared = plain_text(verdict, evidence.statistics, evidence.model.ends_in), compared_text(report)
     assert said.startswith(CHECK[verdict.kind])
     reference = report.reference.evidence.model.file
-    assert compared.startswith(ANSWERS[report.kind].format(reference))
+    hinders = {each.id for each in report.reasons if each.kind in ("not_established", "not_applicable")}
+    is_measured = hinders == {"file_changed"}  # a changed file is measured as any other, and can't pass
+    answer = "WARN: The new file " if is_measured else ANSWERS[report.kind].format(reference)
+    assert compared.startswith(answer)
+    assert (CHANGED in compared) == is_measured
     assert ", because " not in compared or report.kind in ("not_established", "not_applicable")
     assert report.exit_code == (report.kind is not None)
     rows = {each.clears for each in numbers.statistics_of(report)}

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 
 from robustcheck_onnx.checker.core import evidence as records
-from robustcheck_onnx.checker.core.evidence import Evidence, GraphScaling, Statistics
+from robustcheck_onnx.checker.core.evidence import Evidence, GraphScaling, Statistics, scaled_alike
 from robustcheck_onnx.checker.core.images.preprocess import apply_uint8
 from robustcheck_onnx.checker.core.preprocessing import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.core.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.core.verdict import pixels, rule
-from robustcheck_onnx.checker.core.verdict.foreseen import foreseen
-from robustcheck_onnx.checker.core.verdict.kinds import CLIP_STEP, WITHOUT_SCORES
+from robustcheck_onnx.checker.core.verdict.foreseen import foreseen, step_for, take_over_step
+from robustcheck_onnx.checker.core.verdict.kinds import CLIP_STEP, TAKE_OVER_ELSEWHERE, WITHOUT_SCORES
 from robustcheck_onnx.checker.core.verdict.notes import notes_of
 from robustcheck_onnx.checker.core.verdict.reasons import RULES
 from robustcheck_onnx.checker.core.verdict.rule import Verdict, decided, judge
@@ -464,3 +464,57 @@ def test_every_published_preprocessing_of_timm_and_open_clip_is_usual() -> None:
     assert len(published) >= 6
     for mean, std in published:
         assert reasons_of(of_pixels(but(CLIP, mean=mean, std=std))) == [], (mean, std)
+
+
+def scaled(*factors: float, channels: tuple[int, ...] = (0, 1, 2)) -> GraphScaling:
+    return GraphScaling(channels=channels, factor=factors, offset=(-1.0, -2.0, 0.0), ops=("Sub", "Div"))
+
+
+def test_scalings_are_alike_within_the_rounding_of_int8() -> None:
+    one = scaled(2.0, 4.0, 4.0)
+    for ours, theirs, answer in (
+        ((), (), True),
+        ((one,), (scaled(2.01, 3.98, 4.0),), True),
+        ((one,), (scaled(2.0, 4.0, 4.1),), False),
+        ((one,), (scaled(2.0, 4.0, 4.0, channels=(2, 1, 0)),), False),
+        ((one,), (scaled(-2.0, 4.0, 4.0),), False),
+        ((one,), (), False),
+        ((), (one,), False),
+        ((one, scaled(1.0, 1.0, 1.0)), (scaled(1.0, 1.0, 1.0), one), True),
+        ((one, one), (one, scaled(1.0, 1.0, 1.0)), False),
+        ((one, scaled(1.0, 1.0, 1.0)), (one, one), False),
+    ):
+        assert scaled_alike(ours, theirs) is answer
+
+
+def test_the_contract_of_the_reference_is_offered_where_it_may_hold() -> None:
+    """For the file that the contract was written for, unchanged, on this machine, and read in the same way."""
+    both = {"contract_digest": "sha256:" + "1" * 64, "input_type": "float32"}
+    new = evidence(model={"file": "my models/new.onnx", "file_changed": True, **both}).model
+    old = evidence(model={"file": "old.onnx", "file_changed": False, **both}).model
+    line = "robustcheck export onnx 'my models/new.onnx' --original old.onnx -o 'my models/new.contract.onnx'"
+    offered = f"Take over the contract of old.onnx, or export the model again: `{line}`."
+    other = (
+        "Export the model again: the graph does not read its input as that of old.onnx does, so that file's contract "
+        "does not hold for it."
+    )
+    one = scaled(2.0, 4.0, 4.0)
+    for ours, theirs, step in (
+        ({}, {}, offered),
+        ({"scaling": one}, {"scaling": one}, offered),
+        ({"scaling": one}, {}, other),
+        ({}, {"scaling": one}, other),
+        ({"scaling": one, "other_scalings": (scaled(1.0, 1.0, 1.0),)}, {"scaling": one}, other),
+        ({"input_type": "float16"}, {}, other),
+        ({}, {"contract_digest": "sha256:" + "2" * 64}, None),
+        ({}, {"file_changed": True}, None),
+        ({}, {"file_changed": None, "contract_digest": ""}, None),
+        ({}, {"file": "s3://models/old.onnx"}, None),
+        ({"file": "s3://models/new.onnx"}, {}, TAKE_OVER_ELSEWHERE),
+    ):
+        assert take_over_step(new.model_copy(update=ours), old.model_copy(update=theirs)) == step
+    assert take_over_step(new, None) is None  # a baseline, whose file may be gone
+    assert step_for("file_changed", new, PROFILE) is None
+    assert (
+        step_for("file_changed", new.model_copy(update={"file": "https://a.b/c.onnx"}), PROFILE) == TAKE_OVER_ELSEWHERE
+    )

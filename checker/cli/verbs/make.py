@@ -44,6 +44,12 @@ from . import AS_FOR_A_CHECK, Call, takes
         "WHICH",
         MODEL,
     ),
+    original=option(
+        "onnx: the exported file that another tool made NAME from. Its contract is taken over, if both files make the "
+        "same of the same pixels.",
+        "FILE",
+        MODEL,
+    ),
     head=option("torch: name of the last linear layer, such as fc.", "LAYER", MODEL),
     zero_shot=option(
         "open_clip, transformers CLIP: add a classifier's head of these class names, one per line (or the word "
@@ -83,6 +89,7 @@ def export(
     form: str | None = None,
     random_weights: bool = False,
     preprocess: str | None = None,
+    original: Path | None = None,
     head: str | None = None,
     zero_shot: str | None = None,
     templates: str | None = None,
@@ -106,6 +113,7 @@ def export(
     from ....exporters.proof import int8_sums
     from ....exporters.run import run
     from ...core.progress import tell_stage
+    from ..changed_files import read_pair
     from ..int8_forms import show_forms
     from ..plain_files import option_name, read_plain, stated_preprocessing
 
@@ -120,7 +128,10 @@ def export(
     if enough and parity_images is None:
         photos = calibration[:MEASURED_PHOTOS]
     else:
-        photos = _photo_files("parity", parity_images, MEASURED_PHOTOS if calibrated else 8)
+        most = MEASURED_PHOTOS if calibrated else 8
+        if original is not None:
+            most = FEWEST_MEASURED_PHOTOS
+        photos = _photo_files("parity", parity_images, most)
     others = f"-o {quoted(out)}"
     if precision != "fp32":
         others = f"--precision {quoted(precision)} {others}"
@@ -136,6 +147,8 @@ def export(
                 random_weights=random_weights,
                 preprocessing=preprocessing,
                 stated_by=option_name(preprocess),
+                original=original,
+                read_pair=read_pair,
                 read_plain=partial(read_plain, option=preprocess, again=others),
                 head=head,
                 zero_shot=zero_shot,
@@ -162,6 +175,8 @@ def export(
     outputs = ", ".join(record.outputs)
     size_mb = record.size_bytes / 1e6
     sys.stdout.write(f"wrote {out} ({size_mb:.1f} MB, {precision}, outputs {outputs})\n")
+    if original is not None:
+        sys.stdout.write(f"contract taken over from {original}\n")
     batches = ", ".join(map(str, record.batches))
     sys.stdout.write(
         f"parity with the original at batch {batches} on {PARITY_PHOTOS} photos: "

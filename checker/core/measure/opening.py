@@ -180,6 +180,7 @@ def model_facts(
         synthetic=source.synthetic if source else "",
         matched_to=source.matched_to if source else None,
         file_changed=opened.file_changed,
+        contract_digest=(opened.contract and opened.contract.graph_digest) or "",
         batch_difference=batch_difference,
         fixed_scale_difference=fixed_scale_difference,
         output_difference=output_difference,

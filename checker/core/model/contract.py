@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from ....thresholds.records import Frozen, unique_keys
 from ...errors import NEWER, CannotAssessError
-from ...text import Texts, digest_of
+from ...text import Texts, digest_of, short_digest
 from ..evidence import Int8Sums
 from ..preprocessing import Preprocessing
 from .file import OnnxFile
@@ -101,6 +101,15 @@ class ZeroShot(Frozen):
     """prompts that the names were put into, {} for the name; their text embeddings were averaged"""
 
 
+class TakenOver(Frozen):
+    """The file whose contract was taken over for a file that another tool made of it."""
+
+    file: str = Field(max_length=255)
+    """its name"""
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    """as reports show it: of the file, or over it and its external weights"""
+
+
 class Contract(Frozen):
     """Schema 1 of the contract. Exporters write it and the checker reads it."""
 
@@ -108,11 +117,13 @@ class Contract(Frozen):
     preprocessing: Preprocessing
     preprocessing_from: str = Field(default="", max_length=300)
     """the option or the sidecar that stated it when a plain file got its contract; empty where an exporter knew it"""
+    taken_over_from: TakenOver | None = None
+    """the unchanged file whose contract this was; None: it was written for this file"""
     tensors: dict[str, TensorEntry]
     """keys are names of graph outputs; "representation" is always there"""
     source: SourceModel
     versions: dict[str, str]
-    precision: Literal["fp32", "fp16", "int8-dynamic", "int8-qdq"]
+    precision: Literal["fp32", "fp16", "int8-dynamic", "int8-qdq", "fp8-qdq"]
     parity: Parity | None = None
     zero_shot: ZeroShot | None = None
     """only of a file whose logits come from a text tower"""
@@ -128,10 +139,16 @@ class Contract(Frozen):
 
 
 def stated_in(contract: Contract | None) -> tuple[Preprocessing | None, str]:
-    """Return the preprocessing of a contract and what stated it there: None without a contract."""
+    """Return the preprocessing of a contract and where it has it from: None without a contract.
+
+    That is what stated it when the first contract was written, and the file from which this contract was taken over.
+    """
     if contract is None:
         return None, ""
-    return contract.preprocessing, contract.preprocessing_from
+    sources = [contract.preprocessing_from] if contract.preprocessing_from else []
+    if taken := contract.taken_over_from:
+        sources.append(f"taken over from {taken.file}, {short_digest(taken.digest)}")
+    return contract.preprocessing, "; ".join(sources)
 
 
 def parse_contract(model: ModelProto, where: str) -> Contract | None:

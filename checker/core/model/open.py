@@ -68,6 +68,8 @@ class ModelFile:
     image_input: ImageInput
     scalings: tuple[GraphScaling, ...]
     """what the graph itself does to the image input before its first layer: several where branches differ"""
+    knows_scalings: bool
+    """False: what the graph does to the image input could not be read"""
     left_out: Names
     """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
 
@@ -137,6 +139,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     fetch, addition = _addition(proto, representation, layers)
     if file.mapped is not None:  # what was parsed is what was digested
         refuse_changed(file.path, (file.mapped,))
+    scalings = find_scalings(constants, image_input, representation.tensor)
     is_rewritten = moved or bool(left_out) or bool(file.external) or proto is not file.proto
     return ModelFile(
         graph=Graph(file, proto, rewritten=is_rewritten, addition=addition),
@@ -147,7 +150,8 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         contract=contract,
         file_changed=file_changed,
         image_input=image_input,
-        scalings=find_scalings(constants, image_input, representation.tensor),
+        scalings=scalings or (),
+        knows_scalings=scalings is not None,
         left_out=left_out,
         outputs=tuple(_output(layers, name) for name in names),
         class_output=choice.class_output,

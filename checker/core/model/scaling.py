@@ -310,7 +310,7 @@ RULES: dict[str, Callable[[Steps, NodeProto, Scaled], Scaled | None]] = {
 }
 
 
-def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple[GraphScaling, ...]:
+def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple[GraphScaling, ...] | None:
     """Find the affine maps of the image's channels, from the image input to what the first layers before `tensor` read.
 
     Each is composed over everything on its way that acts on each channel alone: constants added, subtracted,
@@ -328,7 +328,8 @@ def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple
     Returns:
         One where all branches scale the image alike; none where they do nothing to the values. Where they differ each
         map once, those that scale first, and the one that does nothing as factor 1 and offset 0. Branches that do not
-        hold every channel, that have a factor of zero or values that are not finite are left out.
+        hold every channel, that have a factor of zero or values that are not finite are left out. None where no branch
+        is left, so that nothing is known.
     """
     n = image.channels or 3
     maps = np.array([np.arange(n), np.ones(n), np.zeros(n)])
@@ -352,6 +353,8 @@ def find_scalings(constants: Constants, image: ImageInput, tensor: str) -> tuple
         is_usable = {*channels} == {*range(n)} and factors.all() and np.isfinite(end.maps).all()
         if is_usable and not any(end.is_like(other) for other in distinct):
             distinct.append(end)
-    if not distinct or distinct[0].does_nothing:
+    if not distinct:
+        return None
+    if distinct[0].does_nothing:
         return ()
     return tuple(end.record() for end in distinct)

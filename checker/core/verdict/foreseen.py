@@ -3,11 +3,14 @@
 The judge and `inspect` take them from one function.
 """
 
+import shlex
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from ....thresholds.ends import End
 from ....thresholds.profile import Profile
-from ..evidence import WRITTEN_ZERO_AT, ModelFacts, PreprocessingFacts
+from ...text import quoted
+from ..evidence import WRITTEN_ZERO_AT, ModelFacts, PreprocessingFacts, scaled_alike
 from .kinds import (
     CLIP_STEP,
     COMPARED_WITHOUT_SCORES,
@@ -15,6 +18,7 @@ from .kinds import (
     DYNAMIC_STEP,
     IMAGENET_STEP,
     MEASURE_SHIFT,
+    TAKE_OVER_ELSEWHERE,
     WITHOUT_SCORES,
 )
 from .pixels import is_usual, levels_at_input, levels_behind, scaled_in_both, steps_text
@@ -103,6 +107,8 @@ def step_for(name: str, model: ModelFacts, profile: Profile, precision: str = ""
         profile: what the thresholds hold for.
         precision: of the measured model, where it was measured.
     """
+    if name == "file_changed" and not _is_local(model):
+        return TAKE_OVER_ELSEWHERE
     if name == "assumed_preprocessing":
         return CLIP_STEP if _is_calibrated_end(model, profile) else IMAGENET_STEP
     if name == "batch_dependent" and precision == "int8":
@@ -112,13 +118,49 @@ def step_for(name: str, model: ModelFacts, profile: Profile, precision: str = ""
     return None
 
 
-def step_in_comparison(name: str, model: ModelFacts, precision: str) -> str | None:
-    """Return the next step of a reason in a comparison, which never advises to compare: None for the rule's own."""
+def step_in_comparison(name: str, model: ModelFacts, precision: str, reference: ModelFacts | None) -> str | None:
+    """Return the next step of a reason in a comparison, which never advises to compare: None for the rule's own.
+
+    reference: the file that the model is compared with; None for a baseline, whose file may be gone.
+    """
+    if name == "file_changed":
+        general = RULES[name].next_step.replace("MODEL", quoted(model.file))
+        return take_over_step(model, reference) or general
     if name == "batch_dependent" and precision == "int8":
         return DYNAMIC_COMPARED
     if SHIFT not in RULES[name].next_step:
         return None
     return MEASURE_SHIFT if _gives_scores(model) else COMPARED_WITHOUT_SCORES
+
+
+def take_over_step(model: ModelFacts, reference: ModelFacts | None) -> str | None:
+    """Return how a changed file gets its contract from the unchanged reference: None where nothing shows that it can.
+
+    The command is given only if the contract was written for the reference's graph and weights, and both graphs scale
+    their input alike: else pixels would be scaled twice, or not at all.
+    """
+    if not _is_local(model):
+        return TAKE_OVER_ELSEWHERE
+    is_original = reference is not None and reference.file_changed is False
+    if reference is None or not is_original or model.contract_digest != reference.contract_digest:
+        return None
+    if not _is_local(reference):
+        return None
+    ours = (model.scaling, *model.other_scalings) if model.scaling else ()
+    theirs = (reference.scaling, *reference.other_scalings) if reference.scaling else ()
+    if model.input_type != reference.input_type or not scaled_alike(ours, theirs):
+        return (
+            f"Export the model again: the graph does not read its input as that of {reference.file} does, so that "
+            "file's contract does not hold for it."
+        )
+    target = PurePath(model.file).with_suffix(".contract.onnx")
+    words = ["robustcheck", "export", "onnx", model.file, "--original", reference.file, "-o", str(target)]
+    return f"Take over the contract of {reference.file}, or export the model again: `{shlex.join(words)}`."
+
+
+def _is_local(model: ModelFacts) -> bool:
+    """Return whether a model was named by a path, and not by an address."""
+    return model.origin is None and "://" not in model.file
 
 
 def _gives_scores(model: ModelFacts) -> bool:

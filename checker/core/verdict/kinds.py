@@ -38,6 +38,11 @@ WITHOUT_SCORES = (
 """the next step where a reason's is `robustcheck shift`, and the model gives no class scores"""
 COMPARED_WITHOUT_SCORES = "Measure it on its own task."
 """the same in a comparison"""
+TAKE_OVER_ELSEWHERE = (
+    "Without the file that it was made from, export the model again. With both files on this machine, take the "
+    "contract over: `robustcheck export onnx CHANGED.onnx --original OLD.onnx -o NEW.onnx`."
+)
+"""the next step of `file_changed` for a model that an address names"""
 CLIP_STEP = (
     "Name what the model was trained with, `--preprocess imagenet` for ImageNet's values or `--preprocess FILE` for "
     "others. If it was trained like CLIP: `robustcheck MODEL --images PHOTOS --preprocess clip`."

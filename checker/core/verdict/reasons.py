@@ -137,8 +137,8 @@ RULES: dict[str, ReasonRule] = {
     "file_changed": ReasonRule(
         "not_established",
         "the graph or the weights are not those that were exported",
-        "Export the model again. Where another tool changed it on purpose, write a new contract for the new file (the "
-        'page "Your ONNX file", Change an exported file).',
+        "Without the file that it was made from, export the model again. With that file (OLD.onnx), take its contract "
+        "over: `robustcheck export onnx MODEL --original OLD.onnx -o NEW.onnx`.",
         "The contract holds a digest of the graph and the weights, and the file does not match it. A damaged copy "
         "looks like this: one byte of one bias, or one attribute of a node, can make an outlier feature. Tools that "
         "rewrite a file (onnxsim, ONNX Runtime's quantiser, a conversion to fp16) keep the contract, although what "

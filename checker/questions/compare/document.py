@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -107,9 +108,14 @@ def judged(text: str, is_good: bool, otherwise: Style = "warn") -> Cell:
 
 
 def step_after(reason: Reason | IndexReason | None) -> tuple[str, str]:
-    """Return the next step of the reason that decides, and the command that explains it; empty without a reason."""
+    """Return the next step of the reason that decides, and a command; empty without a reason.
+
+    The command is the one that ends the step, where that names its files, else the one that explains the reason.
+    """
     if reason is None:
         return "", ""
+    if match := re.fullmatch(r"(.*:) `(robustcheck export onnx [^`]*)`\.", reason.next_step):
+        return match[1], match[2]
     return reason.next_step, f"robustcheck explain {reason.id}"
 
 

@@ -132,6 +132,7 @@ class CompareReport(Shown, Bound, WithNextBaseline):
             features=self.features,
             stale=stale,
             paired=self.paired,
+            is_baseline=self.baseline != "",
             similarity=self.similarity,
             agreement=self.agreement,
         )
@@ -300,6 +301,8 @@ class Comparison:
     stale: Sequence[str] = ()
     """in which ways the reference, a baseline, was measured otherwise than the candidate"""
     paired: bool = True
+    is_baseline: bool = False
+    """whether the reference is the numbers of an earlier run, whose file may be gone"""
     similarity: Similarity | None = None
     """None, as `agreement`, where it was not measured"""
     agreement: ClassAgreement | None = None
@@ -345,9 +348,10 @@ def judge_pair(candidate: Compared, comparison: Comparison, tolerance: float, pr
         say(own.id, f"the candidate by itself: {own.seen}")
     model = candidate.evidence.model
     precision = candidate.evidence.execution.precision
+    named = None if comparison.is_baseline else reference.evidence.model
     reasons = []
     for name, texts in seen.items():
-        step = step_in_comparison(name, model, precision)
+        step = step_in_comparison(name, model, precision, named)
         reasons.append(reason(name, "; ".join(texts), step))
     return verdict_for(reasons, profile)
 

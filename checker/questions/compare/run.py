@@ -357,6 +357,7 @@ def _against(
         features=features,
         stale=stale,
         paired=paired,
+        is_baseline=True,
         similarity=alike,
     )
 
@@ -371,7 +372,7 @@ def _report(
     **added: Any,
 ) -> CompareReport:
     numbers = dict(vars(comparison))
-    del numbers["stale"]
+    del numbers["stale"], numbers["is_baseline"]
     statistics = candidate.evidence.statistics
     report = CompareReport(
         tool_version=VERSION,

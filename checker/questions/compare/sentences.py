@@ -45,22 +45,28 @@ def plain_text(report: CompareReport) -> str:
 
 
 def answer(report: CompareReport) -> str:
-    """Answer in one sentence, with numbers, whether the new file kept the outlier features of its reference."""
+    """Answer, with numbers, whether the new file kept the outlier features of its reference.
+
+    A changed file was measured as any other, so the answer comes first, and then why it is not a PASS.
+    """
     reference = reference_name(report)
     if report.baseline:
         reference = f"the baseline {reference}"
-    first = next(iter(ordered(report.verdict)), None)
+    first = next(iter(_measured(report.verdict)), None)
     if first is not None and first.kind in ("not_established", "not_applicable"):
         return (
             f"It cannot be told whether the new file kept the outlier features of {reference}, because {cause(first)}."
         )
+    change = ""
+    if any(reason.id == "file_changed" for reason in report.reasons):
+        change = " Its graph or weights are not those of its contract, so it can't be a PASS."
     if first is not None and first.id == "unrelated":
-        return f"The new file is unrelated to {reference}: {first.seen}."
+        return f"The new file is unrelated to {reference}: {first.seen}.{change}"
     done = _done(report)
     photos = f"{report.n_images:,} photos that were measured"
     if report.n_images == 1:
         photos = "1 photo that was measured"
-    return f"The new file {done} {_total(report)} of {reference} on the {photos}{_but(report, done)}."
+    return f"The new file {done} {_total(report)} of {reference} on the {photos}{_but(report, done)}.{change}"
 
 
 def cause(reason: Reason) -> str:
@@ -103,12 +109,18 @@ def _but(report: CompareReport, done: str) -> str:
         return f", but {lost}"
     if left:
         return f", {lost}"
-    if report.passed or not kept:
+    reasons = _measured(report.verdict)
+    if not reasons or not kept:
         return ""
-    first = ordered(report.verdict)[0]
+    first = reasons[0]
     if first.kind == "absent":
         return f", but by itself it does not show the outlier features of robust CLIP encoders: {first.title}"
     return f", but {first.title}"
+
+
+def _measured(verdict: Verdict) -> tuple[Reason, ...]:
+    """Return the reasons that bear on what was measured: all but that the file was changed."""
+    return tuple(reason for reason in ordered(verdict) if reason.id != "file_changed")
 
 
 def ordered(verdict: Verdict) -> tuple[Reason, ...]:

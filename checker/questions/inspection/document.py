@@ -74,7 +74,7 @@ def document_of_inspection(report: Inspected) -> Document:
 def _with_file(reason: Reason, file: str) -> Reason:
     """Return a reason whose commands name the file."""
     # a file's own name may have the word, too
-    step = re.sub(r"(robustcheck (?:\w+ )?)MODEL(?=[ `])", lambda match: match[1] + quoted(file), reason.next_step)
+    step = re.sub(r"(robustcheck (?:\w+ )*)MODEL(?=[ `])", lambda match: match[1] + quoted(file), reason.next_step)
     return reason.model_copy(update={"next_step": step})
 
 
