@@ -196,7 +196,6 @@ def test_words_are_completed(ends: Run) -> None:
             assert ends(2, call, **words, **{ASK: asked}).stdout == ""
 
 
-@pytest.mark.process
 def test_bash_completes_by_the_script_that_the_command_prints() -> None:
     code = """
 eval "$(robustcheck --show-completion bash)"

@@ -204,7 +204,6 @@ def test_models_that_share_a_gpu_or_a_limit_of_time_are_checked_one_after_the_ot
     asks(1, "--device cpu")
 
 
-@pytest.mark.process
 def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path) -> None:
     call = "pass.onnx warn.onnx --images photos -o json=all.json -o json={model}.json --log-file run.log"
     log = here / "run.log"

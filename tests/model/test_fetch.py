@@ -91,7 +91,6 @@ def test_a_full_disk_is_the_environments_fault(memory: Any) -> None:
     raised(EnvironmentFaultError, "No space left", download, file, Path("/dev/full"), 10**6)
 
 
-@pytest.mark.process
 def test_sigterm_leaves_nothing(own_temporary_folder: Path, tmp_path: Path) -> None:
     """The signal comes while the model is being downloaded: the copy is there, and then it is not."""
     program = """

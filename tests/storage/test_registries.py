@@ -333,7 +333,6 @@ def test_a_data_set_by_its_name(served: MockHub, lookup_pass: Place, tmp_path: P
     assert check(model, images="hf://datasets/org/photos").evidence.images.n_available == len(rows)
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_the_command_as_it_is_typed(served: MockHub, lookup_pass: Place, tmp_path: Path, monkeypatch: Patch) -> None:
     """In processes of their own: the client reads its environment, fetches, says how far it is, and reports nothing."""
