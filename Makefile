@@ -9,7 +9,7 @@ SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
 EXTRAS := data,hub,remote,sign
 LONG_EXTRAS := demo,export,keyless,mlflow,plot,ray
 # the rooms that `make lowest` tests
-ROOMS := images model report runtime statistics storage thresholds verdict
+ROOMS := cli images model report runtime statistics storage thresholds verdict
 
 .PHONY: demo test test-long test-all pytest fuzz mutants coverage lint types docs manifests bench gpu-check wheel dist lowest clean
 .DELETE_ON_ERROR:
