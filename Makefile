@@ -8,7 +8,7 @@ SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
 # what only `make test-long` needs
 LONG_EXTRAS := data,demo,export,hub,keyless,mlflow,plot,ray,remote,sign
 # the rooms that `make lowest` tests
-ROOMS := images model report runtime statistics storage thresholds verdict
+ROOMS := cli images model report runtime statistics storage thresholds verdict
 
 .PHONY: demo test test-long test-all pytest fuzz mutants coverage links lint types report docs manifests bench gpu-check \
 	wheel dist lowest clean

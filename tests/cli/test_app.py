@@ -23,7 +23,7 @@ import scipy.stats
 import typer
 from numpy.testing import assert_allclose
 
-from robustcheck_onnx.checker.cli import process, progress
+from robustcheck_onnx.checker.cli import help, process, progress
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.progress import progress_line
 from robustcheck_onnx.checker.core.progress import Progress, tell_stage
@@ -200,6 +200,17 @@ def test_what_fails_before_the_verb_replaces_an_earlier_report(here: Path, capfd
     thread.join()
     assert (codes, "internal error" in capfd.readouterr().err) == ([70], True)
     assert code_in(report) == 70
+
+
+def test_a_refused_line_replaces_an_earlier_report_also_where_no_hint_can_be_made(
+    here: Path, ends: Run, monkeypatch: Patch
+) -> None:
+    report = here / "report.json"
+    for code in (2, 70):
+        report.write_text(PASSED)
+        ends(code, "pass.onnx photos -qn 60 -o report.json")  # -n is an option of another tool, among letters
+        assert code_in(report) == code
+        monkeypatch.setattr(help, "explain", lambda *_: 1 / 0)
 
 
 # ---------------------------------------------------------------------------------------------------- starts

@@ -81,6 +81,41 @@ assert "onnxruntime" in heavy()  # the probe can fail
     assert done.returncode == 0, done.stderr
 
 
+TERMINAL = ("typer", "click", "rich")
+
+
+def private_names(code: str) -> list[str]:
+    """Return the private names of typer, click and rich that a file imports, and, if it imports one, of any object."""
+    imported: list[str] = []
+    read: list[str] = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            imported += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") not in ("self", "cls"):
+            read.append(f".{node.attr}")
+    theirs = [name for name in imported if name.split(".")[0] in TERMINAL]
+    of_named_tuples = (".__", "._asdict", "._fields", "._replace")
+    return [name for name in theirs + (read if theirs else []) if "._" in name and not name.startswith(of_named_tuples)]
+
+
+def test_no_private_part_of_typer_click_or_rich_is_used() -> None:
+    """Such a part may change in any release, so the bounds of pyproject.toml could not reach the next major version."""
+    for code, found in {
+        "import typer._click.core": ["typer._click.core"],
+        "from rich._wrap import divide_line": ["rich._wrap.divide_line"],
+        "def f():\n    from typer import _click as c": ["typer._click"],
+        "import typer\ntyper.Typer()._add_completion": ["._add_completion"],
+        "import typer\nself._mine, row._replace(a=1), typer.Option.__name__": [],
+        "import other._part": [],
+    }.items():
+        assert private_names(code) == found  # the probe can fail
+    for room in ("checker", "exporters", "thresholds", "face"):
+        for path in (ROOT / room).rglob("*.py"):
+            assert private_names(read_text(path)) == [], path
+
+
 def test_no_message_names_a_page_that_the_package_lacks() -> None:
     """The pages of docs/ are not in the wheel; what a message names is its title (`text.page`)."""
     named = [
