@@ -22,7 +22,7 @@ from ...errors import UsageError
 from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
 from ...outside.storage.places import local_path
 from ...questions.compare.judge import CompareReport
-from ...report.document import Cell, Document, File, Section, Table, document_of
+from ...report.document import Cell, Column, Document, File, Section, Table, document_of
 from ...report.reading import edits, only_one, read_bound, ruling
 from ...report.shown import Shown
 from ...report.words import STOPPED, cautions
@@ -387,7 +387,16 @@ def document_of_verification(report: Verification) -> Document:
         model=File(report.model),
         summary=report.says,
         sections=(
-            Section("Checks", "", (Table(("=check", "=result", "what was seen"), rows),), "short"),
+            Section(
+                "Checks",
+                "",
+                (
+                    Table(
+                        (Column("check", no_wrap=True), Column("result", no_wrap=True), Column("what was seen")), rows
+                    ),
+                ),
+                "short",
+            ),
             Section("What follows", "", (*map(Cell, proof), Cell(report.rule)), "short"),
         ),
         version=report.tool_version,
