@@ -59,6 +59,9 @@ class LocalModel:
     origin: Origin | None = None
     """what its address meant, of a hub or a registry"""
     names: ShownPaths = field(default_factory=dict)
+    other_models: tuple[Path, ...] | None = None
+    """where copies of the other models of its folders would be, which were listed and not fetched; None: what is there
+    on the disk"""
 
     def shown(self, text: str) -> str:
         """Return a text with names in place of the paths of a copy."""
@@ -261,8 +264,10 @@ def _remote(url: Url, folder: Path, preprocess: str | None, tell: TellLine | Non
         names = {folder: file.parent.parent}
     names = {path: file, path.parent: file.parent, **names}
     with _renamed(names):
-        _Download(file, path, limit_bytes()).run(is_described=preprocess is not None)
-        yield LocalModel(path, str(file), fetched=True, origin=origin, names=names)
+        copy = _Download(file, path, limit_bytes())
+        copy.run(is_described=preprocess is not None)
+        others = tuple(sorted(copy.other_models))
+        yield LocalModel(path, str(file), fetched=True, origin=origin, names=names, other_models=others)
 
 
 def _in_repository(address: hub.Address, tell: TellLine | None) -> tuple[RemoteFile, Origin]:
@@ -319,6 +324,8 @@ class _Download:
     file: RemoteFile
     path: Path
     left_bytes: int
+    other_models: list[Path] = field(default_factory=list)
+    """where copies of the models would be that lie in the same folders, as far as those were listed"""
 
     def run(self, *, is_described: bool) -> None:
         """Fetch all files, without sidecars where the preprocessing is described already."""
@@ -387,7 +394,7 @@ class _Download:
             self._take_upward(file)
 
     def _names_in(self, folder: RemoteFile, target: Path) -> list[str]:
-        """List the files of a folder, with an empty file in `target` in place of each other model in it.
+        """List the files of a folder, and add its other models to `other_models`, as if they were copied to `target`.
 
         Sidecars that name no model are refused where they lie next to several.
         """
@@ -397,9 +404,8 @@ class _Download:
             return []
         for name in names:
             is_own = (folder.path, name) == (self.file.parent.path, self.file.name)
-            if is_onnx(name) and "\\" not in name and not is_own:
-                target.mkdir(exist_ok=True)
-                (target / name).touch()
+            if is_onnx(name) and not is_own:
+                self.other_models.append(target / name)
         return names
 
     def _take_listed(self, folder: RemoteFile, target: Path, names: Sequence[str]) -> None:

@@ -230,7 +230,7 @@ def _types_of_nodes(opened: OpenedJob) -> Counter[str]:
 
 def _open(models: Sequence[LocalModel], run: QuestionRun) -> list[OpenedJob]:
     """Open the candidate, and the reference where there is one, on the candidate's images."""
-    jobs = [Job(model.path, run.options) for model in models]
+    jobs = [Job(model.path, run.options, other_models=model.other_models) for model in models]
     run.tell("loading the candidate")
     opened = [open_job(jobs[0], opener(run.handed_over))]
     for job in jobs[1:]:
