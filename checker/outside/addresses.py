@@ -28,7 +28,7 @@ from ..core.model.sidecar import (
     takes_no_image,
 )
 from ..core.progress import TellLine
-from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from ..errors import CallError, CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..text import frozen, is_onnx, one_line, quoted, type_name
 from .storage import hub, mlflow_registry
 from .storage.places import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY, Place, Url, parse_place, redact
@@ -76,18 +76,18 @@ class LocalModel:
 
 
 def parse_address(model: str | os.PathLike[str] | Url) -> Place:
-    """Return the path or URL of a text. Raises as `parse_model`, and TypeError for a model in memory."""
+    """Return the path or URL of a text. Raises as `parse_model`, and CallError for a model in memory."""
     place = parse_model(model)
     if isinstance(place, (Path, Url)):
         return place
-    raise TypeError(f"model: type is {type_name(model)}; here it must be a path or a URL")
+    raise CallError(f"model: type is {type_name(model)}; here it must be a path or a URL")
 
 
 def parse_model(model: Model) -> Place | bytes | ModelProto:
     """Return the path or URL of a text, and bytes and messages as they are.
 
     Raises:
-        TypeError: another type, which the message names.
+        CallError: another type, which the message names.
         UsageError: as `parse_place`; a scheme that is not known.
     """
     if isinstance(model, (str, os.PathLike)):
@@ -96,7 +96,7 @@ def parse_model(model: Model) -> Place | bytes | ModelProto:
         return parse_place(text, is_model=True)
     if isinstance(model, (Url, bytes, ModelProto)):
         return model
-    raise TypeError(f"model: type is {type_name(model)}; it must be a path, a URL, bytes or an onnx.ModelProto")
+    raise CallError(f"model: type is {type_name(model)}; it must be a path, a URL, bytes or an onnx.ModelProto")
 
 
 def _refuse_unknown(text: str) -> None:

@@ -13,6 +13,7 @@ from ...thresholds.context import Context
 from ...thresholds.profile import Profile
 from ...thresholds.published import context_for
 from ...thresholds.tables import references
+from ..calls import public
 from ..core.evidence import Evidence
 from ..core.measure.job import versions
 from ..core.measure.loop import decode, likely_stops, until_decided
@@ -48,6 +49,7 @@ class CheckOptions(RunOptions, total=False):
     limits: Limits
 
 
+@public('rc.check("model.onnx", "photos/")')
 def check(
     model: Model,
     images: Images | None = None,
@@ -92,7 +94,6 @@ def check(
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
-        TypeError: the model, the images or an option are of a type that is not taken; the message names it.
     """
     run = QuestionRun.begin(images, options, progress)
     profile = load_profile(thresholds)

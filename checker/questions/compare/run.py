@@ -17,6 +17,7 @@ from typing import Any, Unpack, overload
 import numpy as np
 
 from ....thresholds.profile import Profile
+from ...calls import public
 from ...core.evidence import Evidence, Execution
 from ...core.measure.job import Job
 from ...core.measure.opening import OpenedJob, open_job
@@ -84,6 +85,7 @@ def compare(
     baseline: str | Path | Baseline | None = None,
     **options: Unpack[CompareOptions],
 ) -> CompareReport: ...
+@public('rc.compare("new.onnx", "old.onnx", "photos/")')
 def compare(
     candidate: str | Path,
     reference: str | Path | None = None,

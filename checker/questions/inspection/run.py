@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ....thresholds.profile import Profile
 from ....thresholds.records import Frozen
+from ...calls import public
 from ...core.evidence import ModelFacts, PreprocessingFacts
 from ...core.measure.opening import model_facts
 from ...core.model.contract import stated_in
@@ -133,6 +134,7 @@ def inspect_model(
     return Inspection(model, preprocessing, why, profile, can_pass)
 
 
+@public('rc.inspect("model.onnx")')
 def inspect(
     model: str | Path,
     *,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from ....thresholds.records import Frozen, ReprArgs
+from ...calls import public
 from ...core.model.watched import file_digest
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.verdict.gate import decide
@@ -114,11 +115,12 @@ class VerifyOptions(TypedDict, total=False):
     progress: Tell | None
 
 
+@public('rc.verify("report.json", "model.onnx", "photos/")')
 def verify(
     report_file: str | Path,
     model: str | Path,
-    *,
     images: str | Path | None = None,
+    *,
     reference: str | Path | None = None,
     thresholds: str | Path | None = None,
     rerun: bool | None = None,
