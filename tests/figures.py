@@ -221,8 +221,8 @@ def table(now: dict[str, Row], then: dict[str, Row]) -> str:
     names = list(next(iter(now.values()), {}))
     lines = [["", *names]]
     for room in sorted({**now, **then}, key=lambda room: (" " in room, room)):
-        was, is_now = then.get(room), now.get(room)
-        lines.append([room, *(changed(was and was[name], is_now and is_now[name], then) for name in names)])
+        before, after = then.get(room, {}), now.get(room, {})
+        lines.append([room, *(changed(before.get(name), after.get(name), then) for name in names)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
     return "\n".join(rows)
