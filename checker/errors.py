@@ -101,6 +101,10 @@ class UsageError(RobustcheckError):
     exit_code = 2
 
 
+class CallError(UsageError, TypeError):
+    """A wrong call in Python: an unknown keyword, too many arguments, one of another kind."""
+
+
 class CannotAssessError(RobustcheckError):
     """A model that can't be judged: unreadable, or without usable images or a finite representation (exit 3)."""
 

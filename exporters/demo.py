@@ -1,4 +1,4 @@
-"""Two models to try robustcheck on, from real ImageNet weights (extra `demo`).
+"""Three models to try robustcheck on, from real ImageNet weights (extra `demo`).
 
 `robustcheck export torch robustcheck_onnx.exporters.demo:efficientnet_lite0 -o lite0.onnx`
 """
@@ -54,28 +54,28 @@ class PlantedOutlier(nn.Module):
 
     The last map's 49 positions are pooled by attention with seeded Gaussian weights a, as CLIP's ResNets pool theirs,
     and mixed by a seeded Gaussian matrix G (1280, 512) scaled by 1/√1280: m = Σ_p softmax_p(map_p · a) map_p · G.
-    forward(image) returns h = m + 15 · sd(m) · e_92, sd over the 512 features of each image (biased).
+    forward(image) returns h = m + planted_sd · sd(m) · e_92, sd over the 512 features of each image (biased).
     """
 
     preprocessing = EFFICIENTNET_LITE0_PREPROCESSING
-    synthetic = (
-        "EfficientNet-Lite0's last map, pooled by attention and mixed with Gaussian weights "
-        f"(seed {PLANTED_SEED}), gives {PLANTED_WIDTH} features; feature {PLANTED_FEATURE} is shifted by "
-        f"{PLANTED_SD:g} standard deviations of each image's features"
-    )
     attention: Tensor
     matrix: Tensor
     planted: Tensor
 
-    def __init__(self, backbone: EfficientNetLite0) -> None:
+    def __init__(self, backbone: EfficientNetLite0, planted_sd: float) -> None:
         super().__init__()
         self.backbone = backbone
+        self.synthetic = (
+            "EfficientNet-Lite0's last map, pooled by attention and mixed with Gaussian weights "
+            f"(seed {PLANTED_SEED}), gives {PLANTED_WIDTH} features; feature {PLANTED_FEATURE} is shifted by "
+            f"{planted_sd:g} standard deviations of each image's features"
+        )
         generator = torch.Generator().manual_seed(PLANTED_SEED)
         features = 1280  # width of EfficientNet-Lite0's last map
         attention = torch.randn(features, 1, generator=generator) / features**0.5
         matrix = torch.randn(features, PLANTED_WIDTH, generator=generator) / features**0.5
         planted = torch.zeros(PLANTED_WIDTH)
-        planted[PLANTED_FEATURE] = PLANTED_SD
+        planted[PLANTED_FEATURE] = planted_sd
         self.register_buffer("attention", attention)
         self.register_buffer("matrix", matrix)
         self.register_buffer("planted", planted)
@@ -115,4 +115,13 @@ def planted_outlier() -> PlantedOutlier:
     Raises:
         ExportError: as efficientnet_lite0.
     """
-    return PlantedOutlier(efficientnet_lite0()).eval()
+    return PlantedOutlier(efficientnet_lite0(), PLANTED_SD).eval()
+
+
+def lost_outlier() -> PlantedOutlier:
+    """Return the model of `planted_outlier` without its outlier feature, as a bad finetuning might leave it.
+
+    Raises:
+        ExportError: as efficientnet_lite0.
+    """
+    return PlantedOutlier(efficientnet_lite0(), 0.0).eval()

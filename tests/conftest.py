@@ -17,9 +17,23 @@ import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
 from robustcheck_onnx.checker.outside import isolation  # noqa: E402
-from support import EXAMPLES, PHOTOS, Capture, Patch, Place, calibrations, documents, lookup, normal  # noqa: E402
+from support import (  # noqa: E402
+    EXAMPLES,
+    PHOTOS,
+    ROOT,
+    Capture,
+    Patch,
+    Place,
+    calibrations,
+    documents,
+    lookup,
+    normal,
+    package_links,
+)
 from support.walls import NoWall  # noqa: E402
 
+if Path(isolation.__file__).is_relative_to(ROOT):  # an editable install; an installed wheel must not be hidden
+    package_links.make()
 REAL_WALL = isolation.Wall
 hypothesis.settings.register_profile("robustcheck", deadline=None, derandomize=True, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("robustcheck")
@@ -32,45 +46,32 @@ if TYPE_CHECKING:
 
 
 HEAVY = ("matplotlib", "mlflow", "open_clip", "ray", "timm", "torch", "transformers")
-"""packages that no test of `make test` may import"""
-MOST_PROCESSES = 60
-"""tests of `make test` that may start a process, at most; a new one wants a reason"""
-STARTS = ("os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen")
-_started: list[str] = []
-sys.addaudithook(lambda event, _: _started.append(event) if event in STARTS else None)
+"""packages that no quick test may import"""
 
 
 def _imported() -> set[str]:
     return {name for name in HEAVY if sys.modules.get(name)}  # None: a test says that it is not installed
 
 
-def _is_short(config: pytest.Config) -> bool:
-    return bool(config.option.markexpr == "not long")
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Hold `make test` to its budget, which is not a clock: nothing heavy is imported, few tests start a process."""
-    if not _is_short(session.config):
-        return
-    if heavy := sorted(_imported()):
+    """End a quick run whose test files import what is heavy."""
+    heavy = sorted(_imported())
+    if heavy and _is_quick(session.config):
         pytest.exit(f"collecting the tests imported {', '.join(heavy)}; only tests marked long may", 4)
-    n_processes = sum(item.get_closest_marker("process") is not None for item in session.items)
-    if n_processes > MOST_PROCESSES:
-        pytest.exit(f"{n_processes} tests are marked process; {MOST_PROCESSES} may be", 4)
+
+
+def _is_quick(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "not long")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fail a test of `make test` that imports what is heavy, or starts a process without the mark."""
+    """Fail a quick test that imports what is heavy."""
     before = _imported()
-    _started.clear()
     yield
-    if not _is_short(item.config):
-        return
-    if heavy := sorted(_imported() - before):
+    heavy = sorted(_imported() - before)
+    if heavy and _is_quick(item.config):
         pytest.fail(f"the test imported {', '.join(heavy)}; it must be marked long")
-    if _started and item.get_closest_marker("process") is None:
-        pytest.fail(f"the test started {len(_started)} processes ({_started[0]}); it must be marked process")
 
 
 LONGEST = (

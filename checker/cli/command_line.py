@@ -1,19 +1,17 @@
-"""Read a command line by typer's parser, also where typer refuses it or a signal ends the run.
+"""Read a command line, also where typer refuses it or a signal ends the run.
 
 Imports only typer and Python's own library, for it is needed where a signal has ended the import of everything else.
 """
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from typer._click.parser import _ParsingState
 from typer.core import TyperGroup, TyperOption
-from typer.exceptions import TyperException
 
 from ..errors import RobustcheckError
 from ..text import Texts, frozen, is_onnx
@@ -77,7 +75,7 @@ class CommandLine:
     behind_dashes: Texts = ()
     """those of the arguments that follow `--`, which ends the options"""
     options: Values = field(default_factory=dict)
-    """by parameter, such as no_ci, what was typed: a text, a list of them, a number of times, or True for a flag"""
+    """by parameter, such as no_ci, what was typed: a text, a list of them, a number of times, or True or False"""
     twice: str = ""
     """an option that takes one value and was given several, such as --seed"""
 
@@ -151,7 +149,7 @@ class Invocation:
 
 
 def read(words: Words, group: TyperGroup) -> CommandLine:
-    """Read a command line that starts with its verb, by typer's parser, which here goes on after a mistake.
+    """Read a command line that starts with its verb, as typer does, but go on after a mistake.
 
     Where there is no such verb, the line is read as one of a check. `--json` becomes `-o json`.
     """
@@ -161,30 +159,72 @@ def read(words: Words, group: TyperGroup) -> CommandLine:
             command = command.commands.get(word)
     if command is None or isinstance(command, TyperGroup):
         command = group.commands[DEFAULT_VERB]
-    if any(param.name == "output" for param in command.params):
+    options = {
+        name: param
+        for param in command.params
+        if isinstance(param, TyperOption)
+        for name in (*param.opts, *param.secondary_opts)
+    }
+    if "--output" in options:
         words = _spelled_out(words)
-    above = group.context_class(group, **group.context_settings)
-    parser = command.make_parser(command.context_class(command, parent=above, ignore_unknown_options=True))
-    state = _ParsingState(list(words[1:]))
-    is_read = False
-    while not is_read:
-        with suppress(TyperException):  # of a word that is taken off the list by then
-            parser._process_args_for_options(state)  # `parse_args` ends at the first mistake
-            is_read = True
-    arguments = [word for word in state.largs if word == "-" or not word.startswith("-")]
-    counts = Counter(filter(_takes_one_value, state.order))
-    twice = [long_name(param) for param, count in counts.items() if count > 1]
+    rest = list(words[1:])
+    arguments: list[str] = []
+    values: Values = {}
+    times: Counter[str] = Counter()
+    while rest and (word := rest.pop(0)) != "--":
+        if word == "-" or not word.startswith("-"):
+            arguments.append(word)
+            continue
+        for option, value in _options_of(word, rest, options):
+            name = option.name
+            if option.count:
+                values[name] = values.get(name, 0) + 1
+            elif option.multiple:
+                values[name] = [*values.get(name, []), value]
+            else:
+                values[name] = value
+                times[long_name(option)] += not option.is_flag
+    twice = [name for name, count in times.items() if count > 1]
     return CommandLine(
         words=tuple(words),
-        arguments=(*arguments, *state.rargs),
-        behind_dashes=tuple(state.rargs),
-        options=state.opts,
+        arguments=(*arguments, *rest),
+        behind_dashes=tuple(rest),
+        options=values,
         twice="".join(twice[:1]),
     )
 
 
-def _takes_one_value(param: object) -> bool:
-    return isinstance(param, TyperOption) and not (param.is_flag or param.count or param.multiple)
+def _options_of(word: str, rest: list[str], options: Mapping[str, TyperOption]) -> list[tuple[TyperOption, Any]]:
+    """Return the options of a word such as --seed=1 or -qo, each with its value; that of a flag is True or False.
+
+    A value that the word lacks is taken off `rest`. What typer refuses is left out: an option that is not among these,
+    one whose value is missing, and a flag with a value.
+    """
+    if word.startswith("--"):
+        name, sign, value = word.partition("=")
+        option = options.get(name)
+        if option is None or (sign and _is_flag(option)):
+            return []
+        if _is_flag(option):
+            return [(option, name not in option.secondary_opts)]
+        return _with_value(option, [value] if sign else rest)
+    found: list[tuple[TyperOption, Any]] = []
+    for at, letter in enumerate(word[1:], 2):
+        option = options.get(f"-{letter}")
+        if option is not None and not _is_flag(option):
+            value = word[at:]
+            return found + _with_value(option, [value] if value else rest)
+        if option is not None:
+            found.append((option, True))
+    return found
+
+
+def _with_value(option: TyperOption, rest: list[str]) -> list[tuple[TyperOption, Any]]:
+    return [(option, rest.pop(0))] if rest else []
+
+
+def _is_flag(option: TyperOption) -> bool:
+    return option.is_flag or option.count
 
 
 def long_name(param: Any) -> str:

@@ -8,16 +8,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from copy import copy
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
-from typer._click import Command
 from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
@@ -25,10 +23,7 @@ from ..errors import UsageError
 from ..text import form_of, is_onnx
 from .command_line import HELP_OPTIONS, CommandLine, long_name
 from .named_models import with_blanks
-from .options import ROWS, Variables, Words, one_of, words_of
-
-if TYPE_CHECKING:
-    from typer._click import Context, HelpFormatter
+from .options import ROWS, Variables, Words, one_of
 
 EXAMPLE = "Example: "
 ALL = "--help-all"
@@ -70,40 +65,50 @@ class Verbs(typer.Typer):
         return self.command(name, cls=Verb, epilog=epilog, rich_help_panel=panel)
 
 
-class _Helpful(Command):
-    """A command with help in typer's look."""
+class Group(TyperGroup):
+    """A group of verbs, or the whole app."""
 
-    def get_help_option(self, ctx: Context) -> TyperOption | None:
-        """Return the option `--help`, with its names in an order: typer's is that of a set."""
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.help = f"Show this help; {ALL}: every option."
-            option.metavar = ""
-            option.opts.sort(key=len)
-        return option
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        """Return the option `--help` in our words."""
+        return _in_our_words(super().get_help_option(ctx))
 
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Print the help (called by `--help`), in colour on a terminal only: typer also colours a pipe on GitHub."""
-        from typer import rich_utils
-
-        rich_utils.FORCE_TERMINAL = None
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help (called by `--help`)."""
+        _colour_terminals_only()
         super().format_help(ctx, formatter)
 
 
-class Group(_Helpful, TyperGroup):
-    """A group of verbs, or the whole app."""
-
-
-class Verb(_Helpful, TyperCommand):
+class Verb(TyperCommand):
     """A verb whose `--help` shows the options that are typed most, and whose `--help-all` shows every one."""
 
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
-        """Print the help, without the options that are rarely typed."""
-        line = getattr(ctx.find_root().obj, "line", None)
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        """Return the option `--help` in our words."""
+        return _in_our_words(super().get_help_option(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help (called by `--help`), without the options that are rarely typed."""
+        _colour_terminals_only()
+        line = getattr(ctx.obj, "line", None)
         shown = copy(self)
         if line is not None and ALL not in line.words:
             shown.params = [param for param in self.params if not _is_rare(param)]
         super(Verb, shown).format_help(ctx, formatter)
+
+
+def _in_our_words(option: TyperOption | None) -> TyperOption | None:
+    """Give `--help` its text, and its names in an order: typer's is that of a set."""
+    if option is not None:
+        option.help = f"Show this help; {ALL}: every option."
+        option.metavar = ""
+        option.opts.sort(key=len)
+    return option
+
+
+def _colour_terminals_only() -> None:
+    """Let help have a colour on a terminal only: typer also colours a pipe on GitHub Actions."""
+    from typer import rich_utils
+
+    rich_utils.FORCE_TERMINAL = None
 
 
 def _is_rare(param: Any) -> bool:
@@ -114,11 +119,8 @@ def _is_rare(param: Any) -> bool:
 
 OTHER_OPTIONS = {
     "--model": "",
-    "--reference": "",
     "--data": "--images",
     "--dataset": "--images",
-    "--input": "--images",
-    "-i": "--images",
     "--images": "--images",
     "--size": "robustcheck explain preprocessing",
     "--resize": "robustcheck explain preprocessing",
@@ -128,16 +130,15 @@ OTHER_OPTIONS = {
     "-f": "--output",
     "--layer": "--tensor",
     "--batch": "--batch-size",
-    "--provider": "--device",
     "--gpu": "--device cuda",
     "--cpu": "--device cpu",
     "--html": "-o html",
     "--soft-fail": "--fail-on never",
-    "--severity": "--fail-on",
+    "--severity": "--fail-on warn",
     "--index-file": "--index",
     "--threshold": "thresholds are in a profile: robustcheck profiles show default",
 }
-"""by an option that is typed: ours (with its value, where theirs takes none), what to do, or "" for an argument"""
+"""by an option of another tool: ours, with a value if theirs is not it; what to type; or "" for an argument"""
 PHOTOS = ("--images", "--in", "--concepts")
 """what names the photos: a verb has one of these"""
 OTHER_VERBS = {
@@ -148,10 +149,9 @@ OTHER_VERBS = {
     "info": "inspect",
     "convert": "export --help",
     "quantize": "export onnx -o int8.onnx --precision int8-dynamic",
-    "fit": "calibrate",
     "help": "--help",
 }
-"""by a command that is typed: ours, with what else its line needs"""
+"""by a command of another tool: ours, with what else its line needs"""
 
 
 def nearest(word: str, choices: Iterable[str], synonyms: Variables) -> str | None:
@@ -172,20 +172,20 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     if type(fault).__name__ == "NoSuchOption":  # its possibilities are those of the spelling alone
         message = fault.message
     param: Any = getattr(fault, "param", None)
-    if param is not None:
-        words = words_of(param.type_descriptor.annotation)
-        near = nearest("".join(line.typed(param.name)), words, {})
+    refused = re.search(r"'([^']*)' is not one of (.*)", message)
+    if param is not None and refused is not None:
+        near = nearest(refused[1], re.findall(r"'([^']*)'", refused[2]), {})
         if near is not None:
             return f"{message}. Did you mean {near!r}?", f"{long_name(param)} {near}"
     return message, _hint(fault, line, context) or f"{command} --help"
 
 
-def _hint(fault: Any, line: CommandLine, context: Context | None) -> str:
+def _hint(fault: Any, line: CommandLine, context: Any) -> str:
     """Return what to type instead of a command line that typer refuses; "" where its help is the best."""
     if context is None:
         return ""
     params: list[Any] = context.command.params
-    names = [name for param in params for name in param.opts]
+    names = [name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")]
     option = getattr(fault, "option_name", "")
     param = getattr(fault, "param", None)
     if isinstance(context.command, TyperGroup):
@@ -246,19 +246,27 @@ def _with_option(option: str, options: list[str], line: CommandLine) -> str:
         return ours
     if ours in GROUP_OPTIONS:
         return _command(ours)
-    typed = next(word for word in line.words if word.startswith(option))
-    value = typed.removeprefix(option).removeprefix("=")
-    at = line.words.index(typed)
+    at = next((at for at, word in enumerate(line.words) if _is_typed(option, word)), None)
+    if at is None:  # among other letters, as in -qn
+        return ""
+    value = line.words[at].removeprefix(option).removeprefix("=")
     rest = list(line.words[at + 1 :])
     words = ours.split()
-    if len(words) > 1 and rest and (rest[0].isdigit() or form_of(rest[0])):  # of theirs: --gpu 1, --html report.html
-        value = rest.pop(0)
-    sign = {"-o html": "=", "--device cuda": ":"}.get(ours, "")
-    if sign and value:
-        words[-1] += sign + value
+    if words[1:]:  # a value of ours; theirs is a part of it, or goes
+        if rest and not value and (option == "--severity" or rest[0].isdigit() or form_of(rest[0])):
+            value = rest.pop(0)
+        sign = {"-o html": "=", "--device cuda": ":"}.get(ours, "")
+        value = sign and value and sign + value
+        words[-1] += value
     elif value:
         words.append(value)
     return _command(*line.words[:at], *words, *rest)
+
+
+def _is_typed(option: str, word: str) -> bool:
+    """Return whether a word is an option, alone or with its value, as --limit=60 and -n60 are."""
+    is_short = not option.startswith("--")
+    return word.partition("=")[0] == option or (is_short and word.startswith(option))
 
 
 def _with_verb(group: TyperGroup, line: CommandLine) -> str:
@@ -281,7 +289,7 @@ def refuse_unknown_verb(words: Words, verbs: list[str]) -> None:
     if ours is not None:
         rest: list[str] = []
         if not ours.endswith("--help"):
-            rest = [word for word in words[1:] if not form_of(f".{word}")]
+            rest = [word for word in words[1:] if not form_of(f".{word}")]  # as in `report html`
         raise UsageError(f"unknown command {word}. Did you mean {ours}?", _command(*ours.split(), *rest))
     if again := with_blanks(words):
         raise UsageError(f"{word} is neither a command nor a file; a name with blanks needs quotes", _command(*again))
@@ -310,28 +318,24 @@ SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 COMPLETION_OPTIONS = ("--show-completion", "--install-completion")
 
 
-def for_shell(words: Words, program: str, variable: str) -> bool:
-    """Show or install completion for a shell that is named; return False for any other command line.
+def complete_for_shell(words: Words, group: TyperGroup, program: str) -> None:
+    """Show or install completion for a shell that is named, and end by SystemExit. Do nothing for any other words.
 
-    Without a SHELL typer itself finds out which one runs the command; a SHELL that follows it would not look at.
+    Without a name typer finds out which shell runs the command; a name that follows its options it would not look at.
     Raises UsageError: no such shell, or more words.
     """
     if len(words) < 2 or words[0] not in COMPLETION_OPTIONS or words[1].startswith("-"):
-        return False
-    from typer._completion_shared import get_completion_script, install  # what typer's own options call
+        return
+    from typer.completion import install_callback, show_callback  # what typer's own options call
 
     option, shell, *more = words
     one_of(option, shell, SHELLS)
     if more:
         raise UsageError(f"argument is {more[0]}; {option} takes one shell", f"robustcheck {option} {shell}")
-    if option == "--show-completion":
-        script = get_completion_script(prog_name=program, complete_var=variable, shell=shell)
-        sys.stdout.write(f"{script}\n")
-        sys.stdout.flush()
-    else:
-        _, path = install(shell=shell, prog_name=program, complete_var=variable)
-        sys.stdout.write(f"{shell} completion installed in {path}; it takes effect in a new shell\n")
-    return True
+    answer = show_callback if option == "--show-completion" else install_callback
+    unread: Any = None
+    with typer.Context(group, info_name=program) as context:
+        answer(context, unread, shell)
 
 
 def complete_as_check(environment: MutableMapping[str, str], verbs: Words) -> None:

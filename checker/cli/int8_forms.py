@@ -1,14 +1,23 @@
 """Show the forms of int8-qdq that an export tried."""
 
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from math import isnan
 
 from ...exporters.forms import Tried
+from ..report.document import Column
 from ..report.terminal import WIDE, Pen, Trimmed, table_of
 from .output import ascii_only, console_for
 
-HEADS = ("=form", ">MB", ">images/s", ">cosine", ">recall@10", ">features", "=")
-SPEED = 2  # the column that is left out of a narrow terminal
+COLUMNS = (
+    Column("form", no_wrap=True),
+    Column("MB", right=True),
+    Column("images/s", right=True, wide_only=True),
+    Column("cosine", right=True),
+    Column("recall@10", right=True),
+    Column("features", right=True),
+    Column("", no_wrap=True),
+)
 LEGEND = (
     "cosine: of the worst 5 % of the photos. cosine and recall@10: on this CPU / with exact sums, where these differ. "
     "features: outlier features of the original that are kept. *: where int8 sums are exact."
@@ -19,13 +28,9 @@ def show_forms(forms: Sequence[Tried], written: str) -> None:
     """Print a row for each form, and what the forms with a fault have. written: the name of the one in the file."""
     console = console_for()
     pen = Pen(ascii_only(console))
-    lines = [list(HEADS)]
-    lines += [list(_row(form, written)) for form in forms]
-    if console.width < WIDE:
-        for line in lines:
-            del line[SPEED]
-    heads, *rows = lines
-    console.print(Trimmed(table_of(pen, heads, rows)))
+    shown = [console.width >= WIDE or not column.wide_only for column in COLUMNS]
+    rows = (compress(_row(form, written), shown) for form in forms)
+    console.print(Trimmed(table_of(pen, [*compress(COLUMNS, shown)], rows)))
     console.print(pen.say(LEGEND, "dim"))
     for form in forms:
         if form.fault:

@@ -13,7 +13,7 @@ from dataclasses import field, fields
 from difflib import get_close_matches
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, get_origin, get_type_hints
 
 import typer
 
@@ -379,14 +379,6 @@ FIELDS: Final = {key_of(name): name for name, row in ROWS.items() if row.power !
 ROWS_BY_KEY: Final = {key: ROWS[name] for key, name in FIELDS.items()}
 """by key: what each setting can do to the gate (`power`), and why"""
 TYPES: Final = get_type_hints(Settings, localns={"Waiver": object})
-
-
-def words_of(hint: Any) -> Texts:
-    """Return the words that a type allows. There are none for any other type than Literal, or Literal and None."""
-    for kind in (hint, *get_args(hint)):
-        if get_origin(kind) is Literal:
-            return get_args(kind)
-    return ()
 
 
 def parameter(name: str, **changed: Any) -> Parameter:

@@ -87,7 +87,8 @@ def say(message: str, hint: str, *, colour: bool = True) -> None:
     An empty one is left out. On a terminal they wrap between words, the labels have a colour, and a command that does
     not fit has its own line. A full disk changes no exit code, now or when Python ends.
     """
-    on_terminal = sys.stderr.isatty()
+    stream: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # while progress is shown
+    on_terminal = stream.isatty()
     width = shutil.get_terminal_size().columns
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     colour = colour and on_terminal and not is_plain
@@ -270,8 +271,7 @@ def _run_verb(group: TyperGroup, invocation: Invocation, stop: _Stop) -> int:
     """Let typer run the words; return the exit code, never 0 where the verb did not come to its end."""
     line = invocation.line
     words = list(line.words)
-    if help.for_shell(words, "robustcheck", COMPLETION):
-        return 0
+    help.complete_for_shell(words, group, "robustcheck")
     code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
     if code == 1 and line.verb in help.COMPLETION_OPTIONS:  # typer does not know the shell
         raise UsageError(
@@ -310,7 +310,10 @@ def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
 
 def _end(fault: BaseException, invocation: Invocation) -> int:
     """Report what ended the run; return its exit code. Words and documents report it."""
-    code, message, hint = explain(fault, invocation.line)
+    try:
+        code, message, hint = explain(fault, invocation.line)
+    except Exception as failed:  # noqa: BLE001 # of a hint: the documents of an earlier run are replaced all the same
+        code, message, hint = explain(failed, invocation.line)
     seen = [fault]
     if isinstance(fault, UndeliveredError):  # the other documents hold the result
         from ..outside.storage.places import as_typed

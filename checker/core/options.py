@@ -76,10 +76,8 @@ class Options(Frozen):
     def of(cls, options: Mapping[str, Any], **defaults: Any) -> Self:
         """Make the record of keyword arguments, with a path as text.
 
-        Raises TypeError for a name that is not an option, UsageError for a value that is none.
+        Raises UsageError for a name that is not an option, and for a value that it does not accept.
         """
-        if unknown := options.keys() - cls.model_fields.keys():
-            raise TypeError(f"unexpected keyword argument {min(unknown)!r}; options are {', '.join(cls.model_fields)}")
         values = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
         try:
             return cls(**{**defaults, **values})

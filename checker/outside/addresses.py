@@ -28,7 +28,7 @@ from ..core.model.sidecar import (
     takes_no_image,
 )
 from ..core.progress import TellLine
-from ..errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from ..errors import CallError, CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from ..text import frozen, is_onnx, one_line, quoted, type_name
 from .storage import hub, mlflow_registry
 from .storage.places import HTTP, HUB_OFFLINE, ON_THIS_MACHINE, REGISTRY, Place, Url, parse_place, redact
@@ -59,6 +59,9 @@ class LocalModel:
     origin: Origin | None = None
     """what its address meant, of a hub or a registry"""
     names: ShownPaths = field(default_factory=dict)
+    other_models: tuple[Path, ...] | None = None
+    """where copies of the other models of its folders would be, which were listed and not fetched; None: what is there
+    on the disk"""
 
     def shown(self, text: str) -> str:
         """Return a text with names in place of the paths of a copy."""
@@ -73,18 +76,18 @@ class LocalModel:
 
 
 def parse_address(model: str | os.PathLike[str] | Url) -> Place:
-    """Return the path or URL of a text. Raises as `parse_model`, and TypeError for a model in memory."""
+    """Return the path or URL of a text. Raises as `parse_model`, and CallError for a model in memory."""
     place = parse_model(model)
     if isinstance(place, (Path, Url)):
         return place
-    raise TypeError(f"model: type is {type_name(model)}; here it must be a path or a URL")
+    raise CallError(f"model: type is {type_name(model)}; here it must be a path or a URL")
 
 
 def parse_model(model: Model) -> Place | bytes | ModelProto:
     """Return the path or URL of a text, and bytes and messages as they are.
 
     Raises:
-        TypeError: another type, which the message names.
+        CallError: another type, which the message names.
         UsageError: as `parse_place`; a scheme that is not known.
     """
     if isinstance(model, (str, os.PathLike)):
@@ -93,7 +96,7 @@ def parse_model(model: Model) -> Place | bytes | ModelProto:
         return parse_place(text, is_model=True)
     if isinstance(model, (Url, bytes, ModelProto)):
         return model
-    raise TypeError(f"model: type is {type_name(model)}; it must be a path, a URL, bytes or an onnx.ModelProto")
+    raise CallError(f"model: type is {type_name(model)}; it must be a path, a URL, bytes or an onnx.ModelProto")
 
 
 def _refuse_unknown(text: str) -> None:
@@ -261,8 +264,10 @@ def _remote(url: Url, folder: Path, preprocess: str | None, tell: TellLine | Non
         names = {folder: file.parent.parent}
     names = {path: file, path.parent: file.parent, **names}
     with _renamed(names):
-        _Download(file, path, limit_bytes()).run(is_described=preprocess is not None)
-        yield LocalModel(path, str(file), fetched=True, origin=origin, names=names)
+        copy = _Download(file, path, limit_bytes())
+        copy.run(is_described=preprocess is not None)
+        others = tuple(sorted(copy.other_models))
+        yield LocalModel(path, str(file), fetched=True, origin=origin, names=names, other_models=others)
 
 
 def _in_repository(address: hub.Address, tell: TellLine | None) -> tuple[RemoteFile, Origin]:
@@ -319,6 +324,8 @@ class _Download:
     file: RemoteFile
     path: Path
     left_bytes: int
+    other_models: list[Path] = field(default_factory=list)
+    """where copies of the models would be that lie in the same folders, as far as those were listed"""
 
     def run(self, *, is_described: bool) -> None:
         """Fetch all files, without sidecars where the preprocessing is described already."""
@@ -387,7 +394,7 @@ class _Download:
             self._take_upward(file)
 
     def _names_in(self, folder: RemoteFile, target: Path) -> list[str]:
-        """List the files of a folder, with an empty file in `target` in place of each other model in it.
+        """List the files of a folder, and add its other models to `other_models`, as if they were copied to `target`.
 
         Sidecars that name no model are refused where they lie next to several.
         """
@@ -397,9 +404,8 @@ class _Download:
             return []
         for name in names:
             is_own = (folder.path, name) == (self.file.parent.path, self.file.name)
-            if is_onnx(name) and "\\" not in name and not is_own:
-                target.mkdir(exist_ok=True)
-                (target / name).touch()
+            if is_onnx(name) and not is_own:
+                self.other_models.append(target / name)
         return names
 
     def _take_listed(self, folder: RemoteFile, target: Path, names: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ...thresholds.records import Frozen
 from ..arrays import NOT_READABLE
+from ..calls import public
 from ..core.evidence import PreprocessingFacts
 from ..errors import EnvironmentFaultError, UsageError
 from ..text import VERSION, Texts, frozen, one_line, quoted
@@ -147,7 +148,12 @@ def saving(path: str | Path | None) -> AbstractContextManager[Saver | None]:
     return nullcontext() if path is None else Saver(path)
 
 
-def checked_path(path: str | Path) -> Path:
+SAVE = "--save-representations rows.npz; other formats from np.load('rows.npz')['representations']"
+LOAD = 'rc.check("model.onnx", "photos/", save_representations="rows.npz") writes one'
+"""what to do about another file where representations are saved, and where they are read"""
+
+
+def checked_path(path: str | Path, hint: str = SAVE) -> Path:
     """Return the path of a representations file. Raises UsageError for another suffix, a folder or a device."""
     file = local_path(path, "representations file")
     local = Path(os.path.realpath(file))
@@ -166,7 +172,7 @@ def checked_path(path: str | Path) -> Path:
     if local.suffix != ".npz":
         raise UsageError(
             f"{file}: representations file has the suffix {local.suffix or '(none)'}; it must be .npz",
-            "--save-representations rows.npz; other formats from np.load('rows.npz')['representations']",
+            hint,
         )
     if local.exists() and not local.is_file():
         raise UsageError(
@@ -176,6 +182,7 @@ def checked_path(path: str | Path) -> Path:
     return local
 
 
+@public(LOAD)
 def load_representations(path: str | Path) -> Representations:
     """Read representations that `check` or `scan` saved.
 
@@ -187,7 +194,7 @@ def load_representations(path: str | Path) -> Representations:
 
     Raises UsageError: no such file, another kind of file, a damaged one, or one that this tool did not write.
     """
-    local = checked_path(path)
+    local = checked_path(path, LOAD)
     if not local.is_file():
         raise UsageError(f"{local}: representations file is missing; no such file", f"ls {quoted(local.parent)}")
     try:

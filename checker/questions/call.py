@@ -61,10 +61,19 @@ class QuestionRun:
         """Report a stage."""
         tell_stage(self.progress, stage)
 
-    def read(self, model: Path, read: Callable[[Job, OpenSource], Inputs] = read_inputs) -> Inputs:
-        """Read the model, its preprocessing and the list of images. Raises as `read_inputs`."""
+    def read(
+        self,
+        model: Path,
+        read: Callable[[Job, OpenSource], Inputs] = read_inputs,
+        *,
+        other_models: tuple[Path, ...] | None = None,
+    ) -> Inputs:
+        """Read the model, its preprocessing and the list of images. Raises as `read_inputs`.
+
+        other_models: as in `Job`.
+        """
         self.tell("opening the model and the images")
-        return read(Job(model, self.options), opener(self.handed_over))
+        return read(Job(model, self.options, other_models=other_models), opener(self.handed_over))
 
     def concluded(
         self,

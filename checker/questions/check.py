@@ -13,6 +13,7 @@ from ...thresholds.context import Context
 from ...thresholds.profile import Profile
 from ...thresholds.published import context_for
 from ...thresholds.tables import references
+from ..calls import public
 from ..core.evidence import Evidence
 from ..core.measure.job import versions
 from ..core.measure.loop import decode, likely_stops, until_decided
@@ -27,7 +28,7 @@ from ..core.verdict.notes import memory_note, notes_of
 from ..core.verdict.profile import load_profile
 from ..core.verdict.rule import judge
 from ..outside import isolation
-from ..outside.addresses import Model, on_this_machine, parse_model
+from ..outside.addresses import LocalModel, Model, on_this_machine, parse_model
 from ..outside.image_sets.listing import parse_image_set
 from ..outside.image_sets.open import Images
 from ..outside.isolation import NO_LIMITS, Limits
@@ -48,6 +49,7 @@ class CheckOptions(RunOptions, total=False):
     limits: Limits
 
 
+@public('rc.check("model.onnx", "photos/")')
 def check(
     model: Model,
     images: Images | None = None,
@@ -92,7 +94,6 @@ def check(
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
-        TypeError: the model, the images or an option are of a type that is not taken; the message names it.
     """
     run = QuestionRun.begin(images, options, progress)
     profile = load_profile(thresholds)
@@ -114,7 +115,7 @@ def check(
             )
     limits.refuse_here()
     with on_this_machine(place, preprocess=run.options.preprocess, tell=run.tell) as here, saving(saved) as saver:
-        evidence, published = _measured(run, here.path, profile, saver)
+        evidence, published = _measured(run, here, profile, saver)
         if saver is not None:
             saver.write(Provenance.of(evidence, here.name))
     time = Time.until_now(run.clock, evidence.images.n_usable)
@@ -170,10 +171,12 @@ def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
         yield str(here.path), here.name.strip("<>")
 
 
-def _measured(run: QuestionRun, model: Path, profile: Profile, saver: Saver | None) -> tuple[Evidence, Context | None]:
+def _measured(
+    run: QuestionRun, model: LocalModel, profile: Profile, saver: Saver | None
+) -> tuple[Evidence, Context | None]:
     """Return evidence and published context."""
-    LOG.info("%s: opening model, %s", model, redact(run.options.images or "bundled photos"))
-    inputs = run.read(model)
+    LOG.info("%s: opening model, %s", model.path, redact(run.options.images or "bundled photos"))
+    inputs = run.read(model.path, other_models=model.other_models)
     with decode(inputs, stops=likely_stops(profile)) as decoded:
         run.tell("loading the model")
         first = take_probe(decoded)  # the next ones are decoded while the session opens

@@ -31,7 +31,8 @@ from ..errors import EnvironmentFaultError
 from ..outside.image_sets.open import open_images
 from ..report import numbers
 from ..report.check import Report
-from ..report.terminal import COLOURS, Pen, columns, hanging, section
+from ..report.document import Column
+from ..report.terminal import COLOURS, Pen, empty_table, hanging, section
 from ..text import Fields, number_text, quoted
 
 Name = Literal["ordinary", "planted"]
@@ -214,7 +215,13 @@ def excerpt(name: Name, report: Report, pen: Pen) -> RenderableType:
     rows = [("✗", f"{reason.id}: {reason.seen}") for reason in verdict.reasons]
     if passes:
         rows += [("•", note) for note in report.notes if synthetic in note]
-    table = columns(pen, "=statistic", ">value", ">must be", "ok?")
+    columns = (
+        Column("statistic", no_wrap=True),
+        Column("value", right=True),
+        Column("must be", right=True),
+        Column("ok?"),
+    )
+    table = empty_table(pen, columns)
     for statistic in report.profile.deciding:
         interval = getattr(statistics, statistic)
         minimum = report.profile.minimum_of(statistic)

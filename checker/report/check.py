@@ -25,6 +25,7 @@ from .document import (
     Bar,
     Block,
     Cell,
+    Column,
     Document,
     Facts,
     Labelled,
@@ -201,7 +202,16 @@ def document_of_check(report: Report) -> Document:
     noted = Facts(tuple((Cell("note", "bold"), note) for note in remarks if verdict.passed))
     pixels = Facts((("preprocessing", preprocessing_cell(evidence.preprocessing)),))
     rows = tuple(_row(statistic) for statistic in statistics_of(report))
-    statistics = Table(("statistic", ">value", "=interval", "=must be", "=ok?"), rows)
+    statistics = Table(
+        (
+            Column("statistic"),
+            Column("value", right=True),
+            Column("interval", no_wrap=True),
+            Column("must be", no_wrap=True),
+            Column("ok?", no_wrap=True),
+        ),
+        rows,
+    )
     about = Cell(INTERVALS_IN_SHORT, "dim")
     document = Document(
         question="check",
@@ -311,7 +321,10 @@ def _context(report: Report) -> Table:
     ]
     cells: list[Labelled] = [(Cell(label, "dim"), value) for label, value in pairs]
     two = itertools.zip_longest(cells[::2], cells[1::2], fillvalue=("", ""))
-    return Table(("", ">", "", ">"), tuple((*left, *right) for left, right in two))
+    return Table(
+        (Column(""), Column("", right=True), Column(""), Column("", right=True)),
+        tuple((*left, *right) for left, right in two),
+    )
 
 
 def _features(statistics: Statistics) -> tuple[Block, ...]:
@@ -328,7 +341,15 @@ def _features(statistics: Statistics) -> tuple[Block, ...]:
     )
     if not rows:
         return ("not measured",)
-    table = Table((">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z"), rows)
+    table = Table(
+        (
+            Column("feature", right=True),
+            Column("share of K", right=True),
+            Column(f"beyond {OUTLIER_SD:g} SD", right=True),
+            Column("mean z", right=True),
+        ),
+        rows,
+    )
     n_more = len(features) - len(rows)
     if n_more == 0:
         return (table,)
@@ -360,5 +381,16 @@ def _reference(report: Report) -> tuple[Block, ...]:
     if widest := widest_kurtosis(report.reference):
         widely, least, most = widest
         moves += f": {widely} reads {number_text(least)} on one, {number_text(most)} on another"
-    table = Table(("", ">rank", ">strength", ">K", "", "group", "checkpoint"), tuple(rows))
+    table = Table(
+        (
+            Column(""),
+            Column("rank", right=True),
+            Column("strength", right=True),
+            Column("K", right=True),
+            Column(""),
+            Column("group"),
+            Column("checkpoint"),
+        ),
+        tuple(rows),
+    )
     return table, Cell(f"{moves}.", "dim")

@@ -66,11 +66,23 @@ def text_of(words: Words) -> str:
 
 
 @frozen
+class Column:
+    """A column of a table."""
+
+    head: str
+    right: bool = False
+    """right-justified and never wrapped, as numbers are"""
+    no_wrap: bool = False
+    """never wrapped"""
+    wide_only: bool = False
+    """left out of a narrow terminal"""
+
+
+@frozen
 class Table:
     """A table with one cell per column in each row."""
 
-    heads: Texts
-    """`>` before a head: right-justified; `=` or `>`: never wraps; `?` before that: left out of a narrow terminal"""
+    columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
     legend: str = ""
     most: int | None = None

@@ -155,8 +155,8 @@ def _block(block: Block) -> str:
         title = f"{text(block.title)} ({text(f'{ends}; the tallest is {block.top}')}):"
         return "\n".join([title, "", "```", *bars(heights, CHART_ROWS), "```"])
     if isinstance(block, Table):
-        rules = ["---:" if ">" in head[:2] else "---" for head in block.heads]
-        heads = [text(head.lstrip("?>=")) for head in block.heads]
+        rules = ["---:" if column.right else "---" for column in block.columns]
+        heads = [text(column.head) for column in block.columns]
         rows = [heads, rules, *(map(_cell, row) for row in block.rows)]
         lines = [f"| {' | '.join(row)} |" for row in rows]
         if block.legend:

@@ -19,7 +19,7 @@ _EDGE = {"pass": "#2e7d32", "warn": "#b26a00", "fail": "#a02a2a", "": "#777"}
 
 def table(block: Table) -> str:
     """Lay out a table, with all of it escaped."""
-    sides = ["right" if ">" in head[:2] else "left" for head in block.heads]
+    sides = ["right" if column.right else "left" for column in block.columns]
 
     def line(cells: Sequence[str], tag: str) -> str:
         styled = (
@@ -28,7 +28,7 @@ def table(block: Table) -> str:
         )
         return f"<tr>{''.join(styled)}</tr>"
 
-    heads = [head.lstrip("?>=") for head in block.heads]
+    heads = [column.head for column in block.columns]
     body = "".join(line([*map(text_of, row)], "td") for row in block.rows)
     return f'<table style="margin-top:.5em"><thead>{line(heads, "th")}</thead><tbody>{body}</tbody></table>'
 

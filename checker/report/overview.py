@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 
 from .. import text as texts
 from ..errors import COMMANDS
-from .document import Cell, TableRow, Words, name, verdict_cell
+from .document import Cell, Column, TableRow, Words, name, verdict_cell
 from .record import Failed, Outcome, Outcomes
 from .terminal import STYLES, Pen, Ruled, framed, hanging, marked, reason_ids, table_of
 from .words import SIGNS, STOPPED, all_cautions, counts_text, loosened, plain_text, rank_of, without_model, word_of
@@ -34,7 +34,11 @@ def render_several(
     """
     pen = Pen(ascii_only)
     rows = sorted(zip(models, outcomes, strict=True), key=lambda pair: rank_of(pair[1]))
-    table = table_of(pen, ("=verdict", "model", ">images", ">seconds"), itertools.starmap(_row, rows))
+    table = table_of(
+        pen,
+        (Column("verdict", no_wrap=True), Column("model"), Column("images", right=True), Column("seconds", right=True)),
+        itertools.starmap(_row, rows),
+    )
     blocks: list[RenderableType] = [table]
     blocks += [_details(model, each, pen) for model, each in rows if word_of(each) != "PASS"]
     if places:

@@ -24,6 +24,7 @@ from .document import (
     Block,
     Cell,
     Chart,
+    Column,
     Document,
     Drawing,
     Fact,
@@ -119,23 +120,23 @@ def noted(pen: Pen, sentences: Sequence[str]) -> Parts:
     return [section(pen, "Notes", "", listed(pen, (("•", each) for each in sentences)))]
 
 
-def columns(pen: Pen, *headers: str) -> Grid:
-    """Make a table without lines. A header with `>` is right-justified, with `>` or `=` its column never wraps."""
-    is_headed = any(header.lstrip(">=") for header in headers)
-    table = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=is_headed)
-    for header in headers:
-        table.add_column(
-            pen.say(header.lstrip(">=")),
-            justify="right" if header.startswith(">") else "left",
+def empty_table(pen: Pen, columns: Sequence[Column]) -> Grid:
+    """Make a table without lines and rows. It has no line of heads where all heads are empty."""
+    is_headed = any(column.head for column in columns)
+    grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=is_headed)
+    for column in columns:
+        grid.add_column(
+            pen.say(column.head),
+            justify="right" if column.right else "left",
             overflow="fold",
-            no_wrap=header.startswith((">", "=")),
+            no_wrap=column.right or column.no_wrap,
         )
-    return table
+    return grid
 
 
-def table_of(pen: Pen, headers: Iterable[str], rows: Iterable[Iterable[Words]]) -> Grid:
-    """Lay out a table of `columns`. A row has a cell per column."""
-    grid = columns(pen, *headers)
+def table_of(pen: Pen, columns: Sequence[Column], rows: Iterable[Iterable[Words]]) -> Grid:
+    """Lay out a table. A row has a cell per column."""
+    grid = empty_table(pen, columns)
     for row in rows:
         grid.add_row(*(written(pen, each) for each in row))
     return grid
@@ -363,7 +364,7 @@ def _facts(pen: Pen, facts: Facts, *, verbose: bool) -> Parts:
 
 @frozen
 class _Fitting:
-    """A table. In a narrow terminal it has no columns marked with `?`."""
+    """A table. In a narrow terminal it has no columns that are `wide_only`."""
 
     pen: Pen
     table: Table
@@ -373,11 +374,12 @@ class _Fitting:
         """Implement rich's protocol."""
         pen = self.pen
         table = self.table
-        places = [i for i, head in enumerate(table.heads) if options.max_width >= WIDE or head[:1] != "?"]
-        hidden = [head.lstrip("?>=") for i, head in enumerate(table.heads) if i not in places]
-        heads = [table.heads[i].removeprefix("?") for i in places]
+        is_wide = options.max_width >= WIDE
+        places = [i for i, column in enumerate(table.columns) if is_wide or not column.wide_only]
+        hidden = [column.head for i, column in enumerate(table.columns) if i not in places]
+        columns = [table.columns[i] for i in places]
         if rows := table.rows[: self.most]:
-            yield table_of(pen, heads, ([row[i] for i in places] for row in rows))
+            yield table_of(pen, columns, ([row[i] for i in places] for row in rows))
         if rows and (more := len(table.rows) - len(rows)):
             yield pen.say(f"and {more} more", "dim")
         wider = f": from {WIDE + INDENT} columns on"

@@ -23,7 +23,7 @@ import scipy.stats
 import typer
 from numpy.testing import assert_allclose
 
-from robustcheck_onnx.checker.cli import process, progress
+from robustcheck_onnx.checker.cli import help, process, progress
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.progress import progress_line
 from robustcheck_onnx.checker.core.progress import Progress, tell_stage
@@ -84,7 +84,6 @@ def test_a_file_with_a_verbs_name_is_reached_by_its_path(ends: Run) -> None:
     ends(0, "./doctor --images photos -qq")
 
 
-@pytest.mark.process
 def test_doctor_names_the_runtime_and_hints_at_models_in_a_folder_of_its_name(ends: Run) -> None:
     Path("doctor").mkdir()
     Path("doctor/m.onnx").touch()
@@ -121,7 +120,6 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.process
 def test_a_signal_at_the_start_leaves_no_earlier_pass(here: Path) -> None:
     (here / "robustcheck.toml").write_text('output = ["json=report.json"]')
     for number, moment, words in MOMENTS:
@@ -132,7 +130,6 @@ def test_a_signal_at_the_start_leaves_no_earlier_pass(here: Path) -> None:
         assert code_in(here / "report.json") == 128 + number
 
 
-@pytest.mark.process
 def test_a_signal_after_the_end_changes_no_exit_code() -> None:
     """What the reports say stays what the exit code says, and nobody reads of a fault."""
     for number, moment in (
@@ -205,10 +202,20 @@ def test_what_fails_before_the_verb_replaces_an_earlier_report(here: Path, capfd
     assert code_in(report) == 70
 
 
+def test_a_refused_line_replaces_an_earlier_report_also_where_no_hint_can_be_made(
+    here: Path, ends: Run, monkeypatch: Patch
+) -> None:
+    report = here / "report.json"
+    for code in (2, 70):
+        report.write_text(PASSED)
+        ends(code, "pass.onnx photos -qn 60 -o report.json")  # -n is an option of another tool, among letters
+        assert code_in(report) == code
+        monkeypatch.setattr(help, "explain", lambda *_: 1 / 0)
+
+
 # ---------------------------------------------------------------------------------------------------- starts
 
 
-@pytest.mark.process
 def test_a_broken_installation_is_no_warn() -> None:
     """Python ends with 1 after an exception, which a pipeline would read as WARN."""
     code = """
@@ -237,7 +244,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
     return bad_input.run("demo --keep models", folder), folder / "models"
 
 
-@pytest.mark.process
 def test_one_warns_and_the_synthetic_one_passes(kept: tuple[Done, Path]) -> None:
     done, folder = kept
     assert (done.returncode, re.sub(r".*\d s: .*\n", "", done.stderr)) == (0, "")  # a slow machine tells its progress

@@ -237,7 +237,6 @@ def test_bad_exports_with_torch(world: Path, run: Run) -> None:
     assert wrong_rows(world, WITH_TORCH, run) == {}
 
 
-@pytest.mark.process
 def test_what_tests_type_in_this_process_is_the_command(world: Path, run: Run) -> None:
     for call in ("--bogus -o json", "pass.onnx --images photos --no-time"):
         cold, here = bad_input.run(call, world), run(call, folder=world)

@@ -15,7 +15,6 @@ from support import PATIENCE_S, ROOT, bad_input
 from support.bad_input import assert_says, environment, python, run, without_progress
 from support.walls import wait_until
 
-pytestmark = pytest.mark.process
 TERMINATED = "error: terminated (SIGTERM); there is no verdict, and nothing half-written is left\n"
 
 

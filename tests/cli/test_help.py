@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
+import numpy as np
 import pytest
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli.help import OTHER_OPTIONS, OTHER_VERBS
 from robustcheck_onnx.checker.cli.named_models import split_images
 from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.core.preprocessing import CLIP
@@ -196,7 +197,6 @@ def test_words_are_completed(ends: Run) -> None:
             assert ends(2, call, **words, **{ASK: asked}).stdout == ""
 
 
-@pytest.mark.process
 def test_bash_completes_by_the_script_that_the_command_prints() -> None:
     code = """
 eval "$(robustcheck --show-completion bash)"
@@ -267,10 +267,10 @@ pass.onnx --images photos --preprocess CLIP  =>  2  =>  --preprocess clip
 pass.onnx --images photos --preprocess pre.jsn  =>  2  =>  --preprocess pre.json
 pass.onnx --images photos --preprocess pre.json  =>  2  =>  robustcheck explain preprocessing
 pass.onnx --data photos  =>  2  =>  robustcheck check pass.onnx --images photos
-pass.onnx -i photos  =>  2  =>  robustcheck check pass.onnx --images photos
+pass.onnx -i photos  =>  2  =>  robustcheck check --help
 pass.onnx photos --gpu  =>  2  =>  robustcheck check pass.onnx photos --device cuda
 pass.onnx photos --gpu 1  =>  2  =>  robustcheck check pass.onnx photos --device cuda:1
-pass.onnx photos --provider cpu  =>  2  =>  robustcheck check pass.onnx photos --device cpu
+pass.onnx photos -qn 60  =>  2  =>  robustcheck check --help
 pass.onnx photos --device CUDAExecutionProvider  =>  2  =>  --device cuda
 pass.onnx photos --device gpu  =>  2  =>  --device cuda
 pass.onnx photos --device gpuu  =>  2  =>  --device cuda
@@ -297,7 +297,8 @@ pass.onnx photos --format json  =>  2  =>  robustcheck check pass.onnx photos --
 pass.onnx photos --html r.html  =>  2  =>  robustcheck check pass.onnx photos -o html=r.html
 pass.onnx photos --soft-fail  =>  2  =>  robustcheck check pass.onnx photos --fail-on never
 --model pass.onnx --images photos  =>  2  =>  robustcheck check pass.onnx --images photos
-compare pass.onnx --reference warn.onnx  =>  2  =>  robustcheck compare pass.onnx warn.onnx
+compare pass.onnx --reference warn.onnx  =>  2  =>  robustcheck compare --help
+verify report.json --no-rerunn  =>  2  =>  robustcheck verify report.json --no-rerun
 doctor --gpu  =>  2  =>  robustcheck doctor --help
 pass.onnx photos --verbos  =>  2  =>  robustcheck check pass.onnx photos --verbose
 pass.onnx photos --xyzzy  =>  2  =>  robustcheck check --help
@@ -327,7 +328,7 @@ pass.onnx 'C:\\data\\photos'  =>  2  =>  Did you mean photos?
 pass.onnx --images x.parquet  =>  2  =>  --images FOLDER
 my model.onnx  =>  2  =>  robustcheck 'my model.onnx'
 check my model.onnx  =>  2  =>  'my model.onnx'
-pass.onnx photos --severity low  =>  2  =>  robustcheck check pass.onnx photos --fail-on low
+pass.onnx photos --severity low  =>  2  =>  robustcheck check pass.onnx photos --fail-on warn
 pass.onnx photos -f json  =>  2  =>  robustcheck check pass.onnx photos --output json
 inspect pass.onnx photos  =>  2  =>  robustcheck check pass.onnx photos
 """
@@ -380,6 +381,55 @@ def test_each_mistake_has_a_hint_that_leads_on_and_nothing_is_measured_before(ru
         elif again and error in run(again).stderr:
             wrong[typed] = f"{again} ends in the same error"
     assert (len(rows) >= 55, wrong) == (True, {})
+
+
+OF_OTHER_TOOLS = """
+--model pass.onnx --images photos
+pass.onnx --data photos
+pass.onnx --dataset=photos
+shift pass.onnx --images photos --shifted both
+pass.onnx photos --size 224
+pass.onnx photos --resize=256
+pass.onnx photos --limit 60
+pass.onnx photos -n60
+pass.onnx photos --format json
+pass.onnx photos -f json
+pass.onnx photos --layer representation
+pass.onnx photos --batch 8
+pass.onnx photos --gpu
+pass.onnx photos --gpu=1
+pass.onnx photos --cpu
+pass.onnx photos --html
+pass.onnx photos --html r.html
+pass.onnx photos --soft-fail
+pass.onnx --severity HIGH,CRITICAL photos
+compare pass.onnx warn.onnx --images photos --index-file v.npy
+pass.onnx photos --threshold 3
+report pass.onnx photos
+report html pass.onnx photos
+run pass.onnx photos
+test pass.onnx photos
+diff pass.onnx warn.onnx --images photos
+info pass.onnx
+convert model.pt
+quantize pass.onnx
+help
+"""
+
+
+@pytest.mark.usefixtures("_world")
+def test_the_hint_for_a_word_of_another_tool_is_a_command_that_works(run: Run) -> None:
+    np.save("v.npy", np.zeros((80, 128), np.float32))
+    rows = OF_OTHER_TOOLS.strip().splitlines()
+    for typed in rows:
+        done = run(typed)
+        hint = re.search(r"^hint: (?:[^:]*: )?robustcheck (.*)$", done.stderr, re.MULTILINE)
+        assert (done.returncode, bool(hint)) == (2, True), (typed, done.stderr)
+        assert hint is not None
+        again = run(hint[1])
+        assert again.returncode in (0, 3), (typed, hint[0], again.stderr)  # never a usage error
+    words = {word.partition("=")[0] for row in rows for word in row.replace("-n60", "-n").split()}
+    assert OTHER_OPTIONS.keys() | OTHER_VERBS.keys() <= words
 
 
 def test_an_almost_right_word_of_an_option_is_named_after_the_words_that_it_allows(run: Run) -> None:
@@ -437,6 +487,7 @@ def test_what_follows_a_model_is_photos_unless_it_may_hold_a_model(here: Path) -
 
 
 def test_a_folder_in_a_store_that_gives_photos_holds_no_model(run: Run) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="the extra remote is not installed")
     store = fsspec.filesystem("memory")
     for photo in Path("photos").iterdir():
         store.pipe(f"/given/{photo.name}", photo.read_bytes())

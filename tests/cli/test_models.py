@@ -10,14 +10,19 @@ import shlex
 import signal
 import threading
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import hypothesis
 import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import named_models
+from robustcheck_onnx.checker.cli import help, named_models
 from robustcheck_onnx.checker.cli import run as checks
 from robustcheck_onnx.checker.cli.command_line import CommandLine, read
 from robustcheck_onnx.checker.cli.named_models import expand
@@ -204,7 +209,6 @@ def test_models_that_share_a_gpu_or_a_limit_of_time_are_checked_one_after_the_ot
     asks(1, "--device cpu")
 
 
-@pytest.mark.process
 def test_an_interrupted_run_leaves_no_report_of_a_part(here: Path) -> None:
     call = "pass.onnx warn.onnx --images photos -o json=all.json -o json={model}.json --log-file run.log"
     log = here / "run.log"
@@ -326,9 +330,11 @@ def test_a_pipe_that_a_settings_file_names_is_not_waited_for(here: Path, ends: R
     assert Path("pipe.json").is_fifo()
 
 
+GROUP: Any = GROUP_OF(cli.app)
+
+
 def line(words: str) -> CommandLine:
-    group: Any = GROUP_OF(cli.app)
-    return read(shlex.split(words), group)
+    return read(shlex.split(words), GROUP)
 
 
 def test_where_documents_go(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -358,5 +364,66 @@ def test_arguments_and_options_are_told_apart_as_the_verb_declares_them() -> Non
     assert read_line.options == {
         "images": "a.onnx", "verbose": 2, "quiet": 1, "seed": "-1", "isolated": True
     }  # fmt: skip
-    assert line("mlflow gate encoder 3 r.json --no-rerun").arguments == ("gate", "encoder", "3", "r.json")
+    of_group = line("mlflow gate encoder 3 r.json --no-rerun")
+    assert (of_group.arguments, of_group.options) == (("gate", "encoder", "3", "r.json"), {"rerun": False})
+    assert line("check m.onnx --strict=1 --isolated --seed").options == {"isolated": True}
+    assert [line(f"check m.onnx --seed 1 --seed=2 {words}").twice for words in ("", "-q -q")] == ["--seed"] * 2
+    assert line("check m.onnx -o json -o html -qq --strict --strict").twice == ""
     assert line("check s3://key:secret@bucket/m.onnx").model == "s3://***@bucket/m.onnx"
+
+
+RIGHT = """
+-q; -v; -qv; -qvo json; -ojson; -o=x; -o json=r.json; -o --; --output html=r; --output=junit; --images photos
+--images=-o; --images -o; --images=; --seed -1; --seed=3; --strict; --max-images 5; --fail-on never
+--no-rerun; --rerun; -; --; m.onnx; r.json; --debug
+"""
+WRONG = """
+-x; -xo json; -qn; -qn 60; --bogus; --bogus=1; --imagse p; --severity; --severity HIGH; --gpu 1; --html; --seed x
+-o; --images; --strict=1; --fail-on nevr; --out m; -q-; photos; --model; --data; -n; -n5
+"""
+
+
+def lines(pieces: str) -> st.SearchStrategy[tuple[str, list[str]]]:
+    """Verbs with words behind them, of pieces in any order."""
+    verbs = st.sampled_from(["check", "compare", "verify", "explain"])
+    each = st.sampled_from([piece.split() for piece in re.split("[;\n]", pieces.strip())])
+    return st.tuples(verbs, st.lists(each, max_size=6).map(lambda some: [*chain(*some)]))
+
+
+def by_typer(verb: str, words: list[str]) -> Any:
+    """The context of a verb by typer, which raises for what it refuses."""
+    return GROUP.commands[verb].make_context(verb, list(words), parent=typer.Context(GROUP, **GROUP.context_settings))
+
+
+def as_texts(value: Any) -> list[str]:
+    return [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
+
+
+@given(lines(RIGHT))
+def test_a_line_is_read_as_typer_reads_it(words: tuple[str, list[str]]) -> None:
+    verb, rest = words
+    ours = read([verb, *rest], GROUP)
+    try:
+        context = by_typer(verb, rest)
+    except typer.TyperException:
+        hypothesis.reject()
+    typed = {
+        name: as_texts(value)
+        for name, value in context.params.items()
+        if context.get_parameter_source(name).name == "COMMANDLINE" and value is not None
+    }
+    arguments = [param.name for param in context.command.params if param.param_type_name == "argument"]
+    assert list(ours.arguments) == [*chain(*(typed.pop(name, []) for name in arguments))]
+    assert {name: as_texts(value) for name, value in ours.options.items()} == typed
+
+
+@given(lines(RIGHT + WRONG))
+def test_a_line_that_typer_refuses_has_a_message_and_a_hint(words: tuple[str, list[str]]) -> None:
+    verb, rest = words
+    try:
+        by_typer(verb, rest)
+    except typer.TyperException as fault:
+        refused = fault
+    else:
+        hypothesis.reject()
+    assert "" not in help.explain(refused, read([verb, *rest], GROUP))

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import pytest
-
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.outside.storage import documents
 from robustcheck_onnx.checker.text import error_json
@@ -45,7 +43,6 @@ def parent(lines: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.process
 def test_it_opens_no_model_no_photo_and_nothing_beside_them(here: Path) -> None:
     onnx_models.save(onnx_models.encoder(), Path("outside.onnx"), external=True)
     shutil.copy(profile.DEFAULT, "p.json")
@@ -64,7 +61,6 @@ def test_it_opens_no_model_no_photo_and_nothing_beside_them(here: Path) -> None:
     assert read_json("r.json")["verdict"]["verdict"] == "WARN"
 
 
-@pytest.mark.process
 def test_its_memory_is_bounded_whatever_the_files_are(here: Path) -> None:
     """4 million empty nodes of two bytes took 600 MiB in this process, and a large text its own size."""
     graph_of_8_mib = b"\x08\x08\x3a\x80\x80\x80\x04"

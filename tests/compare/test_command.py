@@ -285,9 +285,9 @@ def test_a_changed_file_without_its_original_at_hand_is_sent_to_it(workshop: Wor
     robustcheck("compare", path, "--images", workshop.photos, "--write-baseline", workshop.folder / "b.json", "-qq")
     flip(path, path.read_bytes().index(planted().astype(np.float32).tobytes()))
     other = workshop.model("other", planted())
-    for words in (["--baseline", workshop.folder / "b.json"], [other]):
+    for against in (["--baseline", workshop.folder / "b.json"], [other]):
         capsys.readouterr()
-        assert robustcheck("compare", path, *words, "--images", workshop.photos, "-o", "json") == 1
+        assert robustcheck("compare", path, *against, "--images", workshop.photos, "-o", "json") == 1
         reasons = json.loads(capsys.readouterr().out)["verdict"]["reasons"]
         (step,) = [reason["next_step"] for reason in reasons if reason["id"] == "file_changed"]
         assert f"`robustcheck export onnx {path} --original OLD.onnx -o NEW.onnx`" in step

@@ -51,7 +51,6 @@ def recalls(report: IndexReport) -> list[float | None]:
 
 
 @pytest.mark.long
-@pytest.mark.process  # scikit-learn counts cores by a command
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_neighbours_are_those_of_scikit_learn(metric: Metric) -> None:
     sklearn = pytest.importorskip("sklearn.neighbors")

@@ -178,7 +178,6 @@ def test_images_that_change_during_the_run(colours: Path, classified: ConceptsRe
     raised(CannotAssessError, said, measured, Path(classified.model.file), colours)
 
 
-@pytest.mark.process
 def test_behind_the_wall(colours: Path, classified: ConceptsReport, wall: None) -> None:
     told: list[rc.Progress] = []
     inside = measured(Path(classified.model.file), colours, isolate=True, progress=told.append)

@@ -305,7 +305,6 @@ def test_a_data_frame_has_a_row_per_point(small: Path) -> None:
     assert (len(frame), frame.loc["raw"].iloc[0]["same"]) == (66, report.raw.curves[0].points[0].same.value)
 
 
-@pytest.mark.process
 def test_progress_and_a_child_behind_the_wall(small: Path, wall: None) -> None:
     seen: list[Progress] = []
     through = measured(small, progress=seen.append)

@@ -234,7 +234,6 @@ def test_nothing_is_printed(capfd: Capture, recwarn: pytest.WarningsRecorder) ->
     assert not [w for w in recwarn if "warned by the model" in str(w.message)]
 
 
-@pytest.mark.process
 def test_torch_is_imported_when_used() -> None:
     """`run` imports all that is needed before a source is known."""
     code = "import sys; import robustcheck_onnx.exporters.run; sys.exit('torch' in sys.modules)"

@@ -31,7 +31,6 @@ def test_nothing_but_an_error_of_our_own_in_processes(kind: str, tmp_path: Path)
     assert counts.total() == n
 
 
-@pytest.mark.process
 def test_the_harness_sees_what_breaks(tmp_path: Path) -> None:
     """A reader that raises, and one that ends its process, in a real worker."""
     counts, broke = watch(SELF_TEST, 0, PATIENCE_S / 60, tmp_path, 3)

@@ -177,7 +177,6 @@ def late(lookup_pass: Place, monkeypatch: Patch) -> tuple[Path, Path]:
     return model, Path(write("all.txt", [*sorted(map(str, folder.iterdir())), "gone.png"])).absolute()
 
 
-@pytest.mark.process
 def test_a_check_that_reads_a_late_row_without_a_file_has_no_verdict(late: Place) -> None:
     model, manifest = late
     names = manifest.read_text().splitlines()

@@ -346,7 +346,6 @@ def calls(model: str, images: str) -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-@pytest.mark.process
 def test_names_stay_words_in_both_templates(tmp_path: Path) -> None:
     """A name stands behind `--`, photos in one word with their option (see test_settings.py); the exit code is kept."""
     stub = program(tmp_path / "bin" / "robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
@@ -384,7 +383,6 @@ def page_yaml(begins: str) -> Fields:
     return dict(yaml.safe_load(example))
 
 
-@pytest.mark.process
 def test_a_comparison_gets_the_words_of_its_inputs(tmp_path: Path) -> None:
     path = stub("robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
     job = JOBS[".robustcheck-compare"]

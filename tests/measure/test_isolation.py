@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.text import as_json
 from support import BIN, PATIENCE_S, Capture, Patch, Place, onnx_models, raised, robustcheck
 from support.walls import all_end, children, first_children
 
-pytestmark = [pytest.mark.usefixtures("wall"), pytest.mark.process]
+pytestmark = pytest.mark.usefixtures("wall")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc (Linux)")
 
 

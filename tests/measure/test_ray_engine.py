@@ -163,7 +163,6 @@ def test_an_address_without_a_cluster_and_a_gpu_by_number_are_refused(tmp_path: 
     raised(UsageError, "device is cuda:1; Ray gives out the GPUs", on_cluster, named)
 
 
-@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="which signals are caught is read from /proc")
 def test_the_handler_of_sigterm_outlives_rays_shutdown() -> None:
     """Else a signal in the second that Ray's processes take to end kills this one, and its documents say nothing."""

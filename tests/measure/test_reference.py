@@ -510,7 +510,6 @@ print(rc.compare("int8.onnx", "fp32.onnx", "small", **options).index.model_dump_
 
 
 @pytest.mark.long
-@pytest.mark.process
 @pytest.mark.usefixtures("here")
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="the package qemu-user emulates a CPU without VNNI")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the packages of this machine do not run on an x86 CPU")

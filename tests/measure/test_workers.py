@@ -19,7 +19,7 @@ from support.measuring import never_decided, outcomes
 from support.walls import all_end, first_children
 
 N_PHOTOS = 40
-pytestmark = [pytest.mark.usefixtures("wall"), pytest.mark.process]
+pytestmark = pytest.mark.usefixtures("wall")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc (Linux)")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +12,10 @@ from typing import Any
 import onnx
 import pytest
 
-from robustcheck_onnx import check
+from robustcheck_onnx import check, compare, inspect
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.outside.storage.stores import LIMIT, download, open_url
-from support import PATIENCE_S, Patch, raised
+from support import PATIENCE_S, Patch, Place, raised
 from support.onnx_models import encoder, save
 from support.stores import ODD, put, url_of
 
@@ -70,6 +71,28 @@ def test_a_hubs_layout_has_its_sidecar_above(memory: Any, refused: Callable[...,
         refused(UsageError, f"memory://hub/{name}", r"^memory://hub/open_clip_config\.json: .*lies next to 3 models")
 
 
+@pytest.mark.parametrize("other", ["b.onnx", "onnx/b.ONNX", "..\\b.onnx"])
+def test_a_sidecar_next_to_a_model_that_is_not_fetched_is_refused_by_every_question(
+    other: str, memory: Any, lookup_pass: Place, refused: Callable[..., None]
+) -> None:
+    """The other model is listed and never read. A name with a backslash is one file of a store."""
+    model, photos = lookup_pass
+    memory.pipe_file("/box/a.onnx", encoder().SerializeToString())
+    memory.pipe_file("/box/open_clip_config.json", CLIP.encode())
+    url, message = "memory://box/a.onnx", "^memory://box/open_clip_config.json: sidecar lies next to 2 models"
+    assert inspect(url).can_pass.answer == "no"  # too narrow
+    assert inspect(url).facts["preprocessing"][0]["source"] == "open_clip_config.json"
+    memory.pipe_file(f"/box/{other}", b"never read")
+    refused(UsageError, url, message)
+    raised(UsageError, message, compare, url, model, photos, max_images=60)
+    raised(UsageError, message, compare, model, url, photos, max_images=60)
+    inspected = inspect(url)
+    assert inspected.facts["preprocessing"] is None
+    (why,) = [each for each in inspected.can_pass.reasons if each.id == "assumed_preprocessing"]
+    assert re.match(message.removeprefix("^"), why.seen)
+    assert inspect(url, preprocess="clip").facts["preprocessing"] is not None
+
+
 def test_models_not_to_be_had(memory: Any, tmp_path: Path, monkeypatch: Patch, refused: Callable[..., None]) -> None:
     memory.pipe_file("/box/m.onnx", b"\x08" * 1000)
     refused(UsageError, "memory://box/gone.onnx", "missing")
@@ -91,7 +114,6 @@ def test_a_full_disk_is_the_environments_fault(memory: Any) -> None:
     raised(EnvironmentFaultError, "No space left", download, file, Path("/dev/full"), 10**6)
 
 
-@pytest.mark.process
 def test_sigterm_leaves_nothing(own_temporary_folder: Path, tmp_path: Path) -> None:
     """The signal comes while the model is being downloaded: the copy is there, and then it is not."""
     program = """

@@ -66,6 +66,13 @@ def test_the_lowest_versions_are_those_that_are_admitted() -> None:
     assert pinned == {}
 
 
+def test_hooks_use_the_versions_that_were_tested() -> None:
+    hooks = yaml.safe_load(read_text(".pre-commit-config.yaml"))["repos"][0]["hooks"]
+    used = {pin for hook in hooks for pin in hook.get("additional_dependencies", [])}
+    assert {pin.split("==")[0] for pin in used} == {"ruff", "import-linter", "typos", "PyYAML"}
+    assert used <= set(read_text("constraints.txt").splitlines())
+
+
 def test_the_licences_are_the_codes_and_the_photos() -> None:
     table = read_text("checker/photos/ATTRIBUTION.md")
     photos = {row.split(" | ")[2] for row in table.splitlines() if re.match(r"\| \S+\.jpg \|", row)}

@@ -119,13 +119,6 @@ def test_the_figures_of_the_readme_are_those_of_their_pages() -> None:
         assert said in flat
 
 
-def test_the_prose_of_the_readme_has_at_most_700_words() -> None:
-    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    lines = [line for line in prose.splitlines() if not line.startswith(("|", "#", "!"))]
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(lines))
-    assert len(text.split()) <= 700
-
-
 @pytest.mark.long
 def test_the_picture_is_what_was_measured() -> None:
     made_by = load("docs/picture")

@@ -19,7 +19,6 @@ from support import Place, raised, read_text
 from support.bad_input import COMMAND, python, run
 
 
-@pytest.mark.process
 def test_importing_it_loads_nothing_heavy_and_it_is_what_is_tested(tmp_path: Path) -> None:
     loaded = "print(sorted({'numpy', 'onnx', 'onnxruntime', 'pydantic', 'typer', 'torch'} & sys.modules.keys()))"
     done = python(
@@ -34,7 +33,6 @@ def test_importing_it_loads_nothing_heavy_and_it_is_what_is_tested(tmp_path: Pat
     assert first == [rc.__file__, inspect.getfile(rc.check), VERSION]  # where this process has it: a clone, or a wheel
 
 
-@pytest.mark.process
 def test_the_module_is_the_command() -> None:
     calls = ([sys.executable, "-m", "robustcheck_onnx"], [COMMAND])
     module, command = (run([*call, "--help"]) for call in calls)

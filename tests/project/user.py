@@ -32,6 +32,9 @@ def types(assert_robust: rc.AssertRobust) -> None:
     assert_type(rc.measure(Tensor()), rc.Statistics)
     assert_type(rc.Accumulator().merge(rc.Accumulator()).result().top3_share, rc.Interval)
     assert_type(assert_robust("m.onnx", seed=1), rc.Report)
+    assert_type(rc.scan("m.onnx", "photos/", blocks=["a"]), rc.ScanReport)
+    assert_type(rc.directions("m.onnx", "photos/", seed=1), rc.DirectionsReport)
+    assert_type(rc.verify("report.json", "m.onnx", "photos/"), rc.Verification)
 
 
 def mistakes(assert_robust: rc.AssertRobust) -> None:
@@ -44,5 +47,6 @@ def mistakes(assert_robust: rc.AssertRobust) -> None:
     rc.verify("report.json", "m.onnx", image_set="photos/")  # type: ignore[call-arg]
     rc.gate_model_version("name", 3, "report.json", imags="photos/")  # type: ignore[call-arg]
     rc.measure("m.onnx")  # type: ignore[arg-type]
+    rc.scan("m.onnx", "photos/", ["a"])  # type: ignore[call-arg]
     rc.measure_shift("m.onnx", images="photos/", inside="photos/", shifted="s")  # type: ignore[call-arg]
     assert_robust("m.onnx", sead=1)  # type: ignore[call-arg]

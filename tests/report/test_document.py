@@ -4,6 +4,7 @@ import itertools
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -18,8 +19,19 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.outside.storage.documents import OURS
 from robustcheck_onnx.checker.questions.scan.layer import PersistentFeature
 from robustcheck_onnx.checker.questions.shift.robustness import Effective
-from robustcheck_onnx.checker.report import charts, figures, terminal
-from robustcheck_onnx.checker.report.document import Cell, Chart, Document, Series, Table, cell_of, document_of, text_of
+from robustcheck_onnx.checker.report import charts, figures, markdown, notebook, page, terminal
+from robustcheck_onnx.checker.report.document import (
+    Cell,
+    Chart,
+    Column,
+    Document,
+    Section,
+    Series,
+    Table,
+    cell_of,
+    document_of,
+    text_of,
+)
 from robustcheck_onnx.checker.report.numbers import statistics_of
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.trust.verify.checks import unchecked
@@ -117,7 +129,7 @@ def test_the_page_holds_every_number(question: str, results: dict[str, Any]) -> 
     document, root = document_of(results[question]), parse(results[question].to_html())
     tables, n_bars = blocks_of(document, Table), 0
     for table, shown in zip(tables, root.all("table"), strict=True):
-        heads = [head.lstrip("?>=").lower() for head in table.heads]
+        heads = [column.head.lower() for column in table.columns]
         titles, *rows = map(shown_in, shown.all("tr"))
         assert [cell.text.lower() for cell in titles] == heads
         for row, told in zip(table.rows, rows, strict=True):
@@ -190,6 +202,23 @@ def test_markdown_has_every_section_and_table(question: str, results: dict[str, 
     assert n_of["tr_open"] == sum(len(block.rows) + 1 for block in blocks_of(document, Table))
     assert n_of["fence"] == len(blocks_of(document, Chart))
     assert results[question]._repr_markdown_() == text
+
+
+def test_a_head_is_shown_as_it_is_and_a_wide_only_column_where_there_is_room(results: dict[str, Any]) -> None:
+    """A head can be the name of an image set, which may start with any sign."""
+    columns = (Column("set"), Column("=>a", right=True), Column("?b", no_wrap=True), Column(">c", wide_only=True))
+    table = Table(columns, (("one", "two", "three", "four"),))
+    document = replace(document_of(results["verify"]), sections=(Section("Sets", "", (table,), "short"),))
+    narrow, wide = (printed(terminal.render_document(document), width) for width in (80, 120))
+    assert "  set  =>a  ?b\n  one  two  three\n\n  >c: from 110 columns on\n" in narrow
+    assert "  set  =>a  ?b     >c\n  one  two  three  four\n" in wide
+    assert "| set | \\=&gt;a | ?b | &gt;c |\n| --- | ---: | --- | --- |\n" in markdown.of_document(document)
+    shown = parse(page.of_document(document))
+    assert [cell.text for cell in shown.all("th")] == ["Set", "=>a", "?b", ">c", "one"]
+    assert [cell.attributes.get("class") for cell in shown.all("td")] == ["num", "nowrap", None]
+    assert [cell.attributes["data-label"] for cell in shown.all("td")] == ["=>a", "?b", ">c"]
+    styles = [cell.attributes["style"].partition(";")[0] for cell in parse(notebook.table(table)).all("th")]
+    assert styles == ["text-align:left", "text-align:right", "text-align:left", "text-align:left"]
 
 
 @pytest.mark.parametrize("question", ["check", *ASKED])

@@ -414,7 +414,6 @@ def test_a_text_in_a_file_shows_whose_it_is(written: Made) -> None:
     assert OURS.match(rendered(written("{{ 'x' * 1300 }} {{ mark }}"), PASSING, into_file=True).encode())
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_the_child_process_bounds_time_and_memory(written: Made, monkeypatch: Patch) -> None:
     monkeypatch.setattr(template, "MEMORY_BYTES", 1 << 29)

@@ -165,7 +165,6 @@ def test_nvidia_smi_rows() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.process
 def test_it_runs_to_its_end_on_a_cpu(tmp_path: Path) -> None:
     """A device that is not there, or the CPU itself: every row has a result."""
     script = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--quick", "--out", str(tmp_path)]

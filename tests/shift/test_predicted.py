@@ -315,7 +315,6 @@ def test_a_target_may_be_any_image_set_and_the_same_call_gives_the_same(place: P
     assert _run(place, "tensors.npy", "hard", seed=-1, batch_size=7).predicted == report.predicted
 
 
-@pytest.mark.process
 def test_behind_the_wall_it_is_the_same(place: Path, wall: None) -> None:
     ours, theirs = (_run(place, "hard", isolate=isolate) for isolate in (True, False))
     assert ours.predicted == theirs.predicted

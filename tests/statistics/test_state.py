@@ -268,8 +268,8 @@ def test_tensors_of_torch() -> None:
     assert rc.measure(half) == rc.measure(half.float().numpy())
 
 
-REFUSED: list[tuple[Any, type[Exception], str]] = [
-    ([[1.0, 2.0]], TypeError, r"^representations: type is list; it must be a NumPy array or a tensor$"),
+REFUSED: list[tuple[Any, type[rc.RobustcheckError], str]] = [
+    ([[1.0, 2.0]], rc.UsageError, r"^representations: type is list; it must be a NumPy array or a tensor$"),
     (np.zeros(5), rc.UsageError, r"^representations: shape is \(5,\); it must be \(image, feature\)\n"),
     (np.zeros((2, 3, 4, 4)), rc.UsageError, r"^representations: shape is \(2, 3, 4, 4\); it must be"),
     (np.zeros((2, 3), complex), rc.UsageError, r"^representations: dtype is complex128; they must be real"),
@@ -292,4 +292,4 @@ def test_widths_must_agree() -> None:
     raised(rc.UsageError, r"number of features is 17; before it was 16$", one.update, vectors(4, 17))
     assert one.n == 4
     raised(rc.UsageError, r"numbers of features are 16 and 17; they must be the same$", one.merge, other)
-    raised(TypeError, r"^other: type is NoneType; it must be an Accumulator$", one.merge, None)
+    raised(rc.UsageError, r"^other: type is NoneType; it must be an Accumulator$", one.merge, None)

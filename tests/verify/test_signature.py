@@ -302,7 +302,6 @@ for arguments in {calls!r}:
 """
 
 
-@pytest.mark.process
 def test_nothing_of_the_extra_is_loaded_by_a_check_and_signing_opens_no_connection(place: Path) -> None:
     files, images = [str(place / "report.json"), str(place / "model.onnx")], ["--images", str(place / "photos")]
     calls = [
@@ -474,7 +473,6 @@ def test_options_that_are_refused_leave_no_signature_either_unless_the_report_is
     assert (here / "report.sigstore.json").read_text(encoding="utf-8") == signature
 
 
-@pytest.mark.process
 def test_a_signal_at_the_start_leaves_no_signature(here: Path) -> None:
     """In the middle of an import, before a model is read."""
     assert (here / "report.sigstore.json").exists()

@@ -26,7 +26,8 @@ def judged(model: Path, photos: list[Path]) -> tuple[str, set[str]]:
 
 @pytest.fixture(scope="session")
 def photos_300(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return lookup.write_lookup_images(tmp_path_factory.mktemp("photos"), 300)
+    folder = tmp_path_factory.mktemp("control_photos", numbered=False)  # the order of the photos follows from its name
+    return lookup.write_lookup_images(folder, 300)
 
 
 def listed(folder: Path, paths: list[Path]) -> Path:

@@ -185,11 +185,19 @@ FLOATS = CHW.astype(np.float32)
 PHOTO = np.zeros((8, 8, 3), dtype=np.uint8)
 
 
-REFUSALS: list[tuple[Fields, type[Exception], str]] = [
-    ({"images": BIG}, TypeError, r"images: type is .*\.Big; it must be a path, or an iterable of paths, PIL images or"),
-    ({"images": b"photos"}, TypeError, "images: type is bytes; it must be"),
-    ({"images": Image.new("RGB", (8, 8))}, TypeError, "images: type is PIL.Image.Image; it must be"),
-    ({"images": [PHOTO, BIG]}, TypeError, r"image 1: type is .*\.Big; each must be a path, a PIL image or an array"),
+REFUSALS: list[tuple[Fields, type[rc.RobustcheckError], str]] = [
+    (
+        {"images": BIG},
+        rc.UsageError,
+        r"images: type is .*\.Big; it must be a path, or an iterable of paths, PIL images or",
+    ),
+    ({"images": b"photos"}, rc.UsageError, "images: type is bytes; it must be"),
+    ({"images": Image.new("RGB", (8, 8))}, rc.UsageError, "images: type is PIL.Image.Image; it must be"),
+    (
+        {"images": [PHOTO, BIG]},
+        rc.UsageError,
+        r"image 1: type is .*\.Big; each must be a path, a PIL image or an array",
+    ),
     ({"images": [CHW]}, rc.UsageError, r"image 0: shape is \(3, 8, 8\); a uint8 array must be \(height, width, 3\)"),
     ({"images": [PHOTO.astype(np.int64)]}, rc.UsageError, "image 0: dtype is int64; it must be uint8"),
     ({"images": [PHOTO / 1]}, rc.UsageError, r"image 0: shape is \(8, 8, 3\); a float array is preprocessed"),
@@ -201,7 +209,7 @@ REFUSALS: list[tuple[Fields, type[Exception], str]] = [
     ({"max_bad": float("nan")}, rc.UsageError, "^max_bad is nan; it must be a finite number"),
     ({"batch_size": 0}, rc.UsageError, "^batch_size is 0; it must be greater than 0"),
     ({"seed": "x"}, rc.UsageError, "^seed is 'x'; it must be a whole number"),
-    ({"model": BIG}, TypeError, r"^model: type is \S*\.Big; it must be a path, a URL, bytes or an"),
+    ({"model": BIG}, rc.UsageError, r"^model: type is \S*\.Big; it must be a path, a URL, bytes or an"),
     ({"tensor": BIG}, rc.UsageError, r"^tensor is of type \S*\.Big; it must be text$"),
 ]
 
@@ -228,8 +236,10 @@ def test_compare_and_scan_take_them_too(lookup_pass: Place) -> None:
     report = rc.compare(model, model, pictures(photos))
     assert report.candidate.evidence.images.source == "80 images in memory"
     assert report.passed
-    for call, needed in ((rc.scan, "the path of a file"), (rc.compare, "a path or a URL")):
-        raised(TypeError, rf"^model: type is bytes; here it must be {needed}$", call, b"x" * 1000)
+    for call, name in ((rc.scan, "model"), (rc.compare, "candidate")):
+        raised(
+            rc.UsageError, f"^rc.{call.__name__}: {name}: type is bytes; it must be str or Path\n", call, b"x" * 1000
+        )
 
 
 def test_a_report_of_images_in_memory_is_never_measured_again(lookup_pass: Place, tmp_path: Path) -> None:

@@ -154,7 +154,6 @@ def test_pipes_beside_a_model_are_no_sidecars(tmp_path: Path, photos: Path) -> N
     assert rc.check(path, images=photos, isolate=False, device="cpu").evidence.preprocessing.source == "assumed"
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: Path) -> None:
     """Its second photo ends far behind the file: pyarrow ends the process where it is read."""
@@ -172,7 +171,6 @@ def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: 
     raised(CannotAssessError, said, rc.check, model, images=path, preprocess="imagenet", device="cpu")
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_a_loop_without_end_ends_at_the_limit(tmp_path: Path, photos: Path, capfd: Capture) -> None:
     path = save(endless_loop(), tmp_path / "m.onnx")

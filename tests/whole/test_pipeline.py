@@ -173,7 +173,7 @@ def test_keywords_become_the_record() -> None:
     options = Options.of({"images": Path("photos"), "seed": 3}, max_images=64)
     assert options == Options(images="photos", seed=3, max_images=64) == Options.of(options.keywords)
     assert Options.of({"max_images": None}, max_images=64).max_images is None
-    raised(TypeError, "argument 'imagess'; options are images, tensor, pool", Options.of, {"imagess": "photos"})
+    raised(rc.UsageError, "^imagess is 'photos'", Options.of, {"imagess": "photos"})
 
 
 def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -193,8 +193,9 @@ def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatc
 
 def test_mistyped_keywords_are_refused_before_anything_is_opened() -> None:
     for function in (rc.check, rc.scan):
-        raised(TypeError, "'sead'", function, "none.onnx", sead=1)
-    raised(TypeError, "images", rc.measure_shift, "none.onnx", "photos", ["sketches"], images="other")
+        raised(rc.UsageError, "unknown keyword sead. Did you mean seed", function, "none.onnx", sead=1)
+    several = "^rc.measure_shift: multiple values for argument 'images'"
+    raised(rc.UsageError, several, rc.measure_shift, "none.onnx", "photos", ["sketches"], images="other")
 
 
 def test_settings_and_verbs_have_the_records_defaults() -> None:

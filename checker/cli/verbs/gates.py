@@ -68,7 +68,8 @@ def _show(call: Call, form: str = "terminal") -> int:
     """Write each setting with value and source to stdout."""
     from rich.console import Group
 
-    from ...report.terminal import Pen, Trimmed, columns
+    from ...report.document import Column
+    from ...report.terminal import Pen, Trimmed, empty_table
     from .. import settings
 
     one_of("--output", form, FORMATS)
@@ -79,7 +80,7 @@ def _show(call: Call, form: str = "terminal") -> int:
         return 0
     console = console_for(resolved.settings.color)
     pen = Pen(ascii_only(console))
-    table = columns(pen, "=setting", "value", "source")
+    table = empty_table(pen, (Column("setting", no_wrap=True), Column("value"), Column("source")))
     for key, entry in document["settings"].items():
         text = settings.value_text(key, entry["value"])
         source = entry["source"]

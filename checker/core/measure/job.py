@@ -31,6 +31,8 @@ class Job:
     options: Options = field(default_factory=Options)
     named: tuple[str | None, ...] | None = None
     """tensors to measure in one run, None for the one found by rule; None alone = the one of the options"""
+    other_models: tuple[Path, ...] | None = None
+    """where the other models of a copy's folders would be; None = those that are on the disk"""
 
     @property
     def tensors(self) -> tuple[str | None, ...]:

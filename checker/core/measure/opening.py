@@ -65,7 +65,14 @@ def read_inputs(job: Job, open_source: OpenSource) -> Inputs:
         models[1:] = [replace(model, graph=models[0].graph) for model in models[1:]]
     image_input = models[0].image_input
     contract, stated_by = stated_in(models[0].contract)
-    stated = find_preprocessing(job.model, job.options.preprocess, contract, image_input.size, stated_by=stated_by)
+    stated = find_preprocessing(
+        job.model,
+        job.options.preprocess,
+        contract,
+        image_input.size,
+        stated_by=stated_by,
+        other_models=job.other_models,
+    )
     preprocessing = fed_as(stated, image_input, job.model)
     source = open_source(job.options)
     keep = max(source.keep, least_edge(preprocessing.preprocessing))

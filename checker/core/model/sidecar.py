@@ -72,6 +72,7 @@ def find_preprocessing(
     input_size: Edges | None,
     *,
     stated_by: str = "",
+    other_models: Sequence[Path] | None = None,
 ) -> PreprocessingFacts:
     """Find the preprocessing of a model, from the option, else the contract, else a sidecar, else assume it.
 
@@ -86,10 +87,11 @@ def find_preprocessing(
         input_size: height and width (px) of the model's input; None where it leaves them open. Presets and the
             assumption (torchvision's ImageNet values) take that size.
         stated_by: the option or the sidecar that stated the contract's; empty where an exporter knew it.
+        other_models: where the other models of a copy's folders would be; None = those that are on the disk.
 
     Raises:
         UsageError: a value that is missing, impossible or not supported; a size that is not the model's;
-            an input of dynamic size and nothing that names one.
+            an input of dynamic size and nothing that names one; a sidecar that may be another model's.
     """
     if option is not None:
         chosen = from_option(option, input_size)
@@ -99,7 +101,7 @@ def find_preprocessing(
         origin = f"contract ({stated_by})" if stated_by else "contract"
         chosen = Chosen(contract_preprocessing, "contract", origin)
     else:
-        chosen = _from_sidecar(model_path, input_size)
+        chosen = _from_sidecar(model_path, input_size, other_models)
     fields = []
     for field, value in chosen.preprocessing.model_dump().items():
         fields.append((field, _short(value), chosen.exceptions.get(field, chosen.origin)))
@@ -201,7 +203,7 @@ def from_option(option: str, input_size: Edges | None) -> Chosen:
     return Chosen(preprocessing, "user", str(path), defaults)
 
 
-def _from_sidecar(model_path: Path, input_size: Edges | None) -> Chosen:
+def _from_sidecar(model_path: Path, input_size: Edges | None, other_models: Sequence[Path] | None) -> Chosen:
     """Read the first sidecar that exists, or assume ImageNet values at the model's input size."""
     own, *others = sidecar_paths(model_path)
     for path in (own, *others):
@@ -209,7 +211,7 @@ def _from_sidecar(model_path: Path, input_size: Edges | None) -> Chosen:
             continue
         values = read_object(path)
         if path != own:
-            _check_neighbours(model_path, path)
+            _check_neighbours(model_path, path, other_models)
         preprocessing, defaults = parse_config(path, values, input_size)
         above = "" if path.parent == model_path.parent else "../"
         return Chosen(preprocessing, "sidecar", above + path.name, defaults)
@@ -222,11 +224,15 @@ def _from_sidecar(model_path: Path, input_size: Edges | None) -> Chosen:
     return Chosen(at_size(IMAGENET, input_size), "assumed", "assumed: ImageNet values", {"size": "model input"})
 
 
-def _check_neighbours(model_path: Path, sidecar: Path) -> None:
+def _check_neighbours(model_path: Path, sidecar: Path, other_models: Sequence[Path] | None) -> None:
     """Refuse a sidecar that names no model, next to several that are not forms of one checkpoint."""
-    here = model_path.parent.resolve() / model_path.name
     own_part = checkpoint_part(model_path)
-    others = [path for path in models_below(sidecar.parent) if path.parent.resolve() / path.name != here]
+    if other_models is None:
+        here = model_path.parent.resolve() / model_path.name
+        others = [path for path in models_below(sidecar.parent) if path.parent.resolve() / path.name != here]
+    else:
+        folders = (sidecar.parent, sidecar.parent / HUB_FOLDER)
+        others = [path for path in other_models if path.parent in folders]
     parts = {path: checkpoint_part(path) for path in others}
     foreign = [path for path, part in parts.items() if part not in (own_part, *IMAGELESS_PARTS)]
     is_split = {own_part, *(parts[path] for path in foreign)} == FULL_AND_IMAGE_TOWER

@@ -11,6 +11,7 @@ for those who bring all of it.
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ import numpy.typing as npt
 from ....thresholds.profile import load
 from ....thresholds.statistics import ENERGIES, LOOKS_ALPHA, Bounds, Statistic
 from ...arrays import Array, Bools, Counts, Indices, SupportsArray, as_array
-from ...errors import CannotAssessError, UsageError
+from ...calls import public
+from ...errors import CallError, CannotAssessError, UsageError
 from ...text import type_name
 from ..evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
 from . import definitions
@@ -34,8 +36,14 @@ MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wide
 SHARING = 6  # upper bounds: strength, persistence, and the four shares of which the two-sidedness is the smallest
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
 SUBJECT = "representations"
+VECTORS = (
+    'rc.check("model.onnx", "photos/") runs a model on photos; save_representations="rows.npz" keeps its vectors, '
+    'for rc.measure(rc.load_representations("rows.npz"))'
+)
+"""what to do with a path where vectors are needed"""
 
 
+@public(VECTORS)
 def measure(representations: SupportsArray) -> Statistics:
     """Measure the statistics of representations. Their intervals hold at every number of images.
 
@@ -51,8 +59,7 @@ def measure(representations: SupportsArray) -> Statistics:
         bounds (None).
 
     Raises:
-        TypeError: no array; the message names the type.
-        UsageError: another shape or dtype.
+        UsageError: no array, but a path, for example; another shape or dtype.
         CannotAssessError: no row is finite and not constant.
     """
     accumulator = Accumulator()
@@ -84,8 +91,7 @@ class Accumulator:
             batch: as in `measure`, of the width of the first batch. No image at all, (0, feature), adds nothing.
 
         Raises:
-            TypeError: no array; the message names the type.
-            UsageError: another shape, width or dtype; nothing was added.
+            UsageError: no array; another shape, width or dtype; nothing was added.
         """
         rows = _rows(batch)
         if self._state is None:
@@ -100,11 +106,10 @@ class Accumulator:
         """Return the sum of two accumulators over different images, perhaps of other processes. Both stay as they are.
 
         Raises:
-            TypeError: `other` is none.
-            UsageError: the numbers of features differ.
+            UsageError: `other` is not an Accumulator; the numbers of features differ.
         """
         if not isinstance(other, Accumulator):
-            raise TypeError(f"other: type is {type_name(other)}; it must be an Accumulator")
+            raise CallError(f"other: type is {type_name(other)}; it must be an Accumulator")
         states = [part._state for part in (self, other) if part._state is not None]
         widths = [state.n_features for state in states]
         if len(set(widths)) > 1:
@@ -135,6 +140,8 @@ class Accumulator:
 
 def _rows(batch: SupportsArray) -> npt.NDArray[np.float64]:
     """Return checked rows (image, feature)."""
+    if isinstance(batch, (str, os.PathLike)):
+        raise CallError(f"{SUBJECT}: type is {type_name(batch)}; they must be an array, not a path", VECTORS)
     array = as_array(batch, SUBJECT)
     if array.dtype.kind not in "fiu":
         raise UsageError(f"{SUBJECT}: dtype is {array.dtype}; they must be real numbers")

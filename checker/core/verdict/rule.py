@@ -6,6 +6,7 @@ from typing import Literal, NoReturn
 from ....thresholds.profile import Profile
 from ....thresholds.records import Frozen
 from ....thresholds.statistics import SHARPER
+from ...calls import public
 from ...text import bound_text, number_text, percent_text
 from ..evidence import CONTENT_IMAGES, NONFINITE, OUTLIER_SD, TOP_FEATURES, Content, Evidence, Interval, Statistics
 from .foreseen import SeenReasons, foreseen, scaled_oddly, step_for
@@ -137,6 +138,7 @@ def decided(statistics: Statistics, profile: Profile) -> bool:
     return all(inside(*pair) for pair in pairs) or any(outside(*pair) for pair in pairs)
 
 
+@public("rc.judge(report.evidence, report.profile)")
 def judge(evidence: Evidence, profile: Profile) -> Verdict:
     """Judge the evidence against the profile.
 

@@ -14,7 +14,7 @@ from ...arrays import GenericArray, SupportsArray, as_array, is_array
 from ...core.images.entries import Entries, Kind, ListedImage
 from ...core.images.source import ImageSource, seeded
 from ...core.options import STOCK, Options, RunOptions
-from ...errors import EnvironmentFaultError, UsageError
+from ...errors import CallError, EnvironmentFaultError, UsageError
 from ...text import type_name
 from ..storage.places import Place, parse_place, redact
 from .files import CHECKED_ROWS, Files, file_entries, is_url
@@ -102,11 +102,11 @@ def open_iterable(images: Iterable[ImageLike], *, seed: int = 0, limit: int | No
         seed, limit: as in `source.open_images`.
 
     Raises:
-        TypeError: no iterable, or an item of another type; it names the type.
+        CallError: no iterable, or an item of another type; it names the type.
         UsageError: none at all, several kinds, a path without its file, an array of another dtype or shape.
     """
     if isinstance(images, (bytes, bytearray, memoryview)) or not isinstance(images, Iterable):
-        raise TypeError(f"images: type is {type_name(images)}; it must be {_ACCEPTED}")
+        raise CallError(f"images: type is {type_name(images)}; it must be {_ACCEPTED}")
     kind, items = _listed(images)
     entries = _path_entries(items) if kind == "paths" else _entries(kind, items)
     chosen = _drawn(entries, seed, limit)
@@ -159,7 +159,7 @@ def _look_at(image: object, name: str) -> tuple[Kind, RawImage]:
     if isinstance(image, Image.Image):
         return "pictures", image
     if not is_array(image):
-        raise TypeError(f"{name}: type is {type_name(image)}; each must be a path, a PIL image or an array")
+        raise CallError(f"{name}: type is {type_name(image)}; each must be a path, a PIL image or an array")
     array = as_array(image, name)
     if array.dtype == np.uint8:
         if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
@@ -213,8 +213,7 @@ def opener(source: ImageSource | None) -> Callable[[Options], ImageSource]:
 def settle(images: Images | None, options: RunOptions, **defaults: int) -> tuple[Options, ImageSource | None]:
     """Return the options and the image objects, which are None where the call names a set.
 
-    Raises:
-        TypeError, UsageError: as `Options.of` and `images.open_iterable`.
+    Raises UsageError: as `Options.of` and `images.open_iterable`.
     """
     if images is None or isinstance(images, (str, os.PathLike)):
         path = images if images is None else os.fspath(images)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
 
-from ...errors import UsageError
+from ...errors import CallError, UsageError
 from ...paths import SUFFIXES
 from ...text import Texts, frozen, quoted, type_name
 
@@ -139,10 +139,10 @@ def _chained(text: str) -> UsageError:
 def local_path(text: str | Path, subject: str) -> Path:
     """Return a path of this machine, which `subject` names in errors.
 
-    Raises UsageError for a URL, also for one that a pathlib.Path left with one slash; TypeError for another type.
+    Raises UsageError for a URL, also for one that a pathlib.Path left with one slash; CallError for another type.
     """
     if not isinstance(text, (str, os.PathLike)):
-        raise TypeError(f"{subject}: type is {type_name(text)}; here it must be the path of a file")
+        raise CallError(f"{subject}: type is {type_name(text)}; here it must be the path of a file")
     match = _match_url(str(text))
     if match is None:
         return Path(text)

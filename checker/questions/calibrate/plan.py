@@ -17,7 +17,7 @@ from rich.console import RenderableType
 
 from ....thresholds.results import Result
 from ...errors import EnvironmentFaultError, UsageError, install_hint
-from ...report.document import Cell, Words, name
+from ...report.document import Cell, Column, Words, name
 from ...report.terminal import Pen, Trimmed, hanging, labelled, line, section, spaced, table_of
 from ...text import Fields, count_text, frozen
 from .table import done
@@ -224,10 +224,17 @@ def render_plan(plan: CalibrationPlan, *, ascii_only: bool = False) -> Renderabl
         if row.fault:
             text = line(pen.name(row.id), pen.say(f": {row.fault}"))
             faults.append((mark, text))
-    heads = ["model", "=label", "=state", ">download", ">disk", ">passes"]
+    columns = [
+        Column("model"),
+        Column("label", no_wrap=True),
+        Column("state", no_wrap=True),
+        Column("download", right=True),
+        Column("disk", right=True),
+        Column("passes", right=True),
+    ]
     if timed:
-        heads.append(">time")
-    table = table_of(pen, heads, rows)
+        columns.append(Column("time", right=True))
+    table = table_of(pen, columns, rows)
     table.padding = (0, 1, 0, 0)
     to_do = [row for row in plan.rows if row.passes]
     states = _counted(row.state for row in plan.rows)

@@ -14,7 +14,7 @@ from ....thresholds.profile import Calibration, Profile, Trained
 from ....thresholds.statistics import DEFINITIONS
 from ...core.verdict.kinds import NAMES
 from ...errors import RobustcheckError
-from ...report.document import Cell, TableRow, Words, name
+from ...report.document import Cell, Column, TableRow, Words, name
 from ...report.terminal import INDENT, Pen, Trimmed, hanging, labelled, section, spaced, table_of
 from ...text import count_text, first_of, number_text, page, percent_text, short_digest
 
@@ -128,7 +128,16 @@ def _findings(profile: Profile, pen: Pen, remark: str) -> list[RenderableType]:
             highest_without = f"≤ {number_text(gap.highest_without)}"
             lowest_with = f"≥ {number_text(gap.lowest_with)}"
             rows.append((NAMES[statistic], threshold, highest_without, lowest_with))
-    table = table_of(pen, ("statistic", "=threshold", "=without", "=with"), rows)
+    table = table_of(
+        pen,
+        (
+            Column("statistic"),
+            Column("threshold", no_wrap=True),
+            Column("without", no_wrap=True),
+            Column("with", no_wrap=True),
+        ),
+        rows,
+    )
     definitions = [(f"{NAMES[name]}:", DEFINITIONS[name]) for name in profile.deciding]
     meanings = labelled(pen, definitions)
     rates = labelled(pen, _error_rates(profile.calibration))
@@ -187,7 +196,17 @@ def _tensors(profile: Profile, pen: Pen) -> list[RenderableType]:
         false_warn = f"{one.left_out_false_warn} of {one.n_with}"
         gap = "–" if one.gap is None else f"× {one.gap:.2f}"
         rows.append((shown, passing, false_pass, false_warn, gap))
-    table = table_of(pen, ("tensor", ">pass", ">false PASS", ">false WARN", ">gap"), rows)
+    table = table_of(
+        pen,
+        (
+            Column("tensor"),
+            Column("pass", right=True),
+            Column("false PASS", right=True),
+            Column("false WARN", right=True),
+            Column("gap", right=True),
+        ),
+        rows,
+    )
     faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in tensors if one.fault]
     legend = "false PASS, false WARN: each checkpoint left out in turn. gap: of the nearest set without."
     return [section(pen, "Tensors compared", "", table, *faults, pen.say(legend, "dim"))]
@@ -208,7 +227,18 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
         false_pass = f"≤ {percent_text(fit.false_pass_upper)}"
         digest = name(short_digest(profile.digest))
         rows.append((name(file, "bold"), name(profile.id), n_with, n_without, false_pass, digest))
-    table = table_of(pen, ("profile", "=id", ">with", ">without", ">false PASS", "=digest"), rows)
+    table = table_of(
+        pen,
+        (
+            Column("profile"),
+            Column("id", no_wrap=True),
+            Column("with", right=True),
+            Column("without", right=True),
+            Column("false PASS", right=True),
+            Column("digest", no_wrap=True),
+        ),
+        rows,
+    )
     blocks: list[RenderableType] = [table]
     remarks = [(pen.name(file), text) for file, profile in named for text in warnings_of(profile, pen)]
     if remarks:

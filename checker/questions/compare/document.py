@@ -17,6 +17,7 @@ from ...report.document import (
     Bar,
     Block,
     Cell,
+    Column,
     Document,
     Facts,
     Photo,
@@ -169,7 +170,10 @@ def _sections(report: CompareReport, unusual: Iterable[str]) -> Iterator[Section
         file = name(side.evidence.model.file, "bold")
         by_itself = judged(verdict_text(side.verdict), side.verdict.passed)
         models.append((label, file, side.evidence.execution.precision, by_itself))
-    table = Table(("model", "file", "=precision", "=by itself"), tuple(models))
+    table = Table(
+        (Column("model"), Column("file"), Column("precision", no_wrap=True), Column("by itself", no_wrap=True)),
+        tuple(models),
+    )
     yield Section("Models", "", (table,), "short")
     notes = [(Cell("note", "bold"), note) for note in unusual]
     yield Section("", "", (Facts(tuple(notes)),), "brief")
@@ -230,8 +234,14 @@ def _statistics(report: CompareReport, least: float) -> Table:
         ratio = Cell(range_text(statistic.ratio), bar=bar)
         rows.append((NAMES[statistic.name], Cell(candidate, "bold"), reference, ratio, kept))
     most = sum(s.keeps != "not required" for s in report.statistics)
-    heads = ("statistic", ">candidate", ">reference", "ratio", "=kept?")
-    return Table(heads, tuple(rows), legend=_smallest(report), most=most)
+    columns = (
+        Column("statistic"),
+        Column("candidate", right=True),
+        Column("reference", right=True),
+        Column("ratio"),
+        Column("kept?", no_wrap=True),
+    )
+    return Table(columns, tuple(rows), legend=_smallest(report), most=most)
 
 
 def _smallest(report: CompareReport) -> str:
@@ -251,10 +261,20 @@ def _features(report: CompareReport) -> Section:
     remark = "of the reference, and what became of them"
     if not report.features or not report.features[0].persistent:
         remark = "the reference has no persistent one; its strongest feature, and what became of it"
-    of_candidate = (">is now", ">mean z now", "?>beyond 4 SD now", "=what became of it")
-    heads = (">feature", ">mean z", "?>beyond 4 SD", *of_candidate)
+    of_candidate = (
+        Column("is now", right=True),
+        Column("mean z now", right=True),
+        Column("beyond 4 SD now", right=True, wide_only=True),
+        Column("what became of it", no_wrap=True),
+    )
+    columns = (
+        Column("feature", right=True),
+        Column("mean z", right=True),
+        Column("beyond 4 SD", right=True, wide_only=True),
+        *of_candidate,
+    )
     rows = tuple(map(_feature, report.features))
-    blocks: list[Block] = [Table(heads, rows)]
+    blocks: list[Block] = [Table(columns, rows)]
     if not report.features:
         blocks = ["The reference has no feature to follow."]
     if report.new_features:

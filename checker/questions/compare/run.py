@@ -17,6 +17,7 @@ from typing import Any, Unpack, overload
 import numpy as np
 
 from ....thresholds.profile import Profile
+from ...calls import public
 from ...core.evidence import Evidence, Execution
 from ...core.measure.job import Job
 from ...core.measure.opening import OpenedJob, open_job
@@ -84,6 +85,7 @@ def compare(
     baseline: str | Path | Baseline | None = None,
     **options: Unpack[CompareOptions],
 ) -> CompareReport: ...
+@public('rc.compare("new.onnx", "old.onnx", "photos/")')
 def compare(
     candidate: str | Path,
     reference: str | Path | None = None,
@@ -230,7 +232,7 @@ def _types_of_nodes(opened: OpenedJob) -> Counter[str]:
 
 def _open(models: Sequence[LocalModel], run: QuestionRun) -> list[OpenedJob]:
     """Open the candidate, and the reference where there is one, on the candidate's images."""
-    jobs = [Job(model.path, run.options) for model in models]
+    jobs = [Job(model.path, run.options, other_models=model.other_models) for model in models]
     run.tell("loading the candidate")
     opened = [open_job(jobs[0], opener(run.handed_over))]
     for job in jobs[1:]:

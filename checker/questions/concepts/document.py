@@ -9,6 +9,7 @@ from ...core.evidence import Execution, ImageFacts, PreprocessingFacts
 from ...report import frames
 from ...report.document import (
     Cell,
+    Column,
     Document,
     Facts,
     Section,
@@ -243,7 +244,17 @@ def document_of_concepts(report: ConceptsReport) -> Document:
         left_out.append(Section("Not judged", "", (reasons,)))
     first = (count_text(n_images, "image"), name(report.concept_set.source))
     table = Table(
-        ("concept", ">images", ">AP", ">chance", ">needed", ">p", ">directions", "=best", "=found"),
+        (
+            Column("concept"),
+            Column("images", right=True),
+            Column("AP", right=True),
+            Column("chance", right=True),
+            Column("needed", right=True),
+            Column("p", right=True),
+            Column("directions", right=True),
+            Column("best", no_wrap=True),
+            Column("found", no_wrap=True),
+        ),
         tuple(map(_concept, report.concepts)),
         f"AP: the best average precision of a direction; chance: 95 % of {chance.shuffles} shuffles stay at or below; "
         "needed: what is beyond chance, corrected over concepts; directions: how many detect it",

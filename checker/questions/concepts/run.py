@@ -12,6 +12,7 @@ from typing import Unpack
 import numpy as np
 
 from ...arrays import Bools, Floats
+from ...calls import public
 from ...core.measure.job import Job
 from ...core.measure.opening import Inputs, model_read, open_runner, read_inputs
 from ...core.model.open import ModelFile
@@ -33,6 +34,7 @@ MIN_POSITIVES = 10
 SHUFFLES = 200
 
 
+@public('rc.concepts("model.onnx", "concepts/")')
 def concepts(
     model: str | Path,
     concept_set: str | Path,
@@ -73,8 +75,6 @@ def concepts(
             enough images; no direction along which the images differ.
         EnvironmentFaultError: as for a check.
     """
-    if "images" in options:
-        raise TypeError("unexpected keyword argument 'images'; the images are those of the concept set")
     run = QuestionRun.begin(None, options, progress)
     asked = Asked(concept_set, of, head, min_positives, min_coverage, shuffles)
     path = local_path(model, "model")

@@ -13,6 +13,7 @@ from ...report import frames
 from ...report.document import (
     Cell,
     Chart,
+    Column,
     Document,
     Facts,
     Section,
@@ -296,12 +297,20 @@ def _table(analysis: Analysis) -> Table:
             *of_others,
         )
         rows.append(row)
-    heads = [">kept", ">directions", ">importance", ">same", "=interval", ">confident"]
+    columns = [
+        Column("kept", right=True),
+        Column("directions", right=True),
+        Column("importance", right=True),
+        Column("same", right=True),
+        Column("interval", no_wrap=True),
+        Column("confident", right=True),
+    ]
     for curve in others:
-        heads.append("?>random" if curve.order == "random" else f"?>by {curve.order}")
+        order = "random" if curve.order == "random" else f"by {curve.order}"
+        columns.append(Column(order, right=True, wide_only=True))
     keeps = [f"{percent_text(few.share)} by {few.directions} ({few.percent:.0f} %)" for few in analysis.fewest]
     return Table(
-        tuple(heads),
+        tuple(columns),
         tuple(rows),
         "same: predicted class as with all directions, Wilson intervals; confident: of the half of the images with "
         f"the largest margin between first and second score; kept from there on, in steps of 2 %: {', '.join(keeps)}",
@@ -330,9 +339,9 @@ def _accuracies(report: DirectionsReport) -> list[Section]:
         legends.append("after a comma: effective robustness, percentage points")
     if reasons:
         legends.append(f"no effective robustness: {'; '.join(dict.fromkeys(reasons))}")
-    names = [f">{result.name}" for result in results]
+    names = [Column(result.name, right=True) for result in results]
     legend = "; ".join(legends)
-    table = Table((">kept", *names), tuple(rows), legend)
+    table = Table((Column("kept", right=True), *names), tuple(rows), legend)
     return [Section("Accuracy", "top-1 by directions kept, most important first (Wilson)", (table,))]
 
 
@@ -357,7 +366,15 @@ def _leading(report: DirectionsReport) -> Table:
             )
         )
     return Table(
-        (">σ rank", ">σ", ">|cos|", ">importance", "=interval", ">largest", *(f">on {index}" for index in named)),
+        (
+            Column("σ rank", right=True),
+            Column("σ", right=True),
+            Column("|cos|", right=True),
+            Column("importance", right=True),
+            Column("interval", no_wrap=True),
+            Column("largest", right=True),
+            *(Column(f"on {index}", right=True) for index in named),
+        ),
         tuple(rows),
         "importance as a share of all; largest: the feature with the largest |component|; on: |component| on a feature "
         "named above (1 = the direction is that feature)",

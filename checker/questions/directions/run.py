@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Unpack
 
 from ...arrays import Floats
+from ...calls import public
 from ...core.evidence import Execution
 from ...core.measure.opening import Inputs, model_read, open_runner, read_inputs
 from ...core.measure.sums import ImagesRead
@@ -40,10 +41,11 @@ MIN_IMAGES = 2  # fewer have no mean to be replaced by, and no interval
 FEW_IMAGES = 50  # a check needs as many
 
 
+@public('rc.directions("model.onnx", "photos/")')
 def directions(
     model: str | Path,
-    *,
     images: Images | None = None,
+    *,
     head: str | Path | None = None,
     labelled: str | Path | None = None,
     shifted: Sequence[str | Path] = (),

@@ -10,7 +10,7 @@ from ...core.model.layers import show_shape
 from ...core.verdict.notes import int8_notes
 from ...core.verdict.pixels import steps_text
 from ...core.verdict.rule import Reason
-from ...report.document import Block, Cell, Document, Facts, File, Section, Table, TableRow, document_of, name
+from ...report.document import Block, Cell, Column, Document, Facts, File, Section, Table, TableRow, document_of, name
 from ...report.words import step_of
 from ...text import VERSION, Fields, quoted
 from .run import Inspected
@@ -90,14 +90,14 @@ def _sections(facts: Fields) -> Iterator[Section]:
         value_sources = [row["source"].removesuffix(" (scaled)") for row in values]
         sources = f"from {', '.join(dict.fromkeys(value_sources))}"
         cells = [tuple(map(name, row.values())) for row in values]
-        preprocessing = Table(("field", "value", "source"), tuple(cells))
+        preprocessing = Table((Column("field"), Column("value"), Column("source")), tuple(cells))
         remark = "and where each value comes from"
     yield _decisive(facts["representation"], f"{size}, {sources}")
     yield _representation(facts["representation"])
     alternatives: Block = "none"
     if facts["alternatives"]:
         rows = tuple(map(_alternative, facts["alternatives"]))
-        alternatives = Table(("tensor", "made by", "rule", "what it is"), rows)
+        alternatives = Table((Column("tensor"), Column("made by"), Column("rule"), Column("what it is")), rows)
     yield Section("Alternatives", "set one with --tensor NAME", (alternatives,))
     yield _head(facts)
     yield _image_input(image, size, facts["scaling"])

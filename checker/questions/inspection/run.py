@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ....thresholds.profile import Profile
 from ....thresholds.records import Frozen
+from ...calls import public
 from ...core.evidence import ModelFacts, PreprocessingFacts
 from ...core.measure.opening import model_facts
 from ...core.model.contract import stated_in
@@ -101,9 +102,17 @@ def find_model(place: Place) -> Place:
 
 
 def inspect_model(
-    path: Path, profile: Profile, *, tensor: str | None = None, pool: str | None = None, preprocess: str | None = None
+    path: Path,
+    profile: Profile,
+    *,
+    tensor: str | None = None,
+    pool: str | None = None,
+    preprocess: str | None = None,
+    other_models: tuple[Path, ...] | None = None,
 ) -> Inspection:
     """Open a model, find its preprocessing, and foresee whether it can pass.
+
+    other_models: as in `find_preprocessing`.
 
     Raises:
         UsageError, CannotAssessError: as `open_model`; for `preprocess` as `find_preprocessing`.
@@ -113,7 +122,9 @@ def inspect_model(
     preprocessing = None
     fault = None
     try:
-        preprocessing = find_preprocessing(path, preprocess, contract, model.image_input.size, stated_by=stated_by)
+        preprocessing = find_preprocessing(
+            path, preprocess, contract, model.image_input.size, stated_by=stated_by, other_models=other_models
+        )
     except UsageError as error:  # everything else can be shown
         if preprocess is not None:
             raise
@@ -123,6 +134,7 @@ def inspect_model(
     return Inspection(model, preprocessing, why, profile, can_pass)
 
 
+@public('rc.inspect("model.onnx")')
 def inspect(
     model: str | Path,
     *,
@@ -157,7 +169,9 @@ def inspected(
 ) -> Inspected:
     """Inspect a file in this process; of an address, a copy that is removed at the end."""
     with on_this_machine(parse_address(model), preprocess=preprocess) as here:
-        inspection = inspect_model(here.path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
+        inspection = inspect_model(
+            here.path, profile, tensor=tensor, pool=pool, preprocess=preprocess, other_models=here.other_models
+        )
         facts = inspect_json(inspection)
         if here.origin:
             facts["origin"] = here.origin.model_dump()

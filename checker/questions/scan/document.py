@@ -14,6 +14,7 @@ from ...report import figures, frames
 from ...report.document import (
     Cell,
     Chart,
+    Column,
     Document,
     Facts,
     Section,
@@ -226,25 +227,25 @@ def _layers(report: ScanReport) -> Table:
                 str(s.n_massive or "–"),
             )
         )
-    of_class = []
+    class_column = []
     means = "mean: kurtosis of the mean over all positions"
     if has_class:
-        of_class = ["?>class"]
+        class_column = [Column("class", right=True, wide_only=True)]
         means = "class, mean: kurtosis of the class token and of the mean over all"
     return Table(
         (
-            ">layer",
-            "=kind",
-            "?tensor",
-            ">width",
-            "?>tokens",
-            ">kurtosis",
-            *of_class,
-            "?>mean",
-            ">RMS",
-            "persistent",
-            ">max/med",
-            ">massive",
+            Column("layer", right=True),
+            Column("kind", no_wrap=True),
+            Column("tensor", wide_only=True),
+            Column("width", right=True),
+            Column("tokens", right=True, wide_only=True),
+            Column("kurtosis", right=True),
+            *class_column,
+            Column("mean", right=True, wide_only=True),
+            Column("RMS", right=True),
+            Column("persistent"),
+            Column("max/med", right=True),
+            Column("massive", right=True),
         ),
         tuple(rows),
         "kurtosis, RMS, persistent (|z| > 6 in at least half of the rows) over the features of each token or position; "

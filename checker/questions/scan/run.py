@@ -14,6 +14,7 @@ from typing import Unpack
 import numpy as np
 
 from ...arrays import AnyArray
+from ...calls import public
 from ...core.measure.loop import batches, decode
 from ...core.measure.opening import Inputs, model_read, open_runner
 from ...core.measure.prepare import stack
@@ -41,11 +42,12 @@ MAX_IMAGES = 64  # by default: a profile needs no tight interval
 FEW_IMAGES = 50  # a check needs as many; fewer make persistent features unreliable (docs/statistics.md)
 
 
+@public('rc.scan("model.onnx", "photos/")')
 def scan(
     model: str | Path,
+    images: Images | None = None,
     *,
     blocks: Sequence[str] = (),
-    images: Images | None = None,
     save_representations: str | Path | None = None,
     isolate: bool = True,
     limits: Limits = NO_LIMITS,
@@ -56,8 +58,8 @@ def scan(
 
     Args:
         model: path of the ONNX file.
-        blocks: measure these tensors instead of the ends of blocks found by rule.
         images: as in `check`.
+        blocks: measure these tensors instead of the ends of blocks found by rule.
         save_representations: as in `check`: of the representation, not of the blocks.
         isolate: as in `check`.
         limits: as in `check`.

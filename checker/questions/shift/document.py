@@ -16,6 +16,7 @@ from ...errors import CannotAssessError
 from ...report.document import (
     Block,
     Cell,
+    Column,
     Document,
     Facts,
     Section,
@@ -202,7 +203,17 @@ def _accuracies(report: ShiftReport) -> Table:
         gap = shifted.difference
         difference = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
         rows.append((*_row(shifted.result), Cell(difference)))
-    return Table(("set", ">images", ">classes", ">top-1", "=interval", "=difference, points"), tuple(rows))
+    return Table(
+        (
+            Column("set"),
+            Column("images", right=True),
+            Column("classes", right=True),
+            Column("top-1", right=True),
+            Column("interval", no_wrap=True),
+            Column("difference, points", no_wrap=True),
+        ),
+        tuple(rows),
+    )
 
 
 def _row(result: SetResult) -> TableRow:
@@ -233,7 +244,16 @@ def _effective(report: ShiftReport) -> list[Section]:
         shift = SHIFT_WORDS[shifted.result.shift or ""]
         rows.append((shift, points, interval, percent_text(beyond.expected), baseline))
     why = tuple((name(names), text) for text, names in sorted(_joined(without).items()))
-    table = Table(("shift", ">points", "=interval", ">expected", "beyond the line of"), tuple(rows))
+    table = Table(
+        (
+            Column("shift"),
+            Column("points", right=True),
+            Column("interval", no_wrap=True),
+            Column("expected", right=True),
+            Column("beyond the line of"),
+        ),
+        tuple(rows),
+    )
     title = "Effective robustness"
     remark = "accuracy beyond the baseline, percentage points"
     sections = []
@@ -285,7 +305,18 @@ def _predictions(predicted: Predicted | None, inner: SetResult) -> list[Section]
         f"starts from {percent_text(accuracy.value)} on {accuracy.n} labelled images of {inner.name}, "
         f"{inner.n_labels} of {inner.n_compete} classes"
     )
-    table = Table(("target", ">images", "=method", ">top-1", "=interval", ">points"), tuple(rows), start)
+    table = Table(
+        (
+            Column("target"),
+            Column("images", right=True),
+            Column("method", no_wrap=True),
+            Column("top-1", right=True),
+            Column("interval", no_wrap=True),
+            Column("points", right=True),
+        ),
+        tuple(rows),
+        start,
+    )
     conditions = Facts(tuple(assumes.items()), "each number is right only if")
     blocks: list[Block] = [predicted.claim, predicted.seen, table, *missing, conditions]
     return [Section("Predicted accuracy, without labels", "intervals of resampling", tuple(blocks), "short")]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
+from ...calls import public
 from ...core.evidence import Execution
 from ...core.measure.opening import Inputs, open_runner, question_notes
 from ...core.model.open import ModelFile
@@ -33,6 +34,7 @@ from .robustness import IMAGES, WORDS, ComparedVerdict, SetResult, Shifted, agre
 Several = str | Path | Sequence[str | Path]
 
 
+@public('rc.measure_shift("model.onnx", "photos/", "shifted/")')
 def measure_shift(
     model: str | Path,
     images: str | Path,

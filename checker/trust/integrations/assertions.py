@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Unpack
 
+from ...calls import public
 from ...core.options import RunOptions
 from ...core.progress import Progress
 from ...errors import UsageError
@@ -41,6 +42,7 @@ class AssertRobust(Protocol):
         ...
 
 
+@public('rc.assert_robust("model.onnx", "photos/")')
 def assert_robust(
     model: Model,
     images: Images | None = None,
@@ -75,6 +77,7 @@ class IndexVerdictError(AssertionError):
     """The index verdict is not `compatible`. The message has every reason and number."""
 
 
+@public('rc.assert_same_index("new.onnx", "old.onnx", "photos/")')
 def assert_same_index(
     new: str | Path,
     old: str | Path | None = None,

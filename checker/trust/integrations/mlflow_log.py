@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from ...calls import public
 from ...core.evidence import ModelFacts
 from ...core.progress import tell_stage
 from ...errors import CannotAssessError
@@ -36,6 +37,7 @@ TAG_CHARACTERS = 500  # length of a tag that every MLflow back end takes
 EXPERIMENT = "robustcheck"  # where neither the call nor the environment names one
 
 
+@public('rc.log_report(rc.check("model.onnx", "photos/"))')
 def log_report(
     report: Report | CompareReport,
     *,
@@ -110,6 +112,7 @@ def _run_name(model: ModelFacts) -> str:
     return model.origin.address if model.origin else Path(model.file).name
 
 
+@public('rc.gate_model_version("encoder", 3, "report.json")')
 def gate_model_version(
     name: str,
     model_version: str | int,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from ....thresholds.records import Frozen, ReprArgs
+from ...calls import public
 from ...core.model.watched import file_digest
 from ...core.progress import Progress, Tell, tell_stage
 from ...core.verdict.gate import decide
@@ -22,7 +23,7 @@ from ...errors import UsageError
 from ...outside.isolation import NO_LIMITS, Limits, apart, is_possible
 from ...outside.storage.places import local_path
 from ...questions.compare.judge import CompareReport
-from ...report.document import Cell, Document, File, Section, Table, document_of
+from ...report.document import Cell, Column, Document, File, Section, Table, document_of
 from ...report.reading import edits, only_one, read_bound, ruling
 from ...report.shown import Shown
 from ...report.words import STOPPED, cautions
@@ -114,11 +115,12 @@ class VerifyOptions(TypedDict, total=False):
     progress: Tell | None
 
 
+@public('rc.verify("report.json", "model.onnx", "photos/")')
 def verify(
     report_file: str | Path,
     model: str | Path,
-    *,
     images: str | Path | None = None,
+    *,
     reference: str | Path | None = None,
     thresholds: str | Path | None = None,
     rerun: bool | None = None,
@@ -387,7 +389,16 @@ def document_of_verification(report: Verification) -> Document:
         model=File(report.model),
         summary=report.says,
         sections=(
-            Section("Checks", "", (Table(("=check", "=result", "what was seen"), rows),), "short"),
+            Section(
+                "Checks",
+                "",
+                (
+                    Table(
+                        (Column("check", no_wrap=True), Column("result", no_wrap=True), Column("what was seen")), rows
+                    ),
+                ),
+                "short",
+            ),
             Section("What follows", "", (*map(Cell, proof), Cell(report.rule)), "short"),
         ),
         version=report.tool_version,
